@@ -1,0 +1,37 @@
+# Two commands do everything: `make demo` and `make test`. The first of them makes .venv; later ones reuse it.
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint lock clean
+help:
+	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
+	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
+	@echo "make lint    the checks of 'make test' without the tests"
+	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
+	@echo "make clean   remove .venv, uv, caches and builds"
+
+demo: $(READY)
+	$(BIN)/bayesharm demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_architecture.py
+
+$(READY): pyproject.toml requirements.lock scripts/setup.sh
+	@sh scripts/setup.sh install
+
+# .ready holds the folder that .venv was made in: copied or moved elsewhere, .venv would still run the code of the old place.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
+
+lock:
+	@sh scripts/setup.sh lock $(if $(UPGRADE),--upgrade)
+
+clean:
+	rm -rf .venv .uv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

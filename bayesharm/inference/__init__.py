@@ -1,0 +1,1 @@
+"""Inference: Laplace, hyperparameters, noise ratio, NUTS in lanes, exact conditional effects, reference models."""

@@ -1,0 +1,197 @@
+"""The reference: the whole model in NumPyro, every effect a sampled site. For small studies, tests and trust.
+
+For scan n, feature f (standardized over the scans that the model uses), scale c, scanner k, effect column j::
+
+    eta[c] ~ Normal(log median[c], eta_sd)       omega[c] ~ HalfNormal(omega_sd)
+    log_scale[c,f] ~ Normal(eta[c], omega[c])    raw[k] ~ Normal(0, noise_ratio_sd), log lambda = raw - mean(raw)
+    u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates
+    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + once[n] tau_p[f]²))
+
+Nothing is integrated out but the participant effects of people scanned once, which are part of their noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import xarray as xr
+from numpyro.handlers import reparam
+from numpyro.infer import MCMC, NUTS, init_to_uniform
+from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.util import log_density
+
+from bayesharm.design import FIXED, Design
+from bayesharm.errors import InputError, shorten
+
+
+@dataclass(frozen=True, eq=False)
+class ExplicitPosterior:
+    """Draws of everything, dims (chain, draw, …), labelled.
+
+    Attributes
+    ----------
+    hyper : Dataset
+        ``eta``, ``omega`` (…, family): scales in standard deviations of a feature; ``log_ratio`` (…, scanner): log lambda.
+    scales : (chain, draw, family, feature) DataArray
+        Scales in the units of the features.
+    effects : dict of DataArray
+        For each of ``design.effects``, its contrasts (chain, draw, level, feature) in the units of the features;
+        the level dimension is called `scanner`, `population`, ….
+    sampler : Dataset
+        ``diverging``, ``n_steps`` (chain, draw): NUTS's own account.
+    """
+
+    hyper: xr.Dataset
+    scales: xr.DataArray
+    effects: dict[str, xr.DataArray]
+    sampler: xr.Dataset
+
+
+def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
+    """The generative model as a NumPyro program, centred: each site is the quantity itself.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array or DataFrame
+        All rows of the scans table, in the user's units, complete.
+    """
+    y = _standardize(design, features)[0]
+    priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
+
+    eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
+    omega = numpyro.sample("omega", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
+    shape = (n_scales, n_features)
+    log_scale = numpyro.sample(
+        "log_scale", dist.Normal(jnp.broadcast_to(eta[:, None], shape), jnp.broadcast_to(omega[:, None], shape))
+    )
+    log_ratio = jnp.zeros(len(design.scanners))
+    if design.spec.noise_ratio == "scanner":
+        raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
+        log_ratio = raw - raw.mean()
+    numpyro.deterministic("log_ratio", log_ratio)
+
+    scale = jnp.exp(log_scale)
+    fixed = (design.column_scale == FIXED)[:, None]
+    u = numpyro.sample("u", dist.Normal(0.0, jnp.where(fixed, design.column_sd[:, None], scale[design.column_scale])))
+
+    scanner, once = design.class_scanner[design.scan_class], design.class_once[design.scan_class]
+    variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
+    variance += once[:, None] * scale[design.once_scale] ** 2
+    numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=y)
+
+
+def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
+    """Log joint density of the NumPyro model, priors and all constants included.
+
+    It is a density with respect to Lebesgue measure on the coordinates of `point` as they are named here (for omega
+    itself, not its logarithm: no Jacobian is added) and on the standardized features.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array or DataFrame
+        All rows of the scans table, in the user's units.
+    point : mapping of arrays
+        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature) and, if the
+        noise ratio is by scanner, ``raw`` (scanner,); in standard deviations of a feature.
+    """
+    with jax.enable_x64(True):
+        sites = {name: jnp.asarray(value, float) for name, value in point.items()}
+        return float(log_density(numpyro_model, (design, features), {}, sites)[0])
+
+
+def sample_explicit(
+    design: Design, features: np.ndarray | pd.DataFrame, *, seed: int, n_chains: int = 4, n_warmup: int = 1000,
+    n_draws: int = 1000,
+) -> ExplicitPosterior:
+    """Sample the posterior with NUTS in float64, whatever the caller's JAX settings.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array or DataFrame
+        All rows of the scans table, in the user's units. The columns of a DataFrame name the features; those of an
+        array are numbered.
+    seed : int
+        The same seed gives the same draws on the same machine with the same versions.
+    n_chains, n_warmup, n_draws : int
+        Chains, run as one vectorized program; iterations thrown away first, and kept, in each.
+
+    Raises
+    ------
+    InputError
+        The features do not match the design, have missing values or are constant.
+    """
+    sd = _standardize(design, features)[1]
+    with jax.enable_x64(True):
+        model = reparam(partial(numpyro_model, design, features), config=_parametrization(design))
+        kernel = NUTS(model, init_strategy=init_to_uniform(radius=0.5), target_accept_prob=0.9)
+        mcmc = MCMC(kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=n_chains, chain_method="vectorized",
+                    progress_bar=False)
+        mcmc.run(jax.random.key(seed), extra_fields=("diverging", "num_steps"))
+        sites = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
+        extra = {name: np.asarray(value) for name, value in mcmc.get_extra_fields(group_by_chain=True).items()}
+
+    draws = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
+    families = {"family": list(design.scales)}
+    feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
+    arrays = partial(_labelled, draws)
+    hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
+    hyper["log_ratio"] = arrays(sites["log_ratio"], {"scanner": list(design.scanners)})
+    effects = {
+        group.name: arrays((group.contrasts @ sites["u"]) * sd, {group.dim: list(group.levels), **feature})
+        for group in design.effects
+    }
+    return ExplicitPosterior(
+        hyper=xr.Dataset(hyper),
+        scales=arrays(np.exp(sites["log_scale"]) * sd, {**families, **feature}),
+        effects=effects,
+        sampler=xr.Dataset({"diverging": arrays(extra["diverging"], {}), "n_steps": arrays(extra["num_steps"], {})}),
+    )
+
+
+def _labelled(draws: dict, values: np.ndarray, labels: dict) -> xr.DataArray:
+    return xr.DataArray(values, {**draws, **labels}, [*draws, *labels])
+
+
+def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the scans that the model uses, with mean 0 and sd 1, and their sd in the user's units."""
+    values = np.asarray(features, float)
+    if values.ndim != 2 or len(values) <= design.rows.max():
+        raise InputError("The features do not match the scans.", got=f"an array of shape {values.shape}",
+                         expected=f"(scan, feature), row {design.rows.max()} among the scans",
+                         do="give the features of all rows of the scans table")
+    y = values[design.rows]
+    sd = y.std(axis=0)
+    unfit = np.flatnonzero(~(np.isfinite(sd) & (sd > 0)))
+    if len(unfit):
+        raise InputError("The explicit model takes complete features that vary.",
+                         got=f"missing values or a constant in the feature columns {shorten(unfit)}",
+                         expected="a finite number for every scan, not all equal", do="leave those features out")
+    return (y - y.mean(axis=0)) / sd, sd
+
+
+def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
+    """Between centred (1) and non-centred (0): the share of what is known of a quantity that the data tell.
+
+    A well-measured effect samples best as it is, one that the data hardly touch in units of its prior sd (Gorinova,
+    Moore and Hoffman 2020, *Automatic reparameterisation of probabilistic programs*). The share is taken at the prior
+    medians: precision from the scans over that plus the prior's.
+    """
+    fixed = design.column_scale == FIXED
+    signal = (design.matrix.toarray() ** 2).sum(axis=0) * design.scale_medians[design.column_scale] ** 2
+    effects = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
+    # The log of a scale is known from n effects to about 1/sqrt(2n); for the noise they are the scans.
+    n = np.bincount(design.column_scale[~fixed], minlength=len(design.scales))
+    n[0] = design.n_scans
+    scales = 1 / (1 + 1 / (2 * n * design.spec.priors.omega_sd**2))
+    return {"u": LocScaleReparam(effects[:, None]), "log_scale": LocScaleReparam(scales[:, None])}

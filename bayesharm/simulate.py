@@ -1,0 +1,332 @@
+"""Simulate a study shaped like SRPBS (411 traveling scans and a cohort of 805 people) whose truth is known.
+
+The model is the one that is fitted (values in Fisher z)::
+
+    y = mean + measurement[scanner] + sampling[population] + disorder[diagnosis] + participant + noise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from bayesharm import srpbs
+from bayesharm.errors import InputError, shorten
+
+# Root mean square of every scale over features, in Fisher z. Measurement, participant and disorder: published
+# sds over edges, which are of ridge estimates and so a little small. Sampling bias and noise are ours.
+RMS = {
+    "noise": 0.15, "participant": 0.066, "measurement": 0.043, "disorder": 0.038,
+    "sampling_HC": 0.04, "sampling_MDD": 0.04, "sampling_SCZ": 0.04,
+}  # fmt: skip
+
+# Every purpose draws from a stream of its own, so that an option changes only what it is for.
+STREAMS = (
+    "mean", "scales", "noise_ratio", "measurement", "sampling", "disorder", "traveler", "cohort",
+    "traveler_people", "cohort_people", "traveler_noise", "cohort_noise", "traveler_tails", "cohort_tails",
+)  # fmt: skip
+
+BLOCK = 512  # features simulated at a time, bounding memory; the numbers do not depend on it
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a simulation was made from, in the units of its features.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (feature,)
+    scales : dict of str to ndarray, shape (feature,)
+        Standard deviation of the effects of each family and of the noise.
+    effects : dict of str to DataFrame, level x feature
+        As drawn, not centred: ``measurement`` (by scanner), ``sampling`` (by ``site/diagnosis``),
+        ``disorder`` (by diagnosis; HC is 0 and left out), ``participant`` (travelers only).
+    noise_ratio : Series by scanner
+        Ratio of the noise *variance* of a scanner; geometric mean 1.
+    hyper : DataFrame, family x (eta, omega)
+        Mean and sd of the natural log of the scales; a family without effects has no row.
+    """
+
+    mean: np.ndarray
+    scales: dict[str, np.ndarray]
+    effects: dict[str, pd.DataFrame]
+    noise_ratio: pd.Series
+    hyper: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A simulated study; `features` is scan x feature, with its rows in the order of `scans`."""
+
+    scans: pd.DataFrame
+    features: np.ndarray
+    feature_names: np.ndarray
+    truth: Truth
+
+    def write(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
+
+        The truth holds ``mean``, ``noise_ratio``, ``hyper`` (family x (eta, omega)), ``scales/<family>`` and
+        ``effects/<group>``, with labels in ``scanner``, ``family`` and ``levels/<group>``; no pickle in it.
+
+        Raises
+        ------
+        InputError
+            If one of these files is there already and ``overwrite`` is not set.
+        """
+        folder = Path(folder)
+        names = ("scans.csv", "features.npy", "feature_names.txt", "truth.npz")
+        there = [name for name in names if (folder / name).exists()]
+        if folder.exists() and not folder.is_dir():
+            raise InputError(
+                "the simulation needs a folder to write to",
+                got=f"the file {folder}",
+                do="name another folder",
+            )
+        if there and not overwrite:
+            raise InputError(
+                "the folder already holds a simulation",
+                got=f"{shorten(there)} in {folder}",
+                expected="a folder without these files",
+                do="name another folder, or ask for overwriting",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.scans.to_csv(folder / "scans.csv", index=False, lineterminator="\n")
+        np.save(folder / "features.npy", self.features, allow_pickle=False)
+        (folder / "feature_names.txt").write_text(
+            "".join(f"{name}\n" for name in self.feature_names), encoding="utf-8"
+        )
+        truth, levels = self.truth, {name: table.index for name, table in self.truth.effects.items()}
+        arrays = {
+            "mean": truth.mean,
+            "noise_ratio": truth.noise_ratio.to_numpy(),
+            "scanner": truth.noise_ratio.index.to_numpy(dtype=str),
+            "hyper": truth.hyper.to_numpy(),
+            "family": truth.hyper.index.to_numpy(dtype=str),
+            **{f"scales/{family}": scale for family, scale in truth.scales.items()},
+            **{f"effects/{name}": table.to_numpy() for name, table in truth.effects.items()},
+            **{f"levels/{name}": index.to_numpy(dtype=str) for name, index in levels.items()},
+        }
+        np.savez(folder / "truth.npz", allow_pickle=False, **arrays)
+        return folder
+
+
+def simulate_srpbs(
+    n_features: int = 1000,
+    seed: int = 0,
+    *,
+    scale_log_sd: float = 0.3,
+    sampling_bias: bool = True,
+    noise_ratio_log_sd: float = 0.0,
+    travelers: Literal["published", "hub-and-spoke"] = "published",
+    without_travelers: Sequence[str] | str = (),
+    tail_df: float | None = None,
+    dtype: Literal["float32", "float64"] = "float32",
+) -> Simulation:
+    """Simulate the SRPBS study: 1,216 scans of 814 people on 12 scanners.
+
+    The same arguments give the same bytes, and fewer features give the first of more.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features. R(R-1)/2 of them are named as the edges of R nodes, lower triangle by rows.
+    seed : int
+    scale_log_sd : float
+        How much the scales differ between features: ``log tau ~ Normal(eta, scale_log_sd²)`` for every family
+        and for the noise, with eta such that the root mean square of tau is `RMS`.
+    sampling_bias : bool
+        If false, the cohort is one population: its sampling effects and their scales are 0.
+    noise_ratio_log_sd : float
+        How much the noise differs between scanners: sd of the log ratio of its variance.
+    travelers : {"published", "hub-and-spoke"}
+        Nine men on every scanner, or thirty people scanned once at the hub ATT and at each of two others.
+    without_travelers : str or sequence of str
+        Scanners where nobody travels; they must have people of the cohort.
+    tail_df : float, optional
+        Degrees of freedom (above 2) of Student-t noise of the same variance; Gaussian if not given.
+    dtype : {"float32", "float64"}
+        Of the features.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    InputError
+        If an option has no meaning.
+    """
+    left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
+    _check_options(n_features, seed, scale_log_sd, noise_ratio_log_sd, travelers, left_out, tail_df, dtype)
+    streams = {
+        name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
+        for i, name in enumerate(STREAMS)
+    }
+    if travelers == "published":
+        traveling = srpbs.travelers_published(streams["traveler_people"])
+        kept = ~traveling["scanner"].isin(left_out).to_numpy()
+    else:
+        traveling = srpbs.travelers_hub_and_spoke(streams["traveler_people"], left_out)
+        kept = np.ones(len(traveling), bool)
+    cohort = srpbs.cohort(streams["cohort_people"])
+
+    names = _feature_names(n_features)
+    truth = _draw_truth(
+        streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd
+    )
+    features = np.empty((kept.sum() + len(cohort), n_features), dtype)
+    parts = [
+        ("traveler", traveling, kept, features[: kept.sum()]),
+        ("cohort", cohort, np.ones(len(cohort), bool), features[kept.sum() :]),
+    ]
+    for part, scans, rows, out in parts:
+        columns = [_columns(truth, scans, group) for group in truth.effects]
+        ratio = np.sqrt(truth.noise_ratio.loc[scans["scanner"]].to_numpy())
+        for start in range(0, n_features, BLOCK):
+            block = slice(start, min(start + BLOCK, n_features))
+            # features first: a stream is then read feature by feature, whatever the size of a block
+            values = _noise(streams, part, (block.stop - start, len(scans)), tail_df)
+            values *= truth.scales["noise"][block, None] * ratio
+            values += truth.mean[block, None]
+            for effects, column in columns:
+                values += effects[block][:, column]
+            if part == "cohort":
+                people = streams["cohort"].standard_normal(values.shape)
+                values += truth.scales["participant"][block, None] * people
+            out[:, block] = values[:, rows].T
+    scans = pd.concat([traveling[kept], cohort], ignore_index=True)
+    return Simulation(scans, features, names, truth)
+
+
+def _draw_truth(
+    streams: dict[str, np.random.Generator],
+    names: np.ndarray,
+    people: np.ndarray,
+    scale_log_sd: float,
+    sampling_bias: bool,
+    noise_ratio_log_sd: float,
+) -> Truth:
+    n = len(names)
+    hyper = pd.DataFrame(
+        {"eta": np.log(list(RMS.values())) - scale_log_sd**2, "omega": float(scale_log_sd)}, index=list(RMS)
+    )
+    hyper.index.name = "family"
+    z = streams["scales"].standard_normal((n, len(hyper)))
+    tau = dict(zip(RMS, np.exp(hyper["eta"].to_numpy() + scale_log_sd * z).T.copy(), strict=True))
+    if not sampling_bias:
+        sampling = [family for family in RMS if family.startswith("sampling_")]
+        tau |= {family: np.zeros(n) for family in sampling}
+        hyper = hyper.drop(index=sampling)
+
+    def effects(stream: str, levels: Sequence[str], scales: np.ndarray, dim: str) -> pd.DataFrame:
+        draws = streams[stream].standard_normal((n, len(levels))) * scales
+        return pd.DataFrame(
+            draws.T, index=pd.Index(levels, name=dim), columns=pd.Index(names, name="feature")
+        )
+
+    populations = srpbs.population_labels()
+    tau_sampling = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
+    log_ratio = noise_ratio_log_sd * streams["noise_ratio"].standard_normal(len(srpbs.SCANNERS))
+    scanners = pd.Index(list(srpbs.SCANNERS), name="scanner")
+    return Truth(
+        mean=streams["mean"].normal(0.2, 0.25, n),
+        scales=tau,
+        effects={
+            "measurement": effects(
+                "measurement", list(srpbs.SCANNERS), tau["measurement"][:, None], "scanner"
+            ),
+            "sampling": effects("sampling", populations, tau_sampling, "population"),
+            "disorder": effects("disorder", srpbs.DIAGNOSES, tau["disorder"][:, None], "diagnosis"),
+            "participant": effects("traveler", list(people), tau["participant"][:, None], "participant"),
+        },
+        noise_ratio=pd.Series(np.exp(log_ratio - log_ratio.mean()), index=scanners, name="noise_ratio"),
+        hyper=hyper,
+    )
+
+
+def scan_levels(scans: pd.DataFrame, group: str) -> pd.Series:
+    """Level of an effect group that each scan carries; a level that is not among the effects stands for 0."""
+    if group != "sampling":
+        return scans[
+            {"measurement": "scanner", "disorder": "diagnosis", "participant": "participant_id"}[group]
+        ]
+    traveling = scans.groupby("participant_id")["scanner"].transform("nunique") > 1
+    return (scans["site"] + "/" + scans["diagnosis"]).mask(traveling, "")
+
+
+def _columns(truth: Truth, scans: pd.DataFrame, group: str) -> tuple[np.ndarray, np.ndarray]:
+    """Effects (feature, level and a last one of zeros) of a group and the column of each scan."""
+    table = truth.effects[group]
+    effects = np.vstack([table.to_numpy(), np.zeros(table.shape[1])]).T
+    return effects, table.index.get_indexer(scan_levels(scans, group))  # -1, the zeros, where it carries none
+
+
+def _noise(
+    streams: dict[str, np.random.Generator], part: str, shape: tuple[int, int], tail_df: float | None
+) -> np.ndarray:
+    """Noise of variance 1, Gaussian or Student-t."""
+    noise = streams[f"{part}_noise"].standard_normal(shape)
+    if tail_df is not None:
+        noise *= np.sqrt((tail_df - 2) / streams[f"{part}_tails"].chisquare(tail_df, shape))
+    return noise
+
+
+def _feature_names(n: int) -> np.ndarray:
+    """Edges ``node_001/node_002`` of all pairs of nodes if their number allows it, else ``feature_00001``."""
+    nodes = (1 + isqrt(1 + 8 * n)) // 2
+    if nodes * (nodes - 1) // 2 == n:
+        return np.array([f"node_{a:03d}/node_{b:03d}" for b in range(2, nodes + 1) for a in range(1, b)])
+    return np.array([f"feature_{i:05d}" for i in range(1, n + 1)])
+
+
+def _check_options(
+    n_features: int,
+    seed: int,
+    scale_log_sd: float,
+    noise_ratio_log_sd: float,
+    travelers: str,
+    left_out: tuple[str, ...],
+    tail_df: float | None,
+    dtype: str,
+) -> None:
+    unknown = [name for name in left_out if name not in srpbs.COHORT]
+    checks = [
+        (n_features >= 1, "n_features", n_features, "at least 1"),
+        (seed >= 0, "seed", seed, "a whole number of at least 0"),
+        (0 <= scale_log_sd < np.inf, "scale_log_sd", scale_log_sd, "a number of at least 0"),
+        (
+            0 <= noise_ratio_log_sd < np.inf,
+            "noise_ratio_log_sd",
+            noise_ratio_log_sd,
+            "a number of at least 0",
+        ),
+        (
+            travelers in ("published", "hub-and-spoke"),
+            "travelers",
+            travelers,
+            "'published' or 'hub-and-spoke'",
+        ),
+        (
+            tail_df is None or 2 < tail_df < np.inf,
+            "tail_df",
+            tail_df,
+            "a number above 2, for the noise to have a variance",
+        ),
+        (str(dtype) in ("float32", "float64"), "dtype", dtype, "'float32' or 'float64'"),
+        (
+            not unknown,
+            "without_travelers",
+            shorten(unknown),
+            f"scanners with people of the cohort: {', '.join(srpbs.COHORT)}",
+        ),
+    ]
+    for good, option, got, expected in checks:
+        if not good:
+            raise InputError(f"{option} cannot be used for a simulation", got=str(got), expected=expected)

@@ -1,0 +1,204 @@
+"""What a model is: families of effects, their scales and priors, read from ``models/<name>/model.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from bayesharm.errors import ModelError
+
+LEVELS = ("scanner", "population", "diagnosis", "participant")
+PEOPLE = ("all", "travelers")
+NOISE_RATIOS = ("homoscedastic", "scanner")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Effects that share one scale per feature: ``effect ~ Normal(0, tau²)``.
+
+    Attributes
+    ----------
+    name : str
+        The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
+    by : str
+        What its levels are: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`.
+    scale : float
+        Prior median of the scale, as a share of the feature's standard deviation over scans.
+    split : bool
+        Only for `population`: one family, with a scale of its own, for each diagnosis.
+    """
+
+    name: str
+    by: str
+    scale: float
+    split: bool = False
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Hyperpriors; scales are in units of a feature's standard deviation over scans.
+
+    ``log tau[c,f] ~ Normal(eta[c], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
+    ``omega[c] ~ HalfNormal(omega_sd)``; the mean and the covariates' slopes are ``Normal(0, mean_sd²)`` and
+    ``Normal(0, slope_sd²)`` (covariates standardized); ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred.
+    """
+
+    eta_sd: float = 1.0
+    omega_sd: float = 0.5
+    mean_sd: float = 10.0
+    slope_sd: float = 3.0
+    noise_ratio_sd: float = 0.5
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as data.
+
+    Attributes
+    ----------
+    name, title : str
+    people : {'all', 'travelers'}
+        Whose scans the model uses.
+    needs_travelers : bool
+        Whether the model makes sense only where somebody was scanned on two or more scanners.
+    families : tuple of Family
+    noise_ratio : {'scanner', 'homoscedastic'}
+        Whether each scanner has a noise variance ratio lambda, shared by all features.
+    noise_scale : float
+        Prior median of the noise sd, as a share of the feature's sd.
+    removes : str
+        The family by scanner that :func:`bayesharm.harmonize` takes out.
+    reference : str
+        The diagnosis that disorder effects are measured against.
+    covariates : tuple of str
+        Columns of the scans table with a linear effect on every feature.
+    priors : Priors
+    """
+
+    name: str
+    title: str
+    people: str
+    needs_travelers: bool
+    families: tuple[Family, ...]
+    removes: str
+    noise_ratio: str = "scanner"
+    noise_scale: float = 0.8
+    reference: str = "HC"
+    covariates: tuple[str, ...] = ()
+    priors: Priors = Priors()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
+        return asdict(self)
+
+
+def spec_from_dict(table: Mapping[str, Any]) -> ModelSpec:
+    """Build and validate a :class:`ModelSpec` from plain data.
+
+    Raises
+    ------
+    ModelError
+        An unknown or missing key, or a value outside what the package knows.
+    """
+    table = dict(table)
+    try:
+        families = tuple(Family(**family) for family in table.pop("families"))
+        priors = Priors(**table.pop("priors", {}))
+        covariates = tuple(table.pop("covariates", ()))
+        spec = ModelSpec(families=families, priors=priors, covariates=covariates, **table)
+        _validate(spec)
+    except (KeyError, TypeError) as error:
+        raise ModelError(
+            f"The model {table.get('name', '')!r} is malformed.",
+            got=str(error),
+            expected=f"the keys {', '.join(ModelSpec.__dataclass_fields__)}; for each family "
+            f"{', '.join(Family.__dataclass_fields__)}; for priors {', '.join(Priors.__dataclass_fields__)}",
+            do="compare model.toml with models/traveling_and_cohort/model.toml",
+        ) from None
+    return spec
+
+
+def _validate(spec: ModelSpec) -> None:
+    def check(fine: bool, what: str, got: object, expected: str) -> None:
+        if not fine:
+            raise ModelError(f"The model {spec.name!r} is malformed: {what}.", got=repr(got),
+                             expected=expected, do="correct its model.toml")
+
+    check(spec.people in PEOPLE, "unknown 'people'", spec.people, f"one of {', '.join(PEOPLE)}")
+    check(spec.noise_ratio in NOISE_RATIOS, "unknown 'noise_ratio'", spec.noise_ratio,
+          f"one of {', '.join(NOISE_RATIOS)}")
+    names = [family.name for family in spec.families]
+    check(len(set(names)) == len(names), "a family name is used twice", names, "unique names")
+    check("noise" not in names, "a family is called 'noise'", names, "another name; 'noise' is the residual")
+    for family in spec.families:
+        check(family.by in LEVELS, f"family {family.name!r} has unknown levels", family.by,
+              f"one of {', '.join(LEVELS)}")
+        check(family.scale > 0, f"family {family.name!r} has an impossible scale", family.scale,
+              "a number above 0")
+        check(not family.split or family.by == "population", f"family {family.name!r} cannot be split",
+              family.by, "split = true only with by = 'population'")
+    by_scanner = [family.name for family in spec.families if family.by == "scanner"]
+    check(spec.removes in by_scanner, "'removes' is not a family by scanner", spec.removes,
+          f"one of {', '.join(by_scanner)}")
+    scales = {"noise_scale": spec.noise_scale, **asdict(spec.priors)}
+    for name, value in scales.items():
+        check(value > 0, f"impossible {name!r}", value, "a number above 0")
+
+
+def models_folder() -> Path:
+    """The folder of model folders: inside the installed package, or beside it in a checkout.
+
+    Raises
+    ------
+    ModelError
+        Neither is there: the installation is broken.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "models", package.parent / "models"):
+        if folder.is_dir():
+            return folder
+    raise ModelError("The models folder is missing.", expected=f"a folder {package / 'models'}",
+                     do="install bayesharm again")
+
+
+def model_names() -> list[str]:
+    """Names of the models that come with the package, sorted."""
+    return sorted(path.parent.name for path in models_folder().glob("*/model.toml"))
+
+
+def load_model(name: str) -> ModelSpec:
+    """Read a model by name, or from a folder that holds a ``model.toml``.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`model_names`, or a path to a folder of your own.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or it is malformed.
+    """
+    inside, outside = models_folder() / name / "model.toml", Path(name) / "model.toml"
+    path = inside if inside.is_file() else outside
+    if not path.is_file():
+        near = get_close_matches(name, model_names(), n=1)
+        raise ModelError(
+            f"There is no model {name!r}.",
+            expected=f"one of {', '.join(model_names())}, or a folder with a model.toml",
+            do=f"did you mean {near[0]!r}?" if near else "list the models with: bayesharm models",
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(f"{path} is not valid TOML.", got=str(error), do="correct the file") from None
+    return spec_from_dict(table)
+
+
+def model_card(name: str) -> str:
+    """The model's ``card.md``: equations, what it estimates, when it is not identified, when not to use."""
+    return (models_folder() / name / "card.md").read_text(encoding="utf-8")

@@ -1,0 +1,109 @@
+"""Small random studies, and the model's likelihood written down a second time from its definition."""
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.spec import ModelSpec
+
+DIAGNOSES = ("HC", "MDD", "SCZ")
+
+
+def random_study(seed: int) -> pd.DataFrame:
+    """About thirty scans: travelers, people scanned repeatedly on one scanner, people scanned once.
+
+    The last two scanners share a site; odd seeds have somebody marked as traveling, every third has a scanner
+    with one scan, every fourth has no diagnosis column.
+    """
+    rng = np.random.default_rng(seed)
+    scanners = [f"s{k}" for k in range(3 + seed % 2)]
+    site = dict(zip(scanners, [*scanners[:-1], scanners[-2]], strict=True))
+    rows = []
+
+    def scan(person: str, scanner: str, diagnosis: str, marked: bool = False) -> None:
+        rows.append((person, scanner, site[scanner], diagnosis, marked))
+
+    for k in range(3):
+        diagnosis = str(rng.choice(DIAGNOSES[:2]))
+        for scanner in rng.permutation(scanners)[: rng.integers(2, len(scanners) + 1)]:
+            for _ in range(rng.integers(1, 3)):
+                scan(f"t{k}", scanner, diagnosis)
+    for k in range(2):
+        scanner, diagnosis = str(rng.choice(scanners)), str(rng.choice(DIAGNOSES))
+        for _ in range(2 + k):
+            scan(f"r{k}", scanner, diagnosis)
+    for k in range(15):
+        scan(f"p{k}", str(rng.choice(scanners)), DIAGNOSES[k % 3])
+    if seed % 2:
+        scan("m0", scanners[0], "HC", marked=True)
+    if seed % 3 == 0:
+        site["lone"] = "lone"
+        scan("l0", "lone", "HC")
+    scans = pd.DataFrame(rows, columns=["participant_id", "scanner", "site", "diagnosis", "traveling"])
+    scans.insert(0, "scan_id", [f"scan{k}" for k in range(len(scans))])
+    scans["age"] = rng.integers(20, 70, len(scans))
+    scans["sex"] = rng.permutation(["F", "M"] * len(scans))[: len(scans)]
+    scans["coil"] = rng.permutation(["8ch", "12ch", "32ch"] * len(scans))[: len(scans)]
+    if seed % 4 == 3:
+        scans = scans.drop(columns="diagnosis")
+    return scans.sample(frac=1, random_state=seed).reset_index(drop=True)
+
+
+def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], ratio: dict[str, float]):
+    """Covariance of one standardized feature over the scans the model uses, from the definition of the model.
+
+    Parameters
+    ----------
+    scans : DataFrame
+    spec : ModelSpec
+    scales : dict
+        Scale by name, as in ``Design.scales``.
+    ratio : dict
+        Noise variance ratio by scanner.
+
+    Returns
+    -------
+    used : (scan,) bool array
+    covariance : (used scan, used scan) array
+    """
+    n_scanners = scans.groupby("participant_id").scanner.transform("nunique")
+    travels = (n_scanners > 1) | scans.get("traveling", pd.Series(False, scans.index))
+    used = travels.to_numpy() if spec.people == "travelers" else np.full(len(scans), True)
+    scans, travels = scans[used], travels[used].to_numpy()
+    diagnosis = (scans["diagnosis"] if "diagnosis" in scans else scans.scanner.map(lambda _: "")).to_numpy()
+
+    def same(labels) -> np.ndarray:
+        labels = np.asarray(labels)
+        return (labels[:, None] == labels).astype(float)
+
+    total = np.full((len(scans), len(scans)), spec.priors.mean_sd**2)
+    total += np.diag(scales["noise"] ** 2 * scans.scanner.map(ratio).to_numpy(float))
+    for family in spec.families:
+        if family.by == "scanner":
+            total += scales[family.name] ** 2 * same(scans.scanner)
+        elif family.by == "participant" and scans.participant_id.duplicated().any():
+            total += scales[family.name] ** 2 * same(scans.participant_id)
+        elif family.by == "diagnosis" and "diagnosis" in scans:
+            patient = diagnosis != spec.reference
+            if patient.any():
+                total += scales[family.name] ** 2 * same(diagnosis) * np.outer(patient, patient)
+        elif family.by == "population":
+            for group in np.unique(diagnosis[~travels]):
+                member = ~travels & (diagnosis == group)
+                if scans.site[member].nunique() > 1:
+                    name = f"{family.name}_{group}" if group and family.split else family.name
+                    total += scales[name] ** 2 * same(scans.site) * np.outer(member, member)
+    for name in spec.covariates:
+        values = scans[name].to_numpy()
+        number = np.issubdtype(scans[name].dtype, np.number)
+        columns = [values] if number else [values == level for level in np.unique(values)[1:]]
+        for column in columns:
+            z = (column - column.mean()) / np.std(column)
+            total += spec.priors.slope_sd**2 * np.outer(z, z)
+    return used, total
+
+
+def log_normal(y: np.ndarray, covariance: np.ndarray) -> float:
+    """Log density of Normal(0, covariance) at y."""
+    sign, log_det = np.linalg.slogdet(2 * np.pi * covariance)
+    assert sign == 1
+    return -0.5 * (log_det + y @ np.linalg.solve(covariance, y))

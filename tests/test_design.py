@@ -1,0 +1,292 @@
+"""From a table of scans to columns, scales, noise classes and contrasts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import random_study
+
+from bayesharm.design import FIXED, Design, build_design
+from bayesharm.errors import InputError, ModelError
+from bayesharm.simulate import simulate_srpbs
+from bayesharm.spec import load_model
+
+MODELS = ["cohort", "traveling", "traveling_and_cohort"]
+
+
+def make_scans(rows: str, **columns) -> pd.DataFrame:
+    """A table from words `participant:scanner:diagnosis`; the site is the scanner."""
+    table = pd.DataFrame([row.split(":") for row in rows.split()], columns=["participant_id", "scanner", "diagnosis"])
+    table.insert(0, "scan_id", [f"scan{k}" for k in range(len(table))])
+    return table.assign(site=table.scanner, **columns)
+
+
+def small() -> pd.DataFrame:
+    """Two travelers; HC at A, B, C; MDD at A, B; SCZ at C only."""
+    return make_scans("t1:A:HC t1:B:HC t2:B:HC t2:C:HC p1:A:HC p2:B:HC p3:C:HC q1:A:MDD q2:B:MDD z1:C:SCZ")
+
+
+def design_of(scans: pd.DataFrame, model: str = "traveling_and_cohort", **changes) -> Design:
+    return build_design(scans, replace(load_model(model), **changes))
+
+
+def levels(design: Design) -> dict[str, tuple[str, ...]]:
+    return {group.name: group.levels for group in design.effects}
+
+
+def scans_of(design: Design, column: str) -> list[int]:
+    return design.matrix[:, [design.columns.index(column)]].nonzero()[0].tolist()
+
+
+def refused(error: type[Exception], message: str, *arguments, **changes) -> Exception:
+    with pytest.raises(error, match=f"(?s){message}") as caught:
+        design_of(*arguments, **changes)
+    assert caught.value.got and caught.value.expected and caught.value.do
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def srpbs() -> pd.DataFrame:
+    return simulate_srpbs(1, seed=0).scans
+
+
+def test_the_srpbs_study(srpbs):
+    design = design_of(srpbs)
+    assert (design.n_scans, len(design.columns), design.n_dense) == (1216, 38, 17)
+    assert design.scales == (
+        "noise", "participant", "measurement", "sampling_HC", "sampling_MDD", "sampling_SCZ", "disorder")
+    assert design.scale_medians.tolist() == [0.8, 0.4, 0.3, 0.2, 0.2, 0.2, 0.2]
+    assert [(group.name, group.dim, len(group.levels)) for group in design.effects] == [
+        ("participant", "participant", 9), ("measurement", "scanner", 12), ("sampling", "population", 12),
+        ("disorder", "diagnosis", 4)]
+    assert design.travelers == tuple(f"T{k:02d}" for k in range(1, 10))
+    assert [note.split(":")[0] for note in design.notes] == ["ASD", "OCD"]
+    once = design.class_once[design.scan_class]
+    assert once.sum() == 805 and not once[srpbs.participant_id.isin(design.travelers)].any()
+    assert design.class_size.sum() == 1216 and len(design.class_size) == 12 + 9
+    scanner = np.array(design.scanners)[design.class_scanner[design.scan_class]]
+    assert (scanner == srpbs.scanner).all()
+
+
+def test_travelers_carry_no_sampling_bias(srpbs):
+    design = design_of(srpbs)
+    traveling = srpbs.participant_id.isin(design.travelers).to_numpy()
+    sampling = [k for k, name in enumerate(design.columns) if name.startswith("sampling:")]
+    carried = design.matrix[:, sampling].sum(axis=1)
+    lone = srpbs.diagnosis.isin(["ASD", "OCD"]).to_numpy()
+    assert not carried[traveling].any() and not carried[lone].any()
+    assert (carried[~traveling & ~lone] == 1).all()
+    assert scans_of(design, "sampling:UTO/SCZ") == np.flatnonzero(
+        (srpbs.site == "UTO") & (srpbs.diagnosis == "SCZ")).tolist()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("seed", range(4))
+def test_eliminated_columns_share_no_scan_and_scales_belong_to_their_family(model, seed):
+    design = design_of(random_study(seed), model)
+    eliminated = design.matrix[:, design.n_dense:]
+    assert eliminated.shape[1] > 0 and eliminated.sum(axis=1).max() <= 1
+    assert len(set(design.columns)) == len(design.columns) == design.matrix.shape[1]
+    for column, scale, sd in zip(design.columns, design.column_scale, design.column_sd, strict=True):
+        family = column.split(":")[0]
+        if family == "mean":
+            assert (scale, sd) == (FIXED, design.spec.priors.mean_sd)
+        else:
+            assert design.scales[scale].split("_")[0] == family and sd == np.inf
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_contrasts_are_finite_population_contrasts(model):
+    """Within a scale they sum to zero, and a constant added to its effects changes nothing; disorder is as it is."""
+    design = design_of(random_study(4), model)
+    effects = np.random.default_rng(0).normal(size=len(design.columns))
+    for group in design.effects:
+        own = [design.columns.index(f"{group.name}:{level}") for level in group.levels]
+        reported = group.contrasts @ effects
+        expected = effects[own].copy()
+        if group.name != "disorder":
+            for scale in set(design.column_scale[own]):
+                member = design.column_scale[own] == scale
+                expected[member] -= expected[member].mean()
+                assert abs(reported[member].sum()) < 1e-12
+        np.testing.assert_allclose(reported, expected, atol=1e-12)
+
+
+def test_people_marked_as_traveling_carry_no_sampling_bias():
+    scans = small()
+    plain = design_of(scans)
+    marked = design_of(scans.assign(traveling=scans.participant_id == "p1"))
+    assert scans_of(plain, "sampling:A/HC") == [4]
+    assert "p1" in marked.travelers and "p1" not in plain.travelers
+    assert levels(marked)["sampling"] == ("B/HC", "C/HC", "A/MDD", "B/MDD")
+    # on one scanner once: no participant column either, the participant effect is in the noise
+    assert levels(marked)["participant"] == ("t1", "t2") and marked.class_once[marked.scan_class[4]]
+
+
+def test_one_marked_scan_marks_the_person():
+    scans = make_scans("t1:A:HC t1:B:HC p1:A:HC p1:A:HC p2:A:HC p3:B:HC", traveling=[False] * 2 + [True] + [False] * 3)
+    design = design_of(scans)
+    assert scans_of(design, "sampling:A/HC") == [4] and design.travelers == ("p1", "t1")
+
+
+def test_an_unmarked_person_on_two_scanners_travels_all_the_same():
+    assert design_of(small().assign(traveling=False)).travelers == ("t1", "t2")
+
+
+def test_a_person_scanned_repeatedly_on_one_scanner_is_no_traveler():
+    design = design_of(pd.concat([small(), make_scans("p1:A:HC")], ignore_index=True))
+    assert design.travelers == ("t1", "t2")
+    assert levels(design)["participant"] == ("p1", "t1", "t2")
+    assert scans_of(design, "sampling:A/HC") == scans_of(design, "participant:p1") == [4, 10]
+    # so that population stays dense, the others are eliminated
+    dense = design.columns[:design.n_dense]
+    assert "sampling:A/HC" in dense and "sampling:B/HC" not in dense and "participant:p1" not in dense
+    assert not design.class_once[design.scan_class[[4, 10]]].any()
+
+
+def test_a_diagnosis_of_one_site_has_no_sampling_bias():
+    design = design_of(small())
+    assert design.scales[-3:] == ("sampling_HC", "sampling_MDD", "disorder")
+    assert levels(design)["sampling"] == ("A/HC", "B/HC", "C/HC", "A/MDD", "B/MDD")
+    assert levels(design)["disorder"] == ("MDD", "SCZ")
+    (note,) = design.notes
+    assert note.startswith("SCZ: recruited at 'C' only")
+
+
+def test_scanners_of_one_site_scan_one_population():
+    design = design_of(small().assign(site=["H", "H", "H", "C"] + list("HHC") + list("HHC")))
+    assert levels(design)["sampling"] == ("C/HC", "H/HC")
+    assert scans_of(design, "sampling:H/HC") == [4, 5]
+
+
+def test_without_diagnosis_everybody_is_one_group():
+    design = design_of(small().drop(columns="diagnosis"))
+    assert design.scales == ("noise", "participant", "measurement", "sampling")
+    assert levels(design)["sampling"] == ("A", "B", "C") and "disorder" not in levels(design)
+    assert design.notes == ("No diagnosis column: no disorder effects.",)
+
+
+def test_unsplit_sampling_has_one_scale():
+    families = tuple(replace(family, split=False) for family in load_model("traveling_and_cohort").families)
+    design = design_of(small(), families=families)
+    assert design.scales == ("noise", "participant", "measurement", "sampling", "disorder")
+    assert levels(design)["sampling"] == ("A/HC", "B/HC", "C/HC", "A/MDD", "B/MDD")
+
+
+def test_everybody_is_of_the_reference_group():
+    design = design_of(small().assign(diagnosis="HC"))
+    assert "disorder" not in levels(design) and "Everybody is 'HC': no disorder effects." in design.notes
+
+
+def test_another_reference():
+    design = design_of(small(), reference="MDD")
+    assert levels(design)["disorder"] == ("HC", "SCZ")
+
+
+def test_the_reference_diagnosis_must_be_there():
+    error = refused(ModelError, "reference diagnosis 'HC' is not in the table", small().replace("HC", "control"))
+    assert "'control'" in error.got and "--reference" in error.do
+
+
+@pytest.mark.parametrize("model", ["traveling", "traveling_and_cohort"])
+@pytest.mark.parametrize("marked", [False, True])
+def test_models_that_need_travelers_say_so(model, marked):
+    """A mark in the table does not make a traveler of somebody who was on one scanner."""
+    scans = make_scans("p1:A:HC p1:A:HC p2:B:HC p3:A:HC p4:B:HC", traveling=marked)
+    error = refused(ModelError, "nobody was scanned on two or more scanners", scans, model)
+    assert "4 participants" in error.got and "--model cohort" in error.do
+
+
+def test_the_traveling_model_leaves_the_cohort_out_and_says_so():
+    scans = pd.concat([small(), make_scans("p9:D:HC")], ignore_index=True)
+    design = design_of(scans, "traveling")
+    assert design.rows.tolist() == [0, 1, 2, 3] and design.participants.tolist() == ["t1", "t1", "t2", "t2"]
+    assert design.scanners == ("A", "B", "C") and levels(design)["measurement"] == ("A", "B", "C")
+    assert design.scales == ("noise", "participant", "measurement")
+    assert design.notes == (
+        "7 scans of people who did not travel are not used by this model.",
+        "No traveling subject was scanned on 'D': this model says nothing about it.")
+
+
+def test_only_travelers_in_a_model_for_everybody():
+    design = design_of(small().iloc[:4])
+    assert "sampling" not in levels(design) and "Everybody traveled: no sampling effects." in design.notes
+
+
+def test_the_cohort_model_without_travelers():
+    scans = make_scans("p1:A:HC p2:A:MDD p3:B:HC p4:B:MDD")
+    design = design_of(scans, "cohort")
+    assert design.scales == ("noise", "site", "disorder") and design.travelers == ()
+    assert design.once_scale == 0 and not design.class_once.any()
+    assert design.notes == ("Nobody was scanned twice: participant effects are part of the noise.",)
+    assert design.columns == ("mean:mean", "disorder:MDD", "site:A", "site:B") and design.n_dense == 2
+
+
+def test_a_scanner_with_one_scan():
+    design = design_of(pd.concat([small(), make_scans("p9:D:HC")], ignore_index=True))
+    assert scans_of(design, "measurement:D") == scans_of(design, "sampling:D/HC") == [10]
+    assert design.class_size[design.scan_class[10]] == 1
+
+
+def test_covariates_are_standardized_and_reported_in_their_own_units():
+    age, sex, coil = np.arange(10) * 3.0, list("FM") * 5, ["8", "12", "32", "8", "12", "32", "8", "8", "12", "8"]
+    names = ("age", "sex", "coil", "motion")
+    scans = small().assign(age=age, sex=sex, coil=coil, motion=np.arange(10) % 3 > 0)
+    design = design_of(scans, covariates=names)
+    assert levels(design)["covariate"] == ("age", "motion", "sex_M", "coil_32", "coil_8") or levels(design)[
+        "covariate"] == ("age", "sex_M", "coil_32", "coil_8", "motion")
+    columns = [design.columns.index(f"covariate:{level}") for level in levels(design)["covariate"]]
+    values = design.matrix[:, columns].toarray()
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(values.std(axis=0), 1)
+    assert (design.column_scale[columns] == FIXED).all() and max(columns) < design.n_dense
+    assert (design.column_sd[columns] == design.spec.priors.slope_sd).all()
+    # a slope reported by the contrast, times the covariate as the user has it, gives the effect of the column
+    group = next(group for group in design.effects if group.name == "covariate")
+    slope = group.contrasts[group.levels.index("age"), design.columns.index("covariate:age")]
+    np.testing.assert_allclose(slope * (age - age.mean()), values[:, group.levels.index("age")])
+
+
+def test_categories_that_do_not_occur_are_left_out_and_their_order_is_kept():
+    coil = pd.Categorical(["8ch", "32ch"] * 5, categories=["8ch", "12ch", "32ch"])
+    design = design_of(small().assign(coil=coil), covariates=("coil", "coil"))
+    assert levels(design)["covariate"] == ("coil_32ch",)
+    assert np.isfinite(design.matrix.toarray()).all()
+
+
+@pytest.mark.parametrize(
+    ("covariate", "message"),
+    [
+        ("motion", "no covariate 'motion'"),
+        ("constant", "'constant' is the same for every scan"),
+        ("missing", "'missing' has missing or infinite values.*'scan3'"),
+        ("infinite", "'infinite' has missing or infinite values.*'scan9'"),
+        ("unnamed", "'unnamed' has missing or infinite values.*'scan0'"),
+        ("date", "'date' is neither numbers nor categories"),
+    ],
+)
+def test_covariates_that_cannot_be_used_are_refused(covariate, message):
+    age = np.arange(10.0)
+    scans = small().assign(
+        constant=1.0, missing=np.where(age == 3, np.nan, age), infinite=np.where(age == 9, np.inf, age),
+        unnamed=[None, *"abcdefghi"], date=pd.date_range("2020-01-01", periods=10))
+    refused(InputError, message, scans, covariates=(covariate,))
+
+
+def test_a_covariate_constant_among_the_scans_in_use_is_refused():
+    scans = small().assign(sex=["M"] * 4 + ["F"] * 6)
+    design_of(scans, covariates=("sex",))
+    refused(InputError, "'sex' is the same for every scan that the model uses", scans, "traveling", covariates=("sex",))
+
+
+def test_the_table_is_not_changed_and_the_order_of_scans_does_not_matter():
+    scans = small()
+    before = scans.copy()
+    design = design_of(scans)
+    pd.testing.assert_frame_equal(scans, before)
+    order = np.random.default_rng(1).permutation(len(scans))
+    shuffled = design_of(scans.iloc[order].reset_index(drop=True))
+    assert shuffled.columns == design.columns and shuffled.scales == design.scales
+    assert (shuffled.matrix.toarray() == design.matrix.toarray()[order]).all()
+    assert (shuffled.scan_class == design.scan_class[order]).all()

@@ -1,0 +1,123 @@
+"""Models are data: what they hold, that they survive a round trip, and that mistakes in them are named."""
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from bayesharm.errors import ModelError
+from bayesharm.spec import Family, Priors, load_model, model_names, spec_from_dict
+
+OWN = """
+name = "mine"
+title = "One effect for each scanner"
+people = "all"
+needs_travelers = false
+removes = "site"
+covariates = ["age"]
+
+[priors]
+slope_sd = 1.5
+
+[[families]]
+name = "site"
+by = "scanner"
+scale = 0.3
+"""
+
+
+def refused(message: str, table: dict) -> None:
+    with pytest.raises(ModelError, match=f"(?s){message}") as caught:
+        spec_from_dict(table)
+    assert caught.value.got and caught.value.expected and caught.value.do
+
+
+def test_the_models_that_come_with_the_package():
+    found = {name: load_model(name) for name in ("cohort", "traveling", "traveling_and_cohort")}
+    assert set(found) <= set(model_names())
+    levels = {name: {family.name: family.by for family in spec.families} for name, spec in found.items()}
+    site = {"participant": "participant", "site": "scanner", "disorder": "diagnosis"}
+    bias = {"participant": "participant", "measurement": "scanner"}
+    both = bias | {"sampling": "population", "disorder": "diagnosis"}
+    assert levels == {"cohort": site, "traveling": bias, "traveling_and_cohort": both}
+    assert {name for name, spec in found.items() if not spec.needs_travelers} == {"cohort"}
+    assert {name for name, spec in found.items() if spec.people == "travelers"} == {"traveling"}
+    assert [family.name for family in found["traveling_and_cohort"].families if family.split] == ["sampling"]
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_a_model_is_named_after_its_folder_and_survives_json(name):
+    spec = load_model(name)
+    assert spec.name == name and spec.title
+    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_model_cannot_be_changed_in_place():
+    with pytest.raises(FrozenInstanceError):
+        load_model("cohort").name = "other"
+
+
+def test_a_model_of_ones_own_is_read_from_its_folder(tmp_path):
+    (tmp_path / "model.toml").write_text(OWN, encoding="utf-8")
+    spec = load_model(str(tmp_path))
+    assert spec.families == (Family("site", "scanner", 0.3),)
+    assert spec.covariates == ("age",) and spec.priors == Priors(slope_sd=1.5)
+    assert (spec.noise_ratio, spec.reference) == ("scanner", "HC")
+
+
+def test_an_unknown_model_is_answered_with_the_nearest_one():
+    with pytest.raises(ModelError, match="no model 'travelling'") as caught:
+        load_model("travelling")
+    assert "'traveling'" in caught.value.do and "traveling_and_cohort" in caught.value.expected
+    with pytest.raises(ModelError, match="no model 'zzz'") as caught:
+        load_model("zzz")
+    assert "bayesharm models" in caught.value.do
+
+
+def test_broken_toml_is_named_with_its_file(tmp_path):
+    (tmp_path / "model.toml").write_text("name = ", encoding="utf-8")
+    with pytest.raises(ModelError, match="model.toml is not valid TOML"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"people": "patients"}, "unknown 'people'"),
+        ({"noise_ratio": "site"}, "unknown 'noise_ratio'"),
+        ({"noise_scale": 0.0}, "impossible 'noise_scale'"),
+        ({"noise_scale": "0.8"}, "malformed"),
+        ({"noise_scale": float("nan")}, "impossible 'noise_scale'"),
+        ({"removes": "participant"}, "'removes' is not a family by scanner"),
+        ({"colour": "red"}, "malformed.*colour"),
+        ({"families": [{"name": "measurement"}]}, "malformed.*by"),
+        ({"priors": {"eta_sd": -1.0}}, "impossible 'eta_sd'"),
+        ({"priors": {"eta": 1.0}}, "malformed.*eta"),
+    ],
+)
+def test_a_mistake_is_named(change, message):
+    refused(message, load_model("traveling_and_cohort").to_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"by": "region"}, "unknown levels.*'region'"),
+        ({"scale": -0.1}, "impossible scale"),
+        ({"split": True}, "cannot be split"),
+        ({"name": "noise"}, "called 'noise'"),
+        ({"name": "disorder"}, "used twice"),
+    ],
+)
+def test_a_mistake_in_a_family_is_named(change, message):
+    table = load_model("traveling_and_cohort").to_dict()
+    table["families"] = [table["families"][0] | change, *table["families"][1:]]
+    refused(message, table)
+
+
+def test_a_missing_key_is_named():
+    table = load_model("cohort").to_dict()
+    del table["removes"]
+    refused("malformed.*removes", table)
+    del table["families"]
+    refused("malformed.*families", table)
