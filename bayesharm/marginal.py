@@ -230,7 +230,8 @@ def inverse_and_log_det(matrix: Array) -> tuple[Array, Array]:
         return cleared - (row / pivot)[:, None] * row, log_det + jnp.log(pivot)
 
     swept, log_det = jax.lax.fori_loop(0, n, step, (matrix, jnp.zeros_like(matrix[0, 0])))
-    return -swept, log_det
+    positive = jnp.isfinite(log_det)
+    return jnp.where(positive, -swept, jnp.nan), jnp.where(positive, log_det, jnp.nan)
 
 
 @inverse_and_log_det.defjvp

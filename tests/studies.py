@@ -93,8 +93,7 @@ def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], r
                     name = f"{family.name}_{group}" if group and family.split else family.name
                     total += scales[name] ** 2 * same(scans.site) * np.outer(member, member)
     for name in spec.covariates:
-        values = scans[name].to_numpy()
-        number = np.issubdtype(scans[name].dtype, np.number)
+        values, number = scans[name].to_numpy(), pd.api.types.is_numeric_dtype(scans[name])
         columns = [values] if number else [values == level for level in np.unique(values)[1:]]
         for column in columns:
             z = (column - column.mean()) / np.std(column)

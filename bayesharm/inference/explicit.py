@@ -3,7 +3,8 @@
 For scan n, feature f (standardized over the scans that the model uses), scale c, scanner k, effect column j::
 
     eta[c] ~ Normal(log median[c], eta_sd)       omega[c] ~ HalfNormal(omega_sd)
-    log_scale[c,f] ~ Normal(eta[c], omega[c])    raw[k] ~ Normal(0, noise_ratio_sd), log lambda = raw - mean(raw)
+    log_scale[c,f] ~ Normal(eta[c], omega[c])
+    raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
     u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates
     y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + once[n] tau_p[f]²))
 
@@ -39,12 +40,13 @@ class ExplicitPosterior:
     Attributes
     ----------
     hyper : Dataset
-        ``eta``, ``omega`` (…, family): scales in standard deviations of a feature; ``log_ratio`` (…, scanner): log lambda.
+        ``eta``, ``omega`` (…, family), of scales in standard deviations of a feature; ``log_ratio``
+        (…, scanner), log lambda.
     scales : (chain, draw, family, feature) DataArray
         Scales in the units of the features.
     effects : dict of DataArray
-        For each of ``design.effects``, its contrasts (chain, draw, level, feature) in the units of the features;
-        the level dimension is called `scanner`, `population`, ….
+        For each of ``design.effects``, its contrasts (chain, draw, level, feature) in the units of the
+        features; the level dimension is called `scanner`, `population`, ….
     sampler : Dataset
         ``diverging``, ``n_steps`` (chain, draw): NUTS's own account.
     """
@@ -69,10 +71,8 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
 
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
     omega = numpyro.sample("omega", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
-    shape = (n_scales, n_features)
-    log_scale = numpyro.sample(
-        "log_scale", dist.Normal(jnp.broadcast_to(eta[:, None], shape), jnp.broadcast_to(omega[:, None], shape))
-    )
+    centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    log_scale = numpyro.sample("log_scale", dist.Normal(centre, spread))
     log_ratio = jnp.zeros(len(design.scanners))
     if design.spec.noise_ratio == "scanner":
         raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
@@ -81,7 +81,8 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
 
     scale = jnp.exp(log_scale)
     fixed = (design.column_scale == FIXED)[:, None]
-    u = numpyro.sample("u", dist.Normal(0.0, jnp.where(fixed, design.column_sd[:, None], scale[design.column_scale])))
+    prior_sd = jnp.where(fixed, design.column_sd[:, None], scale[design.column_scale])
+    u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
 
     scanner, once = design.class_scanner[design.scan_class], design.class_once[design.scan_class]
     variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
@@ -92,8 +93,8 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
     """Log joint density of the NumPyro model, priors and all constants included.
 
-    It is a density with respect to Lebesgue measure on the coordinates of `point` as they are named here (for omega
-    itself, not its logarithm: no Jacobian is added) and on the standardized features.
+    It is a density with respect to Lebesgue measure on the coordinates of `point` as they are named here (for
+    omega itself, not its logarithm: no Jacobian is added) and on the standardized features.
 
     Parameters
     ----------
@@ -101,8 +102,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     features : (scan, feature) array or DataFrame
         All rows of the scans table, in the user's units.
     point : mapping of arrays
-        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature) and, if the
-        noise ratio is by scanner, ``raw`` (scanner,); in standard deviations of a feature.
+        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature) and,
+        if the noise ratio is by scanner, ``raw`` (scanner,); in standard deviations of a feature.
     """
     with jax.enable_x64(True):
         sites = {name: jnp.asarray(value, float) for name, value in point.items()}
@@ -110,8 +111,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
 
 
 def sample_explicit(
-    design: Design, features: np.ndarray | pd.DataFrame, *, seed: int, n_chains: int = 4, n_warmup: int = 1000,
-    n_draws: int = 1000,
+    design: Design, features: np.ndarray | pd.DataFrame, *, seed: int, n_chains: int = 4,
+    n_warmup: int = 1000, n_draws: int = 1000,
 ) -> ExplicitPosterior:
     """Sample the posterior with NUTS in float64, whatever the caller's JAX settings.
 
@@ -119,8 +120,8 @@ def sample_explicit(
     ----------
     design : Design
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, in the user's units. The columns of a DataFrame name the features; those of an
-        array are numbered.
+        All rows of the scans table, in the user's units. The columns of a DataFrame name the features; those
+        of an array are numbered.
     seed : int
         The same seed gives the same draws on the same machine with the same versions.
     n_chains, n_warmup, n_draws : int
@@ -135,11 +136,13 @@ def sample_explicit(
     with jax.enable_x64(True):
         model = reparam(partial(numpyro_model, design, features), config=_parametrization(design))
         kernel = NUTS(model, init_strategy=init_to_uniform(radius=0.5), target_accept_prob=0.9)
-        mcmc = MCMC(kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=n_chains, chain_method="vectorized",
-                    progress_bar=False)
+        mcmc = MCMC(
+            kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=n_chains, chain_method="vectorized",
+            progress_bar=False,
+        )
         mcmc.run(jax.random.key(seed), extra_fields=("diverging", "num_steps"))
-        sites = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
-        extra = {name: np.asarray(value) for name, value in mcmc.get_extra_fields(group_by_chain=True).items()}
+        sites = jax.tree.map(np.asarray, mcmc.get_samples(group_by_chain=True))
+        counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
 
     draws = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
     families = {"family": list(design.scales)}
@@ -155,7 +158,9 @@ def sample_explicit(
         hyper=xr.Dataset(hyper),
         scales=arrays(np.exp(sites["log_scale"]) * sd, {**families, **feature}),
         effects=effects,
-        sampler=xr.Dataset({"diverging": arrays(extra["diverging"], {}), "n_steps": arrays(extra["num_steps"], {})}),
+        sampler=xr.Dataset({
+            "diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})
+        }),
     )
 
 
@@ -167,31 +172,33 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
     """Features of the scans that the model uses, with mean 0 and sd 1, and their sd in the user's units."""
     values = np.asarray(features, float)
     if values.ndim != 2 or len(values) <= design.rows.max():
-        raise InputError("The features do not match the scans.", got=f"an array of shape {values.shape}",
-                         expected=f"(scan, feature), row {design.rows.max()} among the scans",
-                         do="give the features of all rows of the scans table")
+        raise InputError(
+            "The features do not match the scans.", got=f"an array of shape {values.shape}",
+            expected=f"(scan, feature), row {design.rows.max()} among the scans",
+            do="give the features of all rows of the scans table",
+        )
     y = values[design.rows]
     sd = y.std(axis=0)
-    unfit = np.flatnonzero(~(np.isfinite(sd) & (sd > 0)))
+    unfit = np.flatnonzero(~(np.isfinite(sd) & (np.ptp(y, axis=0) > 0)))
     if len(unfit):
-        raise InputError("The explicit model takes complete features that vary.",
-                         got=f"missing values or a constant in the feature columns {shorten(unfit)}",
-                         expected="a finite number for every scan, not all equal", do="leave those features out")
+        raise InputError(
+            "The explicit model takes complete features that vary.",
+            got=f"missing values or a constant in the feature columns {shorten(unfit)}",
+            expected="a finite number for every scan, not all equal", do="leave those features out",
+        )
     return (y - y.mean(axis=0)) / sd, sd
 
 
 def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
-    """Between centred (1) and non-centred (0): the share of what is known of a quantity that the data tell.
+    """How NUTS sees each quantity, between itself (1, centred) and itself in units of its prior sd (0).
 
-    A well-measured effect samples best as it is, one that the data hardly touch in units of its prior sd (Gorinova,
-    Moore and Hoffman 2020, *Automatic reparameterisation of probabilistic programs*). The share is taken at the prior
-    medians: precision from the scans over that plus the prior's.
+    An effect is best taken as it is in so far as the scans determine it (Gorinova, Moore and Hoffman 2020,
+    *Automatic reparameterisation of probabilistic programs*): the share is their part of its precision, at
+    half the prior median of its scale, because it is at small scales that a centred effect misleads NUTS. Few
+    features say little about omega, so that the log-scales are taken in its units.
     """
     fixed = design.column_scale == FIXED
-    signal = (design.matrix.toarray() ** 2).sum(axis=0) * design.scale_medians[design.column_scale] ** 2
-    effects = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
-    # The log of a scale is known from n effects to about 1/sqrt(2n); for the noise they are the scans.
-    n = np.bincount(design.column_scale[~fixed], minlength=len(design.scales))
-    n[0] = design.n_scans
-    scales = 1 / (1 + 1 / (2 * n * design.spec.priors.omega_sd**2))
-    return {"u": LocScaleReparam(effects[:, None]), "log_scale": LocScaleReparam(scales[:, None])}
+    sums_of_squares = (design.matrix.toarray() ** 2).sum(axis=0)
+    signal = sums_of_squares * (design.scale_medians[design.column_scale] / 2) ** 2
+    share = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
+    return {"u": LocScaleReparam(share[:, None]), "log_scale": LocScaleReparam(0)}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.inference.importance import basis_of, draw_nodes, evaluate_nodes, find_modes, log_marginal
+from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, find_modes, log_marginal
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
 from bayesharm.inference.nuts import sample_lanes
@@ -23,8 +23,8 @@ from bayesharm.moments import Moments
 from bayesharm.spec import Priors
 
 Array = jax.Array
-N_NODES = 256
-N_TURNS = 12  # at most; four or five are usual
+N_TURNS = 15  # at most; four or five are usual
+LONGEST_TURN = 0.8  # in eta and log omega: further away the nodes do not see
 
 
 class Hyper(NamedTuple):
@@ -54,7 +54,7 @@ class Hyper(NamedTuple):
 
 
 def fit_hyper(
-    problem: Problem, moments: Moments, features: np.ndarray, *, seed: int, n_chains: int = 4, n_draws: int = 500,
+    problem: Problem, moments: Moments, features: np.ndarray, *, seed: int, n_chains: int = 4, n_draws: int = 250,
     report=lambda text: None,
 ) -> Hyper:
     """Learn the hyperparameters and the noise ratio from a sample of features.
@@ -71,37 +71,33 @@ def fit_hyper(
         Receives a line of progress after each turn.
     """
     keys = feature_keys(seed, Stage.NODES, features)
+    n_nodes = int(np.clip(2 ** int(np.log2(2**17 / len(features))), 256, 2048))
     ratio = Ratio(np.zeros(problem.n_scanners), np.zeros((problem.n_scanners, problem.n_scanners)))
-    prior = Gaussian(problem.log_medians, np.full(len(problem.log_medians), 1.0))
-    start = jnp.broadcast_to(jnp.asarray(problem.log_medians)[:, None], (len(problem.log_medians), len(features)))
-    centre = np.concatenate([problem.log_medians, np.full(len(start), np.log(0.4))])
+    log_medians = problem.log_medians
+    centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
+    starts = (jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features))),) * 4
     for turn in range(N_TURNS):
-        modes = find_modes(problem, ratio.mean, moments, _widen(prior), start)
-        start = modes.mode
-        nodes = draw_nodes(keys, modes, N_NODES)
+        nodes, starts = _place_nodes(problem, moments, centre, ratio, keys, n_nodes, starts)
         before = ratio
         if problem.noise_ratio and turn < 4:
-            ratio = fit_ratio(problem, moments, nodes, prior, ratio)
-        weight = evaluate_nodes(problem, ratio.mean, moments, nodes)
-        basis = basis_of(nodes.log_scales)
-        approximation = _approximate(problem.priors, problem.log_medians, basis, weight, jnp.asarray(centre)[:, None])
-        centre, was = np.asarray(approximation.mode)[:, 0], centre
-        sd = np.sqrt((np.asarray(approximation.factor)[:, :, 0] ** 2).sum(1))
-        prior = _predictive_of(approximation)
-        moved = np.max(np.abs((centre - was) / sd))
+            ratio = fit_ratio(problem, moments, nodes, _prior_of(centre), ratio)
+        weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
+        approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
+        old, target = _prior_of(centre), np.asarray(approximation.mode)[:, 0]
+        centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
+        new = _prior_of(target)
+        moved = np.max(np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd)) / np.maximum(old.sd, 0.05))
         moved_ratio = np.max(np.abs(ratio.mean - before.mean))
-        if __import__('os').environ.get('DBG'): print(prior.mean.round(2), prior.sd.round(2), np.exp(centre[len(start):]).round(2), sd.round(2))
-        report(f"turn {turn + 1}: scales moved by {moved:.3f} sd, noise ratio by {moved_ratio:.3f}")
-        if moved < 0.3 and moved_ratio < 0.01:
+        report(f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}")
+        if moved < 0.25 and moved_ratio < 0.01:  # near enough for the nodes; the posterior itself comes below
             break
 
-    modes = find_modes(problem, ratio.mean, moments, _widen(prior), start)
-    nodes = draw_nodes(keys, modes, N_NODES)
+    nodes, _ = _place_nodes(problem, moments, centre, ratio, keys, n_nodes, starts)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
-    approximation = _approximate(problem.priors, problem.log_medians, basis, weight, jnp.asarray(centre)[:, None])
-    draws, diverging = _sample(problem.priors, problem.log_medians, basis, weight, approximation,
+    approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
+    draws, diverging = _sample(problem.priors, log_medians, basis, weight, approximation,
                                stage_key(seed, Stage.HYPER), n_chains, n_draws)
-    n_scales = len(problem.log_medians)
+    n_scales = len(log_medians)
     eta, log_omega = np.asarray(draws[..., :n_scales]), np.asarray(draws[..., n_scales:])
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
@@ -111,9 +107,26 @@ def fit_hyper(
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging))
 
 
-def _widen(prior: Gaussian) -> Gaussian:
-    """Nodes are drawn a little wider than needed: hyperparameters move while they are learned."""
-    return Gaussian(prior.mean, 1.25 * prior.sd)
+def _prior_of(centre: np.ndarray) -> Gaussian:
+    eta, log_omega = np.split(centre, 2)
+    return Gaussian(eta, np.exp(log_omega))
+
+
+def _place_nodes(
+    problem: Problem, moments: Moments, centre: np.ndarray, ratio: Ratio, keys: Array, n_nodes: int,
+    starts: tuple[Array, ...],
+) -> tuple[Nodes, tuple[Array, ...]]:
+    """Nodes around the features' modes under the prior as it is, narrower, wider, and hardly pooled at all.
+
+    One proposal would only see an omega like its own: from nodes of a narrow prior a larger one cannot be told from a
+    smaller one, and few nodes of a wide prior lie where a narrow one puts its mass.
+    """
+    eta, omega = _prior_of(centre)
+    omega = np.maximum(omega, 0.02)  # below that all features are as good as equal
+    spreads = (0.5 * omega, omega, 2 * omega, np.maximum(2 * omega, 0.5))
+    modes = tuple(find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
+                  for spread, start in zip(spreads, starts, strict=True))
+    return draw_nodes(keys, modes, n_nodes), tuple(mode.mode for mode in modes)
 
 
 def _log_density(priors: Priors, log_medians: np.ndarray, basis: Array, weight: Array, position: Array) -> Array:
@@ -132,15 +145,6 @@ def _approximate(priors: Priors, log_medians: Array, basis: Array, weight: Array
     return fit_laplace(log_density, start, jnp.full(start.shape, 0.5))
 
 
-def _predictive_of(approximation: Laplace) -> Gaussian:
-    """Prior of a feature's log-scales with the hyperparameters' uncertainty in it, from their Laplace approximation."""
-    mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
-    variance = np.einsum("ij,ij->i", factor, factor)
-    eta, log_omega = np.split(mode, 2)
-    var_eta, var_log_omega = np.split(np.minimum(variance, 1.0), 2)
-    return Gaussian(eta, np.sqrt(np.exp(2 * log_omega + 2 * var_log_omega) + var_eta))
-
-
 @partial(jax.jit, static_argnums=(0, 6, 7))
 def _sample(priors, log_medians, basis, weight, approximation, key, n_chains, n_draws):
     """NUTS, whitened by the Laplace approximation; (chain, draw, 2 × scale)."""
@@ -153,6 +157,6 @@ def _sample(priors, log_medians, basis, weight, approximation, key, n_chains, n_
     start_key, chain_key = jax.random.split(key)
     start = 0.5 * jax.random.normal(start_key, (len(mode), n_chains))
     draws = sample_lanes(potential, (log_medians, basis, weight, mode, factor), (), start,
-                         jax.random.split(chain_key, n_chains), n_warmup=200, n_draws=n_draws, step_size=0.7, adapt=True)
+                         jax.random.split(chain_key, n_chains), n_warmup=50, n_draws=n_draws, step_size=0.6)
     position = mode + jnp.einsum("ij,djc->dic", factor, draws.position)
     return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum()

@@ -16,7 +16,7 @@ from jax.scipy.special import gammaln, logsumexp
 from scipy import stats
 from scipy.stats import qmc
 
-from bayesharm.inference.laplace import Laplace, fit_laplace
+from bayesharm.inference.laplace import Laplace, fit_laplace, solve_lower
 from bayesharm.inference.problem import Gaussian, Problem
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
@@ -61,14 +61,21 @@ def _quasi_random(n_nodes: int, n_scales: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @partial(jax.jit, static_argnums=2)
-def draw_nodes(keys: Array, laplace: Laplace, n_nodes: int) -> Nodes:
-    """Draw nodes from a Student-t with the mode and covariance factor of each feature's Laplace approximation.
+def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> Nodes:
+    """Draw nodes from Student-t proposals with the modes and covariance factors of Laplace approximations.
 
     The points are quasi-random with a random shift for each feature (Cranley & Patterson, *SIAM J. Numer. Anal.* 13,
-    1976): unbiased, independent between features, and a few times more accurate than random ones.
+    1976): unbiased, independent between features, and a few times more accurate than random ones. Several proposals
+    share the nodes, and the proposal density is their mixture (Veach & Guibas, *SIGGRAPH* 1995, balance heuristic).
+
+    Parameters
+    ----------
+    keys : (feature,) PRNG keys
+    proposals : tuple of Laplace
+    n_nodes : int
+        In all; each proposal gives an equal share.
     """
-    n_scales = laplace.mode.shape[0]
-    dof = DEGREES_OF_FREEDOM
+    n_scales = proposals[0].mode.shape[0]
     points, radii = _quasi_random(n_nodes, n_scales)
 
     def standard(key):
@@ -77,11 +84,20 @@ def draw_nodes(keys: Array, laplace: Laplace, n_nodes: int) -> Nodes:
         return z * jnp.asarray(radii)[(u[:, -1:] * len(radii)).astype(int)]
 
     z = jnp.moveaxis(jax.vmap(standard)(keys), 0, -1)  # (node, scale, feature)
-    log_scales = laplace.mode + jnp.sum(laplace.factor * z[:, None], axis=2)
-    diagonal = laplace.factor[np.arange(n_scales), np.arange(n_scales)]
-    constant = gammaln((dof + n_scales) / 2) - gammaln(dof / 2) - 0.5 * n_scales * jnp.log(dof * jnp.pi)
-    spread = -0.5 * (dof + n_scales) * jnp.log1p((z**2).sum(1) / dof)
-    return Nodes(log_scales, constant + spread - jnp.log(diagonal).sum(0))
+    shares = [z[k::len(proposals)] for k in range(len(proposals))]
+    log_scales = jnp.concatenate(
+        [p.mode + jnp.sum(p.factor * share[:, None], axis=2) for p, share in zip(proposals, shares, strict=True)])
+    log_densities = jnp.stack([_log_student(proposal, log_scales) for proposal in proposals])
+    return Nodes(log_scales, logsumexp(log_densities, axis=0) - np.log(len(proposals)))
+
+
+def _log_student(proposal: Laplace, log_scales: Array) -> Array:
+    """Log density of the Student-t with a Laplace approximation's mode and factor, (node, feature)."""
+    n, dof = proposal.mode.shape[0], DEGREES_OF_FREEDOM
+    z = solve_lower(proposal.factor, log_scales - proposal.mode)
+    log_det = jnp.log(proposal.factor[np.arange(n), np.arange(n)]).sum(0)
+    constant = gammaln((dof + n) / 2) - gammaln(dof / 2) - 0.5 * n * np.log(dof * np.pi)
+    return constant - 0.5 * (dof + n) * jnp.log1p((z**2).sum(1) / dof) - log_det
 
 
 @partial(jax.jit, static_argnums=0)

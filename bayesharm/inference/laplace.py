@@ -67,7 +67,9 @@ def fit_laplace(
         proposal = x + jnp.clip(change, -2.0, 2.0)
         new_value = log_density(proposal)
         valid = jnp.isfinite(log_det) & (decrement >= 0)
-        better = valid & (new_value >= value - tolerance**2) & ~done
+        # near the mode a good step may seem to lose a little in float32
+        rounding = 16 * jnp.finfo(x.dtype).eps * jnp.abs(value)
+        better = valid & (new_value >= value - tolerance**2 - rounding) & ~done
         x = jnp.where(better, proposal, x)
         value = jnp.where(better, new_value, value)
         finished = done | (valid & (decrement < tolerance) & (damping < 1e-3))
@@ -105,3 +107,18 @@ def cholesky(matrix: Array) -> Array:
         rows.append(row)
     zero = jnp.zeros_like(matrix[0, 0])
     return jnp.stack([jnp.stack(row + [zero] * (n - len(row))) for row in rows])
+
+
+def solve_lower(factor: Array, rhs: Array) -> Array:
+    """Solve with many small lower triangular matrices, the batch axis last.
+
+    Parameters
+    ----------
+    factor : (n, n, batch) array
+    rhs : (..., n, batch) array
+    """
+    solved: list[Array] = []
+    for i in range(factor.shape[0]):
+        rest = rhs[..., i, :] - sum((factor[i, j] * solved[j] for j in range(i)), 0.0)
+        solved.append(rest / factor[i, i])
+    return jnp.stack(solved, axis=-2)

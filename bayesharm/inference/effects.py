@@ -1,0 +1,79 @@
+"""All effects of every feature, exactly: Gaussian given the scales, averaged over draws of the scales (Rao–Blackwell)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from bayesharm.inference.problem import Problem
+from bayesharm.marginal import Constants, condense, inverse_and_log_det, normal_equations
+from bayesharm.moments import Moments
+
+Array = jax.Array
+
+
+@partial(jax.jit, static_argnums=0)
+def average_effects(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
+    """Posterior mean and sd of every reported contrast, for standardized features.
+
+    The mean is the average of the conditional means over draws; the variance is the average of the conditional
+    variances plus the variance of the conditional means.
+
+    Parameters
+    ----------
+    problem : Problem
+    log_ratio : (scanner,) array
+    moments : Moments
+    log_scales : (draw, scale, feature) array
+
+    Returns
+    -------
+    mean, sd : (effect, feature) arrays
+    """
+    constants, condensed = condense(problem.plan, log_ratio, moments)
+
+    def add(total, log_scales):
+        mean, variance = conditional_effects(problem, constants, condensed, log_scales)
+        first, second = total
+        return (first + mean, second + variance + mean**2), None
+
+    shape = (problem.contrasts.shape[0], log_scales.shape[-1])
+    zero = jnp.zeros(shape, log_scales.dtype)
+    (first, second), _ = jax.lax.scan(add, (zero, zero), log_scales)
+    mean = first / len(log_scales)
+    return mean, jnp.sqrt(jnp.maximum(second / len(log_scales) - mean**2, 0.0))
+
+
+def conditional_effects(
+    problem: Problem, constants: Constants, moments: Moments, log_scales: Array
+) -> tuple[Array, Array]:
+    """Mean and variance of every contrast given the scales.
+
+    Parameters
+    ----------
+    problem : Problem
+    constants, moments
+        From :func:`bayesharm.marginal.condense`.
+    log_scales : (scale, feature) array
+
+    Returns
+    -------
+    mean, variance : (effect, feature) arrays
+    """
+    plan = problem.plan
+    normal = normal_equations(plan, constants, moments, log_scales)
+    n_dense = normal.schur.shape[0]
+    covariance, _ = inverse_and_log_det(normal.schur)
+    dense = jnp.sum(covariance * normal.rhs, axis=1)
+
+    # Each eliminated effect is its own regression on the dense ones: u = pivot_rhs / pivot − regression · dense.
+    classes, columns, _ = plan.eliminated
+    own, rest = problem.contrasts[:, n_dense:], problem.contrasts[:, :n_dense]
+    weight = normal.precision[classes] / normal.pivot[columns]  # (entry, feature)
+    regression = jnp.einsum("xe,er,ef->xrf", own[:, columns], constants.cross, weight)
+    direction = rest[:, :, None] - regression  # (effect, dense, feature)
+    mean = (jnp.sum(direction * dense, axis=1) + own @ (normal.pivot_rhs / normal.pivot))
+    spread = jax.lax.map(lambda v: jnp.sum(v * jnp.sum(covariance * v, axis=1), axis=0), direction)
+    return mean, spread + own**2 @ (1 / normal.pivot)

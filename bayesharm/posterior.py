@@ -1,0 +1,171 @@
+"""The posterior: one labelled tree, and the run folder that holds it.
+
+A run folder has ``posterior.zarr`` (an xarray ``DataTree`` that ``xarray.open_datatree`` opens) and ``run.json`` (model,
+seed, versions, fingerprint of the data), which is written last: without it a folder is not a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayesharm.errors import RunFolderError, shorten
+from bayesharm.spec import ModelSpec, spec_from_dict
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FORMAT = 1  # of the run folder; a reader refuses any other
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Everything that a fit has learned, labelled.
+
+    Attributes
+    ----------
+    tree : xarray.DataTree
+        ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio` over scanner; dims chain, draw), ``/scales`` (`mean`,
+        `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
+        `converged` over feature), ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
+        `contraction` over level), ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where
+        draws were kept.
+    run : dict
+        Model, seed, settings, versions, fingerprint of the data, notes.
+    """
+
+    tree: xr.DataTree
+    run: Mapping[str, Any]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return spec_from_dict(self.run["spec"])
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features."""
+        return [str(name) for name in self.tree["scales"]["feature"].values]
+
+    @property
+    def scanners(self) -> list[str]:
+        """Scanners that the posterior knows."""
+        return [str(name) for name in self.tree["design"]["scanner"].values]
+
+    def effect(self, family: str) -> xr.Dataset:
+        """Mean and sd of a family's effects, in the features' units: finite-population contrasts.
+
+        Parameters
+        ----------
+        family : str
+            Such as `measurement`, `sampling`, `disorder`, `participant`.
+
+        Raises
+        ------
+        RunFolderError
+            The model has no such family; the message lists those it has.
+        """
+        families = list(self.tree["effects"].children)
+        if family not in families:
+            raise RunFolderError(f"This posterior has no {family!r} effects.", expected=f"one of {shorten(families)}",
+                                 do="choose one of these, or fit a model that has them")
+        return self.tree["effects"][family].to_dataset()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder; it appears only when it is complete.
+
+        Parameters
+        ----------
+        folder : path
+            Must not exist, or be empty.
+
+        Raises
+        ------
+        RunFolderError
+            The folder holds something already, or cannot be written.
+        """
+        folder = Path(folder)
+        check_output(folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        except OSError as error:
+            raise RunFolderError(f"{folder} cannot be written.", got=str(error), do="choose another --out") from None
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+                self.tree.to_zarr(partial / "posterior.zarr", consolidated=False)
+            (partial / "run.json").write_text(json.dumps(self.run, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            partial.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        except OSError as error:
+            raise RunFolderError(f"{folder} could not be written.", got=str(error),
+                                 do="make room or choose another --out; nothing was left behind") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+
+def check_output(folder: str | Path) -> None:
+    """Refuse an output folder that already holds something.
+
+    Raises
+    ------
+    RunFolderError
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        kind = "another run" if (folder / "run.json").exists() else "other files"
+        raise RunFolderError(f"The output folder {folder} already holds {kind}.", expected="a folder that is new or empty",
+                             do="choose another --out, or remove it first")
+
+
+def load_posterior(folder: str | Path) -> Posterior:
+    """Open a run folder.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    RunFolderError
+        There is no run, it is half-written or damaged, or another version of the format wrote it.
+    """
+    import xarray as xr
+
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        state = "half-written: it has no run.json" if (folder / "posterior.zarr").exists() else "not a run folder"
+        raise RunFolderError(f"{folder} is {state}.", expected="a folder that 'bayesharm fit … --out' finished",
+                             do="fit again into a new folder")
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        version = run["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder / 'run.json'} is damaged.", got=repr(error), expected="what bayesharm wrote",
+                             do="fit again into a new folder") from None
+    if version != FORMAT:
+        raise RunFolderError(
+            f"{folder} was written in another version of the run format.", got=f"format {version}",
+            expected=f"format {FORMAT}", do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, "
+            "or fit again")
+    try:
+        tree = xr.open_datatree(folder / "posterior.zarr", engine="zarr", consolidated=False)
+        tree = tree.map_over_datasets(lambda node: node.load())
+        missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"{folder / 'posterior.zarr'} cannot be read.", got=str(error),
+                             do="fit again into a new folder") from None
+    if missing:
+        raise RunFolderError(f"{folder / 'posterior.zarr'} is incomplete.", got=f"no {shorten(missing)}",
+                             do="fit again into a new folder")
+    return Posterior(tree, run)

@@ -1,0 +1,231 @@
+"""The reference models: NumPyro, PyMC and a density written by hand from the table of scans say the same."""
+
+import os
+from dataclasses import replace
+from importlib.util import find_spec
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from scipy.stats import halfnorm, norm
+
+from bayesharm.design import FIXED, build_design
+from bayesharm.errors import BayesharmError, InputError
+from bayesharm.inference import explicit, pymc_model
+from bayesharm.spec import load_model, model_names
+
+
+@pytest.fixture(scope="module")
+def pymc():
+    """The PyMC reference; where PyMC is not installed its tests are skipped, but fail in CI."""
+    missing = [name for name in ("pymc", "nutpie") if find_spec(name) is None]
+    if not missing:
+        return pymc_model
+    reason = f"needs {' and '.join(missing)}: pip install 'bayesharm[pymc]' and run the tests again"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def table_of(rows) -> pd.DataFrame:
+    """Scans from tuples (participant, scanner, site, diagnosis), with an age."""
+    scans = pd.DataFrame(rows, columns=["participant_id", "scanner", "site", "diagnosis"])
+    scans.insert(0, "scan_id", [f"scan-{n}" for n in range(len(scans))])
+    return scans.assign(age=20.0 + np.arange(len(scans)) * 7 % 40)
+
+
+def small_study() -> pd.DataFrame:
+    """Travelers on two of four scanners each, a cohort at three sites, one of it scanned twice there."""
+    travelers = [(f"T{i}", "ABCD"[(i + k) % 4], "home", "HC") for i in range(5) for k in (0, 1)]
+    cohort = [(f"C{i}", "ABC"[i % 3], f"site{i % 3}", ("HC", "MDD")[i // 3 % 2]) for i in range(12)]
+    return table_of(travelers + [*cohort, cohort[0]])
+
+
+SPECS = {name: load_model(name) for name in model_names()} | {
+    "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homoscedastic"),
+    "covariate": replace(load_model("cohort"), covariates=("age",)),
+}
+
+
+def density_by_hand(scans, features, spec, design, point) -> float:
+    """Log joint density scan by scan, from the table; the design only names the columns and scales."""
+    counts = scans.participant_id.value_counts()
+    travelers = [p for p, rows in scans.groupby("participant_id") if rows.scanner.nunique() > 1]
+    used = scans[scans.participant_id.isin(travelers)] if spec.people == "travelers" else scans
+    y = features[used.index]
+    y = (y - y.mean(0)) / y.std(0)
+    families = {family.name for family in spec.families}
+    u = dict(zip(design.columns, point["u"], strict=True))
+    log_scale = dict(zip(design.scales, point["log_scale"], strict=True))
+    log_ratio = dict.fromkeys("ABCD", 0.0)
+    if spec.noise_ratio == "scanner":
+        log_ratio = dict(zip("ABCD", point["raw"] - point["raw"].mean(), strict=True))
+
+    total = 0.0
+    for row, (_, scan) in enumerate(used.iterrows()):
+        mean = u["mean:mean"] + u[f"{spec.removes}:{scan.scanner}"]
+        variance = np.exp(2 * log_scale["noise"] + log_ratio[scan.scanner])
+        if counts[scan.participant_id] > 1:
+            mean = mean + u[f"participant:{scan.participant_id}"]
+        else:
+            variance = variance + np.exp(2 * log_scale["participant"])
+        if "sampling" in families and scan.participant_id not in travelers:
+            mean = mean + u[f"sampling:{scan.site}/{scan.diagnosis}"]
+        if "disorder" in families and scan.diagnosis != "HC":
+            mean = mean + u[f"disorder:{scan.diagnosis}"]
+        for name in spec.covariates:
+            mean = mean + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / used[name].std(ddof=0)
+        total += norm.logpdf(y[row], mean, np.sqrt(variance)).sum()
+
+    fixed = {"mean": spec.priors.mean_sd, "covariate": spec.priors.slope_sd}
+    for name, effect in u.items():
+        family, level = name.split(":")
+        scale = f"sampling_{level.split('/')[1]}" if family == "sampling" else family
+        total += norm.logpdf(effect, 0, fixed[family] if family in fixed else np.exp(log_scale[scale])).sum()
+    medians = {"noise": spec.noise_scale} | {family.name: family.scale for family in spec.families}
+    for name, eta, omega in zip(design.scales, point["eta"], point["omega"], strict=True):
+        total += norm.logpdf(eta, np.log(medians[name.split("_")[0]]), spec.priors.eta_sd)
+        total += halfnorm.logpdf(omega, scale=spec.priors.omega_sd)
+        total += norm.logpdf(log_scale[name], eta, omega).sum()
+    if spec.noise_ratio == "scanner":
+        total += norm.logpdf(point["raw"], 0, spec.priors.noise_ratio_sd).sum()
+    return total
+
+
+def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
+    shapes = {"eta": len(design.scales), "log_scale": (len(design.scales), n_features),
+              "u": (len(design.columns), n_features)}
+    if design.spec.noise_ratio == "scanner":
+        shapes["raw"] = len(design.scanners)
+    return {"omega": 0.1 + rng.exponential(size=len(design.scales))} | {
+        name: rng.normal(size=shape) for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def witnessed(request):
+    """A design with its features, random points, and the density written by hand at each."""
+    rng = np.random.default_rng(5)
+    scans, spec = small_study(), SPECS[request.param]
+    features = 3 + 0.1 * rng.normal(size=(len(scans), 2))
+    design = build_design(scans, spec)
+    points = [random_point(design, 2, rng) for _ in range(3)]
+    by_hand = [density_by_hand(scans, features, spec, design, point) for point in points]
+    return design, features, points, by_hand
+
+
+def test_numpyro_density_is_the_one_written_by_hand(witnessed):
+    design, features, points, by_hand = witnessed
+    densities = [explicit.log_joint(design, features, point) for point in points]
+    np.testing.assert_allclose(densities, by_hand, rtol=1e-12)
+
+
+def test_pymc_density_is_the_one_written_by_hand(witnessed, pymc):
+    design, features, points, by_hand = witnessed
+    densities = [pymc.log_joint(design, features, point) for point in points]
+    np.testing.assert_allclose(densities, by_hand, rtol=1e-12)
+
+
+UNIT = 0.05  # features as small numbers far from 0, so that a missing unit shows
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """A study drawn from the model: design, features, true scales and measurement bias in their units."""
+    travelers = [(f"T{i}", scanner, "home", "HC") for i in range(6) for scanner in "ABCD" for _ in range(2)]
+    cohort = [(f"C{i}", "ABC"[i % 3], f"site{i % 3}", ("HC", "MDD")[i // 3 % 2]) for i in range(60)]
+    scans = table_of(travelers + cohort)
+    design = build_design(scans, load_model("traveling_and_cohort"))
+    rng = np.random.default_rng(11)
+    assert design.scales == ("noise", "participant", "measurement", "sampling_HC", "sampling_MDD", "disorder")
+    scale = np.array([[0.8], [0.5], [0.4], [0.3], [0.3], [0.3]]) * np.exp(0.3 * rng.normal(size=(6, 2)))
+    u = scale[design.column_scale] * rng.normal(size=(len(design.columns), 2))
+    u[design.column_scale == FIXED] = 0
+    ratio = np.exp([-0.4, -0.1, 0.1, 0.4])[design.class_scanner[design.scan_class]]
+    once = design.class_once[design.scan_class]
+    sd = np.sqrt(scale[0] ** 2 * ratio[:, None] + once[:, None] * scale[design.once_scale] ** 2)
+    y = design.matrix @ u + sd * rng.normal(size=sd.shape)
+    measurement = next(group for group in design.effects if group.name == "measurement")
+    features = pd.DataFrame(0.7 + UNIT * y, columns=["V1-V2", "V1-MT"])
+    return design, features, UNIT * scale, UNIT * measurement.contrasts @ u
+
+
+@pytest.fixture(scope="module")
+def posterior(simulated):
+    return explicit.sample_explicit(*simulated[:2], seed=3, n_warmup=250, n_draws=250)
+
+
+def everything(posterior) -> dict[str, np.ndarray]:
+    """Each reported quantity as (chain, draw, …); scales as their logarithms."""
+    return {"scales": np.log(posterior.scales.to_numpy())} | {
+        name: array.to_numpy() for name, array in {**posterior.hyper, **posterior.effects}.items()
+    }
+
+
+def test_sampling_recovers_what_was_simulated(simulated, posterior):
+    _, _, scales, measurement = simulated
+    draws = everything(posterior)
+    for name, truth in {
+        "scales": np.log(scales), "measurement": measurement, "log_ratio": np.array([-0.4, -0.1, 0.1, 0.4])
+    }.items():
+        z = (draws[name].mean((0, 1)) - truth) / draws[name].std((0, 1))
+        assert np.abs(z).max() < 3.5, (name, z)
+    # Told more than the prior: the noise to within a tenth or so.
+    assert draws["scales"][:, :, 0].std((0, 1)).max() < 0.15
+
+
+def test_chains_agree(posterior):
+    for name, draws in everything(posterior).items():
+        assert split_gelman_rubin(draws).max() < 1.05, name
+    assert posterior.sampler.diverging.mean() < 0.02
+
+
+def test_posterior_is_labelled(simulated, posterior):
+    design, features = simulated[:2]
+    assert posterior.scales.dims == ("chain", "draw", "family", "feature")
+    assert list(posterior.scales.family.values) == list(design.scales)
+    assert list(posterior.scales.feature.values) == list(features.columns)
+    assert posterior.hyper.log_ratio.dims == ("chain", "draw", "scanner")
+    for group in design.effects:
+        effect = posterior.effects[group.name]
+        assert effect.dims == ("chain", "draw", group.dim, "feature")
+        assert list(effect[group.dim].values) == list(group.levels)
+    np.testing.assert_allclose(posterior.effects["measurement"].sum("scanner"), 0, atol=1e-12)
+
+
+def test_double_precision_inside_leaves_the_caller_in_single(posterior):
+    assert posterior.scales.dtype == np.float64
+    assert jnp.ones(1).dtype == jnp.float32
+
+
+def test_pymc_samples_the_same_posterior(simulated, posterior, pymc):
+    """Another parametrization and another sampler: means within their Monte-Carlo error."""
+    tree = pymc.sample_pymc(*simulated[:2], seed=4, draws=250, tune=250, chains=2).posterior
+    other = {"scales": np.log(tree["scale"].to_numpy())}
+    other |= {name: tree[name].to_numpy() for name in posterior.hyper}
+    other |= {name: tree[f"effect_{name}"].to_numpy() for name in posterior.effects}
+    for name, draws in everything(posterior).items():
+        error = sum(d.var((0, 1)) / effective_sample_size(d) for d in (draws, other[name]))
+        z = (draws.mean((0, 1)) - other[name].mean((0, 1))) / np.sqrt(error)
+        assert np.abs(z).max() < 4.5, (name, z)
+        np.testing.assert_allclose(draws.std((0, 1)), other[name].std((0, 1)), rtol=0.35, err_msg=name)
+    assert jnp.ones(1).dtype == jnp.float32
+
+
+def test_features_that_do_not_fit_are_refused(simulated, pymc):
+    design, features = simulated[:2]
+    with pytest.raises(InputError, match="do not match the scans"):
+        explicit.log_joint(design, features.iloc[:-1], {})
+    for spoiled in (features.assign(constant=1.0), features.assign(missing=np.nan)):
+        with pytest.raises(InputError, match="complete features that vary"):
+            explicit.log_joint(design, spoiled, {})
+        with pytest.raises(InputError, match="complete features that vary"):
+            pymc.build_pymc(design, spoiled)
+
+
+def test_without_pymc_the_error_says_how_to_install_it(simulated, monkeypatch):
+    monkeypatch.setattr(pymc_model, "find_spec", lambda name: None)
+    with pytest.raises(BayesharmError, match=r"(?s)Not installed: pymc.*pip install 'bayesharm\[pymc\]'"):
+        pymc_model.build_pymc(*simulated[:2])
