@@ -7,7 +7,7 @@ The model is the one that is fitted (values in Fisher z)::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -127,6 +127,7 @@ def simulate_srpbs(
     travelers: Literal["published", "hub-and-spoke"] = "published",
     without_travelers: Sequence[str] | str = (),
     tail_df: float | None = None,
+    sizes: Mapping[str, float] | None = None,
     dtype: Literal["float32", "float64"] = "float32",
 ) -> Simulation:
     """Simulate the SRPBS study: 1,216 scans of 814 people on 12 scanners.
@@ -151,6 +152,8 @@ def simulate_srpbs(
         Scanners where nobody travels; they must have people of the cohort.
     tail_df : float, optional
         Degrees of freedom (above 2) of Student-t noise of the same variance; Gaussian if not given.
+    sizes : mapping, optional
+        Other root mean squares than `RMS` for some of its families.
     dtype : {"float32", "float64"}
         Of the features.
 
@@ -165,6 +168,9 @@ def simulate_srpbs(
     """
     left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
     _check_options(n_features, seed, scale_log_sd, noise_ratio_log_sd, travelers, left_out, tail_df, dtype)
+    if unusable := {name: size for name, size in (sizes or {}).items() if name not in RMS or not size > 0}:
+        raise InputError("These sizes cannot be used.", got=str(unusable), expected=f"numbers above 0 for some of {shorten(RMS, 9)}",
+                         do="correct sizes")
     streams = {
         name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
         for i, name in enumerate(STREAMS)
@@ -179,7 +185,8 @@ def simulate_srpbs(
 
     names = _feature_names(n_features)
     truth = _draw_truth(
-        streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd
+        streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd,
+        {**RMS, **(sizes or {})},
     )
     features = np.empty((kept.sum() + len(cohort), n_features), dtype)
     parts = [
@@ -212,10 +219,11 @@ def _draw_truth(
     scale_log_sd: float,
     sampling_bias: bool,
     noise_ratio_log_sd: float,
+    rms: Mapping[str, float],
 ) -> Truth:
     n = len(names)
     hyper = pd.DataFrame(
-        {"eta": np.log(list(RMS.values())) - scale_log_sd**2, "omega": float(scale_log_sd)}, index=list(RMS)
+        {"eta": np.log(list(rms.values())) - scale_log_sd**2, "omega": float(scale_log_sd)}, index=list(rms)
     )
     hyper.index.name = "family"
     z = streams["scales"].standard_normal((n, len(hyper)))

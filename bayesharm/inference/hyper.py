@@ -41,8 +41,6 @@ class Hyper(NamedTuple):
     log_marginal : (feature, chain × draw) array
         Of the features that the hyperparameters were learned from.
     diverging : int
-    khat : (feature,) array
-        Pareto-k of those features' importance weights.
     """
 
     eta: np.ndarray
@@ -54,7 +52,7 @@ class Hyper(NamedTuple):
 
 
 def fit_hyper(
-    problem: Problem, moments: Moments, features: np.ndarray, *, seed: int, n_chains: int = 4, n_draws: int = 250,
+    problem: Problem, moments: Moments, features: np.ndarray, *, seed: int, n_chains: int = 4, n_draws: int = 200,
     report=lambda text: None,
 ) -> Hyper:
     """Learn the hyperparameters and the noise ratio from a sample of features.
@@ -103,7 +101,7 @@ def fit_hyper(
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
     predictive = Gaussian(flat[0].mean(1), np.sqrt((omega**2).mean((0, 1)) + flat[0].var(1)))
     marginal = jax.lax.map(lambda h: log_marginal(basis, weight, *h),
-                           tuple(jnp.asarray(part.T[:, :, None]) for part in flat))[:, :, 0].T
+                           tuple(jnp.asarray(part.T[:, :, None]) for part in flat))[:, 0].T
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging))
 
 
@@ -134,7 +132,7 @@ def _log_density(priors: Priors, log_medians: np.ndarray, basis: Array, weight: 
     eta, log_omega = jnp.split(position, 2)
     prior = (-0.5 * ((eta - log_medians[:, None]) / priors.eta_sd) ** 2
              - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2 + log_omega).sum(0)
-    return prior + log_marginal(basis, weight, eta, log_omega).sum(0)
+    return prior + log_marginal(basis, weight, eta, log_omega).sum(1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -157,6 +155,6 @@ def _sample(priors, log_medians, basis, weight, approximation, key, n_chains, n_
     start_key, chain_key = jax.random.split(key)
     start = 0.5 * jax.random.normal(start_key, (len(mode), n_chains))
     draws = sample_lanes(potential, (log_medians, basis, weight, mode, factor), (), start,
-                         jax.random.split(chain_key, n_chains), n_warmup=50, n_draws=n_draws, step_size=0.6)
+                         jax.random.split(chain_key, n_chains), n_warmup=40, n_draws=n_draws, step_size=0.6, max_tree_depth=5)
     position = mode + jnp.einsum("ij,djc->dic", factor, draws.position)
     return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum()

@@ -113,8 +113,17 @@ def evaluate_nodes(problem: Problem, log_ratio: Array, moments: Moments, nodes: 
 
 
 def basis_of(log_scales: Array) -> Array:
-    """What a Normal log density of the log-scales is linear in, scale axis last: (..., feature, 2 × scale)."""
-    return jnp.moveaxis(jnp.concatenate([log_scales**2, log_scales], axis=-2), -2, -1)
+    """What a Normal log density of the log-scales is linear in: squares and values.
+
+    Parameters
+    ----------
+    log_scales : (..., scale, feature) array
+
+    Returns
+    -------
+    (2 × scale, ..., feature) array
+    """
+    return jnp.moveaxis(jnp.concatenate([log_scales**2, log_scales], axis=-2), -2, 0)
 
 
 def log_prior(basis: Array, mean: Array, log_sd: Array) -> Array:
@@ -122,29 +131,29 @@ def log_prior(basis: Array, mean: Array, log_sd: Array) -> Array:
 
     Parameters
     ----------
-    basis : (..., feature, 2 × scale) array
+    basis : (2 × scale, ...) array
         From :func:`basis_of`.
     mean, log_sd : (scale, hyper) arrays
 
     Returns
     -------
-    (..., feature, hyper) array
+    (hyper, ...) array
     """
     precision = jnp.exp(-2 * log_sd)
     coefficients = jnp.concatenate([-0.5 * precision, mean * precision])
     constant = -(0.5 * mean**2 * precision + log_sd + 0.5 * np.log(2 * np.pi)).sum(0)
-    return basis @ coefficients + constant
+    value = coefficients.T @ basis.reshape(len(basis), -1) + constant[:, None]
+    return value.reshape(-1, *basis.shape[1:])
 
 
 def log_marginal(basis: Array, log_weight: Array, mean: Array, log_sd: Array) -> Array:
-    """log p(feature | eta, omega) for every feature and hyperparameter, (feature, hyper).
+    """log p(feature | eta, omega) for every feature and hyperparameter, (hyper, feature).
 
     Parameters
     ----------
-    basis : (node, feature, 2 × scale) array
+    basis : (2 × scale, node, feature) array
     log_weight : (node, feature) array
         From :func:`evaluate_nodes`.
     mean, log_sd : (scale, hyper) arrays
     """
-    terms = log_weight[..., None] + log_prior(basis, mean, log_sd)
-    return logsumexp(terms, axis=0) - jnp.log(log_weight.shape[0])
+    return logsumexp(log_weight + log_prior(basis, mean, log_sd), axis=1) - np.log(log_weight.shape[0])

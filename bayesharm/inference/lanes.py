@@ -84,8 +84,9 @@ def log_mixture(mixture: Mixture, log_scales: Array) -> Array:
     -------
     (..., feature) array
     """
-    terms = log_prior(basis_of(log_scales), mixture.mean, mixture.log_sd) + mixture.log_weight.T
-    return logsumexp(terms, axis=-1)
+    terms = log_prior(basis_of(log_scales), mixture.mean, mixture.log_sd)
+    weight = mixture.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
+    return logsumexp(terms + weight, axis=0)
 
 
 @partial(jax.jit, static_argnums=(0, 6))

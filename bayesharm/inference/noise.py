@@ -62,7 +62,7 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
 @partial(jax.jit, static_argnums=0)
 def _approximate(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, start: Array) -> Laplace:
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    base = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd))[..., 0] - nodes.log_proposal
+    base = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd))[0] - nodes.log_proposal
 
     def log_density(raw):
         log_ratio = raw[:, 0] - raw[:, 0].mean()

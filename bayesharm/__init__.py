@@ -1,0 +1,72 @@
+"""Separates measurement bias from sampling bias in multi-scanner brain imaging, and removes it with its uncertainty.
+
+>>> dataset = bayesharm.load_dataset("scans.csv", "features.npy")
+>>> posterior = bayesharm.fit(dataset, "traveling_and_cohort", seed=1, out="run")
+>>> harmonized = bayesharm.harmonize(posterior, dataset)
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesharm.dataset import Dataset, load_dataset
+    from bayesharm.datasets import fetch_onharmony
+    from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
+    from bayesharm.fit import Settings, fit
+    from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
+    from bayesharm.posterior import Posterior, load_posterior
+    from bayesharm.simulate import Simulation, simulate_srpbs
+    from bayesharm.spec import ModelSpec, load_model, model_card, model_names
+    from bayesharm.summary import Summary, summarize
+
+# Public name -> module; imported when it is first used, so that `import bayesharm` is quick.
+_HOMES = {
+    "Dataset": "dataset", "load_dataset": "dataset", "fetch_onharmony": "datasets",
+    "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
+    "Settings": "fit", "fit": "fit",
+    "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
+    "Posterior": "posterior", "load_posterior": "posterior",
+    "Simulation": "simulate", "simulate_srpbs": "simulate",
+    "ModelSpec": "spec", "load_model": "spec", "model_card": "spec", "model_names": "spec",
+    "Summary": "summary", "summarize": "summary",
+}  # fmt: skip
+
+__all__ = [
+    "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior", "RunFolderError",
+    "Settings", "Simulation", "Summary", "__version__", "fetch_onharmony", "fit", "harmonize", "harmonize_to_files",
+    "load_dataset", "load_model", "load_posterior", "model_card", "model_names", "simulate_srpbs", "summarize",
+]  # fmt: skip
+
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bayesharm")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bayesharm' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(f"bayesharm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps ``bayesharm.fit`` the function: importing the module of that name would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and name in _HOMES:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,123 @@
+"""Recovery of a simulated truth: error against the Gaussian oracle, and coverage of 90% intervals.
+
+    python benchmarks/recovery.py [--features 1000] [--seeds 3] [--case base …] [--out docs/recovery.md]
+
+The oracle knows the true scales and noise ratio of every feature and is the exact posterior mean under them: no method
+that must learn the scales can do better on average. Prints one row a case, the mean over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bayesharm import load_dataset
+from bayesharm.fit import Settings, fit
+from bayesharm.oracle import gaussian_oracle
+from bayesharm.simulate import Simulation, simulate_srpbs
+
+CASES: dict[str, dict] = {
+    "base": {},
+    "scales differ": {"scale_log_sd": 0.9},
+    "unequal noise": {"noise_ratio_log_sd": 0.35},
+    "hub and spoke": {"travelers": "hub-and-spoke"},
+    "scanner without travelers": {"without_travelers": "KUT"},
+    "all at once": {"scale_log_sd": 0.9, "noise_ratio_log_sd": 0.35, "travelers": "hub-and-spoke",
+                    "without_travelers": "KUT", "tail_df": 4.0},
+    "no sampling bias": {"sampling_bias": False},
+}
+ASKED = {"base": 1.02, "scales differ": 1.05, "unequal noise": 1.05, "hub and spoke": 1.045,
+         "scanner without travelers": 1.02, "all at once": 1.08}
+SIZES: dict[str, dict[str, float] | None] = {
+    "published": None,
+    "large": {"measurement": 0.084, "participant": 0.10, "disorder": 0.08,
+              "sampling_HC": 0.08, "sampling_MDD": 0.08, "sampling_SCZ": 0.08},
+}
+
+
+def centred_truth(study: Simulation) -> dict[str, pd.DataFrame]:
+    """True effects as the contrasts that are reported."""
+    effects = dict(study.truth.effects)
+    effects["measurement"] = effects["measurement"] - effects["measurement"].mean()
+    diagnosis = effects["sampling"].index.str.split("/").str[1]
+    effects["sampling"] = effects["sampling"] - effects["sampling"].groupby(diagnosis).transform("mean")
+    return effects
+
+
+def measure(study: Simulation, seed: int) -> dict[str, float]:
+    """Fit one study and compare with its truth."""
+    started = time.perf_counter()
+    posterior = fit(load_dataset(study.scans, study.features), "traveling_and_cohort", seed=seed, settings=Settings())
+    seconds = time.perf_counter() - started
+    truth, row = centred_truth(study), {}
+    for name in ("measurement", "sampling", "disorder"):
+        effect = posterior.effect(name)
+        true = truth[name].loc[[str(level) for level in effect[effect["mean"].dims[0]].values]].to_numpy()
+        error = effect["mean"].values - true
+        inside = np.abs(error) < 1.6448536 * effect["sd"].values
+        row[f"{name} coverage"] = inside.mean()
+        if name == "measurement":
+            oracle = gaussian_oracle(study).mean.loc[[str(s) for s in effect.scanner.values]].to_numpy()
+            row["RMSE"] = np.sqrt((error**2).mean())
+            row["ratio"] = row["RMSE"] / np.sqrt(((oracle - true) ** 2).mean())
+            row["worst scanner"] = inside.mean(axis=1).min()
+            order = np.argsort(study.truth.scales["measurement"])
+            row["worst third"] = min(inside[:, third].mean() for third in np.array_split(order, 3))
+    row |= hyper_recovery(posterior, study)
+    row["converged"] = posterior.run["n_converged"] / len(posterior.features)
+    return row | {"seconds": seconds}
+
+
+def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
+    """Are eta and omega inside their 99% intervals? Truth in standard deviations of each feature, as they are defined."""
+    hyper, unit = posterior.tree["hyper"], posterior.tree["scales"]["unit"].values
+    outside, names = 0, []
+    for k, family in enumerate(str(name) for name in hyper["family"].values):
+        true = np.log(study.truth.scales[family] / unit) if study.truth.scales[family].all() else None
+        if true is None:
+            continue
+        for parameter, value in (("eta", true.mean()), ("omega", true.std())):
+            low, high = np.quantile(hyper[parameter].values[..., k], [0.005, 0.995])
+            if not low <= value <= high:
+                outside, names = outside + 1, [*names, f"{parameter} {family}"]
+    null = [f for f in study.truth.scales if not study.truth.scales[f].any()]
+    row = {"hyper outside 99%": outside, "which": ", ".join(names)}
+    if null:
+        row["tau of absent sampling bias / noise"] = float(
+            (posterior.tree["scales"]["mean"].sel(family=null).mean() / posterior.tree["scales"]["mean"].sel(family="noise").mean()))
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--sizes", default="published", choices=list(SIZES))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for case in options.case:
+        for seed in options.seeds:
+            study = simulate_srpbs(options.features, seed=seed, sizes=SIZES[options.sizes], **CASES[case])
+            rows.append({"case": case, "seed": seed} | measure(study, seed))
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    table = pd.DataFrame(rows)
+    means = table.drop(columns=["seed", "which"]).groupby("case", sort=False).mean().round(4)
+    means.insert(0, "asked", pd.Series(ASKED))
+    text = (f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}; {datetime.date.today()}, "
+            f"{platform.machine()}, {os.cpu_count()} cores\n\n{means.to_markdown()}\n")
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
