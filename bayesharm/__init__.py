@@ -1,4 +1,4 @@
-"""Separates measurement bias from sampling bias in multi-scanner brain imaging, and removes it with its uncertainty.
+"""Tells measurement bias from sampling bias in multi-scanner brain imaging, and removes it.
 
 >>> dataset = bayesharm.load_dataset("scans.csv", "features.npy")
 >>> posterior = bayesharm.fit(dataset, "traveling_and_cohort", seed=1, out="run")
@@ -36,9 +36,10 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior", "RunFolderError",
-    "Settings", "Simulation", "Summary", "__version__", "fetch_onharmony", "fit", "harmonize", "harmonize_to_files",
-    "load_dataset", "load_model", "load_posterior", "model_card", "model_names", "simulate_srpbs", "summarize",
+    "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior",
+    "RunFolderError", "Settings", "Simulation", "Summary", "__version__", "fetch_onharmony", "fit",
+    "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
+    "model_names", "simulate_srpbs", "summarize",
 ]  # fmt: skip
 
 __version__: str
@@ -61,7 +62,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps ``bayesharm.fit`` the function: importing the module of that name would put the module in its place."""
+    """Keeps ``bayesharm.fit`` the function: importing the module of that name would put that in its place."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and name in _HOMES:

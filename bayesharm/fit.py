@@ -120,6 +120,7 @@ def _check(settings: Settings, seed: int) -> None:
 
 def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report: Report) -> Posterior:
     problem = make_problem(design)
+    versions = {name: version(name) for name in PACKAGES}
     n_features = len(dataset.features.names)
 
     rng = np.random.default_rng([seed, Stage.SAMPLE])
@@ -150,7 +151,7 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
         report("features", n_features, n_features, "running some again with more draws")
     n_failed = int((~results["converged"]).sum())
     report("features", n_features, n_features, f"{n_failed} of {n_features} not converged" if n_failed else "all converged")
-    return _label(dataset, design, hyper, results, seed, settings)
+    return _label(dataset, design, hyper, results, seed, settings, versions)
 
 
 def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -220,7 +221,8 @@ def _process(
 
 
 def _label(
-    dataset: Dataset, design: Design, hyper: Hyper, results: dict[str, np.ndarray], seed: int, settings: Settings
+    dataset: Dataset, design: Design, hyper: Hyper, results: dict[str, np.ndarray], seed: int,
+    settings: Settings, versions: dict[str, str],
 ) -> Posterior:
     """Arrays become a labelled tree."""
     feature = ("feature", np.asarray(dataset.features.names, dtype=object))
@@ -269,10 +271,10 @@ def _label(
                                      coords={"family": family, "feature": feature})
     run: dict[str, Any] = {
         "format": FORMAT, "spec": design.spec.to_dict(), "seed": seed, "settings": asdict(settings),
-        "versions": {name: version(name) for name in PACKAGES}, "fingerprint": dataset.features.fingerprint(),
+        "versions": versions, "fingerprint": dataset.features.fingerprint(),
         "n_scans": design.n_scans, "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()), "dropped": dict(dataset.dropped),
-        "dtype": str(dataset.features.dtype), "notes": [*design.notes, *study.sentences()],
+        "dtype": str(dataset.features.dtype), "notes": list(study.sentences()),
     }
     return Posterior(xr.DataTree.from_dict(nodes), run)
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,8 +28,8 @@ class Harmonized:
     scan_id : (scan,) str array
     names : (feature,) str array
     mean : (scan, feature) array
-        Input minus the posterior mean of the effect, in the input's units and floating type (integers become float64).
-        What was missing is missing.
+        Input minus the posterior mean of the effect, in the input's units and floating type (integers become
+        float64). What was missing is missing.
     sd : (scan, feature) array
         Posterior sd of the effect that was subtracted, same units; missing where the input is.
     removed : str
@@ -54,7 +53,7 @@ class Harmonized:
 def harmonize(posterior: Posterior, dataset: Dataset, *, remove: str | None = None) -> Harmonized:
     """Subtract from every scan the centred effect of its scanner.
 
-    Works for the scans of the fit, and for new scans, people and subsets of the scanners that the posterior knows.
+    Works for the scans of the fit, and for new scans and people on some or all of its scanners.
 
     Parameters
     ----------
@@ -62,7 +61,8 @@ def harmonize(posterior: Posterior, dataset: Dataset, *, remove: str | None = No
     dataset : Dataset
         From :func:`bayesharm.load_dataset`, for new scans with ``check="apply"``.
     remove : str, optional
-        A family of effects by scanner; default: what the model is made to remove (`measurement`; `site` in `cohort`).
+        A family of effects by scanner; default: what the model is made to remove (`measurement`; in `cohort`,
+        `site`).
 
     Warns
     -----
@@ -81,12 +81,14 @@ def harmonize(posterior: Posterior, dataset: Dataset, *, remove: str | None = No
         mean[:, part], sd[:, part] = values, spread
     for note in job.notes:
         warnings.warn(note, stacklevel=2)
-    return Harmonized(dataset.scans["scan_id"].to_numpy(str), job.features.names, mean, sd, job.removed, job.notes)
+    scan_id = dataset.scans["scan_id"].to_numpy(str)
+    return Harmonized(scan_id, job.features.names, mean, sd, job.removed, job.notes)
 
 
 def harmonize_to_files(
-    posterior: Posterior, dataset: Dataset, mean: str | os.PathLike[str], sd: str | os.PathLike[str] | None = None, *,
-    remove: str | None = None, report: Callable[[int, int], None] | None = None,
+    posterior: Posterior, dataset: Dataset, mean: str | os.PathLike[str],
+    sd: str | os.PathLike[str] | None = None, *, remove: str | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
     """The same as :func:`harmonize`, block by block into files: large data are never in memory as a whole.
 
@@ -95,7 +97,7 @@ def harmonize_to_files(
     posterior, dataset, remove
         As in :func:`harmonize`.
     mean, sd : path
-        .npy, .csv, .tsv or .parquet; replaced if they exist. Only a .npy is written without being held in memory.
+        .npy, .csv, .tsv or .parquet; replaced if they exist. Only .npy is not held in memory.
     report : callable, optional
         Receives the numbers of features done and in total.
 
@@ -107,7 +109,7 @@ def harmonize_to_files(
     Raises
     ------
     InputError
-        As in :func:`harmonize`, or a file has an unknown format or lies in no folder; nothing is written then.
+        As in :func:`harmonize`, or a file has an unknown format or no folder; nothing is written then.
     BayesharmError
         The files could not be written.
     """
@@ -116,7 +118,9 @@ def harmonize_to_files(
     try:
         with ExitStack() as files:
             mean_file = files.enter_context(create_matrix(mean, dtype=job.dtype, **labels))
-            sd_file = files.enter_context(create_matrix(sd, dtype=job.sd_dtype, **labels)) if sd is not None else None
+            sd_file = None
+            if sd is not None:
+                sd_file = files.enter_context(create_matrix(sd, dtype=job.sd_dtype, **labels))
             for part, values, spread in job.blocks():
                 mean_file[:, part] = values
                 if sd_file is not None:
@@ -131,7 +135,7 @@ def harmonize_to_files(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What is subtracted from which features: `mean` and `sd` are (scanner, feature), `scanner` is (scan,)."""
+    """What is subtracted from which features: `mean`, `sd` are (scanner, feature), `scanner` is (scan,)."""
 
     features: Features
     mean: np.ndarray
@@ -176,11 +180,11 @@ def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job
         )
     features, at, left_out = _match(posterior, dataset.features)
     notes = [*_on_meaning(posterior.spec, removed), *left_out]
-    converged = posterior.tree["scales"]["converged"].values[at]
+    converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
         names = features.names[~converged]
-        notes.append(f"{names.size} of {features.n_features} features have not converged; they are harmonized all the "
-                     f"same, but do not rely on them: {shorten(names)}.")
+        notes.append(f"{names.size} of {features.n_features} features have not converged; they are "
+                     f"harmonized all the same, but do not rely on them: {shorten(names)}.")
     mean, sd = (effect[name].values[:, at] for name in ("mean", "sd"))
     return _Job(features, mean, sd, scanner, removed, tuple(notes))
 
@@ -190,12 +194,13 @@ def _family(posterior: Posterior, remove: str | None) -> str:
     there = [family.name for family in spec.families if family.by == "scanner"]
     if remove is not None and remove not in there:
         raise InputError(f"{remove!r} effects cannot be removed.", got=f"remove={remove!r}",
-                         expected=f"a family of effects by scanner: {', '.join(there)}", do="choose one of these")
+                         expected=f"a family of effects by scanner: {', '.join(there)}",
+                         do="choose one of these")
     return remove or spec.removes
 
 
 def _match(posterior: Posterior, features: Features) -> tuple[Features, np.ndarray, list[str]]:
-    """Features of the dataset that the posterior knows, in the dataset's order; their positions there; a note."""
+    """Features that the posterior knows, in the order of the dataset; their places there; a note."""
     known, dropped = pd.Index(posterior.features), posterior.run.get("dropped", {})
     if features.matrix.names is None and features.n_features != len(known) + len(dropped):
         # Numbers given to columns that have no names mean something only if they count the same columns.
@@ -210,18 +215,16 @@ def _match(posterior: Posterior, features: Features) -> tuple[Features, np.ndarr
         raise InputError(
             "Features of the fit are absent.",
             got=f"{features.n_features} features: {shorten(features.names)}",
-            expected=f"the {len(known)} features of the fit, among them {shorten(absent)} ({len(absent)} absent)",
+            expected=f"the {len(known)} features of the fit; {len(absent)} are absent: {shorten(absent)}",
             do="give (or choose with the same glob) the features that the model was fitted to",
         )
     at = known.get_indexer(there)
     extra = features.names[at < 0]
     if not extra.size:
         return features, at, []
-    because = {str(name): dropped[name] for name in extra if name in dropped}
-    note = f"{extra.size} features were not part of the fit and are left out: {shorten(extra)}"
-    if because:
-        name, reason = next(iter(because.items()))
-        note += f" ({len(because)} were dropped when fitting: {name!r} was {reason})"
+    note = f"{extra.size} features were not part of the fit and are left out: {shorten(extra, 3)}"
+    if reasons := [dropped[name] for name in extra.tolist() if name in dropped]:
+        note += f"; {len(reasons)} of them were unfit there, the first one {reasons[0]}"
     return features.take(features.names[at >= 0]), at[at >= 0], [note + "."]
 
 
@@ -229,5 +232,5 @@ def _on_meaning(spec: ModelSpec, removed: str) -> list[str]:
     """Say what goes with the effect where the model does not separate measurement from sampling bias."""
     if spec.people == "travelers" or any(family.by == "population" for family in spec.families):
         return []
-    return [f"The {removed} effects of this model are measurement and sampling bias together: real differences between "
-            "the people recruited at different sites are removed with them."]
+    return [f"The {removed} effects of this model are measurement and sampling bias together: real "
+            "differences between the people recruited at different sites are removed with them."]

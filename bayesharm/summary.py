@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 INTERVAL = (0.05, 0.5, 0.95)
 MAX_KHAT = 0.7  # above it, importance weights of a feature miss part of its posterior
+MANY = 0.05  # so many features with such weights are worth a sentence
 MAX_RHAT, MIN_ESS = 1.01, 400  # of the hyperparameters; for features the verdict is stored
 
 MEANING = {
-    "measurement": "what a scanner does to everyone it scans",
-    "sampling": "how a site's recruited people differ",
-    "site": "scanner and recruited people together",
+    "measurement": "what a scanner does to everybody",
+    "sampling": "how the people of a site differ",
+    "site": "scanner and people of a site together",
     "disorder": "what a diagnosis does",
-    "participant": "what makes people differ",
+    "participant": "how people differ",
     "noise": "what changes from scan to scan",
 }
 
@@ -41,18 +42,19 @@ class Summary:
     about : dict
         Model, title, numbers of scans, scanners and features, seed.
     sources : DataFrame by source
-        Root mean square of the effects over levels and features: `rms` in the features' units, `rms_in_sd` in standard
-        deviations of a feature. That of `noise` is its sd.
+        Root mean square of the effects over levels and features: `rms` in the features' units, `rms_in_sd` in
+        standard deviations of a feature. That of `noise` is its sd.
     hyper : DataFrame by family
-        `scale` (exp(eta): the typical scale, in standard deviations of a feature) and `spread` (omega: how much the log
-        scales differ between features), with intervals, and the `rhat` and `ess` of the worse of the two.
+        `scale` (exp(eta): the typical scale, in standard deviations of a feature) and `spread` (omega: how
+        much the log scales differ between features), with intervals; the worse `rhat` and `ess` of the two.
     scanners : DataFrame by scanner
-        `bias`: rms over features of the effect that would be removed; `uncertainty`: rms of its posterior sd (both in
-        standard deviations of a feature); `noise_ratio` of variances, with interval; `from_data`: share of what is
-        known about the effect that comes from the data, not from the prior. Largest bias first.
+        `bias`: rms over features of the effect that would be removed; `uncertainty`: rms of its posterior sd
+        (both in standard deviations of a feature); `noise_ratio` of variances, with interval; `from_data`:
+        share of what is known about the effect that comes from the data, not from the prior. Largest bias
+        first.
     features : DataFrame by feature
-        `converged`, worst `rhat` and `ess_bulk`, `divergences`, `khat`, and the posterior mean of each scale in the
-        feature's units.
+        `converged`, worst `rhat` and `ess_bulk`, `divergences`, `khat` (of the Laplace approximation), and
+        the posterior mean of each scale in the feature's units.
     verdicts : tuple of str
         Sentences on convergence.
     notes : tuple of str
@@ -72,7 +74,7 @@ class Summary:
 
         text = StringIO()
         Console(file=text, width=80, color_system=None).print(render(self))
-        return text.getvalue()
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
     def __rich__(self) -> Group:
         return render(self)
@@ -95,8 +97,8 @@ class Summary:
                     written.append(folder / f"{name}.csv")
                     table.to_csv(written[-1], lineterminator="\n")
         except OSError as error:
-            raise RunFolderError(f"The tables cannot be written to {folder}.", got=str(error), expected="a folder",
-                                 do="choose another --out") from None
+            raise RunFolderError(f"The tables cannot be written to {folder}.", got=str(error),
+                                 expected="a folder", do="choose another --out") from None
         return written
 
 
@@ -114,40 +116,41 @@ def summarize(posterior: Posterior) -> Summary:
     """
     run, spec = posterior.run, posterior.spec
     hyper, features = _hyper(posterior), _features(posterior)
-    about = {"model": spec.name, "title": spec.title, "n_scans": run["n_scans"], "n_scanners": len(posterior.scanners),
-             "n_features": len(features), "seed": run["seed"]}
-    dropped = [f"{len(run['dropped'])} features were left out before the fit: "
-               + shorten(f"{name} ({why})" for name, why in run["dropped"].items()).replace("'", "") + "."
-               ] if run["dropped"] else []
+    about = {"model": spec.name, "title": spec.title, "n_scans": run["n_scans"],
+             "n_scanners": len(posterior.scanners), "n_features": len(features), "seed": run["seed"]}
     divergences = int(posterior.tree["hyper"].attrs["divergences"])
-    return Summary(about, _sources(posterior), hyper, _scanners(posterior), features,
-                   tuple(_verdicts(hyper, features, divergences)), (*run["notes"], *dropped))
+    return Summary(
+        about=about, sources=_sources(posterior), hyper=hyper, scanners=_scanners(posterior),
+        features=features, verdicts=tuple(_verdicts(hyper, features, divergences)),
+        notes=(*run["notes"], *_on_dropped(run["dropped"])),
+    )
 
 
 def _sources(posterior: Posterior) -> pd.DataFrame:
-    scales = posterior.tree["scales"]
+    scales = posterior.tree["scales"].to_dataset()
     unit = scales["unit"].values
     rows = {}
     for name in posterior.tree["effects"].children:
         if name != "covariate":  # slopes, whose size depends on the unit of the covariate
             effect = posterior.effect(name)
             rows[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
-    noise = scales.to_dataset().sel(family="noise")
+    noise = scales.sel(family="noise")
     rows["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
-    table = pd.DataFrame({name: {"rms": np.sqrt(np.nanmean(square)), "rms_in_sd": np.sqrt(np.nanmean(square / unit**2))}
-                          for name, square in rows.items()}).T
-    return table.rename_axis("source")
+    rms = {name: np.sqrt(np.nanmean(square)) for name, square in rows.items()}
+    rms_in_sd = {name: np.sqrt(np.nanmean(square / unit**2)) for name, square in rows.items()}
+    return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("source")
 
 
 def _hyper(posterior: Posterior) -> pd.DataFrame:
     from arviz_stats.base import array_stats
 
-    hyper = posterior.tree["hyper"]
+    hyper = posterior.tree["hyper"].to_dataset()
     rows = []
     for k, family in enumerate(hyper["family"].values):
         row: dict[str, Any] = {"family": str(family)}
         rhat, ess = [], []
-        for name, draws in (("scale", np.exp(hyper["eta"].values[..., k])), ("spread", hyper["omega"].values[..., k])):
+        eta, omega = hyper["eta"].values[..., k], hyper["omega"].values[..., k]
+        for name, draws in (("scale", np.exp(eta)), ("spread", omega)):
             low, middle, high = np.quantile(draws, INTERVAL)
             row |= {name: middle, f"{name}_q05": low, f"{name}_q95": high}
             rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
@@ -158,11 +161,11 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
 
 def _scanners(posterior: Posterior) -> pd.DataFrame:
     effect = posterior.effect(posterior.spec.removes)
-    unit = posterior.tree["scales"]["unit"].values
+    unit = posterior.tree["scales"].to_dataset()["unit"].values
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
     for name, source in (("bias", "mean"), ("uncertainty", "sd")):
         table[name] = np.sqrt(np.nanmean((effect[source].values / unit) ** 2, axis=1))
-    ratio = posterior.tree["hyper"]["noise_ratio"].values.reshape(-1, len(table))
+    ratio = posterior.tree["hyper"].to_dataset()["noise_ratio"].values.reshape(-1, len(table))
     low, middle, high = np.quantile(ratio, INTERVAL, axis=0)
     table["noise_ratio"], table["noise_ratio_q05"], table["noise_ratio_q95"] = middle, low, high
     table["from_data"] = effect["contraction"].values
@@ -173,7 +176,8 @@ def _features(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.tree["scales"].to_dataset()
     table = pd.DataFrame(index=pd.Index(posterior.features, name="feature"))
     table["converged"] = scales["converged"].values.astype(bool)
-    table["rhat"], table["ess_bulk"] = scales["rhat"].max("family").values, scales["ess_bulk"].min("family").values
+    table["rhat"] = scales["rhat"].max("family").values
+    table["ess_bulk"] = scales["ess_bulk"].min("family").values
     for name in ("divergences", "khat"):
         table[name] = scales[name].values
     for k, family in enumerate(scales["family"].values):
@@ -184,41 +188,58 @@ def _features(posterior: Posterior) -> pd.DataFrame:
 def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergences: int) -> list[str]:
     failed = features.index[~features["converged"]]
     if len(failed):
-        sentences = [f"{len(failed):,} of {len(features):,} features have NOT converged, after a second try with more "
-                     f"draws. Do not rely on them: {shorten(failed)}."]
+        sentences = [f"{len(failed):,} of {len(features):,} features have NOT converged, after a second try "
+                     f"with more draws. Do not rely on them: {shorten(failed)}."]
     else:
         sentences = [f"All {len(features):,} features have converged."]
-    if missed := int((features["khat"] > MAX_KHAT).sum()):
-        sentences.append(f"{missed:,} features have a Pareto k above {MAX_KHAT}: {shorten(features.index[features.khat > MAX_KHAT])}.")
     rhat, ess = hyper["rhat"].max(), hyper["ess"].min()
     numbers = f"R-hat at most {rhat:.3f}, effective draws at least {ess:,.0f}, {divergences} divergences"
     fine = rhat < MAX_RHAT and ess >= MIN_ESS and divergences == 0
     sentences.append(f"The hyperparameters have converged ({numbers})." if fine else
                      f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough.")
+    if (poor := (features["khat"] > MAX_KHAT).mean()) > MANY:
+        sentences.append(f"For {poor:.0%} of the features the Laplace approximation, on which the "
+                         f"hyperparameters rest, is poor (Pareto k above {MAX_KHAT}): take these as rough.")
     return sentences
+
+
+def _on_dropped(dropped: Mapping[str, str]) -> list[str]:
+    if not dropped:
+        return []
+    return [f"{len(dropped):,} features were left out before the fit: {shorten(dropped, 3)}; the first is "
+            f"{next(iter(dropped.values()))}."]
 
 
 def render(summary: Summary) -> Group:
     """The summary for a terminal or a text file, for 80 columns or more."""
     from rich.console import Group
-    from rich.padding import Padding
     from rich.text import Text
 
     about = summary.about
-    head = Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n"
-                         f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} features, "
-                         f"seed {about['seed']}\n")
-    parts: list[Any] = [head, sources_table(summary), hyper_table(summary), scanners_table(summary)]
-    for title, sentences in (("Convergence", summary.verdicts), ("Beware", summary.notes)):
-        if sentences:
-            parts += [Text(title, "bold"), *(Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in sentences), Text("")]
-    return Group(*parts)
+    counts = (f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} "
+              f"features, seed {about['seed']}")
+    head = Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n{counts}\n")
+    return Group(head, sources_table(summary), hyper_table(summary), scanners_table(summary),
+                 bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes))
+
+
+def bullets(title: str, sentences: Iterable[str]) -> Group:
+    """Sentences below a title; nothing if there are none."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        table.add_row(" -", Text(sentence))
+    return Group(Text(title, "bold"), table, Text("")) if table.row_count else Group()
 
 
 def sources_table(summary: Summary) -> Table:
     """Size of each source of differences."""
-    table = _table("Size of each source of differences (root mean square over levels and features)",
-                   ["source", "in sd of a feature", "in the features' units", "what it is"])
+    table = make_table("Size of each source of differences between scans",
+                   "Root mean square over levels and features; sd: standard deviations of a feature; units: "
+                   "the features' own.", ["source", "in sd", "in units", "what it is"])
     for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
         table.add_row(str(source), f"{row.rms_in_sd:.3f}", f"{row.rms:.4g}", MEANING.get(str(source), ""))
     return table
@@ -226,9 +247,10 @@ def sources_table(summary: Summary) -> Table:
 
 def hyper_table(summary: Summary) -> Table:
     """Hyperparameters with their intervals."""
-    table = _table("Scales over all features, with 90% intervals. Typical scale: exp(eta), in sd of a feature. "
-                   "Spread: omega, the sd of the log scale between features.",
-                   ["family", "typical scale", "90% interval", "spread", "90% interval"])
+    table = make_table("Scales over all features, with 90% intervals",
+                   "Typical: exp(eta), in sd of a feature. Spread: omega, how much the log scale differs "
+                   "between features.",
+                   ["family", "typical", "90% interval", "spread", "90% interval"])
     for family, row in summary.hyper.iterrows():
         cells = [cell for name in ("scale", "spread") for cell in _with_interval(row, name)]
         table.add_row(str(family), *cells)
@@ -238,14 +260,18 @@ def hyper_table(summary: Summary) -> Table:
 def scanners_table(summary: Summary, most: int = 20) -> Table:
     """Scanners, those with the largest bias first."""
     some = summary.scanners.head(most)
-    title = ("Scanners, largest bias first. Bias and its uncertainty: root mean square over features, in sd of a "
-             "feature. Noise: variance against the average scanner.")
+    title = "Scanners, largest bias first"
     if len(some) < len(summary.scanners):
-        title += f" {len(some)} of {len(summary.scanners)} shown."
-    table = _table(title, ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data, not prior"])
+        title += f" ({len(some)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
+    table = make_table(title,
+                       "Bias and its uncertainty (posterior sd): root mean square over features, in sd of a "
+                       "feature. Noise: variance against the average scanner. From data: share of what is "
+                       "known about the bias that comes from the data, not from the prior.",
+                       ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"])
     for scanner, row in some.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
-        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *_with_interval(row, "noise_ratio", 2), share)
+        noise = _with_interval(row, "noise_ratio", 2)
+        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, share)
     return table
 
 
@@ -254,11 +280,13 @@ def _with_interval(row: pd.Series, name: str, digits: int = 3) -> tuple[str, str
     return f"{row[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
+    """An empty table as all of ours are; columns of text to the left, of numbers to the right."""
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+                  caption=caption + "\n", caption_justify="left", caption_style="dim", width=78)
     for k, name in enumerate(columns):
         table.add_column(name, justify="left" if k == 0 or name == "what it is" else "right", overflow="fold")
     return table

@@ -16,8 +16,8 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from bayesharm.inference.hyper import Hyper
-from bayesharm.inference.importance import basis_of, draw_nodes, evaluate_nodes, log_prior
-from bayesharm.inference.laplace import fit_laplace
+from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, log_prior
+from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
 from bayesharm.inference.problem import Problem
 from bayesharm.marginal import condense, log_likelihood
@@ -124,7 +124,7 @@ def sample_block(
         return jax.tree.map(lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1), tree)
 
     shared = (constants, mixture.mean, mixture.log_sd)
-    own = spread_over_chains((condensed, mixture.log_weight, laplace.mode, laplace.factor))
+    own = spread_over_chains((condensed, mixture.log_weight, *_whitening(laplace, nodes, log_ratios)))
 
     def potential(shared, own, z):
         (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
@@ -148,6 +148,27 @@ def sample_block(
         return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)
 
     return ScaleDraws(by_chain(log_scales), by_chain(draws.diverging), by_chain(draws.n_steps), log_ratios)
+
+
+def _whitening(laplace: Laplace, nodes: Nodes, log_ratios: Array) -> tuple[Array, Array]:
+    """Centre and covariance factor of each posterior: the importance-weighted ones, and Laplace's where weights are few.
+
+    Returns
+    -------
+    centre : (scale, feature) array
+    factor : (scale, scale, feature) array
+    """
+    weight = jax.nn.softmax(log_ratios, axis=0)
+    n_effective = 1 / (weight**2).sum(0)
+    share = n_effective / (n_effective + 3 * len(laplace.mode))
+    mean = jnp.einsum("nf,nsf->sf", weight, nodes.log_scales)
+    away = nodes.log_scales - mean
+    covariance = jnp.einsum("nf,nsf,ntf->stf", weight, away, away)
+    curvature = jnp.einsum("suf,tuf->stf", laplace.factor, laplace.factor)
+    factor = cholesky(share * covariance + (1 - share) * curvature)
+    fine = jnp.isfinite(factor).all((0, 1))
+    centre = share * mean + (1 - share) * laplace.mode
+    return jnp.where(fine, centre, laplace.mode), jnp.where(fine, factor, laplace.factor)
 
 
 def make_mixture(hyper: Hyper) -> Mixture:

@@ -1,0 +1,321 @@
+"""The ``bayesharm`` command. Libraries that take long to load are imported in the commands that use them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bayesharm import options as opt
+from bayesharm.errors import BayesharmError
+
+app = typer.Typer(
+    name="bayesharm", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command: our own errors end with exit code 2 and no traceback, Ctrl-C with 130."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except BayesharmError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Stopped.", err=True)
+            raise typer.Exit(130) from None
+
+    return app.command(no_args_is_help=function.__name__ not in ("models", "demo"))(run)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import bayesharm
+
+        typer.echo(f"bayesharm {bayesharm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
+                                          help="Show the version and leave.")] = False,
+) -> None:
+    """Separate what scanners do to brain images from how the people of each site differ.
+
+    Learns it from traveling subjects, people scanned on several scanners.
+    To see it work: [bold]bayesharm demo[/bold]
+    For your own study: [bold]bayesharm fit --help[/bold]
+    """
+
+
+@_command
+def fit(
+    scans: opt.Scans,
+    out: Annotated[Path, typer.Option(
+        "--out", metavar="FOLDER", show_default=False, rich_help_panel=opt.RESULT,
+        help="The run folder to make; new or empty.")],
+    features: opt.FeatureFile = None,
+    select: opt.Select = None,
+    model: Annotated[str, typer.Option(
+        "--model", metavar="NAME", help="What is estimated; 'bayesharm models' lists them.")]
+    = "traveling_and_cohort",
+    scan: opt.Scan = None, participant: opt.Participant = None, scanner: opt.Scanner = None,
+    site: opt.Site = None, diagnosis: opt.Diagnosis = None, traveling: opt.Traveling = None,
+    covariates: Annotated[list[str] | None, typer.Option(
+        "--covariates", metavar="NAMES", rich_help_panel=opt.COLUMNS, show_default=False,
+        help="Columns whose linear effect is estimated too: age,sex")] = None,
+    reference: Annotated[str | None, typer.Option(
+        "--reference", metavar="DIAGNOSIS", rich_help_panel=opt.COLUMNS, show_default=False,
+        help="The diagnosis that others are compared with. [dim]Default: HC.[/dim]")] = None,
+    bad_features: Annotated[Literal["error", "drop"], typer.Option(
+        "--bad-features",
+        help="What to do if features are constant or have missing or infinite values: refuse, or leave them "
+             "out.")] = "error",
+    seed: opt.Seed = 0,
+    draws: Annotated[int, opt.counted("--draws", "Kept draws of each chain.", 8, opt.WORK)] = 200,
+    chains: Annotated[int, opt.counted("--chains", "Chains for each feature.", 2, opt.WORK)] = 4,
+    keep_draws: Annotated[int, opt.counted(
+        "--keep-draws", "Keep so many draws of each feature's scales in the run folder.", 0, opt.RESULT)] = 0,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Estimate what scanners, sites, diagnoses and people contribute to every feature.
+
+    Examples:
+
+    $ bayesharm fit scans.csv features.npy --seed 1 --out run/
+
+    $ bayesharm fit table.csv --features 'thickness_*' --participant subject \\
+        --model traveling --out run/
+
+    Makes a run folder, which [bold]bayesharm summary[/bold] shows
+    and [bold]bayesharm harmonize[/bold] applies to scans.
+    """
+    opt.check_new_folder(out)
+    from bayesharm.progress import Progress
+    from bayesharm.spec import load_model
+
+    spec = load_model(model)
+    columns = opt.column_mapping(scan_id=scan, participant_id=participant, scanner=scanner, site=site,
+                                 diagnosis=diagnosis, traveling=traveling)
+    with Progress(quiet) as progress:
+        progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
+        dataset = opt.read_dataset(scans, features, select, columns, bad_features=bad_features)
+        progress.say(f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
+                     f"{dataset.features.n_features:,} features")
+        from bayesharm.fit import Settings
+        from bayesharm.fit import fit as fit_model
+
+        posterior = fit_model(
+            dataset, spec, seed=seed, reference=reference, out=out, report=progress,
+            covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
+            settings=Settings(draws=draws, chains=chains, keep_draws=keep_draws),
+        )
+    from bayesharm.summary import summarize
+
+    found = summarize(posterior)
+    for sentence in (*found.verdicts, *found.notes):
+        typer.echo(sentence)
+    typer.echo(f"Results are in {out}; look at them with: bayesharm summary {out}")
+
+
+@_command
+def harmonize(
+    run: opt.Run,
+    scans: opt.Scans,
+    out: Annotated[Path, typer.Option(
+        "--out", metavar="FILE", rich_help_panel=opt.RESULT, show_default=False,
+        help="Harmonized features: .npy, .csv, .tsv or .parquet; replaced if it exists.")],
+    features: opt.FeatureFile = None,
+    select: opt.Select = None,
+    sd: Annotated[Path | None, typer.Option(
+        "--sd", metavar="FILE", rich_help_panel=opt.RESULT, show_default=False,
+        help="Their uncertainty: posterior sd of what was subtracted, same shape and units.")] = None,
+    scan: opt.Scan = None, participant: opt.Participant = None, scanner: opt.Scanner = None,
+    site: opt.Site = None, diagnosis: opt.Diagnosis = None, traveling: opt.Traveling = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Subtract from every scan the measurement bias of its scanner.
+
+    Examples:
+
+    $ bayesharm harmonize run/ scans.csv features.npy --out harmonized.npy \\
+        --sd harmonized_sd.npy
+
+    $ bayesharm harmonize run/ new_scans.csv --features 'thickness_*' \\
+        --participant subject --out harmonized.csv
+
+    Scans and people may be new; scanners and features must be those of the fit.
+    Rows, columns, labels, units and precision of the input are kept.
+    """
+    opt.check_new_files({"--out": out, "--sd": sd}, {"RUN": run, "SCANS": scans, "FEATURES": features})
+    from bayesharm.harmonize import harmonize_to_files
+    from bayesharm.posterior import load_posterior
+    from bayesharm.progress import Progress
+
+    posterior = load_posterior(run)
+    columns = opt.column_mapping(scan_id=scan, participant_id=participant, scanner=scanner, site=site,
+                                 diagnosis=diagnosis, traveling=traveling)
+    dataset = opt.read_dataset(scans, features, select, columns, check="apply")
+    with Progress(quiet) as progress:
+        notes = harmonize_to_files(posterior, dataset, out, sd,
+                                   report=lambda done, total: progress("harmonizing", done, total, ""))
+    for note in notes:
+        typer.echo(f"Note: {note}", err=True)
+    typer.echo(f"Harmonized {len(dataset.scans):,} scans: {out}" + (f"; uncertainty: {sd}" if sd else ""))
+
+
+@_command
+def summary(
+    run: opt.Run,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", show_default=False,
+                                             help="Write the tables there too, as .csv.")] = None,
+) -> None:
+    """Show what a run has found: size of each source of differences, scanners, convergence, caveats.
+
+    Example:
+
+    $ bayesharm summary run/ --out tables/
+    """
+    from bayesharm.posterior import load_posterior
+    from bayesharm.summary import summarize
+
+    found = summarize(load_posterior(run))
+    _show(found)
+    if out is not None:
+        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out)))
+
+
+@_command
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False,
+                                               help="Show the card of this model.")] = None,
+) -> None:
+    """List the models, or show what one of them assumes, estimates and cannot tell.
+
+    Example:
+
+    $ bayesharm models traveling_and_cohort
+    """
+    from bayesharm.spec import load_model, model_card, model_names
+
+    if name is None:
+        for each in model_names():
+            typer.echo(f"{each}\n    {load_model(each).title}")
+        typer.echo("\nShow the card of one with: bayesharm models NAME")
+        return
+    load_model(name)
+    card = model_card(name)
+    if _console().is_terminal:
+        from rich.markdown import Markdown
+
+        _console().print(Markdown(card))
+    else:
+        typer.echo(card)
+
+
+@_command
+def simulate(
+    out: Annotated[Path, typer.Option(
+        "--out", metavar="FOLDER", show_default=False,
+        help="Folder for scans.csv, features.npy, feature_names.txt and truth.npz; new or empty.")],
+    edges: Annotated[int, opt.counted("--edges", "Number of features.", 1)] = 2000,
+    seed: opt.Seed = 0,
+    no_sampling_bias: Annotated[bool, typer.Option(
+        "--no-sampling-bias", help="All sites recruit from one population.")] = False,
+    noise_ratio_sd: Annotated[float, typer.Option(
+        "--noise-ratio-sd", metavar="X", min=0,
+        help="How much scanners differ in noise: sd of its log variance.")] = 0.0,
+    hub_and_spoke: Annotated[bool, typer.Option(
+        "--hub-and-spoke",
+        help="30 travelers on three scanners each, once, instead of 9 men on all.")] = False,
+    without_travelers: Annotated[list[str] | None, typer.Option(
+        "--without-travelers", metavar="SCANNER", show_default=False,
+        help="A scanner where nobody travels; repeat it for several.")] = None,
+    scale_log_sd: Annotated[float, typer.Option(
+        "--scale-log-sd", metavar="X", min=0,
+        help="How much the scales differ between features: sd of their log.")] = 0.3,
+    tail_df: Annotated[float | None, typer.Option(
+        "--tail-df", metavar="X", show_default=False,
+        help="Student-t noise with so many degrees of freedom (above 2).")] = None,
+) -> None:
+    """Make a study whose truth is known, shaped like that of Yamashita et al. 2019: 1,216 scans, 12 scanners.
+
+    Example:
+
+    $ bayesharm simulate --edges 500 --seed 1 --out study/
+    """
+    opt.check_new_folder(out)
+    from bayesharm.simulate import simulate_srpbs
+
+    study = simulate_srpbs(
+        edges, seed, scale_log_sd=scale_log_sd, sampling_bias=not no_sampling_bias, tail_df=tail_df,
+        noise_ratio_log_sd=noise_ratio_sd, travelers="hub-and-spoke" if hub_and_spoke else "published",
+        without_travelers=without_travelers or (),
+    )
+    study.write(out)
+    typer.echo(f"{len(study.scans):,} scans × {edges:,} features are in {out}; fit them with:\n"
+               f"bayesharm fit {out / 'scans.csv'} {out / 'features.npy'} --seed 1 --out run/")
+
+
+@_command
+def demo(
+    data: Annotated[Literal["simulated", "onharmony"], typer.Option(
+        "--data",
+        help="A simulated study whose truth is known, or a real one: 20 people on 6 of 8 scanners each "
+             "(downloaded at first use, 2.6 MB).")] = "simulated",
+    edges: Annotated[int, opt.counted("--edges", "Features of the simulated study.", 1)] = 2000,
+    out: Annotated[Path | None, typer.Option(
+        "--out", metavar="FOLDER", show_default=False,
+        help="Where results go. An earlier demo there is replaced, anything else is refused. [dim]Default: "
+             "bayesharm-demo, or bayesharm-demo-onharmony.[/dim]")] = None,
+    seed: opt.Seed = 1,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Run everything once on an example study, print what was found, and leave the results in a folder.
+
+    Example:
+
+    $ bayesharm demo --edges 500 --out demo/
+    """
+    from bayesharm.demo import demo_onharmony, demo_simulated
+    from bayesharm.progress import Progress
+
+    folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
+    with Progress(quiet) as progress:
+        if data == "simulated":
+            story = demo_simulated(folder, edges, seed, progress)
+        else:
+            story = demo_onharmony(folder, seed, progress)
+    _show(story)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _show(thing: Any) -> None:
+    """With colours on a terminal, as plain text elsewhere."""
+    console = _console()
+    if console.is_terminal:
+        console.print(thing)
+    else:
+        typer.echo(str(thing))
+
+
+def main() -> None:
+    """Run the command; the console script ``bayesharm`` calls this."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The main job from beginning to end, on a simulated study whose truth is known and on a real one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.dataset import load_dataset
+from bayesharm.datasets import fetch_onharmony
+from bayesharm.errors import RunFolderError, shorten
+from bayesharm.fit import fit
+from bayesharm.harmonize import harmonize, harmonize_to_files
+from bayesharm.oracle import gaussian_oracle
+from bayesharm.posterior import Posterior
+from bayesharm.simulate import Simulation, simulate_srpbs
+from bayesharm.summary import bullets, hyper_table, make_table, scanners_table, sources_table, summarize
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+Report = Callable[[str, int, int, str], None]
+
+MARKER = ".bayesharm-demo"  # says that a folder is a demo's; lists what the demo put there
+Z90 = 1.6448536269514722  # half a 90% interval of a standard normal
+
+ONHARMONY_COLUMNS = {"participant_id": "subject", "scanner": "scanner_typeloc"}
+EDGES, THICKNESS = "rfMRI_d25_fullcorr_v*", "freesurfer_*ThickAvg*"
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a demo has to show, for a terminal or as text."""
+
+    parts: tuple[Any, ...]
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(*self.parts)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = StringIO()
+        Console(file=text, width=80, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Report) -> Story:
+    """Simulate the SRPBS study, fit, harmonize, and compare with the truth.
+
+    Parameters
+    ----------
+    folder : path
+        Receives ``study/``, ``run/``, ``tables/`` and harmonized features. An earlier demo there is replaced.
+    n_features, seed : int
+    report : callable
+        As in :func:`bayesharm.fit`.
+
+    Raises
+    ------
+    RunFolderError
+        The folder holds something that is not a demo's.
+    """
+    began = monotonic()
+    study, run, tables = "study", "run", "tables"
+    folder = _claim(Path(folder), (study, run, tables, "harmonized.npy", "harmonized_sd.npy"))
+    report("simulating a study", 0, 1, "")
+    simulation = simulate_srpbs(n_features, seed)
+    simulation.write(folder / study)
+    report("simulating a study", 1, 1, "")
+    scans, features = folder / study / "scans.csv", folder / study / "features.npy"
+    dataset = load_dataset(scans, features)
+    posterior = fit(dataset, "traveling_and_cohort", seed=seed, out=folder / run, report=report)
+    harmonized, sd = folder / "harmonized.npy", folder / "harmonized_sd.npy"
+    harmonize_to_files(posterior, dataset, harmonized, sd)
+    report("comparing with the truth", 0, 1, "")
+    recovery, errors = compare_with_truth(posterior, simulation)
+    summary = summarize(posterior)
+    summary.write(folder / tables)
+    recovery.to_csv(folder / tables / "recovery.csv", lineterminator="\n")
+    report("comparing with the truth", 1, 1, "")
+
+    from rich.text import Text
+
+    commands = [
+        f"bayesharm simulate --edges {n_features} --seed {seed} --out study",
+        f"bayesharm fit study/scans.csv study/features.npy --seed {seed} --out run",
+        "bayesharm harmonize run study/scans.csv study/features.npy \\",
+        "    --out harmonized.npy --sd harmonized_sd.npy",
+        "bayesharm summary run",
+    ]
+    where = [f"{folder / study}: the simulated study and its truth",
+             f"{folder / run}: the posterior (a run folder)",
+             f"{harmonized}, {sd.name}: harmonized features and their uncertainty",
+             f"{folder / tables}: the tables above and more, as .csv"]
+    return Story((
+        Text(f"\nSimulated: {len(simulation.scans):,} scans of travelers and cohort, "
+             f"{summary.about['n_scanners']} scanners, {n_features:,} edges\n"),
+        hyper_table(summary), sources_table(summary), scanners_table(summary),
+        bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes), _recovery_table(recovery),
+        bullets("Error of the measurement bias, over scanners and edges", [
+            f"estimated: {errors['posterior']:.5f} (root mean square, Fisher z)",
+            f"if nothing were corrected: {errors['nothing']:.5f}",
+            f"best possible, told the true scales: {errors['oracle']:.5f}; "
+            f"ours is {errors['posterior'] / errors['oracle']:.3f} times that"]),
+        bullets("Where it is", where),
+        Text("The same by hand, in an empty folder\n" + "\n".join(f"  {line}" for line in commands)),
+        Text(f"\nTime taken: {monotonic() - began:.0f} s"),
+    ))
+
+
+def compare_with_truth(posterior: Posterior, simulation: Simulation) -> tuple[pd.DataFrame, dict[str, float]]:
+    """How well the effects of a simulated study are recovered.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of all the simulation's features in their order; with measurement, sampling and disorder effects.
+    simulation : Simulation
+
+    Returns
+    -------
+    recovery : DataFrame by source
+        `true_rms` and `rms` of the centred effects, `correlation` and `rmse` of posterior mean and truth over
+        levels and features, `coverage` of the 90% intervals (mean ± 1.645 sd).
+    errors : dict
+        RMSE of the centred measurement bias: of the posterior mean (`posterior`), of zero (`nothing`), and of
+        the best estimate that knows the true scales (`oracle`).
+    """
+    rows, errors = {}, {}
+    for source in ("measurement", "sampling", "disorder"):
+        effect = posterior.effect(source)
+        levels = [str(level) for level in effect[effect["mean"].dims[0]].values]
+        true = simulation.truth.effects[source].loc[levels].to_numpy()
+        if source != "disorder":  # which is against the reference; the others are centred in their group
+            group = np.array([level.split("/")[-1] if source == "sampling" else "" for level in levels])
+            true = true - np.stack([true[group == name].mean(axis=0) for name in group])
+        mean, sd = effect["mean"].values, effect["sd"].values
+        rows[source] = {
+            "true_rms": _rms(true), "rms": float(np.sqrt(np.mean(mean**2 + sd**2))),
+            "correlation": float(np.corrcoef(mean.ravel(), true.ravel())[0, 1]) if true.any() else np.nan,
+            "rmse": _rms(mean - true), "coverage": float((abs(mean - true) <= Z90 * sd).mean()),
+        }
+        if source == "measurement":
+            best = gaussian_oracle(simulation).mean.loc[levels].to_numpy()
+            best = best - best.mean(axis=0)
+            errors = {"posterior": _rms(mean - true), "nothing": _rms(true), "oracle": _rms(best - true)}
+    return pd.DataFrame(rows).T.rename_axis("source"), errors
+
+
+def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
+    """Fit the ON-Harmony study, and check on people who were not part of the fit that harmonizing helps.
+
+    Parameters
+    ----------
+    folder : path
+        Receives the run folders ``thickness/``, ``edges/`` and ``thickness_cohort_A/``, ``tables/``, and the
+        harmonized thickness of cohort B. An earlier demo there is replaced.
+    seed : int
+    report : callable
+        As in :func:`bayesharm.fit`.
+
+    Raises
+    ------
+    RunFolderError
+        The folder holds something that is not a demo's.
+    """
+    began = monotonic()
+    names = ("thickness", "edges", "thickness_cohort_A", "tables", "harmonized_cohort_B.csv",
+             "harmonized_cohort_B_sd.csv")
+    folder = _claim(Path(folder), names)
+    table = pd.read_csv(fetch_onharmony(), encoding="utf-8-sig")
+
+    def load(rows: Any, select: Any, **options: Any) -> Any:
+        return load_dataset(table[rows], columns=ONHARMONY_COLUMNS, select=select, **options)
+
+    def run(name: str, dataset: Any) -> Posterior:
+        return fit(dataset, "traveling", seed=seed, out=folder / name,
+                   report=lambda stage, *rest: report(f"{name}: {stage}", *rest))
+
+    from rich.text import Text
+
+    everyone = np.full(len(table), True)
+    parts: list[Any] = []
+    for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
+        dataset = load(everyone, select, bad_features="drop")
+        summary = summarize(run(name, dataset))
+        summary.write(folder / "tables" / name)
+        size = f"{len(dataset.scans)} scans of 20 people, {dataset.features.n_features} features"
+        parts += [Text(f"\n{name} ({select}): {size}\n", "bold"),
+                  hyper_table(summary), sources_table(summary), scanners_table(summary),
+                  bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes)]
+
+    is_a = (table["cohort"] == "A").to_numpy()
+    posterior = run("thickness_cohort_A", load(is_a, THICKNESS, bad_features="drop"))
+    shared = table["scanner_typeloc"].isin(posterior.scanners).to_numpy()
+    held_out = load(~is_a & shared, posterior.features, check="apply")
+    harmonize_to_files(posterior, held_out, folder / names[-2], folder / names[-1])
+    before = held_out.features.read(0, held_out.features.n_features)
+    people = held_out.scans["participant_id"].to_numpy()
+    finite = np.isfinite(before).all(axis=0)
+    sds = [_between_scanners(values[:, finite], people, before[:, finite].std(axis=0, ddof=1))
+           for values in (before, harmonize(posterior, held_out).mean)]
+    scanners = sorted(set(held_out.scans["scanner"]))
+    parts += [bullets("Does harmonizing help people who were not part of the fit?", [
+        f"Measurement bias of thickness learned from the {is_a.sum()} scans of cohort A; applied to the "
+        f"{len(people)} scans of {len(set(people))} people of cohort B on scanners that A visited too "
+        f"({', '.join(scanners)}).",
+        f"Sd between scanners within a person, mean over {finite.sum()} features, in sd of a feature: "
+        f"{sds[0].mean():.3f} before, {sds[1].mean():.3f} after harmonizing "
+        f"({sds[1].mean() / sds[0].mean() - 1:+.1%}); it is lower in {(sds[1] < sds[0]).sum()} features."]),
+        bullets("Where it is", [f"{folder / name}" for name in names]),
+        Text(f"Time taken: {monotonic() - began:.0f} s")]
+    return Story(tuple(parts))
+
+
+def _between_scanners(values: np.ndarray, people: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Sd over the scans of a person, mean over people, for each feature, in `unit`."""
+    within = pd.DataFrame(values).groupby(people).std()
+    return within.mean().to_numpy() / unit
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def _recovery_table(recovery: pd.DataFrame) -> Any:
+    table = make_table("Recovery of the known truth",
+                       "Root mean squares in Fisher z. Correlation and error: of posterior mean and truth, "
+                       "over levels and edges. Coverage: how many 90% intervals hold the truth.",
+                       ["source", "true size", "estimated", "correlation", "error", "coverage"])
+    for source, row in recovery.iterrows():
+        table.add_row(str(source), f"{row.true_rms:.4f}", f"{row.rms:.4f}", f"{row.correlation:.3f}",
+                      f"{row.rmse:.4f}", f"{row.coverage:.1%}")
+    return table
+
+
+def _claim(folder: Path, names: tuple[str, ...]) -> Path:
+    """Make the folder; of one that an earlier demo made, remove what that demo put there and nothing else."""
+    marker = folder / MARKER
+    if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"The output folder {folder} already holds other files.",
+                             got=shorten(_contents(folder)), do="choose another --out",
+                             expected="a new or empty folder, or that of an earlier demo")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in marker.read_text(encoding="utf-8").split("\n")[1:] if marker.is_file() else []:
+            path = folder / name
+            if name and Path(name).name == name and not path.is_symlink():
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        lines = ["Made by 'bayesharm demo', which replaces these when it runs again:", *names, ""]
+        marker.write_text("\n".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be written.", got=str(error),
+                             do="choose another --out") from None
+    if there := [name for name in names if (folder / name).exists()]:
+        raise RunFolderError(f"The output folder {folder} holds files that are not the demo's.",
+                             got=shorten(there), do="choose another --out, or remove them")
+    return folder
+
+
+def _contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [f"the file {folder.name}"]
