@@ -33,6 +33,7 @@ Z90 = 1.6448536269514722  # half a 90% interval of a standard normal
 
 ONHARMONY_COLUMNS = {"participant_id": "subject", "scanner": "scanner_typeloc"}
 EDGES, THICKNESS = "rfMRI_d25_fullcorr_v*", "freesurfer_*ThickAvg*"
+HELD_OUT = ("thickness_cohort_A", "harmonized_cohort_B.csv", "harmonized_cohort_B_sd.csv")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Repor
     """
     began = monotonic()
     study, run, tables = "study", "run", "tables"
-    folder = _claim(Path(folder), (study, run, tables, "harmonized.npy", "harmonized_sd.npy"))
+    folder = claim_folder(Path(folder), (study, run, tables, "harmonized.npy", "harmonized_sd.npy"))
     report("simulating a study", 0, 1, "")
     simulation = simulate_srpbs(n_features, seed)
     simulation.write(folder / study)
@@ -175,58 +176,92 @@ def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
         The folder holds something that is not a demo's.
     """
     began = monotonic()
-    names = ("thickness", "edges", "thickness_cohort_A", "tables", "harmonized_cohort_B.csv",
-             "harmonized_cohort_B_sd.csv")
-    folder = _claim(Path(folder), names)
+    names = ("thickness", "edges", "tables", *HELD_OUT)
+    folder = claim_folder(Path(folder), names)
     table = pd.read_csv(fetch_onharmony(), encoding="utf-8-sig")
-
-    def load(rows: Any, select: Any, **options: Any) -> Any:
-        return load_dataset(table[rows], columns=ONHARMONY_COLUMNS, select=select, **options)
-
-    def run(name: str, dataset: Any) -> Posterior:
-        return fit(dataset, "traveling", seed=seed, out=folder / name,
-                   report=lambda stage, *rest: report(f"{name}: {stage}", *rest))
 
     from rich.text import Text
 
-    everyone = np.full(len(table), True)
     parts: list[Any] = []
     for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
-        dataset = load(everyone, select, bad_features="drop")
-        summary = summarize(run(name, dataset))
+        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, bad_features="drop")
+        posterior = fit(dataset, "traveling", seed=seed, out=folder / name, report=_within(name, report))
+        summary = summarize(posterior)
         summary.write(folder / "tables" / name)
         size = f"{len(dataset.scans)} scans of 20 people, {dataset.features.n_features} features"
         parts += [Text(f"\n{name} ({select}): {size}\n", "bold"),
                   hyper_table(summary), sources_table(summary), scanners_table(summary),
                   bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes)]
-
-    is_a = (table["cohort"] == "A").to_numpy()
-    posterior = run("thickness_cohort_A", load(is_a, THICKNESS, bad_features="drop"))
-    shared = table["scanner_typeloc"].isin(posterior.scanners).to_numpy()
-    held_out = load(~is_a & shared, posterior.features, check="apply")
-    harmonize_to_files(posterior, held_out, folder / names[-2], folder / names[-1])
-    before = held_out.features.read(0, held_out.features.n_features)
-    people = held_out.scans["participant_id"].to_numpy()
-    finite = np.isfinite(before).all(axis=0)
-    sds = [_between_scanners(values[:, finite], people, before[:, finite].std(axis=0, ddof=1))
-           for values in (before, harmonize(posterior, held_out).mean)]
-    scanners = sorted(set(held_out.scans["scanner"]))
-    parts += [bullets("Does harmonizing help people who were not part of the fit?", [
-        f"Measurement bias of thickness learned from the {is_a.sum()} scans of cohort A; applied to the "
-        f"{len(people)} scans of {len(set(people))} people of cohort B on scanners that A visited too "
-        f"({', '.join(scanners)}).",
-        f"Sd between scanners within a person, mean over {finite.sum()} features, in sd of a feature: "
-        f"{sds[0].mean():.3f} before, {sds[1].mean():.3f} after harmonizing "
-        f"({sds[1].mean() / sds[0].mean() - 1:+.1%}); it is lower in {(sds[1] < sds[0]).sum()} features."]),
-        bullets("Where it is", [f"{folder / name}" for name in names]),
-        Text(f"Time taken: {monotonic() - began:.0f} s")]
+    held_out = harmonize_held_out(table, folder, seed, _within("cohort A", report))
+    parts += [bullets("Does harmonizing help people who were not part of the fit?", held_out.sentences()),
+              bullets("Where it is", [f"{folder / name}" for name in names]),
+              Text(f"Time taken: {monotonic() - began:.0f} s")]
     return Story(tuple(parts))
 
 
-def _between_scanners(values: np.ndarray, people: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Sd over the scans of a person, mean over people, for each feature, in `unit`."""
-    within = pd.DataFrame(values).groupby(people).std()
-    return within.mean().to_numpy() / unit
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Differences between scanners in people who were not part of the fit.
+
+    Attributes
+    ----------
+    n_fit : int
+        Scans that the measurement bias was learned from.
+    scans : DataFrame
+        Those it was removed from.
+    before, after : (feature,) arrays
+        Sd over the scans of a person, mean over people, in standard deviations of the feature.
+    """
+
+    n_fit: int
+    scans: pd.DataFrame
+    before: np.ndarray
+    after: np.ndarray
+
+    def sentences(self) -> list[str]:
+        """What was done, and what came out."""
+        before, after = self.before.mean(), self.after.mean()
+        return [
+            f"Measurement bias of thickness learned from the {self.n_fit} scans of cohort A; removed from the "
+            f"{len(self.scans)} scans of {self.scans.participant_id.nunique()} people of cohort B on scanners "
+            f"that A visited too ({', '.join(sorted(self.scans.scanner.unique()))}).",
+            f"Sd between scanners within a person, mean over {self.before.size} features, in sd of a feature: "
+            f"{before:.3f} before, {after:.3f} after harmonizing ({after / before - 1:+.1%}); it is lower in "
+            f"{(self.after < self.before).sum()} features.",
+        ]
+
+
+def harmonize_held_out(table: pd.DataFrame, folder: Path, seed: int, report: Report) -> HeldOut:
+    """Fit thickness in cohort A, harmonize cohort B on the scanners that both visited.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The ON-Harmony table.
+    folder : path
+        Receives what `HELD_OUT` names: the run folder, the harmonized thickness and its sd.
+    seed : int
+    report : callable
+    """
+    run, mean, sd = (folder / name for name in HELD_OUT)
+    in_a = (table["cohort"] == "A").to_numpy()
+    dataset = load_dataset(table[in_a], columns=ONHARMONY_COLUMNS, select=THICKNESS, bad_features="drop")
+    posterior = fit(dataset, "traveling", seed=seed, out=run, report=report)
+    shared = table["scanner_typeloc"].isin(posterior.scanners).to_numpy()
+    others = load_dataset(table[~in_a & shared], columns=ONHARMONY_COLUMNS, select=posterior.features,
+                          check="apply")
+    harmonize_to_files(posterior, others, mean, sd)
+    values = others.features.read(0, others.features.n_features)
+    finite = np.isfinite(values).all(axis=0)
+    unit, people = values[:, finite].std(axis=0, ddof=1), others.scans["participant_id"].to_numpy()
+    before, after = (pd.DataFrame(some[:, finite]).groupby(people).std().mean().to_numpy() / unit
+                     for some in (values, harmonize(posterior, others).mean))
+    return HeldOut(int(in_a.sum()), others.scans, before, after)
+
+
+def _within(name: str, report: Report) -> Report:
+    """Progress of one fit among several."""
+    return lambda stage, done, total, note: report(f"{name}: {stage}", done, total, note)
 
 
 def _rms(values: np.ndarray) -> float:
@@ -244,7 +279,7 @@ def _recovery_table(recovery: pd.DataFrame) -> Any:
     return table
 
 
-def _claim(folder: Path, names: tuple[str, ...]) -> Path:
+def claim_folder(folder: Path, names: tuple[str, ...]) -> Path:
     """Make the folder; of one that an earlier demo made, remove what that demo put there and nothing else."""
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):

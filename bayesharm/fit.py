@@ -15,7 +15,7 @@ import xarray as xr
 
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, shorten
 from bayesharm.identifiability import identify
 from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k
 from bayesharm.inference.effects import average_effects
@@ -24,7 +24,7 @@ from bayesharm.inference.lanes import Effort, Mixture, make_mixture, sample_bloc
 from bayesharm.inference.problem import Problem, Stage, feature_keys, make_problem
 from bayesharm.moments import Moments, Standard, compute_moments
 from bayesharm.posterior import FORMAT, Posterior, check_output
-from bayesharm.spec import ModelSpec, load_model
+from bayesharm.spec import UNITS, ModelSpec, load_model
 
 Report = Callable[[str, int, int, str], None]
 """Receives (stage, done, total, note); stages are `hyperparameters` and `features`."""
@@ -60,7 +60,8 @@ class Settings:
 
 def fit(
     dataset: Dataset, model: str | ModelSpec = "traveling_and_cohort", *, seed: int = 0,
-    covariates: Sequence[str] = (), reference: str | None = None, out: str | Path | None = None,
+    covariates: Sequence[str] = (), reference: str | None = None, units: str | None = None,
+    out: str | Path | None = None,
     settings: Settings = Settings(), report: Report | None = None,
 ) -> Posterior:
     """Sample the joint posterior of all bias sources, for every feature.
@@ -77,6 +78,9 @@ def fit(
         Columns of the scans table with a linear effect on every feature.
     reference : str, optional
         The diagnosis that disorder effects are measured against; default: the model's, `HC`.
+    units : {'each', 'shared'}, optional
+        Compare the scales of features in each feature's own sd (the default: right for any mixture of measures), or in
+        one unit for all (better where all features are of one kind, such as the edges of a connectome).
     out : path, optional
         Write the run folder there.
     settings : Settings
@@ -99,6 +103,11 @@ def fit(
         spec = replace(spec, covariates=tuple(covariates))
     if reference is not None:
         spec = replace(spec, reference=reference)
+    if units is not None:
+        if units not in UNITS:
+            raise InputError("Unknown units.", got=repr(units), expected=f"one of {', '.join(UNITS)}",
+                             do="leave it out: each feature then has its own")
+        spec = replace(spec, units=units)
     _check(settings, seed)
     design = build_design(dataset.scans, spec)
     with jax.enable_x64(True):
@@ -121,12 +130,13 @@ def _check(settings: Settings, seed: int) -> None:
 def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report: Report) -> Posterior:
     problem = make_problem(design)
     versions = {name: version(name) for name in PACKAGES}
+    unit = _unit_of(dataset, design)
     n_features = len(dataset.features.names)
 
     rng = np.random.default_rng([seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
-    moments, _ = _moments_of(dataset, design, problem, sample)
+    moments, _ = _moments_of(dataset, design, problem, sample, unit)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
     hyper = fit_hyper(problem, moments, sample, seed=seed,
                       report=lambda note: report("hyperparameters", 0, n_sample, note))
@@ -140,18 +150,37 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     results = _allocate(problem, n_features, settings)
     results["log_sd"] = np.zeros(n_features)
     for block in _blocks(np.arange(n_features), settings.block_size):
-        _process(block, dataset, design, problem, hyper, mixture, seed, effort, settings, results)
+        _process(block, dataset, design, problem, unit, hyper, mixture, seed, effort, settings, results)
         done = min(int(block[-1]) + 1, n_features)
         failed = int((~results["converged"][:done]).sum())
         report("features", done, n_features, f"{failed} to run again" if failed else "")
     again = np.flatnonzero(~results["converged"])
     careful = Effort(settings.chains, 100, 4 * settings.draws, 0.6, 9)
     for block in _blocks(again, min(16, settings.block_size)):
-        _process(block, dataset, design, problem, hyper, mixture, seed, careful, settings, results)
+        _process(block, dataset, design, problem, unit, hyper, mixture, seed, careful, settings, results)
         report("features", n_features, n_features, "running some again with more draws")
     n_failed = int((~results["converged"]).sum())
     report("features", n_features, n_features, f"{n_failed} of {n_features} not converged" if n_failed else "all converged")
     return _label(dataset, design, hyper, results, seed, settings, versions)
+
+
+def _unit_of(dataset: Dataset, design: Design) -> float | None:
+    """The unit that all features share, if they do; refuses features that do not vary over the scans in use.
+
+    Raises
+    ------
+    InputError
+    """
+    n_features, flat, squares = len(dataset.features.names), [], 0.0
+    for start in range(0, n_features, 512):
+        stop = min(start + 512, n_features)
+        variance = dataset.features.read(start, stop)[design.rows].var(axis=0)
+        flat += list(dataset.features.names[start:stop][~(variance > 0)])
+        squares += variance.sum()
+    if flat:
+        raise InputError("Some features do not vary over the scans that the model uses.", got=shorten(flat),
+                         expected="at least two different values", do="leave these features out")
+    return float(np.sqrt(squares / n_features)) if design.spec.units == "shared" else None
 
 
 def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -162,7 +191,7 @@ def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def _moments_of(
-    dataset: Dataset, design: Design, problem: Problem, features: np.ndarray
+    dataset: Dataset, design: Design, problem: Problem, features: np.ndarray, unit: float | None
 ) -> tuple[Moments, Standard]:
     """Moments of some features, in runs of neighbours so that a file is read in pieces."""
     parts = []
@@ -170,7 +199,7 @@ def _moments_of(
         for start in range(0, len(run), 512):
             piece = run[start:start + 512]
             values = dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
-            parts.append(compute_moments(design, problem.plan.layout, values))
+            parts.append(compute_moments(design, problem.plan.layout, values, unit))
     moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
     standard = Standard(*(np.concatenate(part) for part in zip(*(s for _, s in parts), strict=True)))
     return moments, standard
@@ -190,11 +219,12 @@ def _allocate(problem: Problem, n_features: int, settings: Settings) -> dict[str
 
 
 def _process(
-    block: np.ndarray, dataset: Dataset, design: Design, problem: Problem, hyper: Hyper, mixture: Mixture, seed: int,
+    block: np.ndarray, dataset: Dataset, design: Design, problem: Problem, unit: float | None, hyper: Hyper,
+    mixture: Mixture, seed: int,
     effort: Effort, settings: Settings, results: dict[str, np.ndarray],
 ) -> None:
     """Sample one block of features and write its rows of the results."""
-    moments, standard = _moments_of(dataset, design, problem, block)
+    moments, standard = _moments_of(dataset, design, problem, block, unit)
     stage = Stage.FEATURES if effort.n_draws == settings.draws else Stage.RETRY
     draws = sample_block(
         problem, hyper.log_ratio.mean, moments, mixture._replace(log_weight=mixture.log_weight[:, block]),

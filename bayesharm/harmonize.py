@@ -183,7 +183,7 @@ def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
         names = features.names[~converged]
-        notes.append(f"{names.size} of {features.n_features} features have not converged; they are "
+        notes.append(f"Features that have not converged ({names.size} of {features.n_features}) are "
                      f"harmonized all the same, but do not rely on them: {shorten(names)}.")
     mean, sd = (effect[name].values[:, at] for name in ("mean", "sd"))
     return _Job(features, mean, sd, scanner, removed, tuple(notes))
@@ -222,9 +222,9 @@ def _match(posterior: Posterior, features: Features) -> tuple[Features, np.ndarr
     extra = features.names[at < 0]
     if not extra.size:
         return features, at, []
-    note = f"{extra.size} features were not part of the fit and are left out: {shorten(extra, 3)}"
+    note = f"Features that were not part of the fit are left out ({extra.size:,}): {shorten(extra, 3)}"
     if reasons := [dropped[name] for name in extra.tolist() if name in dropped]:
-        note += f"; {len(reasons)} of them were unfit there, the first one {reasons[0]}"
+        note += f"; unfit there: {len(reasons):,}, the first one {reasons[0]}"
     return features.take(features.names[at >= 0]), at[at >= 0], [note + "."]
 
 

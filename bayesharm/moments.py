@@ -94,7 +94,9 @@ def lay_out(design: Design) -> Layout:
     return Layout(dense, dense_gram, eliminated, np.array(squares), np.array(cross).reshape(-1, n_dense))
 
 
-def compute_moments(design: Design, layout: Layout, features: np.ndarray) -> tuple[Moments, Standard]:
+def compute_moments(
+    design: Design, layout: Layout, features: np.ndarray, unit: float | None = None
+) -> tuple[Moments, Standard]:
     """One pass over a block of features.
 
     Parameters
@@ -104,13 +106,15 @@ def compute_moments(design: Design, layout: Layout, features: np.ndarray) -> tup
         From :func:`lay_out`.
     features : (scan, feature) float64 array
         All rows of the scans table, in the user's units.
+    unit : float, optional
+        Divide every feature by this; by default each by its own sd.
 
     Returns
     -------
     Moments, Standard
     """
     y = np.asarray(features, float)[design.rows]
-    standard = Standard(y.mean(axis=0), y.std(axis=0))
+    standard = Standard(y.mean(axis=0), y.std(axis=0) if unit is None else np.full(y.shape[1], unit))
     y = (y - standard.centre) / standard.sd
     members = _members(design)
     dense, eliminated = (

@@ -73,8 +73,8 @@ def read_dataset(
 
     dataset = load_dataset(scans, features, columns=columns, select=select or None, **options)
     if dataset.dropped:
-        typer.echo(f"Note: {len(dataset.dropped):,} features are left out: {shorten(dataset.dropped, 3)}; "
-                   f"the first is {next(iter(dataset.dropped.values()))}.", err=True)
+        typer.echo(f"Note: features left out ({len(dataset.dropped):,}): {shorten(dataset.dropped, 3)}; the "
+                   f"first is {next(iter(dataset.dropped.values()))}.", err=True)
     return dataset
 
 

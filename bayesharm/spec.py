@@ -14,6 +14,7 @@ from bayesharm.errors import ModelError
 LEVELS = ("scanner", "population", "diagnosis", "participant")
 PEOPLE = ("all", "travelers")
 NOISE_RATIOS = ("homoscedastic", "scanner")
+UNITS = ("each", "shared")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class ModelSpec:
         The diagnosis that disorder effects are measured against.
     covariates : tuple of str
         Columns of the scans table with a linear effect on every feature.
+    units : {'each', 'shared'}
+        What the scales of features are compared in: each feature's own sd (any measures together), or one unit
+        for all (features of one kind, such as the edges of a connectome).
     priors : Priors
     """
 
@@ -89,6 +93,7 @@ class ModelSpec:
     noise_scale: float = 0.8
     reference: str = "HC"
     covariates: tuple[str, ...] = ()
+    units: str = "each"
     priors: Priors = Priors()
 
     def to_dict(self) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergences: int) -> 
 def _on_dropped(dropped: Mapping[str, str]) -> list[str]:
     if not dropped:
         return []
-    return [f"{len(dropped):,} features were left out before the fit: {shorten(dropped, 3)}; the first is "
+    return [f"Features left out before the fit ({len(dropped):,}): {shorten(dropped, 3)}; the first is "
             f"{next(iter(dropped.values()))}."]
 
 

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import settings
 
@@ -13,6 +15,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # The same examples in every run; no deadline, since the first example pays for compilation.
 settings.register_profile("bayesharm", derandomize=True, deadline=None)
 settings.load_profile("bayesharm")
+
+N_SMALL = 160  # features of `small_study`: with few of them the hyperparameters are hardly known
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,44 @@ def data_dir() -> Path:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory) -> Path:
+    """A folder with ``scans.csv`` and ``features.npy``: 47 scans on five scanners, `N_SMALL` features.
+
+    Five travelers on three scanners, twice; a cohort on these and on `delta`, where nobody traveled; one scan
+    on `omega`.
+    """
+    rng = np.random.default_rng(7)
+    rows = [(f"t{i}", name, "HC") for i in range(5) for name in ("alpha", "beta", "gamma") for _ in range(2)]
+    cohort = ["alpha", "beta", "gamma", "delta"] * 4 + ["omega"]
+    rows += [(f"c{i:02d}", name, "MDD" if i % 8 > 3 else "HC") for i, name in enumerate(cohort)]
+    scans = pd.DataFrame(rows, columns=["participant_id", "scanner", "diagnosis"])
+    scans.insert(0, "scan_id", [f"scan{i:02d}" for i in range(len(scans))])
+    scans["age"] = rng.integers(20, 60, len(scans))
+    people, scanners = scans.participant_id.unique(), scans.scanner.unique()
+    person = pd.DataFrame(rng.normal(0, 0.7, (len(people), N_SMALL)), index=people)
+    bias = pd.DataFrame(rng.normal(0, 0.5, (len(scanners), N_SMALL)), index=scanners)
+    features = 5 + person.loc[scans.participant_id].to_numpy() + bias.loc[scans.scanner].to_numpy()
+    features += rng.normal(0, 0.5, features.shape)
+    folder = tmp_path_factory.mktemp("study")
+    scans.to_csv(folder / "scans.csv", index=False)
+    np.save(folder / "features.npy", features.astype("float32"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(small_study) -> Path:
+    """The run folder of `small_study`, made by the command that users type; fitted once for all tests."""
+    from typer.testing import CliRunner
+
+    from bayesharm.cli import app
+
+    out = small_study.parent / f"{small_study.name}_run"
+    result = CliRunner().invoke(app, [
+        "fit", str(small_study / "scans.csv"), str(small_study / "features.npy"),
+        "--model", "traveling_and_cohort", "--seed", "1", "--out", str(out),
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return out

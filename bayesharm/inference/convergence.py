@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.diagnostics import effective_sample_size, gelman_rubin
 from scipy.special import ndtri
 
 MAX_RHAT = 1.01
@@ -36,12 +36,13 @@ def judge(log_scales: np.ndarray, diverging: np.ndarray) -> Verdict:
     log_scales : (chain, draw, scale, feature) array
     diverging : (chain, draw, feature) bool array
     """
-    n_chains, n_draws = log_scales.shape[:2]
-    pooled = log_scales.reshape(n_chains * n_draws, *log_scales.shape[2:])
-    rank = np.argsort(np.argsort(pooled, axis=0), axis=0) + 1
-    normal = ndtri((rank - 0.375) / (len(pooled) + 0.25)).reshape(log_scales.shape)
-    rhat, ess = split_gelman_rubin(normal), effective_sample_size(normal)
-    finite = np.isfinite(pooled).all(axis=(0, 1))
+    half = log_scales.shape[1] // 2
+    halves = np.concatenate([log_scales[:, :half], log_scales[:, -half:]])
+    pooled = halves.reshape(-1, *log_scales.shape[2:])
+    rank = np.argsort(np.argsort(pooled, axis=0, kind="stable"), axis=0) + 1
+    normal = ndtri((rank - 0.375) / (len(pooled) + 0.25)).reshape(halves.shape)
+    rhat, ess = gelman_rubin(normal), effective_sample_size(normal)
+    finite = np.isfinite(log_scales).all(axis=(0, 1, 2))
     rhat, ess = np.where(finite, rhat, np.nan), np.where(finite, ess, np.nan)
     divergences = diverging.sum(axis=(0, 1))
     converged = (rhat < MAX_RHAT).all(0) & (ess >= MIN_ESS).all(0) & (divergences == 0)
@@ -65,11 +66,11 @@ def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
     """
     n_nodes = len(log_ratios)
     n_tail = n_nodes // 5 if n_nodes <= 225 else int(np.ceil(3 * np.sqrt(n_nodes)))
-    ordered = np.sort(log_ratios - log_ratios.max(axis=0), axis=0)
-    tail = np.exp(ordered[-n_tail:]) - np.exp(ordered[-n_tail - 1])  # (tail, feature), ascending
     n_grid = 30 + int(np.sqrt(n_tail))
     grid = 1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))
     with np.errstate(divide="ignore", invalid="ignore"):
+        ordered = np.sort(log_ratios - log_ratios.max(axis=0), axis=0)
+        tail = np.exp(ordered[-n_tail:]) - np.exp(ordered[-n_tail - 1])  # (tail, feature), ascending
         quartile = tail[int(n_tail / 4 + 0.5) - 1]
         theta = grid[:, None] / (3 * quartile) + 1 / tail[-1]
         k = np.log1p(-theta[:, None] * tail).mean(axis=1)

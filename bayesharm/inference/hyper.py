@@ -24,6 +24,7 @@ from bayesharm.spec import Priors
 
 Array = jax.Array
 N_TURNS = 15  # at most; four or five are usual
+LEAST_OMEGA = 0.03
 LONGEST_TURN = 0.8  # in eta and log omega: further away the nodes do not see
 
 
@@ -74,13 +75,15 @@ def fit_hyper(
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     starts = (jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features))),) * 4
+    eta_sd = np.zeros(len(log_medians))
     for turn in range(N_TURNS):
-        nodes, starts = _place_nodes(problem, moments, centre, ratio, keys, n_nodes, starts)
+        nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
         before = ratio
         if problem.noise_ratio and turn < 4:
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre), ratio)
         weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
         approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
+        eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(0, problem.priors.eta_sd)
         old, target = _prior_of(centre), np.asarray(approximation.mode)[:, 0]
         centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
         new = _prior_of(target)
@@ -90,7 +93,7 @@ def fit_hyper(
         if moved < 0.25 and moved_ratio < 0.01:  # near enough for the nodes; the posterior itself comes below
             break
 
-    nodes, _ = _place_nodes(problem, moments, centre, ratio, keys, n_nodes, starts)
+    nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
     approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
     draws, diverging = _sample(problem.priors, log_medians, basis, weight, approximation,
@@ -101,7 +104,7 @@ def fit_hyper(
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
     predictive = Gaussian(flat[0].mean(1), np.sqrt((omega**2).mean((0, 1)) + flat[0].var(1)))
     marginal = jax.lax.map(lambda h: log_marginal(basis, weight, *h),
-                           tuple(jnp.asarray(part.T[:, :, None]) for part in flat))[:, 0].T
+                           tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], _blunt(flat[1]))))[:, 0].T
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging))
 
 
@@ -111,7 +114,7 @@ def _prior_of(centre: np.ndarray) -> Gaussian:
 
 
 def _place_nodes(
-    problem: Problem, moments: Moments, centre: np.ndarray, ratio: Ratio, keys: Array, n_nodes: int,
+    problem: Problem, moments: Moments, centre: np.ndarray, eta_sd: np.ndarray, ratio: Ratio, keys: Array, n_nodes: int,
     starts: tuple[Array, ...],
 ) -> tuple[Nodes, tuple[Array, ...]]:
     """Nodes around the features' modes under the prior as it is, narrower, wider, and hardly pooled at all.
@@ -120,8 +123,8 @@ def _place_nodes(
     smaller one, and few nodes of a wide prior lie where a narrow one puts its mass.
     """
     eta, omega = _prior_of(centre)
-    omega = np.maximum(omega, 0.02)  # below that all features are as good as equal
-    spreads = (0.5 * omega, omega, 2 * omega, np.maximum(2 * omega, 0.5))
+    omega = np.maximum(omega, LEAST_OMEGA)
+    spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
     modes = tuple(find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
                   for spread, start in zip(spreads, starts, strict=True))
     return draw_nodes(keys, modes, n_nodes), tuple(mode.mode for mode in modes)
@@ -132,7 +135,12 @@ def _log_density(priors: Priors, log_medians: np.ndarray, basis: Array, weight: 
     eta, log_omega = jnp.split(position, 2)
     prior = (-0.5 * ((eta - log_medians[:, None]) / priors.eta_sd) ** 2
              - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2 + log_omega).sum(0)
-    return prior + log_marginal(basis, weight, eta, log_omega).sum(1)
+    return prior + log_marginal(basis, weight, eta, _blunt(log_omega)).sum(1)
+
+
+def _blunt(log_omega: Array) -> Array:
+    """An omega below `LEAST_OMEGA` counts as that: nodes cannot resolve it, and features are as good as equal there."""
+    return 0.5 * jnp.logaddexp(2 * log_omega, 2 * np.log(LEAST_OMEGA))
 
 
 @partial(jax.jit, static_argnums=0)

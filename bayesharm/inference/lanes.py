@@ -25,6 +25,8 @@ from bayesharm.moments import Moments
 
 Array = jax.Array
 N_NODES = 128  # for Pareto-k of the Laplace approximation
+N_COMPONENTS = 256  # of the predictive prior while there are few features
+NARROWEST = 0.1  # a component narrower than a tenth of a scale makes a spike that says nothing more
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 
 
@@ -183,9 +185,10 @@ def make_mixture(hyper: Hyper) -> Mixture:
     mixture : Mixture
         Weights are log weights of the sampled features, (component, sampled feature).
     """
-    n_scales = hyper.eta.shape[-1]
     if len(hyper.log_marginal) >= ENOUGH_FEATURES:
         mean, log_sd = hyper.predictive.mean[:, None], np.log(hyper.predictive.sd)[:, None]
         return Mixture(mean, log_sd, np.zeros((1, len(hyper.log_marginal))))
-    mean, log_sd = hyper.eta.reshape(-1, n_scales).T, np.log(hyper.omega.reshape(-1, n_scales)).T
-    return Mixture(mean, log_sd, -hyper.log_marginal.T)
+    n_draws = hyper.log_marginal.shape[1]
+    kept = np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
+    mean, log_sd = hyper.eta.reshape(n_draws, -1)[kept].T, np.log(hyper.omega.reshape(n_draws, -1)[kept]).T
+    return Mixture(mean, np.maximum(log_sd, np.log(NARROWEST)), -hyper.log_marginal[:, kept].T)

@@ -1,0 +1,63 @@
+"""Make ``models/<name>/reference.json``: long runs of the explicit NumPyro model on the fixed small study.
+
+    python benchmarks/reference.py [model …]
+
+Each number stands with its Monte-Carlo error; the checks (R-hat, effective sample size, divergences) stand beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import version
+
+import numpy as np
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+from bayesharm import load_dataset
+from bayesharm.design import build_design
+from bayesharm.inference.explicit import sample_explicit
+from bayesharm.reference import reference_study
+from bayesharm.spec import load_model, model_names, models_folder
+
+N_CHAINS, N_WARMUP, N_DRAWS = 4, 700, 1500
+
+
+def summarize(draws: np.ndarray) -> dict[str, list]:
+    """Mean, sd and their Monte-Carlo errors of draws (chain, draw, …)."""
+    sd, ess = draws.std((0, 1), ddof=1), effective_sample_size(draws)
+    return {"mean": draws.mean((0, 1)).tolist(), "sd": sd.tolist(), "mcse_mean": (sd / np.sqrt(ess)).tolist(),
+            "mcse_sd": (sd / np.sqrt(2 * ess)).tolist()}
+
+
+def make(model: str) -> None:
+    scans, features = reference_study()
+    dataset = load_dataset(scans, features)
+    design = build_design(dataset.scans, load_model(model))
+    started = time.time()
+    posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS)
+    draws = {"eta": posterior.hyper["eta"].values, "log_omega": np.log(posterior.hyper["omega"].values),
+             "log_ratio": posterior.hyper["log_ratio"].values, "log_scale": np.log(posterior.scales.values)}
+    draws |= {f"effect_{name}": effect.values for name, effect in posterior.effects.items()}
+    moving = [array for array in draws.values() if array.size]
+    checks = {
+        "rhat_max": float(max(np.max(split_gelman_rubin(array)) for array in moving)),
+        "ess_min": float(min(np.min(effective_sample_size(array)) for array in moving)),
+        "divergences": int(posterior.sampler["diverging"].values.sum()),
+    }
+    reference = {
+        "study": "bayesharm.reference.reference_study()", "sampler": "bayesharm.inference.explicit.sample_explicit",
+        "settings": {"seed": 1, "chains": N_CHAINS, "warmup": N_WARMUP, "draws": N_DRAWS},
+        "versions": {name: version(name) for name in ("bayesharm", "numpyro", "jax")},
+        "families": list(design.scales), "scanners": list(design.scanners), "checks": checks,
+        "summaries": {name: summarize(array) for name, array in draws.items()},
+    }
+    text = json.dumps(reference, indent=1, default=float)
+    (models_folder() / model / "reference.json").write_text(text + "\n", encoding="utf-8")
+    print(model, len(design.rows), "scans", checks, f"{time.time() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or model_names():
+        make(name)

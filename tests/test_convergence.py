@@ -1,0 +1,108 @@
+"""Diagnostics of many features at once against ArviZ, one by one; chains that do not move are never good."""
+
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+from scipy import signal
+
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k
+
+
+def chains(n_chains: int = 4, n_draws: int = 200, memory: float = 0.3, n_features: int = 6, seed: int = 0) -> np.ndarray:
+    """Autoregressive chains of two scales, (chain, draw, scale, feature)."""
+    noise = np.random.default_rng(seed).standard_t(4, (n_chains, 50 + n_draws, 2, n_features))
+    return signal.lfilter([1], [1, -memory], noise, axis=1)[:, 50:]
+
+
+def no_divergence(draws: np.ndarray) -> np.ndarray:
+    return np.zeros((*draws.shape[:2], draws.shape[3]), bool)
+
+
+def one_by_one(function, draws: np.ndarray, **options) -> np.ndarray:
+    """(scale, feature)"""
+    return np.apply_along_axis(lambda x: function(x.reshape(draws.shape[:2]), **options), 0,
+                               draws.reshape(-1, *draws.shape[2:]))
+
+
+@pytest.mark.parametrize(("n_draws", "memory"), [(200, 0.3), (200, 0.95), (31, 0.5)])
+def test_rhat_is_that_of_arviz(n_draws, memory):
+    """Of the bulk: split chains, ranks made normal; ArviZ's default is the larger of this and that of the tails."""
+    draws = chains(n_draws=n_draws, memory=memory)
+    expected = one_by_one(array_stats.rhat, draws, method="z_scale")
+    np.testing.assert_allclose(judge(draws, no_divergence(draws)).rhat, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("n_draws", "memory"), [(200, 0.0), (200, 0.3), (200, 0.95), (31, 0.5)])
+def test_bulk_ess_is_that_of_arviz(n_draws, memory):
+    """But for one term: where ArviZ cuts the autocorrelations off it adds one more if that is positive.
+
+    The number of draws behind one effective draw is then larger by it, which for these chains is up to 0.2.
+    """
+    draws = chains(n_draws=n_draws, memory=memory)
+    n = draws.shape[0] * (draws.shape[1] // 2 * 2)
+    ours = n / judge(draws, no_divergence(draws)).ess_bulk
+    theirs = n / one_by_one(array_stats.ess, draws, method="bulk")
+    assert (theirs > ours - 1e-6).all() and (theirs < ours + 0.2).all()
+    assert (np.abs(theirs - ours) < 1e-6).any()
+
+
+def test_drifting_chains_have_few_effective_draws():
+    """All chains drift alike, so that only their halves differ."""
+    draws = chains(memory=0.0) + np.linspace(-2, 2, 200)[:, None, None]
+    verdict = judge(draws, no_divergence(draws))
+    assert (verdict.rhat > 1.1).all() and (verdict.ess_bulk < 50).all() and not verdict.converged.any()
+
+
+def test_the_verdict():
+    draws, diverging = chains(n_draws=400), no_divergence(chains(n_draws=400))
+    draws[2, :, 1, 1] += 0.5  # one chain elsewhere
+    draws[:, :, 0, 2] = chains(n_draws=400, memory=0.9)[:, :, 0, 2]  # slow
+    diverging[0, [5, 7], 3] = True
+    verdict = judge(draws, diverging)
+    assert verdict.rhat.shape == verdict.ess_bulk.shape == (2, 6)
+    assert verdict.converged.tolist() == [True, False, False, False, True, True]
+    assert verdict.rhat[1, 1] > MAX_RHAT and verdict.rhat[0, 1] < MAX_RHAT
+    assert verdict.ess_bulk[0, 2] < MIN_ESS < verdict.ess_bulk[1, 2]
+    assert verdict.divergences.tolist() == [0, 0, 0, 2, 0, 0]
+
+
+def spoil(draws: np.ndarray, how: str) -> None:
+    chain = slice(None) if how == "all constant" else 1
+    if how in ("all constant", "one constant"):
+        draws[chain, :, 0, 2] = 0.3
+    elif how == "each constant":
+        draws[:, :, 0, 2] = np.arange(4)[:, None]
+    else:
+        draws[1, 17, 0, 2] = {"one NaN": np.nan, "one infinite": -np.inf}[how]
+
+
+@pytest.mark.parametrize("how", ["all constant", "each constant", "one constant", "one NaN", "one infinite"])
+def test_chains_that_do_not_move_or_are_not_numbers_are_never_good(how):
+    good = chains(n_draws=400)
+    bad = good.copy()
+    spoil(bad, how)
+    before, after = judge(good, no_divergence(good)), judge(bad, no_divergence(bad))
+    assert before.converged.all()
+    assert after.converged.tolist() == [True, True, False, True, True, True]
+    others = np.arange(6) != 2
+    np.testing.assert_array_equal(after.rhat[:, others], before.rhat[:, others])
+
+
+@pytest.mark.parametrize("n_nodes", [128, 225, 400])
+def test_pareto_k_is_that_of_arviz(n_nodes):
+    """For the same number of nodes in the tail: between 226 and the next square ArviZ rounds it down, we up."""
+    rng = np.random.default_rng(0)
+    log_ratios = rng.normal(size=(n_nodes, 9)) * np.linspace(0.01, 5, 9) + 1000
+    expected = [array_stats.psislw(-column)[1] for column in log_ratios.T]
+    assert min(expected) < 0.3 and max(expected) > 0.7
+    np.testing.assert_allclose(pareto_k(log_ratios), expected, atol=1e-10)
+
+
+def test_pareto_k_where_ratios_are_missing():
+    log_ratios = np.random.default_rng(0).normal(size=(128, 4))
+    expected = pareto_k(log_ratios)
+    log_ratios[3, 1] = np.nan
+    log_ratios[:, 2] = -np.inf
+    log_ratios[:20, 3] = -np.inf  # nodes outside of the support
+    found = pareto_k(log_ratios)
+    assert np.isnan(found[1:3]).all() and found[0] == expected[0] and np.isfinite(found[3])

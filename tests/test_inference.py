@@ -1,0 +1,488 @@
+"""Every stage of the inference against brute force: quadrature, dense algebra, scipy.
+
+Where a result is random, the tolerance comes from its own Monte-Carlo error, for a false-alarm rate of 2e-5 a test.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from numpyro.diagnostics import effective_sample_size
+from quadrature import Quadrature
+from scipy import stats
+from studies import random_study
+
+from bayesharm.design import FIXED, build_design
+from bayesharm.inference.effects import average_effects
+from bayesharm.inference.hyper import Hyper, fit_hyper
+from bayesharm.inference.importance import (
+    basis_of,
+    draw_nodes,
+    evaluate_nodes,
+    find_modes,
+    log_marginal,
+    log_prior,
+)
+from bayesharm.inference.lanes import ENOUGH_FEATURES, Effort, log_mixture, make_mixture, sample_block
+from bayesharm.inference.laplace import Laplace
+from bayesharm.inference.noise import Ratio, fit_ratio
+from bayesharm.inference.nuts import sample_lanes
+from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem
+from bayesharm.moments import compute_moments, lay_out
+from bayesharm.spec import load_model
+
+FALSE_ALARMS = 2e-5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def assert_no_larger_than_chance(z, degrees_of_freedom: float = np.inf) -> None:
+    """Standardized errors, the largest of all compared with what it may be by chance."""
+    z = np.asarray(z)
+    limit = stats.t.isf(FALSE_ALARMS / 2 / z.size, degrees_of_freedom)
+    assert np.isfinite(z).all() and np.abs(z).max() < limit, (z.round(1), limit)
+
+
+def standardized(draws: np.ndarray, mean: np.ndarray, sd: np.ndarray, own_error: float = 0.0) -> np.ndarray:
+    """Errors of the mean and of the sd of draws (chain, draw, …), in Monte-Carlo standard errors.
+
+    `own_error` is a further standard error, in sds, that the draws do not show.
+    """
+    squares = (draws - mean) ** 2 / sd**2
+    ess, ess_squares = effective_sample_size(draws), effective_sample_size(squares)
+    assert ess.min() > 200 and ess_squares.min() > 200
+    error = np.hypot(1 / np.sqrt(ess), own_error)
+    error_squares = np.hypot(squares.std((0, 1)) / np.sqrt(ess_squares), 2 * own_error)
+    return np.stack([(draws.mean((0, 1)) - mean) / sd / error, (squares.mean((0, 1)) - 1) / error_squares])
+
+
+# NUTS on Gaussians: a mean and a covariance of its own in each lane
+
+N_LANES, DIMENSION = 8, 3
+
+
+def potential(shared, own, z):
+    mean, precision = own
+    away = z - mean
+    return 0.5 * shared * jnp.sum(away * jnp.sum(precision * away, axis=1), axis=0)
+
+
+@pytest.fixture(scope="module")
+def gaussians():
+    rng = np.random.default_rng(0)
+    mean = rng.normal(0, 3, (DIMENSION, N_LANES))
+    half = rng.normal(0, 0.3, (N_LANES, DIMENSION, DIMENSION)) + np.eye(DIMENSION)
+    covariance = half @ half.transpose(0, 2, 1)
+    own = (jnp.asarray(mean), jnp.asarray(np.linalg.inv(covariance).transpose(1, 2, 0)))
+    return own, mean, covariance
+
+
+@pytest.fixture(scope="module")
+def sample_gaussians():
+    """Draws of some lanes, with keys that belong to the lanes."""
+
+    @jax.jit
+    def sample(own, lanes):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(5), lanes)
+        return sample_lanes(potential, 1.0, own, own[0] + 1.0, keys, n_warmup=20, n_draws=2000, step_size=0.7,
+                            max_tree_depth=5)
+
+    return sample
+
+
+def lanes_of(tree, lanes):
+    return jax.tree.map(lambda leaf: leaf[..., lanes], tree)
+
+
+@pytest.fixture(scope="module")
+def gaussian_draws(gaussians, sample_gaussians):
+    return sample_gaussians(gaussians[0], jnp.arange(N_LANES))
+
+
+def test_nuts_finds_means_and_covariances(gaussians, gaussian_draws):
+    _, mean, covariance = gaussians
+    factor = np.linalg.inv(np.linalg.cholesky(covariance))
+    white = np.einsum("lij,djl->ldi", factor, np.asarray(gaussian_draws.position) - mean)
+    products = np.einsum("ldi,ldj->ldij", white, white)[:, :, *np.tril_indices(DIMENSION)]
+    expected = np.eye(DIMENSION)[np.tril_indices(DIMENSION)]
+    by_lane = []
+    for values, truth in ((white, 0.0), (products, expected)):
+        ess = np.array([effective_sample_size(lane[None]) for lane in values])
+        assert ess.min() > 400
+        by_lane.append(((values.mean(1) - truth) / values.std(1) * np.sqrt(ess)).ravel())
+    assert_no_larger_than_chance(np.concatenate(by_lane))
+    assert_no_larger_than_chance(standardized(white, np.zeros(DIMENSION), np.ones(DIMENSION)))
+
+
+def test_nuts_reports_its_work(gaussian_draws):
+    steps = np.asarray(gaussian_draws.n_steps)
+    assert steps.shape == (2000, N_LANES) and 3 < steps.mean() < 31 and steps.max() <= 31  # 2⁵ − 1
+    assert not np.asarray(gaussian_draws.diverging).any()
+
+
+def test_a_lane_is_the_same_alone(gaussians, gaussian_draws, sample_gaussians):
+    alone = sample_gaussians(lanes_of(gaussians[0], [3]), jnp.array([3]))
+    np.testing.assert_allclose(alone.position[..., 0], gaussian_draws.position[..., 3], atol=1e-8)
+    np.testing.assert_array_equal(alone.n_steps[:, 0], gaussian_draws.n_steps[:, 3])
+
+
+def test_a_lane_of_nan_spoils_no_other(gaussians, gaussian_draws, sample_gaussians):
+    mean, precision = gaussians[0]
+    draws = sample_gaussians((mean, precision.at[0, 0, 2].set(jnp.nan)), jnp.arange(N_LANES))
+    others = np.arange(N_LANES) != 2
+    np.testing.assert_array_equal(lanes_of(draws, others).position, lanes_of(gaussian_draws, others).position)
+    assert np.asarray(draws.diverging)[:, 2].all()
+
+
+# A study so small that its posteriors are found by quadrature
+
+SCANNERS = ("A", "B", "C", "D")
+SCALES = ("noise", "participant", "measurement")
+N_FEATURES = 12
+AXES = (np.linspace(-2.0, 0.6, 40), np.linspace(-4.0, 1.4, 36), np.linspace(-4.0, 1.4, 36))
+EQUAL = np.zeros(len(SCANNERS))
+PRIOR = Gaussian(np.log([0.6, 0.6, 0.6]), np.array([0.3, 0.5, 0.5]))
+
+
+class Study:
+    """Five travelers on three or four of four scanners, one of them twice on one."""
+
+    def __init__(self, log_ratio: np.ndarray, seed: int) -> None:
+        missing = [(0, "A"), (1, "D"), (2, "A")]
+        visits = [(i, name) for i in range(5) for name in SCANNERS if (i, name) not in missing] + [(4, "A")]
+        self.scans = pd.DataFrame(visits, columns=["participant_id", "scanner"]).astype(str)
+        self.scans["scan_id"] = [f"scan{n}" for n in range(len(visits))]
+        self.scans["site"], self.scans["diagnosis"] = "home", "HC"
+        rng = np.random.default_rng(seed)
+        person, scanner = self.scans.participant_id.astype(int), self.scans.scanner.map(SCANNERS.index)
+        noise, participant, measurement = np.exp(np.log([[0.5], [0.6], [0.4]])
+                                                 + [[0.4], [0.6], [0.6]] * rng.normal(size=(3, N_FEATURES)))
+        self.features = (
+            3 + participant * rng.normal(size=(5, N_FEATURES))[person]
+            + measurement * rng.normal(size=(len(SCANNERS), N_FEATURES))[scanner]
+            + noise * np.exp(log_ratio / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES)))
+        self.spec = replace(load_model("traveling"), noise_ratio="homoscedastic")
+        self.design = build_design(self.scans, self.spec)
+        assert self.design.scales == SCALES
+        self.moments, _ = compute_moments(self.design, lay_out(self.design), self.features)
+
+    def quadrature(self, log_ratio: np.ndarray = EQUAL, axes=AXES) -> Quadrature:
+        return Quadrature(self.scans, self.spec, SCALES, axes, self.features, log_ratio)
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study(EQUAL, seed=0)
+
+
+@pytest.fixture(scope="module")
+def problem(study):
+    return make_problem(study.design)
+
+
+@pytest.fixture(scope="module")
+def exact(study) -> Quadrature:
+    return study.quadrature()
+
+
+@pytest.fixture(scope="module")
+def place(problem):
+    """Laplace approximations of all features under priors that are narrower than `PRIOR`, equal to it, and wider."""
+
+    def place(moments) -> tuple[Laplace, ...]:
+        start = jnp.broadcast_to(problem.log_medians[:, None], (len(SCALES), N_FEATURES))
+        return tuple(find_modes(problem, EQUAL, moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start)
+                     for width in (0.5, 1.0, 2.0, 4.0))
+
+    return place
+
+
+# Importance sampling
+
+def random_proposals(rng, n_features: int, sizes) -> tuple[Laplace, ...]:
+    def proposal(size):
+        factor = np.tril(rng.normal(0, 0.3, (n_features, 3, 3)), -1) + np.diag([1.0, 0.7, 1.3])
+        mode = rng.normal(0, 0.3, (3, n_features))
+        return Laplace(jnp.asarray(mode), jnp.asarray(size * factor.transpose(1, 2, 0)), np.ones(n_features, bool))
+
+    return tuple(proposal(size) for size in sizes)
+
+
+@pytest.mark.parametrize("sizes", [[1.3], [0.7, 1.2, 1.5, 3.0]], ids=["one proposal", "mixture"])
+def test_nodes_are_unbiased_and_fill_the_space(sizes):
+    """A standard normal's total mass, mean and covariance by importance sampling; a random shift for each feature."""
+    n_features, n_nodes = 400, 256
+    proposals = random_proposals(np.random.default_rng(1), n_features, sizes)
+    keys = feature_keys(0, Stage.NODES, np.arange(n_features))
+    nodes = jax.tree.map(np.asarray, draw_nodes(keys, proposals, n_nodes))
+
+    for f in range(3):
+        densities = [stats.multivariate_t(p.mode[:, f], p.factor[:, :, f] @ p.factor[:, :, f].T, df=7).pdf(
+            nodes.log_scales[:, :, f]) for p in proposals]
+        np.testing.assert_allclose(nodes.log_proposal[:, f], np.log(np.mean(densities, axis=0)), atol=1e-10)
+
+    x = nodes.log_scales
+    weight = np.exp(stats.norm.logpdf(x).sum(1) - nodes.log_proposal)
+    products = np.einsum("nf,nif,njf->ijf", weight, x, x)[np.tril_indices(3)] / n_nodes
+    estimates = np.concatenate([[weight.mean(0)], (weight[:, None] * x).mean(0), products])
+    errors = estimates - np.r_[1, 0, 0, 0, 1, 0, 1, 0, 0, 1][:, None]
+    assert_no_larger_than_chance(errors.mean(1) / errors.std(1) * np.sqrt(n_features), n_features - 1)
+    # Independent points would give this spread; quasi-random ones have to do better.
+    independent = weight.std(0).mean() / np.sqrt(n_nodes)
+    assert errors[0].std() < 0.6 * independent
+
+
+def test_the_first_nodes_are_of_all_proposals():
+    """The noise ratio is learned from the first few."""
+    proposals = random_proposals(np.random.default_rng(1), 5, [1.0, 1.0])
+    proposals = (proposals[0], proposals[1]._replace(mode=proposals[1].mode + 1e3))
+    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(5)), proposals, 16)
+    assert ((np.asarray(nodes.log_scales)[:4] > 500).sum(0) == 2).all()
+
+
+def test_prior_of_many_hyperparameters_is_scipys():
+    rng = np.random.default_rng(2)
+    x, mean, log_sd = rng.normal(size=(5, 3, 4)), rng.normal(size=(3, 2)), rng.normal(size=(3, 2))
+    basis = basis_of(x)
+    assert basis.shape == (6, 5, 4) and basis_of(x[0]).shape == (6, 4)
+    expected = stats.norm.logpdf(x[None], mean.T[:, None, :, None], np.exp(log_sd).T[:, None, :, None]).sum(2)
+    np.testing.assert_allclose(log_prior(basis, mean, log_sd), expected, atol=1e-10)
+
+
+def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact):
+    repeats, n_nodes = 25, 256
+    lanes = np.repeat(np.arange(N_FEATURES), repeats)
+    proposals, moments = lanes_of((place(study.moments), study.moments), lanes)
+    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(len(lanes))), proposals, n_nodes)
+    weight = evaluate_nodes(problem, EQUAL, moments, nodes)
+    mean = PRIOR.mean + np.array([[0.0, 0.0, 0.0], [0.1, -0.3, 0.3], [0.0, 0.3, -0.3]])
+    sd = PRIOR.sd * np.array([[1.0, 1.0, 1.0], [0.7, 1.5, 0.7], [1.5, 0.7, 2.0]])
+    found = np.asarray(log_marginal(basis_of(nodes.log_scales), weight, jnp.asarray(mean.T), jnp.log(sd.T)))
+    truth = exact.log_marginal(mean, sd)
+    relative = np.exp(found.reshape(3, N_FEATURES, repeats) - truth[..., None]) - 1
+    assert_no_larger_than_chance(relative.mean(2) / relative.std(2, ddof=1) * np.sqrt(repeats), repeats - 1)
+    assert relative.std(2).max() < 0.3 and np.abs(relative.mean(2)).max() < 0.1
+
+
+# Hyperparameters
+
+@pytest.fixture(scope="module")
+def hyper(study, problem) -> Hyper:
+    return fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1)
+
+
+def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 6000):
+    """Mean, sd and standard error of (eta, omega) by adaptive importance sampling from multivariate Student-t."""
+    rng = np.random.default_rng(0)
+    centre, spread = np.r_[log_medians, np.log([0.4] * 3)], np.diag([0.25] * 3 + [1.0] * 3)
+    for n in (2000, 4000, 4000, n_draws):
+        proposal = stats.multivariate_t(centre, spread, df=5)
+        x = proposal.rvs(n, random_state=rng)
+        eta, log_omega = x[:, :3], x[:, 3:]
+        parts = zip(np.array_split(eta, 20), np.array_split(np.exp(log_omega), 20), strict=True)
+        log_weight = np.concatenate([exact.log_marginal(*part).sum(1) for part in parts]) - proposal.logpdf(x)
+        log_weight += (stats.norm.logpdf(eta, log_medians, 1.0) + log_omega
+                       + stats.halfnorm.logpdf(np.exp(log_omega), scale=0.5)).sum(1)
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        centre, spread = weight @ x, 1.2 * np.cov(x.T, aweights=weight)
+    assert 1 / (weight**2).sum() > 1000
+    values = np.concatenate([eta, np.exp(log_omega)], axis=1)
+    mean = weight @ values
+    return mean, np.sqrt(weight @ (values - mean) ** 2), np.sqrt(weight**2 @ (values - mean) ** 2)
+
+
+def test_hyperparameters_are_those_of_brute_force(hyper, exact, problem):
+    mean, sd, error = hyperposterior(exact, problem.log_medians)
+    draws = np.concatenate([hyper.eta, hyper.omega], axis=-1)
+    own_error = np.hypot(error / sd, 0.05)  # the nodes make an error that is the same in all draws
+    assert_no_larger_than_chance(standardized(draws, mean, sd, own_error))
+    assert hyper.diverging < 0.02 * hyper.eta[..., 0].size
+
+
+def test_marginal_likelihoods_at_the_draws_are_those_of_quadrature(hyper, exact):
+    n_draws = hyper.log_marginal.shape[1]
+    some = np.arange(0, n_draws, 8)
+    eta, omega = (part.reshape(n_draws, -1)[some] for part in (hyper.eta, hyper.omega))
+    resolved = (omega > 0.1).all(1)
+    assert hyper.log_marginal.shape == (N_FEATURES, eta.shape[0] * 8) and resolved.sum() > 20
+    error = hyper.log_marginal[:, some].T - exact.log_marginal(eta, omega)
+    assert np.sqrt((error[resolved] ** 2).mean()) < 0.1
+
+
+def test_the_predictive_prior_has_the_moments_of_the_draws(hyper):
+    rng = np.random.default_rng(3)
+    new = rng.normal(np.broadcast_to(hyper.eta, (500, *hyper.eta.shape)), hyper.omega).reshape(-1, len(SCALES))
+    np.testing.assert_allclose(hyper.predictive.mean, new.mean(0), atol=0.01)
+    np.testing.assert_allclose(hyper.predictive.sd, new.std(0), rtol=0.02)
+
+
+def test_the_same_seed_gives_the_same_hyperparameters(hyper, study, problem):
+    again = fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1)
+    jax.tree.map(np.testing.assert_array_equal, again, hyper)
+
+
+# Noise ratio of the scanners
+
+LOG_RATIO = np.array([0.9, -0.6, -0.9, 0.6])
+
+
+@pytest.fixture(scope="module")
+def noisy() -> Study:
+    return Study(LOG_RATIO, seed=4)
+
+
+@pytest.fixture(scope="module")
+def ratio(noisy, problem, place) -> Ratio:
+    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), 2048)
+    return fit_ratio(problem, noisy.moments, nodes, PRIOR, Ratio(EQUAL, np.zeros((4, 4))))
+
+
+def test_noise_ratio_is_recovered_and_centred(ratio):
+    sd = np.sqrt(np.diag(ratio.covariance))
+    assert (np.abs(ratio.mean - LOG_RATIO) < 5 * sd).all()
+    assert ((0.05 < sd) & (sd < 0.4)).all()
+    np.testing.assert_allclose(ratio.mean.sum(), 0, atol=1e-10)
+    np.testing.assert_allclose(ratio.covariance.sum(0), 0, atol=1e-10)
+
+
+def test_noise_ratio_has_the_mode_and_curvature_of_brute_force(ratio, noisy, problem):
+    """Half a sd along each principal axis the exact log posterior falls as that of a standard normal."""
+    axes = tuple(axis[::2] for axis in AXES)
+
+    def log_posterior(log_ratio):
+        marginal = noisy.quadrature(log_ratio, axes).log_marginal(PRIOR.mean[None], PRIOR.sd[None])
+        return marginal.sum() - 0.5 * (log_ratio @ log_ratio) / problem.priors.noise_ratio_sd**2
+
+    variance, directions = np.linalg.eigh(ratio.covariance)
+    np.testing.assert_allclose(variance[0], 0, atol=1e-12)
+    top = log_posterior(ratio.mean)
+    for step in (0.5 * np.sqrt(variance) * directions).T[1:]:
+        ahead, behind = log_posterior(ratio.mean + step), log_posterior(ratio.mean - step)
+        assert abs(ahead - behind) < 0.15  # the slope, in sds
+        np.testing.assert_allclose(4 * (ahead + behind - 2 * top), -1, atol=0.15)
+
+
+# Scales of each feature
+
+EFFORT = Effort(n_chains=4, n_warmup=15, n_draws=300, step_size=1.2, max_tree_depth=6)
+
+
+@pytest.fixture(scope="module")
+def mixture(hyper):
+    return make_mixture(hyper)
+
+
+@pytest.fixture(scope="module")
+def sample(study, problem, mixture):
+    """Draws of some features, from moments and weights that may be replaced."""
+
+    def sample(features, moments=study.moments):
+        moments, weight = lanes_of((moments, mixture.log_weight), features)
+        keys = [feature_keys(7, stage, features) for stage in (Stage.NODES, Stage.FEATURES)]
+        draws = sample_block(problem, EQUAL, moments, mixture._replace(log_weight=weight), *keys, EFFORT)
+        return jax.tree.map(np.asarray, draws)
+
+    return sample
+
+
+@pytest.fixture(scope="module")
+def block(sample):
+    return sample(np.arange(N_FEATURES))
+
+
+def test_scales_have_the_posterior_of_quadrature(block, mixture, exact):
+    mean, sd = exact.posterior(mixture.mean.T, np.exp(mixture.log_sd).T, mixture.log_weight)
+    assert block.log_scales.shape == (4, 300, len(SCALES), N_FEATURES)
+    assert_no_larger_than_chance(standardized(block.log_scales, mean, sd))
+    assert block.diverging.mean() < 0.002 and block.n_steps.mean() < 8
+
+
+def test_log_ratios_give_the_marginal_likelihood(block, mixture, exact):
+    """Their mean is the likelihood integrated over the mixture; 128 nodes know it within a few percent."""
+    terms = exact.log_marginal(mixture.mean.T, np.exp(mixture.log_sd).T) + mixture.log_weight
+    found = np.log(np.exp(block.log_ratios).mean(0))
+    error = found - np.log(np.exp(terms).sum(0))
+    assert np.sqrt((error**2).mean()) < 0.1
+    # Leave-one-out weights: each draw of the hyperparameters counts the same once the feature is counted again.
+    np.testing.assert_allclose(found, np.log(terms.shape[0]), atol=0.3)
+
+
+def test_draws_of_a_feature_do_not_depend_on_its_block(block, sample):
+    features = np.array([8, 3, 11, 3, 0])
+    other = sample(features)
+    np.testing.assert_allclose(other.log_scales, block.log_scales[..., features], atol=1e-8)
+    np.testing.assert_allclose(other.log_ratios, block.log_ratios[..., features], atol=1e-8)
+    np.testing.assert_array_equal(other.n_steps, block.n_steps[..., features])
+
+
+def test_a_feature_of_nan_spoils_no_other(block, sample, study):
+    moments = jax.tree.map(np.copy, study.moments)
+    for part in moments:
+        part[:, 5] = np.nan
+    draws, others = sample(np.arange(N_FEATURES), moments), np.arange(N_FEATURES) != 5
+    jax.tree.map(np.testing.assert_array_equal, lanes_of(draws, others), lanes_of(block, others))
+    assert draws.diverging[..., 5].all() and (draws.log_ratios[:, 5] == -np.inf).all()
+
+
+def test_few_features_keep_the_draws_of_the_hyperparameters(hyper, mixture):
+    """Components are draws, weighted by one over the marginal likelihood of each feature."""
+    n_draws, n_components = hyper.log_marginal.shape[1], mixture.mean.shape[1]
+    assert 100 < n_components <= n_draws
+    eta, omega = hyper.eta.reshape(n_draws, -1).T, hyper.omega.reshape(n_draws, -1).T
+    index = [int(np.flatnonzero((eta == mean[:, None]).all(0))[0]) for mean in mixture.mean.T]
+    assert len(set(index)) > 0.9 * n_components
+    np.testing.assert_array_equal(mixture.log_weight, -hyper.log_marginal[:, index].T)
+    wide = omega[:, index] > 0.2
+    np.testing.assert_allclose(np.exp(mixture.log_sd)[wide], omega[:, index][wide])
+
+
+def test_many_features_have_one_predictive_prior(hyper):
+    many = make_mixture(hyper._replace(log_marginal=np.zeros((ENOUGH_FEATURES, hyper.eta[..., 0].size))))
+    assert many.mean.shape == (len(SCALES), 1) and (many.log_weight == np.zeros((1, ENOUGH_FEATURES))).all()
+    x = np.random.default_rng(0).normal(size=(2, len(SCALES), ENOUGH_FEATURES))
+    expected = stats.norm.logpdf(x, hyper.predictive.mean[:, None], hyper.predictive.sd[:, None]).sum(1)
+    np.testing.assert_allclose(log_mixture(many, x), expected, atol=1e-10)
+
+
+# Effects
+
+def test_effects_are_those_of_dense_algebra():
+    """Given the scales, to rounding; over draws of them, by the law of total variance."""
+    scans = random_study(6)
+    design = build_design(scans, replace(load_model("traveling_and_cohort"), covariates=("age", "sex")))
+    rng = np.random.default_rng(0)
+    features = rng.normal(5, 2, (len(scans), 3))
+    log_scales = np.log(design.scale_medians)[None, :, None] + rng.normal(0, 0.7, (4, len(design.scales), 3))
+    log_ratio = rng.normal(0, 0.5, len(design.scanners))
+    problem = make_problem(design)
+    moments, _ = compute_moments(design, problem.plan.layout, features)
+
+    x, contrasts = design.matrix.toarray(), np.concatenate([group.contrasts for group in design.effects])
+    y = features[design.rows]
+    y = (y - y.mean(0)) / y.std(0)
+    once, ratio = design.class_once[design.scan_class], np.exp(log_ratio)[design.class_scanner[design.scan_class]]
+    assert once.any() and not once.all()
+    mean, variance = np.empty((2, 4, len(contrasts), 3))
+    for k, f in np.ndindex(4, 3):
+        tau = np.exp(log_scales[k, :, f])
+        noise = tau[0] ** 2 * ratio + once * tau[design.scales.index("participant")] ** 2
+        prior = np.where(design.column_scale == FIXED, design.column_sd, tau[design.column_scale]) ** 2
+        covariance = np.linalg.inv(x.T @ (x / noise[:, None]) + np.diag(1 / prior))
+        mean[k, :, f] = contrasts @ covariance @ (x.T @ (y[:, f] / noise))
+        variance[k, :, f] = np.diag(contrasts @ covariance @ contrasts.T)
+
+    for k in range(4):
+        found = average_effects(problem, log_ratio, moments, jnp.asarray(log_scales[[k] * 4]))
+        np.testing.assert_allclose(found[0], mean[k], atol=1e-8)
+        np.testing.assert_allclose(found[1], np.sqrt(variance[k]), rtol=1e-8, atol=1e-12)
+    found = average_effects(problem, log_ratio, moments, jnp.asarray(log_scales))
+    np.testing.assert_allclose(found[0], mean.mean(0), atol=1e-8)
+    np.testing.assert_allclose(found[1], np.sqrt(variance.mean(0) + mean.var(0)), rtol=1e-8)

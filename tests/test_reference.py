@@ -1,0 +1,53 @@
+"""The staged posterior equals the explicit NumPyro posterior within Monte-Carlo error, for every model.
+
+The references were made once by `benchmarks/reference.py`. False-alarm rate 2e-5 for each model's test: the largest of
+n standardized differences is compared with the normal quantile at 1 - 1e-5 / n.
+"""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from bayesharm import fit, load_dataset
+from bayesharm.fit import Settings
+from bayesharm.reference import load_reference, reference_study
+from bayesharm.spec import model_names
+
+DRAWS = Settings(draws=500, effect_draws=400, block_size=6, keep_draws=2000)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_dataset(*reference_study())
+
+
+@pytest.mark.parametrize("model", model_names())
+def test_staged_posterior_is_the_explicit_one(study, model):
+    reference = load_reference(model)
+    assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400
+    posterior = fit(study, model, seed=1, settings=DRAWS)
+    assert posterior.run["n_converged"] >= 5  # a feature that has not converged is marked; so it is in the explicit run
+
+    ours = {}
+    log_scale = np.log(posterior.tree["draws"]["scales"].values)
+    ours["log_scale"] = (log_scale.mean(0), log_scale.std(0), posterior.tree["scales"]["ess_bulk"].values)
+    for name in posterior.tree["effects"].children:
+        effect = posterior.effect(name)
+        ours[f"effect_{name}"] = (effect["mean"].values, effect["sd"].values, DRAWS.effect_draws)
+    hyper = posterior.tree["hyper"]
+    ours["eta"] = (hyper["eta"].values.mean((0, 1)), hyper["eta"].values.std((0, 1)), 400)
+    ours["log_ratio"] = (np.log(hyper["noise_ratio"].values).mean((0, 1)), np.log(hyper["noise_ratio"].values).std((0, 1)), 800)
+
+    worst = {}
+    for name, (mean, sd, ess) in ours.items():
+        theirs = {key: np.array(value) for key, value in reference["summaries"][name].items()}
+        worst[name] = (
+            np.abs((mean - theirs["mean"]) / np.hypot(theirs["mcse_mean"], sd / np.sqrt(ess))),
+            np.abs((sd - theirs["sd"]) / np.hypot(theirs["mcse_sd"], sd / np.sqrt(2 * ess))),
+        )
+    print({name: [round(float(part.max()), 1) for part in parts] for name, parts in worst.items()})
+    n = sum(part.size for parts in worst.values() for part in parts)
+    limit = norm.isf(1e-5 / n)
+    for name, parts in worst.items():
+        for part in parts:
+            assert part.max() < limit, (name, part.round(1))
