@@ -6,24 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
-from bayesharm.identifiability import identify
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k
+from bayesharm.inference.convergence import judge, pareto_k
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.lanes import Effort, Mixture, make_mixture, sample_block
 from bayesharm.inference.problem import Problem, Stage, feature_keys, make_problem
+from bayesharm.labels import label_posterior
 from bayesharm.moments import Moments, Standard, compute_moments
-from bayesharm.posterior import FORMAT, Posterior, check_output
+from bayesharm.posterior import Posterior, check_output
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
 Report = Callable[[str, int, int, str], None]
@@ -59,10 +57,16 @@ class Settings:
 
 
 def fit(
-    dataset: Dataset, model: str | ModelSpec = "traveling_and_cohort", *, seed: int = 0,
-    covariates: Sequence[str] = (), reference: str | None = None, units: str | None = None,
+    dataset: Dataset,
+    model: str | ModelSpec = "traveling_and_cohort",
+    *,
+    seed: int = 0,
+    covariates: Sequence[str] = (),
+    reference: str | None = None,
+    units: str | None = None,
     out: str | Path | None = None,
-    settings: Settings = Settings(), report: Report | None = None,
+    settings: Settings = Settings(),
+    report: Report | None = None,
 ) -> Posterior:
     """Sample the joint posterior of all bias sources, for every feature.
 
@@ -105,8 +109,12 @@ def fit(
         spec = replace(spec, reference=reference)
     if units is not None:
         if units not in UNITS:
-            raise InputError("Unknown units.", got=repr(units), expected=f"one of {', '.join(UNITS)}",
-                             do="leave it out: each feature then has its own")
+            raise InputError(
+                "Unknown units.",
+                got=repr(units),
+                expected=f"one of {', '.join(UNITS)}",
+                do="leave it out: each feature then has its own",
+            )
         spec = replace(spec, units=units)
     _check(settings, seed)
     design = build_design(dataset.scans, spec)
@@ -121,10 +129,16 @@ def _check(settings: Settings, seed: int) -> None:
     for name, value in asdict(settings).items():
         least = {"keep_draws": 0, "chains": 2, "draws": 8}.get(name, 1)
         if not isinstance(value, int) or value < least:
-            raise InputError(f"The setting {name!r} is impossible.", got=repr(value),
-                             expected=f"a whole number, {least} or more", do="leave it out: the default serves")
+            raise InputError(
+                f"The setting {name!r} is impossible.",
+                got=repr(value),
+                expected=f"a whole number, {least} or more",
+                do="leave it out: the default serves",
+            )
     if seed < 0:
-        raise InputError("The seed is negative.", got=str(seed), expected="0 or more", do="choose another --seed")
+        raise InputError(
+            "The seed is negative.", got=str(seed), expected="0 or more", do="choose another --seed"
+        )
 
 
 def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report: Report) -> Posterior:
@@ -138,8 +152,9 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
     moments, _ = _moments_of(dataset, design, problem, sample, unit)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
-    hyper = fit_hyper(problem, moments, sample, seed=seed,
-                      report=lambda note: report("hyperparameters", 0, n_sample, note))
+    hyper = fit_hyper(
+        problem, moments, sample, seed=seed, report=lambda note: report("hyperparameters", 0, n_sample, note)
+    )
     report("hyperparameters", n_sample, n_sample, "done")
 
     mixture = make_mixture(hyper)
@@ -160,8 +175,15 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
         _process(block, dataset, design, problem, unit, hyper, mixture, seed, careful, settings, results)
         report("features", n_features, n_features, "running some again with more draws")
     n_failed = int((~results["converged"]).sum())
-    report("features", n_features, n_features, f"{n_failed} of {n_features} not converged" if n_failed else "all converged")
-    return _label(dataset, design, hyper, results, seed, settings, versions)
+    report(
+        "features",
+        n_features,
+        n_features,
+        f"{n_failed} of {n_features} not converged" if n_failed else "all converged",
+    )
+    return label_posterior(
+        dataset, design, hyper, results, seed=seed, settings=asdict(settings), versions=versions
+    )
 
 
 def _unit_of(dataset: Dataset, design: Design) -> float | None:
@@ -178,15 +200,19 @@ def _unit_of(dataset: Dataset, design: Design) -> float | None:
         flat += list(dataset.features.names[start:stop][~(variance > 0)])
         squares += variance.sum()
     if flat:
-        raise InputError("Some features do not vary over the scans that the model uses.", got=shorten(flat),
-                         expected="at least two different values", do="leave these features out")
+        raise InputError(
+            "Some features do not vary over the scans that the model uses.",
+            got=shorten(flat),
+            expected="at least two different values",
+            do="leave these features out",
+        )
     return float(np.sqrt(squares / n_features)) if design.spec.units == "shared" else None
 
 
 def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Blocks of one size, the last one filled up with its last feature, so that one program serves all."""
     for start in range(0, len(features), size):
-        block = features[start:start + size]
+        block = features[start : start + size]
         yield np.pad(block, (0, size - len(block)), mode="edge")
 
 
@@ -197,7 +223,7 @@ def _moments_of(
     parts = []
     for run in np.split(features, np.flatnonzero(np.diff(features) != 1) + 1):
         for start in range(0, len(run), 512):
-            piece = run[start:start + 512]
+            piece = run[start : start + 512]
             values = dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
             parts.append(compute_moments(design, problem.plan.layout, values, unit))
     moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
@@ -207,8 +233,10 @@ def _moments_of(
 
 def _allocate(problem: Problem, n_features: int, settings: Settings) -> dict[str, np.ndarray]:
     n_scales, n_effects = len(problem.log_medians), len(problem.contrasts)
-    results = {name: np.full((n_scales, n_features), np.nan)
-               for name in ("mean", "sd", "q05", "q50", "q95", "ess_bulk", "rhat")}
+    results: dict[str, np.ndarray] = {
+        name: np.full((n_scales, n_features), np.nan)
+        for name in ("mean", "sd", "q05", "q50", "q95", "ess_bulk", "rhat")
+    }
     results |= {name: np.full((n_effects, n_features), np.nan) for name in ("effect_mean", "effect_sd")}
     results |= {name: np.full(n_features, np.nan) for name in ("khat", "centre", "unit")}
     results |= {name: np.zeros(n_features, int) for name in ("divergences", "draws", "steps")}
@@ -219,16 +247,29 @@ def _allocate(problem: Problem, n_features: int, settings: Settings) -> dict[str
 
 
 def _process(
-    block: np.ndarray, dataset: Dataset, design: Design, problem: Problem, unit: float | None, hyper: Hyper,
-    mixture: Mixture, seed: int,
-    effort: Effort, settings: Settings, results: dict[str, np.ndarray],
+    block: np.ndarray,
+    dataset: Dataset,
+    design: Design,
+    problem: Problem,
+    unit: float | None,
+    hyper: Hyper,
+    mixture: Mixture,
+    seed: int,
+    effort: Effort,
+    settings: Settings,
+    results: dict[str, np.ndarray],
 ) -> None:
     """Sample one block of features and write its rows of the results."""
     moments, standard = _moments_of(dataset, design, problem, block, unit)
     stage = Stage.FEATURES if effort.n_draws == settings.draws else Stage.RETRY
     draws = sample_block(
-        problem, hyper.log_ratio.mean, moments, mixture._replace(log_weight=mixture.log_weight[:, block]),
-        feature_keys(seed, Stage.NODES, block), feature_keys(seed, stage, block), effort,
+        problem,
+        hyper.log_ratio.mean,
+        moments,
+        mixture._replace(log_weight=mixture.log_weight[:, block]),
+        feature_keys(seed, Stage.NODES, block),
+        feature_keys(seed, stage, block),
+        effort,
     )
     log_scales = np.asarray(draws.log_scales)
     verdict = judge(log_scales, np.asarray(draws.diverging))
@@ -238,11 +279,22 @@ def _process(
     scales = np.exp(pooled) * standard.sd
     q05, q50, q95 = np.quantile(scales, [0.05, 0.5, 0.95], axis=0)
     new = {
-        "mean": scales.mean(0), "sd": scales.std(0), "q05": q05, "q50": q50, "q95": q95, "ess_bulk": verdict.ess_bulk,
-        "rhat": verdict.rhat, "divergences": verdict.divergences, "converged": verdict.converged,
-        "khat": pareto_k(np.asarray(draws.log_ratios)), "centre": standard.centre, "unit": standard.sd,
-        "effect_mean": np.asarray(effect_mean) * standard.sd, "effect_sd": np.asarray(effect_sd) * standard.sd,
-        "draws": np.full(len(block), len(pooled)), "steps": np.asarray(draws.n_steps).sum((0, 1)),
+        "mean": scales.mean(0),
+        "sd": scales.std(0),
+        "q05": q05,
+        "q50": q50,
+        "q95": q95,
+        "ess_bulk": verdict.ess_bulk,
+        "rhat": verdict.rhat,
+        "divergences": verdict.divergences,
+        "converged": verdict.converged,
+        "khat": pareto_k(np.asarray(draws.log_ratios)),
+        "centre": standard.centre,
+        "unit": standard.sd,
+        "effect_mean": np.asarray(effect_mean) * standard.sd,
+        "effect_sd": np.asarray(effect_sd) * standard.sd,
+        "draws": np.full(len(block), len(pooled)),
+        "steps": np.asarray(draws.n_steps).sum((0, 1)),
     }
     if settings.keep_draws:
         new["kept"] = scales[np.linspace(0, len(scales) - 1, settings.keep_draws).astype(int)]
@@ -250,66 +302,3 @@ def _process(
         results[name][..., block] = value
 
 
-def _label(
-    dataset: Dataset, design: Design, hyper: Hyper, results: dict[str, np.ndarray], seed: int,
-    settings: Settings, versions: dict[str, str],
-) -> Posterior:
-    """Arrays become a labelled tree."""
-    feature = ("feature", np.asarray(dataset.features.names, dtype=object))
-    family = ("family", np.array(design.scales, dtype=object))
-    rng = np.random.default_rng([seed, Stage.RATIO])
-    n_chains, n_draws = hyper.eta.shape[:2]
-    ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws),
-                                    method="eigh")
-    scanner = ("scanner", np.array(design.scanners, dtype=object))
-    nodes = {
-        "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name}),
-        "/hyper": xr.Dataset(
-            {"eta": (("chain", "draw", "family"), hyper.eta), "omega": (("chain", "draw", "family"), hyper.omega),
-             "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio))},
-            coords={"family": family, "scanner": scanner},
-            attrs={"units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio: "
-                   "variance, geometric mean 1", "divergences": hyper.diverging, "features": len(hyper.log_marginal)}),
-        "/scales": xr.Dataset(
-            {name: (("family", "feature"), results[name])
-             for name in ("mean", "sd", "q05", "q50", "q95", "ess_bulk", "rhat")}
-            | {name: (("feature",), results[name])
-               for name in ("divergences", "khat", "converged", "draws", "steps", "centre", "unit")},
-            coords={"family": family, "feature": feature},
-            attrs={"units": "of the feature", "interval": "q05 to q95: 90%",
-                   "converged": f"R-hat < {MAX_RHAT}, bulk ESS >= {MIN_ESS:g}, no divergence"}),
-    }
-    study = identify(design, np.log(_typical_scales(design, results)))
-    start = 0
-    for group in design.effects:
-        stop = start + len(group.levels)
-        contraction = study.contrasts.query("group == @group.name").set_index("level").contraction
-        nodes[f"/effects/{group.name}"] = xr.Dataset(
-            {"mean": ((group.dim, "feature"), results["effect_mean"][start:stop]),
-             "sd": ((group.dim, "feature"), results["effect_sd"][start:stop]),
-             "contraction": ((group.dim,), contraction.loc[list(group.levels)].to_numpy(float))},
-            coords={group.dim: np.array(group.levels, dtype=object), "feature": feature},
-            attrs={"units": "of the feature", "contrast": "minus the mean of the levels that share a scale"
-                   if group.dim not in ("diagnosis", "covariate") else "against the reference"})
-        start = stop
-    component = {name: k for k, names in enumerate(study.components) for name in names}
-    nodes["/design"] = xr.Dataset(
-        {"component": (("scanner",), [component[name] for name in design.scanners])}, coords={"scanner": scanner},
-        attrs={"travelers": list(design.travelers), "n_scans": design.n_scans})
-    if settings.keep_draws:
-        nodes["/draws"] = xr.Dataset({"scales": (("draw", "family", "feature"), results["kept"])},
-                                     coords={"family": family, "feature": feature})
-    run: dict[str, Any] = {
-        "format": FORMAT, "spec": design.spec.to_dict(), "seed": seed, "settings": asdict(settings),
-        "versions": versions, "fingerprint": dataset.features.fingerprint(),
-        "n_scans": design.n_scans, "n_features": len(dataset.features.names),
-        "n_converged": int(results["converged"].sum()), "dropped": dict(dataset.dropped),
-        "dtype": str(dataset.features.dtype), "notes": list(study.sentences()),
-    }
-    return Posterior(xr.DataTree.from_dict(nodes), run)
-
-
-def _typical_scales(design: Design, results: dict[str, np.ndarray]) -> np.ndarray:
-    """Median over features of the posterior median of each scale, in standard deviations of the feature."""
-    typical = np.nanmedian(results["q50"] / results["unit"], axis=1)
-    return np.where(np.isfinite(typical), typical, design.scale_medians)

@@ -83,8 +83,18 @@ def make_plan(design: Design, layout: Layout) -> Plan:
     first, second = np.triu_indices(len(column))
     pairs = np.stack([first, second])[:, column[first] == column[second]]
     return Plan(
-        layout, design.class_scanner, design.class_once, design.class_size, merged, int(merged.max()) + 1,
-        merge(layout.dense), eliminated, pairs, design.column_scale, design.column_sd, design.once_scale,
+        layout,
+        design.class_scanner,
+        design.class_once,
+        design.class_size,
+        merged,
+        int(merged.max()) + 1,
+        merge(layout.dense),
+        eliminated,
+        pairs,
+        design.column_scale,
+        design.column_sd,
+        design.once_scale,
     )
 
 
@@ -124,9 +134,13 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
     outer = cross[i][:, :, None] * cross[j][:, None, :]
     outer = jnp.where((i == j)[:, None, None], outer, outer + outer.transpose(0, 2, 1))
     constants = Constants(
-        variance_ratio=jnp.ones(plan.n_merged, dtype).at[plan.merged[plan.once]].set(
-            jnp.exp(log_ratio[plan.scanner[plan.once]])),
-        gram=gram.transpose(1, 2, 0), outer=outer.transpose(1, 2, 0), cross=cross, squares=squares,
+        variance_ratio=jnp.ones(plan.n_merged, dtype)
+        .at[plan.merged[plan.once]]
+        .set(jnp.exp(log_ratio[plan.scanner[plan.once]])),
+        gram=gram.transpose(1, 2, 0),
+        outer=outer.transpose(1, 2, 0),
+        cross=cross,
+        squares=squares,
         log_ratio=jnp.sum(jnp.where(plan.once, 0.0, plan.size * log_ratio[plan.scanner])).astype(dtype),
     )
     condensed = Moments(
@@ -197,8 +211,9 @@ def log_likelihood(plan: Plan, constants: Constants, moments: Moments, log_scale
     log_det += jnp.log(normal.pivot).sum(0) - jnp.log(normal.prior).sum(0) + constants.log_ratio
     size = np.bincount(plan.merged, weights=plan.size, minlength=plan.n_merged).astype(log_scales.dtype)
     log_det -= size @ jnp.log(normal.precision)
-    quadratic = ((normal.precision * moments.squares).sum(0)
-                 - (normal.pivot_rhs**2 / normal.pivot).sum(0) - quadratic)
+    quadratic = (
+        (normal.precision * moments.squares).sum(0) - (normal.pivot_rhs**2 / normal.pivot).sum(0) - quadratic
+    )
     return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(log_scales.dtype))
 
 

@@ -51,12 +51,12 @@ class Posterior:
     @property
     def features(self) -> list[str]:
         """Names of the features."""
-        return [str(name) for name in self.tree["scales"]["feature"].values]
+        return [str(name) for name in self.tree["scales"].to_dataset()["feature"].values]
 
     @property
     def scanners(self) -> list[str]:
         """Scanners that the posterior knows."""
-        return [str(name) for name in self.tree["design"]["scanner"].values]
+        return [str(name) for name in self.tree["design"].to_dataset()["scanner"].values]
 
     def effect(self, family: str) -> xr.Dataset:
         """Mean and sd of a family's effects, in the features' units: finite-population contrasts.
@@ -73,8 +73,11 @@ class Posterior:
         """
         families = list(self.tree["effects"].children)
         if family not in families:
-            raise RunFolderError(f"This posterior has no {family!r} effects.", expected=f"one of {shorten(families)}",
-                                 do="choose one of these, or fit a model that has them")
+            raise RunFolderError(
+                f"This posterior has no {family!r} effects.",
+                expected=f"one of {shorten(families)}",
+                do="choose one of these, or fit a model that has them",
+            )
         return self.tree["effects"][family].to_dataset()
 
     def save(self, folder: str | Path) -> Path:
@@ -96,19 +99,26 @@ class Posterior:
             folder.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         except OSError as error:
-            raise RunFolderError(f"{folder} cannot be written.", got=str(error), do="choose another --out") from None
+            raise RunFolderError(
+                f"{folder} cannot be written.", got=str(error), do="choose another --out"
+            ) from None
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
                 self.tree.to_zarr(partial / "posterior.zarr", consolidated=False)
-            (partial / "run.json").write_text(json.dumps(self.run, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (partial / "run.json").write_text(
+                json.dumps(self.run, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
             partial.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
         except OSError as error:
-            raise RunFolderError(f"{folder} could not be written.", got=str(error),
-                                 do="make room or choose another --out; nothing was left behind") from None
+            raise RunFolderError(
+                f"{folder} could not be written.",
+                got=str(error),
+                do="make room or choose another --out; nothing was left behind",
+            ) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return folder
@@ -124,8 +134,11 @@ def check_output(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         kind = "another run" if (folder / "run.json").exists() else "other files"
-        raise RunFolderError(f"The output folder {folder} already holds {kind}.", expected="a folder that is new or empty",
-                             do="choose another --out, or remove it first")
+        raise RunFolderError(
+            f"The output folder {folder} already holds {kind}.",
+            expected="a folder that is new or empty",
+            do="choose another --out, or remove it first",
+        )
 
 
 def load_posterior(folder: str | Path) -> Posterior:
@@ -144,28 +157,43 @@ def load_posterior(folder: str | Path) -> Posterior:
 
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        state = "half-written: it has no run.json" if (folder / "posterior.zarr").exists() else "not a run folder"
-        raise RunFolderError(f"{folder} is {state}.", expected="a folder that 'bayesharm fit … --out' finished",
-                             do="fit again into a new folder")
+        state = (
+            "half-written: it has no run.json" if (folder / "posterior.zarr").exists() else "not a run folder"
+        )
+        raise RunFolderError(
+            f"{folder} is {state}.",
+            expected="a folder that 'bayesharm fit … --out' finished",
+            do="fit again into a new folder",
+        )
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         version = run["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{folder / 'run.json'} is damaged.", got=repr(error), expected="what bayesharm wrote",
-                             do="fit again into a new folder") from None
+        raise RunFolderError(
+            f"{folder / 'run.json'} is damaged.",
+            got=repr(error),
+            expected="what bayesharm wrote",
+            do="fit again into a new folder",
+        ) from None
     if version != FORMAT:
         raise RunFolderError(
-            f"{folder} was written in another version of the run format.", got=f"format {version}",
-            expected=f"format {FORMAT}", do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, "
-            "or fit again")
+            f"{folder} was written in another version of the run format.",
+            got=f"format {version}",
+            expected=f"format {FORMAT}",
+            do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, or fit again",
+        )
     try:
         tree = xr.open_datatree(folder / "posterior.zarr", engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(lambda node: node.load())
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
     except (OSError, ValueError, KeyError) as error:
-        raise RunFolderError(f"{folder / 'posterior.zarr'} cannot be read.", got=str(error),
-                             do="fit again into a new folder") from None
+        raise RunFolderError(
+            f"{folder / 'posterior.zarr'} cannot be read.", got=str(error), do="fit again into a new folder"
+        ) from None
     if missing:
-        raise RunFolderError(f"{folder / 'posterior.zarr'} is incomplete.", got=f"no {shorten(missing)}",
-                             do="fit again into a new folder")
+        raise RunFolderError(
+            f"{folder / 'posterior.zarr'} is incomplete.",
+            got=f"no {shorten(missing)}",
+            do="fit again into a new folder",
+        )
     return Posterior(tree, run)

@@ -11,8 +11,14 @@ from bayesharm.simulate import simulate_srpbs
 from bayesharm.spec import models_folder
 
 SCANNERS = ("ATT", "COI", "KUT", "SWA", "UTO")
-SIZES = {"measurement": 0.08, "participant": 0.10, "disorder": 0.08,
-         "sampling_HC": 0.06, "sampling_MDD": 0.06, "sampling_SCZ": 0.06}
+SIZES = {
+    "measurement": 0.08,
+    "participant": 0.10,
+    "disorder": 0.08,
+    "sampling_HC": 0.06,
+    "sampling_MDD": 0.06,
+    "sampling_SCZ": 0.06,
+}
 
 
 def reference_study() -> tuple[pd.DataFrame, np.ndarray]:

@@ -169,8 +169,8 @@ def simulate_srpbs(
     left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
     _check_options(n_features, seed, scale_log_sd, noise_ratio_log_sd, travelers, left_out, tail_df, dtype)
     if unusable := {name: size for name, size in (sizes or {}).items() if name not in RMS or not size > 0}:
-        raise InputError("These sizes cannot be used.", got=str(unusable), expected=f"numbers above 0 for some of {shorten(RMS, 9)}",
-                         do="correct sizes")
+        raise InputError("These sizes cannot be used.", got=str(unusable),
+                         expected=f"numbers above 0 for some of {shorten(RMS, 9)}", do="correct sizes")
     streams = {
         name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
         for i, name in enumerate(STREAMS)

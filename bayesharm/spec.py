@@ -130,25 +130,49 @@ def spec_from_dict(table: Mapping[str, Any]) -> ModelSpec:
 def _validate(spec: ModelSpec) -> None:
     def check(fine: bool, what: str, got: object, expected: str) -> None:
         if not fine:
-            raise ModelError(f"The model {spec.name!r} is malformed: {what}.", got=repr(got),
-                             expected=expected, do="correct its model.toml")
+            raise ModelError(
+                f"The model {spec.name!r} is malformed: {what}.",
+                got=repr(got),
+                expected=expected,
+                do="correct its model.toml",
+            )
 
     check(spec.people in PEOPLE, "unknown 'people'", spec.people, f"one of {', '.join(PEOPLE)}")
-    check(spec.noise_ratio in NOISE_RATIOS, "unknown 'noise_ratio'", spec.noise_ratio,
-          f"one of {', '.join(NOISE_RATIOS)}")
+    check(
+        spec.noise_ratio in NOISE_RATIOS,
+        "unknown 'noise_ratio'",
+        spec.noise_ratio,
+        f"one of {', '.join(NOISE_RATIOS)}",
+    )
     names = [family.name for family in spec.families]
     check(len(set(names)) == len(names), "a family name is used twice", names, "unique names")
     check("noise" not in names, "a family is called 'noise'", names, "another name; 'noise' is the residual")
     for family in spec.families:
-        check(family.by in LEVELS, f"family {family.name!r} has unknown levels", family.by,
-              f"one of {', '.join(LEVELS)}")
-        check(family.scale > 0, f"family {family.name!r} has an impossible scale", family.scale,
-              "a number above 0")
-        check(not family.split or family.by == "population", f"family {family.name!r} cannot be split",
-              family.by, "split = true only with by = 'population'")
+        check(
+            family.by in LEVELS,
+            f"family {family.name!r} has unknown levels",
+            family.by,
+            f"one of {', '.join(LEVELS)}",
+        )
+        check(
+            family.scale > 0,
+            f"family {family.name!r} has an impossible scale",
+            family.scale,
+            "a number above 0",
+        )
+        check(
+            not family.split or family.by == "population",
+            f"family {family.name!r} cannot be split",
+            family.by,
+            "split = true only with by = 'population'",
+        )
     by_scanner = [family.name for family in spec.families if family.by == "scanner"]
-    check(spec.removes in by_scanner, "'removes' is not a family by scanner", spec.removes,
-          f"one of {', '.join(by_scanner)}")
+    check(
+        spec.removes in by_scanner,
+        "'removes' is not a family by scanner",
+        spec.removes,
+        f"one of {', '.join(by_scanner)}",
+    )
     scales = {"noise_scale": spec.noise_scale, **asdict(spec.priors)}
     for name, value in scales.items():
         check(value > 0, f"impossible {name!r}", value, "a number above 0")
@@ -166,8 +190,11 @@ def models_folder() -> Path:
     for folder in (package / "models", package.parent / "models"):
         if folder.is_dir():
             return folder
-    raise ModelError("The models folder is missing.", expected=f"a folder {package / 'models'}",
-                     do="install bayesharm again")
+    raise ModelError(
+        "The models folder is missing.",
+        expected=f"a folder {package / 'models'}",
+        do="install bayesharm again",
+    )
 
 
 def model_names() -> list[str]:

@@ -29,16 +29,33 @@ CASES: dict[str, dict] = {
     "unequal noise": {"noise_ratio_log_sd": 0.35},
     "hub and spoke": {"travelers": "hub-and-spoke"},
     "scanner without travelers": {"without_travelers": "KUT"},
-    "all at once": {"scale_log_sd": 0.9, "noise_ratio_log_sd": 0.35, "travelers": "hub-and-spoke",
-                    "without_travelers": "KUT", "tail_df": 4.0},
+    "all at once": {
+        "scale_log_sd": 0.9,
+        "noise_ratio_log_sd": 0.35,
+        "travelers": "hub-and-spoke",
+        "without_travelers": "KUT",
+        "tail_df": 4.0,
+    },
     "no sampling bias": {"sampling_bias": False},
 }
-ASKED = {"base": 1.02, "scales differ": 1.05, "unequal noise": 1.05, "hub and spoke": 1.045,
-         "scanner without travelers": 1.02, "all at once": 1.08}
+ASKED = {
+    "base": 1.02,
+    "scales differ": 1.05,
+    "unequal noise": 1.05,
+    "hub and spoke": 1.045,
+    "scanner without travelers": 1.02,
+    "all at once": 1.08,
+}
 SIZES: dict[str, dict[str, float] | None] = {
     "published": None,
-    "large": {"measurement": 0.084, "participant": 0.10, "disorder": 0.08,
-              "sampling_HC": 0.08, "sampling_MDD": 0.08, "sampling_SCZ": 0.08},
+    "large": {
+        "measurement": 0.084,
+        "participant": 0.10,
+        "disorder": 0.08,
+        "sampling_HC": 0.08,
+        "sampling_MDD": 0.08,
+        "sampling_SCZ": 0.08,
+    },
 }
 
 
@@ -54,7 +71,9 @@ def centred_truth(study: Simulation) -> dict[str, pd.DataFrame]:
 def measure(study: Simulation, seed: int) -> dict[str, float]:
     """Fit one study and compare with its truth."""
     started = time.perf_counter()
-    posterior = fit(load_dataset(study.scans, study.features), "traveling_and_cohort", seed=seed, settings=Settings())
+    posterior = fit(
+        load_dataset(study.scans, study.features), "traveling_and_cohort", seed=seed, settings=Settings()
+    )
     seconds = time.perf_counter() - started
     truth, row = centred_truth(study), {}
     for name in ("measurement", "sampling", "disorder"):
@@ -91,12 +110,18 @@ def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
     row = {"hyper outside 99%": outside, "which": ", ".join(names)}
     if null:
         row["tau of absent sampling bias / noise"] = float(
-            (posterior.tree["scales"]["mean"].sel(family=null).mean() / posterior.tree["scales"]["mean"].sel(family="noise").mean()))
+            
+                posterior.tree["scales"]["mean"].sel(family=null).mean()
+                / posterior.tree["scales"]["mean"].sel(family="noise").mean()
+            
+        )
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--features", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
@@ -112,8 +137,10 @@ def main() -> None:
     table = pd.DataFrame(rows)
     means = table.drop(columns=["seed", "which"]).groupby("case", sort=False).mean().round(4)
     means.insert(0, "asked", pd.Series(ASKED))
-    text = (f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}; {datetime.date.today()}, "
-            f"{platform.machine()}, {os.cpu_count()} cores\n\n{means.to_markdown()}\n")
+    text = (
+        f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}; {datetime.date.today()}, "
+        f"{platform.machine()}, {os.cpu_count()} cores\n\n{means.to_markdown()}\n"
+    )
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")

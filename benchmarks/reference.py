@@ -24,11 +24,20 @@ from bayesharm.spec import load_model, model_names, models_folder
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 700, 1500
 
 
+def _round(values: np.ndarray) -> list:
+    """Five significant digits."""
+    return np.vectorize(lambda value: float(f"{value:.5g}"), otypes=[float])(values).tolist()
+
+
 def summarize(draws: np.ndarray) -> dict[str, list]:
     """Mean, sd and their Monte-Carlo errors of draws (chain, draw, …)."""
     sd, ess = draws.std((0, 1), ddof=1), effective_sample_size(draws)
-    return {"mean": draws.mean((0, 1)).tolist(), "sd": sd.tolist(), "mcse_mean": (sd / np.sqrt(ess)).tolist(),
-            "mcse_sd": (sd / np.sqrt(2 * ess)).tolist()}
+    return {
+        "mean": _round(draws.mean((0, 1))),
+        "sd": _round(sd),
+        "mcse_mean": _round(sd / np.sqrt(ess)),
+        "mcse_sd": _round(sd / np.sqrt(2 * ess)),
+    }
 
 
 def make(model: str) -> None:
@@ -36,9 +45,15 @@ def make(model: str) -> None:
     dataset = load_dataset(scans, features)
     design = build_design(dataset.scans, load_model(model))
     started = time.time()
-    posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS)
-    draws = {"eta": posterior.hyper["eta"].values, "log_omega": np.log(posterior.hyper["omega"].values),
-             "log_ratio": posterior.hyper["log_ratio"].values, "log_scale": np.log(posterior.scales.values)}
+    posterior = sample_explicit(
+        design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS
+    )
+    draws = {
+        "eta": posterior.hyper["eta"].values,
+        "log_omega": np.log(posterior.hyper["omega"].values),
+        "log_ratio": posterior.hyper["log_ratio"].values,
+        "log_scale": np.log(posterior.scales.values),
+    }
     draws |= {f"effect_{name}": effect.values for name, effect in posterior.effects.items()}
     moving = [array for array in draws.values() if array.size]
     checks = {
@@ -47,13 +62,16 @@ def make(model: str) -> None:
         "divergences": int(posterior.sampler["diverging"].values.sum()),
     }
     reference = {
-        "study": "bayesharm.reference.reference_study()", "sampler": "bayesharm.inference.explicit.sample_explicit",
+        "study": "bayesharm.reference.reference_study()",
+        "sampler": "bayesharm.inference.explicit.sample_explicit",
         "settings": {"seed": 1, "chains": N_CHAINS, "warmup": N_WARMUP, "draws": N_DRAWS},
         "versions": {name: version(name) for name in ("bayesharm", "numpyro", "jax")},
-        "families": list(design.scales), "scanners": list(design.scanners), "checks": checks,
+        "families": list(design.scales),
+        "scanners": list(design.scanners),
+        "checks": checks,
         "summaries": {name: summarize(array) for name, array in draws.items()},
     }
-    text = json.dumps(reference, indent=1, default=float)
+    text = json.dumps(reference)
     (models_folder() / model / "reference.json").write_text(text + "\n", encoding="utf-8")
     print(model, len(design.rows), "scans", checks, f"{time.time() - started:.0f} s", flush=True)
 

@@ -26,7 +26,9 @@ def test_staged_posterior_is_the_explicit_one(study, model):
     reference = load_reference(model)
     assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400
     posterior = fit(study, model, seed=1, settings=DRAWS)
-    assert posterior.run["n_converged"] >= 5  # a feature that has not converged is marked; so it is in the explicit run
+    assert (
+        posterior.run["n_converged"] >= 5
+    )  # a feature that has not converged is marked; so it is in the explicit run
 
     ours = {}
     log_scale = np.log(posterior.tree["draws"]["scales"].values)
@@ -36,7 +38,11 @@ def test_staged_posterior_is_the_explicit_one(study, model):
         ours[f"effect_{name}"] = (effect["mean"].values, effect["sd"].values, DRAWS.effect_draws)
     hyper = posterior.tree["hyper"]
     ours["eta"] = (hyper["eta"].values.mean((0, 1)), hyper["eta"].values.std((0, 1)), 400)
-    ours["log_ratio"] = (np.log(hyper["noise_ratio"].values).mean((0, 1)), np.log(hyper["noise_ratio"].values).std((0, 1)), 800)
+    ours["log_ratio"] = (
+        np.log(hyper["noise_ratio"].values).mean((0, 1)),
+        np.log(hyper["noise_ratio"].values).std((0, 1)),
+        800,
+    )
 
     worst = {}
     for name, (mean, sd, ess) in ours.items():

@@ -52,8 +52,8 @@ def judge(log_scales: np.ndarray, diverging: np.ndarray) -> Verdict:
 def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
     """Shape of the upper tail of importance ratios: above 0.7 the proposal misses part of the posterior.
 
-    Zhang & Stephens' (*Technometrics* 51, 2009) posterior mean, as in Vehtari et al. (*JMLR* 25, 2024), for all features
-    at once.
+    Zhang & Stephens' (*Technometrics* 51, 2009) posterior mean, as in Vehtari et al. (*JMLR* 25, 2024), for all
+    features at once.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""All effects of every feature, exactly: Gaussian given the scales, averaged over draws of the scales (Rao–Blackwell)."""
+"""All effects of every feature, exactly: Gaussian given the scales, averaged over draws of them (Rao–Blackwell)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ Array = jax.Array
 
 
 @partial(jax.jit, static_argnums=0)
-def average_effects(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
+def average_effects(
+    problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array
+) -> tuple[Array, Array]:
     """Posterior mean and sd of every reported contrast, for standardized features.
 
     The mean is the average of the conditional means over draws; the variance is the average of the conditional
@@ -74,6 +76,6 @@ def conditional_effects(
     weight = normal.precision[classes] / normal.pivot[columns]  # (entry, feature)
     regression = jnp.einsum("xe,er,ef->xrf", own[:, columns], constants.cross, weight)
     direction = rest[:, :, None] - regression  # (effect, dense, feature)
-    mean = (jnp.sum(direction * dense, axis=1) + own @ (normal.pivot_rhs / normal.pivot))
+    mean = jnp.sum(direction * dense, axis=1) + own @ (normal.pivot_rhs / normal.pivot)
     spread = jax.lax.map(lambda v: jnp.sum(v * jnp.sum(covariance * v, axis=1), axis=0), direction)
     return mean, spread + own**2 @ (1 / normal.pivot)

@@ -111,8 +111,13 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
 
 
 def sample_explicit(
-    design: Design, features: np.ndarray | pd.DataFrame, *, seed: int, n_chains: int = 4,
-    n_warmup: int = 1000, n_draws: int = 1000,
+    design: Design,
+    features: np.ndarray | pd.DataFrame,
+    *,
+    seed: int,
+    n_chains: int = 4,
+    n_warmup: int = 1000,
+    n_draws: int = 1000,
 ) -> ExplicitPosterior:
     """Sample the posterior with NUTS in float64, whatever the caller's JAX settings.
 
@@ -137,7 +142,11 @@ def sample_explicit(
         model = reparam(partial(numpyro_model, design, features), config=_parametrization(design))
         kernel = NUTS(model, init_strategy=init_to_uniform(radius=0.5), target_accept_prob=0.9)
         mcmc = MCMC(
-            kernel, num_warmup=n_warmup, num_samples=n_draws, num_chains=n_chains, chain_method="vectorized",
+            kernel,
+            num_warmup=n_warmup,
+            num_samples=n_draws,
+            num_chains=n_chains,
+            chain_method="vectorized",
             progress_bar=False,
         )
         mcmc.run(jax.random.key(seed), extra_fields=("diverging", "num_steps"))
@@ -158,9 +167,9 @@ def sample_explicit(
         hyper=xr.Dataset(hyper),
         scales=arrays(np.exp(sites["log_scale"]) * sd, {**families, **feature}),
         effects=effects,
-        sampler=xr.Dataset({
-            "diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})
-        }),
+        sampler=xr.Dataset(
+            {"diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})}
+        ),
     )
 
 
@@ -173,7 +182,8 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
     values = np.asarray(features, float)
     if values.ndim != 2 or len(values) <= design.rows.max():
         raise InputError(
-            "The features do not match the scans.", got=f"an array of shape {values.shape}",
+            "The features do not match the scans.",
+            got=f"an array of shape {values.shape}",
             expected=f"(scan, feature), row {design.rows.max()} among the scans",
             do="give the features of all rows of the scans table",
         )
@@ -184,7 +194,8 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
         raise InputError(
             "The explicit model takes complete features that vary.",
             got=f"missing values or a constant in the feature columns {shorten(unfit)}",
-            expected="a finite number for every scan, not all equal", do="leave those features out",
+            expected="a finite number for every scan, not all equal",
+            do="leave those features out",
         )
     return (y - y.mean(axis=0)) / sd, sd
 

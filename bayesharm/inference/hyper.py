@@ -1,6 +1,6 @@
 """Hyperparameters (eta, omega) of the scales by NUTS, each feature entering by its marginal likelihood.
 
-The dozens of effects and the scales of each feature are integrated out, so that NUTS sees some ten numbers and no funnel.
+The effects and scales of each feature are integrated out, so that NUTS sees some ten numbers and no funnel.
 Laplace approximations, importance nodes, noise ratio and hyperparameters depend on one another: they are found in
 turns until they agree.
 """
@@ -14,8 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, find_modes, log_marginal
-from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
+from bayesharm.inference.importance import (
+    Nodes,
+    basis_of,
+    draw_nodes,
+    evaluate_nodes,
+    find_modes,
+    log_marginal,
+)
+from bayesharm.inference.laplace import Laplace, fit_laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
 from bayesharm.inference.nuts import sample_lanes
 from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, stage_key
@@ -53,7 +60,13 @@ class Hyper(NamedTuple):
 
 
 def fit_hyper(
-    problem: Problem, moments: Moments, features: np.ndarray, *, seed: int, n_chains: int = 4, n_draws: int = 200,
+    problem: Problem,
+    moments: Moments,
+    features: np.ndarray,
+    *,
+    seed: int,
+    n_chains: int = 4,
+    n_draws: int = 200,
     report=lambda text: None,
 ) -> Hyper:
     """Learn the hyperparameters and the noise ratio from a sample of features.
@@ -74,7 +87,7 @@ def fit_hyper(
     ratio = Ratio(np.zeros(problem.n_scanners), np.zeros((problem.n_scanners, problem.n_scanners)))
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
-    starts = (jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features))),) * 4
+    starts: tuple[Array, ...] = (jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features))),) * 4
     eta_sd = np.zeros(len(log_medians))
     for turn in range(N_TURNS):
         nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
@@ -83,28 +96,44 @@ def fit_hyper(
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre), ratio)
         weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
         approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
-        eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(0, problem.priors.eta_sd)
+        eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(
+            0, problem.priors.eta_sd
+        )
         old, target = _prior_of(centre), np.asarray(approximation.mode)[:, 0]
         centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
         new = _prior_of(target)
-        moved = np.max(np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd)) / np.maximum(old.sd, 0.05))
+        moved = np.max(
+            np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd)) / np.maximum(old.sd, 0.05)
+        )
         moved_ratio = np.max(np.abs(ratio.mean - before.mean))
-        report(f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}")
+        report(
+            f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}"
+        )
         if moved < 0.25 and moved_ratio < 0.01:  # near enough for the nodes; the posterior itself comes below
             break
 
     nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
     approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
-    draws, diverging = _sample(problem.priors, log_medians, basis, weight, approximation,
-                               stage_key(seed, Stage.HYPER), n_chains, n_draws)
+    draws, diverging = _sample(
+        problem.priors,
+        log_medians,
+        basis,
+        weight,
+        approximation,
+        stage_key(seed, Stage.HYPER),
+        n_chains,
+        n_draws,
+    )
     n_scales = len(log_medians)
     eta, log_omega = np.asarray(draws[..., :n_scales]), np.asarray(draws[..., n_scales:])
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
     predictive = Gaussian(flat[0].mean(1), np.sqrt((omega**2).mean((0, 1)) + flat[0].var(1)))
-    marginal = jax.lax.map(lambda h: log_marginal(basis, weight, *h),
-                           tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], _blunt(flat[1]))))[:, 0].T
+    marginal = jax.lax.map(
+        lambda h: log_marginal(basis, weight, *h),
+        tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], _blunt(flat[1]))),
+    )[:, 0].T
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging))
 
 
@@ -114,7 +143,13 @@ def _prior_of(centre: np.ndarray) -> Gaussian:
 
 
 def _place_nodes(
-    problem: Problem, moments: Moments, centre: np.ndarray, eta_sd: np.ndarray, ratio: Ratio, keys: Array, n_nodes: int,
+    problem: Problem,
+    moments: Moments,
+    centre: np.ndarray,
+    eta_sd: np.ndarray,
+    ratio: Ratio,
+    keys: Array,
+    n_nodes: int,
     starts: tuple[Array, ...],
 ) -> tuple[Nodes, tuple[Array, ...]]:
     """Nodes around the features' modes under the prior as it is, narrower, wider, and hardly pooled at all.
@@ -125,20 +160,27 @@ def _place_nodes(
     eta, omega = _prior_of(centre)
     omega = np.maximum(omega, LEAST_OMEGA)
     spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
-    modes = tuple(find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
-                  for spread, start in zip(spreads, starts, strict=True))
+    modes = tuple(
+        find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
+        for spread, start in zip(spreads, starts, strict=True)
+    )
     return draw_nodes(keys, modes, n_nodes), tuple(mode.mode for mode in modes)
 
 
-def _log_density(priors: Priors, log_medians: np.ndarray, basis: Array, weight: Array, position: Array) -> Array:
+def _log_density(
+    priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array
+) -> Array:
     """Log posterior of (eta, log omega), (2 × scale, lane) -> (lane,)."""
     eta, log_omega = jnp.split(position, 2)
-    prior = (-0.5 * ((eta - log_medians[:, None]) / priors.eta_sd) ** 2
-             - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2 + log_omega).sum(0)
+    prior = (
+        -0.5 * ((eta - log_medians[:, None]) / priors.eta_sd) ** 2
+        - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2
+        + log_omega
+    ).sum(0)
     return prior + log_marginal(basis, weight, eta, _blunt(log_omega)).sum(1)
 
 
-def _blunt(log_omega: Array) -> Array:
+def _blunt(log_omega: Array | np.ndarray) -> Array:
     """An omega below `LEAST_OMEGA` counts as that: nodes cannot resolve it, and features are as good as equal there."""
     return 0.5 * jnp.logaddexp(2 * log_omega, 2 * np.log(LEAST_OMEGA))
 
@@ -162,7 +204,16 @@ def _sample(priors, log_medians, basis, weight, approximation, key, n_chains, n_
 
     start_key, chain_key = jax.random.split(key)
     start = 0.5 * jax.random.normal(start_key, (len(mode), n_chains))
-    draws = sample_lanes(potential, (log_medians, basis, weight, mode, factor), (), start,
-                         jax.random.split(chain_key, n_chains), n_warmup=40, n_draws=n_draws, step_size=0.6, max_tree_depth=5)
+    draws = sample_lanes(
+        potential,
+        (log_medians, basis, weight, mode, factor),
+        (),
+        start,
+        jax.random.split(chain_key, n_chains),
+        n_warmup=40,
+        n_draws=n_draws,
+        step_size=0.6,
+        max_tree_depth=5,
+    )
     position = mode + jnp.einsum("ij,djc->dic", factor, draws.position)
     return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum()

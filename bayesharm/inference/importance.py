@@ -40,14 +40,17 @@ class Nodes(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def find_modes(problem: Problem, log_ratio: Array, moments: Moments, prior: Gaussian, start: Array) -> Laplace:
+def find_modes(
+    problem: Problem, log_ratio: Array, moments: Moments, prior: Gaussian, start: Array
+) -> Laplace:
     """Laplace approximation of every feature's log-scales under a common Normal prior."""
     constants, condensed = condense(problem.plan, log_ratio, moments)
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
 
     def log_density(log_scales):
-        return (log_likelihood(problem.plan, constants, condensed, log_scales)
-                - 0.5 * (((log_scales - mean) / sd) ** 2).sum(0))
+        return log_likelihood(problem.plan, constants, condensed, log_scales) - 0.5 * (
+            ((log_scales - mean) / sd) ** 2
+        ).sum(0)
 
     return fit_laplace(log_density, start, jnp.broadcast_to(sd, start.shape))
 
@@ -84,10 +87,16 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> Nod
         return z * jnp.asarray(radii)[(u[:, -1:] * len(radii)).astype(int)]
 
     z = jnp.moveaxis(jax.vmap(standard)(keys), 0, -1)  # (node, scale, feature)
-    shares = jnp.split(z, len(proposals))  # neighbours in a Sobol sequence fill the space; every fourth point does not
-    by_proposal = [p.mode + jnp.sum(p.factor * share[:, None], axis=2)
-                   for p, share in zip(proposals, shares, strict=True)]
-    log_scales = jnp.stack(by_proposal, axis=1).reshape(z.shape)  # taking turns: the first few are of all proposals
+    shares = jnp.split(
+        z, len(proposals)
+    )  # neighbours in a Sobol sequence fill the space; every fourth point does not
+    by_proposal = [
+        p.mode + jnp.sum(p.factor * share[:, None], axis=2)
+        for p, share in zip(proposals, shares, strict=True)
+    ]
+    log_scales = jnp.stack(by_proposal, axis=1).reshape(
+        z.shape
+    )  # taking turns: the first few are of all proposals
     log_densities = jnp.stack([_log_student(proposal, log_scales) for proposal in proposals])
     return Nodes(log_scales, logsumexp(log_densities, axis=0) - np.log(len(proposals)))
 
@@ -127,7 +136,7 @@ def basis_of(log_scales: Array) -> Array:
     return jnp.moveaxis(jnp.concatenate([log_scales**2, log_scales], axis=-2), -2, 0)
 
 
-def log_prior(basis: Array, mean: Array, log_sd: Array) -> Array:
+def log_prior(basis: Array, mean: Array | np.ndarray, log_sd: Array | np.ndarray) -> Array:
     """Normal log density of log-scales under many hyperparameters at once, as one matrix product.
 
     Parameters

@@ -39,9 +39,9 @@ class Mixture(NamedTuple):
     log_weight : (component, feature) array
     """
 
-    mean: Array
-    log_sd: Array
-    log_weight: Array
+    mean: Array | np.ndarray
+    log_sd: Array | np.ndarray
+    log_weight: Array | np.ndarray
 
 
 class Effort(NamedTuple):
@@ -93,7 +93,12 @@ def log_mixture(mixture: Mixture, log_scales: Array) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 6))
 def sample_block(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, node_keys: Array, keys: Array,
+    problem: Problem,
+    log_ratio: Array,
+    moments: Moments,
+    mixture: Mixture,
+    node_keys: Array,
+    keys: Array,
     effort: Effort,
 ) -> ScaleDraws:
     """Sample the log-scales of a block of features.
@@ -112,15 +117,16 @@ def sample_block(
     constants, condensed = condense(problem.plan, log_ratio, moments)
 
     def log_density(log_scales):
-        return (log_likelihood(problem.plan, constants, condensed, log_scales) + log_mixture(mixture, log_scales))
+        return log_likelihood(problem.plan, constants, condensed, log_scales) + log_mixture(
+            mixture, log_scales
+        )
 
     n_features, n_scales = keys.shape[0], len(mixture.mean)
     start = jnp.broadcast_to(mixture.mean.mean(1)[:, None], (n_scales, n_features))
     spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1))
     laplace = fit_laplace(log_density, start, jnp.broadcast_to(spread[:, None], start.shape))
     nodes = draw_nodes(node_keys, (laplace,), N_NODES)
-    log_ratios = (evaluate_nodes(problem, log_ratio, moments, nodes)
-                  + log_mixture(mixture, nodes.log_scales))
+    log_ratios = evaluate_nodes(problem, log_ratio, moments, nodes) + log_mixture(mixture, nodes.log_scales)
 
     def spread_over_chains(tree):
         return jax.tree.map(lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1), tree)
@@ -131,8 +137,10 @@ def sample_block(
     def potential(shared, own, z):
         (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
         log_scales = mode + jnp.sum(factor * z, axis=1)
-        return -(log_likelihood(problem.plan, constants, condensed, log_scales)
-                 + log_mixture(Mixture(mean, log_sd, log_weight), log_scales))
+        return -(
+            log_likelihood(problem.plan, constants, condensed, log_scales)
+            + log_mixture(Mixture(mean, log_sd, log_weight), log_scales)
+        )
 
     def begin(key):
         start_key, *chain_keys = jax.random.split(key, effort.n_chains + 1)
@@ -140,8 +148,15 @@ def sample_block(
 
     start, chain_keys = jax.vmap(begin, out_axes=(1, 0))(keys)
     draws = sample_lanes(
-        potential, shared, own, start.reshape(n_scales, -1), chain_keys.reshape(-1), n_warmup=effort.n_warmup,
-        n_draws=effort.n_draws, step_size=effort.step_size, max_tree_depth=effort.max_tree_depth,
+        potential,
+        shared,
+        own,
+        start.reshape(n_scales, -1),
+        chain_keys.reshape(-1),
+        n_warmup=effort.n_warmup,
+        n_draws=effort.n_draws,
+        step_size=effort.step_size,
+        max_tree_depth=effort.max_tree_depth,
     )
     mode, factor = own[2:]
     log_scales = mode + jnp.sum(factor * draws.position[:, None], axis=2)

@@ -78,8 +78,14 @@ def fit_laplace(
         return k + 1, x, value, *slope_and_precision(x), finished, damping
 
     n_lanes = start.shape[1]
-    state = (0, start, log_density(start), *slope_and_precision(start), jnp.zeros(n_lanes, bool),
-             jnp.zeros(n_lanes, start.dtype))
+    state = (
+        0,
+        start,
+        log_density(start),
+        *slope_and_precision(start),
+        jnp.zeros(n_lanes, bool),
+        jnp.zeros(n_lanes, start.dtype),
+    )
     _, mode, _, _, precision, done, _ = jax.lax.while_loop(unfinished, step, state)
     covariance, log_det = inverse_and_log_det(precision)
     positive = jnp.isfinite(log_det)

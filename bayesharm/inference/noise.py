@@ -75,4 +75,6 @@ def _approximate(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussi
         total = logsumexp(jnp.where(jnp.isfinite(value), value, -jnp.inf), axis=0).sum()
         return (total - 0.5 * ((raw / problem.priors.noise_ratio_sd) ** 2).sum())[None]
 
-    return fit_laplace(log_density, start, jnp.full(start.shape, problem.priors.noise_ratio_sd), n_iterations=15)
+    return fit_laplace(
+        log_density, start, jnp.full(start.shape, problem.priors.noise_ratio_sd), n_iterations=15
+    )

@@ -27,8 +27,17 @@ class Draws(NamedTuple):
 
 
 def sample_lanes(
-    potential: Potential, shared: Any, own: Any, start: Array, keys: Array, *, n_warmup: int, n_draws: int,
-    step_size: float, adapt: bool = False, max_tree_depth: int = 6,
+    potential: Potential,
+    shared: Any,
+    own: Any,
+    start: Array,
+    keys: Array,
+    *,
+    n_warmup: int,
+    n_draws: int,
+    step_size: float,
+    adapt: bool = False,
+    max_tree_depth: int = 6,
 ) -> Draws:
     """Run NUTS in every lane.
 
@@ -57,8 +66,14 @@ def sample_lanes(
 
     def init_lane(z, key, lane):
         return init(
-            z, n_warmup if adapt else 0, step_size, adapt_step_size=adapt, adapt_mass_matrix=adapt,
-            max_tree_depth=max_tree_depth, model_args=(lane, data), rng_key=key,
+            z,
+            n_warmup if adapt else 0,
+            step_size,
+            adapt_step_size=adapt,
+            adapt_mass_matrix=adapt,
+            max_tree_depth=max_tree_depth,
+            model_args=(lane, data),
+            rng_key=key,
         )
 
     lanes = jnp.arange(start.shape[1])
@@ -82,7 +97,7 @@ def _lane_potential(potential: Potential, z: Array, lane: Array, data: Any) -> A
         return jax.value_and_grad(lambda z: potential(data[0], own, z[:, None])[0])(z)
 
     @value_and_grad.def_vmap
-    def _all_lanes(axis_size, in_batched, z, lane, data):
+    def _all_lanes(axis_size, in_batched, z, lane, data):  # type: ignore[call-arg]
         value, pull = jax.vjp(lambda z: potential(*data, z), z.T)
         (grad,) = pull(jnp.ones_like(value))
         return (value, grad.T), (True, True)

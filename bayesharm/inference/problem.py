@@ -65,9 +65,12 @@ class Gaussian(NamedTuple):
 def make_problem(design: Design) -> Problem:
     """Lay a design out for inference."""
     return Problem(
-        plan=make_plan(design, lay_out(design)), log_medians=np.log(design.scale_medians),
-        contrasts=np.concatenate([group.contrasts for group in design.effects]), priors=design.spec.priors,
-        noise_ratio=design.spec.noise_ratio == "scanner", n_scanners=len(design.scanners),
+        plan=make_plan(design, lay_out(design)),
+        log_medians=np.log(design.scale_medians),
+        contrasts=np.concatenate([group.contrasts for group in design.effects]),
+        priors=design.spec.priors,
+        noise_ratio=design.spec.noise_ratio == "scanner",
+        n_scanners=len(design.scanners),
     )
 
 

@@ -48,14 +48,18 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         raise InputError(
             "The PyMC model takes complete features that vary.",
             got=f"missing values or a constant in {shorten(unfit)}",
-            expected="a number for every scan, not all equal", do="leave those features out",
+            expected="a number for every scan, not all equal",
+            do="leave those features out",
         )
     unit = table.std(ddof=0)
     standardized = (table - table.mean()) / unit
 
     coords: dict[str, Any] = {
-        "scan": design.rows, "feature": table.columns, "family": list(design.scales),
-        "scanner": list(design.scanners), "column": list(design.columns),
+        "scan": design.rows,
+        "feature": table.columns,
+        "family": list(design.scales),
+        "scanner": list(design.scanners),
+        "column": list(design.columns),
     }
     coords |= {group.dim: list(group.levels) for group in design.effects}
     scanner_of_scan = design.class_scanner[design.scan_class]
@@ -119,7 +123,9 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     for column, scale in enumerate(design.column_scale):
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
     values = {
-        "eta": eta, "omega_log__": np.log(omega), "z_scale": (log_scale - eta[:, None]) / omega[:, None],
+        "eta": eta,
+        "omega_log__": np.log(omega),
+        "z_scale": (log_scale - eta[:, None]) / omega[:, None],
         "z_effect": u / effect_sd,
     }
     if design.spec.noise_ratio == "scanner":
@@ -131,8 +137,14 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
 
 
 def sample_pymc(
-    design: Design, features: np.ndarray | pd.DataFrame, *, seed: int, draws: int = 1000, chains: int = 4,
-    tune: int = 1000, sampler: str = "nutpie",
+    design: Design,
+    features: np.ndarray | pd.DataFrame,
+    *,
+    seed: int,
+    draws: int = 1000,
+    chains: int = 4,
+    tune: int = 1000,
+    sampler: str = "nutpie",
 ) -> Any:
     """Sample the posterior.
 
@@ -164,8 +176,14 @@ def sample_pymc(
         with build_pymc(design, features):
             # JAX compiles this model in seconds, C and Numba in up to a minute.
             return pm.sample(
-                draws=draws, tune=tune, chains=chains, random_seed=seed, nuts_sampler=sampler, backend="jax",
-                nuts={"target_accept": 0.9}, progressbar=False,
+                draws=draws,
+                tune=tune,
+                chains=chains,
+                random_seed=seed,
+                nuts_sampler=sampler,
+                backend="jax",
+                nuts={"target_accept": 0.9},
+                progressbar=False,
             )
     finally:
         jax.config.update("jax_enable_x64", double)

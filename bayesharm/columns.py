@@ -1,0 +1,179 @@
+"""The columns of a design, block by block: the mean, one block for each family of effects, the covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from bayesharm.errors import InputError, ModelError, shorten
+from bayesharm.spec import Family, ModelSpec
+
+FIXED = -1  # scale index of columns whose prior sd is fixed: the mean and the covariates
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns of one family, or the mean, or the covariates.
+
+    Attributes
+    ----------
+    name : str
+        `mean`, `covariate` or a family's name.
+    levels : tuple of str
+    matrix : (scan, level) sparse matrix
+    scales : (level,) int array
+        Which scale each level has (index into ``Design.scales``), or ``FIXED``.
+    contrast : (level, level) array
+        How its effects are reported.
+    fixed_sd : float
+        Prior sd where the scale is ``FIXED``, in standard deviations of the feature.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    matrix: sparse.csr_array
+    scales: np.ndarray
+    contrast: np.ndarray
+    fixed_sd: float = np.inf
+
+
+def levels_by(spec: ModelSpec, name: str) -> str:
+    return next((family.by for family in spec.families if family.name == name), name)
+
+
+def family_levels(
+    family: Family,
+    used: pd.DataFrame,
+    traveling: np.ndarray,
+    repeated: np.ndarray,
+    spec: ModelSpec,
+    scanners: Sequence[str],
+    notes: list[str],
+) -> tuple[np.ndarray, list[str], list[str]] | None:
+    """Level of each scan (or None), the scale of each level, and the levels; None if there is nothing."""
+    if family.by == "scanner":
+        return used.scanner.to_numpy(object), [family.name] * len(scanners), list(scanners)
+    if family.by == "participant":
+        names = sorted(used.participant_id[repeated].unique())
+        if not names:
+            notes.append("Nobody was scanned twice: participant effects are part of the noise.")
+            return None
+        labels = used.participant_id.where(repeated, None).to_numpy(object)
+        return labels, [family.name] * len(names), names
+    if family.by == "diagnosis":
+        if "diagnosis" not in used:
+            notes.append(f"No diagnosis column: no {family.name} effects.")
+            return None
+        present = sorted(used.diagnosis.unique())
+        if spec.reference not in present:
+            raise ModelError(
+                f"The reference diagnosis {spec.reference!r} is not in the table.",
+                got=f"diagnoses {shorten(present)}",
+                expected=f"some scans with diagnosis {spec.reference!r}",
+                do="name the reference group with --reference, or leave the diagnosis column out",
+            )
+        names = [name for name in present if name != spec.reference]
+        if not names:
+            notes.append(f"Everybody is {spec.reference!r}: no {family.name} effects.")
+            return None
+        return used.diagnosis.to_numpy(object), [family.name] * len(names), names
+    return _populations(family, used, traveling, notes)
+
+
+def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, notes: list[str]):
+    """Populations (site × diagnosis) of people who did not travel, of diagnoses with two or more sites."""
+    cohort = used[~traveling]
+    if cohort.empty:
+        notes.append(f"Everybody traveled: no {family.name} effects.")
+        return None
+    has_diagnosis = "diagnosis" in used
+    labels = pd.Series(np.full(len(used), None, object))
+    groups, names = [], []
+    for diagnosis, people in cohort.groupby("diagnosis") if has_diagnosis else [("everybody", cohort)]:
+        sites = sorted(people.site.unique())
+        if len(sites) < 2:
+            notes.append(
+                f"{diagnosis}: recruited at {shorten(sites)} only, so that its sampling bias cannot "
+                "be told from what else is particular to that group."
+            )
+            continue
+        label = people.site + "/" + str(diagnosis) if has_diagnosis else people.site
+        labels[people.index] = label
+        names += sorted(label.unique())
+        group = f"{family.name}_{diagnosis}" if family.split and has_diagnosis else family.name
+        groups += [group] * len(sites)
+    return (labels.to_numpy(object), groups, names) if names else None
+
+
+def centring(groups: np.ndarray) -> np.ndarray:
+    """Each level minus the mean of the levels of its group."""
+    same = (groups[:, None] == groups[None, :]).astype(float)
+    return np.eye(len(groups)) - same / same.sum(axis=1, keepdims=True)
+
+
+def indicators(codes: np.ndarray, n_levels: int) -> sparse.csr_array:
+    scan = np.flatnonzero(codes >= 0)
+    return sparse.csr_array((np.ones(len(scan)), (scan, codes[scan])), shape=(len(codes), n_levels))
+
+
+def mean_block(n_scans: int, spec: ModelSpec) -> Block:
+    return Block(
+        "mean",
+        ("mean",),
+        sparse.csr_array(np.ones((n_scans, 1))),
+        np.array([FIXED]),
+        np.eye(1),
+        spec.priors.mean_sd,
+    )
+
+
+def covariate_block(used: pd.DataFrame, spec: ModelSpec) -> Block:
+    """Standardized covariates: numbers as they are, categories as indicators against their first level."""
+    missing = [name for name in spec.covariates if name not in used]
+    if missing:
+        raise InputError(
+            f"The scans table has no covariate {shorten(missing)}.",
+            got=f"columns {shorten(used.columns, 30)}",
+            expected="covariates that are columns",
+            do="correct --covariates",
+        )
+    encoded = pd.concat([_encode(used, name) for name in dict.fromkeys(spec.covariates)], axis=1)
+    sd = encoded.std(ddof=0).to_numpy()
+    values = sparse.csr_array(((encoded - encoded.mean()) / sd).to_numpy())
+    levels = tuple(str(name) for name in encoded.columns)
+    fixed = np.full(len(levels), FIXED)
+    return Block("covariate", levels, values, fixed, np.diag(1 / sd), spec.priors.slope_sd)
+
+
+def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One covariate as columns of numbers, checked."""
+    values = used[name]
+    if values.dtype.kind in "Mm":
+        raise InputError(
+            f"The covariate {name!r} is neither numbers nor categories.",
+            got=str(values.dtype),
+            expected="numbers or text",
+            do="make it a number, such as years since a date",
+        )
+    if (bad := values.isna() | values.isin([np.inf, -np.inf])).any():
+        raise InputError(
+            f"The covariate {name!r} has missing or infinite values.",
+            got=f"no value for scans {shorten(used.scan_id[bad])}",
+            expected="a value for every scan",
+            do="complete the column or leave those scans out",
+        )
+    if values.nunique() < 2:
+        raise InputError(
+            f"The covariate {name!r} is the same for every scan that the model uses.",
+            got=repr(values.iloc[0]),
+            expected="covariates that vary",
+            do="leave it out of --covariates",
+        )
+    if pd.api.types.is_numeric_dtype(values):
+        return values.astype(float).to_frame()
+    categories = values.astype("category").cat.remove_unused_categories()
+    return pd.get_dummies(categories, prefix=name, drop_first=True, dtype=float)

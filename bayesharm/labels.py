@@ -1,0 +1,133 @@
+"""Results of the inference, labelled: arrays inside, names outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bayesharm.dataset import Dataset
+from bayesharm.design import Design
+from bayesharm.identifiability import identify
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS
+from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.problem import Stage
+from bayesharm.posterior import FORMAT, Posterior
+
+
+def label_posterior(
+    dataset: Dataset,
+    design: Design,
+    hyper: Hyper,
+    results: dict[str, np.ndarray],
+    *,
+    seed: int,
+    settings: dict[str, int],
+    versions: dict[str, str],
+) -> Posterior:
+    """Arrays become a labelled tree.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    design : Design
+    hyper : Hyper
+    results : dict of arrays
+        Summaries of all features, the feature axis last; effects in the order of ``design.effects``.
+    seed, settings, versions
+        Recorded in ``run.json``.
+    """
+    feature = ("feature", np.asarray(dataset.features.names, dtype=object))
+    family = ("family", np.array(design.scales, dtype=object))
+    rng = np.random.default_rng([seed, Stage.RATIO])
+    n_chains, n_draws = hyper.eta.shape[:2]
+    ratio = rng.multivariate_normal(
+        hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh"
+    )
+    scanner = ("scanner", np.array(design.scanners, dtype=object))
+    nodes = {
+        "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name}),
+        "/hyper": xr.Dataset(
+            {
+                "eta": (("chain", "draw", "family"), hyper.eta),
+                "omega": (("chain", "draw", "family"), hyper.omega),
+                "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio)),
+            },
+            coords={"family": family, "scanner": scanner},
+            attrs={
+                "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio: "
+                "variance, geometric mean 1",
+                "divergences": hyper.diverging,
+                "features": len(hyper.log_marginal),
+            },
+        ),
+        "/scales": xr.Dataset(
+            {
+                name: (("family", "feature"), results[name])
+                for name in ("mean", "sd", "q05", "q50", "q95", "ess_bulk", "rhat")
+            }
+            | {
+                name: (("feature",), results[name])
+                for name in ("divergences", "khat", "converged", "draws", "steps", "centre", "unit")
+            },
+            coords={"family": family, "feature": feature},
+            attrs={
+                "units": "of the feature",
+                "interval": "q05 to q95: 90%",
+                "converged": f"R-hat < {MAX_RHAT}, bulk ESS >= {MIN_ESS:g}, no divergence",
+            },
+        ),
+    }
+    study = identify(design, np.log(_typical_scales(design, results)))
+    start = 0
+    for group in design.effects:
+        stop = start + len(group.levels)
+        contraction = study.contrasts.query("group == @group.name").set_index("level").contraction
+        nodes[f"/effects/{group.name}"] = xr.Dataset(
+            {
+                "mean": ((group.dim, "feature"), results["effect_mean"][start:stop]),
+                "sd": ((group.dim, "feature"), results["effect_sd"][start:stop]),
+                "contraction": ((group.dim,), contraction.loc[list(group.levels)].to_numpy(float)),
+            },
+            coords={group.dim: np.array(group.levels, dtype=object), "feature": feature},
+            attrs={
+                "units": "of the feature",
+                "contrast": "minus the mean of the levels that share a scale"
+                if group.dim not in ("diagnosis", "covariate")
+                else "against the reference",
+            },
+        )
+        start = stop
+    component = {name: k for k, names in enumerate(study.components) for name in names}
+    nodes["/design"] = xr.Dataset(
+        {"component": (("scanner",), [component[name] for name in design.scanners])},
+        coords={"scanner": scanner},
+        attrs={"travelers": list(design.travelers), "n_scans": design.n_scans},
+    )
+    if "kept" in results:
+        nodes["/draws"] = xr.Dataset(
+            {"scales": (("draw", "family", "feature"), results["kept"])},
+            coords={"family": family, "feature": feature},
+        )
+    run: dict[str, Any] = {
+        "format": FORMAT,
+        "spec": design.spec.to_dict(),
+        "seed": seed,
+        "settings": settings,
+        "versions": versions,
+        "fingerprint": dataset.features.fingerprint(),
+        "n_scans": design.n_scans,
+        "n_features": len(dataset.features.names),
+        "n_converged": int(results["converged"].sum()),
+        "dropped": dict(dataset.dropped),
+        "dtype": str(dataset.features.dtype),
+        "notes": list(study.sentences()),
+    }
+    return Posterior(xr.DataTree.from_dict(nodes), run)
+
+
+def _typical_scales(design: Design, results: dict[str, np.ndarray]) -> np.ndarray:
+    """Median over features of the posterior median of each scale, in standard deviations of the feature."""
+    typical = np.nanmedian(results["q50"] / results["unit"], axis=1)
+    return np.where(np.isfinite(typical), typical, design.scale_medians)
