@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -45,8 +45,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
-                                          help="Show the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
 ) -> None:
     """Separate what scanners do to brain images from how the people of each site differ.
 
@@ -59,31 +60,24 @@ def _main(
 @_command
 def fit(
     scans: opt.Scans,
-    out: Annotated[Path, typer.Option(
-        "--out", metavar="FOLDER", show_default=False, rich_help_panel=opt.RESULT,
-        help="The run folder to make; new or empty.")],
+    out: opt.RunFolder,
     features: opt.FeatureFile = None,
     select: opt.Select = None,
-    model: Annotated[str, typer.Option(
-        "--model", metavar="NAME", help="What is estimated; 'bayesharm models' lists them.")]
-    = "traveling_and_cohort",
-    scan: opt.Scan = None, participant: opt.Participant = None, scanner: opt.Scanner = None,
-    site: opt.Site = None, diagnosis: opt.Diagnosis = None, traveling: opt.Traveling = None,
-    covariates: Annotated[list[str] | None, typer.Option(
-        "--covariates", metavar="NAMES", rich_help_panel=opt.COLUMNS, show_default=False,
-        help="Columns whose linear effect is estimated too: age,sex")] = None,
-    reference: Annotated[str | None, typer.Option(
-        "--reference", metavar="DIAGNOSIS", rich_help_panel=opt.COLUMNS, show_default=False,
-        help="The diagnosis that others are compared with. [dim]Default: HC.[/dim]")] = None,
-    bad_features: Annotated[Literal["error", "drop"], typer.Option(
-        "--bad-features",
-        help="What to do if features are constant or have missing or infinite values: refuse, or leave them "
-             "out.")] = "error",
+    model: opt.Model = "traveling_and_cohort",
+    scan: opt.Scan = None,
+    participant: opt.Participant = None,
+    scanner: opt.Scanner = None,
+    site: opt.Site = None,
+    diagnosis: opt.Diagnosis = None,
+    traveling: opt.Traveling = None,
+    covariates: opt.Covariates = None,
+    reference: opt.Reference = None,
+    bad_features: opt.BadFeatures = "error",
+    units: opt.Units = None,
     seed: opt.Seed = 0,
-    draws: Annotated[int, opt.counted("--draws", "Kept draws of each chain.", 8, opt.WORK)] = 200,
-    chains: Annotated[int, opt.counted("--chains", "Chains for each feature.", 2, opt.WORK)] = 4,
-    keep_draws: Annotated[int, opt.counted(
-        "--keep-draws", "Keep so many draws of each feature's scales in the run folder.", 0, opt.RESULT)] = 0,
+    draws: opt.Draws = 200,
+    chains: opt.Chains = 4,
+    keep_draws: opt.KeepDraws = 0,
     quiet: opt.Quiet = False,
 ) -> None:
     """Estimate what scanners, sites, diagnoses and people contribute to every feature.
@@ -103,18 +97,27 @@ def fit(
     from bayesharm.spec import load_model
 
     spec = load_model(model)
-    columns = opt.column_mapping(scan_id=scan, participant_id=participant, scanner=scanner, site=site,
-                                 diagnosis=diagnosis, traveling=traveling)
+    columns = opt.column_mapping(
+        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
+    )
     with Progress(quiet) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
         dataset = opt.read_dataset(scans, features, select, columns, bad_features=bad_features)
-        progress.say(f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
-                     f"{dataset.features.n_features:,} features")
+        progress.say(
+            f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
+            f"{dataset.features.n_features:,} features"
+        )
         from bayesharm.fit import Settings
         from bayesharm.fit import fit as fit_model
 
         posterior = fit_model(
-            dataset, spec, seed=seed, reference=reference, out=out, report=progress,
+            dataset,
+            spec,
+            seed=seed,
+            reference=reference,
+            units=units,
+            out=out,
+            report=progress,
             covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
             settings=Settings(draws=draws, chains=chains, keep_draws=keep_draws),
         )
@@ -130,16 +133,16 @@ def fit(
 def harmonize(
     run: opt.Run,
     scans: opt.Scans,
-    out: Annotated[Path, typer.Option(
-        "--out", metavar="FILE", rich_help_panel=opt.RESULT, show_default=False,
-        help="Harmonized features: .npy, .csv, .tsv or .parquet; replaced if it exists.")],
+    out: opt.MeanFile,
     features: opt.FeatureFile = None,
     select: opt.Select = None,
-    sd: Annotated[Path | None, typer.Option(
-        "--sd", metavar="FILE", rich_help_panel=opt.RESULT, show_default=False,
-        help="Their uncertainty: posterior sd of what was subtracted, same shape and units.")] = None,
-    scan: opt.Scan = None, participant: opt.Participant = None, scanner: opt.Scanner = None,
-    site: opt.Site = None, diagnosis: opt.Diagnosis = None, traveling: opt.Traveling = None,
+    sd: opt.SdFile = None,
+    scan: opt.Scan = None,
+    participant: opt.Participant = None,
+    scanner: opt.Scanner = None,
+    site: opt.Site = None,
+    diagnosis: opt.Diagnosis = None,
+    traveling: opt.Traveling = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Subtract from every scan the measurement bias of its scanner.
@@ -161,12 +164,14 @@ def harmonize(
     from bayesharm.progress import Progress
 
     posterior = load_posterior(run)
-    columns = opt.column_mapping(scan_id=scan, participant_id=participant, scanner=scanner, site=site,
-                                 diagnosis=diagnosis, traveling=traveling)
+    columns = opt.column_mapping(
+        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
+    )
     dataset = opt.read_dataset(scans, features, select, columns, check="apply")
     with Progress(quiet) as progress:
-        notes = harmonize_to_files(posterior, dataset, out, sd,
-                                   report=lambda done, total: progress("harmonizing", done, total, ""))
+        notes = harmonize_to_files(
+            posterior, dataset, out, sd, report=lambda done, total: progress("harmonizing", done, total, "")
+        )
     for note in notes:
         typer.echo(f"Note: {note}", err=True)
     typer.echo(f"Harmonized {len(dataset.scans):,} scans: {out}" + (f"; uncertainty: {sd}" if sd else ""))
@@ -175,8 +180,7 @@ def harmonize(
 @_command
 def summary(
     run: opt.Run,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", show_default=False,
-                                             help="Write the tables there too, as .csv.")] = None,
+    out: opt.TableFolder = None,
 ) -> None:
     """Show what a run has found: size of each source of differences, scanners, convergence, caveats.
 
@@ -195,8 +199,7 @@ def summary(
 
 @_command
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False,
-                                               help="Show the card of this model.")] = None,
+    name: opt.CardName = None,
 ) -> None:
     """List the models, or show what one of them assumes, estimates and cannot tell.
 
@@ -223,28 +226,15 @@ def models(
 
 @_command
 def simulate(
-    out: Annotated[Path, typer.Option(
-        "--out", metavar="FOLDER", show_default=False,
-        help="Folder for scans.csv, features.npy, feature_names.txt and truth.npz; new or empty.")],
-    edges: Annotated[int, opt.counted("--edges", "Number of features.", 1)] = 2000,
+    out: opt.StudyFolder,
+    edges: opt.Edges = 2000,
     seed: opt.Seed = 0,
-    no_sampling_bias: Annotated[bool, typer.Option(
-        "--no-sampling-bias", help="All sites recruit from one population.")] = False,
-    noise_ratio_sd: Annotated[float, typer.Option(
-        "--noise-ratio-sd", metavar="X", min=0,
-        help="How much scanners differ in noise: sd of its log variance.")] = 0.0,
-    hub_and_spoke: Annotated[bool, typer.Option(
-        "--hub-and-spoke",
-        help="30 travelers on three scanners each, once, instead of 9 men on all.")] = False,
-    without_travelers: Annotated[list[str] | None, typer.Option(
-        "--without-travelers", metavar="SCANNER", show_default=False,
-        help="A scanner where nobody travels; repeat it for several.")] = None,
-    scale_log_sd: Annotated[float, typer.Option(
-        "--scale-log-sd", metavar="X", min=0,
-        help="How much the scales differ between features: sd of their log.")] = 0.3,
-    tail_df: Annotated[float | None, typer.Option(
-        "--tail-df", metavar="X", show_default=False,
-        help="Student-t noise with so many degrees of freedom (above 2).")] = None,
+    no_sampling_bias: opt.NoSamplingBias = False,
+    noise_ratio_sd: opt.NoiseRatioSd = 0.0,
+    hub_and_spoke: opt.HubAndSpoke = False,
+    without_travelers: opt.WithoutTravelers = None,
+    scale_log_sd: opt.ScaleLogSd = 0.3,
+    tail_df: opt.TailDf = None,
 ) -> None:
     """Make a study whose truth is known, shaped like that of Yamashita et al. 2019: 1,216 scans, 12 scanners.
 
@@ -256,26 +246,27 @@ def simulate(
     from bayesharm.simulate import simulate_srpbs
 
     study = simulate_srpbs(
-        edges, seed, scale_log_sd=scale_log_sd, sampling_bias=not no_sampling_bias, tail_df=tail_df,
-        noise_ratio_log_sd=noise_ratio_sd, travelers="hub-and-spoke" if hub_and_spoke else "published",
+        edges,
+        seed,
+        scale_log_sd=scale_log_sd,
+        sampling_bias=not no_sampling_bias,
+        tail_df=tail_df,
+        noise_ratio_log_sd=noise_ratio_sd,
+        travelers="hub-and-spoke" if hub_and_spoke else "published",
         without_travelers=without_travelers or (),
     )
     study.write(out)
-    typer.echo(f"{len(study.scans):,} scans × {edges:,} features are in {out}; fit them with:\n"
-               f"bayesharm fit {out / 'scans.csv'} {out / 'features.npy'} --seed 1 --out run/")
+    typer.echo(
+        f"{len(study.scans):,} scans × {edges:,} features are in {out}; fit them with:\n"
+        f"bayesharm fit {out / 'scans.csv'} {out / 'features.npy'} --seed 1 --out run/"
+    )
 
 
 @_command
 def demo(
-    data: Annotated[Literal["simulated", "onharmony"], typer.Option(
-        "--data",
-        help="A simulated study whose truth is known, or a real one: 20 people on 6 of 8 scanners each "
-             "(downloaded at first use, 2.6 MB).")] = "simulated",
-    edges: Annotated[int, opt.counted("--edges", "Features of the simulated study.", 1)] = 2000,
-    out: Annotated[Path | None, typer.Option(
-        "--out", metavar="FOLDER", show_default=False,
-        help="Where results go. An earlier demo there is replaced, anything else is refused. [dim]Default: "
-             "bayesharm-demo, or bayesharm-demo-onharmony.[/dim]")] = None,
+    data: opt.DemoData = "simulated",
+    edges: opt.Edges = 2000,
+    out: opt.DemoFolder = None,
     seed: opt.Seed = 1,
     quiet: opt.Quiet = False,
 ) -> None:

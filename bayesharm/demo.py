@@ -99,24 +99,38 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Repor
         "    --out harmonized.npy --sd harmonized_sd.npy",
         "bayesharm summary run",
     ]
-    where = [f"{folder / study}: the simulated study and its truth",
-             f"{folder / run}: the posterior (a run folder)",
-             f"{harmonized}, {sd.name}: harmonized features and their uncertainty",
-             f"{folder / tables}: the tables above and more, as .csv"]
-    return Story((
-        Text(f"\nSimulated: {len(simulation.scans):,} scans of travelers and cohort, "
-             f"{summary.about['n_scanners']} scanners, {n_features:,} edges\n"),
-        hyper_table(summary), sources_table(summary), scanners_table(summary),
-        bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes), _recovery_table(recovery),
-        bullets("Error of the measurement bias, over scanners and edges", [
-            f"estimated: {errors['posterior']:.5f} (root mean square, Fisher z)",
-            f"if nothing were corrected: {errors['nothing']:.5f}",
-            f"best possible, told the true scales: {errors['oracle']:.5f}; "
-            f"ours is {errors['posterior'] / errors['oracle']:.3f} times that"]),
-        bullets("Where it is", where),
-        Text("The same by hand, in an empty folder\n" + "\n".join(f"  {line}" for line in commands)),
-        Text(f"\nTime taken: {monotonic() - began:.0f} s"),
-    ))
+    where = [
+        f"{folder / study}: the simulated study and its truth",
+        f"{folder / run}: the posterior (a run folder)",
+        f"{harmonized}, {sd.name}: harmonized features and their uncertainty",
+        f"{folder / tables}: the tables above and more, as .csv",
+    ]
+    return Story(
+        (
+            Text(
+                f"\nSimulated: {len(simulation.scans):,} scans of travelers and cohort, "
+                f"{summary.about['n_scanners']} scanners, {n_features:,} edges\n"
+            ),
+            hyper_table(summary),
+            sources_table(summary),
+            scanners_table(summary),
+            bullets("Convergence", summary.verdicts),
+            bullets("Beware", summary.notes),
+            _recovery_table(recovery),
+            bullets(
+                "Error of the measurement bias, over scanners and edges",
+                [
+                    f"estimated: {errors['posterior']:.5f} (root mean square, Fisher z)",
+                    f"if nothing were corrected: {errors['nothing']:.5f}",
+                    f"best possible, told the true scales: {errors['oracle']:.5f}; "
+                    f"ours is {errors['posterior'] / errors['oracle']:.3f} times that",
+                ],
+            ),
+            bullets("Where it is", where),
+            Text("The same by hand, in an empty folder\n" + "\n".join(f"  {line}" for line in commands)),
+            Text(f"\nTime taken: {monotonic() - began:.0f} s"),
+        )
+    )
 
 
 def compare_with_truth(posterior: Posterior, simulation: Simulation) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -147,9 +161,11 @@ def compare_with_truth(posterior: Posterior, simulation: Simulation) -> tuple[pd
             true = true - np.stack([true[group == name].mean(axis=0) for name in group])
         mean, sd = effect["mean"].values, effect["sd"].values
         rows[source] = {
-            "true_rms": _rms(true), "rms": float(np.sqrt(np.mean(mean**2 + sd**2))),
+            "true_rms": _rms(true),
+            "rms": float(np.sqrt(np.mean(mean**2 + sd**2))),
             "correlation": float(np.corrcoef(mean.ravel(), true.ravel())[0, 1]) if true.any() else np.nan,
-            "rmse": _rms(mean - true), "coverage": float((abs(mean - true) <= Z90 * sd).mean()),
+            "rmse": _rms(mean - true),
+            "coverage": float((abs(mean - true) <= Z90 * sd).mean()),
         }
         if source == "measurement":
             best = gaussian_oracle(simulation).mean.loc[levels].to_numpy()
@@ -189,13 +205,20 @@ def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
         summary = summarize(posterior)
         summary.write(folder / "tables" / name)
         size = f"{len(dataset.scans)} scans of 20 people, {dataset.features.n_features} features"
-        parts += [Text(f"\n{name} ({select}): {size}\n", "bold"),
-                  hyper_table(summary), sources_table(summary), scanners_table(summary),
-                  bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes)]
+        parts += [
+            Text(f"\n{name} ({select}): {size}\n", "bold"),
+            hyper_table(summary),
+            sources_table(summary),
+            scanners_table(summary),
+            bullets("Convergence", summary.verdicts),
+            bullets("Beware", summary.notes),
+        ]
     held_out = harmonize_held_out(table, folder, seed, _within("cohort A", report))
-    parts += [bullets("Does harmonizing help people who were not part of the fit?", held_out.sentences()),
-              bullets("Where it is", [f"{folder / name}" for name in names]),
-              Text(f"Time taken: {monotonic() - began:.0f} s")]
+    parts += [
+        bullets("Does harmonizing help people who were not part of the fit?", held_out.sentences()),
+        bullets("Where it is", [f"{folder / name}" for name in names]),
+        Text(f"Time taken: {monotonic() - began:.0f} s"),
+    ]
     return Story(tuple(parts))
 
 
@@ -248,14 +271,15 @@ def harmonize_held_out(table: pd.DataFrame, folder: Path, seed: int, report: Rep
     dataset = load_dataset(table[in_a], columns=ONHARMONY_COLUMNS, select=THICKNESS, bad_features="drop")
     posterior = fit(dataset, "traveling", seed=seed, out=run, report=report)
     shared = table["scanner_typeloc"].isin(posterior.scanners).to_numpy()
-    others = load_dataset(table[~in_a & shared], columns=ONHARMONY_COLUMNS, select=posterior.features,
-                          check="apply")
+    others = load_dataset(table[~in_a & shared], columns=ONHARMONY_COLUMNS, select=posterior.features, check="apply")
     harmonize_to_files(posterior, others, mean, sd)
     values = others.features.read(0, others.features.n_features)
     finite = np.isfinite(values).all(axis=0)
     unit, people = values[:, finite].std(axis=0, ddof=1), others.scans["participant_id"].to_numpy()
-    before, after = (pd.DataFrame(some[:, finite]).groupby(people).std().mean().to_numpy() / unit
-                     for some in (values, harmonize(posterior, others).mean))
+    before, after = (
+        pd.DataFrame(some[:, finite]).groupby(people).std().mean().to_numpy() / unit
+        for some in (values, harmonize(posterior, others).mean)
+    )
     return HeldOut(int(in_a.sum()), others.scans, before, after)
 
 
@@ -269,13 +293,21 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _recovery_table(recovery: pd.DataFrame) -> Any:
-    table = make_table("Recovery of the known truth",
-                       "Root mean squares in Fisher z. Correlation and error: of posterior mean and truth, "
-                       "over levels and edges. Coverage: how many 90% intervals hold the truth.",
-                       ["source", "true size", "estimated", "correlation", "error", "coverage"])
+    table = make_table(
+        "Recovery of the known truth",
+        "Root mean squares in Fisher z. Correlation and error: of posterior mean and truth, "
+        "over levels and edges. Coverage: how many 90% intervals hold the truth.",
+        ["source", "true size", "estimated", "correlation", "error", "coverage"],
+    )
     for source, row in recovery.iterrows():
-        table.add_row(str(source), f"{row.true_rms:.4f}", f"{row.rms:.4f}", f"{row.correlation:.3f}",
-                      f"{row.rmse:.4f}", f"{row.coverage:.1%}")
+        table.add_row(
+            str(source),
+            f"{row.true_rms:.4f}",
+            f"{row.rms:.4f}",
+            f"{row.correlation:.3f}",
+            f"{row.rmse:.4f}",
+            f"{row.coverage:.1%}",
+        )
     return table
 
 
@@ -283,9 +315,12 @@ def claim_folder(folder: Path, names: tuple[str, ...]) -> Path:
     """Make the folder; of one that an earlier demo made, remove what that demo put there and nothing else."""
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"The output folder {folder} already holds other files.",
-                             got=shorten(_contents(folder)), do="choose another --out",
-                             expected="a new or empty folder, or that of an earlier demo")
+        raise RunFolderError(
+            f"The output folder {folder} already holds other files.",
+            got=shorten(_contents(folder)),
+            do="choose another --out",
+            expected="a new or empty folder, or that of an earlier demo",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in marker.read_text(encoding="utf-8").split("\n")[1:] if marker.is_file() else []:
@@ -295,11 +330,13 @@ def claim_folder(folder: Path, names: tuple[str, ...]) -> Path:
         lines = ["Made by 'bayesharm demo', which replaces these when it runs again:", *names, ""]
         marker.write_text("\n".join(lines), encoding="utf-8")
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written.", got=str(error),
-                             do="choose another --out") from None
+        raise RunFolderError(f"{folder} cannot be written.", got=str(error), do="choose another --out") from None
     if there := [name for name in names if (folder / name).exists()]:
-        raise RunFolderError(f"The output folder {folder} holds files that are not the demo's.",
-                             got=shorten(there), do="choose another --out, or remove them")
+        raise RunFolderError(
+            f"The output folder {folder} holds files that are not the demo's.",
+            got=shorten(there),
+            do="choose another --out, or remove them",
+        )
     return folder
 
 

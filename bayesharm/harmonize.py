@@ -86,8 +86,12 @@ def harmonize(posterior: Posterior, dataset: Dataset, *, remove: str | None = No
 
 
 def harmonize_to_files(
-    posterior: Posterior, dataset: Dataset, mean: str | os.PathLike[str],
-    sd: str | os.PathLike[str] | None = None, *, remove: str | None = None,
+    posterior: Posterior,
+    dataset: Dataset,
+    mean: str | os.PathLike[str],
+    sd: str | os.PathLike[str] | None = None,
+    *,
+    remove: str | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
     """The same as :func:`harmonize`, block by block into files: large data are never in memory as a whole.
@@ -128,8 +132,11 @@ def harmonize_to_files(
                 if report is not None:
                     report(part.stop, job.features.n_features)
     except OSError as error:
-        raise BayesharmError("The harmonized features could not be written.", got=str(error),
-                             do="make room, or choose another place; nothing was left behind") from error
+        raise BayesharmError(
+            "The harmonized features could not be written.",
+            got=str(error),
+            do="make room, or choose another place; nothing was left behind",
+        ) from error
     return job.notes
 
 
@@ -183,8 +190,10 @@ def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
         names = features.names[~converged]
-        notes.append(f"Features that have not converged ({names.size} of {features.n_features}) are "
-                     f"harmonized all the same, but do not rely on them: {shorten(names)}.")
+        notes.append(
+            f"Features that have not converged ({names.size} of {features.n_features}) are "
+            f"harmonized all the same, but do not rely on them: {shorten(names)}."
+        )
     mean, sd = (effect[name].values[:, at] for name in ("mean", "sd"))
     return _Job(features, mean, sd, scanner, removed, tuple(notes))
 
@@ -193,9 +202,12 @@ def _family(posterior: Posterior, remove: str | None) -> str:
     spec = posterior.spec
     there = [family.name for family in spec.families if family.by == "scanner"]
     if remove is not None and remove not in there:
-        raise InputError(f"{remove!r} effects cannot be removed.", got=f"remove={remove!r}",
-                         expected=f"a family of effects by scanner: {', '.join(there)}",
-                         do="choose one of these")
+        raise InputError(
+            f"{remove!r} effects cannot be removed.",
+            got=f"remove={remove!r}",
+            expected=f"a family of effects by scanner: {', '.join(there)}",
+            do="choose one of these",
+        )
     return remove or spec.removes
 
 
@@ -232,5 +244,7 @@ def _on_meaning(spec: ModelSpec, removed: str) -> list[str]:
     """Say what goes with the effect where the model does not separate measurement from sampling bias."""
     if spec.people == "travelers" or any(family.by == "population" for family in spec.families):
         return []
-    return [f"The {removed} effects of this model are measurement and sampling bias together: real "
-            "differences between the people recruited at different sites are removed with them."]
+    return [
+        f"The {removed} effects of this model are measurement and sampling bias together: real "
+        "differences between the people recruited at different sites are removed with them."
+    ]

@@ -39,17 +39,19 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self.bar = Bar(
-                SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=16),
-                TextColumn("{task.fields[counted]}"), TimeElapsedColumn(),
+                SpinnerColumn(finished_text="✓"),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[counted]}"),
+                TimeElapsedColumn(),
                 TimeRemainingColumn(compact=True, elapsed_when_finished=False),
-                TextColumn("{task.fields[note]}", style="dim"), console=Console(stderr=True),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=Console(stderr=True),
             )
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.bar is not None:
             if kind is None:
                 self._finish()
@@ -73,8 +75,7 @@ class Progress:
             counted = f"{done:,} of {total:,}" if done and total > 1 else ""
             if new:
                 self.task = self.bar.add_task(stage, total=None, counted="", note="")
-            self.bar.update(self.task, total=total if done else None, completed=done, counted=counted,
-                            note=note)
+            self.bar.update(self.task, total=total if done else None, completed=done, counted=counted, note=note)
         elif not self.quiet and (new or not done or (note and done >= total) or self._is_due()):
             elapsed = monotonic() - self.stage_started
             counted = f" {done:,} of {total:,}" if done and total > 1 else ""

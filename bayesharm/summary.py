@@ -40,7 +40,8 @@ class Summary:
     Attributes
     ----------
     about : dict
-        Model, title, numbers of scans, scanners and features, seed.
+        Model, title, numbers of scans, scanners and features, seed, and `units`: whether "standard deviations" below
+        are those of each feature (`each`) or their root mean square (`shared`).
     sources : DataFrame by source
         Root mean square of the effects over levels and features: `rms` in the features' units, `rms_in_sd` in
         standard deviations of a feature. That of `noise` is its sd.
@@ -97,8 +98,12 @@ class Summary:
                     written.append(folder / f"{name}.csv")
                     table.to_csv(written[-1], lineterminator="\n")
         except OSError as error:
-            raise RunFolderError(f"The tables cannot be written to {folder}.", got=str(error),
-                                 expected="a folder", do="choose another --out") from None
+            raise RunFolderError(
+                f"The tables cannot be written to {folder}.",
+                got=str(error),
+                expected="a folder",
+                do="choose another --out",
+            ) from None
         return written
 
 
@@ -116,12 +121,23 @@ def summarize(posterior: Posterior) -> Summary:
     """
     run, spec = posterior.run, posterior.spec
     hyper, features = _hyper(posterior), _features(posterior)
-    about = {"model": spec.name, "title": spec.title, "n_scans": run["n_scans"],
-             "n_scanners": len(posterior.scanners), "n_features": len(features), "seed": run["seed"]}
+    about = {
+        "model": spec.name,
+        "title": spec.title,
+        "n_scans": run["n_scans"],
+        "n_scanners": len(posterior.scanners),
+        "n_features": len(features),
+        "units": spec.units,
+        "seed": run["seed"],
+    }
     divergences = int(posterior.tree["hyper"].attrs["divergences"])
     return Summary(
-        about=about, sources=_sources(posterior), hyper=hyper, scanners=_scanners(posterior),
-        features=features, verdicts=tuple(_verdicts(hyper, features, divergences)),
+        about=about,
+        sources=_sources(posterior),
+        hyper=hyper,
+        scanners=_scanners(posterior),
+        features=features,
+        verdicts=tuple(_verdicts(hyper, features, divergences)),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
 
@@ -188,26 +204,35 @@ def _features(posterior: Posterior) -> pd.DataFrame:
 def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergences: int) -> list[str]:
     failed = features.index[~features["converged"]]
     if len(failed):
-        sentences = [f"{len(failed):,} of {len(features):,} features have NOT converged, after a second try "
-                     f"with more draws. Do not rely on them: {shorten(failed)}."]
+        sentences = [
+            f"{len(failed):,} of {len(features):,} features have NOT converged, after a second try "
+            f"with more draws. Do not rely on them: {shorten(failed)}."
+        ]
     else:
         sentences = [f"All {len(features):,} features have converged."]
     rhat, ess = hyper["rhat"].max(), hyper["ess"].min()
     numbers = f"R-hat at most {rhat:.3f}, effective draws at least {ess:,.0f}, {divergences} divergences"
     fine = rhat < MAX_RHAT and ess >= MIN_ESS and divergences == 0
-    sentences.append(f"The hyperparameters have converged ({numbers})." if fine else
-                     f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough.")
+    sentences.append(
+        f"The hyperparameters have converged ({numbers})."
+        if fine
+        else f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough."
+    )
     if (poor := (features["khat"] > MAX_KHAT).mean()) > MANY:
-        sentences.append(f"For {poor:.0%} of the features the Laplace approximation, on which the "
-                         f"hyperparameters rest, is poor (Pareto k above {MAX_KHAT}): take these as rough.")
+        sentences.append(
+            f"For {poor:.0%} of the features the Laplace approximation, on which the "
+            f"hyperparameters rest, is poor (Pareto k above {MAX_KHAT}): take these as rough."
+        )
     return sentences
 
 
 def _on_dropped(dropped: Mapping[str, str]) -> list[str]:
     if not dropped:
         return []
-    return [f"Features left out before the fit ({len(dropped):,}): {shorten(dropped, 3)}; the first is "
-            f"{next(iter(dropped.values()))}."]
+    return [
+        f"Features left out before the fit ({len(dropped):,}): {shorten(dropped, 3)}; the first is "
+        f"{next(iter(dropped.values()))}."
+    ]
 
 
 def render(summary: Summary) -> Group:
@@ -216,11 +241,18 @@ def render(summary: Summary) -> Group:
     from rich.text import Text
 
     about = summary.about
-    counts = (f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} "
-              f"features, seed {about['seed']}")
+    counts = (
+        f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} features, seed {about['seed']}"
+    )
     head = Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n{counts}\n")
-    return Group(head, sources_table(summary), hyper_table(summary), scanners_table(summary),
-                 bullets("Convergence", summary.verdicts), bullets("Beware", summary.notes))
+    return Group(
+        head,
+        sources_table(summary),
+        hyper_table(summary),
+        scanners_table(summary),
+        bullets("Convergence", summary.verdicts),
+        bullets("Beware", summary.notes),
+    )
 
 
 def bullets(title: str, sentences: Iterable[str]) -> Group:
@@ -237,20 +269,30 @@ def bullets(title: str, sentences: Iterable[str]) -> Group:
 
 def sources_table(summary: Summary) -> Table:
     """Size of each source of differences."""
-    table = make_table("Size of each source of differences between scans",
-                   "Root mean square over levels and features; sd: standard deviations of a feature; units: "
-                   "the features' own.", ["source", "in sd", "in units", "what it is"])
+    table = make_table(
+        "Size of each source of differences between scans",
+        f"Root mean square over levels and features. {_unit(summary)} Units: the features' own.",
+        ["source", "in sd", "in units", "what it is"],
+    )
     for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
         table.add_row(str(source), f"{row.rms_in_sd:.3f}", f"{row.rms:.4g}", MEANING.get(str(source), ""))
     return table
 
 
+def _unit(summary: Summary) -> str:
+    return {
+        "each": "Sd: of each feature over the scans.",
+        "shared": "Sd: one for all features, root mean square of theirs over the scans.",
+    }[summary.about["units"]]
+
+
 def hyper_table(summary: Summary) -> Table:
     """Hyperparameters with their intervals."""
-    table = make_table("Scales over all features, with 90% intervals",
-                   "Typical: exp(eta), in sd of a feature. Spread: omega, how much the log scale differs "
-                   "between features.",
-                   ["family", "typical", "90% interval", "spread", "90% interval"])
+    table = make_table(
+        "Scales over all features, with 90% intervals",
+        f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features. {_unit(summary)}",
+        ["family", "typical", "90% interval", "spread", "90% interval"],
+    )
     for family, row in summary.hyper.iterrows():
         cells = [cell for name in ("scale", "spread") for cell in _with_interval(row, name)]
         table.add_row(str(family), *cells)
@@ -263,11 +305,13 @@ def scanners_table(summary: Summary, most: int = 20) -> Table:
     title = "Scanners, largest bias first"
     if len(some) < len(summary.scanners):
         title += f" ({len(some)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
-    table = make_table(title,
-                       "Bias and its uncertainty (posterior sd): root mean square over features, in sd of a "
-                       "feature. Noise: variance against the average scanner. From data: share of what is "
-                       "known about the bias that comes from the data, not from the prior.",
-                       ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"])
+    table = make_table(
+        title,
+        "Bias and its uncertainty (posterior sd): root mean square over features, in sd. Noise: variance against the "
+        "average scanner. From data: share of what is known about the bias that comes from the data, not the prior. "
+        f"{_unit(summary)}",
+        ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"],
+    )
     for scanner, row in some.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
         noise = _with_interval(row, "noise_ratio", 2)
@@ -285,8 +329,17 @@ def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-                  caption=caption + "\n", caption_justify="left", caption_style="dim", width=78)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption=caption + "\n",
+        caption_justify="left",
+        caption_style="dim",
+        width=78,
+    )
     for k, name in enumerate(columns):
         table.add_column(name, justify="left" if k == 0 or name == "what it is" else "right", overflow="fold")
     return table

@@ -10,8 +10,10 @@ SCANNERS = ("A", "B", "C")
 
 
 def make_posterior(
-    model: str = "traveling", features: tuple[str, ...] = ("f0", "f1", "f2", "f3"),
-    not_converged: tuple[str, ...] = (), **run: object,
+    model: str = "traveling",
+    features: tuple[str, ...] = ("f0", "f1", "f2", "f3"),
+    not_converged: tuple[str, ...] = (),
+    **run: object,
 ) -> Posterior:
     """Three scanners; effects of mean ``10 * scanner``, centred, and sd ``scanner + 1 + feature / 10``."""
     spec = load_model(model)
@@ -24,35 +26,65 @@ def make_posterior(
     family = ("family", np.array(families, dtype=object))
     mean = np.repeat([[-10.0], [0.0], [10.0]], n_features, axis=1)
     sd = 1.0 + np.arange(3)[:, None] + np.arange(n_features) / 10
-    scales = {name: (("family", "feature"), rng.uniform(1, 2, (n_families, n_features)))
-              for name in ("mean", "sd", "q05", "q50", "q95")}
+    scales = {
+        name: (("family", "feature"), rng.uniform(1, 2, (n_families, n_features)))
+        for name in ("mean", "sd", "q05", "q50", "q95")
+    }
     per_feature = {
-        "divergences": np.zeros(n_features, int), "khat": np.full(n_features, 0.1),
-        "unit": np.full(n_features, 2.0), "centre": np.zeros(n_features),
+        "divergences": np.zeros(n_features, int),
+        "khat": np.full(n_features, 0.1),
+        "unit": np.full(n_features, 2.0),
+        "centre": np.zeros(n_features),
         "converged": ~np.isin(features, not_converged),
-        "draws": np.full(n_features, 800), "steps": np.full(n_features, 2400),
+        "draws": np.full(n_features, 800),
+        "steps": np.full(n_features, 2400),
     }
     draws = (4, 250)
     nodes = {
         "/hyper": xr.Dataset(
-            {"eta": (("chain", "draw", "family"), rng.normal(-1, 0.1, (*draws, n_families))),
-             "omega": (("chain", "draw", "family"), rng.uniform(0.2, 0.4, (*draws, n_families))),
-             "noise_ratio": (("chain", "draw", "scanner"), np.exp(rng.normal(0, 0.1, (*draws, 3))))},
-            coords={"family": family, "scanner": scanner}, attrs={"divergences": 0}),
+            {
+                "eta": (("chain", "draw", "family"), rng.normal(-1, 0.1, (*draws, n_families))),
+                "omega": (("chain", "draw", "family"), rng.uniform(0.2, 0.4, (*draws, n_families))),
+                "noise_ratio": (("chain", "draw", "scanner"), np.exp(rng.normal(0, 0.1, (*draws, 3)))),
+            },
+            coords={"family": family, "scanner": scanner},
+            attrs={"divergences": 0},
+        ),
         "/scales": xr.Dataset(
-            scales | {"ess_bulk": (("family", "feature"), np.full((n_families, n_features), 900.0)),
-                      "rhat": (("family", "feature"), np.full((n_families, n_features), 1.001))}
+            scales
+            | {
+                "ess_bulk": (("family", "feature"), np.full((n_families, n_features), 900.0)),
+                "rhat": (("family", "feature"), np.full((n_families, n_features), 1.001)),
+            }
             | {name: (("feature",), values) for name, values in per_feature.items()},
-            coords={"family": family, "feature": feature}),
+            coords={"family": family, "feature": feature},
+        ),
         "/design": xr.Dataset({"component": (("scanner",), [0, 0, 1])}, coords={"scanner": scanner}),
     }
     for name in effects:
         nodes[f"/effects/{name}"] = xr.Dataset(
-            {"mean": (("scanner", "feature"), mean), "sd": (("scanner", "feature"), sd),
-             "contraction": (("scanner",), [0.9, 0.8, 0.2])}, coords={"scanner": scanner, "feature": feature})
-    return Posterior(xr.DataTree.from_dict(nodes), {
-        "format": FORMAT, "spec": spec.to_dict(), "seed": 1, "settings": {},
-        "versions": {"bayesharm": "0.1.0"}, "fingerprint": "", "n_scans": 30, "n_features": n_features,
-        "dropped": {}, "dtype": "float64",
-        "n_converged": n_features - len(not_converged), "notes": ["C: one scan only."], **run,
-    })
+            {
+                "mean": (("scanner", "feature"), mean),
+                "sd": (("scanner", "feature"), sd),
+                "contraction": (("scanner",), [0.9, 0.8, 0.2]),
+            },
+            coords={"scanner": scanner, "feature": feature},
+        )
+    return Posterior(
+        xr.DataTree.from_dict(nodes),
+        {
+            "format": FORMAT,
+            "spec": spec.to_dict(),
+            "seed": 1,
+            "settings": {},
+            "versions": {"bayesharm": "0.1.0"},
+            "fingerprint": "",
+            "n_scans": 30,
+            "n_features": n_features,
+            "dropped": {},
+            "dtype": "float64",
+            "n_converged": n_features - len(not_converged),
+            "notes": ["C: one scan only."],
+            **run,
+        },
+    )

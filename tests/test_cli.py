@@ -45,19 +45,38 @@ def test_fit_writes_a_run_folder(small_run):
 
 def test_summary_prints_tables_and_writes_them(small_run, tmp_path):
     text = run("summary", small_run, "--out", tmp_path / "tables").output
-    for part in ("Model traveling_and_cohort", "47 scans, 5 scanners", "measurement", "sampling", "disorder",
-                 "Convergence", "Beware", "No traveler joins delta and omega"):
+    for part in (
+        "Model traveling_and_cohort",
+        "47 scans, 5 scanners",
+        "measurement",
+        "sampling",
+        "disorder",
+        "Convergence",
+        "Beware",
+        "No traveler joins delta and omega",
+    ):
         assert part in text
     assert "\x1b[" not in text  # no colours where there is no terminal
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
-        "sources.csv", "hyper.csv", "scanners.csv", "features.csv"}
+        "sources.csv",
+        "hyper.csv",
+        "scanners.csv",
+        "features.csv",
+    }
 
 
 def test_harmonize_writes_mean_and_sd_in_the_form_of_the_input(small_study, small_run, tmp_path):
-    run("harmonize", small_run, small_study / "scans.csv", small_study / "features.npy",
-        "--out", tmp_path / "mean.npy", "--sd", tmp_path / "sd.npy")
-    given, mean, sd = (np.load(path) for path in (
-        small_study / "features.npy", tmp_path / "mean.npy", tmp_path / "sd.npy"))
+    run(
+        "harmonize",
+        small_run,
+        small_study / "scans.csv",
+        small_study / "features.npy",
+        "--out",
+        tmp_path / "mean.npy",
+        "--sd",
+        tmp_path / "sd.npy",
+    )
+    given, mean, sd = (np.load(path) for path in (small_study / "features.npy", tmp_path / "mean.npy", tmp_path / "sd.npy"))
     assert mean.dtype == sd.dtype == given.dtype and mean.shape == sd.shape == given.shape
     scans = pd.read_csv(small_study / "scans.csv")
     effect = bayesharm.load_posterior(small_run).effect("measurement").sel(scanner=scans.scanner.tolist())
@@ -70,8 +89,19 @@ def test_harmonize_takes_new_people_in_a_wide_table_on_some_scanners(small_run, 
     table = pd.DataFrame({"who": ["x", "y", "z"], "machine": ["gamma", "omega", "gamma"]})
     table = table.join(pd.DataFrame(np.zeros((3, len(names))), columns=names))
     table.to_csv(tmp_path / "new.csv", index=False)
-    run("harmonize", small_run, tmp_path / "new.csv", "--features", "feature_*", "--participant", "who",
-        "--scanner", "machine", "--out", tmp_path / "mean.csv")
+    run(
+        "harmonize",
+        small_run,
+        tmp_path / "new.csv",
+        "--features",
+        "feature_*",
+        "--participant",
+        "who",
+        "--scanner",
+        "machine",
+        "--out",
+        tmp_path / "mean.csv",
+    )
     mean = pd.read_csv(tmp_path / "mean.csv", dtype={"scan_id": str})
     assert mean.columns.tolist() == ["scan_id", *names] and mean.scan_id.tolist() == ["0", "1", "2"]
     np.testing.assert_array_equal(mean.iloc[0, 1:].to_numpy(float), mean.iloc[2, 1:].to_numpy(float))
@@ -116,8 +146,14 @@ def test_shuffling_the_scans_changes_results_by_rounding_only(small_study, small
 @pytest.fixture
 def study(tmp_path) -> Path:
     """Files of eight scans of four people on two scanners, to be spoiled by a test."""
-    scans = pd.DataFrame({"scan_id": [f"s{i}" for i in range(8)], "participant_id": list("aabbccdd"),
-                          "scanner": ["one", "two"] * 4, "site": ["here", "there"] * 4})
+    scans = pd.DataFrame(
+        {
+            "scan_id": [f"s{i}" for i in range(8)],
+            "participant_id": list("aabbccdd"),
+            "scanner": ["one", "two"] * 4,
+            "site": ["here", "there"] * 4,
+        }
+    )
     scans.to_csv(tmp_path / "scans.csv", index=False)
     np.save(tmp_path / "features.npy", np.random.default_rng(0).normal(size=(8, 3)))
     return tmp_path
@@ -140,34 +176,62 @@ def spoil_value(study: Path, value: float) -> None:
 
 
 REFUSED = {
-    "missing column": (lambda s: pd.read_csv(s / "scans.csv").drop(columns="scanner").to_csv(
-        s / "scans.csv", index=False), "features.npy", "no column 'scanner'"),
-    "repeated scan_id": (lambda s: change(s, scan_id=["s0"] * 2 + [f"s{i}" for i in range(6)]),
-                         "features.npy", r"more than once[\s\S]*'s0'"),
-    "other number of scans": (lambda s: np.save(s / "features.npy", np.zeros((7, 3))), "features.npy",
-                              r"do not align[\s\S]*\(7, 3\)"),
-    "other scans": (lambda s: table(s, np.eye(8, 3), scan_id=[f"s{i}" for i in range(1, 9)]), "features.csv",
-                    r"do not align[\s\S]*'s0'[\s\S]*'s8'"),
-    "transposed array": (lambda s: np.save(s / "features.npy", np.zeros((3, 8))), "features.npy",
-                         "transposed"),
-    "transposed table": (lambda s: table(s, np.eye(3, 8), [f"s{i}" for i in range(8)], ["f0", "f1", "f2"]),
-                         "features.csv", "transposed"),
-    "missing value": (lambda s: spoil_value(s, np.nan), "features.csv",
-                      r"missing or infinite in 1 of 3 features[\s\S]*'f1'[\s\S]*'s3'"),
+    "missing column": (
+        lambda s: pd.read_csv(s / "scans.csv").drop(columns="scanner").to_csv(s / "scans.csv", index=False),
+        "features.npy",
+        "no column 'scanner'",
+    ),
+    "repeated scan_id": (
+        lambda s: change(s, scan_id=["s0"] * 2 + [f"s{i}" for i in range(6)]),
+        "features.npy",
+        r"more than once[\s\S]*'s0'",
+    ),
+    "other number of scans": (
+        lambda s: np.save(s / "features.npy", np.zeros((7, 3))),
+        "features.npy",
+        r"do not align[\s\S]*\(7, 3\)",
+    ),
+    "other scans": (
+        lambda s: table(s, np.eye(8, 3), scan_id=[f"s{i}" for i in range(1, 9)]),
+        "features.csv",
+        r"do not align[\s\S]*'s0'[\s\S]*'s8'",
+    ),
+    "transposed array": (lambda s: np.save(s / "features.npy", np.zeros((3, 8))), "features.npy", "transposed"),
+    "transposed table": (
+        lambda s: table(s, np.eye(3, 8), [f"s{i}" for i in range(8)], ["f0", "f1", "f2"]),
+        "features.csv",
+        "transposed",
+    ),
+    "missing value": (
+        lambda s: spoil_value(s, np.nan),
+        "features.csv",
+        r"missing or infinite in 1 of 3 features[\s\S]*'f1'[\s\S]*'s3'",
+    ),
     "infinite value": (lambda s: spoil_value(s, np.inf), "features.csv", r"infinite[\s\S]*'f1'[\s\S]*'s3'"),
-    "constant feature": (lambda s: table(s, np.c_[np.eye(8, 2), np.ones(8)]), "features.csv",
-                         r"1 of 3 features are constant[\s\S]*'f2'"),
+    "constant feature": (
+        lambda s: table(s, np.c_[np.eye(8, 2), np.ones(8)]),
+        "features.csv",
+        r"1 of 3 features are constant[\s\S]*'f2'",
+    ),
     "text feature": (lambda s: table(s, np.where(np.eye(8, 3), "much", "0.5")), "features.csv", "'much'"),
     "one scanner": (lambda s: change(s, scanner="one"), "features.npy", "from one scanner"),
-    "nobody traveled": (lambda s: change(s, participant_id=list("abcdefgh")), "features.npy",
-                        r"nobody was scanned on two or more[\s\S]*cohort"),
-    "no reference group": (lambda s: change(s, diagnosis=["MDD", "MDD", "SCZ", "SCZ"] * 2), "features.npy",
-                           r"'HC' is not in the table[\s\S]*--reference"),
-    "no people named": (lambda s: change(s, participant_id=["a", None] * 4), "features.npy",
-                        "missing in column"),
+    "nobody traveled": (
+        lambda s: change(s, participant_id=list("abcdefgh")),
+        "features.npy",
+        r"nobody was scanned on two or more[\s\S]*cohort",
+    ),
+    "no reference group": (
+        lambda s: change(s, diagnosis=["MDD", "MDD", "SCZ", "SCZ"] * 2),
+        "features.npy",
+        r"'HC' is not in the table[\s\S]*--reference",
+    ),
+    "no people named": (lambda s: change(s, participant_id=["a", None] * 4), "features.npy", "missing in column"),
     "empty table": (lambda s: (s / "scans.csv").write_text(""), "features.npy", "."),
-    "only a heading": (lambda s: (s / "scans.csv").write_text("scan_id,participant_id,scanner\n"),
-                       "features.npy", "no rows"),
+    "only a heading": (
+        lambda s: (s / "scans.csv").write_text("scan_id,participant_id,scanner\n"),
+        "features.npy",
+        "no rows",
+    ),
     "empty features": (lambda s: (s / "features.npy").write_bytes(b""), "features.npy", "cannot be read"),
     "empty features table": (lambda s: (s / "features.csv").write_text(""), "features.csv", "."),
     "no features file": (lambda s: None, "nowhere.npy", "nowhere.npy"),
@@ -188,12 +252,15 @@ def test_bad_input_is_refused_with_reason_and_nothing_written(study, name):
     assert files_of(study) == before and not (study / "run").exists()
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--model", "travelling"], "did you mean 'traveling'"),
-    (["--participant", "subject"], "no column 'subject'"),
-    (["--covariates", "age"], "no covariate 'age'"),
-    (["--features", "nothing_*"], "No feature matches"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--model", "travelling"], "did you mean 'traveling'"),
+        (["--participant", "subject"], "no column 'subject'"),
+        (["--covariates", "age"], "no covariate 'age'"),
+        (["--features", "nothing_*"], "No feature matches"),
+    ],
+)
 def test_bad_options_are_refused(study, options, message):
     before, files = files_of(study), (study / "scans.csv", study / "features.npy")
     error = run("fit", *files, "--out", study / "run", *options, code=2).stderr
@@ -217,14 +284,19 @@ def test_an_output_folder_with_something_in_it_is_refused_before_anything_is_rea
         assert "do this" in run("simulate", "--out", out, code=2).stderr
 
 
-@pytest.mark.parametrize("out, sd, message", [
-    ("scans.csv", None, "--out would overwrite SCANS"),
-    ("features.npy", None, "--out would overwrite FEATURES"),
-    ("mean.npy", "features.npy", "--sd would overwrite FEATURES"),
-    ("mean.npy", "mean.npy", "--sd would overwrite --out"),
-    ("mean.txt", None, "format"), ("mean", None, "format"), ("mean.npy", "sd.zarr", "format"),
-    ("nowhere/mean.npy", None, "--out cannot be written"),
-])
+@pytest.mark.parametrize(
+    "out, sd, message",
+    [
+        ("scans.csv", None, "--out would overwrite SCANS"),
+        ("features.npy", None, "--out would overwrite FEATURES"),
+        ("mean.npy", "features.npy", "--sd would overwrite FEATURES"),
+        ("mean.npy", "mean.npy", "--sd would overwrite --out"),
+        ("mean.txt", None, "format"),
+        ("mean", None, "format"),
+        ("mean.npy", "sd.zarr", "format"),
+        ("nowhere/mean.npy", None, "--out cannot be written"),
+    ],
+)
 def test_harmonize_refuses_its_outputs_before_it_reads(study, out, sd, message):
     before, files = files_of(study), (study / "scans.csv", study / "features.npy")
     options = ["--out", study / out, *(["--sd", study / sd] if sd else [])]
@@ -241,18 +313,23 @@ def test_a_scanner_that_the_fit_has_not_seen_is_refused(small_run, study):
     assert files_of(study) == before
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda folder: (folder / "run.json").unlink(), "half-written"),
-    (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
-    (lambda folder: (folder / "run.json").write_text(json.dumps({"format": 99})), "format 99"),
-    (lambda folder: shutil.rmtree(folder / "posterior.zarr" / "effects"), "do this: fit again"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: (folder / "run.json").unlink(), "half-written"),
+        (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
+        (lambda folder: (folder / "run.json").write_text(json.dumps({"format": 99})), "format 99"),
+        (lambda folder: shutil.rmtree(folder / "posterior.zarr" / "effects"), "do this: fit again"),
+    ],
+)
 def test_runs_that_are_not_whole_are_refused(small_run, study, damage, message):
     folder = shutil.copytree(small_run, study / "run")
     damage(folder)
     before = files_of(study)
-    for command in (["summary", folder], ["harmonize", folder, study / "scans.csv", study / "features.npy",
-                                          "--out", study / "mean.npy"]):
+    for command in (
+        ["summary", folder],
+        ["harmonize", folder, study / "scans.csv", study / "features.npy", "--out", study / "mean.npy"],
+    ):
         error = run(*command, code=2).stderr
         assert message in error and "do this" in error
     assert files_of(study) == before
@@ -294,8 +371,14 @@ def test_models_are_listed_and_their_cards_shown():
     for name in bayesharm.model_names():
         assert name in text
         card = run("models", name).output
-        for part in ("## Model", "## What it estimates", "## When it is not identified",
-                     "## When not to use it", "## Source", "10.1371/journal.pbio.3000042"):
+        for part in (
+            "## Model",
+            "## What it estimates",
+            "## When it is not identified",
+            "## When not to use it",
+            "## Source",
+            "10.1371/journal.pbio.3000042",
+        ):
             assert part in card, (name, part)
         spec = bayesharm.load_model(name)
         for family in spec.families:  # the card quotes the priors of model.toml
@@ -338,8 +421,15 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
 @pytest.mark.slow
 def test_the_demo_recovers_the_truth_and_leaves_its_results(tmp_path):
     text = run("demo", "--edges", 150, "--out", tmp_path / "demo").output
-    for part in ("typical", "Size of each source", "Convergence", "Recovery of the known truth", "Where it is",
-                 "The same by hand", "Time taken"):
+    for part in (
+        "typical",
+        "Size of each source",
+        "Convergence",
+        "Recovery of the known truth",
+        "Where it is",
+        "The same by hand",
+        "Time taken",
+    ):
         assert part in text
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {".bayesharm-demo", "study", "run", "tables", "harmonized.npy", "harmonized_sd.npy"}
@@ -408,7 +498,7 @@ def test_commands_in_the_pages_and_in_help_are_understood():
 
 
 def test_the_python_example_uses_what_exists():
-    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     compile(code, "README.md", "exec")
     assert len(code.splitlines()) <= 15
     for name in set(re.findall(r"bayesharm\.(\w+)", code)):

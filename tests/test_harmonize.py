@@ -20,8 +20,13 @@ BIAS = {"A": -10.0, "B": 0.0, "C": 10.0}  # of the posterior made by hand, in ev
 
 def make_dataset(scanners: str = "ABCA", names: list[str] = NAMES, dtype="float64") -> Dataset:
     """People that no fit has seen, one on each of the scanners; features of 0, 1, 2 … labelled by name."""
-    scans = pd.DataFrame({"scan_id": [f"s{i}" for i in range(len(scanners))], "scanner": list(scanners),
-                          "participant_id": [f"new{i}" for i in range(len(scanners))]})
+    scans = pd.DataFrame(
+        {
+            "scan_id": [f"s{i}" for i in range(len(scanners))],
+            "scanner": list(scanners),
+            "participant_id": [f"new{i}" for i in range(len(scanners))],
+        }
+    )
     values = np.arange(len(scanners) * len(names)).reshape(len(scanners), len(names)).astype(dtype)
     table = pd.DataFrame(values, columns=names).assign(scan_id=scans.scan_id)
     return load_dataset(scans, table, check="apply")
@@ -49,10 +54,16 @@ def test_order_and_labels_are_those_of_the_input():
     assert frame.index.name == "scan_id" and frame.loc["s1", "f3"] == result.mean[1, 2]
 
 
-@pytest.mark.parametrize("given, kept, of_sd", [
-    ("float16", "float16", "float32"), ("float32", "float32", "float32"), ("float64", "float64", "float64"),
-    ("int32", "float64", "float64"), ("uint8", "float64", "float64"),
-])
+@pytest.mark.parametrize(
+    "given, kept, of_sd",
+    [
+        ("float16", "float16", "float32"),
+        ("float32", "float32", "float32"),
+        ("float64", "float64", "float64"),
+        ("int32", "float64", "float64"),
+        ("uint8", "float64", "float64"),
+    ],
+)
 def test_precision_is_kept_and_whole_numbers_become_decimal(given, kept, of_sd):
     result = harmonize(make_posterior(), make_dataset(dtype=given))
     assert (result.mean.dtype, result.sd.dtype) == (kept, of_sd)
@@ -64,8 +75,10 @@ def test_what_is_missing_stays_missing():
     values = dataset.features.read(0, 4)
     values[1, 2] = np.nan
     scans = dataset.scans
-    result = harmonize(make_posterior(), load_dataset(
-        scans, pd.DataFrame(values, columns=NAMES).assign(scan_id=scans.scan_id), check="apply"))
+    result = harmonize(
+        make_posterior(),
+        load_dataset(scans, pd.DataFrame(values, columns=NAMES).assign(scan_id=scans.scan_id), check="apply"),
+    )
     missing = np.zeros((4, 4), bool)
     missing[1, 2] = True
     np.testing.assert_array_equal(np.isnan(result.mean), missing)
@@ -157,8 +170,11 @@ def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
 
 
 def test_nothing_is_left_behind_when_it_is_refused(tmp_path):
-    refused = [(make_dataset("D"), "mean.npy", "sd.npy"), (make_dataset(), "mean.npy", "sd.txt"),
-               (make_dataset(), "nowhere/mean.npy", "sd.npy")]
+    refused = [
+        (make_dataset("D"), "mean.npy", "sd.npy"),
+        (make_dataset(), "mean.npy", "sd.txt"),
+        (make_dataset(), "nowhere/mean.npy", "sd.npy"),
+    ]
     for dataset, mean, sd in refused:
         with pytest.raises(InputError, match="do this"):
             harmonize_to_files(make_posterior(), dataset, tmp_path / mean, tmp_path / sd)
@@ -183,8 +199,7 @@ def test_removing_the_true_bias_leaves_only_the_rest():
     tree = posterior.tree.copy()
     effect = tree["effects/measurement"].to_dataset()
     centred = true - true.mean()
-    known = {"mean": (("scanner", "feature"), centred.to_numpy()),
-             "sd": (("scanner", "feature"), np.zeros(true.shape))}
+    known = {"mean": (("scanner", "feature"), centred.to_numpy()), "sd": (("scanner", "feature"), np.zeros(true.shape))}
     effect = effect.drop_dims("scanner").assign(known)
     tree["effects/measurement"] = effect.assign_coords(scanner=list(true.index))
     posterior = Posterior(tree, posterior.run)

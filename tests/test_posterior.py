@@ -73,10 +73,13 @@ def test_a_new_or_an_empty_folder_is_taken(tmp_path):
     assert load_posterior(tmp_path / "empty").features == load_posterior(tmp_path / "deep" / "new").features
 
 
-@pytest.mark.parametrize("fill, found", [
-    (lambda folder: (folder / "notes.txt").write_text("mine"), "other files"),
-    (lambda folder: (folder / "run.json").write_text("{}"), "another run"),
-])
+@pytest.mark.parametrize(
+    "fill, found",
+    [
+        (lambda folder: (folder / "notes.txt").write_text("mine"), "other files"),
+        (lambda folder: (folder / "run.json").write_text("{}"), "another run"),
+    ],
+)
 def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, fill, found):
     fill(tmp_path)
     before = sorted(tmp_path.iterdir())
@@ -131,17 +134,20 @@ def test_a_damaged_run_json_is_refused(run, text):
 
 
 @pytest.mark.filterwarnings("ignore:Object at")
-@pytest.mark.parametrize("damage", [
-    pytest.param(lambda run: shutil.rmtree(run / "posterior.zarr"), id="no tree"),
-    pytest.param(lambda run: (run / "posterior.zarr" / "zarr.json").unlink(), id="no root"),
-    pytest.param(lambda run: (run / "posterior.zarr/effects/zarr.json").unlink(), id="no group"),
-    pytest.param(lambda run: (run / MEAN / "zarr.json").write_text("{"), id="damaged metadata"),
-    pytest.param(lambda run: (run / MEAN / "zarr.json").unlink(), id="no metadata"),
-    pytest.param(lambda run: (run / MEAN / "c/0/0").unlink(), id="no chunk"),
-    pytest.param(lambda run: (run / MEAN / "c/0/0").write_bytes(b"short"), id="cut chunk"),
-    pytest.param(lambda run: _flip(run / MEAN / "c/0/0"), id="changed chunk"),
-    pytest.param(lambda run: (run / "run.json").write_text('{"format": 1}'), id="run.json without a model"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda run: shutil.rmtree(run / "posterior.zarr"), id="no tree"),
+        pytest.param(lambda run: (run / "posterior.zarr" / "zarr.json").unlink(), id="no root"),
+        pytest.param(lambda run: (run / "posterior.zarr/effects/zarr.json").unlink(), id="no group"),
+        pytest.param(lambda run: (run / MEAN / "zarr.json").write_text("{"), id="damaged metadata"),
+        pytest.param(lambda run: (run / MEAN / "zarr.json").unlink(), id="no metadata"),
+        pytest.param(lambda run: (run / MEAN / "c/0/0").unlink(), id="no chunk"),
+        pytest.param(lambda run: (run / MEAN / "c/0/0").write_bytes(b"short"), id="cut chunk"),
+        pytest.param(lambda run: _flip(run / MEAN / "c/0/0"), id="changed chunk"),
+        pytest.param(lambda run: (run / "run.json").write_text('{"format": 1}'), id="run.json without a model"),
+    ],
+)
 def test_a_damaged_tree_is_refused(run, damage):
     damage(run)
     with pytest.raises(RunFolderError, match="do this: fit again"):

@@ -6,7 +6,7 @@ n standardized differences is compared with the normal quantile at 1 - 1e-5 / n.
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import kurtosis, norm
 
 from bayesharm import fit, load_dataset
 from bayesharm.fit import Settings
@@ -33,6 +33,7 @@ def test_staged_posterior_is_the_explicit_one(study, model):
     ours = {}
     log_scale = np.log(posterior.tree["draws"]["scales"].values)
     ours["log_scale"] = (log_scale.mean(0), log_scale.std(0), posterior.tree["scales"]["ess_bulk"].values)
+    heavy_tails = {"log_scale": np.sqrt((kurtosis(log_scale, fisher=False) - 1) / 2)}  # of an sd's error; normal: 1
     for name in posterior.tree["effects"].children:
         effect = posterior.effect(name)
         ours[f"effect_{name}"] = (effect["mean"].values, effect["sd"].values, DRAWS.effect_draws)
@@ -49,11 +50,11 @@ def test_staged_posterior_is_the_explicit_one(study, model):
         theirs = {key: np.array(value) for key, value in reference["summaries"][name].items()}
         worst[name] = (
             np.abs((mean - theirs["mean"]) / np.hypot(theirs["mcse_mean"], sd / np.sqrt(ess))),
-            np.abs((sd - theirs["sd"]) / np.hypot(theirs["mcse_sd"], sd / np.sqrt(2 * ess))),
+            np.abs((sd - theirs["sd"]) / np.hypot(theirs["mcse_sd"], sd / np.sqrt(2 * ess))) / heavy_tails.get(name, 1.0),
         )
     print({name: [round(float(part.max()), 1) for part in parts] for name, parts in worst.items()})
     n = sum(part.size for parts in worst.values() for part in parts)
     limit = norm.isf(1e-5 / n)
     for name, parts in worst.items():
         for part in parts:
-            assert part.max() < limit, (name, part.round(1))
+            assert part.max() < limit, (name, part.max(axis=-1).round(1), limit)

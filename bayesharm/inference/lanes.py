@@ -26,7 +26,7 @@ from bayesharm.moments import Moments
 Array = jax.Array
 N_NODES = 128  # for Pareto-k of the Laplace approximation
 N_COMPONENTS = 256  # of the predictive prior while there are few features
-NARROWEST = 0.1  # a component narrower than a tenth of a scale makes a spike that says nothing more
+NARROWEST = 0.03  # narrower components make spikes that say nothing more
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 
 

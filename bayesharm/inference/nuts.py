@@ -97,8 +97,8 @@ def _lane_potential(potential: Potential, z: Array, lane: Array, data: Any) -> A
         return jax.value_and_grad(lambda z: potential(data[0], own, z[:, None])[0])(z)
 
     @value_and_grad.def_vmap
-    def _all_lanes(axis_size, in_batched, z, lane, data):  # type: ignore[call-arg]
-        value, pull = jax.vjp(lambda z: potential(*data, z), z.T)
+    def _all_lanes(axis_size, in_batched, z, lane, data):
+        value, pull = jax.vjp(lambda z: potential(data[0], data[1], z), z.T)
         (grad,) = pull(jnp.ones_like(value))
         return (value, grad.T), (True, True)
 
