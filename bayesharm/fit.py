@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import jax
@@ -27,6 +29,7 @@ from bayesharm.spec import UNITS, ModelSpec, load_model
 Report = Callable[[str, int, int, str], None]
 """Receives (stage, done, total, note); stages are `hyperparameters` and `features`."""
 
+N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
 
 
@@ -49,7 +52,7 @@ class Settings:
     """
 
     chains: int = 4
-    draws: int = 200
+    draws: int = 250
     hyper_features: int = 512
     block_size: int = 64
     effect_draws: int = 100
@@ -164,11 +167,17 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     effort = Effort(settings.chains, 15, settings.draws, 1.2, 6)
     results = _allocate(problem, n_features, settings)
     results["log_sd"] = np.zeros(n_features)
-    for block in _blocks(np.arange(n_features), settings.block_size):
-        _process(block, dataset, design, problem, unit, hyper, mixture, seed, effort, settings, results)
-        done = min(int(block[-1]) + 1, n_features)
-        failed = int((~results["converged"][:done]).sum())
-        report("features", done, n_features, f"{failed} to run again" if failed else "")
+    blocks = list(_blocks(np.arange(n_features), settings.block_size))
+
+    def process(block: np.ndarray) -> int:
+        with jax.enable_x64(True):  # the switch belongs to a thread
+            _process(block, dataset, design, problem, unit, hyper, mixture, seed, effort, settings, results)
+        return int(block[-1]) + 1
+
+    with ThreadPoolExecutor(N_WORKERS) as pool:  # the first block alone: it compiles the program of all
+        for done in chain([process(blocks[0])], pool.map(process, blocks[1:])):
+            failed = int((~results["converged"][:done]).sum())
+            report("features", done, n_features, f"{failed} to run again" if failed else "")
     again = np.flatnonzero(~results["converged"])
     careful = Effort(settings.chains, 100, 4 * settings.draws, 0.6, 9)
     for block in _blocks(again, min(16, settings.block_size)):

@@ -37,16 +37,22 @@ class Progress:
                 TimeRemainingColumn,
             )
             from rich.progress import Progress as Bar
+            from rich.table import Column
+
+            one_line = Column(ratio=1, no_wrap=True, overflow="ellipsis")
 
             self.bar = Bar(
                 SpinnerColumn(finished_text="✓"),
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=12),
                 TextColumn("{task.fields[counted]}"),
+                TextColumn("time"),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=False),
-                TextColumn("{task.fields[note]}", style="dim"),
+                TextColumn("left"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}", style="dim", table_column=one_line),
                 console=Console(stderr=True),
+                expand=True,
             )
             self.bar.start()
         return self

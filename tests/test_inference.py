@@ -26,7 +26,7 @@ from bayesharm.inference.importance import (
     log_marginal,
     log_prior,
 )
-from bayesharm.inference.lanes import ENOUGH_FEATURES, Effort, log_mixture, make_mixture, sample_block
+from bayesharm.inference.lanes import ENOUGH_FEATURES, Effort, Mixture, log_mixture, make_mixture, sample_block
 from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
 from bayesharm.inference.nuts import sample_lanes
@@ -65,7 +65,7 @@ def standardized(draws: np.ndarray, mean: np.ndarray, sd: np.ndarray, own_error:
 
 # NUTS on Gaussians: a mean and a covariance of its own in each lane
 
-N_LANES, DIMENSION = 8, 3
+N_LANES, DIMENSION, N_DRAWS = 8, 3, 2000
 
 
 def potential(shared, own, z):
@@ -78,8 +78,9 @@ def potential(shared, own, z):
 def gaussians():
     rng = np.random.default_rng(0)
     mean = rng.normal(0, 3, (DIMENSION, N_LANES))
-    half = rng.normal(0, 0.3, (N_LANES, DIMENSION, DIMENSION)) + np.eye(DIMENSION)
-    covariance = half @ half.transpose(0, 2, 1)
+    rotation = np.linalg.qr(rng.normal(size=(N_LANES, DIMENSION, DIMENSION)))[0]
+    variances = np.exp(rng.uniform(-0.7, 0.7, (N_LANES, 1, DIMENSION)))
+    covariance = (variances * rotation) @ rotation.transpose(0, 2, 1)
     own = (jnp.asarray(mean), jnp.asarray(np.linalg.inv(covariance).transpose(1, 2, 0)))
     return own, mean, covariance
 
@@ -91,7 +92,7 @@ def sample_gaussians():
     @jax.jit
     def sample(own, lanes):
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(5), lanes)
-        return sample_lanes(potential, 1.0, own, own[0] + 1.0, keys, n_warmup=20, n_draws=2000, step_size=0.7,
+        return sample_lanes(potential, 1.0, own, own[0] + 1.0, keys, n_warmup=20, n_draws=N_DRAWS, step_size=0.8,
                             max_tree_depth=5)
 
     return sample
@@ -123,7 +124,7 @@ def test_nuts_finds_means_and_covariances(gaussians, gaussian_draws):
 
 def test_nuts_reports_its_work(gaussian_draws):
     steps = np.asarray(gaussian_draws.n_steps)
-    assert steps.shape == (2000, N_LANES) and 3 < steps.mean() < 31 and steps.max() <= 31  # 2⁵ − 1
+    assert steps.shape == (N_DRAWS, N_LANES) and 3 < steps.mean() < 31 and steps.max() <= 31  # 2⁵ − 1
     assert not np.asarray(gaussian_draws.diverging).any()
 
 
@@ -145,7 +146,7 @@ def test_a_lane_of_nan_spoils_no_other(gaussians, gaussian_draws, sample_gaussia
 
 SCANNERS = ("A", "B", "C", "D")
 SCALES = ("noise", "participant", "measurement")
-N_FEATURES = 12
+N_FEATURES, N_NODES = 12, 2048  # as many nodes as `fit_hyper` takes, so that they share programs
 AXES = (np.linspace(-2.0, 0.6, 40), np.linspace(-4.0, 1.4, 36), np.linspace(-4.0, 1.4, 36))
 EQUAL = np.zeros(len(SCANNERS))
 PRIOR = Gaussian(np.log([0.6, 0.6, 0.6]), np.array([0.3, 0.5, 0.5]))
@@ -217,7 +218,7 @@ def random_proposals(rng, n_features: int, sizes) -> tuple[Laplace, ...]:
 
 @pytest.mark.parametrize("sizes", [[1.3], [0.7, 1.2, 1.5, 3.0]], ids=["one proposal", "mixture"])
 def test_nodes_are_unbiased_and_fill_the_space(sizes):
-    """A standard normal's total mass, mean and covariance by importance sampling; a random shift for each feature."""
+    """A standard normal's mass, mean and second moments by importance sampling; a random shift for each feature."""
     n_features, n_nodes = 400, 256
     proposals = random_proposals(np.random.default_rng(1), n_features, sizes)
     keys = feature_keys(0, Stage.NODES, np.arange(n_features))
@@ -230,21 +231,13 @@ def test_nodes_are_unbiased_and_fill_the_space(sizes):
 
     x = nodes.log_scales
     weight = np.exp(stats.norm.logpdf(x).sum(1) - nodes.log_proposal)
-    products = np.einsum("nf,nif,njf->ijf", weight, x, x)[np.tril_indices(3)] / n_nodes
-    estimates = np.concatenate([[weight.mean(0)], (weight[:, None] * x).mean(0), products])
-    errors = estimates - np.r_[1, 0, 0, 0, 1, 0, 1, 0, 0, 1][:, None]
-    assert_no_larger_than_chance(errors.mean(1) / errors.std(1) * np.sqrt(n_features), n_features - 1)
-    # Independent points would give this spread; quasi-random ones have to do better.
-    independent = weight.std(0).mean() / np.sqrt(n_nodes)
-    assert errors[0].std() < 0.6 * independent
-
-
-def test_the_first_nodes_are_of_all_proposals():
-    """The noise ratio is learned from the first few."""
-    proposals = random_proposals(np.random.default_rng(1), 5, [1.0, 1.0])
-    proposals = (proposals[0], proposals[1]._replace(mode=proposals[1].mode + 1e3))
-    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(5)), proposals, 16)
-    assert ((np.asarray(nodes.log_scales)[:4] > 500).sum(0) == 2).all()
+    products = np.einsum("nif,njf->nijf", x, x)[:, *np.tril_indices(3)]
+    values = weight[:, None] * np.concatenate([np.ones_like(x[:, :1]), x, products], axis=1)
+    for n in (n_nodes, n_nodes // 8):  # the noise ratio is learned from the first few nodes
+        errors = values[:n].mean(0) - np.r_[1, 0, 0, 0, 1, 0, 1, 0, 0, 1][:, None]
+        assert_no_larger_than_chance(errors.mean(1) / errors.std(1) * np.sqrt(n_features), n_features - 1)
+    independent = weight.std(0).mean() / np.sqrt(n_nodes)  # the spread that independent points would have
+    assert (values[:, 0].mean(0) - 1).std() < 0.6 * independent
 
 
 def test_prior_of_many_hyperparameters_is_scipys():
@@ -253,22 +246,25 @@ def test_prior_of_many_hyperparameters_is_scipys():
     basis = basis_of(x)
     assert basis.shape == (6, 5, 4) and basis_of(x[0]).shape == (6, 4)
     expected = stats.norm.logpdf(x[None], mean.T[:, None, :, None], np.exp(log_sd).T[:, None, :, None]).sum(2)
-    np.testing.assert_allclose(log_prior(basis, mean, log_sd), expected, atol=1e-10)
+    np.testing.assert_allclose(jax.jit(log_prior)(basis, mean, log_sd), expected, atol=1e-10)
 
 
 def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact):
-    repeats, n_nodes = 25, 256
-    lanes = np.repeat(np.arange(N_FEATURES), repeats)
-    proposals, moments = lanes_of((place(study.moments), study.moments), lanes)
-    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(len(lanes))), proposals, n_nodes)
-    weight = evaluate_nodes(problem, EQUAL, moments, nodes)
+    """For three priors; nodes drawn again and again say how well one set of them knows it."""
     mean = PRIOR.mean + np.array([[0.0, 0.0, 0.0], [0.1, -0.3, 0.3], [0.0, 0.3, -0.3]])
     sd = PRIOR.sd * np.array([[1.0, 1.0, 1.0], [0.7, 1.5, 0.7], [1.5, 0.7, 2.0]])
-    found = np.asarray(log_marginal(basis_of(nodes.log_scales), weight, jnp.asarray(mean.T), jnp.log(sd.T)))
-    truth = exact.log_marginal(mean, sd)
-    relative = np.exp(found.reshape(3, N_FEATURES, repeats) - truth[..., None]) - 1
-    assert_no_larger_than_chance(relative.mean(2) / relative.std(2, ddof=1) * np.sqrt(repeats), repeats - 1)
-    assert relative.std(2).max() < 0.3 and np.abs(relative.mean(2)).max() < 0.1
+    proposals, n_repeats = place(study.moments), 20
+
+    def estimate(seed):
+        nodes = draw_nodes(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), proposals, N_NODES)
+        weight = evaluate_nodes(problem, EQUAL, study.moments, nodes)
+        return jax.jit(log_marginal)(basis_of(nodes.log_scales), weight, mean.T, np.log(sd.T))
+
+    found = np.array([estimate(seed) for seed in range(n_repeats)])
+    relative = np.exp(found - exact.log_marginal(mean, sd)) - 1
+    z = relative.mean(0) / np.hypot(relative.std(0, ddof=1), 0.01) * np.sqrt(n_repeats)  # 1%: the grid's own error
+    assert_no_larger_than_chance(z, n_repeats - 1)
+    assert relative.std(0).max() < 0.1
 
 
 # Hyperparameters
@@ -341,7 +337,7 @@ def noisy() -> Study:
 
 @pytest.fixture(scope="module")
 def ratio(noisy, problem, place) -> Ratio:
-    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), 2048)
+    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
     return fit_ratio(problem, noisy.moments, nodes, PRIOR, Ratio(EQUAL, np.zeros((4, 4))))
 
 
@@ -376,8 +372,11 @@ EFFORT = Effort(n_chains=4, n_warmup=15, n_draws=300, step_size=1.2, max_tree_de
 
 
 @pytest.fixture(scope="module")
-def mixture(hyper):
-    return make_mixture(hyper)
+def mixture():
+    rng = np.random.default_rng(3)
+    mean = PRIOR.mean[:, None] + rng.normal(0, 0.2, (len(SCALES), 32))
+    log_sd = np.log(PRIOR.sd)[:, None] + rng.normal(0, 0.3, mean.shape)
+    return Mixture(mean, log_sd, rng.normal(0, 1, (32, N_FEATURES)))
 
 
 @pytest.fixture(scope="module")
@@ -408,19 +407,17 @@ def test_scales_have_the_posterior_of_quadrature(block, mixture, exact):
 def test_log_ratios_give_the_marginal_likelihood(block, mixture, exact):
     """Their mean is the likelihood integrated over the mixture; 128 nodes know it within a few percent."""
     terms = exact.log_marginal(mixture.mean.T, np.exp(mixture.log_sd).T) + mixture.log_weight
-    found = np.log(np.exp(block.log_ratios).mean(0))
-    error = found - np.log(np.exp(terms).sum(0))
+    error = np.log(np.exp(block.log_ratios).mean(0) / np.exp(terms).sum(0))
     assert np.sqrt((error**2).mean()) < 0.1
-    # Leave-one-out weights: each draw of the hyperparameters counts the same once the feature is counted again.
-    np.testing.assert_allclose(found, np.log(terms.shape[0]), atol=0.3)
 
 
 def test_draws_of_a_feature_do_not_depend_on_its_block(block, sample):
-    features = np.array([8, 3, 11, 3, 0])
-    other = sample(features)
-    np.testing.assert_allclose(other.log_scales, block.log_scales[..., features], atol=1e-8)
-    np.testing.assert_allclose(other.log_ratios, block.log_ratios[..., features], atol=1e-8)
-    np.testing.assert_array_equal(other.n_steps, block.n_steps[..., features])
+    """Its neighbours, its place and the size of the block; but for rounding, which a smooth posterior does not amplify."""
+    for features in (np.arange(N_FEATURES)[::-1], np.array([8, 3, 11, 3, 0])):
+        other = sample(features)
+        np.testing.assert_allclose(other.log_scales, block.log_scales[..., features], atol=1e-8)
+        np.testing.assert_allclose(other.log_ratios, block.log_ratios[..., features], atol=1e-8)
+        np.testing.assert_array_equal(other.n_steps, block.n_steps[..., features])
 
 
 def test_a_feature_of_nan_spoils_no_other(block, sample, study):
@@ -432,8 +429,9 @@ def test_a_feature_of_nan_spoils_no_other(block, sample, study):
     assert draws.diverging[..., 5].all() and (draws.log_ratios[:, 5] == -np.inf).all()
 
 
-def test_few_features_keep_the_draws_of_the_hyperparameters(hyper, mixture):
+def test_few_features_keep_the_draws_of_the_hyperparameters(hyper):
     """Components are draws, weighted by one over the marginal likelihood of each feature."""
+    mixture = make_mixture(hyper)
     n_draws, n_components = hyper.log_marginal.shape[1], mixture.mean.shape[1]
     assert 100 < n_components <= n_draws
     eta, omega = hyper.eta.reshape(n_draws, -1).T, hyper.omega.reshape(n_draws, -1).T
@@ -449,7 +447,7 @@ def test_many_features_have_one_predictive_prior(hyper):
     assert many.mean.shape == (len(SCALES), 1) and (many.log_weight == np.zeros((1, ENOUGH_FEATURES))).all()
     x = np.random.default_rng(0).normal(size=(2, len(SCALES), ENOUGH_FEATURES))
     expected = stats.norm.logpdf(x, hyper.predictive.mean[:, None], hyper.predictive.sd[:, None]).sum(1)
-    np.testing.assert_allclose(log_mixture(many, x), expected, atol=1e-10)
+    np.testing.assert_allclose(jax.jit(log_mixture)(many, x), expected, atol=1e-10)
 
 
 # Effects

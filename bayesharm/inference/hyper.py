@@ -66,7 +66,7 @@ def fit_hyper(
     *,
     seed: int,
     n_chains: int = 4,
-    n_draws: int = 200,
+    n_draws: int = 350,
     report=lambda text: None,
 ) -> Hyper:
     """Learn the hyperparameters and the noise ratio from a sample of features.
@@ -210,7 +210,7 @@ def _sample(priors, log_medians, basis, weight, approximation, key, n_chains, n_
         (),
         start,
         jax.random.split(chain_key, n_chains),
-        n_warmup=40,
+        n_warmup=50,
         n_draws=n_draws,
         step_size=0.6,
         max_tree_depth=5,

@@ -177,7 +177,7 @@ def _whitening(laplace: Laplace, nodes: Nodes, log_ratios: Array) -> tuple[Array
     """
     weight = jax.nn.softmax(log_ratios, axis=0)
     n_effective = 1 / (weight**2).sum(0)
-    share = n_effective / (n_effective + 3 * len(laplace.mode))
+    share = n_effective / (n_effective + 10 * len(laplace.mode))
     mean = jnp.einsum("nf,nsf->sf", weight, nodes.log_scales)
     away = nodes.log_scales - mean
     covariance = jnp.einsum("nf,nsf,ntf->stf", weight, away, away)
