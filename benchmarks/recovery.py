@@ -1,6 +1,6 @@
 """Recovery of a simulated truth: error against the Gaussian oracle, and coverage of 90% intervals.
 
-    python benchmarks/recovery.py [--features 1000] [--seeds 3] [--case base …] [--out docs/recovery.md]
+    python benchmarks/recovery.py [--features 1000] [--seeds 0 1 2] [--case base …] [--sizes large] [--units shared]
 
 The oracle knows the true scales and noise ratio of every feature and is the exact posterior mean under them: no method
 that must learn the scales can do better on average. Prints one row a case, the mean over seeds.
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm import load_dataset
-from bayesharm.fit import Settings, fit
+from bayesharm.fit import fit
 from bayesharm.oracle import gaussian_oracle
 from bayesharm.simulate import Simulation, simulate_srpbs
 
@@ -68,12 +68,11 @@ def centred_truth(study: Simulation) -> dict[str, pd.DataFrame]:
     return effects
 
 
-def measure(study: Simulation, seed: int) -> dict[str, float]:
+def measure(study: Simulation, seed: int, units: str) -> dict[str, float]:
     """Fit one study and compare with its truth."""
     started = time.perf_counter()
-    posterior = fit(
-        load_dataset(study.scans, study.features), "traveling_and_cohort", seed=seed, settings=Settings()
-    )
+    dataset = load_dataset(study.scans, study.features)
+    posterior = fit(dataset, "traveling_and_cohort", seed=seed, units=units)
     seconds = time.perf_counter() - started
     truth, row = centred_truth(study), {}
     for name in ("measurement", "sampling", "disorder"):
@@ -110,36 +109,41 @@ def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
     row = {"hyper outside 99%": outside, "which": ", ".join(names)}
     if null:
         row["tau of absent sampling bias / noise"] = float(
-            
-                posterior.tree["scales"]["mean"].sel(family=null).mean()
-                / posterior.tree["scales"]["mean"].sel(family="noise").mean()
-            
+            posterior.tree["scales"]["mean"].sel(family=null).mean()
+            / posterior.tree["scales"]["mean"].sel(family="noise").mean()
         )
     return row
 
 
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [["case", *table.columns], ["---"] * (len(table.columns) + 1)]
+    rows += [
+        [name, *(f"{value:.4g}" for value in row)] for name, row in zip(table.index, table.to_numpy(float), strict=True)
+    ]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--sizes", default="published", choices=list(SIZES))
+    parser.add_argument("--units", default="shared", choices=["each", "shared"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
     for case in options.case:
         for seed in options.seeds:
             study = simulate_srpbs(options.features, seed=seed, sizes=SIZES[options.sizes], **CASES[case])
-            rows.append({"case": case, "seed": seed} | measure(study, seed))
+            rows.append({"case": case, "seed": seed} | measure(study, seed, options.units))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     table = pd.DataFrame(rows)
     means = table.drop(columns=["seed", "which"]).groupby("case", sort=False).mean().round(4)
     means.insert(0, "asked", pd.Series(ASKED))
     text = (
-        f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}; {datetime.date.today()}, "
-        f"{platform.machine()}, {os.cpu_count()} cores\n\n{means.to_markdown()}\n"
+        f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, units {options.units!r}; "
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n\n{_markdown(means)}\n"
     )
     print(text)
     if options.out:

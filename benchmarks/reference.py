@@ -45,9 +45,7 @@ def make(model: str) -> None:
     dataset = load_dataset(scans, features)
     design = build_design(dataset.scans, load_model(model))
     started = time.time()
-    posterior = sample_explicit(
-        design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS
-    )
+    posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS)
     draws = {
         "eta": posterior.hyper["eta"].values,
         "log_omega": np.log(posterior.hyper["omega"].values),

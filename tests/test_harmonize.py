@@ -232,6 +232,9 @@ def test_a_summary_measures_the_sources(tmp_path):
     assert summary.scanners.loc["C", "from_data"] == 0.2
     assert summary.scanners.loc["A", "bias"] == pytest.approx(5.0)
     assert "All 4 features have converged." in summary.verdicts
+    assert "hyperparameters have converged (R-hat" in summary.verdicts[1]
+    posterior.tree["hyper"]["omega"][2] = 0.3  # a chain that does not move
+    assert "hyperparameters have NOT converged" in summarize(posterior).verdicts[1]
     names = [path.name for path in summary.write(tmp_path / "tables")]
     assert names == ["sources.csv", "hyper.csv", "scanners.csv", "features.csv"]
     assert pd.read_csv(tmp_path / "tables" / "features.csv").feature.tolist() == NAMES
