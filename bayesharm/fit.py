@@ -120,6 +120,7 @@ def fit(
             )
         spec = replace(spec, units=units)
     _check(settings, seed)
+    dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
     with jax.enable_x64(True):
         posterior = _fit(dataset, design, seed, settings, report or (lambda *event: None))
@@ -167,6 +168,7 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     effort = Effort(settings.chains, 15, settings.draws, 1.2, 6)
     results = _allocate(problem, n_features, settings)
     results["log_sd"] = np.zeros(n_features)
+    report("features", 0, n_features, "compiling, then sampling")
     blocks = list(_blocks(np.arange(n_features), settings.block_size))
 
     def process(block: np.ndarray) -> int:
@@ -193,6 +195,14 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     return label_posterior(
         dataset, design, hyper, results, seed=seed, settings=asdict(settings), versions=versions
     )
+
+
+def _sorted(dataset: Dataset) -> Dataset:
+    """Scans in an order of their own, so that the order of the table does not even change rounding."""
+    keys = [dataset.scans[name].to_numpy(str) for name in ("scan_id", "scanner", "participant_id")]
+    order = np.lexsort(keys)
+    scans = dataset.scans.iloc[order].reset_index(drop=True)
+    return replace(dataset, scans=scans, features=dataset.features.align(order))
 
 
 def _unit_of(dataset: Dataset, design: Design) -> float | None:

@@ -10,7 +10,7 @@ import xarray as xr
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design
 from bayesharm.identifiability import identify
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge
 from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.problem import Stage
 from bayesharm.posterior import FORMAT, Posterior
@@ -42,10 +42,10 @@ def label_posterior(
     family = ("family", np.array(design.scales, dtype=object))
     rng = np.random.default_rng([seed, Stage.RATIO])
     n_chains, n_draws = hyper.eta.shape[:2]
-    ratio = rng.multivariate_normal(
-        hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh"
-    )
+    ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
     scanner = ("scanner", np.array(design.scanners, dtype=object))
+    shared = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
+    verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
     nodes = {
         "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name}),
         "/hyper": xr.Dataset(
@@ -59,6 +59,8 @@ def label_posterior(
                 "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio: "
                 "variance, geometric mean 1",
                 "divergences": hyper.diverging,
+                "rhat_max": float(np.nanmax(verdict.rhat)),
+                "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
                 "features": len(hyper.log_marginal),
             },
         ),
@@ -99,9 +101,9 @@ def label_posterior(
             },
         )
         start = stop
-    component = {name: k for k, names in enumerate(study.components) for name in names}
+    scanners = study.scanners.loc[list(design.scanners)]
     nodes["/design"] = xr.Dataset(
-        {"component": (("scanner",), [component[name] for name in design.scanners])},
+        {name: (("scanner",), scanners[name].to_numpy(int)) for name in ("component", "n_scans", "n_travelers", "n_once")},
         coords={"scanner": scanner},
         attrs={"travelers": list(design.travelers), "n_scans": design.n_scans},
     )

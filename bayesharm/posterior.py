@@ -6,6 +6,7 @@ seed, versions, fingerprint of the data), which is written last: without it a fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesharm.errors import RunFolderError, shorten
+from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.spec import ModelSpec, spec_from_dict
 
 if TYPE_CHECKING:
@@ -106,9 +107,9 @@ class Posterior:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
                 self.tree.to_zarr(partial / "posterior.zarr", consolidated=False)
-            (partial / "run.json").write_text(
-                json.dumps(self.run, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
+            run = {**self.run, "checksum": _checksum(partial / "posterior.zarr")}
+            text = json.dumps(run, indent=2, sort_keys=True) + "\n"
+            (partial / "run.json").write_text(text, encoding="utf-8")
             partial.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -136,9 +137,26 @@ def check_output(folder: str | Path) -> None:
         kind = "another run" if (folder / "run.json").exists() else "other files"
         raise RunFolderError(
             f"The output folder {folder} already holds {kind}.",
+            got=_contents(folder),
             expected="a folder that is new or empty",
             do="choose another --out, or remove it first",
         )
+
+
+def _contents(folder: Path) -> str:
+    if not folder.is_dir():
+        return "a file" if folder.exists() else "nothing of that name"
+    return shorten(sorted(path.name for path in folder.iterdir())) or "an empty folder"
+
+
+def _checksum(folder: Path) -> str:
+    """sha256 over all files of a tree: zarr reads a lost chunk as missing values, and a changed one as it is."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def load_posterior(folder: str | Path) -> Posterior:
@@ -162,6 +180,7 @@ def load_posterior(folder: str | Path) -> Posterior:
         )
         raise RunFolderError(
             f"{folder} is {state}.",
+            got=_contents(folder),
             expected="a folder that 'bayesharm fit … --out' finished",
             do="fit again into a new folder",
         )
@@ -183,17 +202,24 @@ def load_posterior(folder: str | Path) -> Posterior:
             do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, or fit again",
         )
     try:
+        spec_from_dict(run["spec"])
+        if _checksum(folder / "posterior.zarr") != run["checksum"]:
+            raise ValueError("its files are not those that were written")
         tree = xr.open_datatree(folder / "posterior.zarr", engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(lambda node: node.load())
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, BayesharmError) as error:
         raise RunFolderError(
-            f"{folder / 'posterior.zarr'} cannot be read.", got=str(error), do="fit again into a new folder"
+            f"{folder / 'posterior.zarr'} cannot be read.",
+            got=str(error) or repr(error),
+            expected="the files that bayesharm wrote",
+            do="fit again into a new folder",
         ) from None
     if missing:
         raise RunFolderError(
             f"{folder / 'posterior.zarr'} is incomplete.",
             got=f"no {shorten(missing)}",
+            expected="the files that bayesharm wrote",
             do="fit again into a new folder",
         )
     return Posterior(tree, run)
