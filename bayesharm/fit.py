@@ -44,7 +44,7 @@ class Settings:
     hyper_features : int
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
     block_size : int
-        Features sampled together; results do not depend on it.
+        Features sampled together; results do not depend on it beyond rounding.
     effect_draws : int
         Draws of the scales over which effects are averaged.
     keep_draws : int

@@ -271,7 +271,7 @@ def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact)
 
 @pytest.fixture(scope="module")
 def hyper(study, problem) -> Hyper:
-    return fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1)
+    return fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1, n_draws=250)
 
 
 def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 6000):
@@ -289,7 +289,7 @@ def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 60
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
         centre, spread = weight @ x, 1.2 * np.cov(x.T, aweights=weight)
-    assert 1 / (weight**2).sum() > 1000
+    assert 1 / (weight**2).sum() > 500
     values = np.concatenate([eta, np.exp(log_omega)], axis=1)
     mean = weight @ values
     return mean, np.sqrt(weight @ (values - mean) ** 2), np.sqrt(weight**2 @ (values - mean) ** 2)
@@ -300,7 +300,7 @@ def test_hyperparameters_are_those_of_brute_force(hyper, exact, problem):
     draws = np.concatenate([hyper.eta, hyper.omega], axis=-1)
     own_error = np.hypot(error / sd, 0.05)  # the nodes make an error that is the same in all draws
     assert_no_larger_than_chance(standardized(draws, mean, sd, own_error))
-    assert hyper.diverging < 0.02 * hyper.eta[..., 0].size
+    assert hyper.diverging < 0.05 * hyper.eta[..., 0].size
 
 
 def test_marginal_likelihoods_at_the_draws_are_those_of_quadrature(hyper, exact):
@@ -321,7 +321,7 @@ def test_the_predictive_prior_has_the_moments_of_the_draws(hyper):
 
 
 def test_the_same_seed_gives_the_same_hyperparameters(hyper, study, problem):
-    again = fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1)
+    again = fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1, n_draws=250)
     jax.tree.map(np.testing.assert_array_equal, again, hyper)
 
 

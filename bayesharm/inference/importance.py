@@ -87,16 +87,13 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> Nod
         return z * jnp.asarray(radii)[(u[:, -1:] * len(radii)).astype(int)]
 
     z = jnp.moveaxis(jax.vmap(standard)(keys), 0, -1)  # (node, scale, feature)
-    shares = jnp.split(
-        z, len(proposals)
-    )  # neighbours in a Sobol sequence fill the space; every fourth point does not
+    # Neighbours in a Sobol sequence fill the space, and every fourth point does not: each proposal gets neighbours.
+    # The proposals take turns in the result, so that its first few nodes are of all of them too.
     by_proposal = [
         p.mode + jnp.sum(p.factor * share[:, None], axis=2)
-        for p, share in zip(proposals, shares, strict=True)
+        for p, share in zip(proposals, jnp.split(z, len(proposals)), strict=True)
     ]
-    log_scales = jnp.stack(by_proposal, axis=1).reshape(
-        z.shape
-    )  # taking turns: the first few are of all proposals
+    log_scales = jnp.stack(by_proposal, axis=1).reshape(z.shape)
     log_densities = jnp.stack([_log_student(proposal, log_scales) for proposal in proposals])
     return Nodes(log_scales, logsumexp(log_densities, axis=0) - np.log(len(proposals)))
 

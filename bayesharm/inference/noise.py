@@ -51,8 +51,9 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
     """
     n_features = min(moments.squares.shape[1], 256)
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
-    few = Moments(*(part[:, :n_features] for part in moments))
-    chosen = Nodes(nodes.log_scales[:n_nodes, :, :n_features], nodes.log_proposal[:n_nodes, :n_features])
+    picked = np.linspace(0, moments.squares.shape[1] - 1, n_features).astype(int)  # from all over the sample
+    few = Moments(*(part[:, picked] for part in moments))
+    chosen = Nodes(nodes.log_scales[:n_nodes][:, :, picked], nodes.log_proposal[:n_nodes][:, picked])
     approximation = _approximate(problem, few, chosen, prior, jnp.asarray(start.mean)[:, None])
     factor = np.asarray(approximation.factor)[:, :, 0]
     centring = np.eye(problem.n_scanners) - 1 / problem.n_scanners
