@@ -167,7 +167,6 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     mixture = mixture._replace(log_weight=weights)
     effort = Effort(settings.chains, 15, settings.draws, 1.2, 6)
     results = _allocate(problem, n_features, settings)
-    results["log_sd"] = np.zeros(n_features)
     report("features", 0, n_features, "compiling, then sampling")
     blocks = list(_blocks(np.arange(n_features), settings.block_size))
 

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import http.server
-import os
 import threading
 from pathlib import Path
 
@@ -100,11 +99,9 @@ def test_the_folder_of_the_environment_comes_first_and_is_checked(requested, tmp
     assert fetch(file, tmp_path / "cache") == tmp_path / "cache" / "small.csv"
 
 
-def test_onharmony(tmp_path):
-    if not os.environ.get("BAYESHARM_DATA"):
-        pytest.skip("BAYESHARM_DATA names no folder of real data")
+def test_onharmony(tmp_path, data_dir):
     path = fetch_onharmony(tmp_path)
-    assert path == Path(os.environ["BAYESHARM_DATA"]) / ONHARMONY.name
+    assert path.resolve() == data_dir / ONHARMONY.name
     table = pd.read_csv(path)
     assert table.shape == (120, 2517)
     assert (table.groupby("subject")["scanner_typeloc"].nunique() == 6).sum() == 20
