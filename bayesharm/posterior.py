@@ -34,7 +34,8 @@ class Posterior:
     tree : xarray.DataTree
         ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio` over scanner; dims chain, draw), ``/scales`` (`mean`,
         `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
-        `converged`, `draws`, `steps`, `centre` and `unit` over feature), ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
+        `converged`, `draws`, `steps`, `centre` and `unit` over feature),
+        ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
         `contraction` over level), ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where
         draws were kept.
     run : dict
