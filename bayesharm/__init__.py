@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.block import Settings
     from bayesharm.dataset import Dataset, load_dataset
     from bayesharm.datasets import fetch_onharmony
     from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
-    from bayesharm.fit import Settings, fit
+    from bayesharm.fit import fit
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
     from bayesharm.posterior import Posterior, load_posterior
     from bayesharm.simulate import Simulation, simulate_srpbs
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dataset": "dataset", "load_dataset": "dataset", "fetch_onharmony": "datasets",
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
-    "Settings": "fit", "fit": "fit",
+    "Settings": "block", "fit": "fit",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
     "Posterior": "posterior", "load_posterior": "posterior",
     "Simulation": "simulate", "simulate_srpbs": "simulate",

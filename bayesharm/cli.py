@@ -107,7 +107,7 @@ def fit(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} features"
         )
-        from bayesharm.fit import Settings
+        from bayesharm.block import Settings
         from bayesharm.fit import fit as fit_model
 
         posterior = fit_model(

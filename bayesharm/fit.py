@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from bayesharm.block import BlockSampler, Settings, moments_of
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
-from bayesharm.inference.convergence import judge, pareto_k
-from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import Hyper, fit_hyper
-from bayesharm.inference.lanes import Effort, Mixture, make_mixture, sample_block
-from bayesharm.inference.problem import Problem, Stage, feature_keys, make_problem
+from bayesharm.inference.hyper import fit_hyper
+from bayesharm.inference.lanes import make_mixture
+from bayesharm.inference.problem import Problem, Stage, make_problem
 from bayesharm.labels import label_posterior
-from bayesharm.moments import Moments, Standard, compute_moments
 from bayesharm.posterior import Posterior, check_output
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
@@ -31,32 +29,6 @@ Report = Callable[[str, int, int, str], None]
 
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the inference works; the defaults are meant for everybody.
-
-    Attributes
-    ----------
-    chains, draws : int
-        NUTS chains and kept draws of each feature's scales.
-    hyper_features : int
-        At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
-    block_size : int
-        Features sampled together; results do not depend on it beyond rounding.
-    effect_draws : int
-        Draws of the scales over which effects are averaged.
-    keep_draws : int
-        Draws of the scales kept in ``/draws``, chains together; 0 keeps none.
-    """
-
-    chains: int = 4
-    draws: int = 250
-    hyper_features: int = 512
-    block_size: int = 64
-    effect_draws: int = 100
-    keep_draws: int = 0
 
 
 def fit(
@@ -68,7 +40,7 @@ def fit(
     reference: str | None = None,
     units: str | None = None,
     out: str | Path | None = None,
-    settings: Settings = Settings(),
+    settings: Settings | None = None,
     report: Report | None = None,
 ) -> Posterior:
     """Sample the joint posterior of all bias sources, for every feature.
@@ -90,7 +62,7 @@ def fit(
         one unit for all (better where all features are of one kind, such as the edges of a connectome).
     out : path, optional
         Write the run folder there.
-    settings : Settings
+    settings : Settings, optional
     report : callable, optional
         Told about progress.
 
@@ -119,6 +91,7 @@ def fit(
                 do="leave it out: each feature then has its own",
             )
         spec = replace(spec, units=units)
+    settings = settings or Settings()
     _check(settings, seed)
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
@@ -154,7 +127,7 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     rng = np.random.default_rng([seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
-    moments, _ = _moments_of(dataset, design, problem, sample, unit)
+    moments, _ = moments_of(dataset, design, problem, sample, unit)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
     hyper = fit_hyper(
         problem, moments, sample, seed=seed, report=lambda note: report("hyperparameters", 0, n_sample, note)
@@ -164,26 +137,22 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     mixture = make_mixture(hyper)
     weights = np.zeros((len(mixture.log_weight), n_features))
     weights[:, sample] = mixture.log_weight
-    mixture = mixture._replace(log_weight=weights)
-    effort = Effort(settings.chains, 15, settings.draws, 1.2, 6)
+    work = BlockSampler(dataset, design, problem, unit, hyper, mixture._replace(log_weight=weights), seed, settings)
     results = _allocate(problem, n_features, settings)
     report("features", 0, n_features, "compiling, then sampling")
     blocks = list(_blocks(np.arange(n_features), settings.block_size))
-
-    def process(block: np.ndarray) -> int:
-        with jax.enable_x64(True):  # the switch belongs to a thread
-            _process(block, dataset, design, problem, unit, hyper, mixture, seed, effort, settings, results)
-        return int(block[-1]) + 1
-
-    with ThreadPoolExecutor(N_WORKERS) as pool:  # the first block alone: it compiles the program of all
-        for done in chain([process(blocks[0])], pool.map(process, blocks[1:])):
+    with ThreadPoolExecutor(N_WORKERS) as pool:
+        # the first block alone: it compiles the program of all
+        finished = chain([work.sample(blocks[0])], pool.map(work.sample, blocks[1:]))
+        for block, found in zip(blocks, finished, strict=True):
+            _put(results, block, found)
+            done = int(block[-1]) + 1
             failed = int((~results["converged"][:done]).sum())
             report("features", done, n_features, f"{failed} to run again" if failed else "")
-    again = np.flatnonzero(~results["converged"])
-    careful = Effort(settings.chains, 100, 4 * settings.draws, 0.6, 9)
-    for block in _blocks(again, min(16, settings.block_size)):
-        _process(block, dataset, design, problem, unit, hyper, mixture, seed, careful, settings, results)
-        report("features", n_features, n_features, "running some again with more draws")
+        again = list(_blocks(np.flatnonzero(~results["converged"]), settings.block_size))
+        for k, found in enumerate(pool.map(partial(work.sample, careful=True), again)):
+            _put(results, again[k], found)
+            report("features", n_features, n_features, f"run again with more draws: {k + 1} of {len(again)} blocks")
     n_failed = int((~results["converged"]).sum())
     report(
         "features",
@@ -234,21 +203,6 @@ def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield np.pad(block, (0, size - len(block)), mode="edge")
 
 
-def _moments_of(
-    dataset: Dataset, design: Design, problem: Problem, features: np.ndarray, unit: float | None
-) -> tuple[Moments, Standard]:
-    """Moments of some features, in runs of neighbours so that a file is read in pieces."""
-    parts = []
-    for run in np.split(features, np.flatnonzero(np.diff(features) != 1) + 1):
-        for start in range(0, len(run), 512):
-            piece = run[start : start + 512]
-            values = dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
-            parts.append(compute_moments(design, problem.plan.layout, values, unit))
-    moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
-    standard = Standard(*(np.concatenate(part) for part in zip(*(s for _, s in parts), strict=True)))
-    return moments, standard
-
-
 def _allocate(problem: Problem, n_features: int, settings: Settings) -> dict[str, np.ndarray]:
     n_scales, n_effects = len(problem.log_medians), len(problem.contrasts)
     results: dict[str, np.ndarray] = {
@@ -264,59 +218,6 @@ def _allocate(problem: Problem, n_features: int, settings: Settings) -> dict[str
     return results
 
 
-def _process(
-    block: np.ndarray,
-    dataset: Dataset,
-    design: Design,
-    problem: Problem,
-    unit: float | None,
-    hyper: Hyper,
-    mixture: Mixture,
-    seed: int,
-    effort: Effort,
-    settings: Settings,
-    results: dict[str, np.ndarray],
-) -> None:
-    """Sample one block of features and write its rows of the results."""
-    moments, standard = _moments_of(dataset, design, problem, block, unit)
-    stage = Stage.FEATURES if effort.n_draws == settings.draws else Stage.RETRY
-    draws = sample_block(
-        problem,
-        hyper.log_ratio.mean,
-        moments,
-        mixture._replace(log_weight=mixture.log_weight[:, block]),
-        feature_keys(seed, Stage.NODES, block),
-        feature_keys(seed, stage, block),
-        effort,
-    )
-    log_scales = np.asarray(draws.log_scales)
-    verdict = judge(log_scales, np.asarray(draws.diverging))
-    pooled = log_scales.reshape(-1, *log_scales.shape[2:])
-    few = pooled[np.linspace(0, len(pooled) - 1, settings.effect_draws).astype(int)]
-    effect_mean, effect_sd = average_effects(problem, hyper.log_ratio.mean, moments, jnp.asarray(few))
-    scales = np.exp(pooled) * standard.sd
-    q05, q50, q95 = np.quantile(scales, [0.05, 0.5, 0.95], axis=0)
-    new = {
-        "mean": scales.mean(0),
-        "sd": scales.std(0),
-        "q05": q05,
-        "q50": q50,
-        "q95": q95,
-        "ess_bulk": verdict.ess_bulk,
-        "rhat": verdict.rhat,
-        "divergences": verdict.divergences,
-        "converged": verdict.converged,
-        "khat": pareto_k(np.asarray(draws.log_ratios)),
-        "centre": standard.centre,
-        "unit": standard.sd,
-        "effect_mean": np.asarray(effect_mean) * standard.sd,
-        "effect_sd": np.asarray(effect_sd) * standard.sd,
-        "draws": np.full(len(block), len(pooled)),
-        "steps": np.asarray(draws.n_steps).sum((0, 1)),
-    }
-    if settings.keep_draws:
-        new["kept"] = scales[np.linspace(0, len(scales) - 1, settings.keep_draws).astype(int)]
-    for name, value in new.items():
+def _put(results: dict[str, np.ndarray], block: np.ndarray, found: dict[str, np.ndarray]) -> None:
+    for name, value in found.items():
         results[name][..., block] = value
-
-

@@ -43,13 +43,17 @@ class Family:
 class Priors:
     """Hyperpriors; scales are in units of a feature's standard deviation over scans.
 
-    ``log tau[c,f] ~ Normal(eta[c], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
+    ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
     ``omega[c] ~ HalfNormal(omega_sd)``; the mean and the covariates' slopes are ``Normal(0, mean_sd²)`` and
     ``Normal(0, slope_sd²)`` (covariates standardized); ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred.
+
+    ``a[f] ~ Normal(0, amplitude_sd²)`` is what all scales of a feature have in common. It makes up for dividing each
+    feature by its own sd, which is an estimate and holds the very scales; where features share one unit it is 0.
     """
 
     eta_sd: float = 1.0
     omega_sd: float = 0.5
+    amplitude_sd: float = 0.5
     mean_sd: float = 10.0
     slope_sd: float = 3.0
     noise_ratio_sd: float = 0.5
@@ -95,6 +99,11 @@ class ModelSpec:
     covariates: tuple[str, ...] = ()
     units: str = "each"
     priors: Priors = Priors()
+
+    @property
+    def amplitude_sd(self) -> float:
+        """Prior sd of what the log scales of a feature have in common: 0 where features share one unit."""
+        return self.priors.amplitude_sd if self.units == "each" else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""

@@ -94,14 +94,14 @@ def measure(study: Simulation, seed: int, units: str) -> dict[str, float]:
 
 
 def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
-    """Are eta and omega inside their 99% intervals? Truth in standard deviations of each feature, as they are defined."""
+    """Are eta and omega inside their 99% intervals? Omega is the spread of a family's own, the amplitude apart."""
     hyper, unit = posterior.tree["hyper"], posterior.tree["scales"]["unit"].values
     outside, names = 0, []
     for k, family in enumerate(str(name) for name in hyper["family"].values):
-        true = np.log(study.truth.scales[family] / unit) if study.truth.scales[family].all() else None
-        if true is None:
+        true = study.truth.scales[family]
+        if not true.all():
             continue
-        for parameter, value in (("eta", true.mean()), ("omega", true.std())):
+        for parameter, value in (("eta", np.log(true / unit).mean()), ("omega", np.log(true).std())):
             low, high = np.quantile(hyper[parameter].values[..., k], [0.005, 0.995])
             if not low <= value <= high:
                 outside, names = outside + 1, [*names, f"{parameter} {family}"]

@@ -46,6 +46,7 @@ def small_study() -> pd.DataFrame:
 SPECS = {name: load_model(name) for name in model_names()} | {
     "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homoscedastic"),
     "covariate": replace(load_model("cohort"), covariates=("age",)),
+    "shared units": replace(load_model("cohort"), units="shared"),
 }
 
 
@@ -55,7 +56,9 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     travelers = [p for p, rows in scans.groupby("participant_id") if rows.scanner.nunique() > 1]
     used = scans[scans.participant_id.isin(travelers)] if spec.people == "travelers" else scans
     y = features[used.index]
-    y = (y - y.mean(0)) / y.std(0)
+    own = y.std(0)
+    y = (y - y.mean(0)) / (own if spec.units == "each" else np.sqrt((own**2).mean()))
+    amplitude = point["amplitude"] if spec.units == "each" else 0.0
     families = {family.name for family in spec.families}
     u = dict(zip(design.columns, point["u"], strict=True))
     log_scale = dict(zip(design.scales, point["log_scale"], strict=True))
@@ -88,7 +91,9 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     for name, eta, omega in zip(design.scales, point["eta"], point["omega"], strict=True):
         total += norm.logpdf(eta, np.log(medians[name.split("_")[0]]), spec.priors.eta_sd)
         total += halfnorm.logpdf(omega, scale=spec.priors.omega_sd)
-        total += norm.logpdf(log_scale[name], eta, omega).sum()
+        total += norm.logpdf(log_scale[name], eta + amplitude, omega).sum()
+    if spec.units == "each":
+        total += norm.logpdf(amplitude, 0, spec.priors.amplitude_sd).sum()
     if spec.noise_ratio == "scanner":
         total += norm.logpdf(point["raw"], 0, spec.priors.noise_ratio_sd).sum()
     return total
@@ -99,6 +104,8 @@ def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
               "u": (len(design.columns), n_features)}
     if design.spec.noise_ratio == "scanner":
         shapes["raw"] = len(design.scanners)
+    if design.spec.units == "each":
+        shapes["amplitude"] = n_features
     return {"omega": 0.1 + rng.exponential(size=len(design.scales))} | {
         name: rng.normal(size=shape) for name, shape in shapes.items()
     }
@@ -109,7 +116,7 @@ def witnessed(request):
     """A design with its features, random points, and the density written by hand at each."""
     rng = np.random.default_rng(5)
     scans, spec = small_study(), SPECS[request.param]
-    features = 3 + 0.1 * rng.normal(size=(len(scans), 2))
+    features = 3 + rng.normal(size=(len(scans), 2)) * [0.1, 0.3]
     design = build_design(scans, spec)
     points = [random_point(design, 2, rng) for _ in range(3)]
     by_hand = [density_by_hand(scans, features, spec, design, point) for point in points]

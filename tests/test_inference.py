@@ -17,7 +17,7 @@ from studies import random_study
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import Hyper, fit_hyper
+from bayesharm.inference.hyper import LEAST_OMEGA, Hyper, fit_hyper
 from bayesharm.inference.importance import (
     basis_of,
     draw_nodes,
@@ -26,11 +26,20 @@ from bayesharm.inference.importance import (
     log_marginal,
     log_prior,
 )
-from bayesharm.inference.lanes import ENOUGH_FEATURES, Effort, Mixture, log_mixture, make_mixture, sample_block
+from bayesharm.inference.lanes import (
+    ENOUGH_FEATURES,
+    Effort,
+    Mixture,
+    Pace,
+    log_mixture,
+    make_mixture,
+    sample_block,
+    start_chains,
+)
 from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
 from bayesharm.inference.nuts import sample_lanes
-from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem
+from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem, to_coordinates, to_log_scales
 from bayesharm.moments import compute_moments, lay_out
 from bayesharm.spec import load_model
 
@@ -169,7 +178,7 @@ class Study:
             3 + participant * rng.normal(size=(5, N_FEATURES))[person]
             + measurement * rng.normal(size=(len(SCANNERS), N_FEATURES))[scanner]
             + noise * np.exp(log_ratio / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES)))
-        self.spec = replace(load_model("traveling"), noise_ratio="homoscedastic")
+        self.spec = replace(load_model("traveling"), noise_ratio="homoscedastic", units="shared")  # no amplitude
         self.design = build_design(self.scans, self.spec)
         assert self.design.scales == SCALES
         self.moments, _ = compute_moments(self.design, lay_out(self.design), self.features)
@@ -247,6 +256,21 @@ def test_prior_of_many_hyperparameters_is_scipys():
     assert basis.shape == (6, 5, 4) and basis_of(x[0]).shape == (6, 4)
     expected = stats.norm.logpdf(x[None], mean.T[:, None, :, None], np.exp(log_sd).T[:, None, :, None]).sum(2)
     np.testing.assert_allclose(jax.jit(log_prior)(basis, mean, log_sd), expected, atol=1e-10)
+    with_amplitude = jax.jit(log_prior, static_argnums=3)(basis, mean, log_sd, 0.5)
+    for h in range(2):
+        normal = stats.multivariate_normal(mean[:, h], np.diag(np.exp(2 * log_sd[:, h])) + 0.25)
+        np.testing.assert_allclose(with_amplitude[h], normal.logpdf(np.moveaxis(x, 1, -1)), atol=1e-10)
+
+
+@pytest.mark.parametrize("pair", [0, 2])
+def test_coordinates_go_there_and_back_and_keep_volumes(pair):
+    x = np.random.default_rng(0).normal(0, 2, (5, 3, 4))
+    there = to_coordinates(pair, jnp.asarray(x))
+    np.testing.assert_allclose(to_log_scales(pair, there), x, atol=1e-12)
+    jacobian = jax.jacfwd(lambda y: to_log_scales(pair, y[:, None])[:, 0])(there[0, :, 0])
+    np.testing.assert_allclose(abs(np.linalg.det(jacobian)), 1, atol=1e-12)
+    if pair:
+        np.testing.assert_allclose(np.exp(2 * there[:, 0]), np.exp(2 * x[:, 0]) + np.exp(2 * x[:, pair]))
 
 
 def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact):
@@ -368,7 +392,7 @@ def test_noise_ratio_has_the_mode_and_curvature_of_brute_force(ratio, noisy, pro
 
 # Scales of each feature
 
-EFFORT = Effort(n_chains=4, n_warmup=15, n_draws=300, step_size=1.2, max_tree_depth=6)
+EFFORT, PACE = Effort(n_chains=4, n_draws=300), Pace(n_warmup=15, step_size=1.2)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +410,8 @@ def sample(study, problem, mixture):
     def sample(features, moments=study.moments):
         moments, weight = lanes_of((moments, mixture.log_weight), features)
         keys = [feature_keys(7, stage, features) for stage in (Stage.NODES, Stage.FEATURES)]
-        draws = sample_block(problem, EQUAL, moments, mixture._replace(log_weight=weight), *keys, EFFORT)
+        start = start_chains(keys[1], len(SCALES), EFFORT.n_chains)
+        draws = sample_block(problem, EQUAL, moments, mixture._replace(log_weight=weight), *keys, start, EFFORT, PACE)
         return jax.tree.map(np.asarray, draws)
 
     return sample
@@ -438,8 +463,7 @@ def test_few_features_keep_the_draws_of_the_hyperparameters(hyper):
     index = [int(np.flatnonzero((eta == mean[:, None]).all(0))[0]) for mean in mixture.mean.T]
     assert len(set(index)) > 0.9 * n_components
     np.testing.assert_array_equal(mixture.log_weight, -hyper.log_marginal[:, index].T)
-    wide = omega[:, index] > 0.2
-    np.testing.assert_allclose(np.exp(mixture.log_sd)[wide], omega[:, index][wide])
+    np.testing.assert_allclose(np.exp(mixture.log_sd), np.hypot(omega[:, index], LEAST_OMEGA))
 
 
 def test_many_features_have_one_predictive_prior(hyper):
@@ -447,7 +471,7 @@ def test_many_features_have_one_predictive_prior(hyper):
     assert many.mean.shape == (len(SCALES), 1) and (many.log_weight == np.zeros((1, ENOUGH_FEATURES))).all()
     x = np.random.default_rng(0).normal(size=(2, len(SCALES), ENOUGH_FEATURES))
     expected = stats.norm.logpdf(x, hyper.predictive.mean[:, None], hyper.predictive.sd[:, None]).sum(1)
-    np.testing.assert_allclose(jax.jit(log_mixture)(many, x), expected, atol=1e-10)
+    np.testing.assert_allclose(jax.jit(log_mixture, static_argnums=2)(many, x, 0.0), expected, atol=1e-10)
 
 
 # Effects

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import kurtosis, norm
 
 from bayesharm import fit, load_dataset
-from bayesharm.fit import Settings
+from bayesharm.block import Settings
 from bayesharm.reference import load_reference, reference_study
 from bayesharm.spec import model_names
 

@@ -1,9 +1,11 @@
 """The reference: the whole model in NumPyro, every effect a sampled site. For small studies, tests and trust.
 
-For scan n, feature f (standardized over the scans that the model uses), scale c, scanner k, effect column j::
+For scan n, feature f (centred, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
+scanner k, effect column j::
 
     eta[c] ~ Normal(log median[c], eta_sd)       omega[c] ~ HalfNormal(omega_sd)
-    log_scale[c,f] ~ Normal(eta[c], omega[c])
+    amplitude[f] ~ Normal(0, amplitude_sd)       0 where features share one unit
+    log_scale[c,f] ~ Normal(eta[c] + amplitude[f], omega[c])
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
     u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates
     y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + once[n] tau_p[f]²))
@@ -72,6 +74,8 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
     omega = numpyro.sample("omega", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
     centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    if design.spec.amplitude_sd:
+        centre += numpyro.sample("amplitude", dist.Normal(jnp.zeros(n_features), design.spec.amplitude_sd))
     log_scale = numpyro.sample("log_scale", dist.Normal(centre, spread))
     log_ratio = jnp.zeros(len(design.scanners))
     if design.spec.noise_ratio == "scanner":
@@ -102,8 +106,9 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     features : (scan, feature) array or DataFrame
         All rows of the scans table, in the user's units.
     point : mapping of arrays
-        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature) and,
-        if the noise ratio is by scanner, ``raw`` (scanner,); in standard deviations of a feature.
+        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
+        with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
+        in standard deviations of a feature.
     """
     with jax.enable_x64(True):
         sites = {name: jnp.asarray(value, float) for name, value in point.items()}
@@ -178,7 +183,7 @@ def _labelled(draws: dict, values: np.ndarray, labels: dict) -> xr.DataArray:
 
 
 def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the scans that the model uses, with mean 0 and sd 1, and their sd in the user's units."""
+    """Features of the scans that the model uses, with mean 0, in units of `sd`; `sd` in the user's units."""
     values = np.asarray(features, float)
     if values.ndim != 2 or len(values) <= design.rows.max():
         raise InputError(
@@ -197,6 +202,8 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
             expected="a finite number for every scan, not all equal",
             do="leave those features out",
         )
+    if design.spec.units == "shared":
+        sd = np.full_like(sd, np.sqrt((sd**2).mean()))
     return (y - y.mean(axis=0)) / sd, sd
 
 

@@ -25,7 +25,7 @@ from bayesharm.inference.importance import (
 from bayesharm.inference.laplace import Laplace, fit_laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
 from bayesharm.inference.nuts import sample_lanes
-from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, stage_key
+from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, stage_key, to_coordinates
 from bayesharm.moments import Moments
 from bayesharm.spec import Priors
 
@@ -45,7 +45,7 @@ class Hyper(NamedTuple):
     log_ratio : Ratio
         Noise ratio of the scanners.
     predictive : Gaussian
-        Mean and sd of the predictive prior of a feature's log-scales.
+        Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
     log_marginal : (feature, chain × draw) array
         Of the features that the hyperparameters were learned from.
     diverging : int
@@ -87,7 +87,8 @@ def fit_hyper(
     ratio = Ratio(np.zeros(problem.n_scanners), np.zeros((problem.n_scanners, problem.n_scanners)))
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
-    starts: tuple[Array, ...] = (jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features))),) * 4
+    start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
+    starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),) * 4
     eta_sd = np.zeros(len(log_medians))
     for turn in range(N_TURNS):
         nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
@@ -131,8 +132,8 @@ def fit_hyper(
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
     predictive = Gaussian(flat[0].mean(1), np.sqrt((omega**2).mean((0, 1)) + flat[0].var(1)))
     marginal = jax.lax.map(
-        lambda h: log_marginal(basis, weight, *h),
-        tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], _blunt(flat[1]))),
+        lambda h: log_marginal(basis, weight, h[0], h[1], problem.priors.amplitude_sd),
+        tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], blunt(flat[1]))),
     )[:, 0].T
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging))
 
@@ -164,7 +165,7 @@ def _place_nodes(
         find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
         for spread, start in zip(spreads, starts, strict=True)
     )
-    return draw_nodes(keys, modes, n_nodes), tuple(mode.mode for mode in modes)
+    return draw_nodes(keys, modes, n_nodes, problem.pair), tuple(mode.mode for mode in modes)
 
 
 def _log_density(
@@ -177,10 +178,10 @@ def _log_density(
         - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2
         + log_omega
     ).sum(0)
-    return prior + log_marginal(basis, weight, eta, _blunt(log_omega)).sum(1)
+    return prior + log_marginal(basis, weight, eta, blunt(log_omega), priors.amplitude_sd).sum(1)
 
 
-def _blunt(log_omega: Array | np.ndarray) -> Array:
+def blunt(log_omega: Array | np.ndarray) -> Array:
     """An omega below `LEAST_OMEGA` counts as that: nodes cannot resolve it, and features are as good as equal there."""
     return 0.5 * jnp.logaddexp(2 * log_omega, 2 * np.log(LEAST_OMEGA))
 

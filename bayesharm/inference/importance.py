@@ -17,7 +17,7 @@ from scipy import stats
 from scipy.stats import qmc
 
 from bayesharm.inference.laplace import Laplace, fit_laplace, solve_lower
-from bayesharm.inference.problem import Gaussian, Problem
+from bayesharm.inference.problem import Gaussian, Problem, to_log_scales
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
 
@@ -30,11 +30,14 @@ class Nodes(NamedTuple):
 
     Attributes
     ----------
+    coordinates : (node, scale, feature) array
+        As :func:`bayesharm.inference.problem.to_coordinates` gives them.
     log_scales : (node, scale, feature) array
     log_proposal : (node, feature) array
         Log density of the proposal.
     """
 
+    coordinates: Array
     log_scales: Array
     log_proposal: Array
 
@@ -43,14 +46,14 @@ class Nodes(NamedTuple):
 def find_modes(
     problem: Problem, log_ratio: Array, moments: Moments, prior: Gaussian, start: Array
 ) -> Laplace:
-    """Laplace approximation of every feature's log-scales under a common Normal prior."""
+    """Laplace approximation of every feature's posterior under a common Normal prior, in coordinates."""
     constants, condensed = condense(problem.plan, log_ratio, moments)
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
 
-    def log_density(log_scales):
-        return log_likelihood(problem.plan, constants, condensed, log_scales) - 0.5 * (
-            ((log_scales - mean) / sd) ** 2
-        ).sum(0)
+    def log_density(coordinates):
+        log_scales = to_log_scales(problem.pair, coordinates)
+        prior = log_prior(basis_of(log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
+        return log_likelihood(problem.plan, constants, condensed, log_scales) + prior
 
     return fit_laplace(log_density, start, jnp.broadcast_to(sd, start.shape))
 
@@ -63,8 +66,8 @@ def _quasi_random(n_nodes: int, n_scales: int) -> tuple[np.ndarray, np.ndarray]:
     return points, np.sqrt(DEGREES_OF_FREEDOM / grid)
 
 
-@partial(jax.jit, static_argnums=2)
-def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> Nodes:
+@partial(jax.jit, static_argnums=(2, 3))
+def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: int = 0) -> Nodes:
     """Draw nodes from Student-t proposals with the modes and covariance factors of Laplace approximations.
 
     The points are quasi-random with a random shift for each feature (Cranley & Patterson, *SIAM J. Numer. Anal.* 13,
@@ -77,6 +80,8 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> Nod
     proposals : tuple of Laplace
     n_nodes : int
         In all; each proposal gives an equal share.
+    pair : int
+        :attr:`Problem.pair`.
     """
     n_scales = proposals[0].mode.shape[0]
     points, radii = _quasi_random(n_nodes, n_scales)
@@ -93,15 +98,16 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> Nod
         p.mode + jnp.sum(p.factor * share[:, None], axis=2)
         for p, share in zip(proposals, jnp.split(z, len(proposals)), strict=True)
     ]
-    log_scales = jnp.stack(by_proposal, axis=1).reshape(z.shape)
-    log_densities = jnp.stack([_log_student(proposal, log_scales) for proposal in proposals])
-    return Nodes(log_scales, logsumexp(log_densities, axis=0) - np.log(len(proposals)))
+    coordinates = jnp.stack(by_proposal, axis=1).reshape(z.shape)
+    log_densities = jnp.stack([_log_student(proposal, coordinates) for proposal in proposals])
+    log_proposal = logsumexp(log_densities, axis=0) - np.log(len(proposals))
+    return Nodes(coordinates, to_log_scales(pair, coordinates), log_proposal)
 
 
-def _log_student(proposal: Laplace, log_scales: Array) -> Array:
+def _log_student(proposal: Laplace, coordinates: Array) -> Array:
     """Log density of the Student-t with a Laplace approximation's mode and factor, (node, feature)."""
     n, dof = proposal.mode.shape[0], DEGREES_OF_FREEDOM
-    z = solve_lower(proposal.factor, log_scales - proposal.mode)
+    z = solve_lower(proposal.factor, coordinates - proposal.mode)
     log_det = jnp.log(proposal.factor[np.arange(n), np.arange(n)]).sum(0)
     constant = gammaln((dof + n) / 2) - gammaln(dof / 2) - 0.5 * n * np.log(dof * np.pi)
     return constant - 0.5 * (dof + n) * jnp.log1p((z**2).sum(1) / dof) - log_det
@@ -133,14 +139,20 @@ def basis_of(log_scales: Array) -> Array:
     return jnp.moveaxis(jnp.concatenate([log_scales**2, log_scales], axis=-2), -2, 0)
 
 
-def log_prior(basis: Array, mean: Array | np.ndarray, log_sd: Array | np.ndarray) -> Array:
-    """Normal log density of log-scales under many hyperparameters at once, as one matrix product.
+def log_prior(
+    basis: Array, mean: Array | np.ndarray, log_sd: Array | np.ndarray, amplitude_sd: float = 0.0
+) -> Array:
+    """Normal log density of log-scales under many hyperparameters at once, as matrix products.
+
+    Their covariance is ``diag(sd²) + amplitude_sd² 11ᵀ``, its inverse by Sherman and Morrison.
 
     Parameters
     ----------
     basis : (2 × scale, ...) array
         From :func:`basis_of`.
     mean, log_sd : (scale, hyper) arrays
+    amplitude_sd : float
+        Prior sd of what all log-scales of a feature have in common.
 
     Returns
     -------
@@ -149,11 +161,18 @@ def log_prior(basis: Array, mean: Array | np.ndarray, log_sd: Array | np.ndarray
     precision = jnp.exp(-2 * log_sd)
     coefficients = jnp.concatenate([-0.5 * precision, mean * precision])
     constant = -(0.5 * mean**2 * precision + log_sd + 0.5 * np.log(2 * np.pi)).sum(0)
-    value = coefficients.T @ basis.reshape(len(basis), -1) + constant[:, None]
+    basis_rows = basis.reshape(len(basis), -1)
+    value = coefficients.T @ basis_rows + constant[:, None]
+    if amplitude_sd:
+        total = precision.sum(0)
+        pull = precision.T @ basis_rows[len(precision) :] - (mean * precision).sum(0)[:, None]
+        value += 0.5 * pull**2 / (amplitude_sd**-2 + total)[:, None] - 0.5 * jnp.log1p(amplitude_sd**2 * total)[:, None]
     return value.reshape(-1, *basis.shape[1:])
 
 
-def log_marginal(basis: Array, log_weight: Array, mean: Array, log_sd: Array) -> Array:
+def log_marginal(
+    basis: Array, log_weight: Array, mean: Array, log_sd: Array, amplitude_sd: float = 0.0
+) -> Array:
     """log p(feature | eta, omega) for every feature and hyperparameter, (hyper, feature).
 
     Parameters
@@ -162,5 +181,6 @@ def log_marginal(basis: Array, log_weight: Array, mean: Array, log_sd: Array) ->
     log_weight : (node, feature) array
         From :func:`evaluate_nodes`.
     mean, log_sd : (scale, hyper) arrays
+    amplitude_sd : float
     """
-    return logsumexp(log_weight + log_prior(basis, mean, log_sd), axis=1) - np.log(log_weight.shape[0])
+    return logsumexp(log_weight + log_prior(basis, mean, log_sd, amplitude_sd), axis=1) - np.log(log_weight.shape[0])

@@ -15,18 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.hyper import Hyper, blunt
 from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, log_prior
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
-from bayesharm.inference.problem import Problem
+from bayesharm.inference.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
 
 Array = jax.Array
 N_NODES = 128  # for Pareto-k of the Laplace approximation
 N_COMPONENTS = 256  # of the predictive prior while there are few features
-NARROWEST = 0.03  # narrower components make spikes that say nothing more
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 
 
@@ -45,13 +44,18 @@ class Mixture(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How long and how carefully NUTS runs."""
+    """What a compiled program is made for."""
 
     n_chains: int
-    n_warmup: int
     n_draws: int
+    max_tree_depth: int = 6
+
+
+class Pace(NamedTuple):
+    """How carefully it runs; another pace needs no other program."""
+
+    n_warmup: int
     step_size: float
-    max_tree_depth: int
 
 
 class ScaleDraws(NamedTuple):
@@ -66,32 +70,47 @@ class ScaleDraws(NamedTuple):
         Leapfrog steps.
     log_ratios : (node, feature) array
         Log importance ratios of the posterior to its Laplace approximation, for Pareto-k.
+    last : (chain, scale, feature) array
+        Where the chains are in the end, whitened, so that they can go on.
     """
 
     log_scales: Array
     diverging: Array
     n_steps: Array
     log_ratios: Array
+    last: Array
 
 
-def log_mixture(mixture: Mixture, log_scales: Array) -> Array:
+def log_mixture(mixture: Mixture, log_scales: Array, amplitude_sd: float) -> Array:
     """Log density of the predictive prior, up to a constant of each feature.
 
     Parameters
     ----------
     mixture : Mixture
     log_scales : (..., scale, feature) array
+    amplitude_sd : float
 
     Returns
     -------
     (..., feature) array
     """
-    terms = log_prior(basis_of(log_scales), mixture.mean, mixture.log_sd)
+    terms = log_prior(basis_of(log_scales), mixture.mean, mixture.log_sd, amplitude_sd)
     weight = mixture.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
     return logsumexp(terms + weight, axis=0)
 
 
-@partial(jax.jit, static_argnums=(0, 6))
+@partial(jax.jit, static_argnums=(1, 2))
+def start_chains(keys: Array, n_scales: int, n_chains: int) -> Array:
+    """Where the chains of each feature begin, whitened, (chain, scale, feature).
+
+    Parameters
+    ----------
+    keys : (feature,) PRNG keys
+    """
+    return jax.vmap(lambda key: jax.random.normal(key, (n_chains, n_scales)), out_axes=2)(keys)
+
+
+@partial(jax.jit, static_argnums=(0, 7))
 def sample_block(
     problem: Problem,
     log_ratio: Array,
@@ -99,7 +118,9 @@ def sample_block(
     mixture: Mixture,
     node_keys: Array,
     keys: Array,
+    start: Array,
     effort: Effort,
+    pace: Pace,
 ) -> ScaleDraws:
     """Sample the log-scales of a block of features.
 
@@ -112,21 +133,28 @@ def sample_block(
     mixture : Mixture
         Predictive prior of the block's features.
     node_keys, keys : (feature,) PRNG keys
+    start : (chain, scale, feature) array
+        From :func:`start_chains`, or the end of draws before.
     effort : Effort
+    pace : Pace
     """
     constants, condensed = condense(problem.plan, log_ratio, moments)
 
-    def log_density(log_scales):
-        return log_likelihood(problem.plan, constants, condensed, log_scales) + log_mixture(
-            mixture, log_scales
-        )
+    amplitude_sd = problem.priors.amplitude_sd
+
+    def log_density(coordinates):
+        log_scales = to_log_scales(problem.pair, coordinates)
+        prior = log_mixture(mixture, log_scales, amplitude_sd)
+        return log_likelihood(problem.plan, constants, condensed, log_scales) + prior
 
     n_features, n_scales = keys.shape[0], len(mixture.mean)
-    start = jnp.broadcast_to(mixture.mean.mean(1)[:, None], (n_scales, n_features))
-    spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1))
-    laplace = fit_laplace(log_density, start, jnp.broadcast_to(spread[:, None], start.shape))
-    nodes = draw_nodes(node_keys, (laplace,), N_NODES)
-    log_ratios = evaluate_nodes(problem, log_ratio, moments, nodes) + log_mixture(mixture, nodes.log_scales)
+    centre = jnp.broadcast_to(jnp.asarray(mixture.mean).mean(1)[:, None], (n_scales, n_features))
+    centre = to_coordinates(problem.pair, centre)
+    spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + amplitude_sd**2)
+    laplace = fit_laplace(log_density, centre, jnp.broadcast_to(spread[:, None], centre.shape))
+    nodes = draw_nodes(node_keys, (laplace,), N_NODES, problem.pair)
+    log_ratios = evaluate_nodes(problem, log_ratio, moments, nodes)
+    log_ratios += log_mixture(mixture, nodes.log_scales, amplitude_sd)
 
     def spread_over_chains(tree):
         return jax.tree.map(lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1), tree)
@@ -136,35 +164,37 @@ def sample_block(
 
     def potential(shared, own, z):
         (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
-        log_scales = mode + jnp.sum(factor * z, axis=1)
+        log_scales = to_log_scales(problem.pair, mode + jnp.sum(factor * z, axis=1))
         return -(
             log_likelihood(problem.plan, constants, condensed, log_scales)
-            + log_mixture(Mixture(mean, log_sd, log_weight), log_scales)
+            + log_mixture(Mixture(mean, log_sd, log_weight), log_scales, amplitude_sd)
         )
 
-    def begin(key):
-        start_key, *chain_keys = jax.random.split(key, effort.n_chains + 1)
-        return jax.random.normal(start_key, (n_scales, effort.n_chains)), jnp.stack(chain_keys)
-
-    start, chain_keys = jax.vmap(begin, out_axes=(1, 0))(keys)
+    chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(effort.n_chains)))(keys)
     draws = sample_lanes(
         potential,
         shared,
         own,
-        start.reshape(n_scales, -1),
+        jnp.moveaxis(start, 0, -1).reshape(n_scales, -1),
         chain_keys.reshape(-1),
-        n_warmup=effort.n_warmup,
+        n_warmup=pace.n_warmup,
         n_draws=effort.n_draws,
-        step_size=effort.step_size,
+        step_size=pace.step_size,
         max_tree_depth=effort.max_tree_depth,
     )
     mode, factor = own[2:]
-    log_scales = mode + jnp.sum(factor * draws.position[:, None], axis=2)
+    log_scales = to_log_scales(problem.pair, mode + jnp.sum(factor * draws.position[:, None], axis=2))
 
     def by_chain(array):
         return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)
 
-    return ScaleDraws(by_chain(log_scales), by_chain(draws.diverging), by_chain(draws.n_steps), log_ratios)
+    return ScaleDraws(
+        by_chain(log_scales),
+        by_chain(draws.diverging),
+        by_chain(draws.n_steps),
+        log_ratios,
+        by_chain(draws.position[-1]),
+    )
 
 
 def _whitening(laplace: Laplace, nodes: Nodes, log_ratios: Array) -> tuple[Array, Array]:
@@ -178,8 +208,8 @@ def _whitening(laplace: Laplace, nodes: Nodes, log_ratios: Array) -> tuple[Array
     weight = jax.nn.softmax(log_ratios, axis=0)
     n_effective = 1 / (weight**2).sum(0)
     share = n_effective / (n_effective + 10 * len(laplace.mode))
-    mean = jnp.einsum("nf,nsf->sf", weight, nodes.log_scales)
-    away = nodes.log_scales - mean
+    mean = jnp.einsum("nf,nsf->sf", weight, nodes.coordinates)
+    away = nodes.coordinates - mean
     covariance = jnp.einsum("nf,nsf,ntf->stf", weight, away, away)
     curvature = jnp.einsum("suf,tuf->stf", laplace.factor, laplace.factor)
     factor = cholesky(share * covariance + (1 - share) * curvature)
@@ -206,4 +236,4 @@ def make_mixture(hyper: Hyper) -> Mixture:
     n_draws = hyper.log_marginal.shape[1]
     kept = np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
     mean, log_sd = hyper.eta.reshape(n_draws, -1)[kept].T, np.log(hyper.omega.reshape(n_draws, -1)[kept]).T
-    return Mixture(mean, np.maximum(log_sd, np.log(NARROWEST)), -hyper.log_marginal[:, kept].T)
+    return Mixture(mean, np.asarray(blunt(log_sd)), -hyper.log_marginal[:, kept].T)

@@ -53,7 +53,7 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
     picked = np.linspace(0, moments.squares.shape[1] - 1, n_features).astype(int)  # from all over the sample
     few = Moments(*(part[:, picked] for part in moments))
-    chosen = Nodes(nodes.log_scales[:n_nodes][:, :, picked], nodes.log_proposal[:n_nodes][:, picked])
+    chosen = Nodes(*(part[:n_nodes][..., picked] for part in nodes))
     approximation = _approximate(problem, few, chosen, prior, jnp.asarray(start.mean)[:, None])
     factor = np.asarray(approximation.factor)[:, :, 0]
     centring = np.eye(problem.n_scanners) - 1 / problem.n_scanners
@@ -63,7 +63,8 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
 @partial(jax.jit, static_argnums=0)
 def _approximate(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, start: Array) -> Laplace:
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    base = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd))[0] - nodes.log_proposal
+    prior_of_nodes = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
+    base = prior_of_nodes - nodes.log_proposal
 
     def log_density(raw):
         log_ratio = raw[:, 0] - raw[:, 0].mean()

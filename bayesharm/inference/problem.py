@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -42,6 +42,9 @@ class Problem:
     contrasts : (effect, column) array
         All reported contrasts, group after group.
     priors : Priors
+        ``amplitude_sd`` is 0 where features share one unit.
+    pair : int
+        Index of the participants' scale if the noise of people scanned once contains it, else 0.
     noise_ratio : bool
         Whether scanners differ in noise.
     n_scanners : int
@@ -51,12 +54,13 @@ class Problem:
     log_medians: np.ndarray
     contrasts: np.ndarray
     priors: Priors
+    pair: int
     noise_ratio: bool
     n_scanners: int
 
 
 class Gaussian(NamedTuple):
-    """A Normal prior of the log-scales, the same for every feature; (scale,) each."""
+    """A Normal prior of the log-scales but for their amplitude, the same for every feature; (scale,) each."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -68,10 +72,39 @@ def make_problem(design: Design) -> Problem:
         plan=make_plan(design, lay_out(design)),
         log_medians=np.log(design.scale_medians),
         contrasts=np.concatenate([group.contrasts for group in design.effects]),
-        priors=design.spec.priors,
+        priors=replace(design.spec.priors, amplitude_sd=design.spec.amplitude_sd),
+        pair=design.once_scale if design.class_once.any() else 0,
         noise_ratio=design.spec.noise_ratio == "scanner",
         n_scanners=len(design.scanners),
     )
+
+
+def to_coordinates(pair: int, log_scales: Array) -> Array:
+    """What posteriors are nearly Gaussian in: log-scales, but total and ratio in place of noise and participants.
+
+    People scanned once determine sigma² + tau² well, and not what each contributes: in log-scales that is a thin curved
+    ridge. ``log sqrt(sigma² + tau²)`` stands in the place of log sigma, ``log(tau / sigma)`` in that of log tau.
+
+    Parameters
+    ----------
+    pair : int
+        :attr:`Problem.pair`; with 0 nothing changes.
+    log_scales : (..., scale, feature) array
+    """
+    if not pair:
+        return log_scales
+    noise, participant = log_scales[..., 0, :], log_scales[..., pair, :]
+    total = 0.5 * jnp.logaddexp(2 * noise, 2 * participant)
+    return log_scales.at[..., 0, :].set(total).at[..., pair, :].set(participant - noise)
+
+
+def to_log_scales(pair: int, coordinates: Array) -> Array:
+    """Inverse of :func:`to_coordinates`. Its Jacobian determinant is 1, so that densities are the same in both."""
+    if not pair:
+        return coordinates
+    total, ratio = coordinates[..., 0, :], coordinates[..., pair, :]
+    noise = total - 0.5 * jnp.logaddexp(0.0, 2 * ratio)
+    return coordinates.at[..., 0, :].set(noise).at[..., pair, :].set(noise + ratio)
 
 
 def stage_key(seed: int, stage: Stage) -> Array:

@@ -52,6 +52,8 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
             do="leave those features out",
         )
     unit = table.std(ddof=0)
+    if design.spec.units == "shared":
+        unit[:] = np.sqrt((unit**2).mean())
     standardized = (table - table.mean()) / unit
 
     coords: dict[str, Any] = {
@@ -76,6 +78,9 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         omega = pm.HalfNormal("omega", omega_sd, dims="family")
         z_scale = pm.Normal("z_scale", dims=("family", "feature"))
         log_scale = eta[:, None] + omega[:, None] * z_scale
+        if design.spec.units == "each":
+            amplitude = pm.Normal("amplitude", 0, np.full(table.shape[1], priors.amplitude_sd), dims="feature")
+            log_scale += amplitude
         pm.Deterministic("log_scale", log_scale, dims=("family", "feature"))
         scale = pt.exp(log_scale)
 
@@ -114,20 +119,24 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     design : Design
     features : (scan, feature) array or DataFrame
     point : mapping of arrays
-        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature) and,
-        if the noise ratio is by scanner, ``raw`` (scanner,); in standard deviations of a feature.
+        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
+        with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
+        in standard deviations of a feature.
     """
     model = build_pymc(design, features)
     eta, omega, log_scale, u = (np.asarray(point[name], float) for name in ("eta", "omega", "log_scale", "u"))
+    amplitude = np.asarray(point.get("amplitude", 0.0), float)
     effect_sd = np.empty_like(u)
     for column, scale in enumerate(design.column_scale):
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
     values = {
         "eta": eta,
         "omega_log__": np.log(omega),
-        "z_scale": (log_scale - eta[:, None]) / omega[:, None],
+        "z_scale": (log_scale - eta[:, None] - amplitude) / omega[:, None],
         "z_effect": u / effect_sd,
     }
+    if design.spec.units == "each":
+        values["amplitude"] = amplitude
     if design.spec.noise_ratio == "scanner":
         values["raw"] = np.asarray(point["raw"], float)
     # Evaluated once, so that compiling would take longer than computing.

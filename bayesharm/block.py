@@ -1,0 +1,139 @@
+"""One block of features from values to summaries of its posterior: moments, NUTS, verdict, effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.dataset import Dataset
+from bayesharm.design import Design
+from bayesharm.inference.convergence import judge, pareto_k
+from bayesharm.inference.effects import average_effects
+from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, sample_block, start_chains
+from bayesharm.inference.problem import Problem, Stage, feature_keys
+from bayesharm.moments import Moments, Standard, compute_moments
+
+# The first run of a feature, and the parts of the second, each of which goes on where the last one ended.
+QUICK, CAREFUL = (Pace(15, 1.2),), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the inference works; the defaults are meant for everybody.
+
+    Attributes
+    ----------
+    chains, draws : int
+        NUTS chains and kept draws of each feature's scales.
+    hyper_features : int
+        At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
+    block_size : int
+        Features sampled together; results do not depend on it beyond rounding.
+    effect_draws : int
+        Draws of the scales over which effects are averaged.
+    keep_draws : int
+        Draws of the scales kept in ``/draws``, chains together; 0 keeps none.
+    """
+
+    chains: int = 4
+    draws: int = 250
+    hyper_features: int = 512
+    block_size: int = 64
+    effect_draws: int = 100
+    keep_draws: int = 0
+
+
+def moments_of(
+    dataset: Dataset, design: Design, problem: Problem, features: np.ndarray, unit: float | None
+) -> tuple[Moments, Standard]:
+    """Moments of some features, in runs of neighbours so that a file is read in pieces."""
+    parts = []
+    for run in np.split(features, np.flatnonzero(np.diff(features) != 1) + 1):
+        for start in range(0, len(run), 512):
+            piece = run[start : start + 512]
+            values = dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
+            parts.append(compute_moments(design, problem.plan.layout, values, unit))
+    moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
+    standard = Standard(*(np.concatenate(part) for part in zip(*(s for _, s in parts), strict=True)))
+    return moments, standard
+
+
+@dataclass(frozen=True, eq=False)
+class BlockSampler:
+    """Everything that a block of features needs."""
+
+    dataset: Dataset
+    design: Design
+    problem: Problem
+    unit: float | None
+    hyper: Hyper
+    mixture: Mixture
+    seed: int
+    settings: Settings
+
+    def sample(self, block: np.ndarray, careful: bool = False) -> dict[str, np.ndarray]:
+        """Summaries of the posterior of a block of features; safe to call from several threads."""
+        with jax.enable_x64(True):  # the switch belongs to a thread
+            moments, standard = moments_of(self.dataset, self.design, self.problem, block, self.unit)
+            draws = self._draws(block, moments, careful)
+            log_scales = np.asarray(draws.log_scales)
+            pooled = log_scales.reshape(-1, *log_scales.shape[2:])
+            few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
+            effects = average_effects(self.problem, self.hyper.log_ratio.mean, moments, jnp.asarray(few))
+        verdict = judge(log_scales, np.asarray(draws.diverging))
+        effect_mean, effect_sd = (np.asarray(part) * standard.sd for part in effects)
+        scales = np.exp(pooled) * standard.sd
+        q05, q50, q95 = np.quantile(scales, [0.05, 0.5, 0.95], axis=0)
+        found = {
+            "mean": scales.mean(0),
+            "sd": scales.std(0),
+            "q05": q05,
+            "q50": q50,
+            "q95": q95,
+            "ess_bulk": verdict.ess_bulk,
+            "rhat": verdict.rhat,
+            "divergences": verdict.divergences,
+            "converged": verdict.converged,
+            "khat": pareto_k(np.asarray(draws.log_ratios)),
+            "centre": standard.centre,
+            "unit": standard.sd,
+            "effect_mean": effect_mean,
+            "effect_sd": effect_sd,
+            "draws": np.full(len(block), len(pooled)),
+            "steps": np.asarray(draws.n_steps).sum((0, 1)),
+        }
+        if kept := self.settings.keep_draws:
+            found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)]
+        return found
+
+    def _draws(self, block: np.ndarray, moments: Moments, careful: bool) -> ScaleDraws:
+        """One run of the chains, or a careful one in several parts that need no program of their own."""
+        keys = feature_keys(self.seed, Stage.RETRY if careful else Stage.FEATURES, block)
+        mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
+        effort = Effort(self.settings.chains, self.settings.draws)
+        last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
+        for k, pace in enumerate(CAREFUL if careful else QUICK):
+            part = sample_block(
+                self.problem,
+                self.hyper.log_ratio.mean,
+                moments,
+                mixture,
+                feature_keys(self.seed, Stage.NODES, block),
+                jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k),
+                last,
+                effort,
+                pace,
+            )
+            last = part.last
+            parts.append(part)
+        if len(parts) == 1:
+            return parts[0]
+        along = {
+            name: jnp.concatenate([getattr(part, name) for part in parts], axis=1)
+            for name in ("log_scales", "diverging", "n_steps")
+        }
+        return parts[-1]._replace(**along)
