@@ -261,7 +261,8 @@ def _on_scanners(scanners: pd.DataFrame) -> list[str]:
                          "told from the scanner.")
     one = scanners.index[scanners.n_scans == 1]
     if len(one):
-        sentences.append(f"{_listed(one)}: one scan only; the noise there is taken to be like elsewhere.")
+        sentences.append(f"{_listed(one)}: one scan only; whether it is noisier there than elsewhere is judged from "
+                         "that scan alone.")
     return sentences
 
 

@@ -291,9 +291,10 @@ def _unit(summary: Summary) -> str:
 
 def hyper_table(summary: Summary) -> Table:
     """Hyperparameters with their intervals."""
+    apart = ", what all scales of a feature share apart" if summary.about["units"] == "each" else ""
     table = make_table(
         "Scales over all features, with 90% intervals",
-        f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features. {_unit(summary)}",
+        f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features{apart}. {_unit(summary)}",
         ["family", "typical", "90% interval", "spread", "90% interval"],
     )
     for family, row in summary.hyper.iterrows():
