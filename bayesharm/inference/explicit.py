@@ -62,6 +62,9 @@ class ExplicitPosterior:
 def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     """The generative model as a NumPyro program, centred: each site is the quantity itself.
 
+    Scans determine the noise of a feature, which is why it comes first, ``log_noise ~ Normal(eta, omega² +
+    amplitude_sd²)``, and the amplitude given it: the same joint density as the other way round.
+
     Parameters
     ----------
     design : Design
@@ -74,9 +77,15 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
     omega = numpyro.sample("omega", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
     centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
-    if design.spec.amplitude_sd:
-        centre += numpyro.sample("amplitude", dist.Normal(jnp.zeros(n_features), design.spec.amplitude_sd))
-    log_scale = numpyro.sample("log_scale", dist.Normal(centre, spread))
+    amplitude_sd = design.spec.amplitude_sd
+    total_sd = jnp.sqrt(spread[0] ** 2 + amplitude_sd**2)
+    log_noise = numpyro.sample("log_noise", dist.Normal(centre[0], total_sd))
+    if amplitude_sd:
+        share = (amplitude_sd / total_sd) ** 2
+        given_noise = dist.Normal(share * (log_noise - centre[0]), jnp.sqrt(share) * spread[0])
+        centre += numpyro.sample("amplitude", given_noise)
+    other = numpyro.sample("log_scale", dist.Normal(centre[1:], spread[1:]))
+    log_scale = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
     log_ratio = jnp.zeros(len(design.scanners))
     if design.spec.noise_ratio == "scanner":
         raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
@@ -112,6 +121,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     """
     with jax.enable_x64(True):
         sites = {name: jnp.asarray(value, float) for name, value in point.items()}
+        sites["log_noise"], sites["log_scale"] = sites["log_scale"][0], sites["log_scale"][1:]
         return float(log_density(numpyro_model, (design, features), {}, sites)[0])
 
 
@@ -170,7 +180,7 @@ def sample_explicit(
     }
     return ExplicitPosterior(
         hyper=xr.Dataset(hyper),
-        scales=arrays(np.exp(sites["log_scale"]) * sd, {**families, **feature}),
+        scales=arrays(np.exp(sites["log_scales"]) * sd, {**families, **feature}),
         effects=effects,
         sampler=xr.Dataset(
             {"diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})}
@@ -213,10 +223,12 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
     An effect is best taken as it is in so far as the scans determine it (Gorinova, Moore and Hoffman 2020,
     *Automatic reparameterisation of probabilistic programs*): the share is their part of its precision, at
     half the prior median of its scale, because it is at small scales that a centred effect misleads NUTS. Few
-    features say little about omega, so that the log-scales are taken in its units.
+    features say little about omega, so that the log-scales are taken in its units; not so the noise, whose prior
+    is never narrow where features have an amplitude.
     """
     fixed = design.column_scale == FIXED
     sums_of_squares = (design.matrix.toarray() ** 2).sum(axis=0)
     signal = sums_of_squares * (design.scale_medians[design.column_scale] / 2) ** 2
     share = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
-    return {"u": LocScaleReparam(share[:, None]), "log_scale": LocScaleReparam(0)}
+    non_centred = dict.fromkeys(["log_scale", "amplitude" if design.spec.amplitude_sd else "log_noise"], LocScaleReparam(0))
+    return {"u": LocScaleReparam(share[:, None]), **non_centred}
