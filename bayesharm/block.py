@@ -37,14 +37,17 @@ class Settings:
         Draws of the scales over which effects are averaged.
     keep_draws : int
         Draws of the scales kept in ``/draws``, chains together; 0 keeps none.
+    dtype : {'float32', 'float64'}
+        Precision in which features are sampled. What features share is always learned in double precision.
     """
 
     chains: int = 4
-    draws: int = 250
+    draws: int = 125
     hyper_features: int = 512
     block_size: int = 64
     effect_draws: int = 100
     keep_draws: int = 0
+    dtype: str = "float32"
 
 
 def moments_of(
@@ -77,7 +80,7 @@ class BlockSampler:
 
     def sample(self, block: np.ndarray, careful: bool = False) -> dict[str, np.ndarray]:
         """Summaries of the posterior of a block of features; safe to call from several threads."""
-        with jax.enable_x64(True):  # the switch belongs to a thread
+        with jax.enable_x64(self.settings.dtype == "float64"):  # the switch belongs to a thread
             moments, standard = moments_of(self.dataset, self.design, self.problem, block, self.unit)
             draws = self._draws(block, moments, careful)
             log_scales = np.asarray(draws.log_scales)

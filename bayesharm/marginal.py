@@ -70,21 +70,21 @@ class Constants(NamedTuple):
 
 def make_plan(design: Design, layout: Layout) -> Plan:
     """Order a design for the likelihood."""
-    merged = np.zeros(len(design.class_scanner), int)
+    merged = np.zeros(len(design.class_scanner), np.int32)  # int32: an index for JAX in either precision
     merged[design.class_once] = 1 + np.arange(design.class_once.sum())
 
     def merge(entries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         key = np.stack([merged[entries.classes], entries.columns])
         unique, index = np.unique(key, axis=1, return_inverse=True)
-        return unique[0], unique[1], index.reshape(-1)
+        return unique[0], unique[1], index.reshape(-1).astype(np.int32)
 
     eliminated = merge(layout.eliminated)
     column = eliminated[1]
     first, second = np.triu_indices(len(column))
-    pairs = np.stack([first, second])[:, column[first] == column[second]]
+    pairs = np.stack([first, second]).astype(np.int32)[:, column[first] == column[second]]
     return Plan(
         layout,
-        design.class_scanner,
+        design.class_scanner.astype(np.int32),
         design.class_once,
         design.class_size,
         merged,
@@ -92,7 +92,7 @@ def make_plan(design: Design, layout: Layout) -> Plan:
         merge(layout.dense),
         eliminated,
         pairs,
-        design.column_scale,
+        design.column_scale.astype(np.int32),
         design.column_sd,
         design.once_scale,
     )

@@ -90,7 +90,8 @@ def lay_out(design: Design) -> Layout:
                 pairs["eliminated"].append((c, column - n_dense))
                 squares.append(gram[column, column])
                 cross.append(gram[[column], :n_dense].toarray()[0])
-    dense, eliminated = (Entries(*np.array(pairs[k], int).reshape(-1, 2).T) for k in ("dense", "eliminated"))
+    # int32, so that JAX takes them as indices in either precision
+    dense, eliminated = (Entries(*np.array(pairs[k], np.int32).reshape(-1, 2).T) for k in ("dense", "eliminated"))
     return Layout(dense, dense_gram, eliminated, np.array(squares), np.array(cross).reshape(-1, n_dense))
 
 

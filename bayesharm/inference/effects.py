@@ -72,7 +72,8 @@ def conditional_effects(
 
     # Each eliminated effect is its own regression on the dense ones: u = pivot_rhs / pivot − regression · dense.
     classes, columns, _ = plan.eliminated
-    own, rest = problem.contrasts[:, n_dense:], problem.contrasts[:, :n_dense]
+    contrasts = problem.contrasts.astype(log_scales.dtype)
+    own, rest = contrasts[:, n_dense:], contrasts[:, :n_dense]
     weight = normal.precision[classes] / normal.pivot[columns]  # (entry, feature)
     regression = jnp.einsum("xe,er,ef->xrf", own[:, columns], constants.cross, weight)
     direction = rest[:, :, None] - regression  # (effect, dense, feature)

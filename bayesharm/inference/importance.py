@@ -83,12 +83,13 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: 
     pair : int
         :attr:`Problem.pair`.
     """
-    n_scales = proposals[0].mode.shape[0]
-    points, radii = _quasi_random(n_nodes, n_scales)
+    n_scales, dtype = proposals[0].mode.shape[0], proposals[0].mode.dtype
+    points, radii = (part.astype(dtype) for part in _quasi_random(n_nodes, n_scales))
 
     def standard(key):
-        u = (points + jax.random.uniform(key, (n_scales + 1,))) % 1.0
-        z = jax.scipy.special.ndtri(jnp.clip(u[:, :-1], 1e-12, 1 - 1e-12))
+        u = (points + jax.random.uniform(key, (n_scales + 1,), dtype)) % 1.0
+        edge = jnp.finfo(dtype).eps
+        z = jax.scipy.special.ndtri(jnp.clip(u[:, :-1], edge, 1 - edge))
         return z * jnp.asarray(radii)[(u[:, -1:] * len(radii)).astype(int)]
 
     z = jnp.moveaxis(jax.vmap(standard)(keys), 0, -1)  # (node, scale, feature)
