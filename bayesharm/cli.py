@@ -75,7 +75,7 @@ def fit(
     bad_features: opt.BadFeatures = "error",
     units: opt.Units = None,
     seed: opt.Seed = 0,
-    draws: opt.Draws = 250,
+    draws: opt.Draws = 125,
     chains: opt.Chains = 4,
     keep_draws: opt.KeepDraws = 0,
     quiet: opt.Quiet = False,

@@ -81,11 +81,15 @@ def family_levels(
             notes.append(f"Everybody is {spec.reference!r}: no {family.name} effects.")
             return None
         return used.diagnosis.to_numpy(object), [family.name] * len(names), names
-    return _populations(family, used, traveling, notes)
+    return _populations(family, used, traveling, spec.reference, notes)
 
 
-def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, notes: list[str]):
-    """Populations (site × diagnosis) of people who did not travel, of diagnoses with two or more sites."""
+def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, reference: str, notes: list[str]):
+    """Populations (site × diagnosis) of people who did not travel; of patients only where they are from two sites or more.
+
+    A reference group from one site keeps its term: without it, how these people differ would be taken for what their
+    scanner does.
+    """
     cohort = used[~traveling]
     if cohort.empty:
         notes.append(f"Everybody traveled: no {family.name} effects.")
@@ -95,12 +99,17 @@ def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, note
     groups, names = [], []
     for diagnosis, people in cohort.groupby("diagnosis") if has_diagnosis else [("everybody", cohort)]:
         sites = sorted(people.site.unique())
-        if len(sites) < 2:
+        if len(sites) < 2 and has_diagnosis and diagnosis != reference:
             notes.append(
                 f"{diagnosis}: recruited at {shorten(sites)} only, so that its sampling bias cannot "
-                "be told from what else is particular to that group."
+                "be told from its disorder effect and is part of it."
             )
             continue
+        if len(sites) < 2:
+            notes.append(
+                f"{diagnosis}: recruited at {shorten(sites)} only; how these people differ from others is kept apart "
+                "from what the scanner does, and not reported, since there is no other site to compare with."
+            )
         label = people.site + "/" + str(diagnosis) if has_diagnosis else people.site
         labels[people.index] = label
         names += sorted(label.unique())

@@ -30,7 +30,8 @@ class EffectGroup:
         Name of the group, and of the dimension that its levels span.
     levels : tuple of str
     contrasts : (level, column) array
-        Finite-population contrasts: each level minus the mean of the levels that share its scale.
+        Finite-population contrasts: each level minus the mean of the levels that share its scale; levels that have their
+        scale for themselves are left out.
     """
 
     name: str
@@ -219,7 +220,10 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
     for j, block in enumerate(blocks[1:], start=1):
         contrast = np.zeros((len(block.levels), len(names)))
         contrast[:, start[j] : start[j + 1]] = block.contrast
-        effects.append(EffectGroup(block.name, levels_by(spec, block.name), block.levels, contrast[:, order]))
+        told = block.contrast.any(axis=1)  # a level that has its scale for itself has nothing to be compared with
+        levels = tuple(level for level, kept in zip(block.levels, told, strict=True) if kept)
+        if levels:
+            effects.append(EffectGroup(block.name, levels_by(spec, block.name), levels, contrast[told][:, order]))
     return replace(
         design,
         columns=tuple(names[k] for k in order),

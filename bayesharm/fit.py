@@ -103,7 +103,16 @@ def fit(
 
 
 def _check(settings: Settings, seed: int) -> None:
+    if settings.dtype not in ("float32", "float64"):
+        raise InputError(
+            "The setting 'dtype' is impossible.",
+            got=repr(settings.dtype),
+            expected="'float32' or 'float64'",
+            do="leave it out: the default serves",
+        )
     for name, value in asdict(settings).items():
+        if name == "dtype":
+            continue
         least = {"keep_draws": 0, "chains": 2, "draws": 8}.get(name, 1)
         if not isinstance(value, int) or value < least:
             raise InputError(

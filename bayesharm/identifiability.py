@@ -44,8 +44,7 @@ class Identifiability:
         Scanners that travelers join, directly or through others; the largest group first.
     contrasts : DataFrame
         A row for each reported effect: ``group``, ``level``, ``n_scans``, ``n_participants``, ``contraction``
-        (NaN where a group has one level and so no contrast) and ``contraction_travelers`` (NaN where the
-        group is not by scanner).
+        and ``contraction_travelers`` (NaN where the group is not by scanner).
     scanners : DataFrame
         Indexed by scanner: ``component``, ``n_scans``, ``n_travelers``, ``n_once`` (people scanned once).
     pairs : DataFrame

@@ -57,11 +57,12 @@ def label_posterior(
             coords={"family": family, "scanner": scanner},
             attrs={
                 "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio: "
-                "variance, geometric mean 1",
+                "variance, geometric mean 1, its draws independent of those of eta and omega",
                 "divergences": hyper.diverging,
                 "rhat_max": float(np.nanmax(verdict.rhat)),
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
                 "features": len(hyper.log_marginal),
+                "khat_above_0.7": float((hyper.khat > 0.7).mean()),
             },
         ),
         "/scales": xr.Dataset(
@@ -77,7 +78,7 @@ def label_posterior(
             attrs={
                 "units": "of the feature",
                 "interval": "q05 to q95: 90%",
-                "converged": f"R-hat < {MAX_RHAT}, bulk ESS >= {MIN_ESS:g}, no divergence",
+                "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {MIN_ESS:g}, no divergence",
             },
         ),
     }

@@ -48,12 +48,13 @@ class Priors:
     ``Normal(0, slope_sd²)`` (covariates standardized); ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred.
 
     ``a[f] ~ Normal(0, amplitude_sd²)`` is what all scales of a feature have in common. It makes up for dividing each
-    feature by its own sd, which is an estimate and holds the very scales; where features share one unit it is 0.
+    feature by its own sd, which is an estimate and holds the very scales, and is wide, so that the ratios of scales alone
+    inform omega; where features share one unit it is 0.
     """
 
     eta_sd: float = 1.0
     omega_sd: float = 0.5
-    amplitude_sd: float = 0.5
+    amplitude_sd: float = 2.0
     mean_sd: float = 10.0
     slope_sd: float = 3.0
     noise_ratio_sd: float = 0.5

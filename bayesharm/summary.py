@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 INTERVAL = (0.05, 0.5, 0.95)
-MAX_KHAT = 0.7  # above it, importance weights of a feature miss part of its posterior
 MANY = 0.05  # so many features with such weights are worth a sentence
 # Of the hyperparameters; for features the verdict is stored. R-hat of some twenty numbers, the worst of which counts,
 # is noisy: 1.02 here is as strict as 1.01 for one.
@@ -140,7 +139,7 @@ def summarize(posterior: Posterior) -> Summary:
         hyper=hyper,
         scanners=_scanners(posterior),
         features=features,
-        verdicts=tuple(_verdicts(hyper, features, divergent)),
+        verdicts=tuple(_verdicts(hyper, features, divergent, draws.attrs.get("khat_above_0.7", 0.0))),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
 
@@ -204,7 +203,7 @@ def _features(posterior: Posterior) -> pd.DataFrame:
     return table
 
 
-def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float) -> list[str]:
+def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poor: float) -> list[str]:
     failed = features.index[~features["converged"]]
     if len(failed):
         sentences = [
@@ -221,10 +220,10 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float) -> 
         if fine
         else f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough."
     )
-    if (poor := (features["khat"] > MAX_KHAT).mean()) > MANY:
+    if poor > MANY:
         sentences.append(
-            f"For {poor:.0%} of the features the Laplace approximation, on which the "
-            f"hyperparameters rest, is poor (Pareto k above {MAX_KHAT}): take these as rough."
+            f"The hyperparameters rest on importance weights that are poor for {poor:.0%} of the features "
+            "(Pareto k above 0.7): take their intervals as rough."
         )
     return sentences
 
@@ -312,7 +311,8 @@ def scanners_table(summary: Summary, most: int = 20) -> Table:
     table = make_table(
         title,
         "Bias and its uncertainty (posterior sd): root mean square over features, in sd. Noise: variance against the "
-        "average scanner. From data: share of what is known about the bias that comes from the data, not the prior. "
+        "average scanner, as if features were independent. From data: share of what is known about the bias that comes "
+        "from the data, not the prior. "
         f"{_unit(summary)}",
         ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"],
     )

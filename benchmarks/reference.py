@@ -48,7 +48,7 @@ def make(model: str) -> None:
     posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS)
     draws = {
         "eta": posterior.hyper["eta"].values,
-        "log_omega": np.log(posterior.hyper["omega"].values),
+        "omega": posterior.hyper["omega"].values,
         "log_ratio": posterior.hyper["log_ratio"].values,
         "log_scale": np.log(posterior.scales.values),
     }

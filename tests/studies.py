@@ -89,7 +89,7 @@ def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], r
         elif family.by == "population":
             for group in np.unique(diagnosis[~travels]):
                 member = ~travels & (diagnosis == group)
-                if scans.site[member].nunique() > 1:
+                if scans.site[member].nunique() > 1 or group in ("", spec.reference):
                     name = f"{family.name}_{group}" if group and family.split else family.name
                     total += scales[name] ** 2 * same(scans.site) * np.outer(member, member)
     for name in spec.covariates:

@@ -156,6 +156,14 @@ def test_a_diagnosis_of_one_site_has_no_sampling_bias():
     assert note.startswith("SCZ: recruited at 'C' only")
 
 
+def test_a_reference_group_of_one_site_keeps_its_term_unreported():
+    scans = small()
+    design = design_of(scans[(scans.diagnosis != "HC") | scans.participant_id.str.startswith("t") | (scans.site == "A")])
+    assert "sampling_HC" in design.scales and "sampling:A/HC" in design.columns
+    assert not any(level.endswith("/HC") for level in levels(design).get("sampling", ()))
+    assert any(note.startswith("HC: recruited at 'A' only; how these people differ") for note in design.notes)
+
+
 def test_scanners_of_one_site_scan_one_population():
     design = design_of(small().assign(site=["H", "H", "H", "C"] + list("HHC") + list("HHC")))
     assert levels(design)["sampling"] == ("C/HC", "H/HC")

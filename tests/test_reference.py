@@ -6,6 +6,7 @@ n standardized differences is compared with the normal quantile at 1 - 1e-5 / n.
 
 import numpy as np
 import pytest
+from numpyro.diagnostics import effective_sample_size
 from scipy.stats import kurtosis, norm
 
 from bayesharm import fit, load_dataset
@@ -38,7 +39,9 @@ def test_staged_posterior_is_the_explicit_one(study, model):
         effect = posterior.effect(name)
         ours[f"effect_{name}"] = (effect["mean"].values, effect["sd"].values, DRAWS.effect_draws)
     hyper = posterior.tree["hyper"]
-    ours["eta"] = (hyper["eta"].values.mean((0, 1)), hyper["eta"].values.std((0, 1)), 400)
+    for name in ("eta", "omega"):
+        draws = hyper[name].values
+        ours[name] = (draws.mean((0, 1)), draws.std((0, 1)), effective_sample_size(draws))
     ours["log_ratio"] = (
         np.log(hyper["noise_ratio"].values).mean((0, 1)),
         np.log(hyper["noise_ratio"].values).std((0, 1)),

@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 
 
 def judge(log_scales: np.ndarray, diverging: np.ndarray) -> Verdict:
-    """Rank-normalized split R-hat and bulk effective sample size (Vehtari et al., *Bayesian Analysis* 16, 2021).
+    """Bulk R-hat (rank-normalized, split) and bulk effective sample size (Vehtari et al., *Bayesian Analysis* 16, 2021).
 
     Parameters
     ----------

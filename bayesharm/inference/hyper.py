@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesharm.inference.convergence import pareto_k
 from bayesharm.inference.importance import (
     Nodes,
     basis_of,
@@ -21,6 +22,7 @@ from bayesharm.inference.importance import (
     evaluate_nodes,
     find_modes,
     log_marginal,
+    log_prior,
 )
 from bayesharm.inference.laplace import Laplace, fit_laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
@@ -49,6 +51,8 @@ class Hyper(NamedTuple):
     log_marginal : (feature, chain × draw) array
         Of the features that the hyperparameters were learned from.
     diverging : int
+    khat : (feature,) array
+        Pareto-k of the importance weights at the centre of the posterior.
     """
 
     eta: np.ndarray
@@ -57,6 +61,7 @@ class Hyper(NamedTuple):
     predictive: Gaussian
     log_marginal: np.ndarray
     diverging: int
+    khat: np.ndarray
 
 
 def fit_hyper(
@@ -130,12 +135,15 @@ def fit_hyper(
     eta, log_omega = np.asarray(draws[..., :n_scales]), np.asarray(draws[..., n_scales:])
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
-    predictive = Gaussian(flat[0].mean(1), np.sqrt((omega**2).mean((0, 1)) + flat[0].var(1)))
+    spread = np.exp(2 * np.asarray(blunt(flat[1]))).mean(1)
+    predictive = Gaussian(flat[0].mean(1), np.sqrt(spread + flat[0].var(1)))
+    typical = jnp.asarray(flat[0].mean(1)[:, None]), blunt(flat[1].mean(1)[:, None])
+    khat = pareto_k(np.asarray(weight + log_prior(basis, *typical, problem.priors.amplitude_sd)[0]))
     marginal = jax.lax.map(
         lambda h: log_marginal(basis, weight, h[0], h[1], problem.priors.amplitude_sd),
         tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], blunt(flat[1]))),
     )[:, 0].T
-    return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging))
+    return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging), khat)
 
 
 def _prior_of(centre: np.ndarray) -> Gaussian:
@@ -182,7 +190,7 @@ def _log_density(
 
 
 def blunt(log_omega: Array | np.ndarray) -> Array:
-    """An omega below `LEAST_OMEGA` counts as that: nodes cannot resolve it, and features are as good as equal there."""
+    """To omega² comes `LEAST_OMEGA`²: nodes cannot resolve it, and features are as good as equal there."""
     return 0.5 * jnp.logaddexp(2 * log_omega, 2 * np.log(LEAST_OMEGA))
 
 
