@@ -349,6 +349,26 @@ def test_the_same_seed_gives_the_same_hyperparameters(hyper, study, problem):
     jax.tree.map(np.testing.assert_array_equal, again, hyper)
 
 
+@pytest.mark.slow
+def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_unit():
+    """Dividing by a feature's own sd makes its noise nearly 1 by construction; the spread must not collapse for it."""
+    rng = np.random.default_rng(6)
+    visits = [(str(i), f"s{k}") for i in range(16) for k in range(8) for _ in range(2)]
+    scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
+    scans["scan_id"], scans["site"], scans["diagnosis"] = [str(n) for n in range(len(scans))], "home", "HC"
+    person, scanner = scans.participant_id.astype(int), scans.scanner.str[1:].astype(int)
+    log_scales = np.log([[0.94], [0.25], [0.22]]) + 0.3 * rng.normal(size=(3, 256))
+    noise, participant, measurement = np.exp(log_scales)
+    features = (participant * rng.normal(size=(16, 256))[person] + measurement * rng.normal(size=(8, 256))[scanner]
+                + noise * rng.normal(size=(len(scans), 256)))
+    design = build_design(scans, replace(load_model("traveling"), noise_ratio="homoscedastic"))
+    problem = make_problem(design)
+    found = fit_hyper(problem, compute_moments(design, problem.plan.layout, features)[0], np.arange(256), seed=2, n_draws=250)
+    low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
+    assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
+    assert high.max() < 0.6 and (found.khat < 0.7).mean() > 0.9
+
+
 # Noise ratio of the scanners
 
 LOG_RATIO = np.array([0.9, -0.6, -0.9, 0.6])
