@@ -149,7 +149,8 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     work = BlockSampler(dataset, design, problem, unit, hyper, mixture._replace(log_weight=weights), seed, settings)
     results = _allocate(problem, n_features, settings)
     report("features", 0, n_features, "compiling, then sampling")
-    blocks = list(_blocks(np.arange(n_features), settings.block_size))
+    size = min(settings.block_size, n_features)
+    blocks = list(_blocks(np.arange(n_features), size))
     with ThreadPoolExecutor(N_WORKERS) as pool:
         # the first block alone: it compiles the program of all
         finished = chain([work.sample(blocks[0])], pool.map(work.sample, blocks[1:]))
@@ -158,7 +159,7 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
             done = int(block[-1]) + 1
             failed = int((~results["converged"][:done]).sum())
             report("features", done, n_features, f"{failed} to run again" if failed else "")
-        again = list(_blocks(np.flatnonzero(~results["converged"]), settings.block_size))
+        again = list(_blocks(np.flatnonzero(~results["converged"]), size))
         for k, found in enumerate(pool.map(partial(work.sample, careful=True), again)):
             _put(results, again[k], found)
             report("features", n_features, n_features, f"run again with more draws: {k + 1} of {len(again)} blocks")

@@ -363,7 +363,8 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
                 + noise * rng.normal(size=(len(scans), 256)))
     design = build_design(scans, replace(load_model("traveling"), noise_ratio="homoscedastic"))
     problem = make_problem(design)
-    found = fit_hyper(problem, compute_moments(design, problem.plan.layout, features)[0], np.arange(256), seed=2, n_draws=250)
+    moments, _ = compute_moments(design, problem.plan.layout, features)
+    found = fit_hyper(problem, moments, np.arange(256), seed=2, n_draws=250)
     low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
     assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
     assert high.max() < 0.6 and (found.khat < 0.7).mean() > 0.9
