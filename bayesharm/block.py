@@ -82,7 +82,11 @@ class BlockSampler:
         """Summaries of the posterior of a block of features; safe to call from several threads."""
         with jax.enable_x64(self.settings.dtype == "float64"):  # the switch belongs to a thread
             moments, standard = moments_of(self.dataset, self.design, self.problem, block, self.unit)
-            draws = self._draws(block, moments, careful)
+            return self.summarize(moments, standard, self._draws(block, moments, careful))
+
+    def summarize(self, moments: Moments, standard: Standard, draws: ScaleDraws) -> dict[str, np.ndarray]:
+        """Summaries of draws of the scales, and of the effects given them, in the features' units."""
+        with jax.enable_x64(self.settings.dtype == "float64"):
             log_scales = np.asarray(draws.log_scales)
             pooled = log_scales.reshape(-1, *log_scales.shape[2:])
             few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
@@ -106,7 +110,7 @@ class BlockSampler:
             "unit": standard.sd,
             "effect_mean": effect_mean,
             "effect_sd": effect_sd,
-            "draws": np.full(len(block), len(pooled)),
+            "draws": np.full(len(standard.sd), len(pooled)),
             "steps": np.asarray(draws.n_steps).sum((0, 1)),
         }
         if kept := self.settings.keep_draws:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -305,7 +307,14 @@ def _show(thing: Any) -> None:
 
 def main() -> None:
     """Run the command; the console script ``bayesharm`` calls this."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 130:  # stopped: what still computes in other threads is not waited for
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        raise
 
 
 if __name__ == "__main__":

@@ -185,4 +185,11 @@ def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
     if pd.api.types.is_numeric_dtype(values):
         return values.astype(float).to_frame()
     categories = values.astype("category").cat.remove_unused_categories()
+    if (n_levels := len(categories.cat.categories)) > max(20, len(values) // 10):
+        raise InputError(
+            f"The covariate {name!r} has too many categories.",
+            got=f"{n_levels} for {len(values)} scans, such as {shorten(categories.cat.categories)}",
+            expected="a number, or a few categories",
+            do="leave identifiers out of --covariates",
+        )
     return pd.get_dummies(categories, prefix=name, drop_first=True, dtype=float)

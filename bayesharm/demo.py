@@ -15,13 +15,14 @@ import pandas as pd
 
 from bayesharm.dataset import load_dataset
 from bayesharm.datasets import fetch_onharmony
+from bayesharm.display import bullets, hyper_table, make_table, scanners_table, sources_table
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.fit import fit
 from bayesharm.harmonize import harmonize, harmonize_to_files
 from bayesharm.oracle import gaussian_oracle
 from bayesharm.posterior import Posterior
 from bayesharm.simulate import Simulation, simulate_srpbs
-from bayesharm.summary import bullets, hyper_table, make_table, scanners_table, sources_table, summarize
+from bayesharm.summary import summarize
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -17,8 +17,12 @@ from bayesharm.block import BlockSampler, Settings, moments_of
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
-from bayesharm.inference.hyper import fit_hyper
-from bayesharm.inference.lanes import make_mixture
+from bayesharm.inference.effects import average_effects
+from bayesharm.inference.hyper import Hyper, fit_hyper
+from bayesharm.inference.importance import evaluate_nodes, find_modes
+from bayesharm.inference.joint import FEW_FEATURES, Joint, sample_joint
+from bayesharm.inference.lanes import make_mixture, sample_block
+from bayesharm.inference.noise import approximate_ratio
 from bayesharm.inference.problem import Problem, Stage, make_problem
 from bayesharm.labels import label_posterior
 from bayesharm.posterior import Posterior, check_output
@@ -28,6 +32,7 @@ Report = Callable[[str, int, int, str], None]
 """Receives (stage, done, total, note); stages are `hyperparameters` and `features`."""
 
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
+PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, sample_block, average_effects)
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
 
 
@@ -95,8 +100,12 @@ def fit(
     _check(settings, seed)
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
-    with jax.enable_x64(True):
-        posterior = _fit(dataset, design, seed, settings, report or (lambda *event: None))
+    try:
+        with jax.enable_x64(True):
+            posterior = _fit(dataset, design, seed, settings, report or (lambda *event: None))
+    finally:
+        for program in PROGRAMS:  # compiled for this study: kept, they would fill the memory after some twenty fits
+            program.clear_cache()  # type: ignore[attr-defined]
     if out is not None:
         posterior.save(out)
     return posterior
@@ -121,9 +130,12 @@ def _check(settings: Settings, seed: int) -> None:
                 expected=f"a whole number, {least} or more",
                 do="leave it out: the default serves",
             )
-    if seed < 0:
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(
-            "The seed is negative.", got=str(seed), expected="0 or more", do="choose another --seed"
+            "The seed cannot be used.",
+            got=repr(seed),
+            expected="a whole number from 0 to 4294967295",
+            do="choose another --seed",
         )
 
 
@@ -133,36 +145,16 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     unit = _unit_of(dataset, design)
     n_features = len(dataset.features.names)
 
-    rng = np.random.default_rng([seed, Stage.SAMPLE])
-    n_sample = min(n_features, settings.hyper_features)
-    sample = np.sort(rng.choice(n_features, n_sample, replace=False))
-    moments, _ = moments_of(dataset, design, problem, sample, unit)
-    report("hyperparameters", 0, n_sample, f"from {n_sample} features")
-    hyper = fit_hyper(
-        problem, moments, sample, seed=seed, report=lambda note: report("hyperparameters", 0, n_sample, note)
-    )
-    report("hyperparameters", n_sample, n_sample, "done")
-
-    mixture = make_mixture(hyper)
-    weights = np.zeros((len(mixture.log_weight), n_features))
-    weights[:, sample] = mixture.log_weight
-    work = BlockSampler(dataset, design, problem, unit, hyper, mixture._replace(log_weight=weights), seed, settings)
     results = _allocate(problem, n_features, settings)
-    report("features", 0, n_features, "compiling, then sampling")
-    size = min(settings.block_size, n_features)
-    blocks = list(_blocks(np.arange(n_features), size))
-    with ThreadPoolExecutor(N_WORKERS) as pool:
-        # the first block alone: it compiles the program of all
-        finished = chain([work.sample(blocks[0])], pool.map(work.sample, blocks[1:]))
-        for block, found in zip(blocks, finished, strict=True):
-            _put(results, block, found)
-            done = int(block[-1]) + 1
-            failed = int((~results["converged"][:done]).sum())
-            report("features", done, n_features, f"{failed} to run again" if failed else "")
-        again = list(_blocks(np.flatnonzero(~results["converged"]), size))
-        for k, found in enumerate(pool.map(partial(work.sample, careful=True), again)):
-            _put(results, again[k], found)
-            report("features", n_features, n_features, f"run again with more draws: {k + 1} of {len(again)} blocks")
+    # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
+    pool = ThreadPoolExecutor(N_WORKERS)
+    try:
+        if n_features <= FEW_FEATURES:
+            hyper = _fit_few(pool, dataset, design, problem, unit, seed, settings, results, report)
+        else:
+            hyper = _fit_many(pool, dataset, design, problem, unit, seed, settings, results, report)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     n_failed = int((~results["converged"]).sum())
     report(
         "features",
@@ -173,6 +165,82 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     return label_posterior(
         dataset, design, hyper, results, seed=seed, settings=asdict(settings), versions=versions
     )
+
+
+def _fit_few(
+    pool: Executor,
+    dataset: Dataset,
+    design: Design,
+    problem: Problem,
+    unit: float | None,
+    seed: int,
+    settings: Settings,
+    results: dict[str, np.ndarray],
+    report: Report,
+) -> Hyper:
+    """Everything in one chain of draws."""
+    n_features = len(dataset.features.names)
+    every = np.arange(n_features)
+    moments, standard = moments_of(dataset, design, problem, every, unit)
+    report("features", 0, n_features, "compiling, then sampling all together with what they share")
+
+    def sample() -> Joint:
+        with jax.enable_x64(True):  # the switch belongs to a thread
+            return sample_joint(problem, moments, seed=seed, n_chains=settings.chains)
+
+    joint = pool.submit(sample).result()
+    prior = make_mixture(joint.hyper)
+    work = BlockSampler(dataset, design, problem, unit, joint.hyper, prior, seed, settings)
+    _put(results, every, pool.submit(work.summarize, moments, standard, joint.scales).result())
+    return joint.hyper
+
+
+def _fit_many(
+    pool: Executor,
+    dataset: Dataset,
+    design: Design,
+    problem: Problem,
+    unit: float | None,
+    seed: int,
+    settings: Settings,
+    results: dict[str, np.ndarray],
+    report: Report,
+) -> Hyper:
+    """What features share from a sample of them, then every feature, block by block."""
+    n_features = len(dataset.features.names)
+    rng = np.random.default_rng([seed, Stage.SAMPLE])
+    n_sample = min(n_features, settings.hyper_features)
+    sample = np.sort(rng.choice(n_features, n_sample, replace=False))
+    moments, _ = moments_of(dataset, design, problem, sample, unit)
+    report("hyperparameters", 0, n_sample, f"from {n_sample} features")
+
+    def learn() -> Hyper:
+        with jax.enable_x64(True):  # the switch belongs to a thread
+            return fit_hyper(
+                problem, moments, sample, seed=seed, report=lambda note: report("hyperparameters", 0, n_sample, note)
+            )
+
+    hyper = pool.submit(learn).result()
+    report("hyperparameters", n_sample, n_sample, "done")
+    mixture = make_mixture(hyper)
+    weights = np.zeros((len(mixture.log_weight), n_features))
+    weights[:, sample] = mixture.log_weight
+    work = BlockSampler(dataset, design, problem, unit, hyper, mixture._replace(log_weight=weights), seed, settings)
+    report("features", 0, n_features, "compiling, then sampling")
+    size = min(settings.block_size, n_features)
+    blocks = list(_blocks(np.arange(n_features), size))
+    # the first block alone: it compiles the program of all
+    finished = chain([pool.submit(work.sample, blocks[0]).result()], pool.map(work.sample, blocks[1:]))
+    for block, found in zip(blocks, finished, strict=True):
+        _put(results, block, found)
+        done = int(block[-1]) + 1
+        failed = int((~results["converged"][:done]).sum())
+        report("features", done, n_features, f"{failed} to run again" if failed else "")
+    again = list(_blocks(np.flatnonzero(~results["converged"]), size))
+    for k, found in enumerate(pool.map(partial(work.sample, careful=True), again)):
+        _put(results, again[k], found)
+        report("features", n_features, n_features, f"run again with more draws: {k + 1} of {len(again)} blocks")
+    return hyper
 
 
 def _sorted(dataset: Dataset) -> Dataset:

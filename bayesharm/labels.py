@@ -61,7 +61,7 @@ def label_posterior(
                 "divergences": hyper.diverging,
                 "rhat_max": float(np.nanmax(verdict.rhat)),
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
-                "features": len(hyper.log_marginal),
+                "features": len(hyper.khat),
                 "khat_above_0.7": float((hyper.khat > 0.7).mean()),
             },
         ),

@@ -142,6 +142,13 @@ def check_output(folder: str | Path) -> None:
             expected="a folder that is new or empty",
             do="choose another --out, or remove it first",
         )
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} cannot be written.", got=str(error), expected="a folder to write to", do="choose another --out"
+        ) from None
 
 
 def _contents(folder: Path) -> str:
@@ -158,6 +165,12 @@ def _checksum(folder: Path) -> str:
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _load(node: xr.Dataset) -> xr.Dataset:
+    """In memory; labels as plain strings, since xarray cannot do everything with numpy's string type."""
+    node = node.load()
+    return node.assign_coords({name: label.astype(object) for name, label in node.coords.items() if label.dtype.kind == "T"})
 
 
 def load_posterior(folder: str | Path) -> Posterior:
@@ -207,7 +220,7 @@ def load_posterior(folder: str | Path) -> Posterior:
         if _checksum(folder / "posterior.zarr") != run["checksum"]:
             raise ValueError("its files are not those that were written")
         tree = xr.open_datatree(folder / "posterior.zarr", engine="zarr", consolidated=False)
-        tree = tree.map_over_datasets(lambda node: node.load())
+        tree = tree.map_over_datasets(_load)
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
     except (OSError, ValueError, KeyError, RuntimeError, BayesharmError) as error:
         raise RunFolderError(

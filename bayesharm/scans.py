@@ -57,7 +57,9 @@ def resolve_columns(header: Sequence[str], columns: Mapping[str, str] | None = N
         wanted = found.get(name, name)
         if wanted not in header:
             option = f" (--{name.removesuffix('_id')} in the shell)" if name in CANONICAL else ""
-            near = difflib.get_close_matches(wanted, header, n=3, cutoff=0.5)
+            folded = {str(column).lower(): column for column in header}
+            near = [folded[match] for match in difflib.get_close_matches(wanted.lower(), folded, n=3, cutoff=0.6)]
+            near = [column for column in near if column not in CANONICAL]
             raise InputError(
                 f"The scans table has no column '{wanted}'" + (f" for '{name}'." if wanted != name else "."),
                 got="columns " + shorten(header, 30),

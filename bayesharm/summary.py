@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import StringIO
 from pathlib import Path
@@ -11,27 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayesharm.display import render
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.posterior import Posterior
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
 INTERVAL = (0.05, 0.5, 0.95)
 MANY = 0.05  # so many features with such weights are worth a sentence
 # Of the hyperparameters; for features the verdict is stored. R-hat of some twenty numbers, the worst of which counts,
 # is noisy: 1.02 here is as strict as 1.01 for one.
 MAX_RHAT, MIN_ESS, MOST_DIVERGENT = 1.02, 400, 0.01
-
-MEANING = {
-    "measurement": "what a scanner does to everybody",
-    "sampling": "how the people of a site differ",
-    "site": "scanner and people of a site together",
-    "disorder": "what a diagnosis does",
-    "participant": "how people differ",
-    "noise": "what changes from scan to scan",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +35,8 @@ class Summary:
         Model, title, numbers of scans, scanners and features, seed, and `units`: whether "standard deviations" below
         are those of each feature (`each`) or their root mean square (`shared`).
     sources : DataFrame by source
-        Root mean square of the effects over levels and features: `rms` in the features' units, `rms_in_sd` in
-        standard deviations of a feature. That of `noise` is its sd.
+        Root mean square of the effects over levels and features: `rms` in the features' units (missing where these
+        differ by more than a hundredfold), `rms_in_sd` in standard deviations of a feature. That of `noise` is its sd.
     hyper : DataFrame by family
         `scale` (exp(eta): the typical scale, in standard deviations of a feature) and `spread` (omega: how
         much the log scales differ between features), with intervals; the worse `rhat` and `ess` of the two.
@@ -90,6 +81,13 @@ class Summary:
             The folder cannot be written.
         """
         folder = Path(folder)
+        if there := [path.name for path in sorted(folder.glob("*.csv"))]:
+            raise RunFolderError(
+                f"{folder} already holds tables.",
+                got=shorten(there),
+                expected="a folder without .csv files",
+                do="choose another --out",
+            )
         tables = {field.name: getattr(self, field.name) for field in fields(self)}
         written = []
         try:
@@ -154,7 +152,8 @@ def _sources(posterior: Posterior) -> pd.DataFrame:
             rows[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
     noise = scales.sel(family="noise")
     rows["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
-    rms = {name: np.sqrt(np.nanmean(square)) for name, square in rows.items()}
+    alike = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
+    rms = {name: np.sqrt(np.nanmean(square)) if alike else np.nan for name, square in rows.items()}
     rms_in_sd = {name: np.sqrt(np.nanmean(square / unit**2)) for name, square in rows.items()}
     return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("source")
 
@@ -218,7 +217,8 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
     sentences.append(
         f"The hyperparameters have converged ({numbers})."
         if fine
-        else f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough."
+        else f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough. Effects of a feature "
+        "hardly depend on them if it has converged; more features, or another --seed, may help."
     )
     if poor > MANY:
         sentences.append(
@@ -235,115 +235,3 @@ def _on_dropped(dropped: Mapping[str, str]) -> list[str]:
         f"Features left out before the fit ({len(dropped):,}): {shorten(dropped, 3)}; the first is "
         f"{next(iter(dropped.values()))}."
     ]
-
-
-def render(summary: Summary) -> Group:
-    """The summary for a terminal or a text file, for 80 columns or more."""
-    from rich.console import Group
-    from rich.text import Text
-
-    about = summary.about
-    counts = (
-        f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} features, seed {about['seed']}"
-    )
-    head = Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n{counts}\n")
-    return Group(
-        head,
-        sources_table(summary),
-        hyper_table(summary),
-        scanners_table(summary),
-        bullets("Convergence", summary.verdicts),
-        bullets("Beware", summary.notes),
-    )
-
-
-def bullets(title: str, sentences: Iterable[str]) -> Group:
-    """Sentences below a title; nothing if there are none."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 1))
-    for sentence in sentences:
-        table.add_row(" -", Text(sentence))
-    return Group(Text(title, "bold"), table, Text("")) if table.row_count else Group()
-
-
-def sources_table(summary: Summary) -> Table:
-    """Size of each source of differences."""
-    table = make_table(
-        "Size of each source of differences between scans",
-        f"Root mean square over levels and features. {_unit(summary)} Units: the features' own.",
-        ["source", "in sd", "in units", "what it is"],
-    )
-    for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
-        table.add_row(str(source), f"{row.rms_in_sd:.3f}", f"{row.rms:.4g}", MEANING.get(str(source), ""))
-    return table
-
-
-def _unit(summary: Summary) -> str:
-    return {
-        "each": "Sd: of each feature over the scans.",
-        "shared": "Sd: one for all features, root mean square of theirs over the scans.",
-    }[summary.about["units"]]
-
-
-def hyper_table(summary: Summary) -> Table:
-    """Hyperparameters with their intervals."""
-    apart = ", what all scales of a feature share apart" if summary.about["units"] == "each" else ""
-    table = make_table(
-        "Scales over all features, with 90% intervals",
-        f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features{apart}. {_unit(summary)}",
-        ["family", "typical", "90% interval", "spread", "90% interval"],
-    )
-    for family, row in summary.hyper.iterrows():
-        cells = [cell for name in ("scale", "spread") for cell in _with_interval(row, name)]
-        table.add_row(str(family), *cells)
-    return table
-
-
-def scanners_table(summary: Summary, most: int = 20) -> Table:
-    """Scanners, those with the largest bias first."""
-    some = summary.scanners.head(most)
-    title = "Scanners, largest bias first"
-    if len(some) < len(summary.scanners):
-        title += f" ({len(some)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
-    table = make_table(
-        title,
-        "Bias and its uncertainty (posterior sd): root mean square over features, in sd. Noise: variance against the "
-        "average scanner, as if features were independent. From data: share of what is known about the bias that comes "
-        "from the data, not the prior. "
-        f"{_unit(summary)}",
-        ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"],
-    )
-    for scanner, row in some.iterrows():
-        share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
-        noise = _with_interval(row, "noise_ratio", 2)
-        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, share)
-    return table
-
-
-def _with_interval(row: pd.Series, name: str, digits: int = 3) -> tuple[str, str]:
-    low, high = row[f"{name}_q05"], row[f"{name}_q95"]
-    return f"{row[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
-    """An empty table as all of ours are; columns of text to the left, of numbers to the right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        caption=caption + "\n",
-        caption_justify="left",
-        caption_style="dim",
-        width=78,
-    )
-    for k, name in enumerate(columns):
-        table.add_column(name, justify="left" if k == 0 or name == "what it is" else "right", overflow="fold")
-    return table

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.inference.convergence import pareto_k
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k
 from bayesharm.inference.importance import (
     Nodes,
     basis_of,
@@ -34,6 +34,8 @@ from bayesharm.spec import Priors
 Array = jax.Array
 N_TURNS = 15  # at most; four or five are usual
 LEAST_OMEGA = 0.03
+N_PARTS = 8  # of the chains, at most
+ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 LONGEST_TURN = 0.8  # in eta and log omega: further away the nodes do not see
 
 
@@ -48,8 +50,8 @@ class Hyper(NamedTuple):
         Noise ratio of the scanners.
     predictive : Gaussian
         Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
-    log_marginal : (feature, chain × draw) array
-        Of the features that the hyperparameters were learned from.
+    log_marginal : (feature, chain × draw) array, or None
+        Of the features that the hyperparameters were learned from; not from `ENOUGH_FEATURES` on.
     diverging : int
     khat : (feature,) array
         Pareto-k of the importance weights at the centre of the posterior.
@@ -59,7 +61,7 @@ class Hyper(NamedTuple):
     omega: np.ndarray
     log_ratio: Ratio
     predictive: Gaussian
-    log_marginal: np.ndarray
+    log_marginal: np.ndarray | None
     diverging: int
     khat: np.ndarray
 
@@ -121,29 +123,32 @@ def fit_hyper(
     nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
     approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
-    draws, diverging = _sample(
-        problem.priors,
-        log_medians,
-        basis,
-        weight,
-        approximation,
-        stage_key(seed, Stage.HYPER),
-        n_chains,
-        n_draws,
-    )
-    n_scales = len(log_medians)
-    eta, log_omega = np.asarray(draws[..., :n_scales]), np.asarray(draws[..., n_scales:])
+    n_scales, diverging = len(log_medians), 0
+    draws = np.empty((n_chains, 0, 2 * n_scales))
+    last = 0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains))
+    for part in range(N_PARTS):  # until the chains have converged; one or two parts are usual with many features
+        key = jax.random.fold_in(stage_key(seed, Stage.HYPER), part)
+        more, failed, last = _sample(
+            problem.priors, log_medians, basis, weight, approximation, key, last, 0 if part else 50, n_draws
+        )
+        draws, diverging = np.concatenate([draws, more], axis=1), diverging + int(failed)
+        verdict = judge(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
+        if verdict.rhat.max() < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
+            break
+    eta, log_omega = draws[..., :n_scales], draws[..., n_scales:]
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
     spread = np.exp(2 * np.asarray(blunt(flat[1]))).mean(1)
     predictive = Gaussian(flat[0].mean(1), np.sqrt(spread + flat[0].var(1)))
     typical = jnp.asarray(flat[0].mean(1)[:, None]), blunt(flat[1].mean(1)[:, None])
     khat = pareto_k(np.asarray(weight + log_prior(basis, *typical, problem.priors.amplitude_sd)[0]))
+    if len(features) >= ENOUGH_FEATURES:
+        return Hyper(eta, omega, ratio, predictive, None, diverging, khat)
     marginal = jax.lax.map(
         lambda h: log_marginal(basis, weight, h[0], h[1], problem.priors.amplitude_sd),
         tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], blunt(flat[1]))),
     )[:, 0].T
-    return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), int(diverging), khat)
+    return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), diverging, khat)
 
 
 def _prior_of(centre: np.ndarray) -> Gaussian:
@@ -202,27 +207,25 @@ def _approximate(priors: Priors, log_medians: Array, basis: Array, weight: Array
     return fit_laplace(log_density, start, jnp.full(start.shape, 0.5))
 
 
-@partial(jax.jit, static_argnums=(0, 6, 7))
-def _sample(priors, log_medians, basis, weight, approximation, key, n_chains, n_draws):
-    """NUTS, whitened by the Laplace approximation; (chain, draw, 2 × scale)."""
+@partial(jax.jit, static_argnums=(0, 8))
+def _sample(priors, log_medians, basis, weight, approximation, key, start, n_warmup, n_draws):
+    """NUTS, whitened by the Laplace approximation: draws (chain, draw, 2 × scale), divergences, where it ended."""
     mode, factor = approximation.mode, approximation.factor[:, :, 0]
 
     def potential(shared, _, z):
         log_medians, basis, weight, mode, factor = shared
         return -_log_density(priors, log_medians, basis, weight, mode + factor @ z)
 
-    start_key, chain_key = jax.random.split(key)
-    start = 0.5 * jax.random.normal(start_key, (len(mode), n_chains))
     draws = sample_lanes(
         potential,
         (log_medians, basis, weight, mode, factor),
         (),
         start,
-        jax.random.split(chain_key, n_chains),
-        n_warmup=50,
+        jax.random.split(key, start.shape[1]),
+        n_warmup=n_warmup,
         n_draws=n_draws,
         step_size=0.6,
         max_tree_depth=5,
     )
     position = mode + jnp.einsum("ij,djc->dic", factor, draws.position)
-    return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum()
+    return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum(), draws.position[-1]

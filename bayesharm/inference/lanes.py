@@ -26,7 +26,6 @@ from bayesharm.moments import Moments
 Array = jax.Array
 N_NODES = 128  # for Pareto-k of the Laplace approximation
 N_COMPONENTS = 256  # of the predictive prior while there are few features
-ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 
 
 class Mixture(NamedTuple):
@@ -230,9 +229,9 @@ def make_mixture(hyper: Hyper) -> Mixture:
     mixture : Mixture
         Weights are log weights of the sampled features, (component, sampled feature).
     """
-    if len(hyper.log_marginal) >= ENOUGH_FEATURES:
+    if hyper.log_marginal is None:
         mean, log_sd = hyper.predictive.mean[:, None], np.log(hyper.predictive.sd)[:, None]
-        return Mixture(mean, log_sd, np.zeros((1, len(hyper.log_marginal))))
+        return Mixture(mean, log_sd, np.zeros((1, len(hyper.khat))))
     n_draws = hyper.log_marginal.shape[1]
     kept = np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
     mean, log_sd = hyper.eta.reshape(n_draws, -1)[kept].T, np.log(hyper.omega.reshape(n_draws, -1)[kept]).T

@@ -54,14 +54,15 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
     picked = np.linspace(0, moments.squares.shape[1] - 1, n_features).astype(int)  # from all over the sample
     few = Moments(*(part[:, picked] for part in moments))
     chosen = Nodes(*(part[:n_nodes][..., picked] for part in nodes))
-    approximation = _approximate(problem, few, chosen, prior, jnp.asarray(start.mean)[:, None])
+    approximation = approximate_ratio(problem, few, chosen, prior, jnp.asarray(start.mean)[:, None])
     factor = np.asarray(approximation.factor)[:, :, 0]
     centring = np.eye(problem.n_scanners) - 1 / problem.n_scanners
     return Ratio(centring @ np.asarray(approximation.mode)[:, 0], centring @ factor @ factor.T @ centring)
 
 
 @partial(jax.jit, static_argnums=0)
-def _approximate(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, start: Array) -> Laplace:
+def approximate_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, start: Array) -> Laplace:
+    """Mode and curvature of the log noise ratio, not yet centred."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
     prior_of_nodes = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
     base = prior_of_nodes - nodes.log_proposal

@@ -28,6 +28,7 @@ class Stage(IntEnum):
     FEATURES = 4
     RETRY = 5
     RATIO = 6
+    JOINT = 7
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,8 @@ def open_array(source: Any) -> Matrix:
         Missing, of unknown format, unreadable, not numeric or of a shape that is not scans × features.
     """
     if not is_path(source):
+        if isinstance(source, np.ma.MaskedArray):
+            source = np.ma.filled(source.astype(float), np.nan)
         return as_matrix(source if hasattr(source, "shape") else np.asarray(source))
     path = existing_path(source, (*ARRAY_FORMATS, *TABLE_FORMATS), "the features")
     with _reading(path):

@@ -1,0 +1,139 @@
+"""Tables and sentences of a summary, for a terminal or a text file of 80 columns or more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from bayesharm.summary import Summary
+
+MEANING = {
+    "measurement": "what a scanner does to everybody",
+    "sampling": "how the people of a site differ",
+    "site": "scanner and people of a site together",
+    "disorder": "what a diagnosis does",
+    "participant": "how people differ",
+    "noise": "what changes from scan to scan",
+}
+
+
+def render(summary: Summary) -> Group:
+    """The summary for a terminal or a text file, for 80 columns or more."""
+    from rich.console import Group
+    from rich.text import Text
+
+    about = summary.about
+    counts = (
+        f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} features, seed {about['seed']}"
+    )
+    head = Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n{counts}\n")
+    return Group(
+        head,
+        sources_table(summary),
+        hyper_table(summary),
+        scanners_table(summary),
+        bullets("Convergence", summary.verdicts),
+        bullets("Beware", summary.notes),
+    )
+
+
+def bullets(title: str, sentences: Iterable[str]) -> Group:
+    """Sentences below a title; nothing if there are none."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        table.add_row(" -", Text(sentence))
+    return Group(Text(title, "bold"), table, Text("")) if table.row_count else Group()
+
+
+def sources_table(summary: Summary) -> Table:
+    """Size of each source of differences; in units only if the features may share one."""
+    mixed = summary.sources["rms"].isna().all()
+    table = make_table(
+        "Size of each source of differences between scans",
+        f"Root mean square over levels and features, what is uncertain of them included. {_unit(summary)}"
+        + ("" if mixed else " Units: the features' own."),
+        ["source", "in sd", *([] if mixed else ["in units"]), "what it is"],
+    )
+    for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
+        in_units = [] if mixed else [f"{row.rms:.4g}"]
+        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(source), ""))
+    return table
+
+
+def _unit(summary: Summary) -> str:
+    return {
+        "each": "Sd: of each feature over the scans.",
+        "shared": "Sd: one for all features, root mean square of theirs over the scans.",
+    }[summary.about["units"]]
+
+
+def hyper_table(summary: Summary) -> Table:
+    """Hyperparameters with their intervals."""
+    apart = ", what all scales of a feature share apart" if summary.about["units"] == "each" else ""
+    table = make_table(
+        "Scales over all features, with 90% intervals",
+        f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features{apart}. {_unit(summary)}",
+        ["family", "typical", "90% interval", "spread", "90% interval"],
+    )
+    for family, row in summary.hyper.iterrows():
+        cells = [cell for name in ("scale", "spread") for cell in _with_interval(row, name)]
+        table.add_row(str(family), *cells)
+    return table
+
+
+def scanners_table(summary: Summary, most: int = 20) -> Table:
+    """Scanners, those with the largest bias first."""
+    some = summary.scanners.head(most)
+    title = "Scanners, largest bias first"
+    if len(some) < len(summary.scanners):
+        title += f" ({len(some)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
+    table = make_table(
+        title,
+        "Bias (posterior mean) and its uncertainty (posterior sd): root mean square over features, in sd. Noise: "
+        "variance against the average scanner, as if features were independent. From data: share of what is known about "
+        "the bias that comes from the data, not the prior. "
+        f"{_unit(summary)}",
+        ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"],
+    )
+    for scanner, row in some.iterrows():
+        share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
+        noise = _with_interval(row, "noise_ratio", 2)
+        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, share)
+    return table
+
+
+def _with_interval(row: pd.Series, name: str, digits: int = 3) -> tuple[str, str]:
+    low, high = row[f"{name}_q05"], row[f"{name}_q95"]
+    return f"{row[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
+    """An empty table as all of ours are; columns of text to the left, of numbers to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption=caption + "\n",
+        caption_justify="left",
+        caption_style="dim",
+        width=78,
+    )
+    for k, name in enumerate(columns):
+        table.add_column(name, justify="left" if k == 0 or name == "what it is" else "right", overflow="fold")
+    return table

@@ -1,0 +1,108 @@
+"""All scales of a few features and what they share, in one NUTS over the collapsed likelihood.
+
+With few features the hyperparameters are hardly known, and each feature's marginal likelihood is needed over a range that
+importance nodes cannot cover. Then there is also little to sample: NumPyro's NUTS takes everything, the noise ratio too.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.handlers import reparam
+from numpyro.infer import MCMC, NUTS, init_to_median
+from numpyro.infer.reparam import LocScaleReparam
+
+from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.lanes import ScaleDraws
+from bayesharm.inference.noise import Ratio
+from bayesharm.inference.problem import Gaussian, Problem, Stage, stage_key
+from bayesharm.marginal import condense, log_likelihood
+from bayesharm.moments import Moments
+
+FEW_FEATURES = 32  # up to so many are sampled together
+
+
+class Joint(NamedTuple):
+    """Draws of everything but the effects."""
+
+    hyper: Hyper
+    scales: ScaleDraws
+
+
+def collapsed_model(problem: Problem, moments: Moments) -> None:
+    """The model with all effects integrated out; sites and priors are those of the explicit model."""
+    priors, n_features = problem.priors, moments.squares.shape[1]
+    log_medians = jnp.asarray(problem.log_medians)
+    eta = numpyro.sample("eta", dist.Normal(log_medians, priors.eta_sd))
+    omega = numpyro.sample("omega", dist.HalfNormal(jnp.full(len(log_medians), priors.omega_sd)))
+    centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    total_sd = jnp.sqrt(spread[0] ** 2 + priors.amplitude_sd**2)
+    log_noise = numpyro.sample("log_noise", dist.Normal(centre[0], total_sd))
+    if priors.amplitude_sd:
+        share = (priors.amplitude_sd / total_sd) ** 2
+        given_noise = dist.Normal(share * (log_noise - centre[0]), jnp.sqrt(share) * spread[0])
+        centre += numpyro.sample("amplitude", given_noise)
+    other = numpyro.sample("log_scale", dist.Normal(centre[1:], spread[1:]))
+    log_scales = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
+    log_ratio = jnp.zeros(problem.n_scanners)
+    if problem.noise_ratio:
+        raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
+        log_ratio = raw - raw.mean()
+    numpyro.deterministic("log_ratio", log_ratio)
+    constants, condensed = condense(problem.plan, log_ratio, moments)
+    numpyro.factor("features", log_likelihood(problem.plan, constants, condensed, log_scales).sum())
+
+
+def sample_joint(
+    problem: Problem, moments: Moments, *, seed: int, n_chains: int = 4, n_warmup: int = 500, n_draws: int = 800
+) -> Joint:
+    """Sample hyperparameters, noise ratio and scales of a few features together, in double precision.
+
+    Parameters
+    ----------
+    problem : Problem
+    moments : Moments
+        Of all features.
+    seed, n_chains, n_warmup, n_draws : int
+    """
+    non_centred = ["log_scale", "amplitude" if problem.priors.amplitude_sd else "log_noise"]
+    model = reparam(partial(collapsed_model, problem), config=dict.fromkeys(non_centred, LocScaleReparam(0)))
+    mcmc = MCMC(
+        NUTS(model, init_strategy=init_to_median, target_accept_prob=0.9),
+        num_warmup=n_warmup,
+        num_samples=n_draws,
+        num_chains=n_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(stage_key(seed, Stage.JOINT), jax.tree.map(jnp.asarray, moments), extra_fields=("diverging", "num_steps"))
+    draws = jax.tree.map(np.asarray, mcmc.get_samples(group_by_chain=True))
+    counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
+    n_features = moments.squares.shape[1]
+
+    ratio = draws["log_ratio"].reshape(-1, problem.n_scanners)
+    eta, omega = (draws[name].reshape(-1, len(problem.log_medians)) for name in ("eta", "omega"))
+    hyper = Hyper(
+        eta=draws["eta"],
+        omega=draws["omega"],
+        log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T))),
+        predictive=Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + eta.var(0))),
+        log_marginal=None,
+        diverging=int(counts["diverging"].sum()),
+        khat=np.full(n_features, np.nan),
+    )
+    log_scales = draws["log_scales"]
+    scales = ScaleDraws(
+        log_scales=jnp.asarray(log_scales),
+        diverging=jnp.zeros((*counts["diverging"].shape, n_features), bool),  # those of all together are in `hyper`
+        n_steps=jnp.repeat(counts["num_steps"][..., None], n_features, axis=2),
+        log_ratios=jnp.full((128, n_features), jnp.nan),
+        last=jnp.asarray(log_scales[:, -1]),
+    )
+    return Joint(hyper, scales)
