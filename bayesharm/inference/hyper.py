@@ -34,7 +34,8 @@ from bayesharm.spec import Priors
 Array = jax.Array
 N_TURNS = 15  # at most; four or five are usual
 LEAST_OMEGA = 0.03
-N_PARTS = 8  # of the chains, at most
+N_PARTS = 2  # of the chains, at most
+HOPELESS = 1.1  # R-hat from which more of the same does not help
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 LONGEST_TURN = 0.8  # in eta and log omega: further away the nodes do not see
 
@@ -126,14 +127,15 @@ def fit_hyper(
     n_scales, diverging = len(log_medians), 0
     draws = np.empty((n_chains, 0, 2 * n_scales))
     last = 0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains))
-    for part in range(N_PARTS):  # until the chains have converged; one or two parts are usual with many features
+    for part in range(N_PARTS):  # a second part if the first has nearly converged
         key = jax.random.fold_in(stage_key(seed, Stage.HYPER), part)
         more, failed, last = _sample(
             problem.priors, log_medians, basis, weight, approximation, key, last, 0 if part else 50, n_draws
         )
         draws, diverging = np.concatenate([draws, more], axis=1), diverging + int(failed)
         verdict = judge(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
-        if verdict.rhat.max() < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
+        worst = verdict.rhat.max()
+        if not worst < HOPELESS or (worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS):
             break
     eta, log_omega = draws[..., :n_scales], draws[..., n_scales:]
     omega = np.exp(log_omega)
