@@ -119,6 +119,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
         in standard deviations of a feature.
     """
+    _standardize(design, features)  # refuses features that do not fit
     with jax.enable_x64(True):
         sites = {name: jnp.asarray(value, float) for name, value in point.items()}
         sites["log_noise"], sites["log_scale"] = sites["log_scale"][0], sites["log_scale"][1:]
