@@ -301,3 +301,10 @@ def test_the_table_is_not_changed_and_the_order_of_scans_does_not_matter():
     assert shuffled.columns == design.columns and shuffled.scales == design.scales
     assert (shuffled.matrix.toarray() == design.matrix.toarray()[order]).all()
     assert (shuffled.scan_class == design.scan_class[order]).all()
+
+
+def test_an_identifier_is_no_covariate():
+    scans = pd.concat([small()] * 4, ignore_index=True)
+    scans["scan_id"] = [f"n{k}" for k in range(len(scans))]
+    with pytest.raises(InputError, match="too many categories"):
+        design_of(scans, covariates=("scan_id",))

@@ -11,6 +11,7 @@ from posteriors import SCANNERS, make_posterior
 
 from bayesharm.errors import RunFolderError
 from bayesharm.posterior import FORMAT, check_output, load_posterior
+from bayesharm.summary import summarize
 
 MEAN = "posterior.zarr/effects/measurement/mean"
 
@@ -158,3 +159,24 @@ def _flip(file: Path) -> None:
     content = np.frombuffer(file.read_bytes(), np.uint8).copy()
     content[-3] ^= 0xFF
     file.write_bytes(content.tobytes())
+
+
+def test_a_loaded_posterior_has_labels_that_xarray_can_work_with(tmp_path):
+    loaded = load_posterior(make_posterior().save(tmp_path / "run"))
+    bias = loaded.effect("measurement")["mean"]
+    assert abs(bias).mean("feature").idxmax("scanner").item() in ("A", "C")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        check_output(tmp_path / "file" / "run")
+    check_output(tmp_path / "new" / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_tables_of_a_summary_replace_no_file(tmp_path):
+    (tmp_path / "features.csv").write_text("mine")
+    with pytest.raises(RunFolderError, match="already holds tables"):
+        summarize(make_posterior()).write(tmp_path)
+    assert (tmp_path / "features.csv").read_text() == "mine"
