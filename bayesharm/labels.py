@@ -23,7 +23,7 @@ def label_posterior(
     results: dict[str, np.ndarray],
     *,
     seed: int,
-    settings: dict[str, int],
+    settings: dict[str, Any],
     versions: dict[str, str],
 ) -> Posterior:
     """Arrays become a labelled tree.

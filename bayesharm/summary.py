@@ -78,7 +78,7 @@ class Summary:
         Raises
         ------
         RunFolderError
-            The folder cannot be written.
+            The folder holds tables already, or cannot be written.
         """
         folder = Path(folder)
         if there := [path.name for path in sorted(folder.glob("*.csv"))]:
@@ -137,7 +137,7 @@ def summarize(posterior: Posterior) -> Summary:
         hyper=hyper,
         scanners=_scanners(posterior),
         features=features,
-        verdicts=tuple(_verdicts(hyper, features, divergent, draws.attrs.get("khat_above_0.7", 0.0))),
+        verdicts=tuple(_verdicts(hyper, features, divergent, draws.attrs["khat_above_0.7"])),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
 
@@ -217,8 +217,8 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
     sentences.append(
         f"The hyperparameters have converged ({numbers})."
         if fine
-        else f"The hyperparameters have NOT converged ({numbers}): take their intervals as rough. Effects of a feature "
-        "hardly depend on them if it has converged; more features, or another --seed, may help."
+        else f"The hyperparameters have NOT converged ({numbers}): take their intervals, and the scales of single "
+        "features, as rough."
     )
     if poor > MANY:
         sentences.append(

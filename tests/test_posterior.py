@@ -164,7 +164,7 @@ def _flip(file: Path) -> None:
 def test_a_loaded_posterior_has_labels_that_xarray_can_work_with(tmp_path):
     loaded = load_posterior(make_posterior().save(tmp_path / "run"))
     bias = loaded.effect("measurement")["mean"]
-    assert abs(bias).mean("feature").idxmax("scanner").item() in ("A", "C")
+    assert abs(bias).mean("feature").idxmax("scanner").item() == "A"
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):

@@ -1,0 +1,48 @@
+"""How NUTS does on the features in their first run: what must be run again, effective draws, leapfrog steps, Pareto-k.
+
+    python benchmarks/sampling.py [--features 512] [--case base …] [--sizes large] [--units shared]
+
+Prints one row a case of the simulated SRPBS study.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from recovery import CASES, SIZES
+
+import bayesharm.block
+from bayesharm import fit, load_dataset
+from bayesharm.simulate import simulate_srpbs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--sizes", default="large", choices=list(SIZES))
+    parser.add_argument("--units", default="shared", choices=["each", "shared"])
+    options = parser.parse_args()
+    bayesharm.block.CAREFUL = bayesharm.block.QUICK  # so that the second run of a feature is like its first
+    rows = []
+    for case in options.case:
+        study = simulate_srpbs(options.features, seed=0, sizes=SIZES[options.sizes], **CASES[case])
+        posterior = fit(load_dataset(study.scans, study.features), "traveling_and_cohort", seed=0, units=options.units)
+        scales = posterior.tree["scales"].to_dataset()
+        draws = scales["draws"].values
+        row = {
+            "not converged": 1 - scales["converged"].values.mean(),
+            "with a divergence": (scales["divergences"].values > 0).mean(),
+            "least effective draws per draw": np.median(scales["ess_bulk"].values.min(0) / draws),
+            "steps per draw": (scales["steps"].values / draws).mean(),
+            "median Pareto k": np.median(scales["khat"].values),
+        }
+        rows.append({"case": case} | {name: round(float(value), 4) for name, value in row.items()})
+        print(rows[-1], flush=True)
+    print(pd.DataFrame(rows).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
