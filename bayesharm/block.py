@@ -28,7 +28,8 @@ class Settings:
     Attributes
     ----------
     chains, draws : int
-        NUTS chains and kept draws of each feature's scales.
+        NUTS chains and kept draws of each feature's scales; up to 32 features, which are sampled together, have at least
+        800 draws.
     hyper_features : int
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
     block_size : int
@@ -50,47 +51,49 @@ class Settings:
     dtype: str = "float32"
 
 
-def moments_of(
-    dataset: Dataset, design: Design, problem: Problem, features: np.ndarray, unit: float | None
-) -> tuple[Moments, Standard]:
-    """Moments of some features, in runs of neighbours so that a file is read in pieces."""
-    parts = []
-    for run in np.split(features, np.flatnonzero(np.diff(features) != 1) + 1):
-        for start in range(0, len(run), 512):
-            piece = run[start : start + 512]
-            values = dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
-            parts.append(compute_moments(design, problem.plan.layout, values, unit))
-    moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
-    standard = Standard(*(np.concatenate(part) for part in zip(*(s for _, s in parts), strict=True)))
-    return moments, standard
-
-
 @dataclass(frozen=True, eq=False)
-class BlockSampler:
-    """Everything that a block of features needs."""
+class Study:
+    """What is fitted, and how; the same for all features.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    design : Design
+    problem : Problem
+    unit : float, optional
+        That all features share.
+    seed : int
+    settings : Settings
+    """
 
     dataset: Dataset
     design: Design
     problem: Problem
     unit: float | None
-    hyper: Hyper
-    mixture: Mixture
     seed: int
     settings: Settings
 
-    def sample(self, block: np.ndarray, careful: bool = False) -> dict[str, np.ndarray]:
-        """Summaries of the posterior of a block of features; safe to call from several threads."""
-        with jax.enable_x64(self.settings.dtype == "float64"):  # the switch belongs to a thread
-            moments, standard = moments_of(self.dataset, self.design, self.problem, block, self.unit)
-            return self.summarize(moments, standard, self._draws(block, moments, careful))
+    def moments(self, features: np.ndarray) -> tuple[Moments, Standard]:
+        """Moments of some features, in runs of neighbours so that a file is read in pieces."""
+        parts = []
+        for run in np.split(features, np.flatnonzero(np.diff(features) != 1) + 1):
+            for start in range(0, len(run), 512):
+                piece = run[start : start + 512]
+                values = self.dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
+                parts.append(compute_moments(self.design, self.problem.plan.layout, values, self.unit))
+        moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
+        standard = Standard(*(np.concatenate(part) for part in zip(*(s for _, s in parts), strict=True)))
+        return moments, standard
 
-    def summarize(self, moments: Moments, standard: Standard, draws: ScaleDraws) -> dict[str, np.ndarray]:
+    def summarize(
+        self, hyper: Hyper, moments: Moments, standard: Standard, draws: ScaleDraws
+    ) -> dict[str, np.ndarray]:
         """Summaries of draws of the scales, and of the effects given them, in the features' units."""
         with jax.enable_x64(self.settings.dtype == "float64"):
             log_scales = np.asarray(draws.log_scales)
             pooled = log_scales.reshape(-1, *log_scales.shape[2:])
             few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
-            effects = average_effects(self.problem, self.hyper.log_ratio.mean, moments, jnp.asarray(few))
+            effects = average_effects(self.problem, hyper.log_ratio.mean, moments, jnp.asarray(few))
         verdict = judge(log_scales, np.asarray(draws.diverging))
         effect_mean, effect_sd = (np.asarray(part) * standard.sd for part in effects)
         scales = np.exp(pooled) * standard.sd
@@ -117,19 +120,35 @@ class BlockSampler:
             found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)]
         return found
 
+
+@dataclass(frozen=True, eq=False)
+class BlockSampler:
+    """Samples a block of features; safe to call from several threads."""
+
+    study: Study
+    hyper: Hyper
+    mixture: Mixture
+
+    def sample(self, block: np.ndarray, careful: bool = False) -> dict[str, np.ndarray]:
+        """Summaries of the posterior of a block of features, from a first run or a careful second one."""
+        with jax.enable_x64(self.study.settings.dtype == "float64"):  # the switch belongs to a thread
+            moments, standard = self.study.moments(block)
+            draws = self._draws(block, moments, careful)
+        return self.study.summarize(self.hyper, moments, standard, draws)
+
     def _draws(self, block: np.ndarray, moments: Moments, careful: bool) -> ScaleDraws:
         """One run of the chains, or a careful one in several parts that need no program of their own."""
-        keys = feature_keys(self.seed, Stage.RETRY if careful else Stage.FEATURES, block)
+        keys = feature_keys(self.study.seed, Stage.RETRY if careful else Stage.FEATURES, block)
         mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
-        effort = Effort(self.settings.chains, self.settings.draws)
+        effort = Effort(self.study.settings.chains, self.study.settings.draws)
         last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
         for k, pace in enumerate(CAREFUL if careful else QUICK):
             part = sample_block(
-                self.problem,
+                self.study.problem,
                 self.hyper.log_ratio.mean,
                 moments,
                 mixture,
-                feature_keys(self.seed, Stage.NODES, block),
+                feature_keys(self.study.seed, Stage.NODES, block),
                 jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k),
                 last,
                 effort,

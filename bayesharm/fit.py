@@ -8,19 +8,20 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from bayesharm.block import BlockSampler, Settings, moments_of
+from bayesharm.block import BlockSampler, Settings, Study
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
-from bayesharm.inference.joint import FEW_FEATURES, Joint, sample_joint
+from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import make_mixture, sample_block
 from bayesharm.inference.noise import approximate_ratio
 from bayesharm.inference.problem import Problem, Stage, make_problem
@@ -130,7 +131,7 @@ def _check(settings: Settings, seed: int) -> None:
                 expected=f"a whole number, {least} or more",
                 do="leave it out: the default serves",
             )
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise InputError(
             "The seed cannot be used.",
             got=repr(seed),
@@ -140,19 +141,17 @@ def _check(settings: Settings, seed: int) -> None:
 
 
 def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report: Report) -> Posterior:
-    problem = make_problem(design)
     versions = {name: version(name) for name in PACKAGES}
-    unit = _unit_of(dataset, design)
+    study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), seed, settings)
     n_features = len(dataset.features.names)
-
-    results = _allocate(problem, n_features, settings)
+    results = _allocate(study.problem, n_features, settings)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
     try:
         if n_features <= FEW_FEATURES:
-            hyper = _fit_few(pool, dataset, design, problem, unit, seed, settings, results, report)
+            hyper = _fit_few(pool, study, results, report)
         else:
-            hyper = _fit_many(pool, dataset, design, problem, unit, seed, settings, results, report)
+            hyper = _fit_many(pool, study, results, report)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     n_failed = int((~results["converged"]).sum())
@@ -167,65 +166,46 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
     )
 
 
-def _fit_few(
-    pool: Executor,
-    dataset: Dataset,
-    design: Design,
-    problem: Problem,
-    unit: float | None,
-    seed: int,
-    settings: Settings,
-    results: dict[str, np.ndarray],
-    report: Report,
-) -> Hyper:
+def _fit_few(pool: Executor, study: Study, results: dict[str, np.ndarray], report: Report) -> Hyper:
     """Everything in one chain of draws."""
-    n_features = len(dataset.features.names)
+    n_features = len(study.dataset.features.names)
     every = np.arange(n_features)
-    moments, standard = moments_of(dataset, design, problem, every, unit)
+    moments, standard = study.moments(every)
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
 
     def sample() -> Joint:
         with jax.enable_x64(True):  # the switch belongs to a thread
-            return sample_joint(problem, moments, seed=seed, n_chains=settings.chains)
+            settings = study.settings
+            n_draws = max(LEAST_DRAWS, settings.draws)
+            return sample_joint(study.problem, moments, seed=study.seed, n_chains=settings.chains, n_draws=n_draws)
 
     joint = pool.submit(sample).result()
-    prior = make_mixture(joint.hyper)
-    work = BlockSampler(dataset, design, problem, unit, joint.hyper, prior, seed, settings)
-    _put(results, every, pool.submit(work.summarize, moments, standard, joint.scales).result())
+    _put(results, every, pool.submit(study.summarize, joint.hyper, moments, standard, joint.scales).result())
     return joint.hyper
 
 
-def _fit_many(
-    pool: Executor,
-    dataset: Dataset,
-    design: Design,
-    problem: Problem,
-    unit: float | None,
-    seed: int,
-    settings: Settings,
-    results: dict[str, np.ndarray],
-    report: Report,
-) -> Hyper:
+def _fit_many(pool: Executor, study: Study, results: dict[str, np.ndarray], report: Report) -> Hyper:
     """What features share from a sample of them, then every feature, block by block."""
-    n_features = len(dataset.features.names)
-    rng = np.random.default_rng([seed, Stage.SAMPLE])
+    n_features, settings = len(study.dataset.features.names), study.settings
+    rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
-    moments, _ = moments_of(dataset, design, problem, sample, unit)
+    moments, _ = study.moments(sample)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
+
+    def tell(note: str) -> None:
+        report("hyperparameters", 0, n_sample, note)
 
     def learn() -> Hyper:
         with jax.enable_x64(True):  # the switch belongs to a thread
-            return fit_hyper(
-                problem, moments, sample, seed=seed, report=lambda note: report("hyperparameters", 0, n_sample, note)
-            )
+            return fit_hyper(study.problem, moments, sample, seed=study.seed, report=tell)
 
     hyper = pool.submit(learn).result()
     report("hyperparameters", n_sample, n_sample, "done")
     mixture = make_mixture(hyper)
     weights = np.zeros((len(mixture.log_weight), n_features))
     weights[:, sample] = mixture.log_weight
-    work = BlockSampler(dataset, design, problem, unit, hyper, mixture._replace(log_weight=weights), seed, settings)
+    work = BlockSampler(study, hyper, mixture._replace(log_weight=weights))
     report("features", 0, n_features, "compiling, then sampling")
     size = min(settings.block_size, n_features)
     blocks = list(_blocks(np.arange(n_features), size))

@@ -26,6 +26,8 @@ from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
 
 FEW_FEATURES = 32  # up to so many are sampled together
+LEAST_DRAWS = 800  # of a chain: these draws are less independent than those of single features
+MOST_DIVERGENT = 0.01  # so many divergences of all together count as divergences of each feature
 
 
 class Joint(NamedTuple):
@@ -36,7 +38,7 @@ class Joint(NamedTuple):
 
 
 def collapsed_model(problem: Problem, moments: Moments) -> None:
-    """The model with all effects integrated out; sites and priors are those of the explicit model."""
+    """The model with all effects integrated out; priors are those of the explicit model, written apart from it."""
     priors, n_features = problem.priors, moments.squares.shape[1]
     log_medians = jnp.asarray(problem.log_medians)
     eta = numpyro.sample("eta", dist.Normal(log_medians, priors.eta_sd))
@@ -60,7 +62,7 @@ def collapsed_model(problem: Problem, moments: Moments) -> None:
 
 
 def sample_joint(
-    problem: Problem, moments: Moments, *, seed: int, n_chains: int = 4, n_warmup: int = 500, n_draws: int = 800
+    problem: Problem, moments: Moments, *, seed: int, n_chains: int = 4, n_warmup: int = 500, n_draws: int = LEAST_DRAWS
 ) -> Joint:
     """Sample hyperparameters, noise ratio and scales of a few features together, in double precision.
 
@@ -97,10 +99,11 @@ def sample_joint(
         diverging=int(counts["diverging"].sum()),
         khat=np.full(n_features, np.nan),
     )
-    log_scales = draws["log_scales"]
+    log_scales, failed = draws["log_scales"], counts["diverging"]
+    failed = failed & (failed.mean() > MOST_DIVERGENT)
     scales = ScaleDraws(
         log_scales=jnp.asarray(log_scales),
-        diverging=jnp.zeros((*counts["diverging"].shape, n_features), bool),  # those of all together are in `hyper`
+        diverging=jnp.repeat(failed[..., None], n_features, axis=2),
         n_steps=jnp.repeat(counts["num_steps"][..., None], n_features, axis=2),
         log_ratios=jnp.full((128, n_features), jnp.nan),
         last=jnp.asarray(log_scales[:, -1]),
