@@ -29,7 +29,7 @@ class Settings:
     ----------
     chains, draws : int
         NUTS chains and kept draws of each feature's scales; up to 32 features, which are sampled together, have at least
-        800 draws.
+        1,000 draws.
     hyper_features : int
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
     block_size : int

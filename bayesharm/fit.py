@@ -19,13 +19,14 @@ from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import Hyper, fit_hyper
+from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import make_mixture, sample_block
 from bayesharm.inference.noise import approximate_ratio
 from bayesharm.inference.problem import Problem, Stage, make_problem
 from bayesharm.labels import label_posterior
+from bayesharm.moments import Moments
 from bayesharm.posterior import Posterior, check_output
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
@@ -172,16 +173,16 @@ def _fit_few(pool: Executor, study: Study, results: dict[str, np.ndarray], repor
     every = np.arange(n_features)
     moments, standard = study.moments(every)
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
-
-    def sample() -> Joint:
-        with jax.enable_x64(True):  # the switch belongs to a thread
-            settings = study.settings
-            n_draws = max(LEAST_DRAWS, settings.draws)
-            return sample_joint(study.problem, moments, seed=study.seed, n_chains=settings.chains, n_draws=n_draws)
-
-    joint = pool.submit(sample).result()
+    joint = pool.submit(_sample_together, study, moments).result()
     _put(results, every, pool.submit(study.summarize, joint.hyper, moments, standard, joint.scales).result())
     return joint.hyper
+
+
+def _sample_together(study: Study, moments: Moments) -> Joint:
+    with jax.enable_x64(True):  # the switch belongs to a thread
+        settings = study.settings
+        n_draws = max(LEAST_DRAWS, settings.draws)
+        return sample_joint(study.problem, moments, seed=study.seed, n_chains=settings.chains, n_draws=n_draws)
 
 
 def _fit_many(pool: Executor, study: Study, results: dict[str, np.ndarray], report: Report) -> Hyper:
@@ -196,11 +197,18 @@ def _fit_many(pool: Executor, study: Study, results: dict[str, np.ndarray], repo
     def tell(note: str) -> None:
         report("hyperparameters", 0, n_sample, note)
 
-    def learn() -> Hyper:
+    def learn() -> Hyper | None:
         with jax.enable_x64(True):  # the switch belongs to a thread
             return fit_hyper(study.problem, moments, sample, seed=study.seed, report=tell)
 
     hyper = pool.submit(learn).result()
+    if hyper is None:  # what nodes cannot resolve, fewer features teach together
+        if n_features <= ENOUGH_FEATURES:
+            return _fit_few(pool, study, results, report)
+        sample = sample[np.linspace(0, n_sample - 1, ENOUGH_FEATURES).astype(int)]
+        n_sample = len(sample)
+        tell(f"they do not settle; sampling {n_sample} features together with what they share, which takes longer")
+        hyper = pool.submit(_sample_together, study, study.moments(sample)[0]).result().hyper
     report("hyperparameters", n_sample, n_sample, "done")
     mixture = make_mixture(hyper)
     weights = np.zeros((len(mixture.log_weight), n_features))

@@ -55,6 +55,9 @@ def small_study(tmp_path_factory) -> Path:
     person = pd.DataFrame(rng.normal(0, 0.7, (len(people), N_SMALL)), index=people)
     bias = pd.DataFrame(rng.normal(0, 0.5, (len(scanners), N_SMALL)), index=scanners)
     features = 5 + person.loc[scans.participant_id].to_numpy() + bias.loc[scans.scanner].to_numpy()
+    recruited = scans.scanner.where(~scans.participant_id.str.startswith("t"), "alpha") + scans.diagnosis
+    groups = pd.DataFrame(rng.normal(0, 0.5, (recruited.nunique(), N_SMALL)), index=recruited.unique())
+    features += groups.loc[recruited].to_numpy() + np.outer(scans.diagnosis == "MDD", rng.normal(0, 0.5, N_SMALL))
     features += rng.normal(0, 0.5, features.shape)
     folder = tmp_path_factory.mktemp("study")
     scans.to_csv(folder / "scans.csv", index=False)

@@ -17,7 +17,7 @@ from studies import random_study
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import ENOUGH_FEATURES, LEAST_OMEGA, Hyper, fit_hyper
+from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper
 from bayesharm.inference.importance import (
     basis_of,
     draw_nodes,
@@ -308,7 +308,7 @@ def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 60
         parts = zip(np.array_split(eta, 20), np.array_split(np.exp(log_omega), 20), strict=True)
         log_weight = np.concatenate([exact.log_marginal(*part).sum(1) for part in parts]) - proposal.logpdf(x)
         log_weight += (stats.norm.logpdf(eta, log_medians, 1.0) + log_omega
-                       + stats.halfnorm.logpdf(np.exp(log_omega), scale=0.5)).sum(1)
+                       + stats.truncnorm.logpdf(np.exp(log_omega), 0.05 / 0.5, np.inf, scale=0.5)).sum(1)
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
         centre, spread = weight @ x, 1.2 * np.cov(x.T, aweights=weight)
@@ -483,7 +483,8 @@ def test_few_features_keep_the_draws_of_the_hyperparameters(hyper):
     index = [int(np.flatnonzero((eta == mean[:, None]).all(0))[0]) for mean in mixture.mean.T]
     assert len(set(index)) > 0.9 * n_components
     np.testing.assert_array_equal(mixture.log_weight, -hyper.log_marginal[:, index].T)
-    np.testing.assert_allclose(np.exp(mixture.log_sd), np.hypot(omega[:, index], LEAST_OMEGA))
+    np.testing.assert_allclose(np.exp(mixture.log_sd), omega[:, index])
+    assert omega.min() > 0.05
 
 
 def test_many_features_have_one_predictive_prior(hyper):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer.util import log_density
@@ -12,7 +13,10 @@ from scipy import stats
 from studies import random_study
 from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, Study, hyperposterior
 
+from bayesharm.dataset import load_dataset
 from bayesharm.design import build_design
+from bayesharm.fit import fit
+from bayesharm.inference.hyper import ENOUGH_FEATURES
 from bayesharm.inference.joint import MOST_DIVERGENT, collapsed_model, sample_joint
 from bayesharm.inference.problem import make_problem
 from bayesharm.marginal import condense, log_likelihood
@@ -53,9 +57,32 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(units):
         constants, condensed = condense(problem.plan, jnp.asarray(raw - raw.mean()), moments)
         expected = float(log_likelihood(problem.plan, constants, condensed, jnp.asarray(log_scales)).sum())
     expected += stats.norm.logpdf(eta, np.log(design.scale_medians), priors.eta_sd).sum()
-    expected += stats.halfnorm.logpdf(omega, scale=priors.omega_sd).sum()
+    expected += stats.truncnorm.logpdf(omega, priors.least_omega / priors.omega_sd, np.inf, scale=priors.omega_sd).sum()
     expected += stats.norm.logpdf(log_scales, eta[:, None] + amplitude, omega[:, None]).sum()
     expected += stats.norm.logpdf(raw, 0, priors.noise_ratio_sd).sum()
     if units == "each":
         expected += stats.norm.logpdf(amplitude, 0, priors.amplitude_sd).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_scales_that_the_data_do_not_bound_are_sampled_together_first(tmp_path):
+    """Sites recruit alike and patients are no different: nothing but the prior bounds these eta below."""
+    rng, n_features = np.random.default_rng(7), ENOUGH_FEATURES + 4
+    visits = [(f"t{i}", name) for i in range(5) for name in "ABC" for _ in range(2)]
+    visits += [(f"c{i}", name) for i, name in enumerate("ABCD" * 4)]
+    scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
+    scans["scan_id"] = np.arange(len(scans)).astype(str)
+    scans["diagnosis"] = ["HC"] * 30 + ["HC", "HC", "HC", "HC", "MDD", "MDD", "MDD", "MDD"] * 2
+    person = rng.normal(0, 0.7, (scans.participant_id.nunique(), n_features))[pd.factorize(scans.participant_id)[0]]
+    bias = rng.normal(0, 0.5, (4, n_features))[pd.factorize(scans.scanner)[0]]
+    features = person + bias + rng.normal(0, 0.5, person.shape)
+    notes = []
+    dataset = load_dataset(scans, features)
+    posterior = fit(dataset, "traveling_and_cohort", seed=1, report=lambda *line: notes.append(line[-1]))
+    assert any("do not settle" in str(note) for note in notes)
+    hyper = posterior.tree["hyper"]
+    assert hyper.attrs["features"] == ENOUGH_FEATURES and hyper.attrs["rhat_max"] < 1.05
+    assert posterior.run["n_converged"] == n_features
+    low, high = hyper["eta"].sel(family="measurement").quantile([0.0005, 0.9995]).values + np.log(features.std(0)).mean()
+    assert low < np.log(0.5) < high

@@ -27,9 +27,7 @@ def test_staged_posterior_is_the_explicit_one(study, model):
     reference = load_reference(model)
     assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400
     posterior = fit(study, model, seed=1, settings=DRAWS)
-    assert (
-        posterior.run["n_converged"] >= 5
-    )  # a feature that has not converged is marked; so it is in the explicit run
+    assert posterior.run["n_converged"] >= 36  # of 40; a feature that has not converged is marked
 
     ours = {}
     log_scale = np.log(posterior.tree["draws"]["scales"].values)

@@ -3,7 +3,7 @@
 For scan n, feature f (centred, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
 scanner k, effect column j::
 
-    eta[c] ~ Normal(log median[c], eta_sd)       omega[c] ~ HalfNormal(omega_sd)
+    eta[c] ~ Normal(log median[c], eta_sd)       omega[c] ~ HalfNormal(omega_sd) above least_omega
     amplitude[f] ~ Normal(0, amplitude_sd)       0 where features share one unit
     log_scale[c,f] ~ Normal(eta[c] + amplitude[f], omega[c])
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
@@ -75,7 +75,7 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
 
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
-    omega = numpyro.sample("omega", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
+    omega = numpyro.sample("omega", dist.TruncatedNormal(0, jnp.full(n_scales, priors.omega_sd), low=priors.least_omega))
     centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
     amplitude_sd = design.spec.amplitude_sd
     total_sd = jnp.sqrt(spread[0] ** 2 + amplitude_sd**2)

@@ -32,10 +32,9 @@ from bayesharm.moments import Moments
 from bayesharm.spec import Priors
 
 Array = jax.Array
-N_TURNS = 15  # at most; four or five are usual
-LEAST_OMEGA = 0.03
-N_PARTS = 2  # of the chains, at most
-HOPELESS = 1.1  # R-hat from which more of the same does not help
+N_TURNS = 10  # at most; four or five are usual
+N_PARTS = 4  # of the chains, at most
+HOPELESS = 1.3  # R-hat from which more of the same does not help
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 LONGEST_TURN = 0.8  # in eta and log omega: further away the nodes do not see
 
@@ -76,7 +75,7 @@ def fit_hyper(
     n_chains: int = 4,
     n_draws: int = 350,
     report=lambda text: None,
-) -> Hyper:
+) -> Hyper | None:
     """Learn the hyperparameters and the noise ratio from a sample of features.
 
     Parameters
@@ -89,9 +88,15 @@ def fit_hyper(
     seed, n_chains, n_draws : int
     report : callable
         Receives a line of progress after each turn.
+
+    Returns
+    -------
+    Hyper, or None
+        None where turns do not settle or chains do not mix: a scale that is 0 as far as the data tell has an eta that they
+        do not bound below, and nodes cannot be everywhere.
     """
     keys = feature_keys(seed, Stage.NODES, features)
-    n_nodes = int(np.clip(2 ** int(np.log2(2**17 / len(features))), 256, 2048))
+    n_nodes = int(np.clip(2 ** int(np.log2(2**18 / len(features))), 256, 2048))
     ratio = Ratio(np.zeros(problem.n_scanners), np.zeros((problem.n_scanners, problem.n_scanners)))
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
@@ -102,15 +107,15 @@ def fit_hyper(
         nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
         before = ratio
         if problem.noise_ratio and turn < 4:
-            ratio = fit_ratio(problem, moments, nodes, _prior_of(centre), ratio)
+            ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
         weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
         approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(
             0, problem.priors.eta_sd
         )
-        old, target = _prior_of(centre), np.asarray(approximation.mode)[:, 0]
+        old, target = _prior_of(centre, problem.priors.least_omega), np.asarray(approximation.mode)[:, 0]
         centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
-        new = _prior_of(target)
+        new = _prior_of(target, problem.priors.least_omega)
         moved = np.max(
             np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd)) / np.maximum(old.sd, 0.05)
         )
@@ -120,6 +125,8 @@ def fit_hyper(
         )
         if moved < 0.25 and moved_ratio < 0.01:  # near enough for the nodes; the posterior itself comes below
             break
+    else:
+        return None
 
     nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
@@ -127,7 +134,7 @@ def fit_hyper(
     n_scales, diverging = len(log_medians), 0
     draws = np.empty((n_chains, 0, 2 * n_scales))
     last = 0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains))
-    for part in range(N_PARTS):  # a second part if the first has nearly converged
+    for part in range(N_PARTS):  # another part as long as it may help
         key = jax.random.fold_in(stage_key(seed, Stage.HYPER), part)
         more, failed, last = _sample(
             problem.priors, log_medians, basis, weight, approximation, key, last, 0 if part else 50, n_draws
@@ -135,27 +142,28 @@ def fit_hyper(
         draws, diverging = np.concatenate([draws, more], axis=1), diverging + int(failed)
         verdict = judge(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
         worst = verdict.rhat.max()
-        if not worst < HOPELESS or (worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS):
+        if not worst < HOPELESS:
+            return None
+        if worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
             break
-    eta, log_omega = draws[..., :n_scales], draws[..., n_scales:]
+    eta, log_omega = draws[..., :n_scales], np.asarray(_spread(draws[..., n_scales:], problem.priors.least_omega))
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
-    spread = np.exp(2 * np.asarray(blunt(flat[1]))).mean(1)
-    predictive = Gaussian(flat[0].mean(1), np.sqrt(spread + flat[0].var(1)))
-    typical = jnp.asarray(flat[0].mean(1)[:, None]), blunt(flat[1].mean(1)[:, None])
-    khat = pareto_k(np.asarray(weight + log_prior(basis, *typical, problem.priors.amplitude_sd)[0]))
+    predictive = Gaussian(flat[0].mean(1), np.sqrt(np.exp(2 * flat[1]).mean(1) + flat[0].var(1)))
+    eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
+    khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
         return Hyper(eta, omega, ratio, predictive, None, diverging, khat)
     marginal = jax.lax.map(
         lambda h: log_marginal(basis, weight, h[0], h[1], problem.priors.amplitude_sd),
-        tuple(jnp.asarray(part.T[:, :, None]) for part in (flat[0], blunt(flat[1]))),
+        tuple(jnp.asarray(part.T[:, :, None]) for part in flat),
     )[:, 0].T
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), diverging, khat)
 
 
-def _prior_of(centre: np.ndarray) -> Gaussian:
-    eta, log_omega = np.split(centre, 2)
-    return Gaussian(eta, np.exp(log_omega))
+def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:
+    eta, above = np.split(centre, 2)
+    return Gaussian(eta, least_omega + np.exp(above))
 
 
 def _place_nodes(
@@ -173,8 +181,7 @@ def _place_nodes(
     One proposal would only see an omega like its own: from nodes of a narrow prior a larger one cannot be told from a
     smaller one, and few nodes of a wide prior lie where a narrow one puts its mass.
     """
-    eta, omega = _prior_of(centre)
-    omega = np.maximum(omega, LEAST_OMEGA)
+    eta, omega = _prior_of(centre, problem.priors.least_omega)
     spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
     modes = tuple(
         find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
@@ -186,19 +193,20 @@ def _place_nodes(
 def _log_density(
     priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array
 ) -> Array:
-    """Log posterior of (eta, log omega), (2 × scale, lane) -> (lane,)."""
-    eta, log_omega = jnp.split(position, 2)
+    """Log posterior of (eta, log(omega - least_omega)), (2 × scale, lane) -> (lane,)."""
+    eta, above = jnp.split(position, 2)
+    log_omega = _spread(above, priors.least_omega)
     prior = (
         -0.5 * ((eta - log_medians[:, None]) / priors.eta_sd) ** 2
         - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2
-        + log_omega
+        + above
     ).sum(0)
-    return prior + log_marginal(basis, weight, eta, blunt(log_omega), priors.amplitude_sd).sum(1)
+    return prior + log_marginal(basis, weight, eta, log_omega, priors.amplitude_sd).sum(1)
 
 
-def blunt(log_omega: Array | np.ndarray) -> Array:
-    """To omega² comes `LEAST_OMEGA`²: nodes cannot resolve it, and features are as good as equal there."""
-    return 0.5 * jnp.logaddexp(2 * log_omega, 2 * np.log(LEAST_OMEGA))
+def _spread(above: Array | np.ndarray, least_omega: float) -> Array:
+    """log omega of what is sampled, ``log(omega - least_omega)``."""
+    return jnp.logaddexp(above, np.log(least_omega))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.inference.hyper import Hyper, blunt
+from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, log_prior
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
@@ -235,4 +235,4 @@ def make_mixture(hyper: Hyper) -> Mixture:
     n_draws = hyper.log_marginal.shape[1]
     kept = np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
     mean, log_sd = hyper.eta.reshape(n_draws, -1)[kept].T, np.log(hyper.omega.reshape(n_draws, -1)[kept]).T
-    return Mixture(mean, np.asarray(blunt(log_sd)), -hyper.log_marginal[:, kept].T)
+    return Mixture(mean, log_sd, -hyper.log_marginal[:, kept].T)

@@ -75,7 +75,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
 
     with pm.Model(coords=coords) as model:
         eta = pm.Normal("eta", np.log(design.scale_medians), priors.eta_sd, dims="family")
-        omega = pm.HalfNormal("omega", omega_sd, dims="family")
+        omega = pm.TruncatedNormal("omega", 0, omega_sd, lower=priors.least_omega, dims="family")
         z_scale = pm.Normal("z_scale", dims=("family", "feature"))
         log_scale = eta[:, None] + omega[:, None] * z_scale
         if design.spec.units == "each":
@@ -131,7 +131,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
     values = {
         "eta": eta,
-        "omega_log__": np.log(omega),
+        "omega_interval__": np.log(omega - design.spec.priors.least_omega),
         "z_scale": (log_scale - eta[:, None] - amplitude) / omega[:, None],
         "z_effect": u / effect_sd,
     }
