@@ -80,6 +80,7 @@ def fit(
     draws: opt.Draws = 125,
     chains: opt.Chains = 4,
     keep_draws: opt.KeepDraws = 0,
+    overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Estimate what scanners, sites, diagnoses and people contribute to every feature.
@@ -91,10 +92,13 @@ def fit(
     $ bayesharm fit table.csv --features 'thickness_*' --participant subject \\
         --model traveling --out run/
 
+    A run that was interrupted goes on where it stopped, with the same result,
+    when the same command is given again.
+
     Makes a run folder, which [bold]bayesharm summary[/bold] shows
     and [bold]bayesharm harmonize[/bold] applies to scans.
     """
-    opt.check_new_folder(out)
+    opt.check_new_folder(out, resume=True, overwrite=overwrite)
     from bayesharm.progress import Progress
     from bayesharm.spec import load_model
 
@@ -119,6 +123,7 @@ def fit(
             reference=reference,
             units=units,
             out=out,
+            overwrite=overwrite,
             report=progress,
             covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
             settings=Settings(draws=draws, chains=chains, keep_draws=keep_draws),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -10,11 +11,13 @@ from importlib.metadata import version
 from itertools import chain
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from bayesharm.block import BlockSampler, Settings, Study
+from bayesharm.checkpoints import Arrays, Checkpoints, keep_parts
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
@@ -24,15 +27,16 @@ from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import make_mixture, sample_block
 from bayesharm.inference.noise import approximate_ratio
-from bayesharm.inference.problem import Problem, Stage, make_problem
+from bayesharm.inference.problem import Stage, make_problem
 from bayesharm.labels import label_posterior
 from bayesharm.moments import Moments
-from bayesharm.posterior import Posterior, check_output
+from bayesharm.posterior import Posterior, check_output, remove_run
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
 Report = Callable[[str, int, int, str], None]
 """Receives (stage, done, total, note); stages are `hyperparameters` and `features`."""
 
+BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
 PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, sample_block, average_effects)
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
@@ -47,6 +51,7 @@ def fit(
     reference: str | None = None,
     units: str | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
     settings: Settings | None = None,
     report: Report | None = None,
 ) -> Posterior:
@@ -68,7 +73,10 @@ def fit(
         Compare the scales of features in each feature's own sd (the default: right for any mixture of measures), or in
         one unit for all (better where all features are of one kind, such as the edges of a connectome).
     out : path, optional
-        Write the run folder there.
+        Write the run folder there. Finished blocks of features are kept in it, so that a run that was interrupted goes on
+        where it stopped, with the same result, when it is started again in the same way.
+    overwrite : bool
+        Start afresh where `out` holds a run already, finished or not.
     settings : Settings, optional
     report : callable, optional
         Told about progress.
@@ -80,10 +88,12 @@ def fit(
     Raises
     ------
     ModelError, InputError, RunFolderError
-        The study does not fit the model, an option is impossible, or `out` holds something already.
+        The study does not fit the model, an option is impossible, or `out` holds something already: other files, a
+        finished run, or an unfinished one that was started otherwise.
     """
+    out = None if out is None else Path(out)
     if out is not None:
-        check_output(out)
+        check_output(out, resume=True, overwrite=overwrite)
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=tuple(covariates))
@@ -102,15 +112,31 @@ def fit(
     _check(settings, seed)
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
+    plan = _plan(dataset, design, seed, settings)
+    if out is not None and overwrite:
+        remove_run(out)
     try:
-        with jax.enable_x64(True):
-            posterior = _fit(dataset, design, seed, settings, report or (lambda *event: None))
+        with jax.enable_x64(True), keep_parts(out, plan) as parts:
+            posterior = _fit(dataset, design, plan, settings, parts, report or (lambda *event: None))
+            if out is not None:
+                posterior.write(out)
     finally:
         for program in PROGRAMS:  # compiled for this study: kept, they would fill the memory after some twenty fits
             program.clear_cache()  # type: ignore[attr-defined]
-    if out is not None:
-        posterior.save(out)
     return posterior
+
+
+def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> dict[str, Any]:
+    """All that the result depends on."""
+    scans = dataset.scans.to_csv(index=False).encode()
+    return {
+        "spec": design.spec.to_dict(),
+        "seed": int(seed),
+        "settings": asdict(settings),
+        "versions": {name: version(name) for name in PACKAGES},
+        "features": dataset.features.fingerprint(),
+        "scans": hashlib.sha256(scans).hexdigest(),
+    }
 
 
 def _check(settings: Settings, seed: int) -> None:
@@ -141,18 +167,16 @@ def _check(settings: Settings, seed: int) -> None:
         )
 
 
-def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report: Report) -> Posterior:
-    versions = {name: version(name) for name in PACKAGES}
-    study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), seed, settings)
+def _fit(
+    dataset: Dataset, design: Design, plan: dict[str, Any], settings: Settings, parts: Checkpoints, report: Report
+) -> Posterior:
+    study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], settings)
     n_features = len(dataset.features.names)
-    results = _allocate(study.problem, n_features, settings)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
     try:
-        if n_features <= FEW_FEATURES:
-            hyper = _fit_few(pool, study, results, report)
-        else:
-            hyper = _fit_many(pool, study, results, report)
+        few = n_features <= FEW_FEATURES
+        hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, report)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     n_failed = int((~results["converged"]).sum())
@@ -162,20 +186,22 @@ def _fit(dataset: Dataset, design: Design, seed: int, settings: Settings, report
         n_features,
         f"{n_failed} of {n_features} not converged" if n_failed else "all converged",
     )
-    return label_posterior(
-        dataset, design, hyper, results, seed=seed, settings=asdict(settings), versions=versions
-    )
+    return label_posterior(dataset, design, hyper, results, plan)
 
 
-def _fit_few(pool: Executor, study: Study, results: dict[str, np.ndarray], report: Report) -> Hyper:
+def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
     """Everything in one chain of draws."""
     n_features = len(study.dataset.features.names)
-    every = np.arange(n_features)
-    moments, standard = study.moments(every)
+    kept, found = parts.read("together-hyper"), parts.read("together")
+    if kept is not None and found is not None:
+        return Hyper.from_arrays(kept), found
+    moments, standard = study.moments(np.arange(n_features))
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
     joint = pool.submit(_sample_together, study, moments).result()
-    _put(results, every, pool.submit(study.summarize, joint.hyper, moments, standard, joint.scales).result())
-    return joint.hyper
+    found = pool.submit(study.summarize, joint.hyper, moments, standard, joint.scales).result()
+    parts.write("together-hyper", joint.hyper.to_arrays())
+    parts.write("together", found)
+    return joint.hyper, found
 
 
 def _sample_together(study: Study, moments: Moments) -> Joint:
@@ -185,11 +211,38 @@ def _sample_together(study: Study, moments: Moments) -> Joint:
         return sample_joint(study.problem, moments, seed=study.seed, n_chains=settings.chains, n_draws=n_draws)
 
 
-def _fit_many(pool: Executor, study: Study, results: dict[str, np.ndarray], report: Report) -> Hyper:
+def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
     """What features share from a sample of them, then every feature, block by block."""
+    learned = _learn(pool, study, parts, report)
+    if learned is None:
+        return _fit_few(pool, study, parts, report)
+    hyper, sample = learned
+    n_features = len(study.dataset.features.names)
+    mixture = make_mixture(hyper)
+    weights = np.zeros((len(mixture.log_weight), n_features))
+    weights[:, sample] = mixture.log_weight
+    work = BlockSampler(study, hyper, mixture._replace(log_weight=weights))
+
+    first = _sample_features(pool, work, parts, report, np.arange(n_features))
+    failed = np.flatnonzero(~first["converged"])
+    if not len(failed):
+        return hyper, first
+    again = _sample_features(pool, work, parts, report, failed, careful=True)
+    for name, values in again.items():
+        first[name][..., failed] = values
+    return hyper, first
+
+
+def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray] | None:
+    """What features share, and the features that taught it; None if only all together can."""
     n_features, settings = len(study.dataset.features.names), study.settings
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
+    if parts.read("together"):
+        return None
+    if kept := parts.read("hyper"):
+        report("hyperparameters", n_sample, n_sample, "kept from before")
+        return Hyper.from_arrays(kept), kept["sample"]
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
     moments, _ = study.moments(sample)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
@@ -204,31 +257,56 @@ def _fit_many(pool: Executor, study: Study, results: dict[str, np.ndarray], repo
     hyper = pool.submit(learn).result()
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
         if n_features <= ENOUGH_FEATURES:
-            return _fit_few(pool, study, results, report)
+            return None
         sample = sample[np.linspace(0, n_sample - 1, ENOUGH_FEATURES).astype(int)]
-        n_sample = len(sample)
-        tell(f"they do not settle; sampling {n_sample} features together with what they share, which takes longer")
+        tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes longer")
         hyper = pool.submit(_sample_together, study, study.moments(sample)[0]).result().hyper
+    parts.write("hyper", hyper.to_arrays() | {"sample": sample})
     report("hyperparameters", n_sample, n_sample, "done")
-    mixture = make_mixture(hyper)
-    weights = np.zeros((len(mixture.log_weight), n_features))
-    weights[:, sample] = mixture.log_weight
-    work = BlockSampler(study, hyper, mixture._replace(log_weight=weights))
-    report("features", 0, n_features, "compiling, then sampling")
-    size = min(settings.block_size, n_features)
-    blocks = list(_blocks(np.arange(n_features), size))
+    return hyper, sample
+
+
+def _sample_features(
+    pool: Executor,
+    work: BlockSampler,
+    parts: Checkpoints,
+    report: Report,
+    features: np.ndarray,
+    careful: bool = False,
+) -> Arrays:
+    """Summaries of features, each part of them kept as soon as it is there."""
+    n_features, size = len(features), min(work.study.settings.block_size, len(work.study.dataset.features.names))
+    step = size * BLOCKS_OF_A_PART
+    name, stage = ("again", "second run") if careful else ("features", "features")
+    shares = [features[start : start + step] for start in range(0, n_features, step)]
+    kept = [parts.read(f"{name}-{k}") for k in range(len(shares))]
+    blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
+    done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
+    note = "going on where it stopped" if done else "compiling, then sampling"
+    if parts.damaged:
+        note = f"damaged, computed again: {shorten(parts.damaged)}"
+    report(stage, done, n_features, note)
+    sample = partial(work.sample, careful=careful)
     # the first block alone: it compiles the program of all
-    finished = chain([pool.submit(work.sample, blocks[0]).result()], pool.map(work.sample, blocks[1:]))
-    for block, found in zip(blocks, finished, strict=True):
-        _put(results, block, found)
-        done = int(block[-1]) + 1
-        failed = int((~results["converged"][:done]).sum())
-        report("features", done, n_features, f"{failed} to run again" if failed else "")
-    again = list(_blocks(np.flatnonzero(~results["converged"]), size))
-    for k, found in enumerate(pool.map(partial(work.sample, careful=True), again)):
-        _put(results, again[k], found)
-        report("features", n_features, n_features, f"run again with more draws: {k + 1} of {len(again)} blocks")
-    return hyper
+    finished = chain((pool.submit(sample, block).result() for block in blocks[:1]), pool.map(sample, blocks[1:]))
+    failed, complete = 0, []
+    for k, share in enumerate(shares):
+        part = kept[k]
+        if part is None:
+            found = []
+            for start in range(0, len(share), size):
+                found.append(next(finished))
+                n_own = min(size, len(share) - start)
+                done, failed = done + n_own, failed + int((~found[-1]["converged"][:n_own]).sum())
+                report(stage, done, n_features, f"{failed} not converged" if failed else "")
+            part = {key: array[..., : len(share)] for key, array in _join(found).items()}
+            parts.write(f"{name}-{k}", part)
+        complete.append(part)
+    return _join(complete)
+
+
+def _join(parts: Sequence[Arrays]) -> Arrays:
+    return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 
 def _sorted(dataset: Dataset) -> Dataset:
@@ -267,23 +345,3 @@ def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(features), size):
         block = features[start : start + size]
         yield np.pad(block, (0, size - len(block)), mode="edge")
-
-
-def _allocate(problem: Problem, n_features: int, settings: Settings) -> dict[str, np.ndarray]:
-    n_scales, n_effects = len(problem.log_medians), len(problem.contrasts)
-    results: dict[str, np.ndarray] = {
-        name: np.full((n_scales, n_features), np.nan)
-        for name in ("mean", "sd", "q05", "q50", "q95", "ess_bulk", "rhat")
-    }
-    results |= {name: np.full((n_effects, n_features), np.nan) for name in ("effect_mean", "effect_sd")}
-    results |= {name: np.full(n_features, np.nan) for name in ("khat", "centre", "unit")}
-    results |= {name: np.zeros(n_features, int) for name in ("divergences", "draws", "steps")}
-    results["converged"] = np.zeros(n_features, bool)
-    if settings.keep_draws:
-        results["kept"] = np.full((settings.keep_draws, n_scales, n_features), np.nan)
-    return results
-
-
-def _put(results: dict[str, np.ndarray], block: np.ndarray, found: dict[str, np.ndarray]) -> None:
-    for name, value in found.items():
-        results[name][..., block] = value

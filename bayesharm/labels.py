@@ -21,10 +21,7 @@ def label_posterior(
     design: Design,
     hyper: Hyper,
     results: dict[str, np.ndarray],
-    *,
-    seed: int,
-    settings: dict[str, Any],
-    versions: dict[str, str],
+    plan: dict[str, Any],
 ) -> Posterior:
     """Arrays become a labelled tree.
 
@@ -35,12 +32,12 @@ def label_posterior(
     hyper : Hyper
     results : dict of arrays
         Summaries of all features, the feature axis last; effects in the order of ``design.effects``.
-    seed, settings, versions
-        Recorded in ``run.json``.
+    plan : dict
+        Seed, settings, versions and fingerprint of the features, as recorded in ``run.json``.
     """
     feature = ("feature", np.asarray(dataset.features.names, dtype=object))
     family = ("family", np.array(design.scales, dtype=object))
-    rng = np.random.default_rng([seed, Stage.RATIO])
+    rng = np.random.default_rng([plan["seed"], Stage.RATIO])
     n_chains, n_draws = hyper.eta.shape[:2]
     ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
     scanner = ("scanner", np.array(design.scanners, dtype=object))
@@ -116,10 +113,10 @@ def label_posterior(
     run: dict[str, Any] = {
         "format": FORMAT,
         "spec": design.spec.to_dict(),
-        "seed": seed,
-        "settings": settings,
-        "versions": versions,
-        "fingerprint": dataset.features.fingerprint(),
+        "seed": plan["seed"],
+        "settings": plan["settings"],
+        "versions": plan["versions"],
+        "fingerprint": plan["features"],
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()),

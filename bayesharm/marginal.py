@@ -19,6 +19,7 @@ import numpy as np
 
 from bayesharm.design import FIXED, Design
 from bayesharm.moments import Layout, Moments
+from bayesharm.packed import log_det_and_quadratic, positions
 
 Array = jax.Array
 
@@ -39,6 +40,10 @@ class Plan(NamedTuple):
     dense, eliminated : (merged classes, columns, index of each entry in the merged ones)
     pairs : (2, pair) int array
         Pairs of merged eliminated entries that belong to one column.
+    group : (pair,) int array
+        Pairs of one group have the same coefficient in any feature: people with the same numbers of scans on every scanner.
+    first : (group,) int array
+        First pair of each group.
     column_scale, column_sd : arrays over columns
     once_scale : int
     """
@@ -52,6 +57,8 @@ class Plan(NamedTuple):
     dense: tuple[np.ndarray, np.ndarray, np.ndarray]
     eliminated: tuple[np.ndarray, np.ndarray, np.ndarray]
     pairs: np.ndarray
+    group: np.ndarray
+    first: np.ndarray
     column_scale: np.ndarray
     column_sd: np.ndarray
     once_scale: int
@@ -61,8 +68,8 @@ class Constants(NamedTuple):
     """What all features share once the noise ratio is known (a JAX pytree)."""
 
     variance_ratio: Array  # (merged class,) lambda of each class; 1 for the repeated one
-    gram: Array  # (dense, dense, merged class)
-    outer: Array  # (dense, dense, pair) symmetrized products of cross moments
+    gram: Array  # (packed, merged class)
+    outer: Array  # (packed, group) symmetrized products of cross moments, added up
     cross: Array  # (eliminated entry, dense)
     squares: Array  # (eliminated entry,)
     log_ratio: Array  # () sum over repeated scans of log lambda
@@ -82,6 +89,7 @@ def make_plan(design: Design, layout: Layout) -> Plan:
     column = eliminated[1]
     first, second = np.triu_indices(len(column))
     pairs = np.stack([first, second]).astype(np.int32)[:, column[first] == column[second]]
+    group, first_of_group = _group_pairs(design, layout, eliminated, pairs)
     return Plan(
         layout,
         design.class_scanner.astype(np.int32),
@@ -92,10 +100,32 @@ def make_plan(design: Design, layout: Layout) -> Plan:
         merge(layout.dense),
         eliminated,
         pairs,
+        group,
+        first_of_group,
         design.column_scale.astype(np.int32),
         design.column_sd,
         design.once_scale,
     )
+
+
+def _group_pairs(design: Design, layout: Layout, eliminated, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of pairs whose coefficients are equal whatever the scales and noise ratios are, and the first of each."""
+    _, columns, merged = eliminated
+    contents: list[list[tuple[float, float]]] = [[] for _ in columns]
+    for entry, c, square in zip(merged, layout.eliminated.classes, layout.eliminated_gram, strict=True):
+        contents[entry].append((float(c), float(square)))
+    n_entries = np.bincount(columns)
+    numbers: dict[tuple, int] = {}
+    group, first = np.zeros(pairs.shape[1], np.int32), []
+    for pair, (i, j) in enumerate(pairs.T):
+        column = layout.dense_gram.shape[1] + columns[i]
+        alike = (design.column_scale[column], design.column_sd[column], *sorted(contents[i]))
+        key = alike if n_entries[columns[i]] == 1 else (i, j, "a pair of its own")
+        if key not in numbers:
+            numbers[key] = len(numbers)
+            first.append(pair)
+        group[pair] = numbers[key]
+    return group, np.array(first, np.int32)
 
 
 def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants, Moments]:
@@ -126,19 +156,21 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
 
     n_dense = layout.dense_gram.shape[1]
     all_classes = np.arange(len(plan.scanner))
-    gram = add_all(layout.dense_gram, all_classes).reshape(plan.n_merged, n_dense, n_dense)
+    row, column, _ = positions(n_dense)
+    gram = add_all(layout.dense_gram[:, row, column], all_classes)
     n_entries = len(plan.eliminated[0])
     cross = add(plan.eliminated[2], n_entries, layout.cross_gram, layout.eliminated.classes)
     squares = add(plan.eliminated[2], n_entries, layout.eliminated_gram, layout.eliminated.classes)[:, 0]
     i, j = plan.pairs
-    outer = cross[i][:, :, None] * cross[j][:, None, :]
-    outer = jnp.where((i == j)[:, None, None], outer, outer + outer.transpose(0, 2, 1))
+    other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
+    outer = cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]
+    outer = _one_hot(plan.group, len(plan.first), dtype) @ outer
     constants = Constants(
         variance_ratio=jnp.ones(plan.n_merged, dtype)
         .at[plan.merged[plan.once]]
         .set(jnp.exp(log_ratio[plan.scanner[plan.once]])),
-        gram=gram.transpose(1, 2, 0),
-        outer=outer.transpose(1, 2, 0),
+        gram=gram.T,
+        outer=outer.T,
         cross=cross,
         squares=squares,
         log_ratio=jnp.sum(jnp.where(plan.once, 0.0, plan.size * log_ratio[plan.scanner])).astype(dtype),
@@ -154,7 +186,7 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
 class Normal(NamedTuple):
     """The Gaussian of all effects of each feature given its scales, factored; feature axis last."""
 
-    schur: Array  # (dense, dense, feature) precision of the dense effects, the eliminated ones integrated out
+    schur: Array  # (packed, feature) precision of the dense effects, the eliminated ones integrated out
     rhs: Array  # (dense, feature)
     pivot: Array  # (eliminated, feature) conditional precision of the eliminated effects
     pivot_rhs: Array  # (eliminated, feature)
@@ -182,17 +214,16 @@ def normal_equations(plan: Plan, constants: Constants, moments: Moments, log_sca
     free = (plan.column_scale != FIXED)[:, None]
     prior = jnp.where(free, 1 / variance[np.maximum(plan.column_scale, 0)], fixed)
 
-    n_dense = constants.gram.shape[0]
+    n_dense = constants.cross.shape[1]
     classes, columns, _ = plan.eliminated
     to_column = _one_hot(columns, len(plan.column_scale) - n_dense, dtype)
     entry_w = w[classes]
     pivot = prior[n_dense:] + to_column @ (entry_w * constants.squares[:, None])
     pivot_rhs = to_column @ (entry_w * moments.eliminated)
-    i, j = plan.pairs
+    i, j = plan.pairs[:, plan.first]
     coefficient = entry_w[i] * entry_w[j] / pivot[columns[i]]
     schur = constants.gram @ w - constants.outer @ coefficient
-    diagonal = np.arange(n_dense)
-    schur = schur.at[diagonal, diagonal].add(prior[:n_dense])
+    schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
     rhs = _one_hot(plan.dense[1], n_dense, dtype) @ (w[plan.dense[0]] * moments.dense)
     rhs -= constants.cross.T @ (entry_w * (pivot_rhs / pivot)[columns])
     return Normal(schur, rhs, pivot, pivot_rhs, w, prior)
@@ -215,74 +246,6 @@ def log_likelihood(plan: Plan, constants: Constants, moments: Moments, log_scale
         (normal.precision * moments.squares).sum(0) - (normal.pivot_rhs**2 / normal.pivot).sum(0) - quadratic
     )
     return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(log_scales.dtype))
-
-
-@jax.custom_jvp
-def inverse_and_log_det(matrix: Array) -> tuple[Array, Array]:
-    """Invert many small symmetric positive definite matrices, the batch axis last.
-
-    A symmetric sweep (Gauss–Jordan without pivoting, stable for such matrices): plain array operations on the
-    whole batch, no LAPACK call for each matrix. Where a matrix is not positive definite its results are NaN.
-
-    Parameters
-    ----------
-    matrix : (n, n, batch) array
-
-    Returns
-    -------
-    inverse : (n, n, batch) array
-    log_det : (batch,) array
-    """
-    n = matrix.shape[0]
-
-    def step(k, state):
-        a, log_det = state
-        row = jax.lax.dynamic_index_in_dim(a, k, 0, keepdims=False)
-        pivot = jax.lax.dynamic_index_in_dim(row, k, 0, keepdims=False)
-        here = jnp.arange(n) == k
-        row = jnp.where(here[:, None], -1.0, row)
-        cleared = jnp.where((here[:, None] | here)[:, :, None], 0.0, a)
-        return cleared - (row / pivot)[:, None] * row, log_det + jnp.log(pivot)
-
-    swept, log_det = jax.lax.fori_loop(0, n, step, (matrix, jnp.zeros_like(matrix[0, 0])))
-    positive = jnp.isfinite(log_det)
-    return jnp.where(positive, -swept, jnp.nan), jnp.where(positive, log_det, jnp.nan)
-
-
-@inverse_and_log_det.defjvp
-def _inverse_and_log_det_jvp(primals, tangents):
-    inverse, log_det = inverse_and_log_det(*primals)
-    (change,) = tangents
-    left = jnp.sum(inverse[:, :, None] * change[None], axis=1)
-    d_inverse = -jnp.sum(left[:, :, None] * inverse[None], axis=1)
-    return (inverse, log_det), (d_inverse, jnp.sum(inverse * change, (0, 1)))
-
-
-@jax.custom_jvp
-def log_det_and_quadratic(matrix: Array, rhs: Array) -> tuple[Array, Array]:
-    """log|S| and rᵀS⁻¹r for a batch of small matrices; its gradient is the inverse that was computed anyway.
-
-    Parameters
-    ----------
-    matrix : (n, n, batch) array
-    rhs : (n, batch) array
-
-    Returns
-    -------
-    log_det, quadratic : (batch,) arrays
-    """
-    inverse, log_det = inverse_and_log_det(matrix)
-    return log_det, jnp.sum(inverse * rhs[:, None] * rhs, (0, 1))
-
-
-@log_det_and_quadratic.defjvp
-def _log_det_and_quadratic_jvp(primals, tangents):
-    (matrix, rhs), (d_matrix, d_rhs) = primals, tangents
-    inverse, log_det = inverse_and_log_det(matrix)
-    x = jnp.sum(inverse * rhs, axis=1)
-    d_log_det = jnp.sum(inverse * d_matrix, (0, 1))
-    d_quadratic = jnp.sum(2 * x * d_rhs, 0) - jnp.sum(x[:, None] * x * d_matrix, (0, 1))
-    return (log_det, jnp.sum(rhs * x, 0)), (d_log_det, d_quadratic)
 
 
 def _one_hot(index: np.ndarray, n: int, dtype) -> Array:

@@ -101,7 +101,10 @@ KeepDraws = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; notes and errors are still shown.")]
 
 # what is written
-RunFolder = Annotated[Path, _text("--out", "FOLDER", "The run folder to make; new or empty.", RESULT)]
+RunFolder = Annotated[Path, _text("--out", "FOLDER", "The run folder to make or to finish.", RESULT)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Start afresh where the folder holds a run already.", rich_help_panel=RESULT)
+]
 MeanFile = Annotated[
     Path,
     _text("--out", "FILE", "Harmonized features: .npy, .csv, .tsv or .parquet; replaced if it exists.", RESULT),
@@ -183,11 +186,11 @@ def read_dataset(
     return dataset
 
 
-def check_new_folder(folder: Path) -> None:
+def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Refuse an output folder that holds something or cannot be made."""
     from bayesharm.posterior import check_output
 
-    check_output(folder)
+    check_output(folder, resume=resume, overwrite=overwrite)
     above = next(path for path in folder.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise RunFolderError(

@@ -1,7 +1,7 @@
 """The posterior: one labelled tree, and the run folder that holds it.
 
 A run folder has ``posterior.zarr`` (an xarray ``DataTree`` that ``xarray.open_datatree`` opens) and ``run.json`` (model,
-seed, versions, fingerprint of the data), which is written last: without it a folder is not a run.
+seed, versions, fingerprint of the data, sha256 of every file), which is written last: without it a folder is not a run.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesharm.checkpoints import UNFINISHED, write_whole
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.spec import ModelSpec, spec_from_dict
 
 if TYPE_CHECKING:
     import xarray as xr
 
-FORMAT = 1  # of the run folder; a reader refuses any other
+FORMAT = 2  # of the run folder; a reader refuses any other
 
 
 @dataclass(frozen=True)
@@ -97,50 +98,67 @@ class Posterior:
         """
         folder = Path(folder)
         check_output(folder)
+        new = not folder.exists()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
-            raise RunFolderError(
-                f"{folder} cannot be written.", got=str(error), do="choose another --out"
-            ) from None
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-                self.tree.to_zarr(partial / "posterior.zarr", consolidated=False)
-            run = {**self.run, "checksum": _checksum(partial / "posterior.zarr")}
-            text = json.dumps(run, indent=2, sort_keys=True) + "\n"
-            (partial / "run.json").write_text(text, encoding="utf-8")
-            partial.chmod(0o755)
-            if folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.write(folder)
+        except (OSError, RunFolderError):
+            shutil.rmtree(folder / "posterior.zarr", ignore_errors=True)
+            if new and folder.exists():
                 folder.rmdir()
-            partial.rename(folder)
-        except OSError as error:
-            raise RunFolderError(
-                f"{folder} could not be written.",
-                got=str(error),
-                do="make room or choose another --out; nothing was left behind",
-            ) from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            raise
         return folder
 
+    def write(self, folder: Path) -> None:
+        """Write the run into a folder that may hold its unfinished parts; ``run.json`` comes last and completes it.
 
-def check_output(folder: str | Path) -> None:
+        Raises
+        ------
+        RunFolderError
+        """
+        unfinished = folder / UNFINISHED
+        try:
+            partial = Path(tempfile.mkdtemp(prefix=".", dir=unfinished if unfinished.exists() else folder))
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+                    self.tree.to_zarr(partial / "posterior.zarr", consolidated=False)
+                run = {**self.run, "files": _digests(partial / "posterior.zarr")}
+                if (folder / "posterior.zarr").exists():  # of a run that was interrupted here
+                    shutil.rmtree(folder / "posterior.zarr")
+                (partial / "posterior.zarr").rename(folder / "posterior.zarr")
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"{folder} could not be written.", got=str(error), do="make room, or choose another --out, and try again"
+            ) from None
+        write_whole(folder / "run.json", (json.dumps(run, indent=2, sort_keys=True) + "\n").encode())
+
+
+def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Refuse an output folder that already holds something.
+
+    Parameters
+    ----------
+    folder : path
+    resume : bool
+        An unfinished run may be there.
+    overwrite : bool
+        Any run may be there, but nothing else.
 
     Raises
     ------
     RunFolderError
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        kind = "another run" if (folder / "run.json").exists() else "other files"
+    state = run_state(folder)
+    if not (state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))):
         raise RunFolderError(
-            f"The output folder {folder} already holds {kind}.",
+            f"The output folder {folder} already holds {state}.",
             got=_contents(folder),
             expected="a folder that is new or empty",
-            do="choose another --out, or remove it first",
+            do="choose another --out, or start afresh with --overwrite" if state.endswith("run") else "choose another --out",
         )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
@@ -157,14 +175,42 @@ def _contents(folder: Path) -> str:
     return shorten(sorted(path.name for path in folder.iterdir())) or "an empty folder"
 
 
-def _checksum(folder: Path) -> str:
-    """sha256 over all files of a tree: zarr reads a lost chunk as missing values, and a changed one as it is."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def run_state(folder: Path) -> str:
+    """What a folder holds: `empty` (or not there), `a finished run`, `an unfinished run` or `other files`."""
+    if not folder.exists():
+        return "empty"
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if there and there <= {"run.json", ".run.json.part", "posterior.zarr", UNFINISHED}:
+        if "run.json" in there:
+            return "a finished run"
+        if UNFINISHED in there:
+            return "an unfinished run"
+    return "other files" if there else "empty"
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a run from its folder; first what completes it.
+
+    Raises
+    ------
+    RunFolderError
+    """
+    try:
+        (folder / "run.json").unlink(missing_ok=True)
+        for name in ("posterior.zarr", UNFINISHED):
+            if (folder / name).exists():
+                shutil.rmtree(folder / name)
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be overwritten.", got=str(error), do="choose another --out") from None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """sha256 of all files of a tree: zarr reads a lost chunk as missing values, and a changed one as it is."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def _load(node: xr.Dataset) -> xr.Dataset:
@@ -189,14 +235,17 @@ def load_posterior(folder: str | Path) -> Posterior:
 
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        state = (
-            "half-written: it has no run.json" if (folder / "posterior.zarr").exists() else "not a run folder"
-        )
+        if run_state(folder) == "an unfinished run":
+            state, advice = "unfinished", "give the same command as before: it goes on where it stopped"
+        elif (folder / "posterior.zarr").exists():
+            state, advice = "half-written: it has no run.json", "fit again into a new folder"
+        else:
+            state, advice = "not a run folder", "name a folder that 'bayesharm fit' has made"
         raise RunFolderError(
             f"{folder} is {state}.",
             got=_contents(folder),
             expected="a folder that 'bayesharm fit … --out' finished",
-            do="fit again into a new folder",
+            do=advice,
         )
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -217,8 +266,10 @@ def load_posterior(folder: str | Path) -> Posterior:
         )
     try:
         spec_from_dict(run["spec"])
-        if _checksum(folder / "posterior.zarr") != run["checksum"]:
-            raise ValueError("its files are not those that were written")
+        written, there = run["files"], _digests(folder / "posterior.zarr")
+        damaged = [name for name in sorted({*written, *there}) if there.get(name) != written.get(name)]
+        if damaged:
+            raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
         tree = xr.open_datatree(folder / "posterior.zarr", engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(_load)
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
@@ -227,7 +278,7 @@ def load_posterior(folder: str | Path) -> Posterior:
             f"{folder / 'posterior.zarr'} cannot be read.",
             got=str(error) or repr(error),
             expected="the files that bayesharm wrote",
-            do="fit again into a new folder",
+            do="compute it again: the same command as before with --overwrite",
         ) from None
     if missing:
         raise RunFolderError(

@@ -44,11 +44,11 @@ class Priors:
     """Hyperpriors; scales are in units of a feature's standard deviation over scans.
 
     ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
-    ``omega[c] ~ HalfNormal(omega_sd)`` above ``least_omega``; mean and slopes of covariates are ``Normal(0, mean_sd²)`` and
-    ``Normal(0, slope_sd²)`` (covariates standardized); ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred.
+    ``omega[c]² = excess[c]² + least_omega²``, ``excess[c] ~ HalfNormal(omega_sd)``;
+    mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)`` (covariates standardized);
+    ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred.
 
-    Scales of features that differ by less than `least_omega` are as good as equal, and an omega near 0 is a spike that no
-    sampler enters.
+    Features that differ by less than `least_omega` are as good as equal; an omega near 0 is a spike that no sampler enters.
 
     ``a[f] ~ Normal(0, amplitude_sd²)`` is what all scales of a feature have in common. It makes up for dividing each
     feature by its own sd, which is an estimate and holds the very scales, and is wide, so that the ratios of scales alone

@@ -25,6 +25,7 @@ from bayesharm.inference.importance import (
     find_modes,
     log_marginal,
     log_prior,
+    thin_nodes,
 )
 from bayesharm.inference.lanes import (
     Effort,
@@ -290,6 +291,27 @@ def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact)
     assert relative.std(0).max() < 0.1
 
 
+def test_thinned_nodes_keep_the_expectation_of_marginal_likelihoods():
+    """At hyperparameters that the thinning was not told; the largest shares are kept as they are."""
+    rng, n_nodes, n_kept, n_repeats = np.random.default_rng(8), 256, 32, 400
+    basis = basis_of(jnp.asarray(rng.normal(size=(n_nodes, 3, 5))))
+    weight = jnp.asarray(rng.normal(size=(n_nodes, 5)))
+    told = (jnp.asarray(rng.normal(0, 0.2, (3, 8))), jnp.full((3, 8), np.log(0.4)))
+    hyper = jnp.asarray(rng.normal(0, 0.2, (3, 2))), jnp.full((3, 2), np.log(0.5))
+    exact = log_marginal(basis, weight, *hyper)
+
+    def estimate(key):
+        return log_marginal(*thin_nodes(key, basis, weight, told, n_kept), *hyper)
+
+    ratio = np.exp(np.array([estimate(key) for key in jax.random.split(jax.random.key(0), n_repeats)]) - exact)
+    z = (ratio.mean(0) - 1) / ratio.std(0, ddof=1) * np.sqrt(n_repeats)
+    assert_no_larger_than_chance(z, n_repeats - 1)
+    plain = np.exp(np.array([log_marginal(basis[:, k::8], weight[k::8], *hyper) for k in range(8)]) - exact)
+    assert (ratio.std(0) < 0.5 * plain.std(0)).all()  # of as many nodes as they come
+    whole = log_marginal(*thin_nodes(jax.random.key(0), basis, weight, told, n_nodes), *hyper)
+    np.testing.assert_allclose(whole, exact, atol=1e-10)
+
+
 # Hyperparameters
 
 @pytest.fixture(scope="module")
@@ -304,16 +326,17 @@ def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 60
     for n in (2000, 4000, 4000, n_draws):
         proposal = stats.multivariate_t(centre, spread, df=5)
         x = proposal.rvs(n, random_state=rng)
-        eta, log_omega = x[:, :3], x[:, 3:]
-        parts = zip(np.array_split(eta, 20), np.array_split(np.exp(log_omega), 20), strict=True)
+        eta, log_excess = x[:, :3], x[:, 3:]
+        omega = np.hypot(np.exp(log_excess), 0.05)
+        parts = zip(np.array_split(eta, 20), np.array_split(omega, 20), strict=True)
         log_weight = np.concatenate([exact.log_marginal(*part).sum(1) for part in parts]) - proposal.logpdf(x)
-        log_weight += (stats.norm.logpdf(eta, log_medians, 1.0) + log_omega
-                       + stats.truncnorm.logpdf(np.exp(log_omega), 0.05 / 0.5, np.inf, scale=0.5)).sum(1)
+        log_weight += (stats.norm.logpdf(eta, log_medians, 1.0) + log_excess
+                       + stats.halfnorm.logpdf(np.exp(log_excess), scale=0.5)).sum(1)
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
         centre, spread = weight @ x, 1.2 * np.cov(x.T, aweights=weight)
     assert 1 / (weight**2).sum() > 500
-    values = np.concatenate([eta, np.exp(log_omega)], axis=1)
+    values = np.concatenate([eta, omega], axis=1)
     mean = weight @ values
     return mean, np.sqrt(weight @ (values - mean) ** 2), np.sqrt(weight**2 @ (values - mean) ** 2)
 

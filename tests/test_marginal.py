@@ -21,12 +21,11 @@ from studies import covariance, log_normal, random_study
 from bayesharm.design import Design, build_design
 from bayesharm.marginal import (
     condense,
-    inverse_and_log_det,
-    log_det_and_quadratic,
     log_likelihood,
     make_plan,
 )
 from bayesharm.moments import compute_moments, lay_out
+from bayesharm.packed import invert, log_det_and_quadratic, pack, unpack
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.spec import Family, load_model
 
@@ -237,10 +236,10 @@ class TestSmallMatrices:
     @pytest.mark.parametrize("n", [1, 2, 5, 17])
     def test_inverse_and_log_det_are_those_of_numpy(self, n):
         matrix = positive_definite(n, 7, seed=n)
-        inverse, log_det = inverse_and_log_det(jnp.asarray(matrix))
+        inverse, log_det = invert(pack(jnp.asarray(matrix)))
         batch_first = matrix.transpose(2, 0, 1)
         expected = np.linalg.inv(batch_first).transpose(1, 2, 0)
-        np.testing.assert_allclose(inverse, expected, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(unpack(inverse), expected, rtol=1e-9, atol=1e-10)
         np.testing.assert_allclose(log_det, np.linalg.slogdet(batch_first)[1], rtol=1e-10)
 
     @pytest.mark.parametrize(
@@ -249,12 +248,12 @@ class TestSmallMatrices:
         ids=["indefinite", "two negative", "zero", "singular", "NaN"])
     def test_not_positive_definite_is_nan_and_stays_in_its_lane(self, bad):
         matrix = positive_definite(3, 5, seed=0)
-        expected = inverse_and_log_det(jnp.asarray(matrix))
+        expected = invert(pack(jnp.asarray(matrix)))
         matrix[:, :, 2] = bad
-        inverse, log_det = inverse_and_log_det(jnp.asarray(matrix))
-        assert np.isnan(log_det[2]) and np.isnan(inverse[:, :, 2]).all()
+        inverse, log_det = invert(pack(jnp.asarray(matrix)))
+        assert np.isnan(log_det[2]) and np.isnan(inverse[:, 2]).all()
         others = np.arange(5) != 2
-        np.testing.assert_array_equal(inverse[:, :, others], expected[0][:, :, others])
+        np.testing.assert_array_equal(inverse[:, others], expected[0][:, others])
         np.testing.assert_array_equal(log_det[others], expected[1][others])
 
     def test_derivatives_to_the_second_order_are_those_of_a_plain_implementation(self):
@@ -268,8 +267,8 @@ class TestSmallMatrices:
 
         def ours(t):
             matrix, r = at(t)
-            inverse, log_det = inverse_and_log_det(matrix)
-            return jnp.stack([*log_det_and_quadratic(matrix, r), jnp.cos(inverse).sum((0, 1)), log_det])
+            inverse, log_det = invert(pack(matrix))
+            return jnp.stack([*log_det_and_quadratic(pack(matrix), r), jnp.cos(unpack(inverse)).sum((0, 1)), log_det])
 
         def plain(t):
             matrix, r = at(t)
@@ -357,6 +356,7 @@ from studies import random_study
 from bayesharm.design import build_design
 from bayesharm.marginal import condense, log_likelihood, make_plan
 from bayesharm.moments import compute_moments, lay_out
+from bayesharm.packed import invert, log_det_and_quadratic, pack, unpack
 from bayesharm.spec import load_model
 
 design = build_design(random_study(0), load_model("traveling_and_cohort"))

@@ -78,7 +78,7 @@ def test_a_new_or_an_empty_folder_is_taken(tmp_path):
     "fill, found",
     [
         (lambda folder: (folder / "notes.txt").write_text("mine"), "other files"),
-        (lambda folder: (folder / "run.json").write_text("{}"), "another run"),
+        (lambda folder: (folder / "run.json").write_text("{}"), "a finished run"),
     ],
 )
 def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, fill, found):
@@ -146,12 +146,20 @@ def test_a_damaged_run_json_is_refused(run, text):
         pytest.param(lambda run: (run / MEAN / "c/0/0").unlink(), id="no chunk"),
         pytest.param(lambda run: (run / MEAN / "c/0/0").write_bytes(b"short"), id="cut chunk"),
         pytest.param(lambda run: _flip(run / MEAN / "c/0/0"), id="changed chunk"),
-        pytest.param(lambda run: (run / "run.json").write_text('{"format": 1}'), id="run.json without a model"),
+        pytest.param(lambda run: (run / "run.json").write_text('{"format": 2}'), id="run.json without a model"),
     ],
 )
 def test_a_damaged_tree_is_refused(run, damage):
     damage(run)
-    with pytest.raises(RunFolderError, match="do this: fit again"):
+    with pytest.raises(RunFolderError, match="do this: compute it again: .* --overwrite"):
+        load_posterior(run)
+
+
+def test_damaged_files_are_named(run):
+    _flip(run / MEAN / "c/0/0")
+    (run / MEAN / "c/0/1").write_text("new")
+    name = MEAN.removeprefix("posterior.zarr/")
+    with pytest.raises(RunFolderError, match=f"got: '{name}/c/0/0', '{name}/c/0/1': missing, changed or not of the run"):
         load_posterior(run)
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from bayesharm.inference.problem import Problem
-from bayesharm.marginal import Constants, condense, inverse_and_log_det, normal_equations
+from bayesharm.marginal import Constants, condense, normal_equations
 from bayesharm.moments import Moments
+from bayesharm.packed import invert, unpack
 
 Array = jax.Array
 
@@ -66,8 +67,8 @@ def conditional_effects(
     """
     plan = problem.plan
     normal = normal_equations(plan, constants, moments, log_scales)
-    n_dense = normal.schur.shape[0]
-    covariance, _ = inverse_and_log_det(normal.schur)
+    n_dense = normal.rhs.shape[0]
+    covariance = unpack(invert(normal.schur)[0])
     dense = jnp.sum(covariance * normal.rhs, axis=1)
 
     # Each eliminated effect is its own regression on the dense ones: u = pivot_rhs / pivot − regression · dense.

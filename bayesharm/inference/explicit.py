@@ -3,7 +3,7 @@
 For scan n, feature f (centred, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
 scanner k, effect column j::
 
-    eta[c] ~ Normal(log median[c], eta_sd)       omega[c] ~ HalfNormal(omega_sd) above least_omega
+    eta[c] ~ Normal(log median[c], eta_sd)       omega[c]² = excess[c]² + least_omega²,  excess[c] ~ HalfNormal(omega_sd)
     amplitude[f] ~ Normal(0, amplitude_sd)       0 where features share one unit
     log_scale[c,f] ~ Normal(eta[c] + amplitude[f], omega[c])
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
@@ -75,7 +75,8 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
 
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
-    omega = numpyro.sample("omega", dist.TruncatedNormal(0, jnp.full(n_scales, priors.omega_sd), low=priors.least_omega))
+    excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
+    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.least_omega))
     centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
     amplitude_sd = design.spec.amplitude_sd
     total_sd = jnp.sqrt(spread[0] ** 2 + amplitude_sd**2)
@@ -107,7 +108,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     """Log joint density of the NumPyro model, priors and all constants included.
 
     It is a density with respect to Lebesgue measure on the coordinates of `point` as they are named here (for
-    omega itself, not its logarithm: no Jacobian is added) and on the standardized features.
+    excess itself, not its logarithm: no Jacobian is added) and on the standardized features.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     features : (scan, feature) array or DataFrame
         All rows of the scans table, in the user's units.
     point : mapping of arrays
-        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
+        ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
         with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
         in standard deviations of a feature.
     """

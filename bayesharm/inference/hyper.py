@@ -7,6 +7,8 @@ turns until they agree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from bayesharm.inference.importance import (
     find_modes,
     log_marginal,
     log_prior,
+    thin_nodes,
 )
 from bayesharm.inference.laplace import Laplace, fit_laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
@@ -33,10 +36,12 @@ from bayesharm.spec import Priors
 
 Array = jax.Array
 N_TURNS = 10  # at most; four or five are usual
-N_PARTS = 4  # of the chains, at most
+N_EVALUATIONS = 2**17  # nodes × features for NUTS
+STEP = (0.6, 0.7)  # whitened by the curvature at the mode, and by the draws of the first part
+N_PARTS = 7  # of the chains, at most
 HOPELESS = 1.3  # R-hat from which more of the same does not help
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
-LONGEST_TURN = 0.8  # in eta and log omega: further away the nodes do not see
+LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 
 
 class Hyper(NamedTuple):
@@ -65,6 +70,26 @@ class Hyper(NamedTuple):
     diverging: int
     khat: np.ndarray
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Plain arrays; :meth:`from_arrays` is the inverse."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in ("eta", "omega", "diverging", "khat")}
+        arrays |= {f"log_ratio_{name}": np.asarray(part) for name, part in self.log_ratio._asdict().items()}
+        arrays |= {f"predictive_{name}": np.asarray(part) for name, part in self.predictive._asdict().items()}
+        return arrays if self.log_marginal is None else arrays | {"log_marginal": self.log_marginal}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Hyper:
+        """What :meth:`to_arrays` gave."""
+        return cls(
+            arrays["eta"],
+            arrays["omega"],
+            Ratio(*(arrays[f"log_ratio_{name}"] for name in Ratio._fields)),
+            Gaussian(*(arrays[f"predictive_{name}"] for name in Gaussian._fields)),
+            arrays.get("log_marginal"),
+            int(arrays["diverging"]),
+            arrays["khat"],
+        )
+
 
 def fit_hyper(
     problem: Problem,
@@ -73,7 +98,7 @@ def fit_hyper(
     *,
     seed: int,
     n_chains: int = 4,
-    n_draws: int = 350,
+    n_draws: int = 200,
     report=lambda text: None,
 ) -> Hyper | None:
     """Learn the hyperparameters and the noise ratio from a sample of features.
@@ -131,24 +156,12 @@ def fit_hyper(
     nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
     approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
-    n_scales, diverging = len(log_medians), 0
-    draws = np.empty((n_chains, 0, 2 * n_scales))
-    last = 0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains))
-    for part in range(N_PARTS):  # another part as long as it may help
-        key = jax.random.fold_in(stage_key(seed, Stage.HYPER), part)
-        more, failed, last = _sample(
-            problem.priors, log_medians, basis, weight, approximation, key, last, 0 if part else 50, n_draws
-        )
-        draws, diverging = np.concatenate([draws, more], axis=1), diverging + int(failed)
-        verdict = judge(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
-        worst = verdict.rhat.max()
-        if not worst < HOPELESS:
-            return None
-        if worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
-            break
-    eta, log_omega = draws[..., :n_scales], np.asarray(_spread(draws[..., n_scales:], problem.priors.least_omega))
+    drawn = _draw(problem.priors, log_medians, basis, weight, approximation, seed, n_chains, n_draws)
+    if drawn is None:
+        return None
+    eta, log_omega, diverging = drawn
     omega = np.exp(log_omega)
-    flat = (eta.reshape(-1, n_scales).T, log_omega.reshape(-1, n_scales).T)
+    flat = (eta.reshape(-1, len(log_medians)).T, log_omega.reshape(-1, len(log_medians)).T)
     predictive = Gaussian(flat[0].mean(1), np.sqrt(np.exp(2 * flat[1]).mean(1) + flat[0].var(1)))
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
@@ -161,9 +174,66 @@ def fit_hyper(
     return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), diverging, khat)
 
 
+def _draw(
+    priors: Priors,
+    log_medians: np.ndarray,
+    basis: Array,
+    weight: Array,
+    approximation: Laplace,
+    seed: int,
+    n_chains: int,
+    n_draws: int,
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Draws of eta and log omega (chain, draw, scale) and the number of divergences; None if chains do not mix.
+
+    In single precision, for exponentials take the time; what a feature adds at the mode is taken from it, so that sums over
+    features do not suffer.
+    """
+    n_scales = len(log_medians)
+    mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
+    excess = np.exp(mode[n_scales:])  # from log excess
+    mode, factor = np.r_[mode[:n_scales], excess], factor * np.r_[np.ones(n_scales), excess][:, None]
+    key = stage_key(seed, Stage.THIN)
+    around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key, (2 * n_scales, 32)))
+    n_kept = N_EVALUATIONS // weight.shape[1]
+    if n_kept < weight.shape[0]:
+        basis, weight = thin_nodes(key, basis, weight, _parts(priors, jnp.asarray(around)), n_kept, priors.amplitude_sd)
+    offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
+    likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight - offset))
+    start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
+    halves = np.array_split(np.arange(n_chains), 2)  # a thread each
+    diverging, parts = 0, []
+
+    def sample(some: np.ndarray) -> tuple[Array, Array]:
+        with jax.enable_x64(False):  # the switch belongs to a thread
+            whitening = (part.astype(np.float32) for part in (mode, factor, start[:, some]))
+            drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, STEP[min(k, 1)], n_draws)
+            return jax.block_until_ready(drawn)
+
+    for k in range(N_PARTS):  # another part as long as it may help
+        keys = jax.random.split(jax.random.fold_in(stage_key(seed, Stage.HYPER), k), n_chains)
+        with ThreadPoolExecutor() as pool:
+            drawn = list(pool.map(sample, halves))
+        parts.append(np.concatenate([np.asarray(position, float) for position, _ in drawn]))
+        diverging += sum(int(failed) for _, failed in drawn)
+        if k == 0:  # the draws tell the shape of the posterior better than its curvature at one point
+            pooled = parts[0].reshape(-1, 2 * n_scales).copy()
+            pooled[:, n_scales:] = np.abs(pooled[:, n_scales:])  # of either sign, it may have two modes
+            mode, factor = pooled.mean(0), np.linalg.cholesky(np.cov(pooled.T))
+        start = np.linalg.solve(factor, (parts[-1][:, -1] - mode).T)
+        flat = jnp.moveaxis(np.concatenate(parts, axis=1), 2, 0)
+        eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, flat))
+        shared = np.concatenate([eta, log_omega], axis=2)[..., None]
+        verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
+        worst = verdict.rhat.max()
+        if worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
+            break
+    return (eta, log_omega, diverging) if worst < HOPELESS else None
+
+
 def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:
-    eta, above = np.split(centre, 2)
-    return Gaussian(eta, least_omega + np.exp(above))
+    eta, log_excess = np.split(centre, 2)
+    return Gaussian(eta, np.hypot(np.exp(log_excess), least_omega))
 
 
 def _place_nodes(
@@ -193,49 +263,49 @@ def _place_nodes(
 def _log_density(
     priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array
 ) -> Array:
-    """Log posterior of (eta, log(omega - least_omega)), (2 × scale, lane) -> (lane,)."""
-    eta, above = jnp.split(position, 2)
-    log_omega = _spread(above, priors.least_omega)
-    prior = (
-        -0.5 * ((eta - log_medians[:, None]) / priors.eta_sd) ** 2
-        - 0.5 * (jnp.exp(log_omega) / priors.omega_sd) ** 2
-        + above
-    ).sum(0)
+    """Log posterior of (eta, excess), the excess of either sign, (2 × scale, lane) -> (lane,)."""
+    eta, log_omega = _parts(priors, position)
+    excess = position[len(eta) :]
+    prior = -0.5 * (((eta - log_medians[:, None]) / priors.eta_sd) ** 2 + (excess / priors.omega_sd) ** 2).sum(0)
     return prior + log_marginal(basis, weight, eta, log_omega, priors.amplitude_sd).sum(1)
 
 
-def _spread(above: Array | np.ndarray, least_omega: float) -> Array:
-    """log omega of what is sampled, ``log(omega - least_omega)``."""
-    return jnp.logaddexp(above, np.log(least_omega))
+def _parts(priors: Priors, position: Array) -> tuple[Array, Array]:
+    """eta and log omega of what is sampled, eta and excess."""
+    eta, excess = jnp.split(position, 2)
+    return eta, 0.5 * jnp.log(excess**2 + priors.least_omega**2)
 
 
 @partial(jax.jit, static_argnums=0)
 def _approximate(priors: Priors, log_medians: Array, basis: Array, weight: Array, start: Array) -> Laplace:
+    """Of eta and log excess: by its logarithm, the mode of an excess is not at 0, and nodes around it are wide enough."""
+
     def log_density(position):
-        return _log_density(priors, log_medians, basis, weight, position)
+        eta, log_excess = jnp.split(position, 2)
+        excess = jnp.concatenate([eta, jnp.exp(log_excess)])
+        return _log_density(priors, log_medians, basis, weight, excess) + log_excess.sum(0)
 
     return fit_laplace(log_density, start, jnp.full(start.shape, 0.5))
 
 
-@partial(jax.jit, static_argnums=(0, 8))
-def _sample(priors, log_medians, basis, weight, approximation, key, start, n_warmup, n_draws):
-    """NUTS, whitened by the Laplace approximation: draws (chain, draw, 2 × scale), divergences, where it ended."""
-    mode, factor = approximation.mode, approximation.factor[:, :, 0]
+@partial(jax.jit, static_argnums=(0, 10))
+def _sample(priors, log_medians, basis, weight, mode, factor, start, keys, n_warmup, step_size, n_draws):
+    """NUTS on whitened (eta, excess): draws (chain, draw, 2 × scale) and the number of divergences."""
 
     def potential(shared, _, z):
         log_medians, basis, weight, mode, factor = shared
-        return -_log_density(priors, log_medians, basis, weight, mode + factor @ z)
+        return -_log_density(priors, log_medians, basis, weight, mode[:, None] + factor @ z)
 
     draws = sample_lanes(
         potential,
         (log_medians, basis, weight, mode, factor),
         (),
         start,
-        jax.random.split(key, start.shape[1]),
+        keys,
         n_warmup=n_warmup,
         n_draws=n_draws,
-        step_size=0.6,
+        step_size=step_size,
         max_tree_depth=5,
     )
-    position = mode + jnp.einsum("ij,djc->dic", factor, draws.position)
-    return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum(), draws.position[-1]
+    position = mode[:, None] + jnp.einsum("ij,djc->dic", factor, draws.position)
+    return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum()

@@ -185,3 +185,50 @@ def log_marginal(
     amplitude_sd : float
     """
     return logsumexp(log_weight + log_prior(basis, mean, log_sd, amplitude_sd), axis=1) - np.log(log_weight.shape[0])
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def thin_nodes(
+    key: Array, basis: Array, log_weight: Array, hyper: tuple[Array, Array], n_kept: int, amplitude_sd: float = 0.0
+) -> tuple[Array, Array]:
+    """Fewer nodes for the same marginal likelihoods: systematic sampling with probability proportional to size.
+
+    Most nodes weigh nothing wherever the hyperparameters can be. The size of a node is its largest share of a feature's
+    marginal likelihood under any of some hyperparameters; what is kept with probability p weighs 1/p, so that
+    marginal likelihoods keep their expectation (Horvitz & Thompson, *JASA* 47, 1952).
+
+    Parameters
+    ----------
+    key : PRNG key
+    basis : (2 × scale, node, feature) array
+    log_weight : (node, feature) array
+    hyper : tuple of (scale, hyper) arrays
+        Means and log sds that matter.
+    n_kept : int
+    amplitude_sd : float
+
+    Returns
+    -------
+    basis : (2 × scale, n_kept, feature) array
+    log_weight : (n_kept, feature) array
+    """
+    n_nodes, n_features = log_weight.shape
+
+    def largest(size, one):
+        mean, log_sd = (part[:, None] for part in one)
+        terms = log_weight + log_prior(basis, mean, log_sd, amplitude_sd)[0]
+        return jnp.maximum(size, jax.nn.softmax(terms, axis=0)), None
+
+    size, _ = jax.lax.scan(largest, jnp.full_like(log_weight, 1e-6), tuple(part.T for part in hyper))
+
+    def share(p, _):  # those that would be kept more than once are kept, the others share the rest
+        free = p < 1
+        rest = n_kept - (~free).sum(0)
+        return jnp.where(free, jnp.minimum(1.0, size * rest / jnp.where(free, size, 0).sum(0)), 1.0), None
+
+    p, _ = jax.lax.scan(share, jnp.zeros_like(size), length=20)
+    sums = jnp.cumsum(p, axis=0)
+    ticks = jax.random.uniform(key, (n_features,), sums.dtype) + jnp.arange(n_kept, dtype=sums.dtype)[:, None]
+    kept = jnp.minimum(jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(sums, ticks), n_nodes - 1)
+    thinned = jnp.take_along_axis(log_weight - jnp.log(p), kept, axis=0) + np.log(n_kept / n_nodes)
+    return jnp.take_along_axis(basis, kept[None], axis=1), thinned

@@ -42,8 +42,8 @@ def collapsed_model(problem: Problem, moments: Moments) -> None:
     priors, n_features = problem.priors, moments.squares.shape[1]
     log_medians = jnp.asarray(problem.log_medians)
     eta = numpyro.sample("eta", dist.Normal(log_medians, priors.eta_sd))
-    omega_sd = jnp.full(len(log_medians), priors.omega_sd)
-    omega = numpyro.sample("omega", dist.TruncatedNormal(0, omega_sd, low=priors.least_omega))
+    excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(len(log_medians), priors.omega_sd)))
+    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.least_omega))
     centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
     total_sd = jnp.sqrt(spread[0] ** 2 + priors.amplitude_sd**2)
     log_noise = numpyro.sample("log_noise", dist.Normal(centre[0], total_sd))

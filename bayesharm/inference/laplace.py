@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bayesharm.marginal import inverse_and_log_det
+from bayesharm.packed import invert, pack, solve, unpack
 
 Array = jax.Array
 LogDensity = Callable[[Array], Array]  # (dimension, lane) -> (lane,)
@@ -61,8 +61,8 @@ def fit_laplace(
 
     def step(state):
         k, x, value, slope, precision, done, damping = state
-        inverse, log_det = inverse_and_log_det(precision + damping * unit)
-        change = jnp.sum(inverse * slope, axis=1)
+        inverse, log_det = invert(pack(precision + damping * unit))
+        change = solve(inverse, slope)
         decrement = jnp.sum(change * slope, axis=0)
         proposal = x + jnp.clip(change, -2.0, 2.0)
         new_value = log_density(proposal)
@@ -87,9 +87,9 @@ def fit_laplace(
         jnp.zeros(n_lanes, start.dtype),
     )
     _, mode, _, _, precision, done, _ = jax.lax.while_loop(unfinished, step, state)
-    covariance, log_det = inverse_and_log_det(precision)
+    inverse, log_det = invert(pack(precision))
     positive = jnp.isfinite(log_det)
-    covariance = jnp.where(positive, covariance, identity * fallback_sd**2)
+    covariance = jnp.where(positive, unpack(inverse), identity * fallback_sd**2)
     factor = cholesky(covariance)
     fine = positive & jnp.all(jnp.isfinite(factor), (0, 1))
     return Laplace(mode, jnp.where(fine, factor, identity * fallback_sd), done & fine)

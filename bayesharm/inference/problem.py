@@ -29,6 +29,7 @@ class Stage(IntEnum):
     RETRY = 5
     RATIO = 6
     JOINT = 7
+    THIN = 8
 
 
 @dataclass(frozen=True, eq=False)

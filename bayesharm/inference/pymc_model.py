@@ -75,7 +75,8 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
 
     with pm.Model(coords=coords) as model:
         eta = pm.Normal("eta", np.log(design.scale_medians), priors.eta_sd, dims="family")
-        omega = pm.TruncatedNormal("omega", 0, omega_sd, lower=priors.least_omega, dims="family")
+        excess = pm.HalfNormal("excess", omega_sd, dims="family")
+        omega = pm.Deterministic("omega", pt.sqrt(excess**2 + priors.least_omega**2), dims="family")
         z_scale = pm.Normal("z_scale", dims=("family", "feature"))
         log_scale = eta[:, None] + omega[:, None] * z_scale
         if design.spec.units == "each":
@@ -111,7 +112,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
     """Log joint density of the PyMC model, in terms of scales and effects, not of `z_scale` and `z_effect`.
 
-    It is a density with respect to Lebesgue measure on eta, omega (not its logarithm, in which PyMC samples),
+    It is a density with respect to Lebesgue measure on eta, excess (not its logarithm, in which PyMC samples),
     raw, log_scale and u, and on the standardized features; priors and all constants are included.
 
     Parameters
@@ -119,19 +120,20 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     design : Design
     features : (scan, feature) array or DataFrame
     point : mapping of arrays
-        ``eta`` (scale,), ``omega`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
+        ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
         with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
         in standard deviations of a feature.
     """
     model = build_pymc(design, features)
-    eta, omega, log_scale, u = (np.asarray(point[name], float) for name in ("eta", "omega", "log_scale", "u"))
+    eta, excess, log_scale, u = (np.asarray(point[name], float) for name in ("eta", "excess", "log_scale", "u"))
+    omega = np.hypot(excess, design.spec.priors.least_omega)
     amplitude = np.asarray(point.get("amplitude", 0.0), float)
     effect_sd = np.empty_like(u)
     for column, scale in enumerate(design.column_scale):
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
     values = {
         "eta": eta,
-        "omega_interval__": np.log(omega - design.spec.priors.least_omega),
+        "excess_log__": np.log(excess),
         "z_scale": (log_scale - eta[:, None] - amplitude) / omega[:, None],
         "z_effect": u / effect_sd,
     }

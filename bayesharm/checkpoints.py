@@ -1,0 +1,155 @@
+"""An unfinished run on disk: its finished parts, so that it can go on after anything.
+
+``unfinished/plan.json`` in the run folder says what the run is of. Each part is one file that appears whole or not at all,
+and whose name holds the sha256 of its content: a damaged part is found when it is read, and computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from bayesharm.errors import RunFolderError, shorten
+
+UNFINISHED = "unfinished"
+Arrays = dict[str, np.ndarray]
+
+
+class Checkpoints:
+    """Finished parts of a run; without a folder nothing is kept.
+
+    Attributes
+    ----------
+    folder : Path, optional
+    damaged : list of str
+        Files that were not what was written, and were removed.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.damaged: list[str] = []
+
+    def read(self, name: str) -> Arrays | None:
+        """A part as it was kept, or None."""
+        if self.folder is None:
+            return None
+        for path in self.folder.glob(f"{name}.*.npz"):
+            content = path.read_bytes()
+            if path.name == _name(name, content):
+                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                    return dict(arrays)
+            self.damaged.append(path.name)
+            path.unlink()
+        return None
+
+    def write(self, name: str, arrays: Arrays) -> None:
+        """Keep a part.
+
+        Raises
+        ------
+        RunFolderError
+            The disk is full, or the folder cannot be written. What was kept before stays.
+        """
+        if self.folder is None:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        content = buffer.getvalue()
+        write_whole(self.folder / _name(name, content), content)
+
+
+@contextmanager
+def keep_parts(out: Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoints]:
+    """Start a run in its folder, or go on with one that was interrupted; one process at a time.
+
+    The parts are removed when the context is left without an error, that is, when the run is finished.
+
+    Parameters
+    ----------
+    out : Path, optional
+        The run folder; without it nothing is kept.
+    plan : mapping
+        All that the result depends on: a run goes on only under the plan that it was started with.
+
+    Raises
+    ------
+    RunFolderError
+        Another process is at work there, the run was started with another plan, or the folder cannot be written.
+    """
+    if out is None:
+        yield Checkpoints()
+        return
+    folder = out / UNFINISHED
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0).acquire()
+    except Timeout:
+        raise RunFolderError(
+            f"Another process is at work on {out}.",
+            expected="one process for a run folder",
+            do="wait until it has finished, or choose another --out",
+        ) from None
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written.", got=str(error), do="choose another --out") from None
+    with lock:
+        text = json.dumps(plan, indent=2, sort_keys=True)
+        if (folder / "plan.json").exists():
+            _compare(out, (folder / "plan.json").read_bytes(), json.loads(text))
+        else:
+            write_whole(folder / "plan.json", text.encode())
+        yield Checkpoints(folder)
+        shutil.rmtree(folder)
+
+
+def _compare(out: Path, kept: bytes, plan: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of other data, another model or other versions."""
+    try:
+        before = json.loads(kept)
+    except ValueError:
+        before = {"plan": "damaged"}
+    differ = [name for name in sorted({*before, *plan}) if before.get(name) != plan.get(name)]
+    if differ:
+        raise RunFolderError(
+            f"{out} holds an unfinished run that was started otherwise: {', '.join(differ)} changed.",
+            got=shorten([f"{name}: {plan.get(name)}" for name in differ], 2)[:300],
+            expected=shorten([f"{name}: {before.get(name)}" for name in differ], 2)[:300],
+            do="give what it was started with and it goes on, or start afresh with --overwrite, or choose another --out",
+        )
+
+
+def _name(name: str, content: bytes) -> str:
+    return f"{name}.{hashlib.sha256(content).hexdigest()[:32]}.npz"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, whenever the machine stops.
+
+    Raises
+    ------
+    RunFolderError
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise RunFolderError(
+            f"{path} could not be written.",
+            got=str(error),
+            expected="room, and permission to write",
+            do="make room, then run the same command again: it goes on where it stopped",
+        ) from None
