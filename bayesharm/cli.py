@@ -31,7 +31,8 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.echo("Stopped.", err=True)
+            again = " The same command goes on where it stopped." if function.__name__ == "fit" else ""
+            typer.echo(f"Stopped.{again}", err=True)
             raise typer.Exit(130) from None
 
     return app.command(no_args_is_help=function.__name__ not in ("models", "demo"))(run)

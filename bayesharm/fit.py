@@ -113,13 +113,15 @@ def fit(
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
     plan = _plan(dataset, design, seed, settings)
-    if out is not None and overwrite:
-        remove_run(out)
     try:
-        with jax.enable_x64(True), keep_parts(out, plan) as parts:
-            posterior = _fit(dataset, design, plan, settings, parts, report or (lambda *event: None))
-            if out is not None:
-                posterior.write(out)
+        with jax.enable_x64(True):
+            study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], settings)
+            if out is not None and overwrite:  # all that can be refused has been
+                remove_run(out)
+            with keep_parts(out, plan) as parts:
+                posterior = _fit(study, plan, parts, report or (lambda *event: None))
+                if out is not None:
+                    posterior.write(out)
     finally:
         for program in PROGRAMS:  # compiled for this study: kept, they would fill the memory after some twenty fits
             program.clear_cache()  # type: ignore[attr-defined]
@@ -167,10 +169,8 @@ def _check(settings: Settings, seed: int) -> None:
         )
 
 
-def _fit(
-    dataset: Dataset, design: Design, plan: dict[str, Any], settings: Settings, parts: Checkpoints, report: Report
-) -> Posterior:
-    study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], settings)
+def _fit(study: Study, plan: dict[str, Any], parts: Checkpoints, report: Report) -> Posterior:
+    dataset = study.dataset
     n_features = len(dataset.features.names)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
@@ -186,7 +186,7 @@ def _fit(
         n_features,
         f"{n_failed} of {n_features} not converged" if n_failed else "all converged",
     )
-    return label_posterior(dataset, design, hyper, results, plan)
+    return label_posterior(dataset, study.design, hyper, results, plan)
 
 
 def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
