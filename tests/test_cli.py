@@ -277,7 +277,7 @@ def test_a_file_after_features_is_explained(study):
 def test_an_output_folder_with_something_in_it_is_refused_before_anything_is_read(small_run, tmp_path):
     before = files_of(small_run)
     error = run("fit", tmp_path / "nothing.csv", "--out", small_run, code=2).stderr
-    assert "already holds another run" in error and "do this" in error
+    assert "already holds a finished run" in error and "do this" in error
     assert files_of(small_run) == before
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -319,7 +319,7 @@ def test_a_scanner_that_the_fit_has_not_seen_is_refused(small_run, study):
         (lambda folder: (folder / "run.json").unlink(), "half-written"),
         (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "run.json").write_text(json.dumps({"format": 99})), "format 99"),
-        (lambda folder: shutil.rmtree(folder / "posterior.zarr" / "effects"), "do this: fit again"),
+        (lambda folder: shutil.rmtree(folder / "posterior.zarr" / "effects"), "compute it again"),
     ],
 )
 def test_runs_that_are_not_whole_are_refused(small_run, study, damage, message):
