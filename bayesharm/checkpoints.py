@@ -1,7 +1,7 @@
 """An unfinished run on disk: its finished parts, so that it can go on after anything.
 
 ``unfinished/plan.json`` in the run folder says what the run is of. Each part is one file that appears whole or not at all,
-and whose name holds the sha256 of its content: a damaged part is found when it is read, and computed again.
+and whose name holds the sha256 of its content: a damaged part is found when the run goes on, and computed again.
 """
 
 from __future__ import annotations
@@ -31,25 +31,30 @@ class Checkpoints:
     Attributes
     ----------
     folder : Path, optional
+    kept : int
+        Parts that are there from before.
     damaged : list of str
         Files that were not what was written, and were removed.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.damaged: list[str] = []
+        self.kept, self.damaged = 0, []
+        for path in sorted(folder.glob("*.npz")) if folder else ():
+            name = path.name.split(".")[0]
+            if path.name == _name(name, path.read_bytes()):
+                self.kept += 1
+            else:
+                self.damaged.append(path.name)
+                path.unlink()
 
     def read(self, name: str) -> Arrays | None:
         """A part as it was kept, or None."""
         if self.folder is None:
             return None
         for path in self.folder.glob(f"{name}.*.npz"):
-            content = path.read_bytes()
-            if path.name == _name(name, content):
-                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                    return dict(arrays)
-            self.damaged.append(path.name)
-            path.unlink()
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
         return None
 
     def write(self, name: str, arrays: Arrays) -> None:

@@ -34,7 +34,7 @@ from bayesharm.posterior import Posterior, check_output, remove_run
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
 Report = Callable[[str, int, int, str], None]
-"""Receives (stage, done, total, note); stages are `hyperparameters` and `features`."""
+"""Receives (stage, done, total, note); stages are `kept parts`, `hyperparameters`, `features` and `second run`."""
 
 BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
@@ -172,6 +172,9 @@ def _check(settings: Settings, seed: int) -> None:
 def _fit(study: Study, plan: dict[str, Any], parts: Checkpoints, report: Report) -> Posterior:
     dataset = study.dataset
     n_features = len(dataset.features.names)
+    if parts.kept or parts.damaged:
+        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
+        report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
     try:
@@ -241,7 +244,6 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     if parts.read("together"):
         return None
     if kept := parts.read("hyper"):
-        report("hyperparameters", n_sample, n_sample, "kept from before")
         return Hyper.from_arrays(kept), kept["sample"]
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
     moments, _ = study.moments(sample)
@@ -277,19 +279,16 @@ def _sample_features(
     """Summaries of features, each part of them kept as soon as it is there."""
     n_features, size = len(features), min(work.study.settings.block_size, len(work.study.dataset.features.names))
     step = size * BLOCKS_OF_A_PART
-    name, stage = ("again", "second run") if careful else ("features", "features")
+    name, stage, after = ("again", "second run", "not converged") if careful else ("features", "features", "to run again")
     shares = [features[start : start + step] for start in range(0, n_features, step)]
     kept = [parts.read(f"{name}-{k}") for k in range(len(shares))]
     blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
     done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
-    note = "going on where it stopped" if done else "compiling, then sampling"
-    if parts.damaged:
-        note = f"damaged, computed again: {shorten(parts.damaged)}"
-    report(stage, done, n_features, note)
+    report(stage, done, n_features, "compiling, then sampling" if blocks else "")
     sample = partial(work.sample, careful=careful)
-    # the first block alone: it compiles the program of all
-    finished = chain((pool.submit(sample, block).result() for block in blocks[:1]), pool.map(sample, blocks[1:]))
-    failed, complete = 0, []
+    first = [pool.submit(sample, block).result() for block in blocks[:1]]  # alone: it compiles the program of all
+    finished = chain(first, pool.map(sample, blocks[1:]))
+    failed, complete = sum(int((~found["converged"]).sum()) for found in kept if found is not None), []
     for k, share in enumerate(shares):
         part = kept[k]
         if part is None:
@@ -298,7 +297,7 @@ def _sample_features(
                 found.append(next(finished))
                 n_own = min(size, len(share) - start)
                 done, failed = done + n_own, failed + int((~found[-1]["converged"][:n_own]).sum())
-                report(stage, done, n_features, f"{failed} not converged" if failed else "")
+                report(stage, done, n_features, f"{failed} {after}" if failed else "")
             part = {key: array[..., : len(share)] for key, array in _join(found).items()}
             parts.write(f"{name}-{k}", part)
         complete.append(part)

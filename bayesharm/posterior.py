@@ -100,9 +100,8 @@ class Posterior:
         check_output(folder)
         new = not folder.exists()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self.write(folder)
-        except (OSError, RunFolderError):
+        except BaseException:  # an interruption too leaves nothing
             shutil.rmtree(folder / "posterior.zarr", ignore_errors=True)
             if new and folder.exists():
                 folder.rmdir()
@@ -110,7 +109,7 @@ class Posterior:
         return folder
 
     def write(self, folder: Path) -> None:
-        """Write the run into a folder that may hold its unfinished parts; ``run.json`` comes last and completes it.
+        """Write the run into a folder that may be there and hold its unfinished parts; ``run.json`` comes last.
 
         Raises
         ------
@@ -118,6 +117,7 @@ class Posterior:
         """
         unfinished = folder / UNFINISHED
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".", dir=unfinished if unfinished.exists() else folder))
             try:
                 with warnings.catch_warnings():

@@ -67,7 +67,7 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(units):
 
 
 @pytest.mark.slow
-def test_scales_that_the_data_do_not_bound_are_sampled_together_first(tmp_path):
+def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
     """Sites recruit alike and patients are no different: nothing but the prior bounds these eta below."""
     rng, n_features = np.random.default_rng(7), ENOUGH_FEATURES + 4
     visits = [(f"t{i}", name) for i in range(5) for name in "ABC" for _ in range(2)]

@@ -356,7 +356,6 @@ from studies import random_study
 from bayesharm.design import build_design
 from bayesharm.marginal import condense, log_likelihood, make_plan
 from bayesharm.moments import compute_moments, lay_out
-from bayesharm.packed import invert, log_det_and_quadratic, pack, unpack
 from bayesharm.spec import load_model
 
 design = build_design(random_study(0), load_model("traveling_and_cohort"))

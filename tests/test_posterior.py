@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from posteriors import SCANNERS, make_posterior
 
+from bayesharm import posterior
 from bayesharm.errors import RunFolderError
 from bayesharm.posterior import FORMAT, check_output, load_posterior
 from bayesharm.summary import summarize
@@ -102,6 +103,16 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(xr.DataTree, "to_zarr", fail)
     with pytest.raises(RunFolderError, match=r"could not be written[\s\S]*No space left"):
+        make_posterior().save(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(posterior, "write_whole", stop)
+    with pytest.raises(KeyboardInterrupt):
         make_posterior().save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import bayesharm
 from bayesharm import checkpoints, posterior
-from bayesharm.block import Settings
+from bayesharm.block import BlockSampler, Settings
 from bayesharm.checkpoints import Checkpoints, keep_parts
 from bayesharm.errors import RunFolderError
 
@@ -76,6 +76,22 @@ def nearly(study, tmp_path_factory):
 
 def stop():
     raise KeyboardInterrupt
+
+
+def test_the_first_block_alone_then_the_others_and_progress_between(study, monkeypatch):
+    """The first compiles the program of all; what is finished is told, and kept, while others are still at work."""
+    events, sample = [], BlockSampler.sample
+
+    def recorded(self, block, careful=False):
+        events.append(("starts", block[0]))
+        found = sample(self, block, careful)
+        events.append(("ends", block[0]))
+        return found
+
+    monkeypatch.setattr(BlockSampler, "sample", recorded)
+    fit(study, None, report=lambda stage, done, *_: events.append((stage, done)))
+    assert events[events.index(("features", 0)) + 1 :][:2] == [("starts", 0), ("ends", 0)]
+    assert events.index(("features", 2)) < events.index(("starts", 94))
 
 
 @pytest.mark.slow
