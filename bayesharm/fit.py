@@ -260,7 +260,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
         if n_features <= ENOUGH_FEATURES:
             return None
-        sample = sample[np.linspace(0, n_sample - 1, ENOUGH_FEATURES).astype(int)]
+        sample = sample[np.unique(np.linspace(0, n_sample - 1, ENOUGH_FEATURES).astype(int))]
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes longer")
         hyper = pool.submit(_sample_together, study, study.moments(sample)[0]).result().hyper
     parts.write("hyper", hyper.to_arrays() | {"sample": sample})

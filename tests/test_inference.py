@@ -17,7 +17,7 @@ from studies import random_study
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper
+from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper, predict
 from bayesharm.inference.importance import (
     basis_of,
     draw_nodes,
@@ -364,6 +364,17 @@ def test_the_predictive_prior_has_the_moments_of_the_draws(hyper):
     new = rng.normal(np.broadcast_to(hyper.eta, (500, *hyper.eta.shape)), hyper.omega).reshape(-1, len(SCALES))
     np.testing.assert_allclose(hyper.predictive.mean, new.mean(0), atol=0.01)
     np.testing.assert_allclose(hyper.predictive.sd, new.std(0), rtol=0.02)
+
+
+def test_what_all_eta_share_is_left_to_the_amplitude():
+    """Differences between the scales of a new feature are predicted as the draws predict them."""
+    rng = np.random.default_rng(4)
+    own, omega = np.array([0.05, 0.1, 0.2, 0.1]), np.array([0.1, 0.2, 0.3, 0.4])
+    eta = rng.normal(0, 0.3, (4, 5000, 1)) + own * rng.normal(size=(4, 5000, 4))
+    draws = np.broadcast_to(omega, eta.shape)
+    np.testing.assert_allclose(predict(eta, draws, 1.0).sd, np.hypot(own, omega), rtol=0.02)
+    np.testing.assert_allclose(predict(eta, draws, 0.0).sd, np.hypot(np.hypot(own, 0.3), omega), rtol=0.02)
+    assert (predict(eta, draws * 0, 1.0).sd > 0).all()
 
 
 def test_the_same_seed_gives_the_same_hyperparameters(hyper, study, problem):

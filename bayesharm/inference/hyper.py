@@ -36,7 +36,9 @@ from bayesharm.spec import Priors
 
 Array = jax.Array
 N_TURNS = 10  # at most; four or five are usual
-N_EVALUATIONS = 2**17  # nodes × features for NUTS
+TURNS_OF_RATIO = 4  # of them find the noise ratio as well
+N_EVALUATIONS = 2**17  # nodes × features for NUTS, and of each feature at least
+LEAST_NODES = 128
 STEP = (0.6, 0.7)  # whitened by the curvature at the mode, and by the draws of the first part
 N_PARTS = 7  # of the chains, at most
 HOPELESS = 1.3  # R-hat from which more of the same does not help
@@ -131,7 +133,7 @@ def fit_hyper(
     for turn in range(N_TURNS):
         nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
         before = ratio
-        if problem.noise_ratio and turn < 4:
+        if problem.noise_ratio and turn < TURNS_OF_RATIO:
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
         weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
         approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
@@ -154,15 +156,17 @@ def fit_hyper(
         return None
 
     nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
+    if problem.noise_ratio and turn >= TURNS_OF_RATIO:
+        ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
     weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
     approximation = _approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
-    drawn = _draw(problem.priors, log_medians, basis, weight, approximation, seed, n_chains, n_draws)
+    drawn = _draw(problem.priors, log_medians, nodes.log_scales, weight, approximation, seed, n_chains, n_draws)
     if drawn is None:
         return None
     eta, log_omega, diverging = drawn
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, len(log_medians)).T, log_omega.reshape(-1, len(log_medians)).T)
-    predictive = Gaussian(flat[0].mean(1), np.sqrt(np.exp(2 * flat[1]).mean(1) + flat[0].var(1)))
+    predictive = predict(eta, omega, problem.priors.amplitude_sd)
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
@@ -177,7 +181,7 @@ def fit_hyper(
 def _draw(
     priors: Priors,
     log_medians: np.ndarray,
-    basis: Array,
+    log_scales: Array,
     weight: Array,
     approximation: Laplace,
     seed: int,
@@ -186,16 +190,17 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Draws of eta and log omega (chain, draw, scale) and the number of divergences; None if chains do not mix.
 
-    In single precision, for exponentials take the time; what a feature adds at the mode is taken from it, so that sums over
-    features do not suffer.
+    In single precision, for exponentials take the time; log-scales are counted from the mode of eta, and what a feature adds
+    at the mode is taken from it, so that neither squares nor sums over features suffer.
     """
     n_scales = len(log_medians)
     mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
-    excess = np.exp(mode[n_scales:])  # from log excess
-    mode, factor = np.r_[mode[:n_scales], excess], factor * np.r_[np.ones(n_scales), excess][:, None]
-    key = stage_key(seed, Stage.THIN)
-    around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key, (2 * n_scales, 32)))
-    n_kept = N_EVALUATIONS // weight.shape[1]
+    zero, excess = mode[:n_scales].copy(), np.exp(mode[n_scales:])  # from log excess
+    mode, factor = np.r_[np.zeros(n_scales), excess], factor * np.r_[np.ones(n_scales), excess][:, None]
+    log_medians, basis = log_medians - zero, basis_of(log_scales - zero[:, None])
+    key, key_around = jax.random.split(stage_key(seed, Stage.THIN))
+    around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
+    n_kept = max(N_EVALUATIONS // weight.shape[1], LEAST_NODES)
     if n_kept < weight.shape[0]:
         basis, weight = thin_nodes(key, basis, weight, _parts(priors, jnp.asarray(around)), n_kept, priors.amplitude_sd)
     offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
@@ -219,7 +224,10 @@ def _draw(
         if k == 0:  # the draws tell the shape of the posterior better than its curvature at one point
             pooled = parts[0].reshape(-1, 2 * n_scales).copy()
             pooled[:, n_scales:] = np.abs(pooled[:, n_scales:])  # of either sign, it may have two modes
-            mode, factor = pooled.mean(0), np.linalg.cholesky(np.cov(pooled.T))
+            covariance = np.cov(pooled.T)
+            if not np.isfinite(covariance).all() or np.linalg.cond(covariance) > 1e12:  # stuck
+                return None
+            mode, factor = pooled.mean(0), np.linalg.cholesky(covariance)
         start = np.linalg.solve(factor, (parts[-1][:, -1] - mode).T)
         flat = jnp.moveaxis(np.concatenate(parts, axis=1), 2, 0)
         eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, flat))
@@ -228,7 +236,28 @@ def _draw(
         worst = verdict.rhat.max()
         if worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
             break
-    return (eta, log_omega, diverging) if worst < HOPELESS else None
+    return (eta + zero, log_omega, diverging) if worst < HOPELESS else None
+
+
+def predict(eta: np.ndarray, omega: np.ndarray, amplitude_sd: float) -> Gaussian:
+    """Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
+
+    Where features have an amplitude, a shift that all eta share cannot be told from it: that part of their uncertainty
+    belongs to the amplitude, next to whose prior sd it is nothing, and would pass for a spread of every scale of its own.
+
+    Parameters
+    ----------
+    eta, omega : (..., scale) arrays
+        Draws.
+    amplitude_sd : float
+    """
+    eta, omega = (draws.reshape(-1, draws.shape[-1]) for draws in (eta, omega))
+    covariance = np.atleast_2d(np.cov(eta.T))
+    common = 0.0
+    if amplitude_sd:  # so that differences between scales are as uncertain as before, on average
+        between = covariance[np.triu_indices(len(covariance), 1)]
+        common = np.clip(between.mean(), 0, 1 / np.linalg.pinv(covariance).sum()) if len(between) else covariance[0, 0]
+    return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + np.diag(covariance) - common))
 
 
 def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:

@@ -18,10 +18,10 @@ from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_median
 from numpyro.infer.reparam import LocScaleReparam
 
-from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.hyper import Hyper, predict
 from bayesharm.inference.lanes import ScaleDraws
 from bayesharm.inference.noise import Ratio
-from bayesharm.inference.problem import Gaussian, Problem, Stage, stage_key
+from bayesharm.inference.problem import Problem, Stage, stage_key
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
 
@@ -90,12 +90,11 @@ def sample_joint(
     n_features = moments.squares.shape[1]
 
     ratio = draws["log_ratio"].reshape(-1, problem.n_scanners)
-    eta, omega = (draws[name].reshape(-1, len(problem.log_medians)) for name in ("eta", "omega"))
     hyper = Hyper(
         eta=draws["eta"],
         omega=draws["omega"],
         log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T))),
-        predictive=Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + eta.var(0))),
+        predictive=predict(draws["eta"], draws["omega"], problem.priors.amplitude_sd),
         log_marginal=None,
         diverging=int(counts["diverging"].sum()),
         khat=np.full(n_features, np.nan),
