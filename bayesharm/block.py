@@ -89,13 +89,14 @@ class Study:
         self, hyper: Hyper, moments: Moments, standard: Standard, draws: ScaleDraws
     ) -> dict[str, np.ndarray]:
         """Summaries of draws of the scales, and of the effects given them, in the features' units."""
-        with jax.enable_x64(self.settings.dtype == "float64"):
-            log_scales = np.asarray(draws.log_scales)
-            pooled = log_scales.reshape(-1, *log_scales.shape[2:])
-            few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
+        log_scales = np.asarray(draws.log_scales, float)
+        pooled = log_scales.reshape(-1, *log_scales.shape[2:])
+        few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
+        with jax.enable_x64(True):  # variances are differences of squares
             effects = average_effects(self.problem, hyper.log_ratio.mean, moments, jnp.asarray(few))
         verdict = judge(log_scales, np.asarray(draws.diverging))
         effect_mean, effect_sd = (np.asarray(part) * standard.sd for part in effects)
+        finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
         scales = np.exp(pooled) * standard.sd
         q05, q50, q95 = np.quantile(scales, [0.05, 0.5, 0.95], axis=0)
         found = {
@@ -107,7 +108,7 @@ class Study:
             "ess_bulk": verdict.ess_bulk,
             "rhat": verdict.rhat,
             "divergences": verdict.divergences,
-            "converged": verdict.converged,
+            "converged": verdict.converged & finite,
             "khat": pareto_k(np.asarray(draws.log_ratios)),
             "centre": standard.centre,
             "unit": standard.sd,

@@ -27,8 +27,10 @@ class Block:
     matrix : (scan, level) sparse matrix
     scales : (level,) int array
         Which scale each level has (index into ``Design.scales``), or ``FIXED``.
-    contrast : (level, level) array
-        How its effects are reported.
+    centred : bool
+        Whether its effects are reported against the mean of the levels that share a scale, or as they are.
+    weight : float or (level,) array
+        What reported effects are multiplied by.
     fixed_sd : float
         Prior sd where the scale is ``FIXED``, in standard deviations of the feature.
     """
@@ -37,8 +39,9 @@ class Block:
     levels: tuple[str, ...]
     matrix: sparse.csr_array
     scales: np.ndarray
-    contrast: np.ndarray
+    centred: bool
     fixed_sd: float = np.inf
+    weight: float | np.ndarray = 1.0
 
 
 def levels_by(spec: ModelSpec, name: str) -> str:
@@ -118,12 +121,6 @@ def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, refe
     return (labels.to_numpy(object), groups, names) if names else None
 
 
-def centring(groups: np.ndarray) -> np.ndarray:
-    """Each level minus the mean of the levels of its group."""
-    same = (groups[:, None] == groups[None, :]).astype(float)
-    return np.eye(len(groups)) - same / same.sum(axis=1, keepdims=True)
-
-
 def indicators(codes: np.ndarray, n_levels: int) -> sparse.csr_array:
     scan = np.flatnonzero(codes >= 0)
     return sparse.csr_array((np.ones(len(scan)), (scan, codes[scan])), shape=(len(codes), n_levels))
@@ -135,7 +132,7 @@ def mean_block(n_scans: int, spec: ModelSpec) -> Block:
         ("mean",),
         sparse.csr_array(np.ones((n_scans, 1))),
         np.array([FIXED]),
-        np.eye(1),
+        False,
         spec.priors.mean_sd,
     )
 
@@ -155,7 +152,7 @@ def covariate_block(used: pd.DataFrame, spec: ModelSpec) -> Block:
     values = sparse.csr_array(((encoded - encoded.mean()) / sd).to_numpy())
     levels = tuple(str(name) for name in encoded.columns)
     fixed = np.full(len(levels), FIXED)
-    return Block("covariate", levels, values, fixed, np.diag(1 / sd), spec.priors.slope_sd)
+    return Block("covariate", levels, values, fixed, False, spec.priors.slope_sd, 1 / sd)
 
 
 def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -15,29 +15,48 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bayesharm.columns import FIXED, Block, centring, covariate_block, family_levels, indicators, levels_by, mean_block
+from bayesharm.columns import FIXED, Block, covariate_block, family_levels, indicators, levels_by, mean_block
 from bayesharm.errors import ModelError, shorten
 from bayesharm.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class EffectGroup:
-    """A reported family of effects: rows of contrasts over columns.
+    """A reported family of effects: finite-population contrasts.
+
+    Each level minus the mean of its mates, the levels that share its scale; levels that have their scale for themselves
+    are left out. Levels without mates are reported as they are: against a reference.
 
     Attributes
     ----------
     name, dim : str
         Name of the group, and of the dimension that its levels span.
     levels : tuple of str
-    contrasts : (level, column) array
-        Finite-population contrasts: each level minus the mean of the levels that share its scale; levels that have their
-        scale for themselves are left out.
+    columns : (level,) int array
+    mates : (level,) int array
+        Levels with the same number are mates; -1 has none.
+    weight : (level,) array
+        What the contrast is multiplied by.
+    n_columns : int
+        Of the design.
     """
 
     name: str
     dim: str
     levels: tuple[str, ...]
-    contrasts: np.ndarray
+    columns: np.ndarray
+    mates: np.ndarray
+    weight: np.ndarray
+    n_columns: int
+
+    @property
+    def contrasts(self) -> np.ndarray:
+        """Written out, (level, column): large where there are many levels."""
+        same = (self.mates[:, None] == self.mates) & (self.mates >= 0)
+        rows = np.eye(len(self.levels)) - same / np.maximum(same.sum(axis=1, keepdims=True), 1)
+        contrasts = np.zeros((len(self.levels), self.n_columns))
+        contrasts[:, self.columns] = self.weight[:, None] * rows
+        return contrasts
 
 
 @dataclass(frozen=True)
@@ -155,9 +174,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
         medians += [family.scale] * len(index)
         codes = pd.Index(names, dtype=object).get_indexer(labels)
         level_scales = np.array([index[group] for group in groups])
-        contrast = centring(level_scales) if family.by != "diagnosis" else np.eye(len(names))
         matrix = indicators(codes, len(names))
-        blocks.append(Block(family.name, tuple(names), matrix, level_scales, contrast))
+        blocks.append(Block(family.name, tuple(names), matrix, level_scales, family.by != "diagnosis"))
     if spec.covariates:
         blocks.append(covariate_block(used, spec))
 
@@ -215,15 +233,25 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
                     if not touched[scans].any():
                         touched[scans] = eliminated[column] = True
     order = np.argsort(eliminated, kind="stable")
+    place = np.argsort(order)
 
     effects = []
     for j, block in enumerate(blocks[1:], start=1):
-        contrast = np.zeros((len(block.levels), len(names)))
-        contrast[:, start[j] : start[j + 1]] = block.contrast
-        told = block.contrast.any(axis=1)  # a level that has its scale for itself has nothing to be compared with
-        levels = tuple(level for level, kept in zip(block.levels, told, strict=True) if kept)
-        if levels:
-            effects.append(EffectGroup(block.name, levels_by(spec, block.name), levels, contrast[told][:, order]))
+        mates = block.scales if block.centred else np.full(len(block.levels), -1)
+        # a level that has its scale for itself has nothing to be compared with
+        told = np.flatnonzero((np.bincount(block.scales + 1)[block.scales + 1] > 1) | ~np.array(block.centred))
+        if len(told):
+            effects.append(
+                EffectGroup(
+                    block.name,
+                    levels_by(spec, block.name),
+                    tuple(block.levels[k] for k in told),
+                    place[start[j] + told],
+                    mates[told],
+                    np.broadcast_to(block.weight, len(mates))[told],
+                    len(names),
+                )
+            )
     return replace(
         design,
         columns=tuple(names[k] for k in order),

@@ -11,57 +11,20 @@ block of A; its Schur complement is a small dense matrix for each feature. The f
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.design import FIXED, Design
-from bayesharm.moments import Layout, Moments
+from bayesharm.design import FIXED
+from bayesharm.moments import Moments
 from bayesharm.packed import log_det_and_quadratic, positions
+from bayesharm.plan import Plan
 
 Array = jax.Array
-
-
-class Plan(NamedTuple):
-    """Index arrays of a design in the order the likelihood works.
-
-    All scans of people scanned repeatedly make one class (index 0) once they are weighted by the noise ratio;
-    people scanned once keep a class for each scanner.
-
-    Attributes
-    ----------
-    layout : Layout
-    scanner, once, size : (class,) arrays
-    merged : (class,) int array
-        Merged class of each class.
-    n_merged : int
-    dense, eliminated : (merged classes, columns, index of each entry in the merged ones)
-    pairs : (2, pair) int array
-        Pairs of merged eliminated entries that belong to one column.
-    group : (pair,) int array
-        Pairs of one group have the same coefficient in any feature: people with the same numbers of scans on every scanner.
-    first : (group,) int array
-        First pair of each group.
-    column_scale, column_sd : arrays over columns
-    once_scale : int
-    """
-
-    layout: Layout
-    scanner: np.ndarray
-    once: np.ndarray
-    size: np.ndarray
-    merged: np.ndarray
-    n_merged: int
-    dense: tuple[np.ndarray, np.ndarray, np.ndarray]
-    eliminated: tuple[np.ndarray, np.ndarray, np.ndarray]
-    pairs: np.ndarray
-    group: np.ndarray
-    first: np.ndarray
-    column_scale: np.ndarray
-    column_sd: np.ndarray
-    once_scale: int
+MOST_ADDED = 64  # parts, one by one
 
 
 class Constants(NamedTuple):
@@ -69,67 +32,39 @@ class Constants(NamedTuple):
 
     variance_ratio: Array  # (merged class,) lambda of each class; 1 for the repeated one
     gram: Array  # (packed, merged class)
-    outer: Array  # (packed, group) symmetrized products of cross moments, added up
+    outer: Array  # (packed, group) symmetrized products of cross moments, added up over pairs
     cross: Array  # (eliminated entry, dense)
-    squares: Array  # (eliminated entry,)
+    squares: Array  # (kind entry,)
     log_ratio: Array  # () sum over repeated scans of log lambda
 
 
-def make_plan(design: Design, layout: Layout) -> Plan:
-    """Order a design for the likelihood."""
-    merged = np.zeros(len(design.class_scanner), np.int32)  # int32: an index for JAX in either precision
-    merged[design.class_once] = 1 + np.arange(design.class_once.sum())
+class Condensed(NamedTuple):
+    """What each feature adds once the noise ratio is known; feature axis last (a JAX pytree)."""
 
-    def merge(entries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        key = np.stack([merged[entries.classes], entries.columns])
-        unique, index = np.unique(key, axis=1, return_inverse=True)
-        return unique[0], unique[1], index.reshape(-1).astype(np.int32)
+    dense: Array  # (dense entry, feature)
+    cross: Array  # (group, dense, feature) symmetrized products of cross moments and eliminated ones, added up over pairs
+    eliminated: Array  # (group, feature) products of eliminated ones, added up over pairs
+    squares: Array  # (merged class, feature)
 
-    eliminated = merge(layout.eliminated)
-    column = eliminated[1]
-    first, second = np.triu_indices(len(column))
-    pairs = np.stack([first, second]).astype(np.int32)[:, column[first] == column[second]]
-    group, first_of_group = _group_pairs(design, layout, eliminated, pairs)
-    return Plan(
-        layout,
-        design.class_scanner.astype(np.int32),
-        design.class_once,
-        design.class_size,
-        merged,
-        int(merged.max()) + 1,
-        merge(layout.dense),
-        eliminated,
-        pairs,
-        group,
-        first_of_group,
-        design.column_scale.astype(np.int32),
-        design.column_sd,
-        design.once_scale,
+
+def merge_eliminated(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Array, Array]:
+    """Products of eliminated columns with dense ones (entry, dense) and with features (entry, feature), weighted."""
+    entries = plan.layout.eliminated
+    weight = _weight(plan, log_ratio)[entries.classes][:, None]
+    spread = partial(add_up, plan.eliminated[2], len(plan.eliminated[0]))
+    dtype = log_ratio.dtype
+    return (
+        spread(weight * jnp.asarray(plan.layout.cross_gram, dtype)),
+        spread(weight * jnp.asarray(moments.eliminated, dtype)),
     )
 
 
-def _group_pairs(design: Design, layout: Layout, eliminated, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of pairs whose coefficients are equal whatever the scales and noise ratios are, and the first of each."""
-    _, columns, merged = eliminated
-    contents: list[list[tuple[float, float]]] = [[] for _ in columns]
-    for entry, c, square in zip(merged, layout.eliminated.classes, layout.eliminated_gram, strict=True):
-        contents[entry].append((float(c), float(square)))
-    n_entries = np.bincount(columns)
-    numbers: dict[tuple, int] = {}
-    group, first = np.zeros(pairs.shape[1], np.int32), []
-    for pair, (i, j) in enumerate(pairs.T):
-        column = layout.dense_gram.shape[1] + columns[i]
-        alike = (design.column_scale[column], design.column_sd[column], *sorted(contents[i]))
-        key = alike if n_entries[columns[i]] == 1 else (i, j, "a pair of its own")
-        if key not in numbers:
-            numbers[key] = len(numbers)
-            first.append(pair)
-        group[pair] = numbers[key]
-    return group, np.array(first, np.int32)
+def _weight(plan: Plan, log_ratio: Array) -> Array:
+    return jnp.where(plan.once, 1.0, jnp.exp(-log_ratio[plan.scanner])).astype(log_ratio.dtype)
 
 
-def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants, Moments]:
-    """Weigh the scans of people scanned repeatedly by the noise ratio, once and for all.
+def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants, Condensed]:
+    """Weigh the scans of people scanned repeatedly by the noise ratio, and add up what is alike, once and for all.
 
     Parameters
     ----------
@@ -141,44 +76,43 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
     Returns
     -------
     Constants
-    Moments
-        Over merged classes.
+    Condensed
     """
     layout, dtype = plan.layout, log_ratio.dtype
-    weight = jnp.where(plan.once, 1.0, jnp.exp(-log_ratio[plan.scanner])).astype(dtype)
+    weight = _weight(plan, log_ratio)
+    row, column, _ = positions(layout.dense_gram.shape[1])
+    over_classes = partial(add_up, plan.merged, plan.n_merged)
+    cross, eliminated = merge_eliminated(plan, log_ratio, moments)
+    squares = add_up(
+        plan.eliminated[2],
+        len(cross),
+        (weight[layout.eliminated.classes] * layout.eliminated_gram.astype(dtype))[:, None],
+    )[:, 0]
 
-    def add(index, n, values, classes):
-        spread = _one_hot(index, n, dtype) * weight[classes]
-        return spread @ jnp.asarray(values, dtype).reshape(len(classes), -1)
-
-    def add_all(values, classes):
-        return add(plan.merged[classes], plan.n_merged, values, classes)
-
-    n_dense = layout.dense_gram.shape[1]
-    all_classes = np.arange(len(plan.scanner))
-    row, column, _ = positions(n_dense)
-    gram = add_all(layout.dense_gram[:, row, column], all_classes)
-    n_entries = len(plan.eliminated[0])
-    cross = add(plan.eliminated[2], n_entries, layout.cross_gram, layout.eliminated.classes)
-    squares = add(plan.eliminated[2], n_entries, layout.eliminated_gram, layout.eliminated.classes)[:, 0]
-    i, j = plan.pairs
+    i, j, group, example = plan.pairs
+    over_pairs = partial(add_up, group, len(example))
     other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
-    outer = cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]
-    outer = _one_hot(plan.group, len(plan.first), dtype) @ outer
+    dense = plan.layout.dense
     constants = Constants(
         variance_ratio=jnp.ones(plan.n_merged, dtype)
         .at[plan.merged[plan.once]]
         .set(jnp.exp(log_ratio[plan.scanner[plan.once]])),
-        gram=gram.T,
-        outer=outer.T,
+        gram=over_classes(weight[:, None] * layout.dense_gram[:, row, column].astype(dtype)).T,
+        outer=over_pairs(cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]).T,
         cross=cross,
-        squares=squares,
+        squares=squares[plan.kinds.entries],
         log_ratio=jnp.sum(jnp.where(plan.once, 0.0, plan.size * log_ratio[plan.scanner])).astype(dtype),
     )
-    condensed = Moments(
-        dense=add(plan.dense[2], len(plan.dense[0]), moments.dense, layout.dense.classes),
-        eliminated=add(plan.eliminated[2], n_entries, moments.eliminated, layout.eliminated.classes),
-        squares=add_all(moments.squares, all_classes),
+    by_dense = jax.lax.map(
+        lambda column: over_pairs(column[i, None] * eliminated[j] + other * column[j, None] * eliminated[i]), cross.T
+    )
+    condensed = Condensed(
+        dense=add_up(
+            plan.dense[2], len(plan.dense[0]), weight[dense.classes][:, None] * jnp.asarray(moments.dense, dtype)
+        ),
+        cross=jnp.swapaxes(by_dense, 0, 1),
+        eliminated=over_pairs((1 + other) * eliminated[i] * eliminated[j]),
+        squares=over_classes(weight[:, None] * jnp.asarray(moments.squares, dtype)),
     )
     return constants, condensed
 
@@ -188,19 +122,19 @@ class Normal(NamedTuple):
 
     schur: Array  # (packed, feature) precision of the dense effects, the eliminated ones integrated out
     rhs: Array  # (dense, feature)
-    pivot: Array  # (eliminated, feature) conditional precision of the eliminated effects
-    pivot_rhs: Array  # (eliminated, feature)
+    pivot: Array  # (kind, feature) conditional precision of the eliminated effects
+    coefficient: Array  # (group, feature) of products of the eliminated entries
     precision: Array  # (merged class, feature) of the noise
-    prior: Array  # (column, feature) prior precision
+    prior: Array  # (dense, then kind, feature) prior precision
 
 
-def normal_equations(plan: Plan, constants: Constants, moments: Moments, log_scales: Array) -> Normal:
+def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_scales: Array) -> Normal:
     """Assemble the normal equations and eliminate the diagonal block.
 
     Parameters
     ----------
     plan, constants, moments
-        From :func:`make_plan` and :func:`condense`.
+        From :func:`bayesharm.plan.make_plan` and :func:`condense`.
     log_scales : (scale, feature) array
         Natural logarithms of the scales of the standardized features, noise first.
     """
@@ -210,26 +144,26 @@ def normal_equations(plan: Plan, constants: Constants, moments: Moments, log_sca
     once[plan.merged[plan.once]] = 1.0
     ratio = constants.variance_ratio[:, None]
     w = 1 / (variance[0] * ratio + jnp.asarray(once, dtype)[:, None] * variance[plan.once_scale])
-    fixed = (plan.column_sd**-2.0).astype(dtype)[:, None]
-    free = (plan.column_scale != FIXED)[:, None]
-    prior = jnp.where(free, 1 / variance[np.maximum(plan.column_scale, 0)], fixed)
-
     n_dense = constants.cross.shape[1]
-    classes, columns, _ = plan.eliminated
-    to_column = _one_hot(columns, len(plan.column_scale) - n_dense, dtype)
-    entry_w = w[classes]
-    pivot = prior[n_dense:] + to_column @ (entry_w * constants.squares[:, None])
-    pivot_rhs = to_column @ (entry_w * moments.eliminated)
-    i, j = plan.pairs[:, plan.first]
-    coefficient = entry_w[i] * entry_w[j] / pivot[columns[i]]
+    columns = np.concatenate([np.arange(n_dense), n_dense + plan.kinds.first])
+    scale, fixed = plan.column_scale[columns], (plan.column_sd[columns] ** -2.0).astype(dtype)
+    prior = jnp.where((scale != FIXED)[:, None], 1 / variance[np.maximum(scale, 0)], fixed[:, None])
+
+    classes, elsewhere, _ = plan.eliminated
+    kind = plan.kinds.of_column[elsewhere]  # of each entry
+    some = plan.kinds.entries
+    to_kind = _one_hot(kind[some], len(plan.kinds.first), dtype)
+    pivot = prior[n_dense:] + to_kind @ (w[classes[some]] * constants.squares[:, None])
+    i, j = plan.pairs.first[plan.pairs.example], plan.pairs.second[plan.pairs.example]
+    coefficient = w[classes[i]] * w[classes[j]] / pivot[kind[i]]
     schur = constants.gram @ w - constants.outer @ coefficient
     schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
     rhs = _one_hot(plan.dense[1], n_dense, dtype) @ (w[plan.dense[0]] * moments.dense)
-    rhs -= constants.cross.T @ (entry_w * (pivot_rhs / pivot)[columns])
-    return Normal(schur, rhs, pivot, pivot_rhs, w, prior)
+    rhs -= _combine(moments.cross, coefficient)
+    return Normal(schur, rhs, pivot, coefficient, w, prior)
 
 
-def log_likelihood(plan: Plan, constants: Constants, moments: Moments, log_scales: Array) -> Array:
+def log_likelihood(plan: Plan, constants: Constants, moments: Condensed, log_scales: Array) -> Array:
     """log p(feature | scales), all effects integrated out.
 
     Returns
@@ -239,13 +173,33 @@ def log_likelihood(plan: Plan, constants: Constants, moments: Moments, log_scale
     """
     normal = normal_equations(plan, constants, moments, log_scales)
     log_det, quadratic = log_det_and_quadratic(normal.schur, normal.rhs)
-    log_det += jnp.log(normal.pivot).sum(0) - jnp.log(normal.prior).sum(0) + constants.log_ratio
-    size = np.bincount(plan.merged, weights=plan.size, minlength=plan.n_merged).astype(log_scales.dtype)
+    dtype, n_dense = log_scales.dtype, constants.cross.shape[1]
+    n_alike = np.bincount(plan.kinds.of_column, minlength=len(plan.kinds.first)).astype(dtype)
+    log_det += n_alike @ (jnp.log(normal.pivot) - jnp.log(normal.prior[n_dense:])) + constants.log_ratio
+    log_det -= jnp.log(normal.prior[:n_dense]).sum(0)
+    size = np.bincount(plan.merged, weights=plan.size, minlength=plan.n_merged).astype(dtype)
     log_det -= size @ jnp.log(normal.precision)
     quadratic = (
-        (normal.precision * moments.squares).sum(0) - (normal.pivot_rhs**2 / normal.pivot).sum(0) - quadratic
+        (normal.precision * moments.squares).sum(0) - (normal.coefficient * moments.eliminated).sum(0) - quadratic
     )
-    return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(log_scales.dtype))
+    return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
+
+
+def _combine(parts: Array, coefficient: Array) -> Array:
+    """Σ coefficient[k] parts[k], (part, row, feature) and (part, feature) -> (row, feature).
+
+    As additions, which XLA fuses; its reduction takes as long as all the rest of a likelihood.
+    """
+    if len(parts) > MOST_ADDED:
+        return jnp.sum(parts * coefficient[:, None], axis=0)
+    return sum((part * c for part, c in zip(parts, coefficient, strict=True)), jnp.zeros_like(parts, shape=parts.shape[1:]))
+
+
+def add_up(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
+    """Sums of rows that have the same index, (row, …) -> (n, …)."""
+    if len(index) * n > 2**16:
+        return jax.ops.segment_sum(jnp.asarray(values), index, n)
+    return _one_hot(index, n, values.dtype) @ values
 
 
 def _one_hot(index: np.ndarray, n: int, dtype) -> Array:

@@ -8,8 +8,9 @@ from scipy import optimize
 
 from bayesharm.design import build_design
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
-from bayesharm.marginal import condense, log_likelihood, make_plan
+from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import compute_moments, lay_out
+from bayesharm.plan import make_plan
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.spec import load_model
 
@@ -153,7 +154,7 @@ class Study:
 
     def condensed(self, dtype, features):
         """Constants, and moments of some features in some order."""
-        moments = jax.tree.map(lambda leaf: leaf[:, features], self.moments)
+        moments = jax.tree.map(lambda leaf: leaf[..., features], self.moments)
         log_ratio = jnp.zeros(len(self.design.scanners), dtype)
         return jax.jit(lambda *data: condense(self.plan, *data))(log_ratio, moments)
 

@@ -19,13 +19,10 @@ from scipy import integrate, stats
 from studies import covariance, log_normal, random_study
 
 from bayesharm.design import Design, build_design
-from bayesharm.marginal import (
-    condense,
-    log_likelihood,
-    make_plan,
-)
+from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import compute_moments, lay_out
 from bayesharm.packed import invert, log_det_and_quadratic, pack, unpack
+from bayesharm.plan import make_plan
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.spec import Family, load_model
 
@@ -354,7 +351,8 @@ sys.path[:0] = {path!r}
 import jax, jax.numpy as jnp, numpy as np
 from studies import random_study
 from bayesharm.design import build_design
-from bayesharm.marginal import condense, log_likelihood, make_plan
+from bayesharm.marginal import condense, log_likelihood
+from bayesharm.plan import make_plan
 from bayesharm.moments import compute_moments, lay_out
 from bayesharm.spec import load_model
 
@@ -367,7 +365,7 @@ constants, moments = jax.jit(lambda *data: condense(plan, *data))(jnp.zeros(len(
 start = jnp.broadcast_to(jnp.log(jnp.asarray(design.scale_medians)), (4000, len(design.scales)))
 
 def lane(x, moments):
-    moments = jax.tree.map(lambda leaf: leaf[:, None], moments)
+    moments = jax.tree.map(lambda leaf: leaf[..., None], moments)
     return log_likelihood(plan, constants, moments, x[:, None])[0]
 
 hessian = jax.jit(jax.vmap(jax.hessian(lane), (0, -1)))(start, moments)

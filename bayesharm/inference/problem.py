@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.design import Design
-from bayesharm.marginal import Plan, make_plan
 from bayesharm.moments import lay_out
+from bayesharm.plan import Plan, make_plan
 from bayesharm.spec import Priors
 
 Array = jax.Array
@@ -32,6 +32,23 @@ class Stage(IntEnum):
     THIN = 8
 
 
+class Reported(NamedTuple):
+    """All reported contrasts, group after group.
+
+    Attributes
+    ----------
+    columns : (effect,) int array
+    weight : (effect,) array
+        What each contrast is multiplied by.
+    mates : (column,) int array
+        Columns with the same number are reported against their mean; those with -1 as they are.
+    """
+
+    columns: np.ndarray
+    weight: np.ndarray
+    mates: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A study laid out for inference; compared by identity, so that JAX takes it as a static argument.
@@ -41,8 +58,7 @@ class Problem:
     plan : Plan
     log_medians : (scale,) array
         Prior medians of the log-scales of standardized features.
-    contrasts : (effect, column) array
-        All reported contrasts, group after group.
+    reported : Reported
     priors : Priors
         ``amplitude_sd`` is 0 where features share one unit.
     pair : int
@@ -54,7 +70,7 @@ class Problem:
 
     plan: Plan
     log_medians: np.ndarray
-    contrasts: np.ndarray
+    reported: Reported
     priors: Priors
     pair: int
     noise_ratio: bool
@@ -73,12 +89,21 @@ def make_problem(design: Design) -> Problem:
     return Problem(
         plan=make_plan(design, lay_out(design)),
         log_medians=np.log(design.scale_medians),
-        contrasts=np.concatenate([group.contrasts for group in design.effects]),
+        reported=_list_reported(design),
         priors=replace(design.spec.priors, amplitude_sd=design.spec.amplitude_sd),
         pair=design.once_scale if design.class_once.any() else 0,
         noise_ratio=design.spec.noise_ratio == "scanner",
         n_scanners=len(design.scanners),
     )
+
+
+def _list_reported(design: Design) -> Reported:
+    mates = np.full(len(design.columns), -1)
+    for group in design.effects:
+        for label in np.unique(group.mates[group.mates >= 0]):
+            mates[group.columns[group.mates == label]] = mates.max() + 1
+    columns, weight = (np.concatenate([getattr(group, name) for group in design.effects]) for name in ("columns", "weight"))
+    return Reported(columns, weight, mates)
 
 
 def to_coordinates(pair: int, log_scales: Array) -> Array:

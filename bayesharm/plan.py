@@ -1,0 +1,149 @@
+"""Index arrays of a design in the order the likelihood works, and which of its columns are alike."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+
+from bayesharm.design import Design
+from bayesharm.moments import Layout
+
+
+class Kinds(NamedTuple):
+    """Eliminated columns that are alike: with equally many scans in every noise class, and of one scale.
+
+    Whatever the scales are, columns of a kind have the same pivot, so that what depends on it can be added up over them
+    beforehand. Most people with the same numbers of scans on the same scanners are of one kind.
+
+    Attributes
+    ----------
+    of_column : (column,) int array
+    first : (kind,) int array
+        First column of each kind.
+    entries : (kind entry,) int array
+        Entries of these first columns.
+    of_entry : (entry,) int array
+        Which of `entries` each entry is like.
+    """
+
+    of_column: np.ndarray
+    first: np.ndarray
+    entries: np.ndarray
+    of_entry: np.ndarray
+
+
+class Pairs(NamedTuple):
+    """Pairs of entries of one column, those of like entries in one group.
+
+    Attributes
+    ----------
+    first, second : (pair,) int arrays
+        Entries.
+    group : (pair,) int array
+    example : (group,) int array
+        A pair of each group.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    group: np.ndarray
+    example: np.ndarray
+
+
+class Plan(NamedTuple):
+    """Index arrays of a design in the order the likelihood works.
+
+    All scans of people scanned repeatedly make one class (index 0) once they are weighted by the noise ratio;
+    people scanned once keep a class for each scanner.
+
+    Attributes
+    ----------
+    layout : Layout
+    scanner, once, size : (class,) arrays
+    merged : (class,) int array
+        Merged class of each class.
+    n_merged : int
+    dense, eliminated : (merged classes, columns, index of each entry in the merged ones)
+    kinds : Kinds
+    pairs : Pairs
+    column_scale, column_sd : arrays over columns
+    once_scale : int
+    """
+
+    layout: Layout
+    scanner: np.ndarray
+    once: np.ndarray
+    size: np.ndarray
+    merged: np.ndarray
+    n_merged: int
+    dense: tuple[np.ndarray, np.ndarray, np.ndarray]
+    eliminated: tuple[np.ndarray, np.ndarray, np.ndarray]
+    kinds: Kinds
+    pairs: Pairs
+    column_scale: np.ndarray
+    column_sd: np.ndarray
+    once_scale: int
+
+
+def make_plan(design: Design, layout: Layout) -> Plan:
+    """Order a design for the likelihood."""
+    merged = np.zeros(len(design.class_scanner), np.int32)  # int32: an index for JAX in either precision
+    merged[design.class_once] = 1 + np.arange(design.class_once.sum())
+
+    def merge(entries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        key = np.stack([merged[entries.classes], entries.columns])
+        unique, index = np.unique(key, axis=1, return_inverse=True)
+        return unique[0], unique[1], index.reshape(-1).astype(np.int32)
+
+    eliminated = merge(layout.eliminated)
+    return Plan(
+        layout,
+        design.class_scanner.astype(np.int32),
+        design.class_once,
+        design.class_size,
+        merged,
+        int(merged.max()) + 1,
+        merge(layout.dense),
+        eliminated,
+        *_find_kinds(design, layout, eliminated),
+        design.column_scale.astype(np.int32),
+        design.column_sd,
+        design.once_scale,
+    )
+
+
+def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pairs]:
+    """Compare eliminated columns by scale and by their sums of squares in each noise class."""
+    _, columns, merged = eliminated
+    contents: list[list[tuple[int, float]]] = [[] for _ in columns]
+    for entry, c, square in zip(merged, layout.eliminated.classes, layout.eliminated_gram, strict=True):
+        contents[entry].append((int(c), float(square)))
+    n_dense = layout.dense_gram.shape[1]
+    own: list[list[int]] = [[] for _ in range(len(design.columns) - n_dense)]  # entries, by merged class
+    for entry, column in enumerate(columns):
+        own[column].append(entry)
+    numbers: dict[tuple, int] = {}
+    groups: dict[tuple, int] = {}
+    of_entry = np.zeros(len(columns), np.int32)
+    of_column: list[int] = []
+    first: list[int] = []
+    kind_entries: list[int] = []
+    start: list[int] = []  # of each kind in kind_entries
+    pairs: list[tuple[int, int, int]] = []
+    for column, entries in enumerate(own):
+        scale, sd = design.column_scale[n_dense + column], design.column_sd[n_dense + column]
+        kind = numbers.setdefault((scale, sd, *(tuple(contents[entry]) for entry in entries)), len(numbers))
+        if kind == len(first):
+            first.append(column)
+            start.append(len(kind_entries))
+            kind_entries += entries
+        of_column.append(kind)
+        of_entry[entries] = start[kind] + np.arange(len(entries))
+        for i, j in combinations_with_replacement(range(len(entries)), 2):
+            pairs.append((entries[i], entries[j], groups.setdefault((kind, i, j), len(groups))))
+    one, other, group = np.array(pairs, np.int32).reshape(-1, 3).T
+    example = np.unique(group, return_index=True)[1].astype(np.int32)
+    kinds = Kinds(*(np.array(part, np.int32) for part in (of_column, first, kind_entries)), of_entry=of_entry)
+    return kinds, Pairs(one, other, group, example)
