@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -145,5 +146,5 @@ def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pair
             pairs.append((entries[i], entries[j], groups.setdefault((kind, i, j), len(groups))))
     one, other, group = np.array(pairs, np.int32).reshape(-1, 3).T
     example = np.unique(group, return_index=True)[1].astype(np.int32)
-    kinds = Kinds(*(np.array(part, np.int32) for part in (of_column, first, kind_entries)), of_entry=of_entry)
-    return kinds, Pairs(one, other, group, example)
+    whole = partial(np.array, dtype=np.int32)
+    return Kinds(whole(of_column), whole(first), whole(kind_entries), of_entry), Pairs(one, other, group, example)
