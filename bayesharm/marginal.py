@@ -20,11 +20,10 @@ import numpy as np
 
 from bayesharm.design import FIXED
 from bayesharm.moments import Moments
-from bayesharm.packed import log_det_and_quadratic, positions
+from bayesharm.packed import positions, solve
 from bayesharm.plan import Plan
 
 Array = jax.Array
-MOST_ADDED = 64  # parts, one by one
 
 
 class Constants(NamedTuple):
@@ -159,7 +158,7 @@ def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_s
     schur = constants.gram @ w - constants.outer @ coefficient
     schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
     rhs = _one_hot(plan.dense[1], n_dense, dtype) @ (w[plan.dense[0]] * moments.dense)
-    rhs -= _combine(moments.cross, coefficient)
+    rhs -= jnp.einsum("grf,gf->rf", moments.cross, coefficient)
     return Normal(schur, rhs, pivot, coefficient, w, prior)
 
 
@@ -172,7 +171,7 @@ def log_likelihood(plan: Plan, constants: Constants, moments: Condensed, log_sca
         For standardized features.
     """
     normal = normal_equations(plan, constants, moments, log_scales)
-    log_det, quadratic = log_det_and_quadratic(normal.schur, normal.rhs)
+    _, _, log_det, quadratic = solve(normal.schur, normal.rhs)
     dtype, n_dense = log_scales.dtype, constants.cross.shape[1]
     n_alike = np.bincount(plan.kinds.of_column, minlength=len(plan.kinds.first)).astype(dtype)
     log_det += n_alike @ (jnp.log(normal.pivot) - jnp.log(normal.prior[n_dense:])) + constants.log_ratio
@@ -183,16 +182,6 @@ def log_likelihood(plan: Plan, constants: Constants, moments: Condensed, log_sca
         (normal.precision * moments.squares).sum(0) - (normal.coefficient * moments.eliminated).sum(0) - quadratic
     )
     return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
-
-
-def _combine(parts: Array, coefficient: Array) -> Array:
-    """Σ coefficient[k] parts[k], (part, row, feature) and (part, feature) -> (row, feature).
-
-    As additions, which XLA fuses; its reduction takes as long as all the rest of a likelihood.
-    """
-    if len(parts) > MOST_ADDED:
-        return jnp.sum(parts * coefficient[:, None], axis=0)
-    return sum((part * c for part, c in zip(parts, coefficient, strict=True)), jnp.zeros_like(parts, shape=parts.shape[1:]))
 
 
 def add_up(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:

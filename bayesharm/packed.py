@@ -6,6 +6,7 @@ Plain array operations on the whole batch: LAPACK would be called once for each 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,21 +39,65 @@ def _order(packed: Array) -> int:
     return int((2 * packed.shape[0]) ** 0.5)
 
 
-@jax.custom_jvp
-def invert(packed: Array) -> tuple[Array, Array]:
-    """Invert symmetric positive definite matrices.
+class Solution(NamedTuple):
+    """Of S x = r, the batch axis last."""
 
-    A symmetric sweep (Gauss–Jordan without pivoting, stable for such matrices). Where a matrix is not positive definite its
-    results are NaN.
+    inverse: Array  # packed
+    x: Array  # (n, batch)
+    log_det: Array  # (batch,) log|S|
+    quadratic: Array  # (batch,) rᵀS⁻¹r
+
+
+@jax.custom_jvp
+def solve(packed: Array, rhs: Array) -> Solution:
+    """Invert S, and solve S x = r on the way: r is swept along as another row and column.
 
     Parameters
     ----------
     packed : (n(n+1)/2, batch) array
+        Positive definite; where it is not, all results are NaN.
+    rhs : (n, batch) array
+    """
+    n = len(rhs)
+    swept, log_det = _sweep(jnp.concatenate([jnp.zeros_like(rhs[:1]), rhs, packed]), 1)
+    return Solution(-swept[n + 1 :], swept[1 : n + 1], log_det, -swept[0])
+
+
+@solve.defjvp
+def _solve_jvp(primals, tangents):
+    solution, (change, d_rhs) = solve(*primals), tangents
+    inverse, x = unpack(solution.inverse), solution.x
+    n = len(x)
+    row, column, _ = positions(n)
+    twice = np.where(row == column, 1, 2).astype(x.dtype)[:, None]  # entries off the diagonal stand for two
+    d_log_det = jnp.sum(twice * solution.inverse * change, 0)
+    d_quadratic = jnp.sum(2 * x * d_rhs, 0) - jnp.sum(twice * x[row] * x[column] * change, 0)
+    full = unpack(change)
+    d_x = matvec(inverse, d_rhs - matvec(full, x))
+    left = jnp.stack([matvec(full, inverse[:, k]) for k in range(n)], axis=1)
+    d_inverse = -jnp.stack([matvec(inverse, left[:, k]) for k in range(n)], axis=1)
+    return solution, Solution(pack(d_inverse), d_x, d_log_det, d_quadratic)
+
+
+def invert(packed: Array) -> tuple[Array, Array]:
+    """Inverse, packed, and log determinant of positive definite matrices; NaN where they are not.
+
+    Parameters
+    ----------
+    packed : (n(n+1)/2, batch) array
+    """
+    swept, log_det = _sweep(packed, 0)
+    return -swept, log_det
+
+
+def _sweep(packed: Array, first: int) -> tuple[Array, Array]:
+    """Sweep all rows and columns but some first ones: Gauss–Jordan without pivoting, stable for such matrices.
 
     Returns
     -------
-    inverse : (n(n+1)/2, batch) array
+    swept : (n(n+1)/2, batch) array
     log_det : (batch,) array
+        Of the part that was swept.
     """
     n = _order(packed)
     row, column, where = positions(n)
@@ -67,49 +112,11 @@ def invert(packed: Array) -> tuple[Array, Array]:
         cleared = jnp.where((here[row] | here[column])[:, None], 0.0, a)
         return cleared - (values / pivot)[row] * values[column], log_det + jnp.log(pivot)
 
-    swept, log_det = jax.lax.fori_loop(0, n, step, (packed, jnp.zeros_like(packed[0])))
+    swept, log_det = jax.lax.fori_loop(first, n, step, (packed, jnp.zeros_like(packed[0])))
     positive = jnp.isfinite(log_det)
-    return jnp.where(positive, -swept, jnp.nan), jnp.where(positive, log_det, jnp.nan)
+    return jnp.where(positive, swept, jnp.nan), jnp.where(positive, log_det, jnp.nan)
 
 
-@invert.defjvp
-def _invert_jvp(primals, tangents):
-    inverse, log_det = invert(*primals)
-    full, change = unpack(inverse), unpack(tangents[0])
-    left = jnp.sum(full[:, :, None] * change[None], axis=1)
-    d_inverse = -jnp.sum(left[:, :, None] * full[None], axis=1)
-    return (inverse, log_det), (pack(d_inverse), jnp.sum(full * change, (0, 1)))
-
-
-@jax.custom_jvp
-def log_det_and_quadratic(packed: Array, rhs: Array) -> tuple[Array, Array]:
-    """log|S| and rᵀS⁻¹r; their gradient is the inverse that was computed anyway.
-
-    Parameters
-    ----------
-    packed : (n(n+1)/2, batch) array
-    rhs : (n, batch) array
-
-    Returns
-    -------
-    log_det, quadratic : (batch,) arrays
-    """
-    inverse, log_det = invert(packed)
-    return log_det, jnp.sum(solve(inverse, rhs) * rhs, axis=0)
-
-
-def solve(inverse: Array, rhs: Array) -> Array:
-    """S⁻¹r from the packed inverse and r (n, batch)."""
-    return jnp.sum(unpack(inverse) * rhs, axis=1)
-
-
-@log_det_and_quadratic.defjvp
-def _log_det_and_quadratic_jvp(primals, tangents):
-    (packed, rhs), (d_packed, d_rhs) = primals, tangents
-    inverse, log_det = invert(packed)
-    x = solve(inverse, rhs)
-    row, column, _ = positions(len(rhs))
-    twice = np.where(row == column, 1, 2).astype(packed.dtype)[:, None]  # entries off the diagonal stand for two
-    d_log_det = jnp.sum(twice * inverse * d_packed, 0)
-    d_quadratic = jnp.sum(2 * x * d_rhs, 0) - jnp.sum(twice * x[row] * x[column] * d_packed, 0)
-    return (log_det, jnp.sum(rhs * x, 0)), (d_log_det, d_quadratic)
+def matvec(matrix: Array, vector: Array) -> Array:
+    """(…, n, batch) matrices times (n, batch) vectors, as additions: XLA's own reduction takes many times as long here."""
+    return sum((matrix[..., k, :] * vector[k] for k in range(len(vector))), jnp.zeros_like(matrix[..., 0, :]))

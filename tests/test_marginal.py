@@ -21,7 +21,7 @@ from studies import covariance, log_normal, random_study
 from bayesharm.design import Design, build_design
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import compute_moments, lay_out
-from bayesharm.packed import invert, log_det_and_quadratic, pack, unpack
+from bayesharm.packed import invert, matvec, pack, solve, unpack
 from bayesharm.plan import make_plan
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.spec import Family, load_model
@@ -238,6 +238,12 @@ class TestSmallMatrices:
         expected = np.linalg.inv(batch_first).transpose(1, 2, 0)
         np.testing.assert_allclose(unpack(inverse), expected, rtol=1e-9, atol=1e-10)
         np.testing.assert_allclose(log_det, np.linalg.slogdet(batch_first)[1], rtol=1e-10)
+        rhs = np.random.default_rng(n).normal(size=(n, 7))
+        solution = solve(pack(jnp.asarray(matrix)), jnp.asarray(rhs))
+        np.testing.assert_allclose(unpack(solution.inverse), expected, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(solution.log_det, log_det, rtol=1e-10)
+        np.testing.assert_allclose(matvec(matrix, solution.x), rhs, atol=1e-9)
+        np.testing.assert_allclose(solution.quadratic, (rhs * solution.x).sum(0), rtol=1e-9)
 
     @pytest.mark.parametrize(
         "bad", [[[1.0, 2, 0], [2, 1, 0], [0, 0, 1]], [[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]], np.zeros((3, 3)),
@@ -264,15 +270,15 @@ class TestSmallMatrices:
 
         def ours(t):
             matrix, r = at(t)
-            inverse, log_det = invert(pack(matrix))
-            return jnp.stack([*log_det_and_quadratic(pack(matrix), r), jnp.cos(unpack(inverse)).sum((0, 1)), log_det])
+            inverse, x, log_det, quadratic = solve(pack(matrix), r)
+            return jnp.stack([log_det, quadratic, jnp.cos(unpack(inverse)).sum((0, 1)), jnp.sin(x).sum(0)])
 
         def plain(t):
             matrix, r = at(t)
             batch_first = jnp.moveaxis(matrix, -1, 0)
             inverse, log_det = jnp.linalg.inv(batch_first), jnp.linalg.slogdet(batch_first)[1]
-            quadratic = jnp.einsum("bij,ib,jb->b", inverse, r, r)
-            return jnp.stack([log_det, quadratic, jnp.cos(inverse).sum((1, 2)), log_det])
+            x = jnp.einsum("bij,jb->ib", inverse, r)
+            return jnp.stack([log_det, (x * r).sum(0), jnp.cos(inverse).sum((1, 2)), jnp.sin(x).sum(0)])
 
         t = jnp.array([0.05, -0.03])
         for modes in ([jax.jacrev], [jax.jacrev, jax.jacfwd], [jax.jacrev, jax.jacrev]):

@@ -39,8 +39,10 @@ def judge(log_scales: np.ndarray, diverging: np.ndarray) -> Verdict:
     half = log_scales.shape[1] // 2
     halves = np.concatenate([log_scales[:, :half], log_scales[:, -half:]])
     pooled = halves.reshape(-1, *log_scales.shape[2:])
-    rank = np.argsort(np.argsort(pooled, axis=0, kind="stable"), axis=0) + 1
-    normal = ndtri((rank - 0.375) / (len(pooled) + 0.25)).reshape(halves.shape)
+    score = ndtri((np.arange(len(pooled)) + 0.625) / (len(pooled) + 0.25))  # of ranks
+    normal = np.empty(pooled.shape)
+    np.put_along_axis(normal, np.argsort(pooled, axis=0, kind="stable"), score.reshape(-1, *[1] * (pooled.ndim - 1)), axis=0)
+    normal = normal.reshape(halves.shape)
     rhat, ess = gelman_rubin(normal), effective_sample_size(normal)
     finite = np.isfinite(log_scales).all(axis=(0, 1, 2))
     rhat, ess = np.where(finite, rhat, np.nan), np.where(finite, ess, np.nan)

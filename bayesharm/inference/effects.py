@@ -18,7 +18,7 @@ import numpy as np
 from bayesharm.inference.problem import Problem
 from bayesharm.marginal import Condensed, Constants, add_up, condense, merge_eliminated, normal_equations
 from bayesharm.moments import Moments
-from bayesharm.packed import invert, pack, solve, unpack
+from bayesharm.packed import pack, solve, unpack
 from bayesharm.plan import Plan
 
 Array = jax.Array
@@ -191,7 +191,7 @@ def _average(
             ],
             axis=1,
         )
-        along = (square * direction[:, None]).sum(2)
+        along = sum(square[:, k] * direction[:, k, None] for k in range(len(augmented)))
         one = jnp.ones_like(own[0])
         return Averages(
             total(g[:, None], augmented),
@@ -214,13 +214,13 @@ def _condition(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Dense effects given the scales, mean and covariance; g, products of two g, and variances of columns of their own."""
     normal = normal_equations(plan, constants, moments, log_scales)
-    inverse, _ = invert(normal.schur)
+    solution = solve(normal.schur, normal.rhs)
     classes, columns, _ = plan.eliminated
     kind, entries, example = plan.kinds.of_column[columns], plan.kinds.entries, plan.pairs.first[plan.pairs.example]
     one = jnp.ones_like(log_scales[:1])
     return (
-        solve(inverse, normal.rhs),
-        unpack(inverse),
+        solution.x,
+        unpack(solution.inverse),
         jnp.concatenate([one, normal.precision[classes[entries]] / normal.pivot[kind[entries]]]),
         jnp.concatenate([one, normal.coefficient / normal.pivot[kind[example]]]),
         jnp.concatenate([0 * one, 1 / normal.pivot]),

@@ -20,6 +20,7 @@ from bayesharm.inference.laplace import Laplace, fit_laplace, solve_lower
 from bayesharm.inference.problem import Gaussian, Problem, to_log_scales
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
+from bayesharm.packed import matvec
 
 Array = jax.Array
 DEGREES_OF_FREEDOM = 7.0  # tails heavier than any posterior of log-scales, not much waste in the middle
@@ -96,7 +97,7 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: 
     # Neighbours in a Sobol sequence fill the space, and every fourth point does not: each proposal gets neighbours.
     # The proposals take turns in the result, so that its first few nodes are of all of them too.
     by_proposal = [
-        p.mode + jnp.sum(p.factor * share[:, None], axis=2)
+        p.mode + jax.vmap(matvec, (None, 0))(p.factor, share)
         for p, share in zip(proposals, jnp.split(z, len(proposals)), strict=True)
     ]
     coordinates = jnp.stack(by_proposal, axis=1).reshape(z.shape)

@@ -22,6 +22,7 @@ from bayesharm.inference.nuts import sample_lanes
 from bayesharm.inference.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
+from bayesharm.packed import matvec
 
 Array = jax.Array
 N_NODES = 128  # for Pareto-k of the Laplace approximation
@@ -163,7 +164,7 @@ def sample_block(
 
     def potential(shared, own, z):
         (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
-        log_scales = to_log_scales(problem.pair, mode + jnp.sum(factor * z, axis=1))
+        log_scales = to_log_scales(problem.pair, mode + matvec(factor, z))
         return -(
             log_likelihood(problem.plan, constants, condensed, log_scales)
             + log_mixture(Mixture(mean, log_sd, log_weight), log_scales, amplitude_sd)
@@ -182,7 +183,7 @@ def sample_block(
         max_tree_depth=effort.max_tree_depth,
     )
     mode, factor = own[2:]
-    log_scales = to_log_scales(problem.pair, mode + jnp.sum(factor * draws.position[:, None], axis=2))
+    log_scales = to_log_scales(problem.pair, mode + jax.vmap(matvec, (None, 0))(factor, draws.position))
 
     def by_chain(array):
         return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)

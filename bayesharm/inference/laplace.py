@@ -61,9 +61,7 @@ def fit_laplace(
 
     def step(state):
         k, x, value, slope, precision, done, damping = state
-        inverse, log_det = invert(pack(precision + damping * unit))
-        change = solve(inverse, slope)
-        decrement = jnp.sum(change * slope, axis=0)
+        _, change, log_det, decrement = solve(pack(precision + damping * unit), slope)
         proposal = x + jnp.clip(change, -2.0, 2.0)
         new_value = log_density(proposal)
         valid = jnp.isfinite(log_det) & (decrement >= 0)
