@@ -38,6 +38,15 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command(no_args_is_help=function.__name__ not in ("models", "demo"))(run)
 
 
+def _keep_programs() -> None:
+    """Compiled programs are kept in the cache folder of the user, so that a second run does not compile again."""
+    import jax
+    import pooch
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("bayesharm") / "programs"))
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         import bayesharm
@@ -117,6 +126,7 @@ def fit(
         from bayesharm.block import Settings
         from bayesharm.fit import fit as fit_model
 
+        _keep_programs()
         posterior = fit_model(
             dataset,
             spec,
@@ -287,6 +297,7 @@ def demo(
     from bayesharm.demo import demo_onharmony, demo_simulated
     from bayesharm.progress import Progress
 
+    _keep_programs()
     folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
     with Progress(quiet) as progress:
         if data == "simulated":
