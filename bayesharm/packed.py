@@ -67,15 +67,13 @@ def solve(packed: Array, rhs: Array) -> Solution:
 def _solve_jvp(primals, tangents):
     solution, (change, d_rhs) = solve(*primals), tangents
     inverse, x = unpack(solution.inverse), solution.x
-    n = len(x)
-    row, column, _ = positions(n)
+    row, column, _ = positions(len(x))
     twice = np.where(row == column, 1, 2).astype(x.dtype)[:, None]  # entries off the diagonal stand for two
     d_log_det = jnp.sum(twice * solution.inverse * change, 0)
     d_quadratic = jnp.sum(2 * x * d_rhs, 0) - jnp.sum(twice * x[row] * x[column] * change, 0)
     full = unpack(change)
     d_x = matvec(inverse, d_rhs - matvec(full, x))
-    left = jnp.stack([matvec(full, inverse[:, k]) for k in range(n)], axis=1)
-    d_inverse = -jnp.stack([matvec(inverse, left[:, k]) for k in range(n)], axis=1)
+    d_inverse = -jax.lax.map(lambda column: matvec(inverse, matvec(full, column)), inverse)
     return solution, Solution(pack(d_inverse), d_x, d_log_det, d_quadratic)
 
 
