@@ -22,7 +22,7 @@ from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError, shorten
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper
+from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import make_mixture, sample_block
@@ -200,26 +200,22 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -
         return Hyper.from_arrays(kept), found
     moments, standard = study.moments(np.arange(n_features))
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
-    joint = pool.submit(_sample_together, study, moments).result()
+    n_draws = max(LEAST_DRAWS, study.settings.draws)
+    joint = pool.submit(_sample_together, study, moments, n_draws).result()
     found = pool.submit(study.summarize, joint.hyper, moments, standard, joint.scales).result()
     parts.write("together-hyper", joint.hyper.to_arrays())
     parts.write("together", found)
     return joint.hyper, found
 
 
-def _sample_together(study: Study, moments: Moments) -> Joint:
+def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
     with jax.enable_x64(True):  # the switch belongs to a thread
-        settings = study.settings
-        n_draws = max(LEAST_DRAWS, settings.draws)
-        return sample_joint(study.problem, moments, seed=study.seed, n_chains=settings.chains, n_draws=n_draws)
+        return sample_joint(study.problem, moments, seed=study.seed, n_chains=study.settings.chains, n_draws=n_draws)
 
 
 def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
     """What features share from a sample of them, then every feature, block by block."""
-    learned = _learn(pool, study, parts, report)
-    if learned is None:
-        return _fit_few(pool, study, parts, report)
-    hyper, sample = learned
+    hyper, sample = _learn(pool, study, parts, report)
     n_features = len(study.dataset.features.names)
     mixture = make_mixture(hyper)
     weights = np.zeros((len(mixture.log_weight), n_features))
@@ -236,13 +232,11 @@ def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) 
     return hyper, first
 
 
-def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray] | None:
-    """What features share, and the features that taught it; None if only all together can."""
+def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray]:
+    """What features share, and the features that taught it."""
     n_features, settings = len(study.dataset.features.names), study.settings
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
-    if parts.read("together"):
-        return None
     if kept := parts.read("hyper"):
         return Hyper.from_arrays(kept), kept["sample"]
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
@@ -258,11 +252,9 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
 
     hyper = pool.submit(learn).result()
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
-        if n_features <= ENOUGH_FEATURES:
-            return None
-        sample = sample[np.unique(np.linspace(0, n_sample - 1, ENOUGH_FEATURES).astype(int))]
-        tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes longer")
-        hyper = pool.submit(_sample_together, study, study.moments(sample)[0]).result().hyper
+        sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
+        tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
+        hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper
     parts.write("hyper", hyper.to_arrays() | {"sample": sample})
     report("hyperparameters", n_sample, n_sample, "done")
     return hyper, sample

@@ -16,8 +16,7 @@ from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, Study, hyperposteri
 from bayesharm.dataset import load_dataset
 from bayesharm.design import build_design
 from bayesharm.fit import fit
-from bayesharm.inference.hyper import ENOUGH_FEATURES
-from bayesharm.inference.joint import MOST_DIVERGENT, collapsed_model, sample_joint
+from bayesharm.inference.joint import FEW_FEATURES, MOST_DIVERGENT, collapsed_model, sample_joint
 from bayesharm.inference.problem import make_problem
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import compute_moments
@@ -69,7 +68,7 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(units):
 @pytest.mark.slow
 def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
     """Sites recruit alike and patients are no different: nothing but the prior bounds these eta below."""
-    rng, n_features = np.random.default_rng(7), ENOUGH_FEATURES + 4
+    rng, n_features = np.random.default_rng(7), FEW_FEATURES + 4
     visits = [(f"t{i}", name) for i in range(5) for name in "ABC" for _ in range(2)]
     visits += [(f"c{i}", name) for i, name in enumerate("ABCD" * 4)]
     scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
@@ -83,7 +82,7 @@ def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
     posterior = fit(dataset, "traveling_and_cohort", seed=1, report=lambda *line: notes.append(line[-1]))
     assert any("do not settle" in str(note) for note in notes)
     hyper = posterior.tree["hyper"]
-    assert hyper.attrs["features"] == ENOUGH_FEATURES and hyper.attrs["rhat_max"] < 1.05
+    assert hyper.attrs["features"] == FEW_FEATURES and hyper.attrs["rhat_max"] < 1.05
     assert posterior.run["n_converged"] == n_features
     low, high = hyper["eta"].sel(family="measurement").quantile([0.0005, 0.9995]).values + np.log(features.std(0)).mean()
     assert low < np.log(0.5) < high

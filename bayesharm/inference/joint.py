@@ -74,7 +74,7 @@ def sample_joint(
         Of all features.
     seed, n_chains, n_warmup, n_draws : int
     """
-    non_centred = ["log_scale", "amplitude" if problem.priors.amplitude_sd else "log_noise"]
+    non_centred = ["log_scale", *(["amplitude"] if problem.priors.amplitude_sd else [])]  # noise is known well
     model = reparam(partial(collapsed_model, problem), config=dict.fromkeys(non_centred, LocScaleReparam(0)))
     mcmc = MCMC(
         NUTS(model, init_strategy=init_to_median, target_accept_prob=0.9),
