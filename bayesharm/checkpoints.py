@@ -150,8 +150,10 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except OSError as error:
+    except BaseException as error:  # an interruption too
         beside.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise RunFolderError(
             f"{path} could not be written.",
             got=str(error),

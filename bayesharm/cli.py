@@ -39,12 +39,18 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _keep_programs() -> None:
-    """Compiled programs are kept in the cache folder of the user, so that a second run does not compile again."""
+    """Compiled programs are kept in the cache folder of the user, if it can be written: a second run need not compile."""
     import jax
     import pooch
 
+    folder = pooch.os_cache("bayesharm") / "programs"
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("bayesharm") / "programs"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _show_version(wanted: bool) -> None:

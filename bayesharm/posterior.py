@@ -102,9 +102,8 @@ class Posterior:
         try:
             self.write(folder)
         except BaseException:  # an interruption too leaves nothing
-            shutil.rmtree(folder / "posterior.zarr", ignore_errors=True)
-            if new and folder.exists():
-                folder.rmdir()
+            (folder / "run.json").unlink(missing_ok=True)
+            shutil.rmtree(folder if new else folder / "posterior.zarr", ignore_errors=True)
             raise
         return folder
 

@@ -1,6 +1,7 @@
 """The labelled tree and its folder: what is written is read back, and what is not whole is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -107,11 +108,12 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", [(posterior, "write_whole"), (os, "fsync")], ids=["before", "within"])
+def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch, where):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(posterior, "write_whole", stop)
+    monkeypatch.setattr(*where, stop)
     with pytest.raises(KeyboardInterrupt):
         make_posterior().save(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
