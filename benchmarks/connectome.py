@@ -9,7 +9,6 @@ first has kept. Prints a row each.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from recovery import publish
 
 from bayesharm.simulate import simulate_srpbs
 
@@ -63,16 +63,8 @@ def main() -> None:
                 row = {"edges": edges, "feature file, GB": round(size, 2), "programs": programs}
                 rows.append(row | measure(folder / "study", folder / f"run_{programs}", folder / "cache"))
                 print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
-    lines = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy(object).tolist()]
-    text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-    text += (
-        f"\n\n{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"jax {version('jax')}, numpyro {version('numpyro')}\n"
-    )
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("bayesharm", "jax", "numpyro"))
+    publish(pd.DataFrame(rows), f"Python {platform.python_version()}, {versions}", options.out)
 
 
 if __name__ == "__main__":

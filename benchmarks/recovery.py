@@ -6,7 +6,7 @@ The oracle knows the true scales and noise ratio of every feature and is the exa
 that must learn the scales can do better on average. Prints one row a case, the mean over seeds.
 
 With --known the hyperparameters and the noise ratio are told, and only the scales of each feature must be learned: what is
-then left above 1 is what no method can avoid that is not told the scales.
+then left above 1 no method avoids on average that is not told the scales.
 """
 
 from __future__ import annotations
@@ -139,12 +139,15 @@ def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
     return row
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [["case", *table.columns], ["---"] * (len(table.columns) + 1)]
-    rows += [
-        [name, *(f"{value:.4g}" for value in row)] for name, row in zip(table.index, table.to_numpy(float), strict=True)
-    ]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+def publish(table: pd.DataFrame, made_with: str, out: Path | None) -> None:
+    """Print a table as Markdown, with date and machine, and write it where that is asked for."""
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy(object).tolist()]
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    text += f"\n\n{made_with}; {datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n"
+    print(text)
+    if out:
+        out.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -166,14 +169,8 @@ def main() -> None:
     table = pd.DataFrame(rows)
     means = table.drop(columns=["seed", "which"]).groupby("case", sort=False).mean().round(4)
     means.insert(0, "asked", pd.Series(ASKED))
-    text = (
-        f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, units {options.units!r}"
-        f"{', known hyperparameters' * options.known}; "
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores\n\n{_markdown(means)}\n"
-    )
-    print(text)
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
+    made_with = f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, units {options.units!r}"
+    publish(means.reset_index(), made_with + ", known hyperparameters" * options.known, options.out)
 
 
 if __name__ == "__main__":
