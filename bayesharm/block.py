@@ -12,7 +12,6 @@ from bayesharm.dataset import Dataset
 from bayesharm.design import Design
 from bayesharm.inference.convergence import judge, pareto_k
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, sample_block, start_chains
 from bayesharm.inference.problem import Problem, Stage, feature_keys
 from bayesharm.moments import Moments, Standard, compute_moments
@@ -86,14 +85,14 @@ class Study:
         return moments, standard
 
     def summarize(
-        self, hyper: Hyper, moments: Moments, standard: Standard, draws: ScaleDraws
+        self, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: ScaleDraws
     ) -> dict[str, np.ndarray]:
         """Summaries of draws of the scales, and of the effects given them, in the features' units."""
         log_scales = np.asarray(draws.log_scales, float)
         pooled = log_scales.reshape(-1, *log_scales.shape[2:])
         few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
         with jax.enable_x64(True):  # variances are differences of squares
-            effects = average_effects(self.problem, hyper.log_ratio.mean, moments, jnp.asarray(few))
+            effects = average_effects(self.problem, log_ratio, moments, jnp.asarray(few))
         verdict = judge(log_scales, np.asarray(draws.diverging))
         effect_mean, effect_sd = (np.asarray(part) * standard.sd for part in effects)
         finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
@@ -124,10 +123,18 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class BlockSampler:
-    """Samples a block of features; safe to call from several threads."""
+    """Samples a block of features; safe to call from several threads.
+
+    Attributes
+    ----------
+    study : Study
+    log_ratio : (scanner,) array
+    mixture : Mixture
+        Predictive prior of all features.
+    """
 
     study: Study
-    hyper: Hyper
+    log_ratio: np.ndarray
     mixture: Mixture
 
     def sample(self, block: np.ndarray, careful: bool = False) -> dict[str, np.ndarray]:
@@ -135,7 +142,7 @@ class BlockSampler:
         with jax.enable_x64(self.study.settings.dtype == "float64"):  # the switch belongs to a thread
             moments, standard = self.study.moments(block)
             draws = self._draws(block, moments, careful)
-        return self.study.summarize(self.hyper, moments, standard, draws)
+        return self.study.summarize(self.log_ratio, moments, standard, draws)
 
     def _draws(self, block: np.ndarray, moments: Moments, careful: bool) -> ScaleDraws:
         """One run of the chains, or a careful one in several parts that need no program of their own."""
@@ -146,7 +153,7 @@ class BlockSampler:
         for k, pace in enumerate(CAREFUL if careful else QUICK):
             part = sample_block(
                 self.study.problem,
-                self.hyper.log_ratio.mean,
+                self.log_ratio,
                 moments,
                 mixture,
                 feature_keys(self.study.seed, Stage.NODES, block),

@@ -25,7 +25,7 @@ from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
-from bayesharm.inference.lanes import make_mixture, sample_block
+from bayesharm.inference.lanes import make_mixture, sample_block, vague_mixture
 from bayesharm.inference.noise import approximate_ratio
 from bayesharm.inference.problem import Stage, make_problem
 from bayesharm.labels import label_posterior
@@ -202,7 +202,7 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
     n_draws = max(LEAST_DRAWS, study.settings.draws)
     joint = pool.submit(_sample_together, study, moments, n_draws).result()
-    found = pool.submit(study.summarize, joint.hyper, moments, standard, joint.scales).result()
+    found = pool.submit(study.summarize, joint.hyper.log_ratio.mean, moments, standard, joint.scales).result()
     parts.write("together-hyper", joint.hyper.to_arrays())
     parts.write("together", found)
     return joint.hyper, found
@@ -220,7 +220,7 @@ def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) 
     mixture = make_mixture(hyper)
     weights = np.zeros((len(mixture.log_weight), n_features))
     weights[:, sample] = mixture.log_weight
-    work = BlockSampler(study, hyper, mixture._replace(log_weight=weights))
+    work = BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
 
     first = _sample_features(pool, work, parts, report, np.arange(n_features))
     failed = np.flatnonzero(~first["converged"])
@@ -250,14 +250,24 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
         with jax.enable_x64(True):  # the switch belongs to a thread
             return fit_hyper(study.problem, moments, sample, seed=study.seed, report=tell)
 
+    ahead = pool.submit(_compile, study, n_sample)
     hyper = pool.submit(learn).result()
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
         sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
         hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper
     parts.write("hyper", hyper.to_arrays() | {"sample": sample})
+    ahead.result()
     report("hyperparameters", n_sample, n_sample, "done")
     return hyper, sample
+
+
+def _compile(study: Study, n_sample: int) -> None:
+    """Sample a block under a prior that means nothing, so that its program is there when hyperparameters are."""
+    n_features = len(study.dataset.features.names)
+    mixture = vague_mixture(study.problem, n_sample, n_features)
+    block = next(_blocks(np.arange(n_features), min(study.settings.block_size, n_features)))
+    BlockSampler(study, np.zeros(study.problem.n_scanners), mixture).sample(block)
 
 
 def _sample_features(

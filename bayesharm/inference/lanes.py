@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper
 from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, log_prior
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
@@ -237,3 +237,10 @@ def make_mixture(hyper: Hyper) -> Mixture:
     kept = np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
     mean, log_sd = hyper.eta.reshape(n_draws, -1)[kept].T, np.log(hyper.omega.reshape(n_draws, -1)[kept]).T
     return Mixture(mean, log_sd, -hyper.log_marginal[:, kept].T)
+
+
+def vague_mixture(problem: Problem, n_sample: int, n_features: int) -> Mixture:
+    """A mixture of the shape that :func:`make_mixture` will give, to compile with before hyperparameters are known."""
+    n_components = 1 if n_sample >= ENOUGH_FEATURES else N_COMPONENTS
+    mean = np.repeat(problem.log_medians[:, None], n_components, axis=1)
+    return Mixture(mean, np.full_like(mean, np.log(0.5)), np.zeros((n_components, n_features)))

@@ -48,43 +48,37 @@ def fit_laplace(
     tolerance = 1e-4  # of the Newton decrement before the last step; quadratic convergence squares it
     identity = jnp.eye(start.shape[0], dtype=start.dtype)[:, :, None]
     unit = identity / fallback_sd**2
-    gradient = jax.grad(lambda x: log_density(x).sum())
+    directions = jnp.broadcast_to(identity, (*identity.shape[:2], start.shape[1]))
 
-    def slope_and_precision(x):
-        slope, along = jax.linearize(gradient, x)
-        directions = jnp.broadcast_to(identity, (*identity.shape[:2], x.shape[1]))
-        hessian = jax.lax.map(along, directions)
-        return slope, -0.5 * (hessian + hessian.transpose(1, 0, 2))
+    def gradient(x):
+        value, pull = jax.vjp(log_density, x)
+        return pull(jnp.ones_like(value))[0], value
 
     def unfinished(state):
-        return (state[0] < n_iterations) & ~jnp.all(state[5])
+        return (state[0] <= n_iterations) & ~jnp.all(state[5])
 
     def step(state):
-        k, x, value, slope, precision, done, damping = state
+        """One step from x, or the curvature where the last one has led to."""
+        k, x, _, done, damping, _ = state
+        slope, along, value = jax.linearize(gradient, x, has_aux=True)
+        hessian = jax.lax.map(along, directions)
+        precision = -0.5 * (hessian + hessian.transpose(1, 0, 2))
         _, change, log_det, decrement = solve(pack(precision + damping * unit), slope)
         proposal = x + jnp.clip(change, -2.0, 2.0)
         new_value = log_density(proposal)
         valid = jnp.isfinite(log_det) & (decrement >= 0)
         # near the mode a good step may seem to lose a little in float32
         rounding = 16 * jnp.finfo(x.dtype).eps * jnp.abs(value)
-        better = valid & (new_value >= value - tolerance**2 - rounding) & ~done
-        x = jnp.where(better, proposal, x)
-        value = jnp.where(better, new_value, value)
+        better = valid & (new_value >= value - tolerance**2 - rounding) & ~done & (k < n_iterations)
         finished = done | (valid & (decrement < tolerance) & (damping < 1e-3))
         damping = jnp.where(better, damping * 0.1, jnp.maximum(damping * 10, 1e-2))
         damping = jnp.where(damping < 1e-6, 0.0, damping)
-        return k + 1, x, value, *slope_and_precision(x), finished, damping
+        return k + 1, jnp.where(better, proposal, x), precision, finished, damping, done
 
     n_lanes = start.shape[1]
-    state = (
-        0,
-        start,
-        log_density(start),
-        *slope_and_precision(start),
-        jnp.zeros(n_lanes, bool),
-        jnp.zeros(n_lanes, start.dtype),
-    )
-    _, mode, _, _, precision, done, _ = jax.lax.while_loop(unfinished, step, state)
+    nobody = jnp.zeros(n_lanes, bool)
+    state = (0, start, directions, nobody, jnp.zeros(n_lanes, start.dtype), nobody)
+    _, mode, precision, done, _, _ = jax.lax.while_loop(unfinished, step, state)
     inverse, log_det = invert(pack(precision))
     positive = jnp.isfinite(log_det)
     covariance = jnp.where(positive, unpack(inverse), identity * fallback_sd**2)
@@ -94,23 +88,21 @@ def fit_laplace(
 
 
 def cholesky(matrix: Array) -> Array:
-    """Lower Cholesky factors of many small matrices, the batch axis last; written out, no LAPACK call.
+    """Lower Cholesky factors of many small matrices, the batch axis last, column by column; no LAPACK call.
 
     Parameters
     ----------
     matrix : (n, n, batch) array
         Symmetric positive definite; otherwise the result has NaN.
     """
-    n = matrix.shape[0]
-    rows: list[list[Array]] = []
-    for i in range(n):
-        row: list[Array] = []
-        for j in range(i + 1):
-            rest = matrix[i, j] - sum((row[k] * (row if i == j else rows[j])[k] for k in range(j)), 0.0)
-            row.append(jnp.sqrt(rest) if i == j else rest / rows[j][j])
-        rows.append(row)
-    zero = jnp.zeros_like(matrix[0, 0])
-    return jnp.stack([jnp.stack(row + [zero] * (n - len(row))) for row in rows])
+    below = jnp.arange(len(matrix))[:, None]
+
+    def step(k, state):
+        rest, factor = state
+        column = jnp.where(below >= k, rest[k] / jnp.sqrt(rest[k, k]), 0.0)
+        return rest - column[:, None] * column, factor.at[:, k].set(column)
+
+    return jax.lax.fori_loop(0, len(matrix), step, (matrix, jnp.zeros_like(matrix)))[1]
 
 
 def solve_lower(factor: Array, rhs: Array) -> Array:
@@ -121,8 +113,10 @@ def solve_lower(factor: Array, rhs: Array) -> Array:
     factor : (n, n, batch) array
     rhs : (..., n, batch) array
     """
-    solved: list[Array] = []
-    for i in range(factor.shape[0]):
-        rest = rhs[..., i, :] - sum((factor[i, j] * solved[j] for j in range(i)), 0.0)
-        solved.append(rest / factor[i, i])
-    return jnp.stack(solved, axis=-2)
+    below = jnp.arange(len(factor))[:, None]
+
+    def step(k, x):
+        x = x.at[..., k, :].divide(factor[k, k])
+        return x - jnp.where(below > k, factor[:, k], 0.0) * x[..., k, None, :]
+
+    return jax.lax.fori_loop(0, len(factor), step, rhs)

@@ -58,8 +58,13 @@ def sample_lanes(
     max_tree_depth : int
     """
 
+    @jax.jit  # a program within the program, so that it is traced once and not wherever NUTS asks
+    def of_all(z, data):
+        value, pull = jax.vjp(lambda z: potential(data[0], data[1], z), z)
+        return value, pull(jnp.ones_like(value))[0]
+
     def potential_of_lane(lane, data):
-        return lambda z: _lane_potential(potential, z, lane, data)
+        return lambda z: _lane_potential(of_all, z, lane, data)
 
     data = (shared, own)
     init, step = hmc(potential_fn_gen=potential_of_lane, algo="NUTS")
@@ -88,18 +93,18 @@ def sample_lanes(
     return Draws(*jax.lax.scan(advance, state, length=n_draws)[1])
 
 
-def _lane_potential(potential: Potential, z: Array, lane: Array, data: Any) -> Array:
+def _lane_potential(of_all: Callable, z: Array, lane: Array, data: Any) -> Array:
     """The potential of one lane; under ``vmap`` over all lanes, in order, one call does them all."""
 
     @custom_vmap
     def value_and_grad(z, lane, data):
         own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, lane, leaf.ndim - 1), data[1])
-        return jax.value_and_grad(lambda z: potential(data[0], own, z[:, None])[0])(z)
+        value, grad = of_all(z[:, None], (data[0], own))
+        return value[0], grad[:, 0]
 
     @value_and_grad.def_vmap
     def _all_lanes(axis_size, in_batched, z, lane, data):
-        value, pull = jax.vjp(lambda z: potential(data[0], data[1], z), z.T)
-        (grad,) = pull(jnp.ones_like(value))
+        value, grad = of_all(z.T, data)
         return (value, grad.T), (True, True)
 
     @jax.custom_vjp
