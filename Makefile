@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/bayesharm demo
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -16,8 +16,9 @@ from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, sample_
 from bayesharm.inference.problem import Problem, Stage, feature_keys
 from bayesharm.moments import Moments, Standard, compute_moments
 
-# The first run of a feature, and the parts of the second, each of which goes on where the last one ended.
-QUICK, CAREFUL = (Pace(15, 1.2),), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3)
+# How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
+ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
+STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
 
 
 @dataclass(frozen=True)
@@ -137,20 +138,20 @@ class BlockSampler:
     log_ratio: np.ndarray
     mixture: Mixture
 
-    def sample(self, block: np.ndarray, careful: bool = False) -> dict[str, np.ndarray]:
-        """Summaries of the posterior of a block of features, from a first run or a careful second one."""
+    def sample(self, block: np.ndarray, turn: int = 0) -> dict[str, np.ndarray]:
+        """Summaries of the posterior of a block of features, from one of the `ROUNDS`."""
         with jax.enable_x64(self.study.settings.dtype == "float64"):  # the switch belongs to a thread
             moments, standard = self.study.moments(block)
-            draws = self._draws(block, moments, careful)
+            draws = self._draws(block, moments, turn)
         return self.study.summarize(self.log_ratio, moments, standard, draws)
 
-    def _draws(self, block: np.ndarray, moments: Moments, careful: bool) -> ScaleDraws:
-        """One run of the chains, or a careful one in several parts that need no program of their own."""
-        keys = feature_keys(self.study.seed, Stage.RETRY if careful else Stage.FEATURES, block)
+    def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
+        """One run of the chains, in parts that all take the same program."""
+        keys = feature_keys(self.study.seed, STREAMS[turn], block)
         mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
         effort = Effort(self.study.settings.chains, self.study.settings.draws)
         last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
-        for k, pace in enumerate(CAREFUL if careful else QUICK):
+        for k, pace in enumerate(ROUNDS[turn]):
             part = sample_block(
                 self.study.problem,
                 self.log_ratio,

@@ -82,9 +82,9 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
     """The first compiles the program of all; what is finished is told, and kept, while others are still at work."""
     events, sample = [], BlockSampler.sample
 
-    def recorded(self, block, careful=False):
+    def recorded(self, block, turn=0):
         events.append(("starts", block[0]))
-        found = sample(self, block, careful)
+        found = sample(self, block, turn)
         events.append(("ends", block[0]))
         return found
 

@@ -30,6 +30,7 @@ class Stage(IntEnum):
     RATIO = 6
     JOINT = 7
     THIN = 8
+    LAST_RETRY = 9
 
 
 class Reported(NamedTuple):

@@ -1,0 +1,194 @@
+"""The work of a fit: what features share from a sample of them, then every feature, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+
+import jax
+import numpy as np
+
+from bayesharm.block import ROUNDS, BlockSampler, Study
+from bayesharm.checkpoints import Arrays, Checkpoints
+from bayesharm.errors import shorten
+from bayesharm.inference.effects import average_effects
+from bayesharm.inference.hyper import Hyper, fit_hyper
+from bayesharm.inference.importance import evaluate_nodes, find_modes
+from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
+from bayesharm.inference.lanes import make_mixture, sample_block, vague_mixture
+from bayesharm.inference.noise import approximate_ratio
+from bayesharm.inference.problem import Stage
+from bayesharm.moments import Moments
+
+Report = Callable[[str, int, int, str], None]
+"""Receives (stage, done, total, note); stages are `kept parts`, `hyperparameters` and those in `STAGES`."""
+
+STAGES = ("features", "second run", "third run")  # of each round
+BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
+N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
+PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, sample_block, average_effects)
+
+
+def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
+    """What features share, and summaries of every feature.
+
+    Parameters
+    ----------
+    study : Study
+    parts : Checkpoints
+        Where finished parts are kept, and may be from before.
+    report : callable
+    """
+    n_features = len(study.dataset.features.names)
+    if parts.kept or parts.damaged:
+        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
+        report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
+    # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
+    pool = ThreadPoolExecutor(N_WORKERS)
+    try:
+        few = n_features <= FEW_FEATURES
+        hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, report)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    n_failed = int((~results["converged"]).sum())
+    report(
+        "features",
+        n_features,
+        n_features,
+        f"{n_failed} of {n_features} not converged" if n_failed else "all converged",
+    )
+    return hyper, results
+
+
+def forget_programs() -> None:
+    """Drop what was compiled for a study: kept, it would fill the memory after some twenty fits."""
+    for program in PROGRAMS:
+        program.clear_cache()  # type: ignore[attr-defined]
+
+
+def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
+    """Everything in one chain of draws."""
+    n_features = len(study.dataset.features.names)
+    kept, found = parts.read("together-hyper"), parts.read("together")
+    if kept is not None and found is not None:
+        return Hyper.from_arrays(kept), found
+    moments, standard = study.moments(np.arange(n_features))
+    report("features", 0, n_features, "compiling, then sampling all together with what they share")
+    n_draws = max(LEAST_DRAWS, study.settings.draws)
+    joint = pool.submit(_sample_together, study, moments, n_draws).result()
+    found = pool.submit(study.summarize, joint.hyper.log_ratio.mean, moments, standard, joint.scales).result()
+    parts.write("together-hyper", joint.hyper.to_arrays())
+    parts.write("together", found)
+    return joint.hyper, found
+
+
+def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
+    with jax.enable_x64(True):  # the switch belongs to a thread
+        return sample_joint(study.problem, moments, seed=study.seed, n_chains=study.settings.chains, n_draws=n_draws)
+
+
+def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
+    """What features share from a sample of them, then every feature, block by block."""
+    hyper, sample = _learn(pool, study, parts, report)
+    n_features = len(study.dataset.features.names)
+    mixture = make_mixture(hyper)
+    weights = np.zeros((len(mixture.log_weight), n_features))
+    weights[:, sample] = mixture.log_weight
+    work = BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
+
+    results = _sample_features(pool, work, parts, report, np.arange(n_features), 0)
+    for turn in range(1, len(ROUNDS)):
+        failed = np.flatnonzero(~results["converged"])
+        if not len(failed):
+            break
+        again = _sample_features(pool, work, parts, report, failed, turn)
+        for name, values in again.items():
+            results[name][..., failed] = values
+    return hyper, results
+
+
+def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray]:
+    """What features share, and the features that taught it."""
+    n_features, settings = len(study.dataset.features.names), study.settings
+    rng = np.random.default_rng([study.seed, Stage.SAMPLE])
+    n_sample = min(n_features, settings.hyper_features)
+    if kept := parts.read("hyper"):
+        return Hyper.from_arrays(kept), kept["sample"]
+    sample = np.sort(rng.choice(n_features, n_sample, replace=False))
+    moments, _ = study.moments(sample)
+    report("hyperparameters", 0, n_sample, f"from {n_sample} features")
+
+    def tell(note: str) -> None:
+        report("hyperparameters", 0, n_sample, note)
+
+    def learn() -> Hyper | None:
+        with jax.enable_x64(True):  # the switch belongs to a thread
+            return fit_hyper(study.problem, moments, sample, seed=study.seed, report=tell)
+
+    ahead = pool.submit(_compile, study, n_sample)
+    hyper = pool.submit(learn).result()
+    if hyper is None:  # what nodes cannot resolve, fewer features teach together
+        sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
+        tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
+        hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper
+    parts.write("hyper", hyper.to_arrays() | {"sample": sample})
+    ahead.result()
+    report("hyperparameters", n_sample, n_sample, "done")
+    return hyper, sample
+
+
+def _compile(study: Study, n_sample: int) -> None:
+    """Sample a block under a prior that means nothing, so that its program is there when hyperparameters are."""
+    n_features = len(study.dataset.features.names)
+    mixture = vague_mixture(study.problem, n_sample, n_features)
+    block = next(_blocks(np.arange(n_features), min(study.settings.block_size, n_features)))
+    BlockSampler(study, np.zeros(study.problem.n_scanners), mixture).sample(block)
+
+
+def _sample_features(
+    pool: Executor,
+    work: BlockSampler,
+    parts: Checkpoints,
+    report: Report,
+    features: np.ndarray,
+    turn: int,
+) -> Arrays:
+    """Summaries of features, each part of them kept as soon as it is there."""
+    n_features, size = len(features), min(work.study.settings.block_size, len(work.study.dataset.features.names))
+    step = size * BLOCKS_OF_A_PART
+    stage, after = STAGES[turn], "to run again" if turn + 1 < len(ROUNDS) else "not converged"
+    shares = [features[start : start + step] for start in range(0, n_features, step)]
+    kept = [parts.read(f"features-{turn}-{k}") for k in range(len(shares))]
+    blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
+    done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
+    report(stage, done, n_features, "compiling, then sampling" if blocks else "")
+    sample = partial(work.sample, turn=turn)
+    first = [pool.submit(sample, block).result() for block in blocks[:1]]  # alone: it compiles the program of all
+    finished = chain(first, pool.map(sample, blocks[1:]))
+    failed, complete = sum(int((~found["converged"]).sum()) for found in kept if found is not None), []
+    for k, share in enumerate(shares):
+        part = kept[k]
+        if part is None:
+            found = []
+            for start in range(0, len(share), size):
+                found.append(next(finished))
+                n_own = min(size, len(share) - start)
+                done, failed = done + n_own, failed + int((~found[-1]["converged"][:n_own]).sum())
+                report(stage, done, n_features, f"{failed} {after}" if failed else "")
+            part = {key: array[..., : len(share)] for key, array in _join(found).items()}
+            parts.write(f"features-{turn}-{k}", part)
+        complete.append(part)
+    return _join(complete)
+
+
+def _join(parts: Sequence[Arrays]) -> Arrays:
+    return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
+
+
+def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Blocks of one size, the last one filled up with its last feature, so that one program serves all."""
+    for start in range(0, len(features), size):
+        block = features[start : start + size]
+        yield np.pad(block, (0, size - len(block)), mode="edge")
