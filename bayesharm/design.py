@@ -225,11 +225,12 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
 
     eliminated = np.zeros(len(names), bool)
     touched = np.zeros(matrix.shape[0], bool)
+    by_column = matrix.tocsc()
     for by in ("participant", "population", "scanner"):
         for j, block in enumerate(blocks):
             if levels_by(spec, block.name) == by:
                 for column in range(start[j], start[j + 1]):
-                    scans = matrix[:, [column]].nonzero()[0]
+                    scans = by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
                     if not touched[scans].any():
                         touched[scans] = eliminated[column] = True
     order = np.argsort(eliminated, kind="stable")

@@ -19,7 +19,7 @@ from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import make_mixture, sample_block, vague_mixture
 from bayesharm.inference.noise import approximate_ratio
-from bayesharm.inference.problem import Stage
+from bayesharm.inference.problem import Problem, Stage
 from bayesharm.moments import Moments
 
 Report = Callable[[str, int, int, str], None]
@@ -29,6 +29,7 @@ STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
 PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, sample_block, average_effects)
+_compiled_for: Problem | None = None
 
 
 def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
@@ -45,6 +46,7 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     if parts.kept or parts.damaged:
         note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
         report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
+    _keep_programs_of(study.problem)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
     try:
@@ -62,10 +64,13 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     return hyper, results
 
 
-def forget_programs() -> None:
-    """Drop what was compiled for a study: kept, it would fill the memory after some twenty fits."""
-    for program in PROGRAMS:
-        program.clear_cache()  # type: ignore[attr-defined]
+def _keep_programs_of(problem: Problem) -> None:
+    """Drop what was compiled for another design: all together would fill the memory after some twenty fits."""
+    global _compiled_for
+    if _compiled_for != problem:
+        for program in PROGRAMS:
+            program.clear_cache()  # type: ignore[attr-defined]
+        _compiled_for = problem
 
 
 def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:

@@ -17,7 +17,7 @@ from bayesharm.block import Settings, Study
 from bayesharm.checkpoints import keep_parts
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
-from bayesharm.engine import Report, forget_programs, run_study
+from bayesharm.engine import Report, run_study
 from bayesharm.errors import InputError, shorten
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
@@ -98,18 +98,15 @@ def fit(
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
     plan = _plan(dataset, design, seed, settings)
-    try:
-        with jax.enable_x64(True):
-            study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], settings)
-            if out is not None and overwrite:  # all that can be refused has been
-                remove_run(out)
-            with keep_parts(out, plan) as parts:
-                hyper, results = run_study(study, parts, report or (lambda *event: None))
-                posterior = label_posterior(dataset, design, hyper, results, plan)
-                if out is not None:
-                    posterior.write(out)
-    finally:
-        forget_programs()
+    with jax.enable_x64(True):
+        study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], settings)
+        if out is not None and overwrite:  # all that can be refused has been
+            remove_run(out)
+        with keep_parts(out, plan) as parts:
+            hyper, results = run_study(study, parts, report or (lambda *event: None))
+            posterior = label_posterior(dataset, design, hyper, results, plan)
+            if out is not None:
+                posterior.write(out)
     return posterior
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from bayesharm.design import FIXED, Design
+from bayesharm.design import FIXED, Design, EffectGroup
 from bayesharm.errors import InputError
 
 WEAK = 0.5  # below this contraction, more is known from the prior than from the data
@@ -106,10 +106,23 @@ def identify(design: Design, log_scales: np.ndarray | None = None) -> Identifiab
 
 
 class Gaussian(NamedTuple):
-    """All effects given the scales: prior sd of each column, and posterior covariance in units of those."""
+    """All effects given the scales: linear forms of the dense ones, and independent parts of their own.
 
-    prior_sd: np.ndarray  # (column,)
-    covariance: np.ndarray  # (column, column)
+    Attributes
+    ----------
+    prior : (column,) array
+        Prior variances.
+    covariance : (dense, dense) array
+        Of the dense effects.
+    form : (column, dense) array
+    own : (column,) array
+        Variances.
+    """
+
+    prior: np.ndarray
+    covariance: np.ndarray
+    form: np.ndarray
+    own: np.ndarray
 
 
 def _posterior(design: Design, log_scales: np.ndarray, rows: np.ndarray) -> Gaussian:
@@ -121,14 +134,39 @@ def _posterior(design: Design, log_scales: np.ndarray, rows: np.ndarray) -> Gaus
     noise_sd = np.sqrt(variance[0] + once * variance[design.once_scale])
     # in units of prior and noise sd the prior precision is the identity: well conditioned at any scales
     x = (sparse.diags_array(1 / noise_sd) @ design.matrix @ sparse.diags_array(prior_sd)).tocsr()[rows]
-    return Gaussian(prior_sd, np.linalg.inv(np.eye(len(prior_sd)) + (x.T @ x).toarray()))
+    dense, eliminated = x[:, : design.n_dense], x[:, design.n_dense :]
+    pivot = 1 + np.asarray(eliminated.power(2).sum(axis=0)).reshape(-1)  # these share no scan with one another
+    cross = (eliminated.T @ dense).toarray()
+    slope = cross / pivot[:, None]
+    precision = np.eye(design.n_dense) + (dense.T @ dense).toarray() - cross.T @ slope
+    form = np.concatenate([np.eye(design.n_dense), -slope]) * prior_sd[:, None]
+    own = np.concatenate([np.zeros(design.n_dense), 1 / pivot]) * prior_sd**2
+    return Gaussian(prior_sd**2, np.linalg.inv(precision), form, own)
 
 
-def _contraction(known: Gaussian, contrasts: np.ndarray) -> np.ndarray:
-    """1 − posterior variance / prior variance of each contrast; NaN where there is no prior variance."""
-    unit = contrasts * known.prior_sd
-    before, after = (unit**2).sum(axis=1), ((unit @ known.covariance) * unit).sum(axis=1)
-    return 1 - np.divide(after, before, out=np.full(len(unit), np.nan), where=before > 0)
+def _contraction(known: Gaussian, group: EffectGroup) -> np.ndarray:
+    """1 − posterior variance / prior variance of each contrast of a group."""
+    alone = group.mates < 0
+    mates = np.where(alone, 0, np.unique(group.mates, return_inverse=True)[1])
+    n_mates = np.bincount(mates, minlength=1)
+    form, own, prior = (part[group.columns] for part in (known.form, known.own, known.prior))
+
+    def of_contrasts(variance: np.ndarray) -> np.ndarray:
+        """Variance of independent effects minus the mean of their mates."""
+        of_mean = np.bincount(mates, variance) / n_mates**2
+        return np.where(alone, variance, variance * (1 - 2 / n_mates[mates]) + of_mean[mates])
+
+    centre = sparse.csr_array((1 / n_mates[mates], (mates, np.arange(len(mates))))) @ form
+    form = np.where(alone[:, None], form, form - centre[mates])
+    after = ((form @ known.covariance) * form).sum(axis=1) + of_contrasts(own)
+    return 1 - after / of_contrasts(prior)
+
+
+def _contraction_of_differences(known: Gaussian, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The same of differences between two columns."""
+    form = known.form[first] - known.form[second]
+    after = ((form @ known.covariance) * form).sum(axis=1) + known.own[first] + known.own[second]
+    return 1 - after / (known.prior[first] + known.prior[second])
 
 
 def _joined(design: Design, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
@@ -184,15 +222,13 @@ def _contrast_table(
 ) -> pd.DataFrame:
     matrix, parts = design.matrix.tocsc(), []
     for group in design.effects:
-        own = [design.columns.index(f"{group.name}:{level}") for level in group.levels]
-        scans = [matrix[:, [column]].nonzero()[0] for column in own]
+        scans = [matrix.indices[matrix.indptr[column] : matrix.indptr[column + 1]] for column in group.columns]
         parts.append(pd.DataFrame({
             "group": group.name, "level": group.levels,
             "n_scans": [len(some) for some in scans],
             "n_participants": [len(np.unique(person[some])) for some in scans],
-            "contraction": _contraction(everything, group.contrasts),
-            "contraction_travelers":
-                _contraction(by_travelers, group.contrasts) if group.dim == "scanner" else np.nan,
+            "contraction": _contraction(everything, group),
+            "contraction_travelers": _contraction(by_travelers, group) if group.dim == "scanner" else np.nan,
         }))
     return pd.concat(parts, ignore_index=True)
 
@@ -201,12 +237,12 @@ def _pair_table(
     design: Design, everything: Gaussian, by_travelers: Gaussian, rests_on: np.ndarray
 ) -> pd.DataFrame:
     i, j = np.triu_indices(len(design.scanners), 1)
-    own = [design.columns.index(f"{design.spec.removes}:{scanner}") for scanner in design.scanners]
-    names, unit = np.array(design.scanners, object), np.eye(len(design.columns))[own]
+    own = np.array([design.columns.index(f"{design.spec.removes}:{scanner}") for scanner in design.scanners])
+    names = np.array(design.scanners, object)
     return pd.DataFrame({
         "first": names[i], "second": names[j], "rests_on": rests_on,
-        "contraction": _contraction(everything, unit[i] - unit[j]),
-        "contraction_travelers": _contraction(by_travelers, unit[i] - unit[j]),
+        "contraction": _contraction_of_differences(everything, own[i], own[j]),
+        "contraction_travelers": _contraction_of_differences(by_travelers, own[i], own[j]),
     })
 
 

@@ -6,6 +6,7 @@ feature changes are in :class:`Layout`; what each feature adds is in :class:`Mom
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -77,22 +78,25 @@ def lay_out(design: Design) -> Layout:
     n_classes, n_dense = len(design.class_scanner), design.n_dense
     members = _members(design)
     dense_gram = np.zeros((n_classes, n_dense, n_dense))
-    pairs: dict[str, list[tuple[int, int]]] = {"dense": [], "eliminated": []}
-    squares, cross = [], []
+    dense, eliminated, squares, cross = [], [], [], []
     for c in range(n_classes):
         x = design.matrix[members[[c]].indices]
         gram = (x.T @ x).tocsr()
         dense_gram[c] = gram[:n_dense, :n_dense].toarray()
-        for column in np.flatnonzero(gram.diagonal()).tolist():
-            if column < n_dense:
-                pairs["dense"].append((c, column))
-            else:
-                pairs["eliminated"].append((c, column - n_dense))
-                squares.append(gram[column, column])
-                cross.append(gram[[column], :n_dense].toarray()[0])
-    # int32, so that JAX takes them as indices in either precision
-    dense, eliminated = (Entries(*np.array(pairs[k], np.int32).reshape(-1, 2).T) for k in ("dense", "eliminated"))
-    return Layout(dense, dense_gram, eliminated, np.array(squares), np.array(cross).reshape(-1, n_dense))
+        there = np.flatnonzero(gram.diagonal())
+        own = there[there >= n_dense]
+        dense += [(c, column) for column in there[there < n_dense]]
+        eliminated += [(c, column - n_dense) for column in own]
+        squares.append(gram.diagonal()[own])
+        cross.append(gram[own, :n_dense].toarray())
+    whole = partial(np.array, dtype=np.int32)  # so that JAX takes them as indices in either precision
+    return Layout(
+        Entries(*whole(dense).reshape(-1, 2).T),
+        dense_gram,
+        Entries(*whole(eliminated).reshape(-1, 2).T),
+        np.concatenate(squares),
+        np.concatenate(cross),
+    )
 
 
 def compute_moments(

@@ -206,7 +206,7 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
     failed = features.index[~features["converged"]]
     if len(failed):
         sentences = [
-            f"{len(failed):,} of {len(features):,} features have NOT converged, after a second try "
+            f"{len(failed):,} of {len(features):,} features have NOT converged, after further tries "
             f"with more draws. Do not rely on them: {shorten(failed)}."
         ]
     else:

@@ -149,7 +149,7 @@ def test_killed_at_random_moments(study, whole, tmp_path):
 def test_a_damaged_part_is_named_and_computed_again(study, whole, nearly, tmp_path, damage):
     out, notes = tmp_path / "run", []
     shutil.copytree(nearly, out)
-    part = next((out / "unfinished").glob("features-1.*.npz"))
+    part = next((out / "unfinished").glob("features-0-1.*.npz"))
     content = bytearray(part.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+import pickle
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -52,7 +55,7 @@ class Reported(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A study laid out for inference; compared by identity, so that JAX takes it as a static argument.
+    """A study laid out for inference, a static argument of programs: what is compiled for one serves for all that equal it.
 
     Attributes
     ----------
@@ -76,6 +79,17 @@ class Problem:
     pair: int
     noise_ratio: bool
     n_scanners: int
+
+    @cached_property
+    def digest(self) -> bytes:
+        """sha256 of the content."""
+        return hashlib.sha256(pickle.dumps([getattr(self, field.name) for field in fields(self)])).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 class Gaussian(NamedTuple):
