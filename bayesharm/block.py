@@ -7,17 +7,19 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design
-from bayesharm.inference.convergence import judge, pareto_k
+from bayesharm.inference.convergence import Verdict, judge, pareto_k
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, sample_block, start_chains
+from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.inference.problem import Problem, Stage, feature_keys
 from bayesharm.moments import Moments, Standard, compute_moments
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
+QUANTILES = (0.05, 0.5, 0.95)
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
 
 
@@ -27,28 +29,49 @@ class Settings:
 
     Attributes
     ----------
-    chains, draws : int
-        NUTS chains and kept draws of each feature's scales; up to 32 features, which are sampled together, have at least
-        1,000 draws.
+    chains : int
+        NUTS chains of each feature's scales.
+    draws : int, optional
+        Of each chain; by default a quarter more in all than `target_ess`. Up to 32 features, which are sampled together,
+        have at least 1,000.
+    target_ess : int
+        Bulk effective draws that each scale of a feature must have to count as converged.
     hyper_features : int
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
     block_size : int
         Features sampled together; results do not depend on it beyond rounding.
     effect_draws : int
         Draws of the scales over which effects are averaged.
-    keep_draws : int
-        Draws of the scales kept in ``/draws``, chains together; 0 keeps none.
+    keep_draws : {'none', 'thin', 'all'} or int
+        Draws of the scales kept in ``/draws``, chains together: none, 100, as many as a feature has that is not run again
+        (of features that are, as many out of more), or a number.
     dtype : {'float32', 'float64'}
         Precision in which features are sampled. What features share is always learned in double precision.
+    preview : bool
+        Sample nothing: importance sampling around the Laplace approximation of every feature, and Laplace's for what they
+        share.
     """
 
     chains: int = 4
-    draws: int = 125
+    draws: int | None = None
+    target_ess: int = 400
     hyper_features: int = 512
     block_size: int = 64
     effect_draws: int = 100
-    keep_draws: int = 0
+    keep_draws: int | str = "none"
     dtype: str = "float32"
+    preview: bool = False
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of each chain."""
+        return self.draws or max(8, -(-5 * self.target_ess // (4 * self.chains)))
+
+    @property
+    def n_kept(self) -> int:
+        """Draws of each feature that are kept."""
+        words: dict[int | str, int] = {"none": 0, "thin": 100, "all": self.chains * self.n_draws}
+        return int(words.get(self.keep_draws, self.keep_draws))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +114,25 @@ class Study:
         """Summaries of draws of the scales, and of the effects given them, in the features' units."""
         log_scales = np.asarray(draws.log_scales, float)
         pooled = log_scales.reshape(-1, *log_scales.shape[2:])
-        few = pooled[np.linspace(0, len(pooled) - 1, self.settings.effect_draws).astype(int)]
+        few = pooled[np.linspace(0, len(pooled) - 1, min(self.settings.effect_draws, len(pooled))).astype(int)]
         with jax.enable_x64(True):  # variances are differences of squares
             effects = average_effects(self.problem, log_ratio, moments, jnp.asarray(few))
-        verdict = judge(log_scales, np.asarray(draws.diverging))
+        if self.settings.preview:  # no chains to judge
+            nothing = np.full(log_scales.shape[2:], np.nan)
+            verdict = Verdict(nothing, nothing, np.zeros(len(standard.sd), int), ~np.asarray(draws.diverging).any((0, 1)))
+        else:
+            verdict = judge(log_scales, np.asarray(draws.diverging), self.settings.target_ess)
         effect_mean, effect_sd = (np.asarray(part) * standard.sd for part in effects)
         finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
         scales = np.exp(pooled) * standard.sd
-        q05, q50, q95 = np.quantile(scales, [0.05, 0.5, 0.95], axis=0)
+        if self.settings.preview:  # points have the moments of the log-scales, and not their quantiles
+            quantiles = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * standard.sd
+        else:
+            quantiles = np.quantile(scales, QUANTILES, axis=0)
         found = {
             "mean": scales.mean(0),
             "sd": scales.std(0),
-            "q05": q05,
-            "q50": q50,
-            "q95": q95,
+            **dict(zip(("q05", "q50", "q95"), quantiles, strict=True)),
             "ess_bulk": verdict.ess_bulk,
             "rhat": verdict.rhat,
             "divergences": verdict.divergences,
@@ -117,8 +145,8 @@ class Study:
             "draws": np.full(len(standard.sd), len(pooled)),
             "steps": np.asarray(draws.n_steps).sum((0, 1)),
         }
-        if kept := self.settings.keep_draws:
-            found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)]
+        if kept := self.settings.n_kept:
+            found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)
         return found
 
 
@@ -146,10 +174,13 @@ class BlockSampler:
         return self.study.summarize(self.log_ratio, moments, standard, draws)
 
     def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
-        """One run of the chains, in parts that all take the same program."""
-        keys = feature_keys(self.study.seed, STREAMS[turn], block)
+        """One run of the chains, in parts that all take the same program; or none."""
         mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
-        effort = Effort(self.study.settings.chains, self.study.settings.draws)
+        node_keys = feature_keys(self.study.seed, Stage.NODES, block)
+        if self.study.settings.preview:
+            return approximate_block(self.study.problem, self.log_ratio, moments, mixture, node_keys)
+        keys = feature_keys(self.study.seed, STREAMS[turn], block)
+        effort = Effort(self.study.settings.chains, self.study.settings.n_draws)
         last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
         for k, pace in enumerate(ROUNDS[turn]):
             part = sample_block(
@@ -157,7 +188,7 @@ class BlockSampler:
                 self.log_ratio,
                 moments,
                 mixture,
-                feature_keys(self.study.seed, Stage.NODES, block),
+                node_keys,
                 jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k),
                 last,
                 effort,

@@ -93,10 +93,15 @@ def fit(
     bad_features: opt.BadFeatures = "error",
     units: opt.Units = None,
     seed: opt.Seed = 0,
-    draws: opt.Draws = 125,
+    preview: opt.Preview = False,
+    keep_draws: opt.KeepDraws = "none",
+    target_ess: opt.TargetEss = 400,
     chains: opt.Chains = 4,
-    keep_draws: opt.KeepDraws = 0,
+    draws: opt.Draws = None,
+    block_size: opt.BlockSize = 64,
+    dtype: opt.Dtype = "float32",
     overwrite: opt.Overwrite = False,
+    log: opt.Log = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Estimate what scanners, sites, diagnoses and people contribute to every feature.
@@ -122,29 +127,22 @@ def fit(
     columns = opt.column_mapping(
         scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
     )
-    with Progress(quiet) as progress:
+    with Progress(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
         dataset = opt.read_dataset(scans, features, select, columns, bad_features=bad_features)
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} features"
         )
-        from bayesharm.block import Settings
         from bayesharm.fit import fit as fit_model
 
         _keep_programs()
         posterior = fit_model(
-            dataset,
-            spec,
-            seed=seed,
-            reference=reference,
-            units=units,
-            out=out,
-            overwrite=overwrite,
-            report=progress,
+            dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, report=progress,
             covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
-            settings=Settings(draws=draws, chains=chains, keep_draws=keep_draws),
-        )
+            preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
+            block_size=block_size, dtype=dtype,
+        )  # fmt: skip
     from bayesharm.summary import summarize
 
     found = summarize(posterior)

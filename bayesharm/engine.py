@@ -17,18 +17,18 @@ from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
-from bayesharm.inference.lanes import make_mixture, sample_block, vague_mixture
+from bayesharm.inference.lanes import approximate_block, make_mixture, sample_block, vague_mixture
 from bayesharm.inference.noise import approximate_ratio
 from bayesharm.inference.problem import Problem, Stage
 from bayesharm.moments import Moments
 
 Report = Callable[[str, int, int, str], None]
-"""Receives (stage, done, total, note); stages are `kept parts`, `hyperparameters` and those in `STAGES`."""
+"""Receives (stage, done, total, note); stages are `kept parts`, `draws`, `hyperparameters` and those in `STAGES`."""
 
 STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
-PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, sample_block, average_effects)
+PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, approximate_block, sample_block, average_effects)
 _compiled_for: Problem | None = None
 
 
@@ -46,11 +46,14 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     if parts.kept or parts.damaged:
         note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
         report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
+    if n_kept := study.settings.n_kept:
+        size = n_kept * len(study.problem.log_medians) * n_features * np.dtype(np.float32).itemsize
+        report("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
     _keep_programs_of(study.problem)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
     try:
-        few = n_features <= FEW_FEATURES
+        few = n_features <= FEW_FEATURES and not study.settings.preview
         hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, report)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -81,7 +84,7 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -
         return Hyper.from_arrays(kept), found
     moments, standard = study.moments(np.arange(n_features))
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
-    n_draws = max(LEAST_DRAWS, study.settings.draws)
+    n_draws = max(LEAST_DRAWS, study.settings.n_draws)
     joint = pool.submit(_sample_together, study, moments, n_draws).result()
     found = pool.submit(study.summarize, joint.hyper.log_ratio.mean, moments, standard, joint.scales).result()
     parts.write("together-hyper", joint.hyper.to_arrays())
@@ -104,7 +107,7 @@ def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) 
     work = BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
 
     results = _sample_features(pool, work, parts, report, np.arange(n_features), 0)
-    for turn in range(1, len(ROUNDS)):
+    for turn in range(1, 1 if study.settings.preview else len(ROUNDS)):
         failed = np.flatnonzero(~results["converged"])
         if not len(failed):
             break
@@ -130,7 +133,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
 
     def learn() -> Hyper | None:
         with jax.enable_x64(True):  # the switch belongs to a thread
-            return fit_hyper(study.problem, moments, sample, seed=study.seed, report=tell)
+            return fit_hyper(study.problem, moments, sample, seed=study.seed, preview=settings.preview, report=tell)
 
     ahead = pool.submit(_compile, study, n_sample)
     hyper = pool.submit(learn).result()

@@ -37,8 +37,8 @@ def fit(
     units: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    settings: Settings | None = None,
     report: Report | None = None,
+    **settings: Any,
 ) -> Posterior:
     """Sample the joint posterior of all bias sources, for every feature.
 
@@ -62,9 +62,11 @@ def fit(
         where it stopped, with the same result, when it is started again in the same way.
     overwrite : bool
         Start afresh where `out` holds a run already, finished or not.
-    settings : Settings, optional
     report : callable, optional
         Told about progress.
+    **settings
+        How the inference works: `chains`, `draws`, `target_ess`, `block_size`, `dtype`, `keep_draws` and others, see
+        :class:`bayesharm.Settings`. Nobody should need them.
 
     Returns
     -------
@@ -93,13 +95,13 @@ def fit(
                 do="leave it out: each feature then has its own",
             )
         spec = replace(spec, units=units)
-    settings = settings or Settings()
-    _check(settings, seed)
+    chosen = Settings(**settings)
+    _check(chosen, seed)
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
-    plan = _plan(dataset, design, seed, settings)
+    plan = _plan(dataset, design, seed, chosen)
     with jax.enable_x64(True):
-        study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], settings)
+        study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], chosen)
         if out is not None and overwrite:  # all that can be refused has been
             remove_run(out)
         with keep_parts(out, plan) as parts:
@@ -124,24 +126,27 @@ def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> di
 
 
 def _check(settings: Settings, seed: int) -> None:
-    if settings.dtype not in ("float32", "float64"):
+    least = {"chains": 2, "draws": 8, "keep_draws": 0}
+    others: dict[str, tuple] = {"dtype": ("float32", "float64"), "preview": (False, True)}  # than numbers
+    words: dict[str, tuple] = {"draws": (None,), "keep_draws": ("none", "thin", "all")}  # as well as numbers
+    for name, value in asdict(settings).items():
+        number = isinstance(value, int) and not isinstance(value, bool) and value >= least.get(name, 1)
+        if value in others[name] if name in others else number or value in words.get(name, ()):
+            continue
+        expected = [repr(word) for word in others.get(name, words.get(name, ()))]
         raise InputError(
-            "The setting 'dtype' is impossible.",
-            got=repr(settings.dtype),
-            expected="'float32' or 'float64'",
+            f"The setting {name!r} is impossible.",
+            got=repr(value),
+            expected=" or ".join(expected + ([] if name in others else [f"a whole number, {least.get(name, 1)} or more"])),
             do="leave it out: the default serves",
         )
-    for name, value in asdict(settings).items():
-        if name == "dtype":
-            continue
-        least = {"keep_draws": 0, "chains": 2, "draws": 8}.get(name, 1)
-        if not isinstance(value, int) or value < least:
-            raise InputError(
-                f"The setting {name!r} is impossible.",
-                got=repr(value),
-                expected=f"a whole number, {least} or more",
-                do="leave it out: the default serves",
-            )
+    if settings.preview and settings.n_kept:
+        raise InputError(
+            "A preview has no draws to keep.",
+            got=f"keep_draws={settings.keep_draws!r} with preview",
+            expected="one of the two",
+            do="leave one of them out",
+        )
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise InputError(
             "The seed cannot be used.",

@@ -186,7 +186,7 @@ def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job
             do="leave these scans out, write the scanners as in the fit, or fit again with scans of them",
         )
     features, at, left_out = _match(posterior, dataset.features)
-    notes = [*_on_meaning(posterior.spec, removed), *left_out]
+    notes = [*filter(None, [posterior.remark]), *_on_meaning(posterior.spec, removed), *left_out]
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
         names = features.names[~converged]

@@ -10,10 +10,10 @@ import xarray as xr
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design
 from bayesharm.identifiability import identify
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge
+from bayesharm.inference.convergence import MAX_RHAT, judge
 from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.problem import Stage
-from bayesharm.posterior import FORMAT, Posterior
+from bayesharm.posterior import FORMAT, PREVIEW, Posterior
 
 
 def label_posterior(
@@ -44,7 +44,10 @@ def label_posterior(
     shared = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
     nodes = {
-        "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name}),
+        "/": xr.Dataset(
+            attrs={"title": design.spec.title, "model": design.spec.name}
+            | ({"preview": PREVIEW} if plan["settings"]["preview"] else {})
+        ),
         "/hyper": xr.Dataset(
             {
                 "eta": (("chain", "draw", "family"), hyper.eta),
@@ -75,7 +78,7 @@ def label_posterior(
             attrs={
                 "units": "of the feature",
                 "interval": "q05 to q95: 90%",
-                "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {MIN_ESS:g}, no divergence",
+                "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {plan['settings']['target_ess']}, no divergence",
             },
         ),
     }

@@ -93,11 +93,35 @@ Units = Annotated[
     ),
 ]
 Seed = Annotated[int, _number("--seed", "The same seed gives the same result.")]
-Draws = Annotated[int, _number("--draws", "Kept draws of each chain.", 8, WORK)]
-Chains = Annotated[int, _number("--chains", "Chains for each feature.", 2, WORK)]
-KeepDraws = Annotated[
-    int, _number("--keep-draws", "Keep so many draws of each feature's scales in the run folder.", 0, RESULT)
+Preview = Annotated[
+    bool,
+    typer.Option(
+        "--preview",
+        help="A quick look: approximate everything and sample nothing. All that is made from it says so.",
+    ),
 ]
+KeepDraws = Annotated[
+    Literal["none", "thin", "all"],
+    typer.Option(
+        rich_help_panel=RESULT,
+        help="Keep draws of each feature's scales in the run folder: none, 100 of them, or all; how much room they take is "
+        "told when the work begins.",
+    ),
+]
+TargetEss = Annotated[
+    int, _number("--target-ess", "Effective draws that each scale of a feature must have to count as converged.", 8, WORK)
+]
+Chains = Annotated[int, _number("--chains", "Chains for each feature.", 2, WORK)]
+Draws = Annotated[
+    int | None,
+    _number("--draws", "Kept draws of each chain. [dim]Default: a quarter more in all than --target-ess.[/dim]", 8, WORK),
+]
+BlockSize = Annotated[int, _number("--block-size", "Features sampled together; results do not depend on it.", 1, WORK)]
+Dtype = Annotated[
+    Literal["float32", "float64"],
+    typer.Option(rich_help_panel=WORK, help="Precision in which features are sampled; float64 takes about twice the time."),
+]
+Log = Annotated[Path | None, _text("--log", "FILE", "Add lines of progress to this file, with times.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; notes and errors are still shown.")]
 
 # what is written

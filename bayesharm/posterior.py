@@ -23,6 +23,7 @@ from bayesharm.spec import ModelSpec, spec_from_dict
 if TYPE_CHECKING:
     import xarray as xr
 
+PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
 FORMAT = 2  # of the run folder; a reader refuses any other
 
 
@@ -50,6 +51,11 @@ class Posterior:
     def spec(self) -> ModelSpec:
         """The model."""
         return spec_from_dict(self.run["spec"])
+
+    @property
+    def remark(self) -> str:
+        """What must be said with everything that is made from it; empty if there is nothing."""
+        return PREVIEW if self.run["settings"].get("preview") else ""
 
     @property
     def features(self) -> list[str]:

@@ -1,11 +1,14 @@
-"""Progress of long work: a live bar on a terminal, plain lines in a log; elapsed time and time left."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere; elapsed time, speed, time left, peak memory."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
+
+from bayesharm.errors import InputError
 
 QUIET_SECONDS = 5.0  # between two plain lines about the same stage
 
@@ -16,17 +19,30 @@ class Progress:
     Parameters
     ----------
     quiet : bool
-        Say nothing.
+        Say nothing on standard error.
+    log : path, optional
+        Plain lines are added to this file, whatever is on the terminal.
     """
 
-    def __init__(self, quiet: bool = False):
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, log: Path | None = None):
+        self.quiet, self.log = quiet, log
+        self.file: TextIO | None = None
         self.started = self.stage_started = self.last_event = self.last_line = monotonic()
         self.stage = ""
         self.bar: Any = None
         self.task: Any = None
 
     def __enter__(self) -> Progress:
+        if self.log is not None:
+            try:
+                self.file = self.log.open("a", encoding="utf-8")
+            except OSError as error:
+                raise InputError(
+                    f"The log {self.log} cannot be written.",
+                    got=str(error),
+                    expected="a file in an existing folder",
+                    do="choose another --log",
+                ) from None
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import (
@@ -50,6 +66,7 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[rate]}"),
                 TextColumn("{task.fields[note]}", style="dim", table_column=one_line),
                 console=Console(stderr=True),
                 expand=True,
@@ -62,13 +79,14 @@ class Progress:
             if kind is None:
                 self._finish()
             self.bar.stop()
+        if self.file is not None:
+            self.file.close()
 
     def say(self, text: str) -> None:
         """A line of its own."""
         if self.bar is not None:
             self.bar.console.print(text, style="dim", highlight=False)
-        elif not self.quiet:
-            self._line(text)
+        self._line(text)
 
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
         new = stage != self.stage
@@ -77,16 +95,18 @@ class Progress:
             self.stage = stage
             self.stage_started = self.last_event  # its work began when that of the last stage ended
         self.last_event = monotonic()
+        elapsed = self.last_event - self.stage_started
+        rate = f"{done / elapsed:,.0f}/s" if done and total > 1 and elapsed > 1 else ""
+        counted = f"{done:,} of {total:,}" if done and total > 1 else ""
         if self.bar is not None:
-            counted = f"{done:,} of {total:,}" if done and total > 1 else ""
             if new:
-                self.task = self.bar.add_task(stage, total=None, counted="", note="")
-            self.bar.update(self.task, total=total if done else None, completed=done, counted=counted, note=note)
-        elif not self.quiet and (new or not done or (note and done >= total) or self._is_due()):
-            elapsed = monotonic() - self.stage_started
-            counted = f" {done:,} of {total:,}" if done and total > 1 else ""
-            left = f", about {_clock(elapsed / done * (total - done))} left" if 0 < done < total else ""
-            self._line(f"{stage}{counted}{left}" + (f" ({note})" if note else ""))
+                self.task = self.bar.add_task(stage, total=None, counted="", rate="", note="")
+            known = {"total": total if done else None, "completed": done}
+            self.bar.update(self.task, **known, counted=counted, rate=rate, note=note)
+        if new or not done or (note and done >= total) or self._is_due():
+            left = f"about {_clock(elapsed / done * (total - done))} left" if 0 < done < total else ""
+            parts = ", ".join(part for part in (f"{stage} {counted}".rstrip(), rate, left, _peak_memory()) if part)
+            self._line(parts + (f" ({note})" if note else ""))
 
     def _finish(self) -> None:
         if self.bar is not None and self.task is not None:
@@ -98,10 +118,24 @@ class Progress:
 
     def _line(self, text: str) -> None:
         self.last_line = monotonic()
-        print(f"[{_clock(self.last_line - self.started):>6}] {text}", file=sys.stderr, flush=True)
+        line = f"[{_clock(self.last_line - self.started):>6}] {text}"
+        if self.bar is None and not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+        if self.file is not None:
+            print(line, file=self.file, flush=True)
 
 
 def _clock(seconds: float) -> str:
     """Seconds as ``42 s`` or ``3:05``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
+
+
+def _peak_memory() -> str:
+    """The most memory that the process has held, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"{peak / 1e9:.1f} GB"

@@ -137,7 +137,11 @@ def summarize(posterior: Posterior) -> Summary:
         hyper=hyper,
         scanners=_scanners(posterior),
         features=features,
-        verdicts=tuple(_verdicts(hyper, features, divergent, draws.attrs["khat_above_0.7"])),
+        verdicts=(
+            (posterior.remark, *_on_approximation(features))
+            if posterior.remark
+            else tuple(_verdicts(hyper, features, divergent, draws.attrs["khat_above_0.7"]))
+        ),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
 
@@ -226,6 +230,13 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
             "(Pareto k above 0.7): take their intervals as rough."
         )
     return sentences
+
+
+def _on_approximation(features: pd.DataFrame) -> list[str]:
+    poor = features.index[~(features["converged"] & (features["khat"] < 0.7))]
+    if not len(poor):
+        return [f"The approximation is good for all {len(features):,} features (Pareto k below 0.7)."]
+    return [f"The approximation is poor for {len(poor):,} of {len(features):,} features: {shorten(poor)}."]
 
 
 def _on_dropped(dropped: Mapping[str, str]) -> list[str]:

@@ -75,7 +75,7 @@ def small_run(small_study) -> Path:
     out = small_study.parent / f"{small_study.name}_run"
     result = CliRunner().invoke(app, [
         "fit", str(small_study / "scans.csv"), str(small_study / "features.npy"),
-        "--model", "traveling_and_cohort", "--seed", "1", "--out", str(out),
+        "--model", "traveling_and_cohort", "--seed", "1", "--keep-draws", "thin", "--out", str(out),
     ])  # fmt: skip
     assert result.exit_code == 0, result.output
     return out

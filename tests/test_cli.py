@@ -41,6 +41,8 @@ def test_fit_writes_a_run_folder(small_run):
     posterior = bayesharm.load_posterior(small_run)
     assert posterior.spec.name == "traveling_and_cohort" and posterior.run["seed"] == 1
     assert posterior.scanners == ["alpha", "beta", "delta", "gamma", "omega"]
+    kept = posterior.tree["draws"].to_dataset()["scales"]
+    assert kept.shape == (100, kept.sizes["family"], 160) and kept.dtype == np.float32
 
 
 def test_summary_prints_tables_and_writes_them(small_run, tmp_path):
@@ -118,10 +120,32 @@ def test_scanners_that_are_hardly_known_get_wide_finite_intervals(small_run):
 
 def test_the_same_seed_gives_the_same_bytes_from_the_shell_and_from_python(small_study, small_run, tmp_path):
     dataset = bayesharm.load_dataset(small_study / "scans.csv", small_study / "features.npy")
-    bayesharm.fit(dataset, "traveling_and_cohort", seed=1, out=tmp_path / "again")
+    told: list[str] = []
+    bayesharm.fit(
+        dataset, "traveling_and_cohort", seed=1, out=tmp_path / "again", keep_draws="thin",
+        report=lambda stage, *_: told.append(stage),
+    )  # fmt: skip
+    assert told.index("draws") < told.index("hyperparameters")  # how much room they will take
     first, again = files_of(small_run), files_of(tmp_path / "again")
     assert first.keys() == again.keys()
     assert [str(path) for path in first if first[path] != again[path]] == []
+
+
+def test_a_preview_is_near_the_posterior_and_says_what_it_is(small_study, small_run, tmp_path):
+    files = (small_study / "scans.csv", small_study / "features.npy")
+    shown = run("fit", *files, "--seed", "1", "--preview", "--log", tmp_path / "log.txt", "--out", tmp_path / "run").output
+    preview, posterior = bayesharm.load_posterior(tmp_path / "run"), bayesharm.load_posterior(small_run)
+    harmonized = run("harmonize", tmp_path / "run", *files, "--out", tmp_path / "mean.npy").output
+    for text in (shown, harmonized, run("summary", tmp_path / "run").output, str(preview.tree.attrs)):
+        assert "PREVIEW" in text
+    assert "PREVIEW" not in run("summary", small_run).output
+    assert "features 160 of 160" in (tmp_path / "log.txt").read_text()
+    unit = posterior.tree["scales"].to_dataset()["unit"]
+    for family in ("measurement", "sampling", "disorder", "participant"):
+        near, exact = preview.effect(family), posterior.effect(family)
+        for name in ("mean", "sd"):  # of effects averaged over 100 draws, and hyperparameters from one set of nodes
+            error = ((near[name] - exact[name]) / unit).values
+            assert np.sqrt((error**2).mean()) < 0.1 * np.sqrt(((exact[name] / unit).values ** 2).mean())
 
 
 def test_shuffling_the_scans_changes_results_by_rounding_only(small_study, small_run):

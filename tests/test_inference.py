@@ -17,7 +17,7 @@ from studies import random_study
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper, predict
+from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, fit_hyper
 from bayesharm.inference.importance import (
     basis_of,
     draw_nodes,
@@ -39,6 +39,7 @@ from bayesharm.inference.lanes import (
 from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio
 from bayesharm.inference.nuts import sample_lanes
+from bayesharm.inference.population import predict
 from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem, to_coordinates, to_log_scales
 from bayesharm.moments import compute_moments, lay_out
 from bayesharm.spec import load_model

@@ -10,11 +10,10 @@ from numpyro.diagnostics import effective_sample_size
 from scipy.stats import kurtosis, norm
 
 from bayesharm import fit, load_dataset
-from bayesharm.block import Settings
 from bayesharm.reference import load_reference, reference_study
 from bayesharm.spec import model_names
 
-DRAWS = Settings(draws=500, effect_draws=400, block_size=6, keep_draws=2000)
+DRAWS = {"draws": 500, "effect_draws": 400, "block_size": 6, "keep_draws": "all"}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def study():
 def test_staged_posterior_is_the_explicit_one(study, model):
     reference = load_reference(model)
     assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400
-    posterior = fit(study, model, seed=1, settings=DRAWS)
+    posterior = fit(study, model, seed=1, **DRAWS)
     assert posterior.run["n_converged"] >= 36  # of 40; a feature that has not converged is marked
 
     ours = {}

@@ -15,18 +15,17 @@ from filelock import FileLock
 
 import bayesharm
 from bayesharm import checkpoints, posterior
-from bayesharm.block import BlockSampler, Settings
+from bayesharm.block import BlockSampler
 from bayesharm.checkpoints import Checkpoints, keep_parts
 from bayesharm.errors import RunFolderError
 
-SETTINGS = Settings(block_size=2)  # so that 96 features are three parts
+SETTINGS = {"block_size": 2}  # so that 96 features are three parts
 MODEL = "traveling"
 FIT = """
 import sys
 import bayesharm
-from bayesharm.block import Settings
 dataset = bayesharm.load_dataset(sys.argv[1] + "/scans.csv", sys.argv[1] + "/features.npy")
-bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], settings=Settings(block_size=2))
+bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], block_size=2)
 """
 
 
@@ -47,7 +46,7 @@ def study(tmp_path_factory):
 
 def fit(study, out, **options):
     dataset = bayesharm.load_dataset(study / "scans.csv", study / "features.npy")
-    return bayesharm.fit(dataset, MODEL, **{"seed": 1, "settings": SETTINGS, "out": out} | options)
+    return bayesharm.fit(dataset, MODEL, **{"seed": 1, "out": out} | SETTINGS | options)
 
 
 def contents(folder):
@@ -163,7 +162,7 @@ def test_a_damaged_part_is_named_and_computed_again(study, whole, nearly, tmp_pa
 
 @pytest.mark.parametrize("change", ["seed", "settings", "features", "scans", "versions", "spec"])
 def test_a_run_goes_on_only_as_it_was_started(study, nearly, tmp_path, change, monkeypatch):
-    out, options = tmp_path / "run", {"seed": {"seed": 2}, "settings": {"settings": Settings()},
+    out, options = tmp_path / "run", {"seed": {"seed": 2}, "settings": {"block_size": 64},
                                       "spec": {"units": "shared"}}.get(change, {})  # fmt: skip
     shutil.copytree(nearly, out)
     other = tmp_path / "other"

@@ -28,13 +28,15 @@ class Verdict(NamedTuple):
     converged: np.ndarray
 
 
-def judge(log_scales: np.ndarray, diverging: np.ndarray) -> Verdict:
+def judge(log_scales: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS) -> Verdict:
     """Bulk R-hat (rank-normalized, split) and bulk effective sample size (Vehtari et al., *Bayesian Analysis* 16, 2021).
 
     Parameters
     ----------
     log_scales : (chain, draw, scale, feature) array
     diverging : (chain, draw, feature) bool array
+    min_ess : float
+        Bulk effective draws that a feature must have to count as converged.
     """
     half = log_scales.shape[1] // 2
     halves = np.concatenate([log_scales[:, :half], log_scales[:, -half:]])
@@ -47,7 +49,7 @@ def judge(log_scales: np.ndarray, diverging: np.ndarray) -> Verdict:
     finite = np.isfinite(log_scales).all(axis=(0, 1, 2))
     rhat, ess = np.where(finite, rhat, np.nan), np.where(finite, ess, np.nan)
     divergences = diverging.sum(axis=(0, 1))
-    converged = (rhat < MAX_RHAT).all(0) & (ess >= MIN_ESS).all(0) & (divergences == 0)
+    converged = (rhat < MAX_RHAT).all(0) & (ess >= min_ess).all(0) & (divergences == 0)
     return Verdict(rhat, ess, divergences, converged)
 
 

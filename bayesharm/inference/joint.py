@@ -18,9 +18,10 @@ from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_median
 from numpyro.infer.reparam import LocScaleReparam
 
-from bayesharm.inference.hyper import Hyper, predict
+from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.lanes import ScaleDraws
 from bayesharm.inference.noise import Ratio
+from bayesharm.inference.population import predict
 from bayesharm.inference.problem import Problem, Stage, stage_key
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments

@@ -1,0 +1,167 @@
+"""The posterior of the hyperparameters given importance nodes of the features: its mode, and draws of it by NUTS."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge
+from bayesharm.inference.importance import basis_of, log_marginal, thin_nodes
+from bayesharm.inference.laplace import Laplace, fit_laplace
+from bayesharm.inference.nuts import sample_lanes
+from bayesharm.inference.problem import Gaussian, Stage, stage_key
+from bayesharm.spec import Priors
+
+Array = jax.Array
+N_EVALUATIONS = 2**17  # nodes × features for NUTS, and of each feature at least
+LEAST_NODES = 128
+STEP = (0.6, 0.4)  # whitened by the curvature at the mode, and by the draws of the first part
+N_PARTS = 7  # of the chains, at most
+HOPELESS = 1.3  # R-hat from which more of the same does not help
+
+
+@partial(jax.jit, static_argnums=0)
+def approximate(priors: Priors, log_medians: Array, basis: Array, weight: Array, start: Array) -> Laplace:
+    """Of eta and log excess: by its logarithm, the mode of an excess is not at 0, and nodes around it are wide enough."""
+
+    def log_density(position):
+        eta, log_excess = jnp.split(position, 2)
+        excess = jnp.concatenate([eta, jnp.exp(log_excess)])
+        return _log_density(priors, log_medians, basis, weight, excess) + log_excess.sum(0)
+
+    return fit_laplace(log_density, start, jnp.full(start.shape, 0.5))
+
+
+def draw_approximation(
+    priors: Priors, approximation: Laplace, seed: int, n_chains: int, n_draws: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Draws as :func:`draw_exactly` gives them, of the Laplace approximation of (eta, log excess)."""
+    mode, factor = approximation.mode[:, 0], approximation.factor[:, :, 0]
+    z = jax.random.normal(stage_key(seed, Stage.HYPER), (n_chains, n_draws, len(mode)))
+    eta, log_excess = np.split(np.asarray(mode + z @ factor.T), 2, axis=2)
+    return eta, 0.5 * np.log(np.exp(2 * log_excess) + priors.least_omega**2), 0
+
+
+def draw_exactly(
+    priors: Priors,
+    log_medians: np.ndarray,
+    log_scales: Array,
+    weight: Array,
+    approximation: Laplace,
+    seed: int,
+    n_chains: int,
+    n_draws: int,
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Draws of eta and log omega (chain, draw, scale) and the number of divergences; None if chains do not mix.
+
+    In single precision, for exponentials take the time; log-scales are counted from the mode of eta, and what a feature adds
+    at the mode is taken from it, so that neither squares nor sums over features suffer.
+    """
+    n_scales = len(log_medians)
+    mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
+    zero, excess = mode[:n_scales].copy(), np.exp(mode[n_scales:])  # from log excess
+    mode, factor = np.r_[np.zeros(n_scales), excess], factor * np.r_[np.ones(n_scales), excess][:, None]
+    log_medians, basis = log_medians - zero, basis_of(log_scales - zero[:, None])
+    key, key_around = jax.random.split(stage_key(seed, Stage.THIN))
+    around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
+    n_kept = max(N_EVALUATIONS // weight.shape[1], LEAST_NODES)
+    if n_kept < weight.shape[0]:
+        basis, weight = thin_nodes(key, basis, weight, _parts(priors, jnp.asarray(around)), n_kept, priors.amplitude_sd)
+    offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
+    likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight - offset))
+    start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
+    halves = np.array_split(np.arange(n_chains), 2)  # a thread each
+    diverging, parts = 0, []
+
+    def sample(some: np.ndarray) -> tuple[Array, Array]:
+        with jax.enable_x64(False):  # the switch belongs to a thread
+            whitening = (part.astype(np.float32) for part in (mode, factor, start[:, some]))
+            drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, STEP[min(k, 1)], n_draws)
+            return jax.block_until_ready(drawn)
+
+    for k in range(N_PARTS):  # another part as long as it may help
+        keys = jax.random.split(jax.random.fold_in(stage_key(seed, Stage.HYPER), k), n_chains)
+        with ThreadPoolExecutor() as pool:
+            drawn = list(pool.map(sample, halves))
+        parts.append(np.concatenate([np.asarray(position, float) for position, _ in drawn]))
+        diverging += sum(int(failed) for _, failed in drawn)
+        if k == 0:  # the draws tell the shape of the posterior better than its curvature at one point
+            pooled = parts[0].reshape(-1, 2 * n_scales).copy()
+            pooled[:, n_scales:] = np.abs(pooled[:, n_scales:])  # of either sign, it may have two modes
+            covariance = np.cov(pooled.T)
+            if not np.isfinite(covariance).all() or np.linalg.cond(covariance) > 1e12:  # stuck
+                return None
+            mode, factor = pooled.mean(0), np.linalg.cholesky(covariance)
+        start = np.linalg.solve(factor, (parts[-1][:, -1] - mode).T)
+        flat = jnp.moveaxis(np.concatenate(parts, axis=1), 2, 0)
+        eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, flat))
+        shared = np.concatenate([eta, log_omega], axis=2)[..., None]
+        verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
+        worst = verdict.rhat.max()
+        if worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
+            break
+    return (eta + zero, log_omega, diverging) if worst < HOPELESS else None
+
+
+def predict(eta: np.ndarray, omega: np.ndarray, amplitude_sd: float) -> Gaussian:
+    """Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
+
+    Where features have an amplitude, a shift that all eta share cannot be told from it: that part of their uncertainty
+    belongs to the amplitude, next to whose prior sd it is nothing, and would pass for a spread of every scale of its own.
+
+    Parameters
+    ----------
+    eta, omega : (..., scale) arrays
+        Draws.
+    amplitude_sd : float
+    """
+    eta, omega = (draws.reshape(-1, draws.shape[-1]) for draws in (eta, omega))
+    covariance = np.atleast_2d(np.cov(eta.T))
+    common = 0.0
+    if amplitude_sd:  # so that differences between scales are as uncertain as before, on average
+        between = covariance[np.triu_indices(len(covariance), 1)]
+        common = np.clip(between.mean(), 0, 1 / np.linalg.pinv(covariance).sum()) if len(between) else covariance[0, 0]
+    return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + np.diag(covariance) - common))
+
+
+def _log_density(
+    priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array
+) -> Array:
+    """Log posterior of (eta, excess), the excess of either sign, (2 × scale, lane) -> (lane,)."""
+    eta, log_omega = _parts(priors, position)
+    excess = position[len(eta) :]
+    prior = -0.5 * (((eta - log_medians[:, None]) / priors.eta_sd) ** 2 + (excess / priors.omega_sd) ** 2).sum(0)
+    return prior + log_marginal(basis, weight, eta, log_omega, priors.amplitude_sd).sum(1)
+
+
+def _parts(priors: Priors, position: Array) -> tuple[Array, Array]:
+    """eta and log omega of what is sampled, eta and excess."""
+    eta, excess = jnp.split(position, 2)
+    return eta, 0.5 * jnp.log(excess**2 + priors.least_omega**2)
+
+
+@partial(jax.jit, static_argnums=(0, 10))
+def _sample(priors, log_medians, basis, weight, mode, factor, start, keys, n_warmup, step_size, n_draws):
+    """NUTS on whitened (eta, excess): draws (chain, draw, 2 × scale) and the number of divergences."""
+
+    def potential(shared, _, z):
+        log_medians, basis, weight, mode, factor = shared
+        return -_log_density(priors, log_medians, basis, weight, mode[:, None] + factor @ z)
+
+    draws = sample_lanes(
+        potential,
+        (log_medians, basis, weight, mode, factor),
+        (),
+        start,
+        keys,
+        n_warmup=n_warmup,
+        n_draws=n_draws,
+        step_size=step_size,
+        max_tree_depth=5,
+    )
+    position = mode[:, None] + jnp.einsum("ij,djc->dic", factor, draws.position)
+    return jnp.transpose(position, (2, 0, 1)), draws.diverging.sum()
