@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import chain
 
 import jax
 import numpy as np
 
-from bayesharm.block import ROUNDS, BlockSampler, Study
+from bayesharm.block import ROUNDS, BlockSampler, Settings, Study
 from bayesharm.checkpoints import Arrays, Checkpoints
 from bayesharm.errors import shorten
 from bayesharm.inference.effects import average_effects
@@ -29,7 +29,7 @@ STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
 PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, approximate_block, sample_block, average_effects)
-_compiled_for: Problem | None = None
+_compiled_for: tuple[Problem, int, Settings] | None = None
 
 
 def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
@@ -49,7 +49,7 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     if n_kept := study.settings.n_kept:
         size = n_kept * len(study.problem.log_medians) * n_features * np.dtype(np.float32).itemsize
         report("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
-    _keep_programs_of(study.problem)
+    _keep_programs_of(study)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
     pool = ThreadPoolExecutor(N_WORKERS)
     try:
@@ -67,13 +67,14 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     return hyper, results
 
 
-def _keep_programs_of(problem: Problem) -> None:
-    """Drop what was compiled for another design: all together would fill the memory after some twenty fits."""
+def _keep_programs_of(study: Study) -> None:
+    """Drop what was compiled for another design or other sizes: all would fill the memory after some twenty fits."""
     global _compiled_for
-    if _compiled_for != problem:
+    n_sample = min(len(study.dataset.features.names), study.settings.hyper_features)
+    if _compiled_for != (study.problem, n_sample, study.settings):
         for program in PROGRAMS:
             program.clear_cache()  # type: ignore[attr-defined]
-        _compiled_for = problem
+        _compiled_for = (study.problem, n_sample, study.settings)
 
 
 def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
@@ -142,7 +143,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
         hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper
     parts.write("hyper", hyper.to_arrays() | {"sample": sample})
-    ahead.result()
+    wait([ahead])  # whatever is wrong with it, the first block says
     report("hyperparameters", n_sample, n_sample, "done")
     return hyper, sample
 
@@ -168,7 +169,7 @@ def _sample_features(
     step = size * BLOCKS_OF_A_PART
     stage, after = STAGES[turn], "to run again" if turn + 1 < len(ROUNDS) else "not converged"
     shares = [features[start : start + step] for start in range(0, n_features, step)]
-    kept = [parts.read(f"features-{turn}-{k}") for k in range(len(shares))]
+    kept = [_read_share(parts, f"features-{turn}-{k}", share) for k, share in enumerate(shares)]
     blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
     done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
     report(stage, done, n_features, "compiling, then sampling" if blocks else "")
@@ -186,9 +187,15 @@ def _sample_features(
                 done, failed = done + n_own, failed + int((~found[-1]["converged"][:n_own]).sum())
                 report(stage, done, n_features, f"{failed} {after}" if failed else "")
             part = {key: array[..., : len(share)] for key, array in _join(found).items()}
-            parts.write(f"features-{turn}-{k}", part)
+            parts.write(f"features-{turn}-{k}", part | {"features": share})
         complete.append(part)
     return _join(complete)
+
+
+def _read_share(parts: Checkpoints, name: str, share: np.ndarray) -> Arrays | None:
+    """A part, if it is of these features."""
+    found = parts.read(name)
+    return found if found is not None and np.array_equal(found.pop("features"), share) else None
 
 
 def _join(parts: Sequence[Arrays]) -> Arrays:

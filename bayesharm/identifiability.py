@@ -304,7 +304,7 @@ def _on_scanners(scanners: pd.DataFrame) -> list[str]:
 def _on_levels(contrasts: pd.DataFrame) -> list[str]:
     """Levels of which the prior tells more than the data, group by group."""
     sentences = []
-    weak = contrasts[contrasts.contraction < WEAK].sort_values("contraction", kind="stable")
+    weak = contrasts[contrasts.contraction < WEAK].round({"contraction": 9}).sort_values("contraction", kind="stable")
     for group in weak.group.unique():
         levels = weak[weak.group == group]
         shares = zip(levels.level, levels.contraction, strict=True)

@@ -18,6 +18,7 @@ from bayesharm import checkpoints, posterior
 from bayesharm.block import BlockSampler
 from bayesharm.checkpoints import Checkpoints, keep_parts
 from bayesharm.errors import RunFolderError
+from bayesharm.inference.lanes import sample_block
 
 SETTINGS = {"block_size": 2}  # so that 96 features are three parts
 MODEL = "traveling"
@@ -91,6 +92,17 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
     fit(study, None, report=lambda stage, done, *_: events.append((stage, done)))
     assert events[events.index(("features", 0)) + 1 :][:2] == [("starts", 0), ("ends", 0)]
     assert events.index(("features", 2)) < events.index(("starts", 94))
+
+
+def test_what_does_not_converge_is_run_three_times_and_marked(study):
+    """Eight draws of each chain can never be 400 effective ones."""
+    stages: list[str] = []
+    posterior = fit(study, None, draws=8, report=lambda stage, *_: stages.append(stage))
+    assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
+    scales = posterior.tree["scales"].to_dataset()
+    assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
+    assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
+    assert sample_block._cache_size() == 1  # one program: for the one that was compiled ahead, and all parts of all runs
 
 
 @pytest.mark.slow
