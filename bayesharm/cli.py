@@ -35,22 +35,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"Stopped.{again}", err=True)
             raise typer.Exit(130) from None
 
-    return app.command(no_args_is_help=function.__name__ not in ("models", "demo"))(run)
-
-
-def _keep_programs() -> None:
-    """Compiled programs are kept in the cache folder of the user, if it can be written: a second run need not compile."""
-    import jax
-    import pooch
-
-    folder = pooch.os_cache("bayesharm") / "programs"
-    if jax.config.jax_compilation_cache_dir is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
-        if os.access(folder, os.W_OK):
-            jax.config.update("jax_compilation_cache_dir", str(folder))
+    return app.command(no_args_is_help=function.__name__ not in ("models", "demo", "bench"))(run)
 
 
 def _show_version(wanted: bool) -> None:
@@ -136,7 +121,7 @@ def fit(
         )
         from bayesharm.fit import fit as fit_model
 
-        _keep_programs()
+        opt.keep_programs()
         posterior = fit_model(
             dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, report=progress,
             covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
@@ -301,7 +286,7 @@ def demo(
     from bayesharm.demo import demo_onharmony, demo_simulated
     from bayesharm.progress import Progress
 
-    _keep_programs()
+    opt.keep_programs()
     folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
     with Progress(quiet) as progress:
         if data == "simulated":
@@ -309,6 +294,26 @@ def demo(
         else:
             story = demo_onharmony(folder, seed, progress)
     _show(story)
+
+
+@_command
+def bench(
+    edges: opt.Edges = 1000,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure how long the work takes on this machine, and say what that means for a whole connectome.
+
+    Example:
+
+    $ bayesharm bench --edges 1000
+    """
+    from bayesharm.bench import run_bench
+    from bayesharm.progress import Progress
+
+    opt.keep_programs()
+    with Progress(quiet) as progress:
+        found = run_bench(edges, progress)
+    _show(found)
 
 
 def _console() -> Any:

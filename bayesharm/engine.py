@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -71,10 +72,11 @@ def _keep_programs_of(study: Study) -> None:
     """Drop what was compiled for another design or other sizes: all would fill the memory after some twenty fits."""
     global _compiled_for
     n_sample = min(len(study.dataset.features.names), study.settings.hyper_features)
-    if _compiled_for != (study.problem, n_sample, study.settings):
+    wanted = (study.problem, n_sample, replace(study.settings, preview=False, keep_draws="none"))
+    if _compiled_for != wanted:
         for program in PROGRAMS:
             program.clear_cache()  # type: ignore[attr-defined]
-        _compiled_for = (study.problem, n_sample, study.settings)
+        _compiled_for = wanted
 
 
 def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:

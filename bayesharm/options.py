@@ -255,3 +255,18 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
                 expected="an existing folder",
                 do=f"make the folder, or choose another {option}",
             )
+
+
+def keep_programs() -> None:
+    """Compiled programs are kept in the cache folder of the user, if it can be written: a second run need not compile."""
+    import jax
+    import pooch
+
+    folder = pooch.os_cache("bayesharm") / "programs"
+    if jax.config.jax_compilation_cache_dir is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -96,7 +96,7 @@ class Progress:
             self.stage_started = self.last_event  # its work began when that of the last stage ended
         self.last_event = monotonic()
         elapsed = self.last_event - self.stage_started
-        rate = f"{done / elapsed:,.0f}/s" if done and total > 1 and elapsed > 1 else ""
+        rate = f"{done / elapsed:,.0f}/s" if 0 < done < total and elapsed > 1 else ""
         counted = f"{done:,} of {total:,}" if done and total > 1 else ""
         if self.bar is not None:
             if new:
@@ -105,7 +105,7 @@ class Progress:
             self.bar.update(self.task, **known, counted=counted, rate=rate, note=note)
         if new or not done or (note and done >= total) or self._is_due():
             left = f"about {_clock(elapsed / done * (total - done))} left" if 0 < done < total else ""
-            parts = ", ".join(part for part in (f"{stage} {counted}".rstrip(), rate, left, _peak_memory()) if part)
+            parts = ", ".join(part for part in (f"{stage} {counted}".rstrip(), rate, left, peak_memory()) if part)
             self._line(parts + (f" ({note})" if note else ""))
 
     def _finish(self) -> None:
@@ -131,7 +131,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
 
 
-def _peak_memory() -> str:
+def peak_memory() -> str:
     """The most memory that the process has held, where the system tells."""
     try:
         import resource
