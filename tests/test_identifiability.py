@@ -1,5 +1,6 @@
 """What the data identify: scanner graphs, contraction of contrasts, and what the user is told."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from studies import covariance, random_study
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError
 from bayesharm.identifiability import Identifiability, identify
+from bayesharm.inference.problem import make_problem
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.spec import load_model
 
@@ -228,3 +230,20 @@ def test_more_travelers_tell_more():
     more = identified("t1:A:A t1:B:B t2:A:A t2:B:B t3:A:A t3:B:B " + both)
     for column in ("contraction", "contraction_travelers"):
         assert pair(more, "A", "B")[column] > pair(few, "A", "B")[column]
+
+
+def test_memory_grows_with_people_and_not_with_their_square():
+    """A longitudinal study: 4,000 people scanned twice on one of ten scanners each, and travelers between these."""
+    n_people = 4000
+    cohort = [(f"p{i}", f"S{i % 10}") for i in range(n_people) for _ in range(2)]
+    travelers = [(f"t{i}", f"S{s}") for i in range(5) for s in range(10)]
+    scans = pd.DataFrame(cohort + travelers, columns=["participant_id", "scanner"])
+    scans = scans.assign(scan_id=[f"scan{k}" for k in range(len(scans))], site=scans.scanner, diagnosis="HC")
+    tracemalloc.start()
+    design = build_design(scans, load_model("traveling_and_cohort"))
+    identify(design)
+    problem = make_problem(design)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(problem.plan.kinds.first) < 30  # people with the same visits are one kind
+    assert peak < n_people**2 * 8 / 2
