@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from bayesharm.errors import RunFolderError, shorten
+from bayesharm.errors import RunFolderError
 
-UNFINISHED = "unfinished"
+UNFINISHED, RECORD, TREE = "unfinished", "run.json", "posterior.zarr"
 Arrays = dict[str, np.ndarray]
 
 
@@ -74,7 +74,7 @@ class Checkpoints:
 
 
 @contextmanager
-def keep_parts(out: Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoints]:
+def keep_parts(out: Path | None, plan: Mapping[str, Any], overwrite: bool = False) -> Iterator[Checkpoints]:
     """Start a run in its folder, or go on with one that was interrupted; one process at a time.
 
     The parts are removed when the context is left without an error, that is, when the run is finished.
@@ -85,6 +85,8 @@ def keep_parts(out: Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoint
         The run folder; without it nothing is kept.
     plan : mapping
         All that the result depends on: a run goes on only under the plan that it was started with.
+    overwrite : bool
+        Remove the run that is there, finished or not, once no other process is at work on it.
 
     Raises
     ------
@@ -101,35 +103,72 @@ def keep_parts(out: Path | None, plan: Mapping[str, Any]) -> Iterator[Checkpoint
     except Timeout:
         raise RunFolderError(
             f"Another process is at work on {out}.",
+            got=f"{folder / 'lock'}, which it holds",
             expected="one process for a run folder",
             do="wait until it has finished, or choose another --out",
         ) from None
     except OSError as error:
         raise RunFolderError(f"{out} cannot be written.", got=str(error), do="choose another --out") from None
     with lock:
+        if overwrite:
+            _remove_run(out)
         text = json.dumps(plan, indent=2, sort_keys=True)
         if (folder / "plan.json").exists():
             _compare(out, (folder / "plan.json").read_bytes(), json.loads(text))
         else:
+            for path in folder.glob("*.npz"):  # nobody knows what these are parts of
+                path.unlink()
             write_whole(folder / "plan.json", text.encode())
         yield Checkpoints(folder)
         shutil.rmtree(folder)
 
 
+def _remove_run(out: Path) -> None:
+    """Remove a run, first what completes it; the lock stays."""
+    try:
+        for name in (RECORD, TREE):
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
+        for path in (out / UNFINISHED).iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be overwritten.", got=str(error), do="choose another --out") from None
+
+
 def _compare(out: Path, kept: bytes, plan: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of other data, another model or other versions."""
     try:
-        before = json.loads(kept)
-    except ValueError:
-        before = {"plan": "damaged"}
+        before = dict(json.loads(kept))
+    except (ValueError, TypeError):
+        raise RunFolderError(
+            f"{out} holds an unfinished run of which nobody knows what it was started with.",
+            got=f"{out / UNFINISHED / 'plan.json'}, damaged",
+            expected="what bayesharm wrote",
+            do="start afresh with --overwrite, or choose another --out",
+        ) from None
     differ = [name for name in sorted({*before, *plan}) if before.get(name) != plan.get(name)]
     if differ:
+        now, then = ({f"{a}.{b}": c for a in differ for b, c in _items(some.get(a))} for some in (plan, before))
+        details = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         raise RunFolderError(
             f"{out} holds an unfinished run that was started otherwise: {', '.join(differ)} changed.",
-            got=shorten([f"{name}: {plan.get(name)}" for name in differ], 2)[:300],
-            expected=shorten([f"{name}: {before.get(name)}" for name in differ], 2)[:300],
+            got=_listed(details, now),
+            expected=_listed(details, then),
             do="give what it was started with and it goes on, or start afresh with --overwrite, or choose another --out",
         )
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else [("", value)]
+
+
+def _listed(names: list[str], values: Mapping[str, Any]) -> str:
+    texts = [f"{name.rstrip('.')}: {values.get(name)}" for name in names[:3]]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(text if len(text) < 120 else f"{text[:117]}..." for text in texts) + more
 
 
 def _name(name: str, content: bytes) -> str:

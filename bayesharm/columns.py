@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from bayesharm.errors import InputError, ModelError, shorten
+from bayesharm.scans import IDENTIFIERS
 from bayesharm.spec import Family, ModelSpec
 
 FIXED = -1  # scale index of columns whose prior sd is fixed: the mean and the covariates
@@ -146,6 +147,13 @@ def covariate_block(used: pd.DataFrame, spec: ModelSpec) -> Block:
             got=f"columns {shorten(used.columns, 30)}",
             expected="covariates that are columns",
             do="correct --covariates",
+        )
+    if own := [name for name in dict.fromkeys(spec.covariates) if name in IDENTIFIERS]:
+        raise InputError(
+            f"{shorten(own)} cannot be a covariate.",
+            got=f"--covariates {','.join(spec.covariates)}",
+            expected="columns that the model does not use already",
+            do="leave it out of --covariates",
         )
     encoded = pd.concat([_encode(used, name) for name in dict.fromkeys(spec.covariates)], axis=1)
     sd = encoded.std(ddof=0).to_numpy()

@@ -194,8 +194,9 @@ def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
     """
     began = monotonic()
     names = ("thickness", "edges", "tables", *HELD_OUT)
+    file = fetch_onharmony()  # before anything is written
     folder = claim_folder(Path(folder), names)
-    table = pd.read_csv(fetch_onharmony(), encoding="utf-8-sig")
+    table = pd.read_csv(file, encoding="utf-8-sig")
 
     from rich.text import Text
 

@@ -163,6 +163,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
         notes.append(
             f"No traveling subject was scanned on {shorten(left_out)}: this model says nothing about it."
         )
+    notes += _on_contradictions(used, traveling, spec)
     scales, medians, blocks = ["noise"], [spec.noise_scale], [mean_block(len(used), spec)]
     for family in spec.families:
         levels = family_levels(family, used, traveling, repeated, spec, scanners, notes)
@@ -204,6 +205,21 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
         notes=tuple(notes),
     )
     return _with_columns(design, blocks, spec)
+
+
+def _on_contradictions(used: pd.DataFrame, traveling: np.ndarray, spec: ModelSpec) -> list[str]:
+    """What a table says that cannot be, or that the model cannot take apart."""
+    notes, people = [], used.groupby("participant_id")
+    if "traveling" in used:
+        denied = used.participant_id[traveling & ~people.traveling.transform("any")].unique()
+        if len(denied):
+            notes.append(f"Marked as not traveling, but scanned on several scanners, and so travelers: {shorten(denied)}.")
+    if "diagnosis" in used and len(changed := people.diagnosis.nunique().loc[lambda n: n > 1].index):
+        notes.append(f"Of more than one diagnosis: {shorten(changed)}; each scan counts under its own.")
+    for name in spec.covariates:
+        if name in used and (used.groupby("scanner")[name].nunique(dropna=False) == 1).all():
+            notes.append(f"{name} is the same in all scans of a scanner: what it does cannot be told from what scanners do.")
+    return notes
 
 
 def _traveling(scans: pd.DataFrame) -> np.ndarray:

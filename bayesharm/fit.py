@@ -21,7 +21,7 @@ from bayesharm.engine import Report, run_study
 from bayesharm.errors import InputError, shorten
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
-from bayesharm.posterior import Posterior, check_output, remove_run
+from bayesharm.posterior import Posterior, check_output
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
@@ -61,7 +61,7 @@ def fit(
         Write the run folder there. Finished blocks of features are kept in it, so that a run that was interrupted goes on
         where it stopped, with the same result, when it is started again in the same way.
     overwrite : bool
-        Start afresh where `out` holds a run already, finished or not.
+        Start afresh where `out` holds a run already, finished or not; it is removed at once.
     report : callable, optional
         Told about progress.
     **settings
@@ -102,9 +102,7 @@ def fit(
     plan = _plan(dataset, design, seed, chosen)
     with jax.enable_x64(True):
         study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], chosen)
-        if out is not None and overwrite:  # all that can be refused has been
-            remove_run(out)
-        with keep_parts(out, plan) as parts:
+        with keep_parts(out, plan, overwrite) as parts:  # all that can be refused has been
             hyper, results = run_study(study, parts, report or (lambda *event: None))
             posterior = label_posterior(dataset, design, hyper, results, plan)
             if out is not None:

@@ -127,7 +127,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; notes a
 # what is written
 RunFolder = Annotated[Path, _text("--out", "FOLDER", "The run folder to make or to finish.", RESULT)]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start afresh where the folder holds a run already.", rich_help_panel=RESULT)
+    bool,
+    typer.Option(
+        "--overwrite", rich_help_panel=RESULT, help="Start afresh where the folder holds a run, which is removed at once."
+    ),
 ]
 MeanFile = Annotated[
     Path,

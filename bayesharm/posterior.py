@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 2  # of the run folder; a reader refuses any other
+FORMAT = 3  # of the run folder; a reader refuses any other
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Posterior:
             raise RunFolderError(
                 f"{folder} could not be written.", got=str(error), do="make room, or choose another --out, and try again"
             ) from None
-        write_whole(folder / "run.json", (json.dumps(run, indent=2, sort_keys=True) + "\n").encode())
+        write_whole(folder / "run.json", _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
 
 
 def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -181,32 +181,19 @@ def _contents(folder: Path) -> str:
 
 
 def run_state(folder: Path) -> str:
-    """What a folder holds: `empty` (or not there), `a finished run`, `an unfinished run` or `other files`."""
+    """`empty` (or not there), `a finished run`, `an unfinished run`, `a half-written run` or `other files`."""
     if not folder.exists():
         return "empty"
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
     if there and there <= {"run.json", ".run.json.part", "posterior.zarr", UNFINISHED}:
         if "run.json" in there:
             return "a finished run"
-        if UNFINISHED in there:
-            return "an unfinished run"
+        return "an unfinished run" if UNFINISHED in there else "a half-written run"
     return "other files" if there else "empty"
 
 
-def remove_run(folder: Path) -> None:
-    """Remove a run from its folder; first what completes it.
-
-    Raises
-    ------
-    RunFolderError
-    """
-    try:
-        (folder / "run.json").unlink(missing_ok=True)
-        for name in ("posterior.zarr", UNFINISHED):
-            if (folder / name).exists():
-                shutil.rmtree(folder / name)
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be overwritten.", got=str(error), do="choose another --out") from None
+def _to_json(run: Mapping[str, Any]) -> bytes:
+    return (json.dumps(run, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -243,7 +230,7 @@ def load_posterior(folder: str | Path) -> Posterior:
         if run_state(folder) == "an unfinished run":
             state, advice = "unfinished", "give the same command as before: it goes on where it stopped"
         elif (folder / "posterior.zarr").exists():
-            state, advice = "half-written: it has no run.json", "fit again into a new folder"
+            state, advice = "half-written: it has no run.json", "fit again, into a new folder or with --overwrite"
         else:
             state, advice = "not a run folder", "name a folder that 'bayesharm fit' has made"
         raise RunFolderError(
@@ -270,6 +257,9 @@ def load_posterior(folder: str | Path) -> Posterior:
             do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, or fit again",
         )
     try:
+        record = {name: value for name, value in run.items() if name != "sha256"}
+        if run["sha256"] != hashlib.sha256(_to_json(record)).hexdigest():
+            raise ValueError("run.json: changed")
         spec_from_dict(run["spec"])
         written, there = run["files"], _digests(folder / "posterior.zarr")
         damaged = [name for name in sorted({*written, *there}) if there.get(name) != written.get(name)]
@@ -280,7 +270,7 @@ def load_posterior(folder: str | Path) -> Posterior:
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
     except (OSError, ValueError, KeyError, RuntimeError, BayesharmError) as error:
         raise RunFolderError(
-            f"{folder / 'posterior.zarr'} cannot be read.",
+            f"{folder} cannot be read.",
             got=str(error) or repr(error),
             expected="the files that bayesharm wrote",
             do="compute it again: the same command as before with --overwrite",

@@ -27,8 +27,9 @@ class Progress:
     def __init__(self, quiet: bool = False, log: Path | None = None):
         self.quiet, self.log = quiet, log
         self.file: TextIO | None = None
-        self.started = self.stage_started = self.last_event = self.last_line = monotonic()
+        self.started = self.last_event = self.last_line = monotonic()
         self.stage = ""
+        self.first_done = (0, self.started)
         self.bar: Any = None
         self.task: Any = None
 
@@ -93,10 +94,12 @@ class Progress:
         if new:
             self._finish()
             self.stage = stage
-            self.stage_started = self.last_event  # its work began when that of the last stage ended
         self.last_event = monotonic()
-        elapsed = self.last_event - self.stage_started
-        rate = f"{done / elapsed:,.0f}/s" if 0 < done < total and elapsed > 1 else ""
+        if new or not self.first_done[0]:  # compilation comes before what is done first, and says nothing of the pace
+            self.first_done = (done, self.last_event)
+        first, at = self.first_done
+        pace = (done - first) / (self.last_event - at) if done > first else 0.0
+        rate = f"{pace:,.0f}/s" if pace and done < total else ""
         counted = f"{done:,} of {total:,}" if done and total > 1 else ""
         if self.bar is not None:
             if new:
@@ -104,7 +107,7 @@ class Progress:
             known = {"total": total if done else None, "completed": done}
             self.bar.update(self.task, **known, counted=counted, rate=rate, note=note)
         if new or not done or (note and done >= total) or self._is_due():
-            left = f"about {_clock(elapsed / done * (total - done))} left" if 0 < done < total else ""
+            left = f"about {_clock((total - done) / pace)} left" if rate else ""
             parts = ", ".join(part for part in (f"{stage} {counted}".rstrip(), rate, left, peak_memory()) if part)
             self._line(parts + (f" ({note})" if note else ""))
 

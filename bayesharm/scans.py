@@ -176,6 +176,16 @@ def _check_for_fit(scans: pd.DataFrame) -> None:
             expected="one row per scan, each with its own scan_id",
             do="remove the repeated rows, or give repeated scans of one visit different names",
         )
+    for column in ("scanner", "site", "diagnosis"):
+        names = pd.Series(scans[column].unique() if column in scans else [], dtype=object)
+        plain = names.str.split().str.join(" ").str.casefold()
+        if len(alike := names[plain.duplicated(keep=False)]):
+            raise InputError(
+                f"Some names in column '{column}' differ in capitals or spaces only.",
+                got=shorten(alike),
+                expected="one way to write each",
+                do="write them alike, or, if they are different, with different names",
+            )
     if scans["scanner"].nunique() < 2:
         raise InputError(
             "All scans are from one scanner.",

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bayesharm.display import render
 from bayesharm.errors import RunFolderError, shorten
-from bayesharm.posterior import Posterior
+from bayesharm.posterior import Posterior, run_state
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -81,6 +81,13 @@ class Summary:
             The folder holds tables already, or cannot be written.
         """
         folder = Path(folder)
+        if run_state(folder).endswith("run"):
+            raise RunFolderError(
+                f"{folder} is a run folder, in which nothing else may lie.",
+                got=f"--out {folder}",
+                expected="a folder of its own for tables",
+                do="choose another --out",
+            )
         if there := [path.name for path in sorted(folder.glob("*.csv"))]:
             raise RunFolderError(
                 f"{folder} already holds tables.",

@@ -111,6 +111,11 @@ def test_harmonize_takes_new_people_in_a_wide_table_on_some_scanners(small_run, 
     assert (mean.iloc[0, 1:] != mean.iloc[1, 1:]).all()
 
 
+def test_tables_do_not_go_into_a_run_folder(small_run):
+    assert "choose another --out" in run("summary", small_run, "--out", small_run, code=2).output
+    assert {path.name for path in small_run.iterdir()} == {"posterior.zarr", "run.json"}
+
+
 def test_scanners_that_are_hardly_known_get_wide_finite_intervals(small_run):
     sd = bayesharm.load_posterior(small_run).effect("measurement")["sd"]
     assert np.isfinite(sd).all()

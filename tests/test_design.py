@@ -306,5 +306,18 @@ def test_the_table_is_not_changed_and_the_order_of_scans_does_not_matter():
 def test_an_identifier_is_no_covariate():
     scans = pd.concat([small()] * 4, ignore_index=True)
     scans["scan_id"] = [f"n{k}" for k in range(len(scans))]
+    for name in ("scan_id", "scanner"):
+        with pytest.raises(InputError, match=f"'{name}' cannot be a covariate"):
+            design_of(scans, covariates=(name,))
     with pytest.raises(InputError, match="too many categories"):
-        design_of(scans, covariates=("scan_id",))
+        design_of(scans.assign(label=scans.scan_id), covariates=("label",))
+
+
+def test_contradictions_of_the_table_are_noted():
+    scans = small().assign(traveling=False, field=lambda table: (table.scanner == "A").astype(float))
+    scans.loc[0, "diagnosis"] = "MDD"  # of t1, HC elsewhere
+    notes = " ".join(design_of(scans, covariates=("field",)).notes)
+    assert "Marked as not traveling, but scanned on several scanners, and so travelers: 't1', 't2'" in notes
+    assert "Of more than one diagnosis: 't1'" in notes
+    assert "field is the same in all scans of a scanner" in notes
+    assert "the same in all" not in " ".join(design_of(small()).notes)

@@ -159,7 +159,13 @@ def test_a_damaged_run_json_is_refused(run, text):
         pytest.param(lambda run: (run / MEAN / "c/0/0").unlink(), id="no chunk"),
         pytest.param(lambda run: (run / MEAN / "c/0/0").write_bytes(b"short"), id="cut chunk"),
         pytest.param(lambda run: _flip(run / MEAN / "c/0/0"), id="changed chunk"),
-        pytest.param(lambda run: (run / "run.json").write_text('{"format": 2}'), id="run.json without a model"),
+        pytest.param(
+            lambda run: (run / "run.json").write_text((run / "run.json").read_text().replace('"seed": ', '"seed": 1')),
+            id="run.json with another seed",
+        ),
+        pytest.param(
+            lambda run: (run / "run.json").write_text(json.dumps({"format": FORMAT})), id="run.json without a model"
+        ),
     ],
 )
 def test_a_damaged_tree_is_refused(run, damage):

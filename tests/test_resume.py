@@ -211,9 +211,32 @@ def test_overwrite_starts_afresh(study, whole, nearly, tmp_path):
 
 def test_one_process_at_a_time(study, nearly, tmp_path):
     shutil.copytree(nearly, tmp_path / "run")
+    before = contents(tmp_path / "run")
     with FileLock(tmp_path / "run" / "unfinished" / "lock"):
-        with pytest.raises(RunFolderError, match=r"Another process[\s\S]*do this"):
-            fit(study, tmp_path / "run")
+        for overwrite in (False, True):
+            with pytest.raises(RunFolderError, match=r"Another process[\s\S]*do this"):
+                fit(study, tmp_path / "run", overwrite=overwrite)
+    assert contents(tmp_path / "run") == before
+
+
+def test_parts_of_which_nobody_knows_the_plan_are_not_used(nearly, tmp_path):
+    shutil.copytree(nearly, tmp_path / "run")
+    plan = tmp_path / "run" / "unfinished" / "plan.json"
+    plan.write_text("{")
+    with pytest.raises(RunFolderError, match=r"plan.json, damaged[\s\S]*--overwrite"), keep_parts(tmp_path / "run", {}):
+        pass
+    plan.unlink()
+    with keep_parts(tmp_path / "run", {}) as parts:
+        assert parts.kept == 0 and parts.read("hyper") is None
+
+
+def test_what_changed_is_named_by_itself(tmp_path):
+    plans = [{"spec": {"units": units, "families": ["a"] * 99}} for units in ("each", "shared")]
+    with pytest.raises(KeyboardInterrupt), keep_parts(tmp_path / "run", plans[0]):
+        stop()
+    with pytest.raises(RunFolderError) as error, keep_parts(tmp_path / "run", plans[1]):
+        pass
+    assert "got: spec.units: shared\n  expected: spec.units: each\n" in str(error.value)
 
 
 def test_a_full_disk_loses_nothing(tmp_path):

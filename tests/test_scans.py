@@ -211,3 +211,11 @@ def test_text_files_are_read_to_the_letter_and_the_last_digit(tmp_path):
     assert frame["x"].tolist()[::2] == [0.1, 1.2345678901234567e-5] and np.isnan(frame["x"][1])
     assert frame["empty"].isna().all() and frame["empty"].dtype.kind == "f"
     assert frame["note"].isna().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("column", ["scanner", "site", "diagnosis"])
+def test_names_that_differ_in_capitals_or_spaces_only_are_refused(column):
+    table = pd.DataFrame({"participant_id": list("abcd"), "scanner": list("AABB"), "site": list("AABB"), "diagnosis": "HC"})
+    table.loc[1, column] = f" {table.loc[0, column].lower()} "
+    with pytest.raises(InputError, match=f"'{column}' differ in capitals or spaces"):
+        read_scans(table)
