@@ -119,7 +119,7 @@ Draws = Annotated[
 BlockSize = Annotated[int, _number("--block-size", "Features sampled together; results do not depend on it.", 1, WORK)]
 Dtype = Annotated[
     Literal["float32", "float64"],
-    typer.Option(rich_help_panel=WORK, help="Precision in which features are sampled; float64 takes about twice the time."),
+    typer.Option(rich_help_panel=WORK, help="Precision in which features are sampled; float64 takes longer."),
 ]
 Log = Annotated[Path | None, _text("--log", "FILE", "Add lines of progress to this file, with times.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; notes and errors are still shown.")]

@@ -34,7 +34,7 @@ def test_staged_posterior_is_the_explicit_one(study, model):
     heavy_tails = {"log_scale": np.sqrt((kurtosis(log_scale, fisher=False) - 1) / 2)}  # of an sd's error; normal: 1
     for name in posterior.tree["effects"].children:
         effect = posterior.effect(name)
-        ours[f"effect_{name}"] = (effect["mean"].values, effect["sd"].values, DRAWS.effect_draws)
+        ours[f"effect_{name}"] = (effect["mean"].values, effect["sd"].values, DRAWS["effect_draws"])
     hyper = posterior.tree["hyper"]
     for name in ("eta", "omega"):
         draws = hyper[name].values

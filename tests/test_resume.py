@@ -150,6 +150,9 @@ def test_killed_at_random_moments(study, whole, tmp_path):
         if process.returncode != -signal.SIGKILL:
             assert process.returncode == 0
             assert contents(out) == contents(whole)
+        if (out / "run.json").exists():  # finished, and perhaps killed on its way out
+            there = {path: content for path, content in contents(out).items() if path.parts[0] != "unfinished"}
+            assert there == contents(whole)
             shutil.rmtree(out)
     if out.exists():
         fit(study, out)
