@@ -7,14 +7,13 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from bayesharm.dataset import load_dataset
-from bayesharm.display import make_table
+from bayesharm.display import as_text, make_table
 from bayesharm.engine import STAGES
 from bayesharm.fit import fit
 from bayesharm.harmonize import harmonize_to_files
@@ -62,11 +61,7 @@ class Bench:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = StringIO()
-        Console(file=text, width=80, color_system=None).print(self.__rich__())
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return as_text(self)
 
 
 def run_bench(n_features: int, report: Callable[[str, int, int, str], None]) -> Bench:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import pandas as pd
 
 from bayesharm.dataset import load_dataset
 from bayesharm.datasets import fetch_onharmony
-from bayesharm.display import bullets, hyper_table, make_table, scanners_table, sources_table
+from bayesharm.display import as_text, bullets, hyper_table, make_table, scanners_table, sources_table
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.fit import fit
 from bayesharm.harmonize import harmonize, harmonize_to_files
@@ -49,11 +48,7 @@ class Story:
         return Group(*self.parts)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = StringIO()
-        Console(file=text, width=80, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return as_text(self)
 
 
 def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Report) -> Story:

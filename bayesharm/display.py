@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,15 @@ MEANING = {
     "participant": "how people differ",
     "noise": "what changes from scan to scan",
 }
+
+
+def as_text(thing: Any) -> str:
+    """What would be on a terminal of 80 columns, without colours."""
+    from rich.console import Console
+
+    text = StringIO()
+    Console(file=text, width=80, color_system=None).print(thing)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def render(summary: Summary) -> Group:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesharm.checkpoints import UNFINISHED, write_whole
+from bayesharm.checkpoints import RECORD, TREE, UNFINISHED, write_whole
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.spec import ModelSpec, spec_from_dict
 
@@ -108,8 +108,8 @@ class Posterior:
         try:
             self.write(folder)
         except BaseException:  # an interruption too leaves nothing
-            (folder / "run.json").unlink(missing_ok=True)
-            shutil.rmtree(folder if new else folder / "posterior.zarr", ignore_errors=True)
+            (folder / RECORD).unlink(missing_ok=True)
+            shutil.rmtree(folder if new else folder / TREE, ignore_errors=True)
             raise
         return folder
 
@@ -127,18 +127,18 @@ class Posterior:
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-                    self.tree.to_zarr(partial / "posterior.zarr", consolidated=False)
-                run = {**self.run, "files": _digests(partial / "posterior.zarr")}
-                if (folder / "posterior.zarr").exists():  # of a run that was interrupted here
-                    shutil.rmtree(folder / "posterior.zarr")
-                (partial / "posterior.zarr").rename(folder / "posterior.zarr")
+                    self.tree.to_zarr(partial / TREE, consolidated=False)
+                run = {**self.run, "files": _digests(partial / TREE)}
+                if (folder / TREE).exists():  # of a run that was interrupted here
+                    shutil.rmtree(folder / TREE)
+                (partial / TREE).rename(folder / TREE)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise RunFolderError(
                 f"{folder} could not be written.", got=str(error), do="make room, or choose another --out, and try again"
             ) from None
-        write_whole(folder / "run.json", _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
+        write_whole(folder / RECORD, _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
 
 
 def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -185,8 +185,8 @@ def run_state(folder: Path) -> str:
     if not folder.exists():
         return "empty"
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if there and there <= {"run.json", ".run.json.part", "posterior.zarr", UNFINISHED}:
-        if "run.json" in there:
+    if there and there <= {RECORD, f".{RECORD}.part", TREE, UNFINISHED}:
+        if RECORD in there:
             return "a finished run"
         return "an unfinished run" if UNFINISHED in there else "a half-written run"
     return "other files" if there else "empty"
@@ -226,10 +226,10 @@ def load_posterior(folder: str | Path) -> Posterior:
     import xarray as xr
 
     folder = Path(folder)
-    if not (folder / "run.json").is_file():
+    if not (folder / RECORD).is_file():
         if run_state(folder) == "an unfinished run":
             state, advice = "unfinished", "give the same command as before: it goes on where it stopped"
-        elif (folder / "posterior.zarr").exists():
+        elif (folder / TREE).exists():
             state, advice = "half-written: it has no run.json", "fit again, into a new folder or with --overwrite"
         else:
             state, advice = "not a run folder", "name a folder that 'bayesharm fit' has made"
@@ -240,7 +240,7 @@ def load_posterior(folder: str | Path) -> Posterior:
             do=advice,
         )
     try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        run = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         version = run["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
@@ -261,11 +261,11 @@ def load_posterior(folder: str | Path) -> Posterior:
         if run["sha256"] != hashlib.sha256(_to_json(record)).hexdigest():
             raise ValueError("run.json: changed")
         spec_from_dict(run["spec"])
-        written, there = run["files"], _digests(folder / "posterior.zarr")
+        written, there = run["files"], _digests(folder / TREE)
         damaged = [name for name in sorted({*written, *there}) if there.get(name) != written.get(name)]
         if damaged:
             raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
-        tree = xr.open_datatree(folder / "posterior.zarr", engine="zarr", consolidated=False)
+        tree = xr.open_datatree(folder / TREE, engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(_load)
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
     except (OSError, ValueError, KeyError, RuntimeError, BayesharmError) as error:

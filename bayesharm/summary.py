@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.display import render
+from bayesharm.display import as_text, render
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.posterior import Posterior, run_state
 
@@ -63,11 +62,7 @@ class Summary:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = StringIO()
-        Console(file=text, width=80, color_system=None).print(render(self))
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return as_text(self)
 
     def __rich__(self) -> Group:
         return render(self)
