@@ -83,8 +83,9 @@ def fit(
     target_ess: opt.TargetEss = 400,
     chains: opt.Chains = 4,
     draws: opt.Draws = None,
-    block_size: opt.BlockSize = 64,
+    block_size: opt.BlockSize = None,
     dtype: opt.Dtype = "float32",
+    device: opt.Device = None,
     overwrite: opt.Overwrite = False,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
@@ -126,7 +127,7 @@ def fit(
             dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, report=progress,
             covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
             preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
-            block_size=block_size, dtype=dtype,
+            block_size=block_size, dtype=dtype, device=device,
         )  # fmt: skip
     from bayesharm.summary import summarize
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-import jax
 import numpy as np
 
 from bayesharm.block import ROUNDS, BlockSampler, Settings, Study
@@ -27,8 +26,8 @@ Report = Callable[[str, int, int, str], None]
 """Receives (stage, done, total, note); stages are `kept parts`, `draws`, `hyperparameters` and those in `STAGES`."""
 
 STAGES = ("features", "second run", "third run")  # of each round
-BLOCKS_OF_A_PART = 16  # that are kept together: some seconds of work
-N_WORKERS = 2  # blocks at work at once: one block keeps about one core busy
+BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
+N_WORKERS = 2  # blocks at work at once: one keeps about one core busy; beside an accelerator, what is done on the processor
 PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, approximate_block, sample_block, average_effects)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
@@ -96,7 +95,7 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -
 
 
 def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
-    with jax.enable_x64(True):  # the switch belongs to a thread
+    with study.devices.in_use("float64"):
         return sample_joint(study.problem, moments, seed=study.seed, n_chains=study.settings.chains, n_draws=n_draws)
 
 
@@ -135,7 +134,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
         report("hyperparameters", 0, n_sample, note)
 
     def learn() -> Hyper | None:
-        with jax.enable_x64(True):  # the switch belongs to a thread
+        with study.devices.in_use("float64"):
             return fit_hyper(study.problem, moments, sample, seed=study.seed, preview=settings.preview, report=tell)
 
     ahead = pool.submit(_compile, study, n_sample)
@@ -154,7 +153,7 @@ def _compile(study: Study, n_sample: int) -> None:
     """Sample a block under a prior that means nothing, so that its program is there when hyperparameters are."""
     n_features = len(study.dataset.features.names)
     mixture = vague_mixture(study.problem, n_sample, n_features)
-    block = next(_blocks(np.arange(n_features), min(study.settings.block_size, n_features)))
+    block = next(_blocks(np.arange(n_features), study.block_size))
     BlockSampler(study, np.zeros(study.problem.n_scanners), mixture).sample(block)
 
 
@@ -167,8 +166,8 @@ def _sample_features(
     turn: int,
 ) -> Arrays:
     """Summaries of features, each part of them kept as soon as it is there."""
-    n_features, size = len(features), min(work.study.settings.block_size, len(work.study.dataset.features.names))
-    step = size * BLOCKS_OF_A_PART
+    n_features, size = len(features), work.study.block_size
+    step = size * min(BLOCKS_OF_A_PART, max(1, FEATURES_OF_A_PART // size))
     stage, after = STAGES[turn], "to run again" if turn + 1 < len(ROUNDS) else "not converged"
     shares = [features[start : start + step] for start in range(0, n_features, step)]
     kept = [_read_share(parts, f"features-{turn}-{k}", share) for k, share in enumerate(shares)]

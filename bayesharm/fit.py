@@ -10,7 +10,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from bayesharm.block import Settings, Study
@@ -19,6 +18,7 @@ from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.engine import Report, run_study
 from bayesharm.errors import InputError, shorten
+from bayesharm.inference.devices import find_devices
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
 from bayesharm.posterior import Posterior, check_output
@@ -99,9 +99,11 @@ def fit(
     _check(chosen, seed)
     dataset = _sorted(dataset)
     design = build_design(dataset.scans, spec)
-    plan = _plan(dataset, design, seed, chosen)
-    with jax.enable_x64(True):
-        study = Study(dataset, design, make_problem(design), _unit_of(dataset, design), plan["seed"], chosen)
+    devices = find_devices(chosen.device)
+    plan = _plan(dataset, design, seed, chosen) | {"devices": str(devices)}
+    with devices.in_use("float64"):
+        problem, unit = make_problem(design), _unit_of(dataset, design)
+        study = Study(dataset, design, problem, unit, plan["seed"], chosen, devices)
         with keep_parts(out, plan, overwrite) as parts:  # all that can be refused has been
             hyper, results = run_study(study, parts, report or (lambda *event: None))
             posterior = label_posterior(dataset, design, hyper, results, plan)
@@ -126,10 +128,10 @@ def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> di
 def _check(settings: Settings, seed: int) -> None:
     least = {"chains": 2, "draws": 8, "keep_draws": 0}
     others: dict[str, tuple] = {"dtype": ("float32", "float64"), "preview": (False, True)}  # than numbers
-    words: dict[str, tuple] = {"draws": (None,), "keep_draws": ("none", "thin", "all")}  # as well as numbers
+    words: dict[str, tuple] = {"draws": (None,), "block_size": (None,), "keep_draws": ("none", "thin", "all")}
     for name, value in asdict(settings).items():
         number = isinstance(value, int) and not isinstance(value, bool) and value >= least.get(name, 1)
-        if value in others[name] if name in others else number or value in words.get(name, ()):
+        if name == "device" or (value in others[name] if name in others else number or value in words.get(name, ())):
             continue
         expected = [repr(word) for word in others.get(name, words.get(name, ()))]
         raise InputError(

@@ -119,6 +119,7 @@ def label_posterior(
         "seed": plan["seed"],
         "settings": plan["settings"],
         "versions": plan["versions"],
+        "devices": plan["devices"],
         "fingerprint": plan["features"],
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),

@@ -116,7 +116,24 @@ Draws = Annotated[
     int | None,
     _number("--draws", "Kept draws of each chain. [dim]Default: a quarter more in all than --target-ess.[/dim]", 8, WORK),
 ]
-BlockSize = Annotated[int, _number("--block-size", "Features sampled together; results do not depend on it.", 1, WORK)]
+BlockSize = Annotated[
+    int | None,
+    _number(
+        "--block-size",
+        "Features that a device samples together; results do not depend on it. [dim]Default: 64; on a GPU 4,096.[/dim]",
+        1,
+        WORK,
+    ),
+]
+Device = Annotated[
+    str | None,
+    _text(
+        "--device",
+        "KIND",
+        "Where to work: all devices of a kind that JAX sees, such as cpu or gpu. [dim]Default: a gpu, if there.[/dim]",
+        WORK,
+    ),
+]
 Dtype = Annotated[
     Literal["float32", "float64"],
     typer.Option(rich_help_panel=WORK, help="Precision in which features are sampled; float64 takes longer."),

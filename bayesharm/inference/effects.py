@@ -14,7 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from bayesharm.inference.devices import share_out
 from bayesharm.inference.problem import Problem
 from bayesharm.marginal import Condensed, Constants, add_up, condense, merge_eliminated, normal_equations
 from bayesharm.moments import Moments
@@ -72,9 +74,9 @@ class Averages(NamedTuple):
     with_centre: Array
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def average_effects(
-    problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array
+    problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array, mesh: Mesh | None = None
 ) -> tuple[Array, Array]:
     """Posterior mean and sd of every reported contrast, for standardized features.
 
@@ -87,11 +89,17 @@ def average_effects(
     log_ratio : (scanner,) array
     moments : Moments
     log_scales : (draw, scale, feature) array
+    mesh : Mesh, optional
+        As for :func:`bayesharm.inference.devices.share_out`.
 
     Returns
     -------
     mean, sd : (effect, feature) arrays
     """
+    return share_out(lambda log_ratio, own: _summarize(problem, log_ratio, *own), mesh, log_ratio, (moments, log_scales))
+
+
+def _summarize(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
     columns, weight, mates = problem.reported
     forms = _write_forms(problem.plan)
     cross, eliminated = merge_eliminated(problem.plan, log_ratio, moments)

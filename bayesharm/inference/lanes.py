@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
+from jax.sharding import Mesh
 
+from bayesharm.inference.devices import share_out
 from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper
 from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, log_prior
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
@@ -110,7 +112,7 @@ def start_chains(keys: Array, n_scales: int, n_chains: int) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, (n_chains, n_scales)), out_axes=2)(keys)
 
 
-@partial(jax.jit, static_argnums=(0, 7))
+@partial(jax.jit, static_argnums=(0, 7), static_argnames="mesh")
 def sample_block(
     problem: Problem,
     log_ratio: Array,
@@ -121,6 +123,7 @@ def sample_block(
     start: Array,
     effort: Effort,
     pace: Pace,
+    mesh: Mesh | None = None,
 ) -> ScaleDraws:
     """Sample the log-scales of a block of features.
 
@@ -137,17 +140,10 @@ def sample_block(
         From :func:`start_chains`, or the end of draws before.
     effort : Effort
     pace : Pace
+    mesh : Mesh, optional
+        As for :func:`bayesharm.inference.devices.share_out`.
     """
-    constants, condensed = condense(problem.plan, log_ratio, moments)
     amplitude_sd = problem.priors.amplitude_sd
-    laplace, nodes, log_ratios = _explore(problem, log_ratio, moments, mixture, node_keys)
-    n_features, n_scales = keys.shape[0], len(mixture.mean)
-
-    def spread_over_chains(tree):
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1), tree)
-
-    shared = (constants, mixture.mean, mixture.log_sd)
-    own = spread_over_chains((condensed, mixture.log_weight, *_whitening(laplace, nodes, log_ratios)))
 
     def potential(shared, own, z):
         (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
@@ -157,36 +153,50 @@ def sample_block(
             + log_mixture(Mixture(mean, log_sd, log_weight), log_scales, amplitude_sd)
         )
 
-    chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(effort.n_chains)))(keys)
-    draws = sample_lanes(
-        potential,
-        shared,
-        own,
-        jnp.moveaxis(start, 0, -1).reshape(n_scales, -1),
-        chain_keys.reshape(-1),
-        n_warmup=pace.n_warmup,
-        n_draws=effort.n_draws,
-        step_size=pace.step_size,
-        max_tree_depth=effort.max_tree_depth,
-    )
-    mode, factor = own[2:]
-    log_scales = to_log_scales(problem.pair, mode + jax.vmap(matvec, (None, 0))(factor, draws.position))
+    def sample(shared, own):
+        (log_ratio, mean, log_sd, pace), (moments, log_weight, node_keys, keys, start) = shared, own
+        constants, condensed = condense(problem.plan, log_ratio, moments)
+        laplace, nodes, log_ratios = _explore(
+            problem, log_ratio, moments, Mixture(mean, log_sd, log_weight), node_keys
+        )
+        n_features, n_scales = keys.shape[0], len(mean)
+        of_lanes = jax.tree.map(
+            lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1),
+            (condensed, log_weight, *_whitening(laplace, nodes, log_ratios)),
+        )
+        chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(effort.n_chains)))(keys)
+        draws = sample_lanes(
+            potential,
+            (constants, mean, log_sd),
+            of_lanes,
+            jnp.moveaxis(start, 0, -1).reshape(n_scales, -1),
+            chain_keys.reshape(-1),
+            n_warmup=pace.n_warmup,
+            n_draws=effort.n_draws,
+            step_size=pace.step_size,
+            max_tree_depth=effort.max_tree_depth,
+        )
+        mode, factor = of_lanes[2:]
+        log_scales = to_log_scales(problem.pair, mode + jax.vmap(matvec, (None, 0))(factor, draws.position))
 
-    def by_chain(array):
-        return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)
+        def by_chain(array):
+            return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)
 
-    return ScaleDraws(
-        by_chain(log_scales),
-        by_chain(draws.diverging),
-        by_chain(draws.n_steps),
-        log_ratios,
-        by_chain(draws.position[-1]),
-    )
+        return ScaleDraws(
+            by_chain(log_scales),
+            by_chain(draws.diverging),
+            by_chain(draws.n_steps),
+            log_ratios,
+            by_chain(draws.position[-1]),
+        )
+
+    shared = (log_ratio, mixture.mean, mixture.log_sd, pace)
+    return share_out(sample, mesh, shared, (moments, mixture.log_weight, node_keys, keys, start))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def approximate_block(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array
+    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array, mesh: Mesh | None = None
 ) -> ScaleDraws:
     """In place of draws, points with the mean and the covariance of each posterior, which importance sampling knows.
 
@@ -195,7 +205,7 @@ def approximate_block(
 
     Parameters
     ----------
-    problem, log_ratio, moments, mixture
+    problem, log_ratio, moments, mixture, mesh
         As for :func:`sample_block`.
     keys : (feature,) PRNG keys
 
@@ -204,13 +214,19 @@ def approximate_block(
     ScaleDraws
         Of one chain; two points for each scale.
     """
-    laplace, nodes, log_ratios = _explore(problem, log_ratio, moments, mixture, keys)
-    centre, factor = _whitening(laplace, nodes, log_ratios)
-    away = np.sqrt(len(centre)).astype(centre.dtype) * jnp.swapaxes(factor, 0, 1)
-    points = jnp.concatenate([centre + away, centre - away])
-    failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
-    log_scales = to_log_scales(problem.pair, points)[None]
-    return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_ratios, laplace.mode[None])
+
+    def approximate(shared, own):
+        (log_ratio, mean, log_sd), (moments, log_weight, keys) = shared, own
+        laplace, nodes, log_ratios = _explore(problem, log_ratio, moments, Mixture(mean, log_sd, log_weight), keys)
+        centre, factor = _whitening(laplace, nodes, log_ratios)
+        away = np.sqrt(len(centre)).astype(centre.dtype) * jnp.swapaxes(factor, 0, 1)
+        points = jnp.concatenate([centre + away, centre - away])
+        failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
+        log_scales = to_log_scales(problem.pair, points)[None]
+        return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_ratios, laplace.mode[None])
+
+    shared = (log_ratio, mixture.mean, mixture.log_sd)
+    return share_out(approximate, mesh, shared, (moments, mixture.log_weight, keys))
 
 
 def _explore(

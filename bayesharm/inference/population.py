@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge
+from bayesharm.inference.devices import working_on
 from bayesharm.inference.importance import basis_of, log_marginal, thin_nodes
 from bayesharm.inference.laplace import Laplace, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
@@ -75,10 +76,10 @@ def draw_exactly(
     likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight - offset))
     start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
     halves = np.array_split(np.arange(n_chains), 2)  # a thread each
-    diverging, parts = 0, []
+    device, diverging, parts = jax.config.jax_default_device, 0, []
 
     def sample(some: np.ndarray) -> tuple[Array, Array]:
-        with jax.enable_x64(False):  # the switch belongs to a thread
+        with working_on(device, "float32"):
             whitening = (part.astype(np.float32) for part in (mode, factor, start[:, some]))
             drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, STEP[min(k, 1)], n_draws)
             return jax.block_until_ready(drawn)
