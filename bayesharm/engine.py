@@ -18,7 +18,7 @@ from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import approximate_block, make_mixture, sample_block, vague_mixture
-from bayesharm.inference.noise import approximate_ratio
+from bayesharm.inference.noise import ratio_gradient
 from bayesharm.inference.problem import Problem, Stage
 from bayesharm.moments import Moments
 
@@ -28,7 +28,7 @@ Report = Callable[[str, int, int, str], None]
 STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy; beside an accelerator, what is done on the processor
-PROGRAMS = (find_modes, evaluate_nodes, approximate_ratio, approximate_block, sample_block, average_effects)
+PROGRAMS = (find_modes, evaluate_nodes, ratio_gradient, approximate_block, sample_block, average_effects)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
 

@@ -37,7 +37,7 @@ from bayesharm.inference.lanes import (
     start_chains,
 )
 from bayesharm.inference.laplace import Laplace
-from bayesharm.inference.noise import Ratio, fit_ratio
+from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
 from bayesharm.inference.nuts import sample_lanes
 from bayesharm.inference.population import predict
 from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem, to_coordinates, to_log_scales
@@ -417,7 +417,8 @@ def noisy() -> Study:
 @pytest.fixture(scope="module")
 def ratio(noisy, problem, place) -> Ratio:
     nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
-    return fit_ratio(problem, noisy.moments, nodes, PRIOR, Ratio(EQUAL, np.zeros((4, 4))))
+    mode = fit_ratio(problem, noisy.moments, nodes, PRIOR, EQUAL)
+    return Ratio(mode, ratio_covariance(problem, noisy.moments, nodes, PRIOR, mode))
 
 
 def test_noise_ratio_is_recovered_and_centred(ratio):

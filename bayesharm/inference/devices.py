@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from bayesharm.errors import InputError
 
 AXIS = "feature"
+BUSY = 2**15  # features × items that keep an accelerator busy
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ def find_devices(kind: str | None = None) -> Devices:
             expected="a kind of device that JAX sees, such as cpu or gpu",
             do="leave --device out, or install JAX for that device: pip install 'jax[cuda13]', for example",
         ) from None
+
+
+def map_some(function: Callable[[jax.Array], jax.Array], items: jax.Array) -> jax.Array:
+    """The function of every item: one by one on a processor, as many at once on an accelerator as keep it busy."""
+    device = jax.config.jax_default_device or jax.devices()[0]
+    at_once = 1 if device.platform == "cpu" else max(1, BUSY // items.shape[-1])
+    return jax.lax.map(function, items, batch_size=at_once if at_once > 1 else None)
 
 
 def share_out(function: Callable[[Any, Any], Any], mesh: Mesh | None, shared: Any, own: Any) -> Any:

@@ -24,7 +24,7 @@ from bayesharm.inference.importance import (
     log_marginal,
     log_prior,
 )
-from bayesharm.inference.noise import Ratio, fit_ratio
+from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
 from bayesharm.inference.population import approximate, draw_approximation, draw_exactly, predict
 from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, to_coordinates
 from bayesharm.moments import Moments
@@ -117,7 +117,7 @@ def fit_hyper(
     """
     keys = feature_keys(seed, Stage.NODES, features)
     n_nodes = int(np.clip(2 ** int(np.log2(2**18 / len(features))), 256, 2048))
-    ratio = Ratio(np.zeros(problem.n_scanners), np.zeros((problem.n_scanners, problem.n_scanners)))
+    ratio = np.zeros(problem.n_scanners)
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
@@ -128,7 +128,7 @@ def fit_hyper(
         before = ratio
         if problem.noise_ratio and turn < TURNS_OF_RATIO:
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
-        weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
+        weight, basis = evaluate_nodes(problem, ratio, moments, nodes), basis_of(nodes.log_scales)
         approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(
             0, problem.priors.eta_sd
@@ -139,7 +139,7 @@ def fit_hyper(
         moved = np.max(
             np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd)) / np.maximum(old.sd, 0.05)
         )
-        moved_ratio = np.max(np.abs(ratio.mean - before.mean))
+        moved_ratio = np.max(np.abs(ratio - before))
         report(
             f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}"
         )
@@ -150,9 +150,10 @@ def fit_hyper(
             return None
 
     nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
+    prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
-        ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
-    weight, basis = evaluate_nodes(problem, ratio.mean, moments, nodes), basis_of(nodes.log_scales)
+        ratio = fit_ratio(problem, moments, nodes, prior, ratio)
+    weight, basis = evaluate_nodes(problem, ratio, moments, nodes), basis_of(nodes.log_scales)
     approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
     drawn: tuple[np.ndarray, np.ndarray, int] | None
     if preview:
@@ -166,14 +167,17 @@ def fit_hyper(
     flat = (eta.reshape(-1, len(log_medians)).T, log_omega.reshape(-1, len(log_medians)).T)
     predictive = predict(eta, omega, problem.priors.amplitude_sd)
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
+    if problem.noise_ratio:
+        uncertain = ratio_covariance(problem, moments, nodes, prior, ratio)
+    shared = Ratio(ratio, uncertain)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
-        return Hyper(eta, omega, ratio, predictive, None, diverging, khat)
+        return Hyper(eta, omega, shared, predictive, None, diverging, khat)
     marginal = jax.lax.map(
         lambda h: log_marginal(basis, weight, h[0], h[1], problem.priors.amplitude_sd),
         tuple(jnp.asarray(part.T[:, :, None]) for part in flat),
     )[:, 0].T
-    return Hyper(eta, omega, ratio, predictive, np.asarray(marginal), diverging, khat)
+    return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, khat)
 
 
 def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:
@@ -186,7 +190,7 @@ def _place_nodes(
     moments: Moments,
     centre: np.ndarray,
     eta_sd: np.ndarray,
-    ratio: Ratio,
+    ratio: np.ndarray,
     keys: Array,
     n_nodes: int,
     starts: tuple[Array, ...],
@@ -199,7 +203,7 @@ def _place_nodes(
     eta, omega = _prior_of(centre, problem.priors.least_omega)
     spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
     modes = tuple(
-        find_modes(problem, ratio.mean, moments, Gaussian(eta, spread), start)
+        find_modes(problem, ratio, moments, Gaussian(eta, spread), start)
         for spread, start in zip(spreads, starts, strict=True)
     )
     return draw_nodes(keys, modes, n_nodes, problem.pair), tuple(mode.mode for mode in modes)

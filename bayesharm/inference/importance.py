@@ -16,6 +16,7 @@ from jax.scipy.special import gammaln, logsumexp
 from scipy import stats
 from scipy.stats import qmc
 
+from bayesharm.inference.devices import map_some
 from bayesharm.inference.laplace import Laplace, fit_laplace, solve_lower
 from bayesharm.inference.problem import Gaussian, Problem, to_log_scales
 from bayesharm.marginal import condense, log_likelihood
@@ -123,7 +124,7 @@ def evaluate_nodes(problem: Problem, log_ratio: Array, moments: Moments, nodes: 
     def evaluate(log_scales):
         return log_likelihood(problem.plan, constants, condensed, log_scales)
 
-    value = jax.lax.map(evaluate, nodes.log_scales) - nodes.log_proposal
+    value = map_some(evaluate, nodes.log_scales) - nodes.log_proposal
     return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
 
