@@ -11,7 +11,7 @@ from scipy import stats
 
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design
-from bayesharm.inference.convergence import Verdict, judge, pareto_k
+from bayesharm.inference.convergence import Verdict, judge, pareto_k, quantiles
 from bayesharm.inference.devices import Devices, find_devices
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, approximate_block, sample_block, start_chains
@@ -124,30 +124,32 @@ class Study:
         return moments, standard
 
     def summarize(
-        self, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: ScaleDraws
+        self, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: ScaleDraws, n_own: int | None = None
     ) -> dict[str, np.ndarray]:
-        """Summaries of draws of the scales, and of the effects given them, in the features' units."""
+        """Summaries of draws of the scales, and of the effects given them, in the features' units; of the first `n_own`."""
         log_scales = np.asarray(draws.log_scales, float)
         pooled = log_scales.reshape(-1, *log_scales.shape[2:])
         few = pooled[np.linspace(0, len(pooled) - 1, min(self.settings.effect_draws, len(pooled))).astype(int)]
         with self.devices.in_use("float64"):  # variances are differences of squares
             effects = average_effects(self.problem, log_ratio, moments, jnp.asarray(few), mesh=self.devices.mesh)
+        log_scales, pooled = log_scales[..., :n_own], pooled[..., :n_own]
+        standard, draws, effects = jax.tree.map(lambda leaf: np.asarray(leaf)[..., :n_own], (standard, draws, effects))
         if self.settings.preview:  # no chains to judge
             nothing = np.full(log_scales.shape[2:], np.nan)
             verdict = Verdict(nothing, nothing, np.zeros(len(standard.sd), int), ~np.asarray(draws.diverging).any((0, 1)))
         else:
             verdict = judge(log_scales, np.asarray(draws.diverging), self.settings.target_ess)
-        effect_mean, effect_sd = (np.asarray(part) * standard.sd for part in effects)
+        effect_mean, effect_sd = (part * standard.sd for part in effects)
         finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
         scales = np.exp(pooled) * standard.sd
         if self.settings.preview:  # points have the moments of the log-scales, and not their quantiles
-            quantiles = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * standard.sd
+            limits = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * standard.sd
         else:
-            quantiles = np.quantile(scales, QUANTILES, axis=0)
+            limits = quantiles(scales, QUANTILES)
         found = {
             "mean": scales.mean(0),
             "sd": scales.std(0),
-            **dict(zip(("q05", "q50", "q95"), quantiles, strict=True)),
+            **dict(zip(("q05", "q50", "q95"), limits, strict=True)),
             "ess_bulk": verdict.ess_bulk,
             "rhat": verdict.rhat,
             "divergences": verdict.divergences,
@@ -158,7 +160,7 @@ class Study:
             "effect_mean": effect_mean,
             "effect_sd": effect_sd,
             "draws": np.full(len(standard.sd), len(pooled)),
-            "steps": np.asarray(draws.n_steps).sum((0, 1)),
+            "steps": draws.n_steps.sum((0, 1)),
         }
         if kept := self.settings.n_kept:
             found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)
@@ -182,11 +184,11 @@ class BlockSampler:
     mixture: Mixture
 
     def sample(self, block: np.ndarray, turn: int = 0) -> dict[str, np.ndarray]:
-        """Summaries of the posterior of a block of features, from one of the `ROUNDS`."""
+        """Summaries of the posterior of a block of features, from one of the `ROUNDS`, without those that fill it up."""
         with self.study.devices.in_use(self.study.settings.dtype):
             moments, standard = self.study.moments(block)
             draws = self._draws(block, moments, turn)
-        return self.study.summarize(self.log_ratio, moments, standard, draws)
+        return self.study.summarize(self.log_ratio, moments, standard, draws, len(np.unique(block)))
 
     def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
         """One run of the chains, in parts that all take the same program; or none."""

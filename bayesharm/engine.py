@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -27,7 +28,7 @@ Report = Callable[[str, int, int, str], None]
 
 STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
-N_WORKERS = 2  # blocks at work at once: one keeps about one core busy; beside an accelerator, what is done on the processor
+N_WORKERS = 2  # blocks at work at once: one keeps about one core busy, and more where an accelerator does most of the work
 PROGRAMS = (find_modes, evaluate_nodes, ratio_gradient, approximate_block, sample_block, average_effects)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
@@ -51,7 +52,7 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
         report("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
     _keep_programs_of(study)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
-    pool = ThreadPoolExecutor(N_WORKERS)
+    pool = ThreadPoolExecutor(N_WORKERS if study.devices.of_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2))
     try:
         few = n_features <= FEW_FEATURES and not study.settings.preview
         hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, report)
@@ -182,12 +183,11 @@ def _sample_features(
         part = kept[k]
         if part is None:
             found = []
-            for start in range(0, len(share), size):
+            for _ in range(0, len(share), size):
                 found.append(next(finished))
-                n_own = min(size, len(share) - start)
-                done, failed = done + n_own, failed + int((~found[-1]["converged"][:n_own]).sum())
+                done, failed = done + len(found[-1]["converged"]), failed + int((~found[-1]["converged"]).sum())
                 report(stage, done, n_features, f"{failed} {after}" if failed else "")
-            part = {key: array[..., : len(share)] for key, array in _join(found).items()}
+            part = _join(found)
             parts.write(f"features-{turn}-{k}", part | {"features": share})
         complete.append(part)
     return _join(complete)

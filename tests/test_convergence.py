@@ -5,7 +5,7 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import signal
 
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k, quantiles
 
 
 def chains(n_chains: int = 4, n_draws: int = 200, memory: float = 0.3, n_features: int = 6, seed: int = 0) -> np.ndarray:
@@ -106,3 +106,9 @@ def test_pareto_k_where_ratios_are_missing():
     log_ratios[:20, 3] = -np.inf  # nodes outside of the support
     found = pareto_k(log_ratios)
     assert np.isnan(found[1:3]).all() and found[0] == expected[0] and np.isfinite(found[3])
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 101, 500])
+def test_quantiles_are_those_of_numpy(n_draws):
+    draws, shares = np.random.default_rng(2).normal(size=(n_draws, 3, 4)), (0, 0.05, 0.5, 0.95, 1)
+    np.testing.assert_allclose(quantiles(draws, shares), np.quantile(draws, shares, axis=0), rtol=1e-12)

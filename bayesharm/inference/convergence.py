@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,17 +41,34 @@ def judge(log_scales: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ES
     """
     half = log_scales.shape[1] // 2
     halves = np.concatenate([log_scales[:, :half], log_scales[:, -half:]])
-    pooled = halves.reshape(-1, *log_scales.shape[2:])
-    score = ndtri((np.arange(len(pooled)) + 0.625) / (len(pooled) + 0.25))  # of ranks
+    # draws side by side in memory are sorted and transformed several times as fast
+    pooled = np.ascontiguousarray(halves.reshape(-1, log_scales[0, 0].size).T)
+    score = ndtri((np.arange(pooled.shape[1]) + 0.625) / (pooled.shape[1] + 0.25))  # of ranks
     normal = np.empty(pooled.shape)
-    np.put_along_axis(normal, np.argsort(pooled, axis=0, kind="stable"), score.reshape(-1, *[1] * (pooled.ndim - 1)), axis=0)
-    normal = normal.reshape(halves.shape)
-    rhat, ess = gelman_rubin(normal), effective_sample_size(normal)
+    np.put_along_axis(normal, np.argsort(pooled, axis=1), score[None], axis=1)
+    normal = normal.reshape(-1, *halves.shape[:2]).transpose(1, 2, 0)
+    rhat, ess = (f(normal).reshape(log_scales.shape[2:]) for f in (gelman_rubin, effective_sample_size))
     finite = np.isfinite(log_scales).all(axis=(0, 1, 2))
     rhat, ess = np.where(finite, rhat, np.nan), np.where(finite, ess, np.nan)
     divergences = diverging.sum(axis=(0, 1))
     converged = (rhat < MAX_RHAT).all(0) & (ess >= min_ess).all(0) & (divergences == 0)
     return Verdict(rhat, ess, divergences, converged)
+
+
+def quantiles(draws: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """What ``numpy.quantile(draws, shares, axis=0)`` gives, several times as fast.
+
+    Parameters
+    ----------
+    draws : (draw, ...) array
+    shares : sequence of float
+    """
+    ordered = np.sort(np.ascontiguousarray(draws.reshape(len(draws), -1).T), axis=1)
+    at = np.asarray(shares) * (len(draws) - 1)
+    below = at.astype(int)
+    above = np.minimum(below + 1, len(draws) - 1)
+    found = ordered[:, below] + (at - below) * (ordered[:, above] - ordered[:, below])
+    return found.T.reshape(len(at), *draws.shape[1:])
 
 
 def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
