@@ -20,7 +20,7 @@ from bayesharm.moments import Moments, Standard, compute_moments
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
-BLOCK_OF_CPU, BLOCK_OF_ACCELERATOR = 64, 4096
+BLOCK_OF_CPU, BLOCK_OF_PREVIEW, BLOCK_OF_ACCELERATOR = 64, 256, 4096
 QUANTILES = (0.05, 0.5, 0.95)
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
 
@@ -39,10 +39,10 @@ class Settings:
     target_ess : int
         Bulk effective draws that each scale of a feature must have to count as converged.
     hyper_features : int
-        At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
+        At most so many features, chosen at random, teach the hyperparameters and the noise ratio; half of them a preview's.
     block_size : int, optional
         Features that a device samples together; results do not depend on it beyond rounding. Default: 64 on a processor,
-        whose caches they fit, 4,096 on an accelerator.
+        whose caches they fit (256 in a preview), 4,096 on an accelerator.
     effect_draws : int
         Draws of the scales over which effects are averaged.
     keep_draws : {'none', 'thin', 'all'} or int
@@ -72,6 +72,11 @@ class Settings:
     def n_draws(self) -> int:
         """Draws of each chain."""
         return self.draws or max(8, -(-5 * self.target_ess // (4 * self.chains)))
+
+    @property
+    def n_teachers(self) -> int:
+        """Features that hyperparameters are learned from, at most."""
+        return self.hyper_features // 2 if self.preview else self.hyper_features
 
     @property
     def n_kept(self) -> int:
@@ -108,7 +113,8 @@ class Study:
     def block_size(self) -> int:
         """Features at work at once, on all devices together."""
         n_devices, n_features = len(self.devices.all), len(self.dataset.features.names)
-        size = self.settings.block_size or (BLOCK_OF_CPU if self.devices.of_cpu else BLOCK_OF_ACCELERATOR)
+        of_cpu = BLOCK_OF_PREVIEW if self.settings.preview else BLOCK_OF_CPU
+        size = self.settings.block_size or (of_cpu if self.devices.of_cpu else BLOCK_OF_ACCELERATOR)
         return n_devices * min(size, -(-n_features // n_devices))
 
     def moments(self, features: np.ndarray) -> tuple[Moments, Standard]:

@@ -273,7 +273,7 @@ def simulate(
 @_command
 def demo(
     data: opt.DemoData = "simulated",
-    edges: opt.Edges = 2000,
+    edges: opt.Edges = 5000,
     out: opt.DemoFolder = None,
     seed: opt.Seed = 1,
     quiet: opt.Quiet = False,

@@ -116,7 +116,7 @@ def fit_hyper(
         do not bound below, and nodes cannot be everywhere.
     """
     keys = feature_keys(seed, Stage.NODES, features)
-    n_nodes = int(np.clip(2 ** int(np.log2(2**18 / len(features))), 256, 2048))
+    n_nodes = int(np.clip(2 ** int(np.log2((2**17 if preview else 2**18) / len(features))), 256, 2048))
     ratio = np.zeros(problem.n_scanners)
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from bayesharm.packed import invert, pack, solve, unpack
 
 Array = jax.Array
+LONGEST_STEP = 1.0  # of a log-scale
+FIRST_DAMPING, HARDER, EASIER = 100.0, 4.0, 0.01  # in precisions of the fallback: after a step that failed, and factors
 LogDensity = Callable[[Array], Array]  # (dimension, lane) -> (lane,)
 
 
@@ -64,15 +66,15 @@ def fit_laplace(
         hessian = jax.lax.map(along, directions)
         precision = -0.5 * (hessian + hessian.transpose(1, 0, 2))
         _, change, log_det, decrement = solve(pack(precision + damping * unit), slope)
-        proposal = x + jnp.clip(change, -2.0, 2.0)
+        proposal = x + jnp.clip(change, -LONGEST_STEP, LONGEST_STEP)
         new_value = log_density(proposal)
         valid = jnp.isfinite(log_det) & (decrement >= 0)
         # near the mode a good step may seem to lose a little in float32
         rounding = 16 * jnp.finfo(x.dtype).eps * jnp.abs(value)
         better = valid & (new_value >= value - tolerance**2 - rounding) & ~done & (k < n_iterations)
-        finished = done | (valid & (decrement < tolerance) & (damping < 1e-3))
-        damping = jnp.where(better, damping * 0.1, jnp.maximum(damping * 10, 1e-2))
-        damping = jnp.where(damping < 1e-6, 0.0, damping)
+        finished = done | (valid & (decrement < tolerance) & (damping <= 1))
+        damping = jnp.where(better, damping * EASIER, jnp.maximum(damping * HARDER, FIRST_DAMPING))
+        damping = jnp.where(damping < 0.1, 0.0, damping)
         return k + 1, jnp.where(better, proposal, x), precision, finished, damping, done
 
     n_lanes = start.shape[1]
