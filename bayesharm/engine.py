@@ -21,6 +21,7 @@ from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_j
 from bayesharm.inference.lanes import approximate_block, make_mixture, sample_block, vague_mixture
 from bayesharm.inference.noise import approximate_ratio
 from bayesharm.inference.problem import Problem, Stage
+from bayesharm.labels import leapfrog
 from bayesharm.moments import Moments
 
 Report = Callable[[str, int, int, str], None]
@@ -59,12 +60,10 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     n_failed = int((~results["converged"]).sum())
-    report(
-        "features",
-        n_features,
-        n_features,
-        f"{n_failed} of {n_features} not converged" if n_failed else "all converged",
-    )
+    note = f"{n_failed} of {n_features} not converged" if n_failed else "all converged"
+    if took := leapfrog(results, study.settings.chains):
+        note += f"; {took['mean']:.2f} leapfrog steps a draw, {took['max_over_mean']:.2f} times as many in the slowest lane"
+    report("features", n_features, n_features, note)
     return hyper, results
 
 

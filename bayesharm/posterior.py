@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 3  # of the run folder; a reader refuses any other
+FORMAT = 4  # of the run folder; a reader refuses any other
+# Why a feature is marked, the gravest first; `/scales` holds the place in this list.
+REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Posterior:
     tree : xarray.DataTree
         ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio` over scanner; dims chain, draw), ``/scales`` (`mean`,
         `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
-        `converged`, `draws`, `steps`, `centre` and `unit` over feature),
+        `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
         `contraction` over level), ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where
         draws were kept.
