@@ -102,12 +102,8 @@ def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
 def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
     """What features share from a sample of them, then every feature, block by block."""
     hyper, sample = _learn(pool, study, parts, report)
+    work = _sampler(study, hyper, sample)
     n_features = len(study.dataset.features.names)
-    mixture = make_mixture(hyper)
-    weights = np.zeros((len(mixture.log_weight), n_features))
-    weights[:, sample] = mixture.log_weight
-    work = BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
-
     results = _sample_features(pool, work, parts, report, np.arange(n_features), 0)
     for turn in range(1, 1 if study.settings.preview else len(ROUNDS)):
         failed = np.flatnonzero(~results["converged"])
@@ -117,6 +113,54 @@ def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) 
         for name, values in again.items():
             results[name][..., failed] = values
     return hyper, results
+
+
+def run_again(
+    study: Study, parts: Checkpoints, report: Report, wanted: np.ndarray, turns: np.ndarray
+) -> tuple[Hyper, Arrays]:
+    """What features share, and summaries of some features: of the blocks that they were part of, and no others.
+
+    Parameters
+    ----------
+    study, parts, report
+        As for :func:`run_study`.
+    wanted : (feature,) bool array
+    turns : (feature,) int array
+        The last of the `ROUNDS` in which each feature was sampled: who was in a block with whom.
+
+    Returns
+    -------
+    hyper : Hyper
+    results : dict of arrays
+        As of :func:`run_study`; features that were not computed are NaN or 0.
+    """
+    _keep_programs_of(study)
+    pool = ThreadPoolExecutor(N_WORKERS)
+    try:
+        hyper, sample = _learn(pool, study, parts, report)
+        work, results = _sampler(study, hyper, sample), Arrays()
+        size = min(study.settings.block_size, len(wanted))
+        for turn in range(len(ROUNDS)):
+            features, due = np.flatnonzero(turns >= turn), wanted & (turns == turn)
+            blocks = [features[start : start + size] for start in range(0, len(features), size)]
+            if not (blocks := [block for block in blocks if due[block].any()]):
+                continue
+            share = np.concatenate(blocks)
+            for name, values in _sample_features(pool, work, parts, report, share, turn).items():
+                nothing = np.nan if values.dtype.kind == "f" else 0
+                whole = results.setdefault(name, np.full((*values.shape[:-1], len(wanted)), nothing, values.dtype))
+                whole[..., share[due[share]]] = values[..., due[share]]
+        return hyper, results
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _sampler(study: Study, hyper: Hyper, sample: np.ndarray) -> BlockSampler:
+    """What samples a block, given what features share and the features that taught it."""
+    mixture = make_mixture(hyper)
+    weights = np.zeros((len(mixture.log_weight), len(study.dataset.features.names)))
+    weights[:, sample] = mixture.log_weight
+    return BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
 
 
 def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray]:

@@ -79,7 +79,7 @@ def label_posterior(
                 "units": "of the feature",
                 "interval": "q05 to q95: 90%",
                 "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {plan['settings']['target_ess']}, no divergence",
-                "reason": [f"{code}: {reason}" for code, reason in enumerate(REASONS)],
+                "reason": ", ".join(f"{code}: {reason}" for code, reason in enumerate(REASONS)),
             },
         ),
     }
@@ -121,6 +121,7 @@ def label_posterior(
         "settings": plan["settings"],
         "versions": plan["versions"],
         "fingerprint": plan["features"],
+        "scans": plan["scans"],
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()),
