@@ -45,9 +45,7 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     report : callable
     """
     n_features = len(study.dataset.features.names)
-    if parts.kept or parts.damaged:
-        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
-        report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
+    _tell_kept(parts, report)
     if n_kept := study.settings.n_kept:
         size = n_kept * len(study.problem.log_medians) * n_features * np.dtype(np.float32).itemsize
         report("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
@@ -65,6 +63,12 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
         note += f"; {took['mean']:.2f} leapfrog steps a draw, {took['max_over_mean']:.2f} times as many in the slowest lane"
     report("features", n_features, n_features, note)
     return hyper, results
+
+
+def _tell_kept(parts: Checkpoints, report: Report) -> None:
+    if parts.kept or parts.damaged:
+        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
+        report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
 
 
 def _keep_programs_of(study: Study) -> None:
@@ -134,6 +138,7 @@ def run_again(
     results : dict of arrays
         As of :func:`run_study`; features that were not computed are NaN or 0.
     """
+    _tell_kept(parts, report)
     _keep_programs_of(study)
     pool = ThreadPoolExecutor(N_WORKERS)
     try:

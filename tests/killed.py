@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import zarr  # noqa: F401 -- once, not in every fork
 
 import bayesharm
 from bayesharm import engine, posterior
@@ -25,7 +26,7 @@ from bayesharm.fit import fit as fit_model
 from bayesharm.inference.hyper import Hyper
 
 FEATURES_A_FILE = 32
-SECONDS_OF_HYPER, SECONDS_OF_A_BLOCK = 0.3, 0.02
+SECONDS_OF_HYPER, SECONDS_OF_A_BLOCK = 0.3, 0.03
 
 
 def contents(folder, without=""):
@@ -74,27 +75,33 @@ def main(study, folder, n_kills, seed):
     started = time.monotonic()
     assert os.waitpid(start(folder / "whole"), 0)[1] == 0
     length, whole = time.monotonic() - started, contents(folder / "whole")
-    found = {"length": length, "killed": [], "finished": 0, "same": True, "damaged": []}
+    found = {"length": length, "killed": [], "same": True, "damaged": []}
     draw, out = random.Random(seed), folder / "run"
-    while len(found["killed"]) < n_kills or out.exists():
-        last = len(found["killed"]) == n_kills
-        moment = 60 if last else draw.uniform(0, length)
+
+    def attempt(moment):
+        """Start or go on, and kill it at some moment unless it has ended."""
         child, started = start(out), time.monotonic()
         while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() - started < moment:
             time.sleep(0.001)
         if ended[0]:
             assert ended[1] == 0, "a fit has failed"
-        else:
-            assert not last, "a fit does not end"
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            found["killed"].append(stage(out))
-            if (out / "unfinished").exists():
-                found["damaged"] += Checkpoints(out / "unfinished").damaged
-        if (out / "run.json").exists():  # finished, and perhaps killed on its way out
-            found["finished"] += 1
-            found["same"] &= contents(out, without="unfinished") == whole
-            shutil.rmtree(out)
+            return
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found["killed"].append(stage(out))
+        if (out / "unfinished").exists():
+            found["damaged"] += Checkpoints(out / "unfinished").damaged
+
+    n_lives = n_kills // 2  # each run is killed twice: once in each part of its life, and again when it goes on
+    while len(found["killed"]) < n_kills:
+        gone = (len(found["killed"]) // 2 % n_lives + draw.random()) / n_lives * length
+        attempt(gone)
+        if not (out / "run.json").exists():
+            attempt(draw.uniform(0, length - min(gone, length / 2)))
+        if not (out / "run.json").exists():
+            attempt(60)
+        found["same"] &= contents(out, without="unfinished") == whole  # perhaps killed on its way out
+        shutil.rmtree(out)
     return found
 
 
