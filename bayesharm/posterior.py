@@ -214,7 +214,7 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
         )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        tempfile.TemporaryDirectory(dir=there).cleanup()
+        tempfile.TemporaryFile(dir=there).close()  # has no name: nothing stays, whenever the process is killed
     except OSError as error:
         raise RunFolderError(
             f"{folder} cannot be written.", got=str(error), expected="a folder to write to", do="choose another --out"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bayesharm.block import ROUNDS, Settings, Study
-from bayesharm.checkpoints import TREE, Arrays, Checkpoints, compare_plans, digests, find_damage, keep_parts
+from bayesharm.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_plans, digests, find_damage, keep_parts
 from bayesharm.engine import Report, run_again, run_study
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.inference.hyper import Hyper
@@ -53,6 +53,9 @@ def repair_run(out: Path, study: Study, plan: dict[str, Any], report: Report) ->
     )
     if not find_damage(out / TREE, run["files"]):
         report("repair", 0, 0, "nothing is damaged")
+        if (out / UNFINISHED).exists():  # of a process that was killed on its way out
+            with keep_parts(out, plan):
+                pass
         return
     with keep_parts(out, plan) as parts:
         damaged = find_damage(out / TREE, run["files"])

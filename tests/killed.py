@@ -66,19 +66,22 @@ def main(study, folder, n_kills, seed):
     def start(out):
         if child := os.fork():
             return child
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have changed
         try:
             fit_model(dataset, "traveling", seed=1, out=out, block_size=2)
             os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(130)
         finally:
             os._exit(1)
 
     started = time.monotonic()
     assert os.waitpid(start(folder / "whole"), 0)[1] == 0
     length, whole = time.monotonic() - started, contents(folder / "whole")
-    found = {"length": length, "killed": [], "same": True, "damaged": []}
+    found = {"length": length, "killed": [], "stopped": [], "same": True, "damaged": []}
     draw, out = random.Random(seed), folder / "run"
 
-    def attempt(moment):
+    def attempt(moment, how=signal.SIGKILL):
         """Start or go on, and kill it at some moment unless it has ended."""
         child, started = start(out), time.monotonic()
         while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() - started < moment:
@@ -86,9 +89,9 @@ def main(study, folder, n_kills, seed):
         if ended[0]:
             assert ended[1] == 0, "a fit has failed"
             return
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        found["killed"].append(stage(out))
+        os.kill(child, how)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found["killed" if code == -signal.SIGKILL else "stopped"].append(stage(out))
         if (out / "unfinished").exists():
             found["damaged"] += Checkpoints(out / "unfinished").damaged
 
@@ -102,6 +105,9 @@ def main(study, folder, n_kills, seed):
             attempt(60)
         found["same"] &= contents(out, without="unfinished") == whole  # perhaps killed on its way out
         shutil.rmtree(out)
+    attempt(length / 2, signal.SIGINT)
+    attempt(60)
+    found["same"] &= contents(out) == whole
     return found
 
 

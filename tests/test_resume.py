@@ -171,11 +171,11 @@ def test_stopped_between_any_two_writes(study, whole, tmp_path, monkeypatch):
 
 
 def test_killed_at_20_random_moments(study, whole, tmp_path):
-    """SIGKILL over the whole life of a run; `killed.py` says what is run."""
+    """SIGKILL over the whole life of a run, and in the end Ctrl-C; `killed.py` says what is run."""
     command = [sys.executable, killed.__file__, study, tmp_path, whole.with_name("recorded.npz"), "20", "5"]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     assert all({*found["killed"]} & when for when in ({"nothing"}, {"hyperparameters", "features"}, {"writing", "finished"}))
-    assert found["same"] and not found["damaged"] and len(found["killed"]) >= 20
+    assert found["same"] and not found["damaged"] and len(found["killed"]) >= 20 and len(found["stopped"]) == 1
     assert contents(tmp_path / "whole") == contents(whole)
 
 
@@ -307,7 +307,7 @@ def damage(run, *names):
             file.write_bytes(content[:-3] if k % 3 else content)
 
 
-def repaired(study, run, monkeypatch):
+def repaired(study, run, monkeypatch, **options):
     """Features that were sampled in a repair, by turn, and what was told."""
     sampled, notes, sample = {0: set(), 1: set(), 2: set()}, [], BlockSampler.sample
 
@@ -316,7 +316,7 @@ def repaired(study, run, monkeypatch):
         return sample(self, block, turn)
 
     monkeypatch.setattr(BlockSampler, "sample", recorded)
-    fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])))
+    fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])), **options)
     return sampled, notes
 
 
@@ -337,6 +337,7 @@ def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(st
     assert {k for k in range(32, 64) if turns[k]} <= sampled[1] <= {*np.flatnonzero(turns)}
     assert any("damaged: 'effects/measurement/sd/c/0/1'" in note for note in notes)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    (run / "unfinished").mkdir()  # as if it had been killed on its way out
     fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])))
     assert notes[-1] == "nothing is damaged" and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
@@ -346,6 +347,14 @@ def test_where_nobody_knows_who_was_sampled_with_whom_all_is_computed_again(stud
     damage(run, "scales/draws/c/0", "zarr.json")
     fit(study, run, repair=True)
     assert contents(run) == contents(whole)
+
+
+def test_a_preview_is_repaired_too(study, tmp_path, monkeypatch):
+    fit(study, tmp_path / "whole", preview=True, block_size=32)
+    run = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    damage(run, "scales/sd/c/0/2")
+    sampled, _ = repaired(study, run, monkeypatch, preview=True, block_size=32)
+    assert sampled[0] == {*range(64, 96)} and contents(run) == contents(tmp_path / "whole")
 
 
 def test_an_interrupted_repair_loses_nothing(study, whole, tmp_path, monkeypatch):
