@@ -1,11 +1,15 @@
 """Diagnostics of many features at once against ArviZ, one by one; chains that do not move are never good."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 from scipy import signal
 
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k
+from bayesharm.block import Settings, Study
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, Verdict, judge, pareto_k
+from bayesharm.posterior import REASONS
 
 
 def chains(n_chains: int = 4, n_draws: int = 200, memory: float = 0.3, n_features: int = 6, seed: int = 0) -> np.ndarray:
@@ -106,3 +110,18 @@ def test_pareto_k_where_ratios_are_missing():
     log_ratios[:20, 3] = -np.inf  # nodes outside of the support
     found = pareto_k(log_ratios)
     assert np.isnan(found[1:3]).all() and found[0] == expected[0] and np.isfinite(found[3])
+
+
+@pytest.mark.parametrize("preview", [False, True])
+def test_the_gravest_reason_is_kept(preview):
+    """One feature for each reason, and one to which all of them apply."""
+    rhat, ess = np.array([[1.0, 1.0, 1.0, 1.02, 1.0, np.nan]]), np.array([[500.0, 500, 500, 500, 300, 300]])
+    divergences, finite = np.array([0, 0, 1, 0, 0, 1]), np.array([True, False, True, True, True, False])
+    converged = np.array([True, True, False, False, False, False])
+    if preview:
+        rhat, ess, divergences = rhat * np.nan, ess * np.nan, divergences * 0
+    study = SimpleNamespace(settings=Settings(preview=preview))
+    found = Study._reasons(study, Verdict(rhat, ess, divergences, converged), finite)
+    sampled = ["converged", "not finite", "divergences", "R-hat", "few effective draws", "not finite"]
+    approximated = ["converged", "not finite", "no mode", "no mode", "no mode", "not finite"]
+    assert [REASONS[code] for code in found] == (approximated if preview else sampled)
