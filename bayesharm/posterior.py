@@ -151,7 +151,7 @@ class Posterior:
                     self.tree.to_zarr(partial / TREE, consolidated=False, encoding=_pieces(self.tree))
                 for path in (partial / TREE).rglob("*"):
                     if path.is_file():
-                        with path.open("rb") as file:
+                        with path.open("r+b") as file:
                             os.fsync(file.fileno())
                 yield partial / TREE
             finally:

@@ -63,22 +63,22 @@ def repair_run(out: Path, study: Study, plan: dict[str, Any], report: Report) ->
         hyper, results = _compute(out, study, parts, report, damaged)
         with label_posterior(study.dataset, study.design, hyper, results, plan).write_aside(out) as tree:
             lost, now = [name for name in damaged if name in run["files"]], digests(tree)
-            if others := [name for name in lost if now.get(name) != run["files"][name]]:
-                parts.clear()
-                raise RunFolderError(
-                    f"{out} could not be repaired, and is as it was before.",
-                    got=f"computed again, {shorten(others)} came out otherwise than in the run",
-                    expected="the same bytes, which the same machine and libraries give",
-                    do="repair it on the machine that made it, or compute all of it again with --overwrite",
-                )
-            for name in damaged:
+            others = [name for name in lost if now.get(name) != run["files"][name]]
+            for name in [] if others else damaged:
                 target = out / TREE / name
                 if name in lost:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     (tree / name).replace(target)
                 else:
                     target.unlink()
-        report("repair", len(damaged), len(damaged), "all as it was")
+    if others:
+        raise RunFolderError(
+            f"{out} could not be repaired, and is as it was before.",
+            got=f"computed again, {shorten(others)} came out otherwise than in the run",
+            expected="the same bytes, which the same machine and libraries give",
+            do="repair it on the machine that made it, or compute all of it again with --overwrite",
+        )
+    report("repair", len(damaged), len(damaged), "all as it was")
 
 
 def _compute(out: Path, study: Study, parts: Checkpoints, report: Report, damaged: Sequence[str]) -> tuple[Hyper, Arrays]:

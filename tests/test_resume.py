@@ -131,17 +131,6 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
     assert events.index(("features", 2)) < events.index(("starts", 94))
 
 
-def test_what_does_not_converge_is_run_three_times_and_marked(study):
-    """Eight draws of each chain can never be 400 effective ones."""
-    stages: list[str] = []
-    posterior = fit(study, None, draws=8, report=lambda stage, *_: stages.append(stage))
-    assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
-    scales = posterior.tree["scales"].to_dataset()
-    assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
-    assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
-    assert sample_block._cache_size() == 1  # one program: for the one that was compiled ahead, and all parts of all runs
-
-
 @pytest.mark.slow
 def test_stopped_between_any_two_writes(study, whole, tmp_path, monkeypatch):
     """At every write in turn: the first attempt fails at the first, the second one write later, until all are made."""
@@ -350,10 +339,10 @@ def test_where_nobody_knows_who_was_sampled_with_whom_all_is_computed_again(stud
 
 
 def test_a_preview_is_repaired_too(study, tmp_path, monkeypatch):
-    fit(study, tmp_path / "whole", preview=True, block_size=32)
+    fit(study, tmp_path / "whole", preview=True)
     run = shutil.copytree(tmp_path / "whole", tmp_path / "run")
     damage(run, "scales/sd/c/0/2")
-    sampled, _ = repaired(study, run, monkeypatch, preview=True, block_size=32)
+    sampled, _ = repaired(study, run, monkeypatch, preview=True)
     assert sampled[0] == {*range(64, 96)} and contents(run) == contents(tmp_path / "whole")
 
 
@@ -390,9 +379,7 @@ def test_what_comes_out_otherwise_replaces_nothing(study, whole, tmp_path, monke
     monkeypatch.setattr(BlockSampler, "sample", otherwise)
     with pytest.raises(RunFolderError, match=r"as it was before[\s\S]*scales/mean/c/0/0' came out otherwise[\s\S]*machine"):
         fit(study, run, repair=True)
-    after = contents(run)
-    assert {path: content for path, content in after.items() if path.parts[0] != "unfinished"} == before
-    assert not any(path.suffix == ".npz" for path in after)
+    assert contents(run) == before
 
 
 def test_a_repair_needs_the_run_that_it_mends(study, whole, nearly, tmp_path):
@@ -450,6 +437,7 @@ def test_a_folder_that_may_only_be_read_is_refused(whole):
                 path.chmod(0o755)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell how much memory is in use")
 def test_memory_does_not_grow(study, tmp_path):
     """Resident memory after 50 blocks and after 500, parts being kept."""
     dataset, resident = bayesharm.load_dataset(study / "scans.csv", study / "features.npy"), {}
@@ -462,9 +450,20 @@ def test_memory_does_not_grow(study, tmp_path):
     with jax.enable_x64(True), ThreadPoolExecutor(2) as pool:
         problem = make_problem(design)
         whole = Study(dataset, design, problem, None, 1, Settings(**SETTINGS))
-        work = BlockSampler(whole, np.zeros(problem.n_scanners), vague_mixture(problem, 512, 96))
+        work = BlockSampler(whole, np.zeros(problem.n_scanners), vague_mixture(problem, 96, 96))
         engine._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
     assert resident[1000] < 1.01 * resident[100]
+
+
+def test_what_does_not_converge_is_run_three_times_and_marked(study):
+    """Eight draws of each chain can never be 400 effective ones."""
+    stages: list[str] = []
+    posterior = fit(study, None, draws=8, report=lambda stage, *_: stages.append(stage))
+    assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
+    scales = posterior.tree["scales"].to_dataset()
+    assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
+    assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
+    assert sample_block._cache_size() == 1  # one program: for the one that was compiled ahead, and all parts of all runs
 
 
 def test_more_features_need_no_more_programs(study):
