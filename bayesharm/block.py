@@ -11,12 +11,13 @@ from scipy import stats
 
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design
-from bayesharm.inference.convergence import Verdict, judge, pareto_k, quantiles
+from bayesharm.inference.convergence import MAX_RHAT, Verdict, judge, pareto_k, quantiles
 from bayesharm.inference.devices import Devices, find_devices
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.inference.problem import Problem, Stage, feature_keys
 from bayesharm.moments import Moments, Standard, compute_moments
+from bayesharm.posterior import REASONS
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
@@ -147,6 +148,8 @@ class Study:
             verdict = judge(log_scales, np.asarray(draws.diverging), self.settings.target_ess)
         effect_mean, effect_sd = (part * standard.sd for part in effects)
         finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
+        reason = self._reasons(verdict, finite)
+        n_steps = np.asarray(draws.n_steps)
         scales = np.exp(pooled) * standard.sd
         if self.settings.preview:  # points have the moments of the log-scales, and not their quantiles
             limits = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * standard.sd
@@ -159,18 +162,31 @@ class Study:
             "ess_bulk": verdict.ess_bulk,
             "rhat": verdict.rhat,
             "divergences": verdict.divergences,
-            "converged": verdict.converged & finite,
+            "converged": reason == 0,
+            "reason": reason,
             "khat": pareto_k(np.asarray(draws.log_ratios)),
             "centre": standard.centre,
             "unit": standard.sd,
             "effect_mean": effect_mean,
             "effect_sd": effect_sd,
             "draws": np.full(len(standard.sd), len(pooled)),
-            "steps": draws.n_steps.sum((0, 1)),
+            "steps": n_steps.sum((0, 1)),
+            "waited": np.full(len(standard.sd), n_steps.max((0, 2)).sum()),  # each draw takes as long as its slowest lane
         }
         if kept := self.settings.n_kept:
             found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)
         return found
+
+    def _reasons(self, verdict: Verdict, finite: np.ndarray) -> np.ndarray:
+        """Why each feature is marked, (feature,): places in `REASONS`."""
+        applies = {
+            "not finite": ~finite,
+            "no mode": ~verdict.converged & self.settings.preview,  # without chains there is no other verdict
+            "divergences": verdict.divergences > 0,
+            "R-hat": ~(verdict.rhat < MAX_RHAT).all(0) & ~np.bool_(self.settings.preview),
+            "few effective draws": ~verdict.converged,
+        }
+        return np.select(list(applies.values()), [REASONS.index(name) for name in applies], 0).astype(np.int8)
 
 
 @dataclass(frozen=True, eq=False)

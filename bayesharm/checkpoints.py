@@ -70,7 +70,16 @@ class Checkpoints:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         content = buffer.getvalue()
-        write_whole(self.folder / _name(name, content), content)
+        whole = self.folder / _name(name, content)
+        write_whole(whole, content)
+        for path in self.folder.glob(f"{name}.*.npz"):  # of other features: it was not used, and would be found first
+            if path != whole:
+                path.unlink()
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        for path in self.folder.glob("*.npz") if self.folder else ():
+            path.unlink()
 
 
 @contextmanager
@@ -116,8 +125,7 @@ def keep_parts(out: Path | None, plan: Mapping[str, Any], overwrite: bool = Fals
         if (folder / "plan.json").exists():
             _compare(out, (folder / "plan.json").read_bytes(), json.loads(text))
         else:
-            for path in folder.glob("*.npz"):  # nobody knows what these are parts of
-                path.unlink()
+            Checkpoints(folder).clear()  # nobody knows what these are parts of
             write_whole(folder / "plan.json", text.encode())
         yield Checkpoints(folder)
         shutil.rmtree(folder)
@@ -149,15 +157,38 @@ def _compare(out: Path, kept: bytes, plan: Mapping[str, Any]) -> None:
             expected="what bayesharm wrote",
             do="start afresh with --overwrite, or choose another --out",
         ) from None
+    compare_plans(
+        f"{out} holds an unfinished run that was started otherwise",
+        before,
+        plan,
+        "give what it was started with and it goes on, or start afresh with --overwrite, or choose another --out",
+    )
+
+
+def compare_plans(what: str, before: Mapping[str, Any], plan: Mapping[str, Any], do: str) -> None:
+    """Refuse to work on a run of other data, another model or other versions.
+
+    Parameters
+    ----------
+    what : str
+        What to say if the plans differ.
+    before, plan : mapping
+        What the run was started with, and what was given now.
+    do : str
+
+    Raises
+    ------
+    RunFolderError
+    """
     differ = [name for name in sorted({*before, *plan}) if before.get(name) != plan.get(name)]
     if differ:
         now, then = ({f"{a}.{b}": c for a in differ for b, c in _items(some.get(a))} for some in (plan, before))
         details = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         raise RunFolderError(
-            f"{out} holds an unfinished run that was started otherwise: {', '.join(differ)} changed.",
+            f"{what}: {', '.join(differ)} changed.",
             got=_listed(details, now),
             expected=_listed(details, then),
-            do="give what it was started with and it goes on, or start afresh with --overwrite, or choose another --out",
+            do=do,
         )
 
 
@@ -199,3 +230,18 @@ def write_whole(path: Path, content: bytes) -> None:
             expected="room, and permission to write",
             do="make room, then run the same command again: it goes on where it stopped",
         ) from None
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of all files of a tree: zarr reads a lost chunk as missing values, and a changed one as it is."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def find_damage(folder: Path, written: Mapping[str, str]) -> list[str]:
+    """Files of a tree that are missing, are not what was written, or were not written by us."""
+    there = digests(folder)
+    return [name for name in sorted({*written, *there}) if there.get(name) != written.get(name)]

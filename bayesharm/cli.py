@@ -87,6 +87,7 @@ def fit(
     dtype: opt.Dtype = "float32",
     device: opt.Device = None,
     overwrite: opt.Overwrite = False,
+    repair: opt.Repair = False,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -105,7 +106,7 @@ def fit(
     Makes a run folder, which [bold]bayesharm summary[/bold] shows
     and [bold]bayesharm harmonize[/bold] applies to scans.
     """
-    opt.check_new_folder(out, resume=True, overwrite=overwrite)
+    opt.check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.progress import Progress
     from bayesharm.spec import load_model
 
@@ -127,7 +128,7 @@ def fit(
             dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, report=progress,
             covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
             preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
-            block_size=block_size, dtype=dtype, device=device,
+            block_size=block_size, dtype=dtype, device=device, repair=repair,
         )  # fmt: skip
     from bayesharm.summary import summarize
 

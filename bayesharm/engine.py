@@ -21,6 +21,7 @@ from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_j
 from bayesharm.inference.lanes import approximate_block, make_mixture, sample_block, vague_mixture
 from bayesharm.inference.noise import ratio_gradient
 from bayesharm.inference.problem import Problem, Stage
+from bayesharm.labels import leapfrog
 from bayesharm.moments import Moments
 
 Report = Callable[[str, int, int, str], None]
@@ -44,28 +45,34 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     report : callable
     """
     n_features = len(study.dataset.features.names)
-    if parts.kept or parts.damaged:
-        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
-        report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
+    _tell_kept(parts, report)
     if n_kept := study.settings.n_kept:
         size = n_kept * len(study.problem.log_medians) * n_features * np.dtype(np.float32).itemsize
         report("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
     _keep_programs_of(study)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
-    pool = ThreadPoolExecutor(N_WORKERS if study.devices.of_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2))
+    pool = _hire(study)
     try:
         few = n_features <= FEW_FEATURES and not study.settings.preview
         hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, report)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     n_failed = int((~results["converged"]).sum())
-    report(
-        "features",
-        n_features,
-        n_features,
-        f"{n_failed} of {n_features} not converged" if n_failed else "all converged",
-    )
+    note = f"{n_failed} of {n_features} not converged" if n_failed else "all converged"
+    if took := leapfrog(results, study.settings.chains):
+        note += f"; {took['mean']:.2f} leapfrog steps a draw, {took['max_over_mean']:.2f} times as many in the slowest lane"
+    report("features", n_features, n_features, note)
     return hyper, results
+
+
+def _hire(study: Study) -> Executor:
+    return ThreadPoolExecutor(N_WORKERS if study.devices.of_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2))
+
+
+def _tell_kept(parts: Checkpoints, report: Report) -> None:
+    if parts.kept or parts.damaged:
+        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
+        report("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
 
 
 def _keep_programs_of(study: Study) -> None:
@@ -103,12 +110,8 @@ def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
 def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
     """What features share from a sample of them, then every feature, block by block."""
     hyper, sample = _learn(pool, study, parts, report)
+    work = _sampler(study, hyper, sample)
     n_features = len(study.dataset.features.names)
-    mixture = make_mixture(hyper)
-    weights = np.zeros((len(mixture.log_weight), n_features))
-    weights[:, sample] = mixture.log_weight
-    work = BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
-
     results = _sample_features(pool, work, parts, report, np.arange(n_features), 0)
     for turn in range(1, 1 if study.settings.preview else len(ROUNDS)):
         failed = np.flatnonzero(~results["converged"])
@@ -118,6 +121,55 @@ def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) 
         for name, values in again.items():
             results[name][..., failed] = values
     return hyper, results
+
+
+def run_again(
+    study: Study, parts: Checkpoints, report: Report, wanted: np.ndarray, turns: np.ndarray
+) -> tuple[Hyper, Arrays]:
+    """What features share, and summaries of some features: of the blocks that they were part of, and no others.
+
+    Parameters
+    ----------
+    study, parts, report
+        As for :func:`run_study`.
+    wanted : (feature,) bool array
+    turns : (feature,) int array
+        The last of the `ROUNDS` in which each feature was sampled: who was in a block with whom.
+
+    Returns
+    -------
+    hyper : Hyper
+    results : dict of arrays
+        As of :func:`run_study`; features that were not computed are NaN or 0.
+    """
+    _tell_kept(parts, report)
+    _keep_programs_of(study)
+    pool = _hire(study)
+    try:
+        hyper, sample = _learn(pool, study, parts, report)
+        work, results = _sampler(study, hyper, sample), Arrays()
+        size = study.block_size
+        for turn in range(len(ROUNDS)):
+            features, due = np.flatnonzero(turns >= turn), wanted & (turns == turn)
+            blocks = [features[start : start + size] for start in range(0, len(features), size)]
+            if not (blocks := [block for block in blocks if due[block].any()]):
+                continue
+            share = np.concatenate(blocks)
+            for name, values in _sample_features(pool, work, parts, report, share, turn).items():
+                nothing = np.nan if values.dtype.kind == "f" else 0
+                whole = results.setdefault(name, np.full((*values.shape[:-1], len(wanted)), nothing, values.dtype))
+                whole[..., share[due[share]]] = values[..., due[share]]
+        return hyper, results
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _sampler(study: Study, hyper: Hyper, sample: np.ndarray) -> BlockSampler:
+    """What samples a block, given what features share and the features that taught it."""
+    mixture = make_mixture(hyper)
+    weights = np.zeros((len(mixture.log_weight), len(study.dataset.features.names)))
+    weights[:, sample] = mixture.log_weight
+    return BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
 
 
 def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray]:

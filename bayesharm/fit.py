@@ -21,10 +21,12 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.inference.devices import find_devices
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
-from bayesharm.posterior import Posterior, check_output
+from bayesharm.posterior import Posterior, check_output, load_posterior
+from bayesharm.repair import repair_run
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
+LARGEST_VARIANCE = 1e200  # sums of products stay finite
 
 
 def fit(
@@ -37,6 +39,7 @@ def fit(
     units: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    repair: bool = False,
     report: Report | None = None,
     **settings: Any,
 ) -> Posterior:
@@ -62,6 +65,9 @@ def fit(
         where it stopped, with the same result, when it is started again in the same way.
     overwrite : bool
         Start afresh where `out` holds a run already, finished or not; it is removed at once.
+    repair : bool
+        `out` holds a finished run of the same data, model, seed, settings and versions: compute again what is damaged in
+        it, if that comes out as it was.
     report : callable, optional
         Told about progress.
     **settings
@@ -76,11 +82,18 @@ def fit(
     ------
     ModelError, InputError, RunFolderError
         The study does not fit the model, an option is impossible, or `out` holds something already: other files, a
-        finished run, or an unfinished one that was started otherwise.
+        finished run, or an unfinished one that was started otherwise; or it cannot be repaired.
     """
     out = None if out is None else Path(out)
+    if repair and (out is None or overwrite):
+        raise InputError(
+            "A repair needs the run that it mends.",
+            got="overwrite, which removes it" if overwrite else "no out",
+            expected="a finished run, which stays",
+            do="give the folder of the run as out, without overwrite",
+        )
     if out is not None:
-        check_output(out, resume=True, overwrite=overwrite)
+        check_output(out, resume=True, overwrite=overwrite, repair=repair)
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=tuple(covariates))
@@ -104,6 +117,9 @@ def fit(
     with devices.in_use("float64"):
         problem, unit = make_problem(design), _unit_of(dataset, design)
         study = Study(dataset, design, problem, unit, plan["seed"], chosen, devices)
+        if repair and out is not None:
+            repair_run(out, study, plan, report or (lambda *event: None))
+            return load_posterior(out)
         with keep_parts(out, plan, overwrite) as parts:  # all that can be refused has been
             hyper, results = run_study(study, parts, report or (lambda *event: None))
             posterior = label_posterior(dataset, design, hyper, results, plan)
@@ -165,24 +181,29 @@ def _sorted(dataset: Dataset) -> Dataset:
 
 
 def _unit_of(dataset: Dataset, design: Design) -> float | None:
-    """The unit that all features share, if they do; refuses features that do not vary over the scans in use.
+    """The unit that all features share, if they do; refuses features that do not vary over the scans in use, or too much.
 
     Raises
     ------
     InputError
     """
-    n_features, flat, squares = len(dataset.features.names), [], 0.0
+    n_features, squares = len(dataset.features.names), 0.0
+    flat: list[str] = []
+    large: list[str] = []
     for start in range(0, n_features, 512):
         stop = min(start + 512, n_features)
-        variance = dataset.features.read(start, stop)[design.rows].var(axis=0)
-        flat += list(dataset.features.names[start:stop][~(variance > 0)])
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            variance = dataset.features.read(start, stop)[design.rows].var(axis=0)
+        names = dataset.features.names[start:stop]
+        flat += list(names[variance == 0])
+        large += list(names[~(variance < LARGEST_VARIANCE)])
         squares += variance.sum()
-    if flat:
+    if flat or large:
         raise InputError(
-            "Some features do not vary over the scans that the model uses.",
-            got=shorten(flat),
-            expected="at least two different values",
-            do="leave these features out",
+            f"Some features {'do not vary' if flat else 'are too large'} over the scans that the model uses.",
+            got=shorten(flat or large),
+            expected="at least two different values" if flat else f"a variance below {LARGEST_VARIANCE:.0e}",
+            do="leave these features out" + ("" if flat else ", or give them in another unit"),
         )
     return float(np.sqrt(squares / n_features)) if design.spec.units == "shared" else None
 

@@ -13,7 +13,7 @@ from bayesharm.identifiability import identify
 from bayesharm.inference.convergence import MAX_RHAT, judge
 from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.problem import Stage
-from bayesharm.posterior import FORMAT, PREVIEW, Posterior
+from bayesharm.posterior import FORMAT, PREVIEW, REASONS, Posterior
 
 
 def label_posterior(
@@ -72,13 +72,14 @@ def label_posterior(
             }
             | {
                 name: (("feature",), results[name])
-                for name in ("divergences", "khat", "converged", "draws", "steps", "centre", "unit")
+                for name in ("divergences", "khat", "converged", "reason", "draws", "steps", "centre", "unit")
             },
             coords={"family": family, "feature": feature},
             attrs={
                 "units": "of the feature",
                 "interval": "q05 to q95: 90%",
                 "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {plan['settings']['target_ess']}, no divergence",
+                "reason": ", ".join(f"{code}: {reason}" for code, reason in enumerate(REASONS)),
             },
         ),
     }
@@ -121,14 +122,30 @@ def label_posterior(
         "versions": plan["versions"],
         "devices": plan["devices"],
         "fingerprint": plan["features"],
+        "scans": plan["scans"],
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()),
+        "leapfrog": leapfrog(results, plan["settings"]["chains"]),
         "dropped": dict(dataset.dropped),
         "dtype": str(dataset.features.dtype),
         "notes": list(study.sentences()),
     }
     return Posterior(xr.DataTree.from_dict(nodes), run)
+
+
+def leapfrog(results: dict[str, np.ndarray], n_chains: int) -> dict[str, float] | None:
+    """How many leapfrog steps a draw took (`mean`), and how lanes waited for one another (`max_over_mean`).
+
+    The lanes of a block make each draw together, so that it takes as long as the one with the most steps: over all draws,
+    the maximum over lanes against the mean. Of the last run of each feature; None for a preview, which has no draws.
+    """
+    if not (n_steps := int(results["steps"].sum())):
+        return None
+    return {
+        "mean": n_steps / int(results["draws"].sum()),
+        "max_over_mean": n_chains * int(results["waited"].sum()) / n_steps,
+    }
 
 
 def _typical_scales(design: Design, results: dict[str, np.ndarray]) -> np.ndarray:

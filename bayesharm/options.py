@@ -149,6 +149,14 @@ Overwrite = Annotated[
         "--overwrite", rich_help_panel=RESULT, help="Start afresh where the folder holds a run, which is removed at once."
     ),
 ]
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        rich_help_panel=RESULT,
+        help="Compute again what is damaged in the finished run of the folder; everything else stays as it is.",
+    ),
+]
 MeanFile = Annotated[
     Path,
     _text("--out", "FILE", "Harmonized features: .npy, .csv, .tsv or .parquet; replaced if it exists.", RESULT),
@@ -230,11 +238,11 @@ def read_dataset(
     return dataset
 
 
-def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
     """Refuse an output folder that holds something or cannot be made."""
     from bayesharm.posterior import check_output
 
-    check_output(folder, resume=resume, overwrite=overwrite)
+    check_output(folder, resume=resume, overwrite=overwrite, repair=repair)
     above = next(path for path in folder.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise RunFolderError(

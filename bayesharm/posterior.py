@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesharm.checkpoints import RECORD, TREE, UNFINISHED, write_whole
+from bayesharm.checkpoints import RECORD, TREE, UNFINISHED, digests, find_damage, write_whole
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.spec import ModelSpec, spec_from_dict
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 3  # of the run folder; a reader refuses any other
+FORMAT = 4  # of the run folder; a reader refuses any other
+# Why a feature is marked, the gravest first; `/scales` holds the place in this list.
+FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
+REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Posterior:
     tree : xarray.DataTree
         ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio` over scanner; dims chain, draw), ``/scales`` (`mean`,
         `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
-        `converged`, `draws`, `steps`, `centre` and `unit` over feature),
+        `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
         `contraction` over level), ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where
         draws were kept.
@@ -120,6 +125,22 @@ class Posterior:
         ------
         RunFolderError
         """
+        with self.write_aside(folder) as tree:
+            run = {**self.run, "files": digests(tree)}
+            if (folder / TREE).exists():  # of a run that was interrupted here
+                shutil.rmtree(folder / TREE)
+            tree.rename(folder / TREE)
+        write_whole(folder / RECORD, _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
+
+    @contextmanager
+    def write_aside(self, folder: Path) -> Iterator[Path]:
+        """The tree in files, and on the disk, beside where they belong; what is not taken from there is removed.
+
+        Raises
+        ------
+        RunFolderError
+            It, or what is done with it, cannot be written.
+        """
         unfinished = folder / UNFINISHED
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,21 +148,33 @@ class Posterior:
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-                    self.tree.to_zarr(partial / TREE, consolidated=False)
-                run = {**self.run, "files": _digests(partial / TREE)}
-                if (folder / TREE).exists():  # of a run that was interrupted here
-                    shutil.rmtree(folder / TREE)
-                (partial / TREE).rename(folder / TREE)
+                    self.tree.to_zarr(partial / TREE, consolidated=False, encoding=_pieces(self.tree))
+                for path in (partial / TREE).rglob("*"):
+                    if path.is_file():
+                        with path.open("r+b") as file:
+                            os.fsync(file.fileno())
+                yield partial / TREE
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise RunFolderError(
                 f"{folder} could not be written.", got=str(error), do="make room, or choose another --out, and try again"
             ) from None
-        write_whole(folder / RECORD, _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
 
 
-def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+def _pieces(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
+    """Files of how many features each array becomes, by node."""
+    return {
+        node.path: {
+            str(name): {"chunks": (*array.shape[:-1], min(array.shape[-1], FEATURES_A_FILE))}
+            for name, array in node.data_vars.items()
+            if array.dims[-1:] == ("feature",)
+        }
+        for node in tree.subtree
+    }
+
+
+def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
     """Refuse an output folder that already holds something.
 
     Parameters
@@ -151,6 +184,8 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
         An unfinished run may be there.
     overwrite : bool
         Any run may be there, but nothing else.
+    repair : bool
+        A finished run must be there.
 
     Raises
     ------
@@ -158,16 +193,28 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
     """
     folder = Path(folder)
     state = run_state(folder)
-    if not (state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))):
+    if repair and state != "a finished run":
+        raise RunFolderError(
+            f"There is nothing to repair in {folder}.",
+            got=f"{_contents(folder)}: {state}",
+            expected="a finished run",
+            do="leave --repair out: a run that is not finished goes on where it stopped",
+        )
+    fine = state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))
+    if not (fine or repair):
         raise RunFolderError(
             f"The output folder {folder} already holds {state}.",
             got=_contents(folder),
             expected="a folder that is new or empty",
-            do="choose another --out, or start afresh with --overwrite" if state.endswith("run") else "choose another --out",
+            do="choose another --out, or start afresh with --overwrite, or mend it with --repair if it is damaged"
+            if state == "a finished run"
+            else "choose another --out, or start afresh with --overwrite"
+            if state.endswith("run")
+            else "choose another --out",
         )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        tempfile.TemporaryDirectory(dir=there).cleanup()
+        tempfile.TemporaryFile(dir=there).close()  # has no name: nothing stays, whenever the process is killed
     except OSError as error:
         raise RunFolderError(
             f"{folder} cannot be written.", got=str(error), expected="a folder to write to", do="choose another --out"
@@ -196,36 +243,20 @@ def _to_json(run: Mapping[str, Any]) -> bytes:
     return (json.dumps(run, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of all files of a tree: zarr reads a lost chunk as missing values, and a changed one as it is."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
 def _load(node: xr.Dataset) -> xr.Dataset:
     """In memory; labels as plain strings, since xarray cannot do everything with numpy's string type."""
     node = node.load()
     return node.assign_coords({name: label.astype(object) for name, label in node.coords.items() if label.dtype.kind == "T"})
 
 
-def load_posterior(folder: str | Path) -> Posterior:
-    """Open a run folder.
-
-    Parameters
-    ----------
-    folder : path
+def read_record(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a finished run.
 
     Raises
     ------
     RunFolderError
-        There is no run, it is half-written or damaged, or another version of the format wrote it.
+        There is no run, it is half-written, its record is damaged, or another version of the format wrote it.
     """
-    import xarray as xr
-
-    folder = Path(folder)
     if not (folder / RECORD).is_file():
         if run_state(folder) == "an unfinished run":
             state, advice = "unfinished", "give the same command as before: it goes on where it stopped"
@@ -261,25 +292,45 @@ def load_posterior(folder: str | Path) -> Posterior:
         if run["sha256"] != hashlib.sha256(_to_json(record)).hexdigest():
             raise ValueError("run.json: changed")
         spec_from_dict(run["spec"])
-        written, there = run["files"], _digests(folder / TREE)
-        damaged = [name for name in sorted({*written, *there}) if there.get(name) != written.get(name)]
-        if damaged:
+    except (ValueError, KeyError, BayesharmError) as error:
+        raise RunFolderError(
+            f"{folder} cannot be read.",
+            got=str(error) or repr(error),
+            expected="the run.json that bayesharm wrote",
+            do="compute it again: the same command as before with --overwrite",
+        ) from None
+    return run
+
+
+def load_posterior(folder: str | Path) -> Posterior:
+    """Open a run folder.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    RunFolderError
+        There is no run, it is half-written or damaged, or another version of the format wrote it.
+    """
+    import xarray as xr
+
+    folder = Path(folder)
+    run = read_record(folder)
+    try:
+        if damaged := find_damage(folder / TREE, run["files"]):
             raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
         tree = xr.open_datatree(folder / TREE, engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(_load)
         missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
-    except (OSError, ValueError, KeyError, RuntimeError, BayesharmError) as error:
+        if missing:
+            raise ValueError(f"no {shorten(missing)}")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RunFolderError(
             f"{folder} cannot be read.",
             got=str(error) or repr(error),
             expected="the files that bayesharm wrote",
-            do="compute it again: the same command as before with --overwrite",
+            do="give the same command as before with --repair: what is damaged is computed again",
         ) from None
-    if missing:
-        raise RunFolderError(
-            f"{folder / 'posterior.zarr'} is incomplete.",
-            got=f"no {shorten(missing)}",
-            expected="the files that bayesharm wrote",
-            do="fit again into a new folder",
-        )
     return Posterior(tree, run)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayesharm.display import as_text, render
 from bayesharm.errors import RunFolderError, shorten
-from bayesharm.posterior import Posterior, run_state
+from bayesharm.posterior import REASONS, Posterior, run_state
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -22,6 +22,7 @@ MANY = 0.05  # so many features with such weights are worth a sentence
 # Of the hyperparameters; for features the verdict is stored. R-hat of some twenty numbers, the worst of which counts,
 # is noisy: 1.02 here is as strict as 1.01 for one.
 MAX_RHAT, MIN_ESS, MOST_DIVERGENT = 1.02, 400, 0.01
+MOST_WAITING = 1.5  # times the leapfrog steps of the mean lane that the slowest may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,8 @@ class Summary:
         share of what is known about the effect that comes from the data, not from the prior. Largest bias
         first.
     features : DataFrame by feature
-        `converged`, worst `rhat` and `ess_bulk`, `divergences`, `khat` (of the Laplace approximation), and
-        the posterior mean of each scale in the feature's units.
+        `converged`, `reason` (why it is marked), worst `rhat` and `ess_bulk`, `divergences`, `khat` (of the Laplace
+        approximation), and the posterior mean of each scale in the feature's units.
     verdicts : tuple of str
         Sentences on convergence.
     notes : tuple of str
@@ -142,7 +143,7 @@ def summarize(posterior: Posterior) -> Summary:
         verdicts=(
             (posterior.remark, *_on_approximation(features))
             if posterior.remark
-            else tuple(_verdicts(hyper, features, divergent, draws.attrs["khat_above_0.7"]))
+            else (*_verdicts(hyper, features, divergent, draws.attrs["khat_above_0.7"]), *_on_waiting(run["leapfrog"]))
         ),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
@@ -199,6 +200,7 @@ def _features(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.tree["scales"].to_dataset()
     table = pd.DataFrame(index=pd.Index(posterior.features, name="feature"))
     table["converged"] = scales["converged"].values.astype(bool)
+    table["reason"] = np.array(REASONS, dtype=object)[scales["reason"].values]
     table["rhat"] = scales["rhat"].max("family").values
     table["ess_bulk"] = scales["ess_bulk"].min("family").values
     for name in ("divergences", "khat"):
@@ -213,7 +215,7 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
     if len(failed):
         sentences = [
             f"{len(failed):,} of {len(features):,} features have NOT converged, after further tries "
-            f"with more draws. Do not rely on them: {shorten(failed)}."
+            f"with more draws ({_counted(features.loc[failed, 'reason'])}). Do not rely on them: {shorten(failed)}."
         ]
     else:
         sentences = [f"All {len(features):,} features have converged."]
@@ -234,11 +236,25 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
     return sentences
 
 
+def _counted(reasons: pd.Series) -> str:
+    return ", ".join(f"{name}: {n:,}" for name, n in reasons.value_counts().items())
+
+
+def _on_waiting(leapfrog: Mapping[str, float] | None) -> list[str]:
+    if leapfrog is None or leapfrog["max_over_mean"] <= MOST_WAITING:
+        return []
+    return [
+        f"Features waited for one another: the slowest of a block took {leapfrog['max_over_mean']:.1f} times the mean of "
+        f"{leapfrog['mean']:.1f} leapfrog steps a draw. The results are right, and took longer than they need."
+    ]
+
+
 def _on_approximation(features: pd.DataFrame) -> list[str]:
-    poor = features.index[~(features["converged"] & (features["khat"] < 0.7))]
+    poor = features[~(features["converged"] & (features["khat"] < 0.7))]
     if not len(poor):
         return [f"The approximation is good for all {len(features):,} features (Pareto k below 0.7)."]
-    return [f"The approximation is poor for {len(poor):,} of {len(features):,} features: {shorten(poor)}."]
+    reasons = _counted(poor["reason"].where(~poor["converged"], "Pareto k"))
+    return [f"The approximation is poor for {len(poor):,} of {len(features):,} features ({reasons}): {shorten(poor.index)}."]
 
 
 def _on_dropped(dropped: Mapping[str, str]) -> list[str]:

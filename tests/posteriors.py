@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from bayesharm.posterior import FORMAT, Posterior
+from bayesharm.posterior import FORMAT, REASONS, Posterior
 from bayesharm.spec import load_model
 
 SCANNERS = ("A", "B", "C")
@@ -36,6 +36,7 @@ def make_posterior(
         "unit": np.full(n_features, 2.0),
         "centre": np.zeros(n_features),
         "converged": ~np.isin(features, not_converged),
+        "reason": np.where(np.isin(features, not_converged), REASONS.index("R-hat"), 0).astype(np.int8),
         "draws": np.full(n_features, 800),
         "steps": np.full(n_features, 2400),
     }
@@ -84,6 +85,7 @@ def make_posterior(
             "dropped": {},
             "dtype": "float64",
             "n_converged": n_features - len(not_converged),
+            "leapfrog": {"mean": 3.0, "max_over_mean": 1.1},
             "notes": ["C: one scan only."],
             **run,
         },

@@ -152,6 +152,16 @@ def test_a_preview_is_near_the_posterior_and_says_what_it_is(small_study, small_
             assert np.sqrt((((near[name] - exact[name]) / exact["sd"]) ** 2).mean()) < 0.1
 
 
+def test_repair_takes_the_command_that_made_the_run(small_study, small_run):
+    before = files_of(small_run)
+    command = ["fit", small_study / "scans.csv", small_study / "features.npy", "--keep-draws", "thin", "--out", small_run]
+    assert "nothing is damaged" in run(*command, "--seed", "1", "--repair").stderr
+    assert "seed changed" in run(*command, "--seed", "2", "--repair", code=2).stderr
+    assert "A repair needs the run" in run(*command, "--repair", "--overwrite", code=2).stderr
+    assert "nothing to repair" in run(*command[:-1], small_study / "new", "--repair", code=2).stderr
+    assert files_of(small_run) == before and not (small_study / "new").exists()
+
+
 @pytest.mark.parametrize(
     "settings, expected",
     [
@@ -365,7 +375,7 @@ def test_a_scanner_that_the_fit_has_not_seen_is_refused(small_run, study):
         (lambda folder: (folder / "run.json").unlink(), "half-written"),
         (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "run.json").write_text(json.dumps({"format": 99})), "format 99"),
-        (lambda folder: shutil.rmtree(folder / "posterior.zarr" / "effects"), "compute it again"),
+        (lambda folder: shutil.rmtree(folder / "posterior.zarr" / "effects"), "--repair"),
     ],
 )
 def test_runs_that_are_not_whole_are_refused(small_run, study, damage, message):

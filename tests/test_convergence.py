@@ -1,11 +1,15 @@
 """Diagnostics of many features at once against ArviZ, one by one; chains that do not move are never good."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 from scipy import signal
 
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge, pareto_k, quantiles
+from bayesharm.block import Settings, Study
+from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, Verdict, judge, pareto_k, quantiles
+from bayesharm.posterior import REASONS
 
 
 def chains(n_chains: int = 4, n_draws: int = 200, memory: float = 0.3, n_features: int = 6, seed: int = 0) -> np.ndarray:
@@ -112,3 +116,18 @@ def test_pareto_k_where_ratios_are_missing():
 def test_quantiles_are_those_of_numpy(n_draws):
     draws, shares = np.random.default_rng(2).normal(size=(n_draws, 3, 4)), (0, 0.05, 0.5, 0.95, 1)
     np.testing.assert_allclose(quantiles(draws, shares), np.quantile(draws, shares, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("preview", [False, True])
+def test_the_gravest_reason_is_kept(preview):
+    """One feature for each reason, and one to which all of them apply."""
+    rhat, ess = np.array([[1.0, 1.0, 1.0, 1.02, 1.0, np.nan]]), np.array([[500.0, 500, 500, 500, 300, 300]])
+    divergences, finite = np.array([0, 0, 1, 0, 0, 1]), np.array([True, False, True, True, True, False])
+    converged = np.array([True, True, False, False, False, False])
+    if preview:
+        rhat, ess, divergences = rhat * np.nan, ess * np.nan, divergences * 0
+    study = SimpleNamespace(settings=Settings(preview=preview))
+    found = Study._reasons(study, Verdict(rhat, ess, divergences, converged), finite)
+    sampled = ["converged", "not finite", "divergences", "R-hat", "few effective draws", "not finite"]
+    approximated = ["converged", "not finite", "no mode", "no mode", "no mode", "not finite"]
+    assert [REASONS[code] for code in found] == (approximated if preview else sampled)

@@ -159,17 +159,17 @@ def test_a_damaged_run_json_is_refused(run, text):
         pytest.param(lambda run: (run / MEAN / "c/0/0").unlink(), id="no chunk"),
         pytest.param(lambda run: (run / MEAN / "c/0/0").write_bytes(b"short"), id="cut chunk"),
         pytest.param(lambda run: _flip(run / MEAN / "c/0/0"), id="changed chunk"),
-        pytest.param(
-            lambda run: (run / "run.json").write_text((run / "run.json").read_text().replace('"seed": ', '"seed": 1')),
-            id="run.json with another seed",
-        ),
-        pytest.param(
-            lambda run: (run / "run.json").write_text(json.dumps({"format": FORMAT})), id="run.json without a model"
-        ),
     ],
 )
 def test_a_damaged_tree_is_refused(run, damage):
     damage(run)
+    with pytest.raises(RunFolderError, match="do this: .* --repair"):
+        load_posterior(run)
+
+
+@pytest.mark.parametrize("other", [lambda text: text.replace('"seed": ', '"seed": 1'), lambda _: f'{{"format": {FORMAT}}}'])
+def test_a_changed_run_json_is_refused(run, other):
+    (run / "run.json").write_text(other((run / "run.json").read_text()))
     with pytest.raises(RunFolderError, match="do this: compute it again: .* --overwrite"):
         load_posterior(run)
 
@@ -207,3 +207,12 @@ def test_tables_of_a_summary_replace_no_file(tmp_path):
     with pytest.raises(RunFolderError, match="already holds tables"):
         summarize(make_posterior()).write(tmp_path)
     assert (tmp_path / "features.csv").read_text() == "mine"
+
+
+def test_a_summary_says_why_features_are_marked_and_whether_they_waited_for_one_another():
+    verdicts = summarize(make_posterior(not_converged=("f1", "f3"))).verdicts
+    assert verdicts[0].startswith("2 of 4 features have NOT converged") and "(R-hat: 2)" in verdicts[0]
+    assert not any("waited" in sentence for sentence in verdicts)
+    slow = summarize(make_posterior(leapfrog={"mean": 3.0, "max_over_mean": 1.8})).verdicts
+    assert any("the slowest of a block took 1.8 times the mean of 3.0 leapfrog steps" in sentence for sentence in slow)
+    assert summarize(make_posterior(not_converged=("f1",))).features["reason"].tolist()[:2] == ["converged", "R-hat"]

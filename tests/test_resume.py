@@ -1,24 +1,39 @@
-"""A run that is interrupted goes on where it stopped, with the same bytes; what is damaged is never read."""
+"""A run that is interrupted goes on where it stopped, with the same bytes; what is damaged is never read, and is mended.
 
-import random
+And a long one: memory, compiled programs, features that fail.
+"""
+
+import json
+import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
+import jax
+import killed
 import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from killed import contents
 
 import bayesharm
-from bayesharm import checkpoints, posterior
-from bayesharm.block import BlockSampler
+from bayesharm import checkpoints, engine, posterior, repair
+from bayesharm.block import BlockSampler, Settings, Study
 from bayesharm.checkpoints import Checkpoints, keep_parts
-from bayesharm.errors import RunFolderError
-from bayesharm.inference.lanes import sample_block
+from bayesharm.design import build_design
+from bayesharm.errors import InputError, RunFolderError
+from bayesharm.inference.lanes import sample_block, vague_mixture
+from bayesharm.inference.problem import Stage, make_problem
+from bayesharm.posterior import REASONS, check_output
+from bayesharm.spec import load_model
 
 SETTINGS = {"block_size": 2}  # so that 96 features are three parts
 MODEL = "traveling"
@@ -28,6 +43,15 @@ import bayesharm
 dataset = bayesharm.load_dataset(sys.argv[1] + "/scans.csv", sys.argv[1] + "/features.npy")
 bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], block_size=2)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_files():
+    """96 features in three files of each array."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (posterior, repair):
+            patch.setattr(module, "FEATURES_A_FILE", killed.FEATURES_A_FILE)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +74,28 @@ def fit(study, out, **options):
     return bayesharm.fit(dataset, MODEL, **{"seed": 1, "out": out} | SETTINGS | options)
 
 
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def whole(study, tmp_path_factory):
-    """The run folder of a fit that nothing interrupted."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    fit(study, out)
+    """The run folder of a fit that nothing interrupted; beside it, what its samplers found."""
+    out, recorded = tmp_path_factory.mktemp("whole") / "run", {}
+    learn, sample = engine.fit_hyper, BlockSampler.sample
+
+    def learned(*args, **kwargs):
+        hyper = learn(*args, **kwargs)
+        recorded.update({f"hyper-{name}": array for name, array in hyper.to_arrays().items()})
+        return hyper
+
+    def sampled(self, block, turn=0):
+        found = sample(self, block, turn)
+        if self.log_ratio.any():  # not what is only compiled
+            recorded.update({f"{turn}-{block[0]}-{name}": array for name, array in found.items()})
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "fit_hyper", learned)
+        patch.setattr(BlockSampler, "sample", sampled)
+        fit(study, out)
+    np.savez(out.with_name("recorded.npz"), **recorded)
     assert {path.name for path in out.iterdir()} == {"posterior.zarr", "run.json"}
     return out
 
@@ -94,17 +131,6 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
     assert events.index(("features", 2)) < events.index(("starts", 94))
 
 
-def test_what_does_not_converge_is_run_three_times_and_marked(study):
-    """Eight draws of each chain can never be 400 effective ones."""
-    stages: list[str] = []
-    posterior = fit(study, None, draws=8, report=lambda stage, *_: stages.append(stage))
-    assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
-    scales = posterior.tree["scales"].to_dataset()
-    assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
-    assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
-    assert sample_block._cache_size() == 1  # one program: for the one that was compiled ahead, and all parts of all runs
-
-
 @pytest.mark.slow
 def test_stopped_between_any_two_writes(study, whole, tmp_path, monkeypatch):
     """At every write in turn: the first attempt fails at the first, the second one write later, until all are made."""
@@ -133,30 +159,26 @@ def test_stopped_between_any_two_writes(study, whole, tmp_path, monkeypatch):
     assert contents(out) == contents(whole)
 
 
+def test_killed_at_20_random_moments(study, whole, tmp_path):
+    """SIGKILL over the whole life of a run, and in the end Ctrl-C; `killed.py` says what is run."""
+    command = [sys.executable, killed.__file__, study, tmp_path, whole.with_name("recorded.npz"), "20", "5"]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    assert all({*found["killed"]} & when for when in ({"nothing"}, {"hyperparameters", "features"}, {"writing", "finished"}))
+    assert found["same"] and not found["damaged"] and len(found["killed"]) >= 20 and len(found["stopped"]) == 1
+    assert contents(tmp_path / "whole") == contents(whole)
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments(study, whole, tmp_path):
-    draw, n_killed, out = random.Random(5), 0, tmp_path / "run"
-    started = time.monotonic()
-    subprocess.run([sys.executable, "-c", FIT, study, tmp_path / "timed"], check=True)
-    length = time.monotonic() - started
-    assert contents(tmp_path / "timed") == contents(whole)
-    while n_killed < 3:
-        with subprocess.Popen([sys.executable, "-c", FIT, study, out]) as process:
-            try:
-                process.wait(draw.uniform(0.4, 1.0) * length)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                n_killed += 1
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0
-            assert contents(out) == contents(whole)
-        if (out / "run.json").exists():  # finished, and perhaps killed on its way out
-            there = {path: content for path, content in contents(out).items() if path.parts[0] != "unfinished"}
-            assert there == contents(whole)
-            shutil.rmtree(out)
-    if out.exists():
-        fit(study, out)
-        assert contents(out) == contents(whole)
+def test_killed_in_the_middle(study, whole, tmp_path):
+    """As before, with nothing handed over: killed when the first part of the features is there."""
+    out = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", FIT, study, out]) as process:
+        while process.poll() is None and not any((out / "unfinished").glob("features-0-0.*")):
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    fit(study, out)
+    assert contents(out) == contents(whole)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
@@ -261,3 +283,235 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be written"), keep_parts(tmp_path / "file" / "run", {}):
         pass
+
+
+def damage(run, *names):
+    """Flip a bit of a file, remove one, cut one, and so on."""
+    for k, name in enumerate(names):
+        file = run / "posterior.zarr" / name
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.unlink()
+        if k % 3 != 1:
+            file.write_bytes(content[:-3] if k % 3 else content)
+
+
+def repaired(study, run, monkeypatch, **options):
+    """Features that were sampled in a repair, by turn, and what was told."""
+    sampled, notes, sample = {0: set(), 1: set(), 2: set()}, [], BlockSampler.sample
+
+    def recorded(self, block, turn=0):
+        sampled[turn] |= {*block.tolist()} if self.log_ratio.any() else set()  # not what is only compiled
+        return sample(self, block, turn)
+
+    monkeypatch.setattr(BlockSampler, "sample", recorded)
+    fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])), **options)
+    return sampled, notes
+
+
+def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(study, whole, tmp_path, monkeypatch):
+    run = shutil.copytree(whole, tmp_path / "run")
+    names = ["scales/mean/c/0/1", "effects/measurement/sd/c/0/1", "scales/unit/c/1", "scales/rhat/zarr.json"]
+    damage(run, *names)
+    (run / "posterior.zarr" / "scales" / "mine").write_text("")
+    with pytest.raises(RunFolderError, match=r"scales/mean/c/0/1[\s\S]*do this: .*--repair"):
+        bayesharm.load_posterior(run)
+    with pytest.raises(RunFolderError, match=r"a finished run[\s\S]*--repair"):
+        fit(study, run)
+    sampled, notes = repaired(study, run, monkeypatch)
+    assert contents(run) == contents(whole)
+    turns = bayesharm.load_posterior(whole).tree["scales"]["draws"].values // (4 * 125) - 1
+    assert turns[32:64].any()  # otherwise this does not show that later turns are found
+    assert sampled[0] == {*range(32, 64)} - {k for k in range(32, 64, 2) if turns[k] and turns[k + 1]}
+    assert {k for k in range(32, 64) if turns[k]} <= sampled[1] <= {*np.flatnonzero(turns)}
+    assert any("damaged: 'effects/measurement/sd/c/0/1'" in note for note in notes)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    (run / "unfinished").mkdir()  # as if it had been killed on its way out
+    fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])))
+    assert notes[-1] == "nothing is damaged" and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_where_nobody_knows_who_was_sampled_with_whom_all_is_computed_again(study, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    damage(run, "scales/draws/c/0", "zarr.json")
+    fit(study, run, repair=True)
+    assert contents(run) == contents(whole)
+
+
+def test_a_preview_is_repaired_too(study, tmp_path, monkeypatch):
+    fit(study, tmp_path / "whole", preview=True)
+    run = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    damage(run, "scales/sd/c/0/2")
+    sampled, _ = repaired(study, run, monkeypatch, preview=True)
+    assert sampled[0] == {*range(64, 96)} and contents(run) == contents(tmp_path / "whole")
+
+
+def test_an_interrupted_repair_loses_nothing(study, whole, tmp_path, monkeypatch):
+    run, write = shutil.copytree(whole, tmp_path / "run"), checkpoints.write_whole
+    damage(run, "hyper/eta/c/0/0/0", "scales/sd/c/0/2")
+    damaged = contents(run)
+
+    def stop_after(path, content):
+        write(path, content)
+        if path.name.startswith("features-0"):
+            stop()
+
+    monkeypatch.setattr(checkpoints, "write_whole", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        fit(study, run, repair=True)
+    monkeypatch.setattr(checkpoints, "write_whole", write)
+    assert {path: content for path, content in contents(run).items() if path.parts[0] != "unfinished"} == damaged
+    sampled, notes = repaired(study, run, monkeypatch)
+    assert contents(run) == contents(whole)
+    assert not sampled[0] and "going on where it stopped" in notes
+
+
+def test_what_comes_out_otherwise_replaces_nothing(study, whole, tmp_path, monkeypatch):
+    """As it might on another machine."""
+    run, sample = shutil.copytree(whole, tmp_path / "run"), BlockSampler.sample
+
+    def otherwise(self, block, turn=0):
+        found = sample(self, block, turn)
+        return found | {"mean": found["mean"] * (1 + 1e-15)}
+
+    damage(run, "scales/mean/c/0/0", "scales/sd/c/0/0")
+    before = contents(run)
+    monkeypatch.setattr(BlockSampler, "sample", otherwise)
+    with pytest.raises(RunFolderError, match=r"as it was before[\s\S]*scales/mean/c/0/0' came out otherwise[\s\S]*machine"):
+        fit(study, run, repair=True)
+    assert contents(run) == before
+
+
+def test_a_repair_needs_the_run_that_it_mends(study, whole, nearly, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    damage(run, "scales/mean/c/0/1")
+    before = contents(run)
+    with pytest.raises(RunFolderError, match=r"started otherwise: seed changed[\s\S]*expected: seed: 1\n[\s\S]*--overwrite"):
+        fit(study, run, repair=True, seed=2)
+    for options in ({"overwrite": True}, {"out": None}):
+        with pytest.raises(InputError, match="A repair needs the run"):
+            fit(study, **{"out": run, "repair": True} | options)
+    assert contents(run) == before
+    with pytest.raises(RunFolderError, match=r"nothing to repair[\s\S]*an unfinished run[\s\S]*leave --repair out"):
+        fit(study, nearly, repair=True)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"seed": 2}))
+    with pytest.raises(RunFolderError, match=r"run.json[\s\S]*--overwrite"):
+        fit(study, run, repair=True, seed=2)
+
+
+def test_the_lock_of_a_dead_process_is_recognized(tmp_path):
+    """The system lets go of a lock when its process ends, however it ends; the file that stays locks nothing."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from bayesharm.checkpoints import keep_parts\n"
+        "with keep_parts(Path(sys.argv[1]), {'seed': 1}) as parts:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "run"]).returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / "unfinished" / "lock").exists()
+    with keep_parts(tmp_path / "run", {"seed": 1}):
+        pass
+
+
+def test_a_folder_that_may_only_be_read_is_refused(whole):
+    """Nobody may do everything: where the tests are run by somebody who may, they step down for this one."""
+    everything = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as place:
+        run = Path(place) / "run"
+        shutil.copytree(whole, run)
+        damage(run, "scales/mean/c/0/1")
+        for path in (run, Path(place)):
+            path.chmod(0o555)
+        try:
+            if everything:
+                os.seteuid(65534)
+            for folder, options in ((run.with_name("new"), {}), (run, {"repair": True}), (run, {"overwrite": True})):
+                with pytest.raises(RunFolderError, match=r"cannot be written[\s\S]*do this"):
+                    check_output(folder, **options)
+            with pytest.raises(RunFolderError, match="cannot be written"), keep_parts(run, {}):
+                pass
+        finally:
+            if everything:
+                os.seteuid(0)
+            for path in (Path(place), run):
+                path.chmod(0o755)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell how much memory is in use")
+def test_memory_does_not_grow(study, tmp_path):
+    """Resident memory after 50 blocks and after 500, parts being kept."""
+    dataset, resident = bayesharm.load_dataset(study / "scans.csv", study / "features.npy"), {}
+    design = build_design(dataset.scans, load_model(MODEL))
+
+    def tell(stage, done, total, note):
+        if done in (2 * 50, 2 * 500):
+            resident[done] = int(Path("/proc/self/statm").read_text().split()[1])
+
+    with jax.enable_x64(True), ThreadPoolExecutor(2) as pool:
+        problem = make_problem(design)
+        whole = Study(dataset, design, problem, None, 1, Settings(**SETTINGS))
+        work = BlockSampler(whole, np.zeros(problem.n_scanners), vague_mixture(problem, 96, 96))
+        engine._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
+    assert resident[1000] < 1.01 * resident[100]
+
+
+def test_what_does_not_converge_is_run_three_times_and_marked(study):
+    """Eight draws of each chain can never be 400 effective ones."""
+    stages: list[str] = []
+    posterior = fit(study, None, draws=8, report=lambda stage, *_: stages.append(stage))
+    assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
+    scales = posterior.tree["scales"].to_dataset()
+    assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
+    assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
+    assert sample_block._cache_size() == 1  # one program: for the one that was compiled ahead, and all parts of all runs
+
+
+def test_more_features_need_no_more_programs(study):
+    """Of a fit after the first only the chain of the hyperparameters, whose program is made for each, is compiled."""
+    dataset, compiled = bayesharm.load_dataset(study / "scans.csv", study / "features.npy"), []
+
+    def listen(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(about.get("fun_name"))
+
+    fewer = replace(dataset, features=dataset.features.take(dataset.features.names[:50]))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        bayesharm.fit(fewer, MODEL, seed=1, block_size=2, hyper_features=48)
+        assert compiled
+        compiled.clear()
+        bayesharm.fit(dataset, MODEL, seed=1, block_size=2, hyper_features=48)
+        assert len(compiled) <= 1, compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch):
+    """As if its density were not finite; it is not one of those that teach what all share."""
+    before, moments = fit(study, None, hyper_features=48), Study.moments
+    learners = np.sort(np.random.default_rng([1, Stage.SAMPLE]).choice(96, 48, replace=False))
+    good = before.tree["scales"]["draws"].values == 4 * 125  # others are run again, then in other blocks
+    bad = next(k for k in range(96) if k not in learners and good[k])
+
+    def with_nan(self, features):
+        found, standard = moments(self, features)
+        return type(found)(*(np.where(features == bad, np.nan, part) for part in found)), standard
+
+    monkeypatch.setattr(Study, "moments", with_nan)
+    after = fit(study, None, hyper_features=48)
+    reason = after.tree["scales"]["reason"].values
+    assert REASONS[reason[bad]] == "not finite" and not np.delete(reason, bad).any()
+    verdict = bayesharm.summarize(after).verdicts[0]
+    assert verdict.startswith("1 of 96 features have NOT converged") and "(not finite: 1)" in verdict
+    assert after.features[bad] in verdict
+    others = good & (np.arange(96) != bad)
+    for node in ("scales", "effects/measurement", "effects/participant"):
+        for name, values in after.tree[node].data_vars.items():
+            if "feature" in values.dims:
+                np.testing.assert_array_equal(values[..., others], before.tree[node][name][..., others], err_msg=name)
+
+
+def test_features_that_would_overflow_are_refused(study):
+    dataset = bayesharm.load_dataset(study / "scans.csv", 1e160 * np.load(study / "features.npy")[:, :2])
+    with pytest.raises(InputError, match=r"are too large[\s\S]*below 1e\+200[\s\S]*another unit"):
+        bayesharm.fit(dataset, MODEL)
