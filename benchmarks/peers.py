@@ -73,11 +73,11 @@ def share_out(seconds: float, pace: float) -> tuple[int, int]:
     return min(n // 2, MOST), min(n - min(n // 2, MOST), MOST)
 
 
-def run_numpyro(kernel: Callable[[], NUTS], args: tuple, seconds: float) -> Run | None:
+def run_numpyro(kernel: Callable[[], NUTS], args: tuple, seconds: float) -> Run:
     """NumPyro's NUTS, chains vectorized into one program; the host asks for one iteration after the other."""
     keys = jax.random.split(jax.random.key(1), N_CHAINS)
 
-    def iterate(n_warmup: int, n_draws: int, limit: float) -> tuple[Run | None, list[float]]:
+    def iterate(n_warmup: int, n_draws: int, limit: float) -> tuple[Run, list[float]]:
         nuts, started = kernel(), time.perf_counter()
         state = nuts.init(keys, n_warmup, None, args, {})
         step = jax.jit(lambda state: nuts.sample(state, args, {})).lower(state).compile()
@@ -88,8 +88,8 @@ def run_numpyro(kernel: Callable[[], NUTS], args: tuple, seconds: float) -> Run 
             times.append(time.perf_counter())
             if len(times) > n_warmup + 1:
                 states.append((state.z, state.diverging, state.num_steps))
-        if not states:
-            return None, times
+        if len(states) < LEAST:
+            return Run(np.empty((N_CHAINS, 0)), np.empty(0), 0, len(times) - 1, times[-1] - times[0], 0), times
         diverging, n_steps = (np.stack(counts) for counts in list(zip(*states, strict=True))[1:])
         constrain = jax.jit(jax.vmap(lambda z: nuts.postprocess_fn(args, {})(z)["log_scales"]))
         log_scales = np.stack([constrain(position) for position, _, _ in states], axis=1)
@@ -101,14 +101,14 @@ def run_numpyro(kernel: Callable[[], NUTS], args: tuple, seconds: float) -> Run 
     return iterate(*share_out(seconds, late.mean()), limit=1.5 * seconds)[0]
 
 
-def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run | None:
+def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run:
     model = partial(explicit.numpyro_model, design, dataset.features.read(0, dataset.features.n_features))
     model = reparam(model, config=explicit._parametrization(design))
     make = partial(NUTS, model, init_strategy=init_to_uniform(radius=0.5), target_accept_prob=TARGET)
     return run_numpyro(make, (), seconds)
 
 
-def run_collapsed(dataset: Dataset, design: Design, seconds: float) -> Run | None:
+def run_collapsed(dataset: Dataset, design: Design, seconds: float) -> Run:
     problem = make_problem(design)
     values = dataset.features.read(0, dataset.features.n_features)
     moments, _ = compute_moments(design, problem.plan.layout, values)
@@ -118,7 +118,7 @@ def run_collapsed(dataset: Dataset, design: Design, seconds: float) -> Run | Non
     return run_numpyro(make, (jax.tree.map(jax.numpy.asarray, moments),), seconds)
 
 
-def run_pymc(dataset: Dataset, design: Design, seconds: float) -> Run | None:
+def run_pymc(dataset: Dataset, design: Design, seconds: float) -> Run:
     """Nutpie, a thread for each chain, so that all are equally far when the time is up."""
     started = time.perf_counter()
     model = build_pymc(design, dataset.features.read(0, dataset.features.n_features))
@@ -150,8 +150,7 @@ def run_pymc(dataset: Dataset, design: Design, seconds: float) -> Run | None:
 
     pilot = iterate(PILOT, LEAST, max(seconds / 6, PILOT_SECONDS))
     pace = pilot.seconds / max(pilot.n_warmup + pilot.log_scales.shape[1], 1)
-    run = iterate(*share_out(seconds, pace), 1.5 * seconds)
-    return run if run.log_scales.shape[1] >= LEAST else None
+    return iterate(*share_out(seconds, pace), 1.5 * seconds)
 
 
 PEERS = {"explicit NumPyro": run_explicit, "PyMC + nutpie": run_pymc, "collapsed NumPyro": run_collapsed}
@@ -218,8 +217,9 @@ def main() -> None:
     for name in options.only:
         print(pd.Series(rows[-1]).to_string(), "\n", flush=True)
         run = PEERS[name](dataset, design, 60 * options.minutes)
-        if run is None:
-            rows.append({"sampler": name, "warm-up + draws": "no draw within its time"})
+        if run.log_scales.shape[1] < LEAST:
+            done = f"{run.n_warmup}, then stopped: too slow"
+            rows.append({"sampler": name, "seconds": round(run.seconds, 1), "warm-up + draws": done})
             continue
         diverging = np.repeat(run.diverging[..., None], options.edges, axis=2)
         verdict = judge(run.log_scales, diverging)
@@ -233,9 +233,12 @@ def main() -> None:
         rows.append(row | {"goal": GOALS.get(name, ""), "medians apart, posterior sds": float(np.sqrt((away**2).mean()))})
     names = ("bayesharm", "jax", "numpyro", "pymc", "nutpie")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    note = f"{len(design.rows):,} scans, {options.edges} features, {N_CHAINS} chains"
-    note += "; bayesharm samples features in single precision, peers in double; rows whose R-hat is far above 1.01 have not converged, their rates mean nothing"
-    publish(pd.DataFrame(rows).fillna(""), f"{note}; Python {platform.python_version()}, {versions}", options.out)
+    note = (
+        f"{len(design.rows):,} scans, {options.edges} features, {N_CHAINS} chains; bayesharm samples features in single "
+        "precision, peers in double; rows whose R-hat is far above 1.01 have not converged, their rates mean nothing; "
+        f"Python {platform.python_version()}, {versions}"
+    )
+    publish(pd.DataFrame(rows, dtype=object).fillna(""), note, options.out)
 
 
 if __name__ == "__main__":
