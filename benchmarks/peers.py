@@ -238,7 +238,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     note = (
         f"{len(design.rows):,} scans, {options.edges} features, {N_CHAINS} chains; bayesharm samples features in single "
-        f"precision, peers in double; ratios in brackets: chains that do not agree, R-hat above {AGREE}, whose rates mean nothing; "
+        f"precision, peers in double; ratios in brackets: chains that do not agree, R-hat above {AGREE}, so that rates mean "
+        "nothing; "
         f"Python {platform.python_version()}, {versions}"
     )
     publish(pd.DataFrame(rows, dtype=object).fillna(""), note, options.out)
