@@ -21,9 +21,10 @@ from bayesharm.inference.importance import (
     draw_nodes,
     evaluate_nodes,
     find_modes,
-    log_marginal,
+    log_marginals,
     log_prior,
 )
+from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
 from bayesharm.inference.population import approximate, draw_approximation, draw_exactly, predict
 from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, to_coordinates
@@ -33,6 +34,7 @@ Array = jax.Array
 N_TURNS = 10  # at most; four or five are usual
 TURNS_OF_RATIO = 4  # of them find the noise ratio as well
 ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
+N_COMPONENTS = 256  # of the predictive prior while there are few features
 LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 
 
@@ -47,8 +49,9 @@ class Hyper(NamedTuple):
         Noise ratio of the scanners.
     predictive : Gaussian
         Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
-    log_marginal : (feature, chain × draw) array, or None
-        Of the features that the hyperparameters were learned from; not from `ENOUGH_FEATURES` on.
+    log_marginal : (feature, component) array, or None
+        Of the features that the hyperparameters were learned from, for some of the draws, the :func:`components` of their
+        predictive prior; not from `ENOUGH_FEATURES` on.
     diverging : int
     khat : (feature,) array
         Pareto-k of the importance weights at the centre of the posterior.
@@ -90,7 +93,7 @@ def fit_hyper(
     *,
     seed: int,
     n_chains: int = 4,
-    n_draws: int = 200,
+    n_draws: int = 100,
     preview: bool = False,
     report=lambda text: None,
 ) -> Hyper | None:
@@ -104,6 +107,7 @@ def fit_hyper(
     features : (feature,) int array
         Their indices in the study, from which their random numbers derive.
     seed, n_chains, n_draws : int
+        Draws of each chain come in parts of `n_draws`, as many as they need.
     preview : bool
         Draw from the Laplace approximation, whether turns have settled or not.
     report : callable
@@ -121,7 +125,7 @@ def fit_hyper(
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
-    starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),) * 4
+    starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),)
     eta_sd = np.zeros(len(log_medians))
     for turn in range(N_TURNS):
         nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
@@ -173,11 +177,14 @@ def fit_hyper(
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
         return Hyper(eta, omega, shared, predictive, None, diverging, khat)
-    marginal = jax.lax.map(
-        lambda h: log_marginal(basis, weight, h[0], h[1], problem.priors.amplitude_sd),
-        tuple(jnp.asarray(part.T[:, :, None]) for part in flat),
-    )[:, 0].T
+    some = (part[:, components(flat[0].shape[1])] for part in flat)
+    marginal = log_marginals(basis, weight, *some, problem.priors.amplitude_sd)
     return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, khat)
+
+
+def components(n_draws: int) -> np.ndarray:
+    """Which draws of all chains together the predictive prior is a mixture over."""
+    return np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
 
 
 def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:
@@ -202,8 +209,8 @@ def _place_nodes(
     """
     eta, omega = _prior_of(centre, problem.priors.least_omega)
     spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
-    modes = tuple(
-        find_modes(problem, ratio, moments, Gaussian(eta, spread), start)
-        for spread, start in zip(spreads, starts, strict=True)
-    )
-    return draw_nodes(keys, modes, n_nodes, problem.pair), tuple(mode.mode for mode in modes)
+    modes: list[Laplace] = []
+    for k, spread in enumerate(spreads):
+        start = starts[k] if k < len(starts) else modes[-1].mode
+        modes.append(find_modes(problem, ratio, moments, Gaussian(eta, spread), start))
+    return draw_nodes(keys, tuple(modes), n_nodes, problem.pair), tuple(mode.mode for mode in modes)

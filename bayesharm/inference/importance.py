@@ -189,6 +189,16 @@ def log_marginal(
     return logsumexp(log_weight + log_prior(basis, mean, log_sd, amplitude_sd), axis=1) - np.log(log_weight.shape[0])
 
 
+@partial(jax.jit, static_argnums=4)
+def log_marginals(basis: Array, log_weight: Array, mean: Array, log_sd: Array, amplitude_sd: float) -> Array:
+    """What :func:`log_marginal` gives for many hyperparameters, one after the other, (feature, hyper)."""
+
+    def one(hyper):
+        return log_marginal(basis, log_weight, hyper[0][:, None], hyper[1][:, None], amplitude_sd)[0]
+
+    return jax.lax.map(one, (mean.T, log_sd.T)).T
+
+
 @partial(jax.jit, static_argnums=(4, 5))
 def thin_nodes(
     key: Array, basis: Array, log_weight: Array, hyper: tuple[Array, Array], n_kept: int, amplitude_sd: float = 0.0

@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from jax.sharding import Mesh
 
 from bayesharm.inference.devices import share_out
-from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper
+from bayesharm.inference.hyper import ENOUGH_FEATURES, N_COMPONENTS, Hyper, components
 from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, log_prior
 from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
@@ -28,7 +28,6 @@ from bayesharm.packed import matvec
 
 Array = jax.Array
 N_NODES, PREVIEW_NODES = 128, 64  # what a Laplace approximation is judged and mended by
-N_COMPONENTS = 256  # of the predictive prior while there are few features
 
 
 class Mixture(NamedTuple):
@@ -287,10 +286,10 @@ def make_mixture(hyper: Hyper) -> Mixture:
     if hyper.log_marginal is None:
         mean, log_sd = hyper.predictive.mean[:, None], np.log(hyper.predictive.sd)[:, None]
         return Mixture(mean, log_sd, np.zeros((1, len(hyper.khat))))
-    n_draws = hyper.log_marginal.shape[1]
-    kept = np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
-    mean, log_sd = hyper.eta.reshape(n_draws, -1)[kept].T, np.log(hyper.omega.reshape(n_draws, -1)[kept]).T
-    return Mixture(mean, log_sd, -hyper.log_marginal[:, kept].T)
+    n_scales = hyper.eta.shape[-1]
+    eta, omega = (draws.reshape(-1, n_scales) for draws in (hyper.eta, hyper.omega))
+    kept = components(len(eta))
+    return Mixture(eta[kept].T, np.log(omega[kept]).T, -hyper.log_marginal.T)
 
 
 def vague_mixture(problem: Problem, n_sample: int, n_features: int) -> Mixture:

@@ -18,10 +18,10 @@ from bayesharm.inference.problem import Gaussian, Stage, stage_key
 from bayesharm.spec import Priors
 
 Array = jax.Array
-N_EVALUATIONS = 2**17  # nodes × features for NUTS, and of each feature at least
-LEAST_NODES = 128
-STEP = (0.6, 0.4)  # whitened by the curvature at the mode, and by the draws of the first part
-N_PARTS = 7  # of the chains, at most
+N_EVALUATIONS = 2**17  # nodes × features for NUTS; of each feature at least, and at most
+LEAST_NODES, MOST_NODES = 128, 512
+STEP = 0.6
+N_PARTS = 14  # of the chains, at most
 HOPELESS = 1.3  # R-hat from which more of the same does not help
 
 
@@ -69,7 +69,7 @@ def draw_exactly(
     log_medians, basis = log_medians - zero, basis_of(log_scales - zero[:, None])
     key, key_around = jax.random.split(stage_key(seed, Stage.THIN))
     around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
-    n_kept = max(N_EVALUATIONS // weight.shape[1], LEAST_NODES)
+    n_kept = int(np.clip(N_EVALUATIONS // weight.shape[1], LEAST_NODES, MOST_NODES))
     if n_kept < weight.shape[0]:
         basis, weight = thin_nodes(key, basis, weight, _parts(priors, jnp.asarray(around)), n_kept, priors.amplitude_sd)
     offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
@@ -81,7 +81,7 @@ def draw_exactly(
     def sample(some: np.ndarray) -> tuple[Array, Array]:
         with working_on(device, "float32"):
             whitening = (part.astype(np.float32) for part in (mode, factor, start[:, some]))
-            drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, STEP[min(k, 1)], n_draws)
+            drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, STEP, n_draws)
             return jax.block_until_ready(drawn)
 
     for k in range(N_PARTS):  # another part as long as it may help
