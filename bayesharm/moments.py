@@ -150,12 +150,12 @@ def arrange_sums(design: Design, layout: Layout) -> Sums:
         together = sparse.csr_array((np.ones(len(scans)), (group, place)), shape=(len(first), len(scans)))
         adders.append(sparse.vstack([together, matrix[scans][:, numeric].T]).tocsr())
         # a sum of indicators counts for the columns that its first scan has, one of numbers for its own
-        own = sparse.csr_array((np.ones(len(numeric)), (np.arange(len(numeric)), numeric)), shape=(len(numeric), len(indicator)))
+        own = sparse.eye_array(matrix.shape[1], format="csr")[numeric]
         weights.append(sparse.vstack([matrix[scans[first]] @ sparse.diags_array(indicator.astype(float)), own]).tocsr())
         n_alike.append(len(first))
     n_sums = np.array([adder.shape[0] for adder in adders])
     class_of = np.repeat(np.arange(len(limits)), n_sums)
-    whole = sparse.csr_array((np.ones(len(class_of)), (class_of, np.arange(len(class_of)))), shape=(len(limits), len(class_of)))
+    whole = sparse.csr_array(class_of == np.arange(len(limits))[:, None], dtype=float)
     plain = np.concatenate([np.arange(k) < n for k, n in zip(n_sums, n_alike, strict=True)])
     weight = sparse.vstack(weights).T.tocsr()  # (column, sum)
     dense, eliminated = (
@@ -219,7 +219,8 @@ def _add_up(
     squares /= sd**2
     total -= sums.size[:, None] * mean
     total /= sd
-    return Moments(sums.dense @ total, sums.eliminated @ total, squares), Standard(mean if centre is None else centre + mean, sd)
+    standard = Standard(mean if centre is None else centre + mean, sd)
+    return Moments(sums.dense @ total, sums.eliminated @ total, squares), standard
 
 
 class MomentReader:
