@@ -93,8 +93,11 @@ class Features:
 
     @property
     def block_size(self) -> int:
-        """Features of a block that is read at a time: about 32 MiB."""
-        return max(1, BLOCK_VALUES // self.n_scans)
+        """Features of a block that is read at a time: about 32 MiB, in whole chunks up to four times that."""
+        size, chunk = max(1, BLOCK_VALUES // self.n_scans), self.matrix.chunk if self.columns is None else 1
+        if size >= chunk:
+            return size - size % chunk
+        return chunk if chunk * self.n_scans <= 4 * BLOCK_VALUES else size
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Limits (start, stop) of consecutive blocks of `block_size` features."""

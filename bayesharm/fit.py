@@ -170,8 +170,7 @@ def _unit_of(dataset: Dataset, design: Design) -> float | None:
     InputError
     """
     n_features, flat, squares = len(dataset.features.names), [], 0.0
-    for start in range(0, n_features, 512):
-        stop = min(start + 512, n_features)
+    for start, stop in dataset.features.blocks():
         variance = dataset.features.read(start, stop)[design.rows].var(axis=0)
         flat += list(dataset.features.names[start:stop][~(variance > 0)])
         squares += variance.sum()
