@@ -40,7 +40,7 @@ from bayesharm import srpbs
 from bayesharm.dataset import load_dataset
 from bayesharm.design import build_design
 from bayesharm.fit import fit
-from bayesharm.simulate import RMS, simulate_srpbs
+from bayesharm.simulate import RMS
 from bayesharm.spec import load_model
 
 EDGES = (2000, 8000, 35778)
@@ -187,7 +187,7 @@ def grow_features(folder: Path, full: bool) -> list[Row]:
         np.save(part / "features.npy", values[:, :edges])
         found = measure(part / "features.npy", folder / f"run{turn}", folder / "cache")
         if turn:
-            each = {"ms a feature": 1e3 * found["features"] / edges, "CPU ms a feature": 1e3 * found["features, CPU"] / edges}
+            each = {f"ms a feature{of}": 1e3 * found[f"features{of}"] / edges for of in ("", ", CPU")}
             rows.append(_show({"edges": edges} | found | each))
     return rows
 
@@ -217,8 +217,9 @@ def read_moments(folder: Path, full: bool) -> list[Row]:
         problem = make_problem(design)
 
         def moments_pass(dataset=dataset, design=design, problem=problem) -> None:
+            study = Study(dataset, design, problem, None, 1, Settings())
             for start, stop in dataset.features.blocks():
-                Study(dataset, design, problem, None, 1, Settings()).moments(np.arange(start, stop))
+                study.moments(np.arange(start, stop))
 
         size = path.stat().st_size / 1e9
         passes = {
