@@ -64,7 +64,7 @@ def open_array(source: Any) -> Matrix:
     path = existing_path(source, (*ARRAY_FORMATS, *TABLE_FORMATS), "the features")
     with _reading(path):
         if path.suffix.lower() == ".npy":
-            return as_matrix(np.load(path, mmap_mode="r", allow_pickle=False))
+            return as_matrix(_Mapped(path.resolve()))
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return _from_members(path, archive)
@@ -75,6 +75,22 @@ def open_array(source: Any) -> Matrix:
             return matrix.read(at)
 
     return replace(matrix, read=read)
+
+
+class _Mapped:
+    """A .npy file, mapped anew for every reading: pages of a map that stays open count as memory of the process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        values = self._open()
+        self.shape, self.dtype = values.shape, values.dtype
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        with _reading(self.path):
+            return self._open()[at]
+
+    def _open(self) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
 
 @contextmanager
