@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from bayesharm.inference.devices import Devices, find_devices
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.inference.problem import Problem, Stage, feature_keys
-from bayesharm.moments import Moments, Standard, compute_moments
+from bayesharm.moments import MomentReader, Moments, Standard
 from bayesharm.posterior import REASONS
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
@@ -118,17 +119,13 @@ class Study:
         size = self.settings.block_size or (of_cpu if self.devices.of_cpu else BLOCK_OF_ACCELERATOR)
         return n_devices * min(size, -(-n_features // n_devices))
 
+    @cached_property
+    def _reader(self) -> MomentReader:
+        return MomentReader(self.dataset.features, self.design, self.problem.plan.layout, self.unit)
+
     def moments(self, features: np.ndarray) -> tuple[Moments, Standard]:
-        """Moments of some features, in runs of neighbours so that a file is read in pieces."""
-        parts = []
-        for run in np.split(features, np.flatnonzero(np.diff(features) != 1) + 1):
-            for start in range(0, len(run), 512):
-                piece = run[start : start + 512]
-                values = self.dataset.features.read(int(piece[0]), int(piece[-1]) + 1)
-                parts.append(compute_moments(self.design, self.problem.plan.layout, values, self.unit))
-        moments = Moments(*(np.concatenate(part, axis=-1) for part in zip(*(m for m, _ in parts), strict=True)))
-        standard = Standard(*(np.concatenate(part) for part in zip(*(s for _, s in parts), strict=True)))
-        return moments, standard
+        """Moments of some features."""
+        return self._reader(features)
 
     def summarize(
         self, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: ScaleDraws, n_own: int | None = None

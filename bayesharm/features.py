@@ -82,14 +82,26 @@ class Features:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Values of features `start` to `stop` (exclusive): a new (scan, feature) float64 array, C order."""
-        first, last, _ = slice(start, stop).indices(self.n_features)
-        columns = np.arange(first, max(first, last)) if self.columns is None else self.columns[start:stop]
-        block = self.matrix.read(columns)
+        block = self.stored(start, stop)
         return np.array(block if self.rows is None else block[self.rows], dtype=np.float64, order="C")
 
-    def blocks(self, size: int | None = None) -> Iterator[tuple[int, int]]:
-        """Limits (start, stop) of consecutive blocks of `size` features (default: about 32 MiB)."""
-        size = size or max(1, BLOCK_VALUES // self.n_scans)
+    def stored(self, start: int, stop: int) -> np.ndarray:
+        """The same as they are stored, with the rows of the source; may be a view."""
+        first, last, _ = slice(start, stop).indices(self.n_features)
+        columns = np.arange(first, max(first, last)) if self.columns is None else self.columns[start:stop]
+        return np.asarray(self.matrix.read(columns))
+
+    @property
+    def block_size(self) -> int:
+        """Features of a block that is read at a time: about 32 MiB, in whole chunks up to four times that."""
+        size, chunk = max(1, BLOCK_VALUES // self.n_scans), self.matrix.chunk if self.columns is None else 1
+        if size >= chunk:
+            return size - size % chunk
+        return chunk if chunk * self.n_scans <= 4 * BLOCK_VALUES else size
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Limits (start, stop) of consecutive blocks of `block_size` features."""
+        size = self.block_size
         return ((start, min(start + size, self.n_features)) for start in range(0, self.n_features, size))
 
     def align(self, rows: np.ndarray) -> Features:

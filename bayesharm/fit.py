@@ -190,8 +190,7 @@ def _unit_of(dataset: Dataset, design: Design) -> float | None:
     n_features, squares = len(dataset.features.names), 0.0
     flat: list[str] = []
     large: list[str] = []
-    for start in range(0, n_features, 512):
-        stop = min(start + 512, n_features)
+    for start, stop in dataset.features.blocks():
         with np.errstate(over="ignore", invalid="ignore"):  # told below
             variance = dataset.features.read(start, stop)[design.rows].var(axis=0)
         names = dataset.features.names[start:stop]

@@ -24,6 +24,7 @@ from bayesharm.packed import positions, solve
 from bayesharm.plan import Plan
 
 Array = jax.Array
+FEW_PAIRS = 16  # of a group
 
 
 class Constants(NamedTuple):
@@ -41,7 +42,8 @@ class Condensed(NamedTuple):
     """What each feature adds once the noise ratio is known; feature axis last (a JAX pytree)."""
 
     dense: Array  # (dense entry, feature)
-    cross: Array  # (group, dense, feature) symmetrized products of cross moments and eliminated ones, added up over pairs
+    cross: Array  # (large group, dense, feature) symmetrized products of cross moments and eliminated ones, added up
+    entries: Array  # (entry of a small kind, feature) eliminated ones, for which these are made each time
     eliminated: Array  # (group, feature) products of eliminated ones, added up over pairs
     squares: Array  # (merged class, feature)
 
@@ -102,14 +104,22 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
         squares=squares[plan.kinds.entries],
         log_ratio=jnp.sum(jnp.where(plan.once, 0.0, plan.size * log_ratio[plan.scanner])).astype(dtype),
     )
+    large, small = _by_size(plan)
+    many = np.flatnonzero(np.isin(group, large))
+    place = np.searchsorted(large, group[many])
+    one, two, twice = i[many], j[many], other[many]
     by_dense = jax.lax.map(
-        lambda column: over_pairs(column[i, None] * eliminated[j] + other * column[j, None] * eliminated[i]), cross.T
+        lambda column: add_up(
+            place, len(large), column[one, None] * eliminated[two] + twice * column[two, None] * eliminated[one]
+        ),
+        cross.T,
     )
     condensed = Condensed(
         dense=add_up(
             plan.dense[2], len(plan.dense[0]), weight[dense.classes][:, None] * jnp.asarray(moments.dense, dtype)
         ),
         cross=jnp.swapaxes(by_dense, 0, 1),
+        entries=eliminated[small.entries],
         eliminated=over_pairs((1 + other) * eliminated[i] * eliminated[j]),
         squares=over_classes(weight[:, None] * jnp.asarray(moments.squares, dtype)),
     )
@@ -158,8 +168,46 @@ def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_s
     schur = constants.gram @ w - constants.outer @ coefficient
     schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
     rhs = _one_hot(plan.dense[1], n_dense, dtype) @ (w[plan.dense[0]] * moments.dense)
-    rhs -= jnp.einsum("grf,gf->rf", moments.cross, coefficient)
+    large, small = _by_size(plan)
+    rhs -= jnp.einsum("grf,gf->rf", moments.cross, coefficient[large])
+    product = coefficient[small.own] * moments.entries
+    if len(small.group):
+        mixed = coefficient[small.group]
+        product += add_up(small.first, len(product), mixed * moments.entries[small.second])
+        product += add_up(small.second, len(product), mixed * moments.entries[small.first])
+    rhs -= constants.cross[small.entries].T @ product
     return Normal(schur, rhs, pivot, coefficient, w, prior)
+
+
+class Small(NamedTuple):
+    """Entries of kinds of few columns.
+
+    Attributes
+    ----------
+    entries : (small entry,) int array
+    own : (small entry,) int array
+        Group of the pair of each with itself.
+    first, second, group : (small pair,) int arrays
+        Other pairs, as places in `entries`, and their groups.
+    """
+
+    entries: np.ndarray
+    own: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    group: np.ndarray
+
+
+def _by_size(plan: Plan) -> tuple[np.ndarray, Small]:
+    """Groups of so many pairs that a sum over them for each dense column takes less than the pairs; entries of others."""
+    i, j, group, example = plan.pairs
+    large = np.bincount(group, minlength=len(example)) > FEW_PAIRS
+    few = ~large[group]
+    alone, mixed = few & (i == j), few & (i != j)
+    order = np.argsort(i[alone], kind="stable")  # every entry makes one pair with itself
+    entries, own = i[alone][order], group[alone][order]
+    first, second = (np.searchsorted(entries, part[mixed]).astype(np.int32) for part in (i, j))
+    return np.flatnonzero(large), Small(entries, own, first, second, group[mixed])
 
 
 def log_likelihood(plan: Plan, constants: Constants, moments: Condensed, log_scales: Array) -> Array:

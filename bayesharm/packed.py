@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
+MANY_ROWS = 32  # from here on, products of one pair of matrices after another are faster than all of them at once
 
 
 @cache
@@ -73,8 +74,15 @@ def _solve_jvp(primals, tangents):
     d_quadratic = jnp.sum(2 * x * d_rhs, 0) - jnp.sum(twice * x[row] * x[column] * change, 0)
     full = unpack(change)
     d_x = matvec(inverse, d_rhs - matvec(full, x))
-    d_inverse = -jax.lax.map(lambda column: matvec(inverse, matvec(full, column)), inverse)
-    return solution, Solution(pack(d_inverse), d_x, d_log_det, d_quadratic)
+    return solution, Solution(pack(-_sandwich(inverse, full)), d_x, d_log_det, d_quadratic)
+
+
+def _sandwich(outer: Array, inner: Array) -> Array:
+    """Products outer · inner · outer of symmetric matrices, (n, n, batch)."""
+    if len(outer) <= MANY_ROWS:
+        return jax.lax.map(lambda column: matvec(outer, matvec(inner, column)), outer)
+    first, second = (jnp.moveaxis(part, -1, 0) for part in (outer, inner))
+    return jnp.moveaxis(first @ second @ first, 0, -1)
 
 
 def invert(packed: Array) -> tuple[Array, Array]:

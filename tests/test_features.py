@@ -242,6 +242,15 @@ def test_streaming_reads_only_blocks(tmp_path, monkeypatch):
     assert max(widths) == 10 and sum(widths) == 2 * 101
 
 
+@pytest.mark.parametrize(("chunk", "width"), [(1, 4), (2, 4), (3, 3), (5, 5), (16, 16), (17, 4)])
+def test_blocks_are_of_whole_chunks(tmp_path, monkeypatch, chunk, width):
+    monkeypatch.setattr(features_module, "BLOCK_VALUES", 40)
+    zarr.create_array(tmp_path / "x.zarr", data=np.zeros((10, 50), np.float32), chunks=(5, chunk))
+    features = Features.from_matrix(open_array(tmp_path / "x.zarr"))
+    blocks = list(features.blocks())
+    assert features.block_size == width and blocks[0] == (0, width) and blocks[-1][1] == 50
+
+
 @given(size=st.integers(1, 60))
 def test_fingerprint_knows_values_names_and_order_but_not_blocks(size):
     values = np.arange(12.0).reshape(3, 4)

@@ -34,6 +34,8 @@ class Matrix:
         None when the source does not name its features.
     scan_ids : (scan,) str array or None
         None when the source does not say which row is which scan.
+    chunk : int
+        How many features are stored together, so that reading one of them takes as long as reading all.
     """
 
     shape: tuple[int, int]
@@ -41,6 +43,7 @@ class Matrix:
     read: Callable[[np.ndarray], np.ndarray]
     names: np.ndarray | None = None
     scan_ids: np.ndarray | None = None
+    chunk: int = 1
 
 
 def open_array(source: Any) -> Matrix:
@@ -61,7 +64,7 @@ def open_array(source: Any) -> Matrix:
     path = existing_path(source, (*ARRAY_FORMATS, *TABLE_FORMATS), "the features")
     with _reading(path):
         if path.suffix.lower() == ".npy":
-            return as_matrix(np.load(path, mmap_mode="r", allow_pickle=False))
+            return as_matrix(_Mapped(path.resolve()))
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return _from_members(path, archive)
@@ -72,6 +75,22 @@ def open_array(source: Any) -> Matrix:
             return matrix.read(at)
 
     return replace(matrix, read=read)
+
+
+class _Mapped:
+    """A .npy file, mapped anew for every reading: pages of a map that stays open count as memory of the process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        values = self._open()
+        self.shape, self.dtype = values.shape, values.dtype
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        with _reading(self.path):
+            return self._open()[at]
+
+    def _open(self) -> np.ndarray:
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
 
 @contextmanager
@@ -149,12 +168,13 @@ def as_matrix(
             do="convert it with array.astype(float); text and complex values cannot be harmonized",
         )
     if len(shape) == 2:
-        matrix = Matrix(shape, np.dtype(values.dtype), lambda at: _columns(values, at))
+        stored = getattr(values, "shards", None) or getattr(values, "chunks", None) or (1, 1)
+        matrix = Matrix(shape, np.dtype(values.dtype), lambda at: _columns(values, at), chunk=int(stored[1]))
         given = _label_array(names, shape[1], "names")
     else:
         matrix, edge_names = _lower_triangle(values, regions)
         given = edge_names if names is None else _label_array(names, matrix.shape[1], "names")
-    return Matrix(matrix.shape, matrix.dtype, matrix.read, given, _label_array(scan_ids, shape[0], "scan_id"))
+    return replace(matrix, names=given, scan_ids=_label_array(scan_ids, shape[0], "scan_id"))
 
 
 def _lower_triangle(values: Any, regions: np.ndarray | None) -> tuple[Matrix, np.ndarray]:
