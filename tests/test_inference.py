@@ -17,7 +17,7 @@ from studies import random_study
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import ENOUGH_FEATURES, components, Hyper, fit_hyper
+from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, components, fit_hyper
 from bayesharm.inference.importance import (
     basis_of,
     draw_nodes,
