@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,8 +25,14 @@ from bayesharm.posterior import REASONS
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
 BLOCK_OF_CPU, BLOCK_OF_PREVIEW, BLOCK_OF_ACCELERATOR = 64, 256, 4096
+PIECE = 512  # features of a block that are described at once, by a thread
 QUANTILES = (0.05, 0.5, 0.95)
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
+
+
+def join_features(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Summaries of some features and of others together; the feature axis is the last of all."""
+    return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -131,13 +139,28 @@ class Study:
         self, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: ScaleDraws, n_own: int | None = None
     ) -> dict[str, np.ndarray]:
         """Summaries of draws of the scales, and of the effects given them, in the features' units; of the first `n_own`."""
-        log_scales = np.asarray(draws.log_scales, float)
-        pooled = log_scales.reshape(-1, *log_scales.shape[2:])
+        draws = jax.tree.map(np.asarray, draws)
+        pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
         few = pooled[np.linspace(0, len(pooled) - 1, min(self.settings.effect_draws, len(pooled))).astype(int)]
         with self.devices.in_use("float64"):  # variances are differences of squares
-            effects = average_effects(self.problem, log_ratio, moments, jnp.asarray(few), mesh=self.devices.mesh)
-        log_scales, pooled = log_scales[..., :n_own], pooled[..., :n_own]
-        standard, draws, effects = jax.tree.map(lambda leaf: np.asarray(leaf)[..., :n_own], (standard, draws, effects))
+            effects = average_effects(self.problem, log_ratio, moments, few.astype(float), mesh=self.devices.mesh)
+        n_own = n_own or len(standard.sd)
+        pieces = [slice(start, min(start + PIECE, n_own)) for start in range(0, n_own, PIECE)]
+
+        def of_piece(piece: slice) -> dict[str, np.ndarray]:
+            return self._describe(*jax.tree.map(lambda leaf: np.asarray(leaf)[..., piece], (standard, draws, effects)))
+
+        if len(pieces) == 1:
+            found = of_piece(pieces[0])
+        else:
+            with ThreadPoolExecutor() as pool:
+                found = join_features(list(pool.map(of_piece, pieces)))
+        waited = draws.n_steps[..., :n_own].max((0, 2)).sum()  # each draw takes as long as its slowest lane
+        return found | {"waited": np.full(n_own, waited)}
+
+    def _describe(self, standard: Standard, draws: ScaleDraws, effects: tuple) -> dict[str, np.ndarray]:
+        log_scales = np.asarray(draws.log_scales, float)
+        pooled = log_scales.reshape(-1, *log_scales.shape[2:])
         if self.settings.preview:  # no chains to judge
             nothing = np.full(log_scales.shape[2:], np.nan)
             verdict = Verdict(nothing, nothing, np.zeros(len(standard.sd), int), ~np.asarray(draws.diverging).any((0, 1)))
@@ -146,7 +169,6 @@ class Study:
         effect_mean, effect_sd = (part * standard.sd for part in effects)
         finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
         reason = self._reasons(verdict, finite)
-        n_steps = np.asarray(draws.n_steps)
         scales = np.exp(pooled) * standard.sd
         if self.settings.preview:  # points have the moments of the log-scales, and not their quantiles
             limits = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * standard.sd
@@ -167,8 +189,7 @@ class Study:
             "effect_mean": effect_mean,
             "effect_sd": effect_sd,
             "draws": np.full(len(standard.sd), len(pooled)),
-            "steps": n_steps.sum((0, 1)),
-            "waited": np.full(len(standard.sd), n_steps.max((0, 2)).sum()),  # each draw takes as long as its slowest lane
+            "steps": np.asarray(draws.n_steps).sum((0, 1)),
         }
         if kept := self.settings.n_kept:
             found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ from itertools import chain
 
 import numpy as np
 
-from bayesharm.block import ROUNDS, BlockSampler, Settings, Study
+from bayesharm.block import ROUNDS, BlockSampler, Settings, Study, join_features
 from bayesharm.checkpoints import Arrays, Checkpoints
 from bayesharm.errors import shorten
 from bayesharm.inference.effects import average_effects
@@ -226,10 +226,12 @@ def _sample_features(
     kept = [_read_share(parts, f"features-{turn}-{k}", share) for k, share in enumerate(shares)]
     blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
     done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
-    report(stage, done, n_features, "compiling, then sampling" if blocks else "")
-    sample = partial(work.sample, turn=turn)
-    first = [pool.submit(sample, block).result() for block in blocks[:1]]  # alone: it compiles the program of all
-    finished = chain(first, pool.map(sample, blocks[1:]))
+    program = approximate_block if work.study.settings.preview else sample_block
+    there = program._cache_size() > 0  # type: ignore[attr-defined]
+    report(stage, done, n_features, "" if there or not blocks else "compiling, then sampling")
+    sample, n_alone = partial(work.sample, turn=turn), 0 if there else 1  # that compiles for all
+    first = [pool.submit(sample, block).result() for block in blocks[:n_alone]]
+    finished = chain(first, pool.map(sample, blocks[n_alone:]))
     failed, complete = sum(int((~found["converged"]).sum()) for found in kept if found is not None), []
     for k, share in enumerate(shares):
         part = kept[k]
@@ -239,20 +241,16 @@ def _sample_features(
                 found.append(next(finished))
                 done, failed = done + len(found[-1]["converged"]), failed + int((~found[-1]["converged"]).sum())
                 report(stage, done, n_features, f"{failed} {after}" if failed else "")
-            part = _join(found)
+            part = join_features(found)
             parts.write(f"features-{turn}-{k}", part | {"features": share})
         complete.append(part)
-    return _join(complete)
+    return join_features(complete)
 
 
 def _read_share(parts: Checkpoints, name: str, share: np.ndarray) -> Arrays | None:
     """A part, if it is of these features."""
     found = parts.read(name)
     return found if found is not None and np.array_equal(found.pop("features"), share) else None
-
-
-def _join(parts: Sequence[Arrays]) -> Arrays:
-    return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 
 def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:

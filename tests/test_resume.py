@@ -127,7 +127,7 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
 
     monkeypatch.setattr(BlockSampler, "sample", recorded)
     fit(study, None, report=lambda stage, done, *_: events.append((stage, done)))
-    assert events[events.index(("features", 0)) + 1 :][:2] == [("starts", 0), ("ends", 0)]
+    assert events.index(("ends", 0)) < events.index(("features", 0))  # while hyperparameters are learned
     assert events.index(("features", 2)) < events.index(("starts", 94))
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from bayesharm.packed import invert, pack, solve, unpack
 
 Array = jax.Array
-LONGEST_STEP = 1.0  # of a log-scale
-FIRST_DAMPING, HARDER, EASIER = 100.0, 4.0, 0.01  # in precisions of the fallback: after a step that failed, and factors
+LONGEST_STEP = 2.0  # of a log-scale
+FIRST_DAMPING, HARDER, EASIER = 100.0, 4.0, 0.1  # in precisions of the fallback: after a step that failed, and factors
 LogDensity = Callable[[Array], Array]  # (dimension, lane) -> (lane,)
 
 
@@ -73,8 +73,9 @@ def fit_laplace(
         rounding = 16 * jnp.finfo(x.dtype).eps * jnp.abs(value)
         better = valid & (new_value >= value - tolerance**2 - rounding) & ~done & (k < n_iterations)
         finished = done | (valid & (decrement < tolerance) & (damping <= 1))
-        damping = jnp.where(better, damping * EASIER, jnp.maximum(damping * HARDER, FIRST_DAMPING))
-        damping = jnp.where(damping < 0.1, 0.0, damping)
+        first = jnp.where(valid, FIRST_DAMPING, 1.0)  # a step that went too far, or a curvature of the wrong sign
+        damping = jnp.where(better, damping * EASIER, jnp.maximum(damping * HARDER, first))
+        damping = jnp.where(damping < 1e-3, 0.0, damping)
         return k + 1, jnp.where(better, proposal, x), precision, finished, damping, done
 
     n_lanes = start.shape[1]
