@@ -24,7 +24,7 @@ from bayesharm.posterior import REASONS
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
-BLOCK_OF_CPU, BLOCK_OF_PREVIEW, BLOCK_OF_ACCELERATOR = 64, 256, 4096
+BLOCK_OF_CPU, BLOCK_OF_PREVIEW, BLOCK_OF_ACCELERATOR = 64, 128, 4096
 PIECE = 512  # features of a block that are described at once, by a thread
 QUANTILES = (0.05, 0.5, 0.95)
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
@@ -52,7 +52,7 @@ class Settings:
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio; half of them a preview's.
     block_size : int, optional
         Features that a device samples together; results do not depend on it beyond rounding. Default: 64 on a processor,
-        whose caches they fit (256 in a preview), 4,096 on an accelerator.
+        whose caches they fit (128 in a preview), 4,096 on an accelerator.
     effect_draws : int
         Draws of the scales over which effects are averaged.
     keep_draws : {'none', 'thin', 'all'} or int
