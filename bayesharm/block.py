@@ -51,7 +51,8 @@ class Settings:
     hyper_features : int
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio; half of them a preview's.
     block_size : int, optional
-        Features that a device samples together; results do not depend on it beyond rounding. Default: 64 on a processor,
+        Features that a device samples together; results do not depend on it beyond rounding, or beyond Monte-Carlo error
+        where rounding turns a step of NUTS. Default: 64 on a processor,
         whose caches they fit (128 in a preview), 4,096 on an accelerator.
     effect_draws : int
         Draws of the scales over which effects are averaged.
@@ -86,7 +87,7 @@ class Settings:
     @property
     def n_teachers(self) -> int:
         """Features that hyperparameters are learned from, at most."""
-        return self.hyper_features // 2 if self.preview else self.hyper_features
+        return -(-self.hyper_features // 2) if self.preview else self.hyper_features
 
     @property
     def n_kept(self) -> int:

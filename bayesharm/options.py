@@ -120,7 +120,7 @@ BlockSize = Annotated[
     int | None,
     _number(
         "--block-size",
-        "Features that a device samples together; results do not depend on it. [dim]Default: 64; on a GPU 4,096.[/dim]",
+        "Features that a device samples together; results do not depend on it. [dim]Default: 64; GPU 4,096.[/dim]",
         1,
         WORK,
     ),

@@ -4,7 +4,7 @@
 
 Every precision is fitted twice in one process, from features on disk to the finished run folder: the first fit compiles, the
 second finds its programs. Then fewer features are fitted on the device and on the processor: the largest difference between
-effects, in Monte-Carlo standard errors of a difference, and the share of features with one above 4.
+effects, in upper bounds of their Monte-Carlo standard error, and the share of features with one above 4.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def compare(one: Posterior, other: Posterior) -> dict[str, float]:
     gaps = []
     for family in one.tree["effects"].children:
         a, b = one.effect(family), other.effect(family)
-        n = np.minimum(*(fit.tree["scales"].to_dataset()["ess_bulk"].min("family").values for fit in (one, other)))
-        # the means of effects vary less over draws of the scales than the effects themselves: an upper bound of the error
+        # effects are averaged over so many draws of the scales, over which their means vary less than they do themselves
+        n = one.run["settings"]["effect_draws"]
         gaps.append((abs(a["mean"] - b["mean"]) / (a["sd"] * np.sqrt(2 / n))).values)
     gap = np.concatenate(gaps)
     return {

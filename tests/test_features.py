@@ -308,3 +308,13 @@ def test_where_nothing_can_be_written(tmp_path):
 
     for path in (tmp_path / "out.mat", tmp_path / "nowhere" / "out.npy"):
         refused("cannot be written.*an existing folder", create, path)
+
+
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
+    """Two files would be mixed under the fingerprint of the first."""
+    np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+    features = Features.from_matrix(open_array(tmp_path / "x.npy"))
+    features.read(0, 2)
+    np.save(tmp_path / "other.npy", np.ones((3, 4)))
+    (tmp_path / "other.npy").replace(tmp_path / "x.npy")
+    refused("have changed while they were read", features.read, 2, 4)

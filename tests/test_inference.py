@@ -446,6 +446,18 @@ def test_noise_ratio_has_the_mode_and_curvature_of_brute_force(ratio, noisy, pro
         np.testing.assert_allclose(4 * (ahead + behind - 2 * top), -1, atol=0.15)
 
 
+def test_the_noise_ratio_bears_nodes_far_from_everything(ratio, noisy, problem, place):
+    """Where a likelihood is no number nothing may be learned, and nothing lost."""
+    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
+    moved = np.array(nodes.log_scales)
+    moved[3, 0, 2], moved[7, 1, 5], moved[:, :, 9] = -40.0, 700.0, np.nan
+    mode = fit_ratio(problem, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, EQUAL)
+    assert (np.abs(mode - ratio.mean) < 0.6 * np.sqrt(np.diag(ratio.covariance))).all()  # without one of 12 features
+    nowhere = nodes._replace(log_proposal=jnp.full_like(nodes.log_proposal, np.nan))
+    np.testing.assert_array_equal(fit_ratio(problem, noisy.moments, nowhere, PRIOR, EQUAL), EQUAL)
+    assert np.isfinite(ratio_covariance(problem, noisy.moments, nowhere, PRIOR, EQUAL)).all()
+
+
 # Scales of each feature
 
 EFFORT, PACE = Effort(n_chains=4, n_draws=300), Pace(n_warmup=15, step_size=1.2)

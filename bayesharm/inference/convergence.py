@@ -68,6 +68,7 @@ def quantiles(draws: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     below = at.astype(int)
     above = np.minimum(below + 1, len(draws) - 1)
     found = ordered[:, below] + (at - below) * (ordered[:, above] - ordered[:, below])
+    found = np.where(np.isnan(ordered[:, -1:]), np.nan, found)
     return found.T.reshape(len(at), *draws.shape[1:])
 
 

@@ -26,14 +26,13 @@ from bayesharm.inference.importance import (
 )
 from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
-from bayesharm.inference.population import approximate, draw_approximation, draw_exactly, predict
+from bayesharm.inference.population import ENOUGH_FEATURES, approximate, draw_approximation, draw_exactly, predict
 from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, to_coordinates
 from bayesharm.moments import Moments
 
 Array = jax.Array
 N_TURNS = 10  # at most; four or five are usual
 TURNS_OF_RATIO = 4  # of them find the noise ratio as well
-ENOUGH_FEATURES = 128  # from so many on the predictive prior is as good as Normal
 N_COMPONENTS = 256  # of the predictive prior while there are few features
 LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 

@@ -27,7 +27,7 @@ from bayesharm.moments import Moments
 from bayesharm.packed import matvec
 
 Array = jax.Array
-N_NODES, PREVIEW_NODES = 128, 64  # what a Laplace approximation is judged and mended by
+N_NODES = 128  # what a Laplace approximation is judged and mended by
 
 
 class Mixture(NamedTuple):
@@ -156,7 +156,7 @@ def sample_block(
         (log_ratio, mean, log_sd, pace), (moments, log_weight, node_keys, keys, start) = shared, own
         constants, condensed = condense(problem.plan, log_ratio, moments)
         laplace, nodes, log_ratios = _explore(
-            problem, log_ratio, moments, Mixture(mean, log_sd, log_weight), node_keys, N_NODES
+            problem, log_ratio, moments, Mixture(mean, log_sd, log_weight), node_keys
         )
         n_features, n_scales = keys.shape[0], len(mean)
         of_lanes = jax.tree.map(
@@ -197,7 +197,7 @@ def sample_block(
 def approximate_block(
     problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array, mesh: Mesh | None = None
 ) -> ScaleDraws:
-    """In place of draws, points with the mean and the covariance of each posterior, which importance sampling knows.
+    """In place of draws, points with the mean and the covariance of each posterior, by Laplace and importance sampling.
 
     Averages over them are exact for polynomials to the third degree (Arasaratnam & Haykin, *IEEE Trans. Autom. Control* 54,
     2009). A feature whose mode was not found counts as diverging.
@@ -217,7 +217,7 @@ def approximate_block(
     def approximate(shared, own):
         (log_ratio, mean, log_sd), (moments, log_weight, keys) = shared, own
         mixture = Mixture(mean, log_sd, log_weight)
-        laplace, nodes, log_ratios = _explore(problem, log_ratio, moments, mixture, keys, PREVIEW_NODES)
+        laplace, nodes, log_ratios = _explore(problem, log_ratio, moments, mixture, keys)
         centre, factor = _whitening(laplace, nodes, log_ratios)
         away = np.sqrt(len(centre)).astype(centre.dtype) * jnp.swapaxes(factor, 0, 1)
         points = jnp.concatenate([centre + away, centre - away])
@@ -230,7 +230,7 @@ def approximate_block(
 
 
 def _explore(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array, n_nodes: int
+    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array
 ) -> tuple[Laplace, Nodes, Array]:
     """Laplace approximation of each feature, nodes drawn from it, and their log importance ratios, (node, feature)."""
     constants, condensed = condense(problem.plan, log_ratio, moments)
@@ -245,7 +245,7 @@ def _explore(
     centre = to_coordinates(problem.pair, centre)
     spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + amplitude_sd**2)
     laplace = fit_laplace(log_density, centre, jnp.broadcast_to(spread[:, None], centre.shape))
-    nodes = draw_nodes(keys, (laplace,), n_nodes, problem.pair)
+    nodes = draw_nodes(keys, (laplace,), N_NODES, problem.pair)
     log_ratios = evaluate_nodes(problem, log_ratio, moments, nodes)
     return laplace, nodes, log_ratios + log_mixture(mixture, nodes.log_scales, amplitude_sd)
 

@@ -23,7 +23,8 @@ from bayesharm.moments import Moments
 
 Array = jax.Array
 N_EVALUATIONS = 8192  # nodes × features that enter: enough for a standard error below 0.02 in log lambda
-FINE, STEP = 0.02, 0.05  # in posterior sds: the largest slope at the mode, and half the distance of two slopes
+FINE, STEP = 0.02, 0.05  # in about posterior sds: the largest slope at the mode, and half the distance of two slopes
+FAR = 8.0  # from 0, log-scales of standardized features: there a likelihood may not be a number, and nothing weighs
 
 
 class Ratio(NamedTuple):
@@ -51,15 +52,18 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
     prior : Gaussian
         Prior of the log-scales.
     start : (scanner,) array
+        Also what is returned where nothing better is found.
     """
     slope_of, unit = _objective(problem, moments, nodes, prior)
     found = optimize.minimize(slope_of, start / unit, jac=True, method="BFGS", options={"gtol": FINE})
     mode = unit * found.x
-    return mode - mode.mean()
+    return mode - mode.mean() if np.isfinite(found.fun) and np.isfinite(mode).all() else start
 
 
 def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, mode: np.ndarray) -> np.ndarray:
     """Inverse curvature at the mode, (scanner, scanner): differences of the gradient, for which no program is needed.
+
+    Where that is no covariance, it is the prior's.
 
     Parameters
     ----------
@@ -71,7 +75,11 @@ def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Ga
     slope_of, unit = _objective(problem, moments, nodes, prior)
     steps = STEP * np.eye(len(mode))
     curvature = np.stack([slope_of(mode / unit + step)[1] - slope_of(mode / unit - step)[1] for step in steps]) / (2 * STEP)
-    covariance = unit[:, None] * np.linalg.inv(0.5 * (curvature + curvature.T)) * unit
+    curvature = 0.5 * (curvature + curvature.T)
+    if np.isfinite(curvature).all() and np.linalg.eigvalsh(curvature)[0] > 0:
+        covariance = unit[:, None] * np.linalg.inv(curvature) * unit
+    else:
+        covariance = problem.priors.noise_ratio_sd**2 * np.eye(len(mode))
     centring = np.eye(len(mode)) - 1 / len(mode)
     return centring @ covariance @ centring
 
@@ -100,7 +108,9 @@ def ratio_gradient(
     """Minus the log posterior of log lambda, not yet centred, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
     prior_of_nodes = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
-    base = prior_of_nodes - nodes.log_proposal
+    near = (jnp.abs(nodes.log_scales) < FAR).all(1)
+    some = near.any(0)  # features of which no node is near say nothing
+    base = jnp.where(near, prior_of_nodes - nodes.log_proposal, jnp.where(some, -jnp.inf, 0.0))
 
     def minus_log_density(raw):
         constants, condensed = condense(problem.plan, raw - raw.mean(), moments)
@@ -108,8 +118,8 @@ def ratio_gradient(
         def evaluate(log_scales):
             return log_likelihood(problem.plan, constants, condensed, log_scales)
 
-        value = map_some(evaluate, nodes.log_scales) + base
-        total = logsumexp(jnp.where(jnp.isfinite(value), value, -jnp.inf), axis=0).sum()
+        value = map_some(evaluate, jnp.where(near[:, None], nodes.log_scales, 0.0)) + base
+        total = jnp.where(some, logsumexp(value, axis=0), 0.0).sum()
         return 0.5 * ((raw / problem.priors.noise_ratio_sd) ** 2).sum() - total
 
     return jax.value_and_grad(minus_log_density)(raw)

@@ -19,9 +19,10 @@ from bayesharm.spec import Priors
 
 Array = jax.Array
 N_EVALUATIONS = 2**17  # nodes × features for NUTS; of each feature at least, and at most
-LEAST_NODES, MOST_NODES = 128, 512
-STEP = 0.6
+LEAST_NODES, MOST_NODES = 128, 1024
+STEP, SHORT_STEP = 0.6, 0.4  # of whitened coordinates; the latter for few features, whose posterior is less Gaussian
 N_PARTS = 14  # of the chains, at most
+ENOUGH_FEATURES = 128  # from so many on the hyperparameters are known well: their posterior is near a Gaussian
 HOPELESS = 1.3  # R-hat from which more of the same does not help
 
 
@@ -81,10 +82,11 @@ def draw_exactly(
     def sample(some: np.ndarray) -> tuple[Array, Array]:
         with working_on(device, "float32"):
             whitening = (part.astype(np.float32) for part in (mode, factor, start[:, some]))
-            drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, STEP, n_draws)
+            drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, step_size, n_draws)
             return jax.block_until_ready(drawn)
 
     for k in range(N_PARTS):  # another part as long as it may help
+        step_size = SHORT_STEP if k and weight.shape[1] < ENOUGH_FEATURES else STEP
         keys = jax.random.split(jax.random.fold_in(stage_key(seed, Stage.HYPER), k), n_chains)
         with ThreadPoolExecutor() as pool:
             drawn = list(pool.map(sample, halves))

@@ -81,7 +81,7 @@ class _Mapped:
     """A .npy file, mapped anew for every reading: pages of a map that stays open count as memory of the process."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.identity = path, self._identify(path)
         values = self._open()
         self.shape, self.dtype = values.shape, values.dtype
 
@@ -89,7 +89,19 @@ class _Mapped:
         with _reading(self.path):
             return self._open()[at]
 
+    @staticmethod
+    def _identify(path: Path) -> tuple[int, int, int]:
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
     def _open(self) -> np.ndarray:
+        if self._identify(self.path) != self.identity:
+            raise InputError(
+                "The features have changed while they were read.",
+                got=f"{self.path}, which is another file than a moment ago",
+                expected="the same file from beginning to end",
+                do="leave the file alone while bayesharm works, and start again",
+            )
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
 
@@ -169,7 +181,8 @@ def as_matrix(
         )
     if len(shape) == 2:
         stored = getattr(values, "shards", None) or getattr(values, "chunks", None) or (1, 1)
-        matrix = Matrix(shape, np.dtype(values.dtype), lambda at: _columns(values, at), chunk=int(stored[1]))
+        width = stored[1] if isinstance(stored[1], int) else max(stored[1])  # dask tells the width of each
+        matrix = Matrix(shape, np.dtype(values.dtype), lambda at: _columns(values, at), chunk=int(width))
         given = _label_array(names, shape[1], "names")
     else:
         matrix, edge_names = _lower_triangle(values, regions)
