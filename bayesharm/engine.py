@@ -58,7 +58,8 @@ def run_study(study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, 
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     n_failed = int((~results["converged"]).sum())
-    note = f"{n_failed} of {n_features} not converged" if n_failed else "all converged"
+    bad, good = ("without a mode", "all modes found") if study.settings.preview else ("not converged", "all converged")
+    note = f"{n_failed} of {n_features} {bad}" if n_failed else good
     if took := leapfrog(results, study.settings.chains):
         note += f"; {took['mean']:.2f} leapfrog steps a draw, {took['max_over_mean']:.2f} times as many in the slowest lane"
     report("features", n_features, n_features, note)
@@ -193,6 +194,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     ahead = pool.submit(_compile, study, n_sample)
     hyper = pool.submit(learn).result()
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
+        wait([ahead])  # in another precision: operations that are not compiled would mix the two
         sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
         hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper

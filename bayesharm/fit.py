@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
@@ -108,6 +108,13 @@ def fit(
                 do="leave it out: each feature then has its own",
             )
         spec = replace(spec, units=units)
+    if unknown := sorted(settings.keys() - {field.name for field in fields(Settings)}):
+        raise InputError(
+            "Unknown settings.",
+            got=shorten(unknown),
+            expected="some of " + ", ".join(field.name for field in fields(Settings)),
+            do="correct the name, or leave it out",
+        )
     chosen = Settings(**settings)
     _check(chosen, seed)
     dataset = _sorted(dataset)
@@ -134,7 +141,7 @@ def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> di
     return {
         "spec": design.spec.to_dict(),
         "seed": int(seed),
-        "settings": asdict(settings),
+        "settings": {name: value for name, value in asdict(settings).items() if name != "device"},  # `devices` says which
         "versions": {name: version(name) for name in PACKAGES},
         "features": dataset.features.fingerprint(),
         "scans": hashlib.sha256(scans).hexdigest(),
@@ -142,7 +149,7 @@ def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> di
 
 
 def _check(settings: Settings, seed: int) -> None:
-    least = {"chains": 2, "draws": 8, "keep_draws": 0}
+    least = {"chains": 2, "draws": 8, "target_ess": 8, "keep_draws": 0}
     others: dict[str, tuple] = {"dtype": ("float32", "float64"), "preview": (False, True)}  # than numbers
     words: dict[str, tuple] = {"draws": (None,), "block_size": (None,), "keep_draws": ("none", "thin", "all")}
     for name, value in asdict(settings).items():
@@ -189,19 +196,21 @@ def _unit_of(dataset: Dataset, design: Design) -> float | None:
     """
     n_features, squares = len(dataset.features.names), 0.0
     flat: list[str] = []
-    large: list[str] = []
+    extreme: list[str] = []
     for start, stop in dataset.features.blocks():
         with np.errstate(over="ignore", invalid="ignore"):  # told below
-            variance = dataset.features.read(start, stop)[design.rows].var(axis=0)
+            values = dataset.features.read(start, stop)[design.rows]
+            variance, varies = values.var(axis=0), values.max(axis=0) > values.min(axis=0)
         names = dataset.features.names[start:stop]
-        flat += list(names[variance == 0])
-        large += list(names[~(variance < LARGEST_VARIANCE)])
+        flat += list(names[~varies])
+        extreme += list(names[varies & ~((variance > 1 / LARGEST_VARIANCE) & (variance < LARGEST_VARIANCE))])
         squares += variance.sum()
-    if flat or large:
+    if flat or extreme:
+        limits = f"a variance between {1 / LARGEST_VARIANCE:.0e} and {LARGEST_VARIANCE:.0e}"
         raise InputError(
-            f"Some features {'do not vary' if flat else 'are too large'} over the scans that the model uses.",
-            got=shorten(flat or large),
-            expected="at least two different values" if flat else f"a variance below {LARGEST_VARIANCE:.0e}",
+            f"Some features {'do not vary' if flat else 'are too small or too large'} over the scans that the model uses.",
+            got=shorten(flat or extreme),
+            expected="at least two different values" if flat else limits,
             do="leave these features out" + ("" if flat else ", or give them in another unit"),
         )
     return float(np.sqrt(squares / n_features)) if design.spec.units == "shared" else None

@@ -198,7 +198,9 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
             f"There is nothing to repair in {folder}.",
             got=f"{_contents(folder)}: {state}",
             expected="a finished run",
-            do="leave --repair out: a run that is not finished goes on where it stopped",
+            do="leave --repair out: a run that is not finished goes on where it stopped"
+            if state == "an unfinished run"
+            else "check the name of the folder",
         )
     fine = state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))
     if not (fine or repair):

@@ -40,7 +40,7 @@ from bayesharm import srpbs
 from bayesharm.dataset import load_dataset
 from bayesharm.design import build_design
 from bayesharm.fit import fit
-from bayesharm.simulate import RMS
+from bayesharm.simulate import RMS, simulate_srpbs
 from bayesharm.spec import load_model
 
 EDGES = (2000, 8000, 35778)
@@ -178,7 +178,8 @@ def measure(features: Path, out: Path, cache: Path, **options) -> Row:
 
 def grow_features(folder: Path, full: bool) -> list[Row]:
     """A first fit compiles."""
-    study, rows = write_study(folder / "study", srpbs_scans(), max(EDGES)), []
+    study, rows = folder / "study", []
+    simulate_srpbs(max(EDGES), seed=1).write(study)
     values = np.load(study / "features.npy", mmap_mode="r")
     for turn, edges in enumerate((EDGES[0], *EDGES)):
         part = folder / f"study{turn}"

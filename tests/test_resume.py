@@ -511,7 +511,8 @@ def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch)
                 np.testing.assert_array_equal(values[..., others], before.tree[node][name][..., others], err_msg=name)
 
 
-def test_features_that_would_overflow_are_refused(study):
-    dataset = bayesharm.load_dataset(study / "scans.csv", 1e160 * np.load(study / "features.npy")[:, :2])
-    with pytest.raises(InputError, match=r"are too large[\s\S]*below 1e\+200[\s\S]*another unit"):
+@pytest.mark.parametrize("factor", [1e160, 1e-160])
+def test_features_that_would_overflow_or_vanish_are_refused(study, factor):
+    dataset = bayesharm.load_dataset(study / "scans.csv", factor * np.load(study / "features.npy")[:, :2])
+    with pytest.raises(InputError, match=r"too small or too large[\s\S]*and 1e\+200[\s\S]*another unit"):
         bayesharm.fit(dataset, MODEL)

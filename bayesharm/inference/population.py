@@ -21,6 +21,8 @@ Array = jax.Array
 N_EVALUATIONS = 2**17  # nodes × features for NUTS; of each feature at least, and at most
 LEAST_NODES, MOST_NODES = 128, 1024
 STEP, SHORT_STEP = 0.6, 0.4  # of whitened coordinates; the latter for few features, whose posterior is less Gaussian
+POOR = 0.2  # effective draws a draw: with fewer, draws count as warm-up, and steps become shorter
+SHORTER = 0.7
 N_PARTS = 14  # of the chains, at most
 ENOUGH_FEATURES = 128  # from so many on the hyperparameters are known well: their posterior is near a Gaussian
 HOPELESS = 1.3  # R-hat from which more of the same does not help
@@ -77,7 +79,8 @@ def draw_exactly(
     likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight - offset))
     start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
     halves = np.array_split(np.arange(n_chains), 2)  # a thread each
-    device, diverging, parts = jax.config.jax_default_device, 0, []
+    device, diverging = jax.config.jax_default_device, 0
+    parts: list[np.ndarray] = []
 
     def sample(some: np.ndarray) -> tuple[Array, Array]:
         with working_on(device, "float32"):
@@ -85,28 +88,33 @@ def draw_exactly(
             drawn = _sample(priors, *likelihood, *whitening, keys[some], 0 if k else 50, step_size, n_draws)
             return jax.block_until_ready(drawn)
 
+    step_size = STEP
     for k in range(N_PARTS):  # another part as long as it may help
-        step_size = SHORT_STEP if k and weight.shape[1] < ENOUGH_FEATURES else STEP
         keys = jax.random.split(jax.random.fold_in(stage_key(seed, Stage.HYPER), k), n_chains)
         with ThreadPoolExecutor() as pool:
             drawn = list(pool.map(sample, halves))
         parts.append(np.concatenate([np.asarray(position, float) for position, _ in drawn]))
         diverging += sum(int(failed) for _, failed in drawn)
-        if k == 0:  # the draws tell the shape of the posterior better than its curvature at one point
-            pooled = parts[0].reshape(-1, 2 * n_scales).copy()
+        positions, last = np.concatenate(parts, axis=1), parts[-1][:, -1]
+        eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, jnp.moveaxis(positions, 2, 0)))
+        shared = np.concatenate([eta, log_omega], axis=2)[..., None]
+        verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
+        worst, n_effective = verdict.rhat.max(), np.nan_to_num(verdict.ess_bulk.min())
+        if worst < MAX_RHAT and n_effective > 1.25 * MIN_ESS:
+            break
+        poor = n_effective < POOR * n_chains * positions.shape[1]
+        if k == 0 or poor:  # draws tell the shape of the posterior better than its curvature at one point
+            pooled = positions.reshape(-1, 2 * n_scales).copy()
             pooled[:, n_scales:] = np.abs(pooled[:, n_scales:])  # of either sign, it may have two modes
             covariance = np.cov(pooled.T)
             if not np.isfinite(covariance).all() or np.linalg.cond(covariance) > 1e12:  # stuck
                 return None
             mode, factor = pooled.mean(0), np.linalg.cholesky(covariance)
-        start = np.linalg.solve(factor, (parts[-1][:, -1] - mode).T)
-        flat = jnp.moveaxis(np.concatenate(parts, axis=1), 2, 0)
-        eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, flat))
-        shared = np.concatenate([eta, log_omega], axis=2)[..., None]
-        verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
-        worst = verdict.rhat.max()
-        if worst < MAX_RHAT and verdict.ess_bulk.min() > 1.25 * MIN_ESS:
-            break
+        if poor and k < N_PARTS // 2:  # what has not moved was warm-up
+            step_size, diverging, parts = step_size * SHORTER, 0, []
+        elif k == 0 and weight.shape[1] < ENOUGH_FEATURES:
+            step_size = min(step_size, SHORT_STEP)
+        start = np.linalg.solve(factor, (last - mode).T)
     return (eta + zero, log_omega, diverging) if worst < HOPELESS else None
 
 
