@@ -49,7 +49,7 @@ class Settings:
     target_ess : int
         Bulk effective draws that each scale of a feature must have to count as converged.
     hyper_features : int
-        At most so many features, chosen at random, teach the hyperparameters and the noise ratio; half of them a preview's.
+        At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
     block_size : int, optional
         Features that a device samples together; results do not depend on it beyond rounding, or beyond Monte-Carlo error
         where rounding turns a step of NUTS. Default: 64 on a processor,
@@ -83,11 +83,6 @@ class Settings:
     def n_draws(self) -> int:
         """Draws of each chain."""
         return self.draws or max(8, -(-5 * self.target_ess // (4 * self.chains)))
-
-    @property
-    def n_teachers(self) -> int:
-        """Features that hyperparameters are learned from, at most."""
-        return -(-self.hyper_features // 2) if self.preview else self.hyper_features
 
     @property
     def n_kept(self) -> int:

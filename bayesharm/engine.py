@@ -79,7 +79,7 @@ def _tell_kept(parts: Checkpoints, report: Report) -> None:
 def _keep_programs_of(study: Study) -> None:
     """Drop what was compiled for another design or other sizes: all would fill the memory after some twenty fits."""
     global _compiled_for
-    n_sample = min(len(study.dataset.features.names), study.settings.n_teachers)
+    n_sample = min(len(study.dataset.features.names), study.settings.hyper_features)
     wanted = (study.problem, n_sample, replace(study.settings, preview=False, keep_draws="none"))
     if _compiled_for != wanted:
         for program in PROGRAMS:
@@ -177,7 +177,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     """What features share, and the features that taught it."""
     n_features, settings = len(study.dataset.features.names), study.settings
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
-    n_sample = min(n_features, settings.n_teachers)
+    n_sample = min(n_features, settings.hyper_features)
     if kept := parts.read("hyper"):
         return Hyper.from_arrays(kept), kept["sample"]
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))

@@ -440,7 +440,7 @@ def test_noise_ratio_has_the_mode_and_curvature_of_brute_force(ratio, noisy, pro
     variance, directions = np.linalg.eigh(ratio.covariance)
     np.testing.assert_allclose(variance[0], 0, atol=1e-12)
     top = log_posterior(ratio.mean)
-    for step in (0.5 * np.sqrt(variance) * directions).T[1:]:
+    for step in (0.5 * np.sqrt(np.maximum(variance, 0)) * directions).T[1:]:
         ahead, behind = log_posterior(ratio.mean + step), log_posterior(ratio.mean - step)
         assert abs(ahead - behind) < 0.15  # the slope, in sds
         np.testing.assert_allclose(4 * (ahead + behind - 2 * top), -1, atol=0.15)
