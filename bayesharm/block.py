@@ -52,8 +52,8 @@ class Settings:
         At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
     block_size : int, optional
         Features that a device samples together; results do not depend on it beyond rounding, or beyond Monte-Carlo error
-        where rounding turns a step of NUTS. Default: 64 on a processor,
-        whose caches they fit (128 in a preview), 4,096 on an accelerator.
+        where rounding turns a step of NUTS. Default: 64 on a processor, whose caches they fit (128 in a preview), 4,096 on
+        an accelerator.
     effect_draws : int
         Draws of the scales over which effects are averaged.
     keep_draws : {'none', 'thin', 'all'} or int
