@@ -278,9 +278,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{folder / 'run.json'} is damaged.",
-            got=repr(error),
+            got=str(error),
             expected="what bayesharm wrote",
-            do="fit again into a new folder",
+            do="compute it again: the same command as before with --overwrite",
         ) from None
     if version != FORMAT:
         raise RunFolderError(
