@@ -194,7 +194,6 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     ahead = pool.submit(_compile, study, n_sample)
     hyper = pool.submit(learn).result()
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
-        wait([ahead])  # in another precision: operations that are not compiled would mix the two
         sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
         hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper

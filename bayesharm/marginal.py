@@ -55,7 +55,7 @@ def merge_eliminated(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Ar
     spread = partial(add_up, plan.eliminated[2], len(plan.eliminated[0]))
     dtype = log_ratio.dtype
     return (
-        spread(weight * jnp.asarray(plan.layout.cross_gram, dtype)),
+        spread(weight * plan.layout.cross_gram.astype(dtype)),
         spread(weight * jnp.asarray(moments.eliminated, dtype)),
     )
 

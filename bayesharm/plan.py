@@ -89,21 +89,25 @@ class Plan(NamedTuple):
 
 
 def make_plan(design: Design, layout: Layout) -> Plan:
-    """Order a design for the likelihood."""
-    merged = np.zeros(len(design.class_scanner), np.int32)  # int32: an index for JAX in either precision
+    """Order a design for the likelihood.
+
+    Integers are int32, which is the same in either precision: JAX keeps an array that it met as a constant, as it was
+    then, and would take 32 bits of int64 or float64 in double precision too once a program of single precision met it.
+    """
+    merged = np.zeros(len(design.class_scanner), np.int32)
     merged[design.class_once] = 1 + np.arange(design.class_once.sum())
 
     def merge(entries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         key = np.stack([merged[entries.classes], entries.columns])
         unique, index = np.unique(key, axis=1, return_inverse=True)
-        return unique[0], unique[1], index.reshape(-1).astype(np.int32)
+        return unique[0].astype(np.int32), unique[1].astype(np.int32), index.reshape(-1).astype(np.int32)
 
     eliminated = merge(layout.eliminated)
     return Plan(
         layout,
         design.class_scanner.astype(np.int32),
         design.class_once,
-        design.class_size,
+        design.class_size.astype(np.int32),
         merged,
         int(merged.max()) + 1,
         merge(layout.dense),

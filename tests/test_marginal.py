@@ -419,3 +419,19 @@ def test_a_vmapped_hessian_of_4000_lanes_finishes():
     code = MANY_LANES.format(path=sys.path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "finished" in done.stdout, done.stderr
+
+
+def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
+    """JAX keeps arrays that it met as constants as they were then, for as long as the program lives."""
+    design, features, log_scales, log_ratio = study
+    moments, _ = compute_moments(design, lay_out(design), features)
+
+    def evaluate(plan) -> np.ndarray:
+        with jax.enable_x64(True):
+            ratio, scales = jnp.asarray(log_ratio), jnp.asarray(log_scales)
+            return np.asarray(log_likelihood(plan, *condense(plan, ratio, moments), scales))
+
+    plan, alike = make_plan(design, lay_out(design)), make_plan(design, lay_out(design))
+    program = jax.jit(lambda ratio, scales: log_likelihood(plan, *condense(plan, ratio, moments), scales))
+    assert program(np.float32(log_ratio), np.float32(log_scales)).dtype == np.float32
+    np.testing.assert_array_equal(evaluate(plan), evaluate(alike))
