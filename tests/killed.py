@@ -91,6 +91,8 @@ def main(study, folder, n_kills, seed):
             return
         os.kill(child, how)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 0:  # it ended a moment before
+            return
         found["killed" if code == -signal.SIGKILL else "stopped"].append(stage(out))
         if (out / "unfinished").exists():
             found["damaged"] += Checkpoints(out / "unfinished").damaged

@@ -16,6 +16,7 @@ from scipy import stats
 from studies import random_study
 
 from bayesharm.design import FIXED, build_design
+from bayesharm.inference import population
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, components, fit_hyper
 from bayesharm.inference.importance import (
@@ -348,6 +349,17 @@ def test_hyperparameters_are_those_of_brute_force(hyper, exact, problem):
     own_error = np.hypot(error / sd, 0.05)  # the nodes make an error that is the same in all draws
     assert_no_larger_than_chance(standardized(draws, mean, sd, own_error))
     assert hyper.diverging < 0.05 * hyper.eta[..., 0].size
+
+
+@pytest.mark.parametrize("way", ["_weigh", "_run_chains"])
+def test_both_ways_to_draw_hyperparameters_give_those_of_brute_force(way, study, problem, exact, monkeypatch):
+    """Importance sampling, and NUTS where that fails, which takes fewer nodes."""
+    other = {"_weigh": "_run_chains", "_run_chains": "_weigh"}[way]
+    monkeypatch.setattr(population, other, lambda *arguments: None)
+    found = fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=3, n_draws=250)
+    mean, sd, error = hyperposterior(exact, problem.log_medians)
+    draws = np.concatenate([found.eta, found.omega], axis=-1)
+    assert_no_larger_than_chance(standardized(draws, mean, sd, np.hypot(error / sd, 0.05)))
 
 
 def test_marginal_likelihoods_at_the_draws_are_those_of_quadrature(hyper, exact):

@@ -33,6 +33,8 @@ from bayesharm.moments import Moments
 Array = jax.Array
 N_TURNS = 10  # at most; four or five are usual
 TURNS_OF_RATIO = 4  # of them find the noise ratio as well
+TURNS_OF_FEW = 3  # nodes: with few, a scale that the data hardly tell from 0 can go to and fro
+EVALUATIONS, EVALUATIONS_OF_PREVIEW = (2**18, 2**20), (2**17, 2**17)  # nodes × features of these turns, and after them
 N_COMPONENTS = 256  # of the predictive prior while there are few features
 LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 
@@ -106,7 +108,7 @@ def fit_hyper(
     features : (feature,) int array
         Their indices in the study, from which their random numbers derive.
     seed, n_chains, n_draws : int
-        Draws of each chain come in parts of `n_draws`, as many as they need.
+        Where NUTS is needed, draws of each chain come in parts of `n_draws`, as many as they need.
     preview : bool
         Draw from the Laplace approximation, whether turns have settled or not.
     report : callable
@@ -119,7 +121,7 @@ def fit_hyper(
         do not bound below, and nodes cannot be everywhere.
     """
     keys = feature_keys(seed, Stage.NODES, features)
-    n_nodes = int(np.clip(2 ** int(np.log2((2**17 if preview else 2**18) / len(features))), 256, 2048))
+    few, many = (_count_nodes(n, len(features)) for n in (EVALUATIONS_OF_PREVIEW if preview else EVALUATIONS))
     ratio = np.zeros(problem.n_scanners)
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
@@ -127,6 +129,7 @@ def fit_hyper(
     starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),)
     eta_sd = np.zeros(len(log_medians))
     for turn in range(N_TURNS):
+        n_nodes = few if turn < TURNS_OF_FEW else many
         nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
         before = ratio
         if problem.noise_ratio and turn < TURNS_OF_RATIO:
@@ -152,7 +155,7 @@ def fit_hyper(
         if not preview:
             return None
 
-    nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
+    nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
     prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
@@ -179,6 +182,11 @@ def fit_hyper(
     some = (part[:, components(flat[0].shape[1])] for part in flat)
     marginal = log_marginals(basis, weight, *some, problem.priors.amplitude_sd)
     return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, khat)
+
+
+def _count_nodes(n_evaluations: int, n_features: int) -> int:
+    """Of each feature, a power of 2: then quasi-random points are balanced."""
+    return int(np.clip(2 ** int(np.log2(n_evaluations / n_features)), 256, 2048))
 
 
 def components(n_draws: int) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""The posterior of the hyperparameters given importance nodes of the features: its mode, and draws of it by NUTS."""
+"""The posterior of the hyperparameters given importance nodes of the features: its mode, and draws of it.
+
+Draws come from importance sampling on all nodes where that can be trusted, as nearly always with hundreds of features:
+thousands of densities at once are a few products of matrices. Else NUTS takes as many nodes as it can afford.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
 
 from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, judge
 from bayesharm.inference.devices import working_on
-from bayesharm.inference.importance import basis_of, log_marginal, thin_nodes
+from bayesharm.inference.importance import basis_of, log_marginal, log_prior, thin_nodes
 from bayesharm.inference.laplace import Laplace, fit_laplace
 from bayesharm.inference.nuts import sample_lanes
 from bayesharm.inference.problem import Gaussian, Stage, stage_key
+from bayesharm.inference.weighing import weigh_points
 from bayesharm.spec import Priors
 
 Array = jax.Array
+N_DRAWS, BATCH = 250, 512  # of each chain by importance sampling, whose densities come in batches
 N_EVALUATIONS = 2**17  # nodes × features for NUTS; of each feature at least, and at most
 LEAST_NODES, MOST_NODES = 128, 1024
 STEP, SHORT_STEP = 0.6, 0.4  # of whitened coordinates; the latter for few features, whose posterior is less Gaussian
@@ -63,20 +70,89 @@ def draw_exactly(
     """Draws of eta and log omega (chain, draw, scale) and the number of divergences; None if chains do not mix.
 
     In single precision, for exponentials take the time; log-scales are counted from the mode of eta, and what a feature adds
-    at the mode is taken from it, so that neither squares nor sums over features suffer.
+    at the mode is taken from it, so that neither squares nor sums over features suffer. The excess is sampled as it is and
+    not by its logarithm: where the data hardly tell it from 0, it is nearer to a Gaussian.
     """
     n_scales = len(log_medians)
     mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
     zero, excess = mode[:n_scales].copy(), np.exp(mode[n_scales:])  # from log excess
     mode, factor = np.r_[np.zeros(n_scales), excess], factor * np.r_[np.ones(n_scales), excess][:, None]
     log_medians, basis = log_medians - zero, basis_of(log_scales - zero[:, None])
+    offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
+    weight = weight - offset
+    found = _weigh(priors, log_medians, basis, weight, mode, factor, seed, n_chains)
+    if found is None:
+        found = _run_chains(priors, log_medians, basis, weight, mode, factor, seed, n_chains, n_draws)
+    if found is None:
+        return None
+    positions, diverging = found
+    eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, jnp.moveaxis(positions, 2, 0)))
+    return eta + zero, log_omega, diverging
+
+
+def _weigh(
+    priors: Priors,
+    log_medians: np.ndarray,
+    basis: Array,
+    weight: Array,
+    mode: np.ndarray,
+    factor: np.ndarray,
+    seed: int,
+    n_chains: int,
+) -> tuple[np.ndarray, int] | None:
+    """Draws of (eta, excess) by importance sampling on all nodes, (chain, draw, 2 × scale); None where they fail."""
+    device = jax.config.jax_default_device
+
+    def in_single(part: Array | np.ndarray) -> Array:
+        with working_on(device, "float32"):
+            return jnp.asarray(np.asarray(part, np.float32))
+
+    known = in_single(log_medians), in_single(jnp.moveaxis(basis, 2, 0)), in_single(weight.T)
+
+    def log_density(points: np.ndarray) -> np.ndarray:
+        batches = np.split(points, range(BATCH, points.shape[1], BATCH), axis=1)
+        with working_on(device, "float32"):
+            return np.concatenate([_log_densities(priors, *known, in_single(batch)) for batch in batches])
+
+    rng = np.random.default_rng([seed, Stage.HYPER])
+    found = weigh_points(log_density, mode, factor, rng)
+    draws = found.draw(n_chains * N_DRAWS, rng).reshape(n_chains, N_DRAWS, -1)
+    return (draws, 0) if found.good else None
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_densities(priors: Priors, log_medians: Array, basis: Array, weight: Array, positions: Array) -> Array:
+    """:func:`_log_density` of many at once, nothing for an excess below 0; nodes are (feature, 2 × scale, node)."""
+    parts = _parts(priors, positions)
+
+    def add(total, feature):
+        basis, weight = feature
+        return total + logsumexp(weight + log_prior(basis, *parts, priors.amplitude_sd), axis=1), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(positions[0]), (basis, weight))
+    eta, excess = jnp.split(positions, 2)
+    return jnp.where((excess > 0).all(0), total + _log_hyperprior(priors, log_medians, eta, excess), -jnp.inf)
+
+
+def _run_chains(
+    priors: Priors,
+    log_medians: np.ndarray,
+    basis: Array,
+    weight: Array,
+    mode: np.ndarray,
+    factor: np.ndarray,
+    seed: int,
+    n_chains: int,
+    n_draws: int,
+) -> tuple[np.ndarray, int] | None:
+    """Draws of (eta, excess of either sign) by NUTS, (chain, draw, 2 × scale), and divergences; None if they do not mix."""
+    n_scales = len(log_medians)
     key, key_around = jax.random.split(stage_key(seed, Stage.THIN))
     around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
     n_kept = int(np.clip(N_EVALUATIONS // weight.shape[1], LEAST_NODES, MOST_NODES))
     if n_kept < weight.shape[0]:
         basis, weight = thin_nodes(key, basis, weight, _parts(priors, jnp.asarray(around)), n_kept, priors.amplitude_sd)
-    offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
-    likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight - offset))
+    likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight))
     start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
     halves = np.array_split(np.arange(n_chains), 2)  # a thread each
     device, diverging = jax.config.jax_default_device, 0
@@ -115,7 +191,7 @@ def draw_exactly(
         elif k == 0 and weight.shape[1] < ENOUGH_FEATURES:
             step_size = min(step_size, SHORT_STEP)
         start = np.linalg.solve(factor, (last - mode).T)
-    return (eta + zero, log_omega, diverging) if worst < HOPELESS else None
+    return (positions, diverging) if worst < HOPELESS else None
 
 
 def predict(eta: np.ndarray, omega: np.ndarray, amplitude_sd: float) -> Gaussian:
@@ -143,10 +219,12 @@ def _log_density(
     priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array
 ) -> Array:
     """Log posterior of (eta, excess), the excess of either sign, (2 × scale, lane) -> (lane,)."""
-    eta, log_omega = _parts(priors, position)
-    excess = position[len(eta) :]
-    prior = -0.5 * (((eta - log_medians[:, None]) / priors.eta_sd) ** 2 + (excess / priors.omega_sd) ** 2).sum(0)
-    return prior + log_marginal(basis, weight, eta, log_omega, priors.amplitude_sd).sum(1)
+    likelihood = log_marginal(basis, weight, *_parts(priors, position), priors.amplitude_sd).sum(1)
+    return likelihood + _log_hyperprior(priors, log_medians, *jnp.split(position, 2))
+
+
+def _log_hyperprior(priors: Priors, log_medians: Array | np.ndarray, eta: Array, excess: Array) -> Array:
+    return -0.5 * (((eta - log_medians[:, None]) / priors.eta_sd) ** 2 + (excess / priors.omega_sd) ** 2).sum(0)
 
 
 def _parts(priors: Priors, position: Array) -> tuple[Array, Array]:
