@@ -160,9 +160,9 @@ def fit_hyper(
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
     weight, basis = evaluate_nodes(problem, ratio, moments, nodes), basis_of(nodes.log_scales)
-    approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
     drawn: tuple[np.ndarray, np.ndarray, int] | None
     if preview:
+        approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         drawn = draw_approximation(problem.priors, approximation, seed, n_chains, n_draws)
     else:
         drawn = draw_exactly(problem.priors, log_medians, nodes.log_scales, weight, approximation, seed, n_chains, n_draws)

@@ -77,9 +77,9 @@ def draw_exactly(
     mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
     zero, excess = mode[:n_scales].copy(), np.exp(mode[n_scales:])  # from log excess
     mode, factor = np.r_[np.zeros(n_scales), excess], factor * np.r_[np.ones(n_scales), excess][:, None]
-    log_medians, basis = log_medians - zero, basis_of(log_scales - zero[:, None])
+    log_medians, basis = log_medians - zero, basis_of((log_scales - zero[:, None]).astype(jnp.float32))
     offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
-    weight = weight - offset
+    weight = (weight - offset).astype(jnp.float32)
     found = _weigh(priors, log_medians, basis, weight, mode, factor, seed, n_chains)
     if found is None:
         found = _run_chains(priors, log_medians, basis, weight, mode, factor, seed, n_chains, n_draws)
@@ -151,7 +151,8 @@ def _run_chains(
     around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
     n_kept = int(np.clip(N_EVALUATIONS // weight.shape[1], LEAST_NODES, MOST_NODES))
     if n_kept < weight.shape[0]:
-        basis, weight = thin_nodes(key, basis, weight, _parts(priors, jnp.asarray(around)), n_kept, priors.amplitude_sd)
+        nodes, told = (basis.astype(float), weight.astype(float)), _parts(priors, jnp.asarray(around))
+        basis, weight = thin_nodes(key, *nodes, told, n_kept, priors.amplitude_sd)
     likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight))
     start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
     halves = np.array_split(np.arange(n_chains), 2)  # a thread each
