@@ -63,7 +63,9 @@ def label_posterior(
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
                 "features": len(hyper.khat),
                 "khat_above_0.7": float((hyper.khat > 0.7).mean()),
-            },
+            }
+            | {f"importance_{name}": float(value) for name, value in zip(("khat", "ess"), hyper.importance, strict=True)
+               if np.isfinite(value)},
         ),
         "/scales": xr.Dataset(
             {

@@ -91,8 +91,9 @@ class Plan(NamedTuple):
 def make_plan(design: Design, layout: Layout) -> Plan:
     """Order a design for the likelihood.
 
-    Integers are int32, which is the same in either precision: JAX keeps an array that it met as a constant, as it was
-    then, and would take 32 bits of int64 or float64 in double precision too once a program of single precision met it.
+    Integers are int32, which is the same in either precision, and whoever takes floating-point arrays from a plan copies
+    them (by ``astype`` or an index): JAX keeps an array that it met as a constant of a program in that program's precision,
+    for programs of the other one too.
     """
     merged = np.zeros(len(design.class_scanner), np.int32)
     merged[design.class_once] = 1 + np.arange(design.class_once.sum())

@@ -143,7 +143,7 @@ def summarize(posterior: Posterior) -> Summary:
         verdicts=(
             (posterior.remark, *_on_approximation(features))
             if posterior.remark
-            else (*_verdicts(hyper, features, divergent, draws.attrs["khat_above_0.7"]), *_on_waiting(run["leapfrog"]))
+            else (*_verdicts(hyper, features, divergent, draws.attrs), *_on_waiting(run["leapfrog"]))
         ),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
@@ -210,7 +210,7 @@ def _features(posterior: Posterior) -> pd.DataFrame:
     return table
 
 
-def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poor: float) -> list[str]:
+def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, attrs: Mapping[str, float]) -> list[str]:
     failed = features.index[~features["converged"]]
     if len(failed):
         sentences = [
@@ -222,13 +222,16 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, poo
     rhat, ess = hyper["rhat"].to_numpy().max(), hyper["ess"].to_numpy().min()  # NaN, of chains that do not move, stays
     numbers = f"R-hat at most {rhat:.3f}, effective draws at least {ess:,.0f}, {divergent:.1%} divergences"
     fine = rhat < MAX_RHAT and ess >= MIN_ESS and divergent <= MOST_DIVERGENT
+    if (khat := attrs.get("importance_khat", np.nan)) < 0.7:  # draws in random order, that R-hat says nothing of
+        numbers = f"importance sampling: Pareto k {khat:.2f}, {attrs['importance_ess']:,.0f} effective points"
+        fine = True
     sentences.append(
         f"The hyperparameters have converged ({numbers})."
         if fine
         else f"The hyperparameters have NOT converged ({numbers}): take their intervals, and the scales of single "
         "features, as rough."
     )
-    if poor > MANY:
+    if (poor := attrs["khat_above_0.7"]) > MANY:
         sentences.append(
             f"The hyperparameters rest on importance weights that are poor for {poor:.0%} of the features "
             "(Pareto k above 0.7): take their intervals as rough."

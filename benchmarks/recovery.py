@@ -89,7 +89,7 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyper:
     log_ratio = np.log(study.truth.noise_ratio.loc[list(design.scanners)].to_numpy())
     ratio = Ratio(log_ratio - log_ratio.mean(), np.zeros((len(log_ratio), len(log_ratio))))
     every = np.ones((4, 8, 1))
-    return Hyper(eta * every, omega * every, ratio, Gaussian(eta, omega), None, 0, np.zeros(1))
+    return Hyper(eta * every, omega * every, ratio, Gaussian(eta, omega), None, 0, np.full(2, np.nan), np.zeros(1))
 
 
 def measure(study: Simulation, seed: int, units: str, known: bool) -> dict[str, float]:

@@ -235,6 +235,8 @@ def test_a_summary_measures_the_sources(tmp_path):
     assert "hyperparameters have converged (R-hat" in summary.verdicts[1]
     posterior.tree["hyper"]["omega"][2] = 0.3  # a chain that does not move
     assert "hyperparameters have NOT converged" in summarize(posterior).verdicts[1]
+    posterior.tree["hyper"].attrs |= {"importance_khat": 0.321, "importance_ess": 2345.6}  # no chains then
+    assert "converged (importance sampling: Pareto k 0.32, 2,346 effective points)" in summarize(posterior).verdicts[1]
     names = [path.name for path in summary.write(tmp_path / "tables")]
     assert names == ["sources.csv", "hyper.csv", "scanners.csv", "features.csv"]
     assert pd.read_csv(tmp_path / "tables" / "features.csv").feature.tolist() == NAMES

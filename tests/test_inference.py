@@ -43,7 +43,7 @@ from bayesharm.inference.nuts import sample_lanes
 from bayesharm.inference.population import predict
 from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem, to_coordinates, to_log_scales
 from bayesharm.moments import compute_moments, lay_out
-from bayesharm.spec import load_model
+from bayesharm.spec import Priors, load_model
 
 FALSE_ALARMS = 2e-5
 
@@ -360,6 +360,19 @@ def test_both_ways_to_draw_hyperparameters_give_those_of_brute_force(way, study,
     mean, sd, error = hyperposterior(exact, problem.log_medians)
     draws = np.concatenate([found.eta, found.omega], axis=-1)
     assert_no_larger_than_chance(standardized(draws, mean, sd, np.hypot(error / sd, 0.05)))
+
+
+def test_many_hyperparameters_at_once_have_the_density_of_one():
+    rng, priors = np.random.default_rng(9), Priors(amplitude_sd=0.5)
+    basis, weight = basis_of(jnp.asarray(rng.normal(size=(64, 3, 5)))), jnp.asarray(rng.normal(size=(64, 5)))
+    medians, points = rng.normal(size=3), rng.normal(size=(6, 40))
+    points[3:] = np.abs(points[3:])
+    points[4, 7] *= -1
+    expected = population._log_density(priors, medians, basis, weight, jnp.asarray(points))
+    found = population._log_densities(priors, medians, jnp.moveaxis(basis, 2, 0), weight.T, jnp.asarray(points))
+    assert np.isneginf(found[7]) and np.isfinite(found).sum() == 39
+    difference = np.delete(found - expected, 7)
+    np.testing.assert_allclose(difference, 5 * np.log(64), atol=1e-8)  # the mean over nodes is a sum there
 
 
 def test_marginal_likelihoods_at_the_draws_are_those_of_quadrature(hyper, exact):

@@ -57,6 +57,20 @@ def test_what_cannot_be_found_is_not_said_to_be(density):
     assert not found.good and len(found.points) <= N_POINTS * N_ROUNDS
 
 
+def test_one_heavy_point_is_no_good_sign():
+    """As if one point had met another mode: Pareto-k hardly sees it, and cutting its weight must not hide it."""
+    calls = []
+
+    def density(points: np.ndarray) -> np.ndarray:
+        calls.append(-0.5 * (points**2).sum(0))
+        calls[-1][0] += 12.0 * (len(calls) == 1)
+        return calls[-1]
+
+    found = weigh_points(density, np.zeros(4), np.eye(4), np.random.default_rng(7))
+    assert not found.good and found.khat < 0.5 and found.n_effective < ENOUGH and len(calls) == N_ROUNDS
+    assert found.weight[0] < 0.1  # and averages bear it
+
+
 def test_a_start_that_is_no_number_is_not_good():
     found = weigh_points(lambda points: -(points**2).sum(0), np.full(3, np.nan), np.eye(3), np.random.default_rng(6))
     assert not found.good

@@ -91,7 +91,7 @@ def pareto_k(log_ratios: np.ndarray) -> np.ndarray:
     n_tail = n_nodes // 5 if n_nodes <= 225 else int(np.ceil(3 * np.sqrt(n_nodes)))
     n_grid = 30 + int(np.sqrt(n_tail))
     grid = 1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ordered = np.sort(log_ratios - log_ratios.max(axis=0), axis=0)
         tail = np.exp(ordered[-n_tail:]) - np.exp(ordered[-n_tail - 1])  # (tail, feature), ascending
         quartile = tail[int(n_tail / 4 + 0.5) - 1]

@@ -1,6 +1,6 @@
-"""Hyperparameters (eta, omega) of the scales by NUTS, each feature entering by its marginal likelihood.
+"""Hyperparameters (eta, omega) of the scales, each feature entering by its marginal likelihood.
 
-The effects and scales of each feature are integrated out, so that NUTS sees some ten numbers and no funnel.
+The effects and scales of each feature are integrated out: some ten numbers and no funnel are left.
 Laplace approximations, importance nodes, noise ratio and hyperparameters depend on one another: they are found in
 turns until they agree.
 """
@@ -26,7 +26,14 @@ from bayesharm.inference.importance import (
 )
 from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
-from bayesharm.inference.population import ENOUGH_FEATURES, approximate, draw_approximation, draw_exactly, predict
+from bayesharm.inference.population import (
+    ENOUGH_FEATURES,
+    Drawn,
+    approximate,
+    draw_approximation,
+    draw_exactly,
+    predict,
+)
 from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, to_coordinates
 from bayesharm.moments import Moments
 
@@ -54,8 +61,10 @@ class Hyper(NamedTuple):
         Of the features that the hyperparameters were learned from, for some of the draws, the :func:`components` of their
         predictive prior; not from `ENOUGH_FEATURES` on.
     diverging : int
+    importance : (2,) array
+        Pareto-k and effective points, if the draws are by importance sampling; else NaN.
     khat : (feature,) array
-        Pareto-k of the importance weights at the centre of the posterior.
+        Pareto-k of the weights of each feature's nodes at the centre of the posterior.
     """
 
     eta: np.ndarray
@@ -64,11 +73,12 @@ class Hyper(NamedTuple):
     predictive: Gaussian
     log_marginal: np.ndarray | None
     diverging: int
+    importance: np.ndarray
     khat: np.ndarray
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays; :meth:`from_arrays` is the inverse."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in ("eta", "omega", "diverging", "khat")}
+        arrays = {name: np.asarray(getattr(self, name)) for name in ("eta", "omega", "diverging", "importance", "khat")}
         arrays |= {f"log_ratio_{name}": np.asarray(part) for name, part in self.log_ratio._asdict().items()}
         arrays |= {f"predictive_{name}": np.asarray(part) for name, part in self.predictive._asdict().items()}
         return arrays if self.log_marginal is None else arrays | {"log_marginal": self.log_marginal}
@@ -83,6 +93,7 @@ class Hyper(NamedTuple):
             Gaussian(*(arrays[f"predictive_{name}"] for name in Gaussian._fields)),
             arrays.get("log_marginal"),
             int(arrays["diverging"]),
+            arrays["importance"],
             arrays["khat"],
         )
 
@@ -160,7 +171,7 @@ def fit_hyper(
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
     weight, basis = evaluate_nodes(problem, ratio, moments, nodes), basis_of(nodes.log_scales)
-    drawn: tuple[np.ndarray, np.ndarray, int] | None
+    drawn: Drawn | None
     if preview:
         approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         drawn = draw_approximation(problem.priors, approximation, seed, n_chains, n_draws)
@@ -168,7 +179,7 @@ def fit_hyper(
         drawn = draw_exactly(problem.priors, log_medians, nodes.log_scales, weight, approximation, seed, n_chains, n_draws)
     if drawn is None:
         return None
-    eta, log_omega, diverging = drawn
+    eta, log_omega, diverging, importance = drawn
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, len(log_medians)).T, log_omega.reshape(-1, len(log_medians)).T)
     predictive = predict(eta, omega, problem.priors.amplitude_sd)
@@ -178,10 +189,10 @@ def fit_hyper(
     shared = Ratio(ratio, uncertain)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
-        return Hyper(eta, omega, shared, predictive, None, diverging, khat)
+        return Hyper(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)
     some = (part[:, components(flat[0].shape[1])] for part in flat)
     marginal = log_marginals(basis, weight, *some, problem.priors.amplitude_sd)
-    return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, khat)
+    return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, np.array(importance), khat)
 
 
 def _count_nodes(n_evaluations: int, n_features: int) -> int:

@@ -98,6 +98,7 @@ def sample_joint(
         predictive=predict(draws["eta"], draws["omega"], problem.priors.amplitude_sd),
         log_marginal=None,
         diverging=int(counts["diverging"].sum()),
+        importance=np.full(2, np.nan),
         khat=np.full(n_features, np.nan),
     )
     log_scales, failed = draws["log_scales"], counts["diverging"]

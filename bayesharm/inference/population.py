@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,24 @@ SHORTER = 0.7
 N_PARTS = 14  # of the chains, at most
 ENOUGH_FEATURES = 128  # from so many on the hyperparameters are known well: their posterior is near a Gaussian
 HOPELESS = 1.3  # R-hat from which more of the same does not help
+MAX_KHAT = 0.5  # of importance sampling, where NUTS could take all nodes instead; else what is still right
+
+
+class Drawn(NamedTuple):
+    """Draws of the hyperparameters.
+
+    Attributes
+    ----------
+    eta, log_omega : (chain, draw, scale) arrays
+    diverging : int
+    importance : tuple of float
+        Pareto-k and effective points of importance sampling; NaN of other draws.
+    """
+
+    eta: np.ndarray
+    log_omega: np.ndarray
+    diverging: int = 0
+    importance: tuple[float, float] = (np.nan, np.nan)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -49,12 +68,12 @@ def approximate(priors: Priors, log_medians: Array, basis: Array, weight: Array,
 
 def draw_approximation(
     priors: Priors, approximation: Laplace, seed: int, n_chains: int, n_draws: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Draws as :func:`draw_exactly` gives them, of the Laplace approximation of (eta, log excess)."""
+) -> Drawn:
+    """Draws of the Laplace approximation of (eta, log excess)."""
     mode, factor = approximation.mode[:, 0], approximation.factor[:, :, 0]
     z = jax.random.normal(stage_key(seed, Stage.HYPER), (n_chains, n_draws, len(mode)))
     eta, log_excess = np.split(np.asarray(mode + z @ factor.T), 2, axis=2)
-    return eta, 0.5 * np.log(np.exp(2 * log_excess) + priors.least_omega**2), 0
+    return Drawn(eta, 0.5 * np.log(np.exp(2 * log_excess) + priors.least_omega**2))
 
 
 def draw_exactly(
@@ -66,8 +85,8 @@ def draw_exactly(
     seed: int,
     n_chains: int,
     n_draws: int,
-) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Draws of eta and log omega (chain, draw, scale) and the number of divergences; None if chains do not mix.
+) -> Drawn | None:
+    """Draws of the posterior; None if importance sampling fails and chains do not mix.
 
     In single precision, for exponentials take the time; log-scales are counted from the mode of eta, and what a feature adds
     at the mode is taken from it, so that neither squares nor sums over features suffer. The excess is sampled as it is and
@@ -85,9 +104,9 @@ def draw_exactly(
         found = _run_chains(priors, log_medians, basis, weight, mode, factor, seed, n_chains, n_draws)
     if found is None:
         return None
-    positions, diverging = found
+    positions, diverging, importance = found
     eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, jnp.moveaxis(positions, 2, 0)))
-    return eta + zero, log_omega, diverging
+    return Drawn(eta + zero, log_omega, diverging, importance)
 
 
 def _weigh(
@@ -99,8 +118,8 @@ def _weigh(
     factor: np.ndarray,
     seed: int,
     n_chains: int,
-) -> tuple[np.ndarray, int] | None:
-    """Draws of (eta, excess) by importance sampling on all nodes, (chain, draw, 2 × scale); None where they fail."""
+) -> tuple[np.ndarray, int, tuple[float, float]] | None:
+    """Draws of (eta, excess) by importance sampling on all nodes, (chain, draw, 2 × scale); None where it fails."""
     device = jax.config.jax_default_device
 
     def in_single(part: Array | np.ndarray) -> Array:
@@ -115,9 +134,9 @@ def _weigh(
             return np.concatenate([_log_densities(priors, *known, in_single(batch)) for batch in batches])
 
     rng = np.random.default_rng([seed, Stage.HYPER])
-    found = weigh_points(log_density, mode, factor, rng)
+    found = weigh_points(log_density, mode, factor, rng, MAX_KHAT if _affordable(weight) == len(weight) else 0.7)
     draws = found.draw(n_chains * N_DRAWS, rng).reshape(n_chains, N_DRAWS, -1)
-    return (draws, 0) if found.good else None
+    return (draws, 0, (found.khat, found.n_effective)) if found.good else None
 
 
 @partial(jax.jit, static_argnums=0)
@@ -144,13 +163,12 @@ def _run_chains(
     seed: int,
     n_chains: int,
     n_draws: int,
-) -> tuple[np.ndarray, int] | None:
+) -> tuple[np.ndarray, int, tuple[float, float]] | None:
     """Draws of (eta, excess of either sign) by NUTS, (chain, draw, 2 × scale), and divergences; None if they do not mix."""
     n_scales = len(log_medians)
     key, key_around = jax.random.split(stage_key(seed, Stage.THIN))
     around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
-    n_kept = int(np.clip(N_EVALUATIONS // weight.shape[1], LEAST_NODES, MOST_NODES))
-    if n_kept < weight.shape[0]:
+    if (n_kept := _affordable(weight)) < len(weight):
         nodes, told = (basis.astype(float), weight.astype(float)), _parts(priors, jnp.asarray(around))
         basis, weight = thin_nodes(key, *nodes, told, n_kept, priors.amplitude_sd)
     likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight))
@@ -192,7 +210,12 @@ def _run_chains(
         elif k == 0 and weight.shape[1] < ENOUGH_FEATURES:
             step_size = min(step_size, SHORT_STEP)
         start = np.linalg.solve(factor, (last - mode).T)
-    return (positions, diverging) if worst < HOPELESS else None
+    return (positions, diverging, (np.nan, np.nan)) if worst < HOPELESS else None
+
+
+def _affordable(weight: Array) -> int:
+    """How many of the nodes of each feature NUTS takes."""
+    return min(len(weight), int(np.clip(N_EVALUATIONS // weight.shape[1], LEAST_NODES, MOST_NODES)))
 
 
 def predict(eta: np.ndarray, omega: np.ndarray, amplitude_sd: float) -> Gaussian:

@@ -14,7 +14,6 @@ from bayesharm.inference.convergence import pareto_k
 DEGREES_OF_FREEDOM = 7
 N_POINTS = 2048  # of a round
 N_ROUNDS = 8  # at most
-MAX_KHAT = 0.7
 ENOUGH = 2000  # effective points
 
 
@@ -27,22 +26,18 @@ class Weighed(NamedTuple):
     weight : (point,) array
         They add up to 1.
     khat : float
-        Pareto-k of the weights.
+        Pareto-k of the weights, before the largest are cut.
+    n_effective : float
+        Independent draws that the points were worth by these.
+    good : bool
+        Whether averages over the points can be relied upon.
     """
 
     points: np.ndarray
     weight: np.ndarray
     khat: float
-
-    @property
-    def n_effective(self) -> float:
-        """Independent draws that are worth as much."""
-        return 1 / (self.weight**2).sum()
-
-    @property
-    def good(self) -> bool:
-        """Whether averages over the points can be relied upon."""
-        return bool(self.khat < MAX_KHAT and self.n_effective >= ENOUGH)
+    n_effective: float
+    good: bool
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
         """Points drawn by their weights (systematic resampling), in random order, (draw, dimension)."""
@@ -52,13 +47,17 @@ class Weighed(NamedTuple):
 
 
 def weigh_points(
-    log_density: Callable[[np.ndarray], np.ndarray], mean: np.ndarray, factor: np.ndarray, rng: np.random.Generator
+    log_density: Callable[[np.ndarray], np.ndarray],
+    mean: np.ndarray,
+    factor: np.ndarray,
+    rng: np.random.Generator,
+    max_khat: float = 0.5,
 ) -> Weighed:
     """Importance sampling whose proposal, a Student-t, takes on mean and covariance of what it has found.
 
     The points of all rounds are kept, and weighed as if drawn from the mixture of all proposals (Cornuet, Marin, Mira &
-    Robert, *Scandinavian Journal of Statistics* 39, 2012), but no larger than their mean times the square root of their
-    number (Ionides, *Journal of Computational and Graphical Statistics* 17, 2008). While effective points are few, their
+    Robert, *Scandinavian Journal of Statistics* 39, 2012), but those above their mean times the square root of their number
+    are cut (Ionides, *Journal of Computational and Graphical Statistics* 17, 2008). While effective points are few, their
     covariance is averaged with the one before.
 
     Parameters
@@ -69,11 +68,14 @@ def weigh_points(
     factor : (dimension, dimension) array
         Lower Cholesky factor of a covariance to begin with.
     rng : numpy.random.Generator
+    max_khat : float
+        Up to 0.5 weights have a variance; up to 0.7 averages are still right, but slowly.
 
     Returns
     -------
     Weighed
-        Not `good` where the proposal never came near, or the density is nowhere finite.
+        Not `good` where the proposal never came near, or the density is nowhere finite. Of modes far from one another it
+        may know only the one where it began.
     """
     n = len(mean)
     proposals: list[tuple[np.ndarray, np.ndarray]] = []
@@ -84,15 +86,16 @@ def weigh_points(
         radii = np.sqrt(DEGREES_OF_FREEDOM / rng.chisquare(DEGREES_OF_FREEDOM, N_POINTS))
         rounds.append(mean + (rng.normal(size=(N_POINTS, n)) * radii[:, None]) @ factor.T)
         value = np.asarray(log_density(rounds[-1].T), float)
-        log_target = np.r_[log_target, np.where(np.isnan(value), -np.inf, value)]
+        log_target = np.r_[log_target, np.where(np.isfinite(value), value, -np.inf)]
         points = np.concatenate(rounds)
         if np.isfinite(log_target).sum() <= 2 * n:
-            return Weighed(points, np.full(len(points), 1 / len(points)), np.inf)
+            return Weighed(points, np.full(len(points), 1 / len(points)), np.inf, 0.0, False)
         log_weight = log_target - logsumexp([_log_student(points, *proposal) for proposal in proposals], axis=0)
         weight = np.exp(log_weight - logsumexp(log_weight))
+        khat, n_effective = float(pareto_k(log_weight[np.isfinite(log_weight)][:, None])[0]), 1 / (weight**2).sum()
         weight = np.minimum(weight, len(weight) ** -0.5)
         weight /= weight.sum()
-        found = Weighed(points, weight, float(pareto_k(log_weight[np.isfinite(log_weight)][:, None])[0]))
+        found = Weighed(points, weight, khat, n_effective, bool(khat < max_khat and n_effective >= ENOUGH))
         if found.good or len(rounds) == N_ROUNDS:
             return found
         mean = weight @ points
