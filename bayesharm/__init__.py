@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.baselines import Yamashita2019, yamashita2019
     from bayesharm.block import Settings
     from bayesharm.dataset import Dataset, load_dataset
     from bayesharm.datasets import fetch_onharmony
@@ -34,13 +35,14 @@ _HOMES = {
     "Simulation": "simulate", "simulate_srpbs": "simulate",
     "ModelSpec": "spec", "load_model": "spec", "model_card": "spec", "model_names": "spec",
     "Summary": "summary", "summarize": "summary",
+    "Yamashita2019": "baselines", "yamashita2019": "baselines",
 }  # fmt: skip
 
 __all__ = [
     "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior",
-    "RunFolderError", "Settings", "Simulation", "Summary", "__version__", "fetch_onharmony", "fit",
+    "RunFolderError", "Settings", "Simulation", "Summary", "Yamashita2019", "__version__", "fetch_onharmony", "fit",
     "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
-    "model_names", "simulate_srpbs", "summarize",
+    "model_names", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str

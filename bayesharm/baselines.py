@@ -1,0 +1,121 @@
+"""What others compute, on the same scans: point estimates to compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from bayesharm.columns import levels_by
+from bayesharm.dataset import Dataset
+from bayesharm.design import Design, build_design
+from bayesharm.errors import InputError
+from bayesharm.spec import load_model
+
+MODEL = "traveling_and_cohort"  # whose columns are those of the paper: people scanned once have no effect of their own
+RIDGE = 14.0
+
+
+@dataclass(frozen=True, eq=False)
+class Yamashita2019:
+    """Point estimates of the 2019 study.
+
+    Attributes
+    ----------
+    effects : dict of DataFrame
+        (level × feature) of each family, in the features' units; over the levels of `measurement`, `participant` and of each
+        diagnosis' `sampling` they add up to 0.
+    mean : Series
+        The constant of each feature.
+    contributions : Series
+        Contribution size of each family.
+    """
+
+    effects: dict[str, pd.DataFrame]
+    mean: pd.Series
+    contributions: pd.Series
+
+
+def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None) -> Yamashita2019:
+    """Constrained ridge regression of every feature on 0/1 columns of scanners, populations, diagnoses and travelers.
+
+    One penalty for all coefficients, the constant too, and mean 0 of the effects of measurement, of travelers, and of the
+    populations of each diagnosis: one system of equations for all features [1]_. The contribution of a family is the mean
+    over scans and features of its squared effect over the sum of all squared effects and the squared residual, divided by
+    its number of levels.
+
+    The travelers' mean and the mean of the sites' populations are not 0 in truth: what these have in common goes into other
+    effects.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    ridge : float
+        The penalty; the study took 14.
+    reference : str, optional
+        The diagnosis without an effect; that of the model if it is left out.
+
+    Returns
+    -------
+    Yamashita2019
+
+    Raises
+    ------
+    InputError
+        An impossible penalty.
+    ModelError
+        Nobody traveled, or nobody has the reference diagnosis.
+
+    References
+    ----------
+    .. [1] Yamashita et al. (2019). Harmonization of resting-state functional MRI data across multiple imaging sites via
+       the separation of site differences into sampling bias and measurement bias. *PLOS Biology* 17, e3000042.
+    """
+    if not (np.isfinite(ridge) and ridge > 0):
+        raise InputError(
+            "The penalty is impossible.",
+            got=f"ridge={ridge!r}",
+            expected="a number above 0",
+            do="leave it out",
+        )
+    spec = load_model(MODEL)
+    spec = spec if reference is None else replace(spec, reference=reference)
+    design = build_design(dataset.scans, spec)
+    columns, constraints = design.matrix, _constraints(design)
+    n_columns, n_features = columns.shape[1], dataset.features.n_features
+    penalized = columns.T @ columns + ridge * sparse.eye_array(n_columns)
+    solver = splu(sparse.block_array([[penalized, constraints.T], [constraints, None]], format="csc"))
+    family = np.array([design.scales[scale] if scale >= 0 else "mean" for scale in design.column_scale])
+    names = list(design.scales[1:])  # but the noise
+    coefficients, shares = np.empty((n_columns, n_features)), np.zeros(len(names))
+    for start, stop in dataset.features.blocks():
+        values = dataset.features.read(start, stop)[design.rows].astype(float)
+        rhs = np.concatenate([columns.T @ values, np.zeros((constraints.shape[0], stop - start))])
+        found = coefficients[:, start:stop] = solver.solve(rhs)[:n_columns]
+        squares = np.stack([(columns[:, family == name] @ found[family == name]) ** 2 for name in names])
+        shares += (squares / (squares.sum(0) + (values - columns @ found) ** 2)).sum((1, 2))
+    labels = [name.partition(":") for name in design.columns]
+    features = pd.Index(dataset.features.names, name="feature")
+    effects = {}
+    for name in dict.fromkeys(label[0] for label in labels if label[0] != "mean"):
+        rows = [k for k, label in enumerate(labels) if label[0] == name]
+        index = pd.Index([labels[k][2] for k in rows], name=levels_by(spec, name))
+        effects[name] = pd.DataFrame(coefficients[rows], index=index, columns=features).sort_index()
+    levels = np.array([(family == name).sum() for name in names])
+    contributions = pd.Series(shares / (design.n_scans * n_features) / levels, index=pd.Index(names, name="family"))
+    mean = pd.Series(coefficients[design.columns.index("mean:mean")], index=features)
+    return Yamashita2019(effects, mean, contributions)
+
+
+def _constraints(design: Design) -> sparse.csr_array:
+    """A row of ones for the columns of each scale but those of diagnoses."""
+    centred = {family.name for family in design.spec.families if family.by != "diagnosis"}
+    rows = [
+        [scale == k and name.partition(":")[0] in centred
+         for scale, name in zip(design.column_scale, design.columns, strict=True)]
+        for k in range(len(design.scales))
+    ]  # fmt: skip
+    return sparse.csr_array(np.array([row for row in rows if any(row)], float))
