@@ -150,6 +150,8 @@ def _compare(out: Path, kept: bytes, plan: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of other data, another model or other versions."""
     try:
         before = dict(json.loads(kept))
+        if plan and not before.keys() & plan.keys():
+            raise ValueError("nothing of a plan")
     except (ValueError, TypeError):
         raise RunFolderError(
             f"{out} holds an unfinished run of which nobody knows what it was started with.",

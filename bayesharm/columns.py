@@ -183,12 +183,20 @@ def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
     if values.nunique() < 2:
         raise InputError(
             f"The covariate {name!r} is the same for every scan that the model uses.",
-            got=repr(values.iloc[0]),
+            got=str(values.iloc[0]),
             expected="covariates that vary",
             do="leave it out of --covariates",
         )
     if pd.api.types.is_numeric_dtype(values):
         return values.astype(float).to_frame()
+    is_number = pd.to_numeric(values.astype(str), errors="coerce").notna()
+    if 0.5 <= is_number.mean() < 1:
+        raise InputError(
+            f"The covariate {name!r} is numbers, but for some values.",
+            got=f"{shorten(values[~is_number].unique())}, of scans {shorten(used.scan_id[~is_number])}",
+            expected="numbers only, or categories",
+            do="correct these values or leave those scans out; if they are categories, give each a name that is no number",
+        )
     categories = values.astype("category").cat.remove_unused_categories()
     if (n_levels := len(categories.cat.categories)) > max(20, len(values) // 10):
         raise InputError(

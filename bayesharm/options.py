@@ -120,7 +120,8 @@ BlockSize = Annotated[
     int | None,
     _number(
         "--block-size",
-        "Features that a device samples together; results do not depend on it. [dim]Default: 64; GPU 4,096.[/dim]",
+        "Features that a device samples together; results do not depend on it, but for rounding. "
+        "[dim]Default: 64; GPU 4,096.[/dim]",
         1,
         WORK,
     ),

@@ -337,4 +337,9 @@ def _check_options(
     ]
     for good, option, got, expected in checks:
         if not good:
-            raise InputError(f"{option} cannot be used for a simulation", got=str(got), expected=expected)
+            raise InputError(
+                f"{option} cannot be used for a simulation",
+                got=str(got),
+                expected=expected,
+                do="leave it out, or change it",
+            )

@@ -235,6 +235,7 @@ def load_model(name: str) -> ModelSpec:
         near = get_close_matches(name, model_names(), n=1)
         raise ModelError(
             f"There is no model {name!r}.",
+            got=f"neither a model of the package nor a file {path}",
             expected=f"one of {', '.join(model_names())}, or a folder with a model.toml",
             do=f"did you mean {near[0]!r}?" if near else "list the models with: bayesharm models",
         )

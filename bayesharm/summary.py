@@ -97,6 +97,7 @@ class Summary:
             folder.mkdir(parents=True, exist_ok=True)
             for name, table in tables.items():
                 if isinstance(table, pd.DataFrame):
+                    table = table.assign(preview=True) if self.about["preview"] else table
                     written.append(folder / f"{name}.csv")
                     table.to_csv(written[-1], lineterminator="\n")
         except OSError as error:
@@ -131,6 +132,7 @@ def summarize(posterior: Posterior) -> Summary:
         "n_features": len(features),
         "units": spec.units,
         "seed": run["seed"],
+        "preview": bool(posterior.remark),
     }
     draws = posterior.tree["hyper"].to_dataset()
     divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
@@ -143,7 +145,11 @@ def summarize(posterior: Posterior) -> Summary:
         verdicts=(
             (posterior.remark, *_on_approximation(features))
             if posterior.remark
-            else (*_verdicts(hyper, features, divergent, draws.attrs), *_on_waiting(run["leapfrog"]))
+            else (
+                *_verdicts(hyper, features, divergent, draws.attrs),
+                *_on_teachers(draws.attrs["features"], min(len(features), run["settings"].get("hyper_features", 0))),
+                *_on_waiting(run["leapfrog"]),
+            )
         ),
         notes=(*run["notes"], *_on_dropped(run["dropped"])),
     )
@@ -179,7 +185,8 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
             row |= {name: middle, f"{name}_q05": low, f"{name}_q95": high}
             rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
             ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
-        rows.append(row | {"rhat": max(rhat), "ess": min(ess)})
+        sampled = {"rhat": max(rhat), "ess": min(ess)}
+        rows.append(row | (dict.fromkeys(sampled, np.nan) if posterior.remark else sampled))
     return pd.DataFrame(rows).set_index("family")
 
 
@@ -237,6 +244,15 @@ def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, att
             "(Pareto k above 0.7): take their intervals as rough."
         )
     return sentences
+
+
+def _on_teachers(taught: int, wanted: int) -> list[str]:
+    if taught >= wanted:
+        return []
+    return [
+        f"What features share comes from {taught} of them and not from {wanted}, as where a scale is 0 as far as the data "
+        "tell: intervals of typical scales and spreads are wide. A preview goes on without that, and may look more exact."
+    ]
 
 
 def _counted(reasons: pd.Series) -> str:

@@ -274,13 +274,14 @@ def test_categories_that_do_not_occur_are_left_out_and_their_order_is_kept():
         ("infinite", "'infinite' has missing or infinite values.*'scan9'"),
         ("unnamed", "'unnamed' has missing or infinite values.*'scan0'"),
         ("date", "'date' is neither numbers nor categories"),
+        ("mixed", r"'mixed' is numbers, but for some values.*'\?', of scans 'scan4'"),
     ],
 )
 def test_covariates_that_cannot_be_used_are_refused(covariate, message):
     age = np.arange(10.0)
     scans = small().assign(
         constant=1.0, missing=np.where(age == 3, np.nan, age), infinite=np.where(age == 9, np.inf, age),
-        unnamed=[None, *"abcdefghi"], date=pd.date_range("2020-01-01", periods=10))
+        unnamed=[None, *"abcdefghi"], mixed=[*"0123?56789"], date=pd.date_range("2020-01-01", periods=10))
     refused(InputError, message, scans, covariates=(covariate,))
 
 

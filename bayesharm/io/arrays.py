@@ -114,7 +114,7 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:  # numpy and zarr raise a dozen kinds on a damaged file
         raise InputError(
             "The features cannot be read.",
-            got=f"{path}: {error}",
+            got=f"{path}: {'no array of numbers' if 'allow_pickle' in str(error) else error}",
             expected=f"a readable {path.suffix.lower()} of numbers, {_LAYOUT}",
             do="write the file again, complete and without pickled objects",
         ) from error
