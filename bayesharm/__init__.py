@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
     from bayesharm.posterior import Posterior, load_posterior
     from bayesharm.simulate import Simulation, simulate_srpbs
+    from bayesharm.sources import Sources, compare_sources
     from bayesharm.spec import ModelSpec, load_model, model_card, model_names
     from bayesharm.summary import Summary, summarize
 
@@ -34,13 +35,15 @@ _HOMES = {
     "Posterior": "posterior", "load_posterior": "posterior",
     "Simulation": "simulate", "simulate_srpbs": "simulate",
     "ModelSpec": "spec", "load_model": "spec", "model_card": "spec", "model_names": "spec",
+    "Sources": "sources", "compare_sources": "sources",
     "Summary": "summary", "summarize": "summary",
     "Yamashita2019": "baselines", "yamashita2019": "baselines",
 }  # fmt: skip
 
 __all__ = [
     "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior",
-    "RunFolderError", "Settings", "Simulation", "Summary", "Yamashita2019", "__version__", "fetch_onharmony", "fit",
+    "RunFolderError", "Settings", "Simulation", "Sources", "Summary",
+    "Yamashita2019", "__version__", "compare_sources", "fetch_onharmony", "fit",
     "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
     "model_names", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip

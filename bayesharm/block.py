@@ -19,12 +19,14 @@ from bayesharm.inference.devices import Devices, find_devices
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.lanes import Effort, Mixture, Pace, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.inference.problem import Problem, Stage, feature_keys
+from bayesharm.inference.sizes import Levels, draw_sizes, list_levels
 from bayesharm.moments import MomentReader, Moments, Standard
 from bayesharm.posterior import REASONS
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
 BLOCK_OF_CPU, BLOCK_OF_PREVIEW, BLOCK_OF_ACCELERATOR = 64, 128, 4096
+SIZE_DRAWS = 50  # of effects, at most, from which sizes of families are computed
 PIECE = 512  # features of a block that are described at once, by a thread
 QUANTILES = (0.05, 0.5, 0.95)
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
@@ -131,8 +133,18 @@ class Study:
         """Moments of some features."""
         return self._reader(features)
 
+    @cached_property
+    def _levels(self) -> Levels:
+        return list_levels(self.design)
+
     def summarize(
-        self, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: ScaleDraws, n_own: int | None = None
+        self,
+        features: np.ndarray,
+        log_ratio: np.ndarray,
+        moments: Moments,
+        standard: Standard,
+        draws: ScaleDraws,
+        n_own: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Summaries of draws of the scales, and of the effects given them, in the features' units; of the first `n_own`."""
         draws = jax.tree.map(np.asarray, draws)
@@ -140,11 +152,15 @@ class Study:
         few = pooled[np.linspace(0, len(pooled) - 1, min(self.settings.effect_draws, len(pooled))).astype(int)]
         with self.devices.in_use("float64"):  # variances are differences of squares
             effects = average_effects(self.problem, log_ratio, moments, few.astype(float), mesh=self.devices.mesh)
+            sizes: tuple = ()
+            if not self.settings.preview:
+                sizes = self._draw_sizes(features, log_ratio, moments, standard, np.asarray(few))
         n_own = n_own or len(standard.sd)
         pieces = [slice(start, min(start + PIECE, n_own)) for start in range(0, n_own, PIECE)]
 
         def of_piece(piece: slice) -> dict[str, np.ndarray]:
-            return self._describe(*jax.tree.map(lambda leaf: np.asarray(leaf)[..., piece], (standard, draws, effects)))
+            found = (standard, draws, effects, sizes)
+            return self._describe(*jax.tree.map(lambda leaf: np.asarray(leaf)[..., piece], found))
 
         if len(pieces) == 1:
             found = of_piece(pieces[0])
@@ -154,7 +170,27 @@ class Study:
         waited = draws.n_steps[..., :n_own].max((0, 2)).sum()  # each draw takes as long as its slowest lane
         return found | {"waited": np.full(n_own, waited)}
 
-    def _describe(self, standard: Standard, draws: ScaleDraws, effects: tuple) -> dict[str, np.ndarray]:
+    def _draw_sizes(
+        self, features: np.ndarray, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        values = (self._reader.values(features) - standard.centre) / standard.sd
+        keys = feature_keys(self.seed, Stage.SIZES, features)
+        levels, some = self._levels._replace(centred=()), draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
+        return draw_sizes(
+            self.problem,
+            log_ratio,
+            levels,
+            moments,
+            some,
+            keys,
+            values,
+            centred=self._levels.centred,
+            mesh=self.devices.mesh,
+        )
+
+    def _describe(
+        self, standard: Standard, draws: ScaleDraws, effects: tuple, sizes: tuple[np.ndarray, ...]
+    ) -> dict[str, np.ndarray]:
         log_scales = np.asarray(draws.log_scales, float)
         pooled = log_scales.reshape(-1, *log_scales.shape[2:])
         if self.settings.preview:  # no chains to judge
@@ -187,6 +223,14 @@ class Study:
             "draws": np.full(len(standard.sd), len(pooled)),
             "steps": np.asarray(draws.n_steps).sum((0, 1)),
         }
+        if sizes:
+            finite, contribution = sizes[0] * standard.sd, np.where(np.isnan(sizes[0][0]), np.nan, sizes[1])
+            away = finite - finite.mean(0)
+            covariance = np.einsum("dif,djf->ijf", away, away) / (len(finite) - 1)
+            larger = np.where(np.isfinite(covariance), (finite[:, :, None] > finite[:, None]).mean(0), np.nan)
+            told = {"finite_sd": _with_quantiles(finite), "contribution": _with_limits(contribution)}
+            told |= {"finite_covariance": covariance, "larger": larger}
+            found |= {name: part.astype(np.float32) for name, part in told.items()}
         if kept := self.settings.n_kept:
             found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)
         return found
@@ -201,6 +245,21 @@ class Study:
             "few effective draws": ~verdict.converged,
         }
         return np.select(list(applies.values()), [REASONS.index(name) for name in applies], 0).astype(np.int8)
+
+
+def _with_quantiles(draws: np.ndarray) -> np.ndarray:
+    """Mean, sd and `QUANTILES` of (draw, …) arrays, (statistic, …): outside them lie as many new draws as they say."""
+    n = len(draws)
+    shares = np.clip((np.array(QUANTILES) * (n + 1) - 1) / (n - 1), 0, 1)
+    return np.concatenate([draws.mean(0)[None], draws.std(0, ddof=1)[None], quantiles(draws, list(shares))])
+
+
+def _with_limits(draws: np.ndarray) -> np.ndarray:
+    """The same of few draws of positive numbers, as if they were log-normal."""
+    logs = np.log(draws)
+    middle, spread = logs.mean(0), logs.std(0, ddof=1)
+    limits = [np.exp(middle + z * spread) for z in stats.t.ppf(QUANTILES, len(draws) - 1)]
+    return np.stack([draws.mean(0), draws.std(0, ddof=1), *limits])
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +283,7 @@ class BlockSampler:
         with self.study.devices.in_use(self.study.settings.dtype):
             moments, standard = self.study.moments(block)
             draws = self._draws(block, moments, turn)
-        return self.study.summarize(self.log_ratio, moments, standard, draws, len(np.unique(block)))
+        return self.study.summarize(block, self.log_ratio, moments, standard, draws, len(np.unique(block)))
 
     def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
         """One run of the chains, in parts that all take the same program; or none."""

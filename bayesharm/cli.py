@@ -200,10 +200,23 @@ def summary(
     from bayesharm.posterior import load_posterior
     from bayesharm.summary import summarize
 
-    found = summarize(load_posterior(run))
-    _show(found)
-    if out is not None:
-        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out)))
+    _show(summarize(load_posterior(run)), out)
+
+
+@_command
+def sources(
+    run: opt.Run, nodes: opt.Nodes = None, networks: opt.Networks = None, out: opt.TableFolder = None
+) -> None:
+    """Compare the sources of differences: how large each is, and with what probability it is larger than another.
+
+    Example:
+
+    $ bayesharm sources run/ --nodes edges.csv --networks networks.csv --out tables/
+    """
+    from bayesharm.posterior import load_posterior
+    from bayesharm.sources import compare_sources
+
+    _show(compare_sources(load_posterior(run), nodes, networks), out)
 
 
 @_command
@@ -225,12 +238,9 @@ def models(
         return
     load_model(name)
     card = model_card(name)
-    if _console().is_terminal:
-        from rich.markdown import Markdown
+    from rich.markdown import Markdown
 
-        _console().print(Markdown(card))
-    else:
-        typer.echo(card)
+    _show(Markdown(card) if sys.stdout.isatty() else card)
 
 
 @_command
@@ -290,12 +300,9 @@ def demo(
 
     opt.keep_programs()
     folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
-    with Progress(quiet) as progress:
-        if data == "simulated":
-            story = demo_simulated(folder, edges, seed, progress)
-        else:
-            story = demo_onharmony(folder, seed, progress)
-    _show(story)
+    with Progress(quiet) as work:
+        told = demo_simulated(folder, edges, seed, work) if data == "simulated" else demo_onharmony(folder, seed, work)
+    _show(told)
 
 
 @_command
@@ -318,19 +325,12 @@ def bench(
     _show(found)
 
 
-def _console() -> Any:
-    from rich.console import Console
+def _show(found: Any, out: Path | None = None) -> None:
+    from bayesharm.display import show
 
-    return Console(highlight=False)
-
-
-def _show(thing: Any) -> None:
-    """With colours on a terminal, as plain text elsewhere."""
-    console = _console()
-    if console.is_terminal:
-        console.print(thing)
-    else:
-        typer.echo(str(thing))
+    show(found)
+    if out is not None:
+        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out)))
 
 
 def main() -> None:

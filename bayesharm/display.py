@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from bayesharm.sources import Sources
     from bayesharm.summary import Summary
 
 MEANING = {
@@ -25,6 +26,9 @@ MEANING = {
 }
 
 
+MOST_LEVELS = 20
+
+
 def as_text(thing: Any) -> str:
     """What would be on a terminal of 80 columns, without colours."""
     from rich.console import Console
@@ -32,6 +36,17 @@ def as_text(thing: Any) -> str:
     text = StringIO()
     Console(file=text, width=80, color_system=None).print(thing)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def show(thing: Any) -> None:
+    """Print on the terminal with colours, as plain text elsewhere."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(thing)
+    else:
+        print(thing)
 
 
 def render(summary: Summary) -> Group:
@@ -121,6 +136,48 @@ def scanners_table(summary: Summary, most: int = 20) -> Table:
         noise = _with_interval(row, "noise_ratio", 2)
         table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, share)
     return table
+
+
+def render_sources(sources: Sources) -> Group:
+    """Sizes of the sources, their order, and the levels with the largest effects."""
+    from rich.console import Group
+
+    about, families = sources.about, sources.families.sort_values("finite_sd", ascending=False, na_position="last")
+    unit = "In the features' own units." if about["unit"] != "sd" else "In sd of each feature over the scans."
+    sizes = make_table(
+        "Sources of differences, with 90% intervals",
+        f"Means over {about['n_features']:,} features. Scale: sd of the population that effects come from. Effects: sd of "
+        f"those that are there. {unit} Contribution: share of a scan's squares, by level.",
+        ["source", "scale", "90% interval", "effects", "90% interval", "contribution"],
+    )
+    for family, row in families.iterrows():
+        cells = [*_with_interval(row, "tau", 4), *_with_interval(row, "finite_sd", 4)]
+        sizes.add_row(str(family), *cells, f"{row.contribution:.2%}")
+    order = [str(name) for name in families.index[families.finite_sd.notna()]]
+    ranks = make_table(
+        "Which is larger",
+        "Probability that the effects of a source are larger than those of the next, in the mean over features.",
+        ["source", "next", "probability"],
+    )
+    for one, other in zip(order[:-1], order[1:], strict=True):
+        ranks.add_row(one, other, _probability(sources.larger.loc[one, other]))
+    parts = [sizes, ranks]
+    for name, table in sources.levels.groupby("family", sort=False):
+        largest = table.droplevel("family").sort_values("rms", ascending=False)
+        level = make_table(
+            f"{str(name).capitalize()}, largest first"
+            + (f" ({MOST_LEVELS} of {len(table)})" if len(table) > MOST_LEVELS else ""),
+            f"Root mean square over features of the effect, what is uncertain of it included. {unit}",
+            ["level", "rms", "90% interval"],
+        )
+        for label, row in largest.head(MOST_LEVELS).iterrows():
+            level.add_row(str(label), *_with_interval(row, "rms", 4))
+        parts.append(level)
+    return Group(*parts)
+
+
+def _probability(value: float) -> str:
+    return "> 0.999" if value > 0.999 else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _with_interval(row: pd.Series, name: str, digits: int = 3) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_j
 from bayesharm.inference.lanes import approximate_block, make_mixture, sample_block, vague_mixture
 from bayesharm.inference.noise import ratio_gradient
 from bayesharm.inference.problem import Problem, Stage
+from bayesharm.inference.sizes import draw_sizes
 from bayesharm.labels import leapfrog
 from bayesharm.moments import Moments
 
@@ -30,7 +31,7 @@ Report = Callable[[str, int, int, str], None]
 STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy, and more where an accelerator does most of the work
-PROGRAMS = (find_modes, evaluate_nodes, ratio_gradient, approximate_block, sample_block, average_effects)
+PROGRAMS = (find_modes, evaluate_nodes, ratio_gradient, approximate_block, sample_block, average_effects, draw_sizes)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
 
@@ -97,7 +98,8 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
     n_draws = max(LEAST_DRAWS, study.settings.n_draws)
     joint = pool.submit(_sample_together, study, moments, n_draws).result()
-    found = pool.submit(study.summarize, joint.hyper.log_ratio.mean, moments, standard, joint.scales).result()
+    every = np.arange(n_features)
+    found = pool.submit(study.summarize, every, joint.hyper.log_ratio.mean, moments, standard, joint.scales).result()
     parts.write("together-hyper", joint.hyper.to_arrays())
     parts.write("together", found)
     return joint.hyper, found

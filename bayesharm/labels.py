@@ -111,6 +111,20 @@ def label_posterior(
         coords={"scanner": scanner},
         attrs={"travelers": list(design.travelers), "n_scans": design.n_scans},
     )
+    if "finite_sd" in results:
+        statistic = ("statistic", np.array(["mean", "sd", "q05", "q50", "q95"], dtype=object))
+        nodes["/sources"] = xr.Dataset(
+            {name: (("statistic", "family", "feature"), results[name]) for name in ("finite_sd", "contribution")}
+            | {name: (("family", "other", "feature"), results[name]) for name in ("finite_covariance", "larger")},
+            coords={"statistic": statistic, "family": family, "other": ("other", family[1]), "feature": feature},
+            attrs={
+                "finite_sd": "standard deviation of the effects that are there, in units of the feature",
+                "contribution": "mean over scans of the squared effect over the sum of all and the squared residual, "
+                "divided by the number of levels; noise: share of the squared residual",
+                "finite_covariance": "posterior covariance of the finite_sd of two families",
+                "larger": "posterior probability that the finite_sd of `family` is larger than that of `other`",
+            },
+        )
     if "kept" in results:
         nodes["/draws"] = xr.Dataset(
             {"scales": (("draw", "family", "feature"), results["kept"])},

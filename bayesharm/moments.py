@@ -243,7 +243,8 @@ class MomentReader:
         self.features = features
         rows = design.rows[self.sums.order]
         self.rows = rows if features.rows is None else features.rows[rows]
-        self.windows: dict[int, tuple[Moments, Standard]] = {}
+        self.design_rows = design.rows if features.rows is None else features.rows[design.rows]
+        self.windows: dict[int, tuple[Moments, Standard, np.ndarray]] = {}
         self.lock = Lock()
 
     def __call__(self, features: np.ndarray) -> tuple[Moments, Standard]:
@@ -251,17 +252,25 @@ class MomentReader:
         window, parts = features // self.features.block_size, []
         for run in np.split(features, np.flatnonzero(np.diff(window)) + 1):
             start = int(run[0]) // self.features.block_size * self.features.block_size
-            moments, standard = self._window(start)
+            moments, standard, _ = self._window(start)
             at = run - start
             parts.append((*(part[..., at] for part in moments), *(part[at] for part in standard)))
         dense, eliminated, squares, centre, sd = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return Moments(dense, eliminated, squares), Standard(centre, sd)
 
-    def _window(self, start: int) -> tuple[Moments, Standard]:
+    def values(self, features: np.ndarray) -> np.ndarray:
+        """Features as they are, (scan, feature), the scans in the order of the design."""
+        window, parts = features // self.features.block_size, []
+        for run in np.split(features, np.flatnonzero(np.diff(window)) + 1):
+            start = int(run[0]) // self.features.block_size * self.features.block_size
+            parts.append(self._window(start)[2][:, run - start][self.design_rows])
+        return np.concatenate(parts, axis=1)
+
+    def _window(self, start: int) -> tuple[Moments, Standard, np.ndarray]:
         with self.lock:
             if start not in self.windows:
                 while len(self.windows) >= N_WINDOWS:
                     del self.windows[next(iter(self.windows))]
                 values = self.features.stored(start, start + self.features.block_size)
-                self.windows[start] = _add_up(self.sums, values, self.rows, self.unit)
+                self.windows[start] = (*_add_up(self.sums, values, self.rows, self.unit), values)
             return self.windows[start]

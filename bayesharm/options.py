@@ -166,6 +166,12 @@ SdFile = Annotated[
     Path | None,
     _text("--sd", "FILE", "Their uncertainty: posterior sd of what was subtracted, same shape and units.", RESULT),
 ]
+Nodes = Annotated[
+    Path | None, _text("--nodes", "FILE", "Table of edges: feature, node_a, node_b. Sizes are then told by region too.")
+]
+Networks = Annotated[
+    Path | None, _text("--networks", "FILE", "Table of regions: region, network. Sizes are then told by pairs of them too.")
+]
 TableFolder = Annotated[Path | None, _text("--out", "FOLDER", "Write the tables there too, as .csv.")]
 StudyFolder = Annotated[
     Path,

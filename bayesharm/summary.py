@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.display import as_text, render
-from bayesharm.errors import RunFolderError, shorten
-from bayesharm.posterior import REASONS, Posterior, run_state
+from bayesharm.errors import shorten
+from bayesharm.posterior import REASONS, Posterior
+from bayesharm.table_files import write_tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -76,38 +77,7 @@ class Summary:
         RunFolderError
             The folder holds tables already, or cannot be written.
         """
-        folder = Path(folder)
-        if run_state(folder).endswith("run"):
-            raise RunFolderError(
-                f"{folder} is a run folder, in which nothing else may lie.",
-                got=f"--out {folder}",
-                expected="a folder of its own for tables",
-                do="choose another --out",
-            )
-        if there := [path.name for path in sorted(folder.glob("*.csv"))]:
-            raise RunFolderError(
-                f"{folder} already holds tables.",
-                got=shorten(there),
-                expected="a folder without .csv files",
-                do="choose another --out",
-            )
-        tables = {field.name: getattr(self, field.name) for field in fields(self)}
-        written = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, table in tables.items():
-                if isinstance(table, pd.DataFrame):
-                    table = table.assign(preview=True) if self.about["preview"] else table
-                    written.append(folder / f"{name}.csv")
-                    table.to_csv(written[-1], lineterminator="\n")
-        except OSError as error:
-            raise RunFolderError(
-                f"The tables cannot be written to {folder}.",
-                got=str(error),
-                expected="a folder",
-                do="choose another --out",
-            ) from None
-        return written
+        return write_tables(self, folder, **({"preview": True} if self.about["preview"] else {}))
 
 
 def summarize(posterior: Posterior) -> Summary:

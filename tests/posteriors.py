@@ -49,7 +49,7 @@ def make_posterior(
                 "noise_ratio": (("chain", "draw", "scanner"), np.exp(rng.normal(0, 0.1, (*draws, 3)))),
             },
             coords={"family": family, "scanner": scanner},
-            attrs={"divergences": 0, "khat_above_0.7": 0.0},
+            attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features},
         ),
         "/scales": xr.Dataset(
             scales

@@ -222,14 +222,14 @@ def test_a_summary_counts_and_names_what_has_not_converged():
 def test_a_summary_says_if_few_features_have_taught_the_others():
     posterior = make_posterior(settings={"hyper_features": 4})
     posterior.tree["hyper"].attrs["features"] = 4
-    assert "comes from" not in str(summarize(posterior))
+    assert "What features share" not in str(summarize(posterior))
     posterior.tree["hyper"].attrs["features"] = 2
     assert "What features share comes from 2 of them and not from 4" in " ".join(str(summarize(posterior)).split())
 
 
 def test_tables_of_a_preview_say_so(tmp_path):
     summary = summarize(make_posterior(settings={"preview": True}))
-    assert summary.hyper[["rhat", "ess"]].isna().all(None)
+    assert summary.hyper[["rhat", "ess"]].isna().to_numpy().all()
     for path in summary.write(tmp_path / "tables"):
         assert pd.read_csv(path)["preview"].all()
 

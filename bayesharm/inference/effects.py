@@ -189,7 +189,7 @@ def _average(
         return sum(one[..., k, :] * other[..., k, :] for k in range(at_once))
 
     def of_draws(log_scales):
-        dense, covariance, g, g_pair, own = map(by_draw, _condition(plan, constants, condensed, log_scales))
+        dense, covariance, g, g_pair, own = map(by_draw, condition(plan, constants, condensed, log_scales))
         augmented = jnp.concatenate([jnp.ones_like(dense[:1]), dense])
         square = (augmented[:, None] * augmented).at[1:, 1:].add(covariance)
         direction = jnp.concatenate(
@@ -217,10 +217,13 @@ def _average(
     return jax.tree.map(lambda leaf: leaf / n_draws, sums)
 
 
-def _condition(
+def condition(
     plan: Plan, constants: Constants, moments: Condensed, log_scales: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Dense effects given the scales, mean and covariance; g, products of two g, and variances of columns of their own."""
+    """Dense effects given the scales, mean and covariance; g, products of two g, and variances of columns of their own.
+
+    The last three begin with 1, 1 and 0: those of dense columns.
+    """
     normal = normal_equations(plan, constants, moments, log_scales)
     solution = solve(normal.schur, normal.rhs)
     classes, columns, _ = plan.eliminated

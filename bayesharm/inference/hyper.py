@@ -42,6 +42,7 @@ N_TURNS = 10  # at most; four or five are usual
 TURNS_OF_RATIO = 4  # of them find the noise ratio as well
 TURNS_OF_FEW = 3  # nodes: with few, a scale that the data hardly tell from 0 can go to and fro
 EVALUATIONS, EVALUATIONS_OF_PREVIEW = (2**18, 2**20), (2**17, 2**17)  # nodes × features of these turns, and after them
+AT_ONCE = 2**16  # nodes × features that are drawn
 N_COMPONENTS = 256  # of the predictive prior while there are few features
 LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 
@@ -170,9 +171,10 @@ def fit_hyper(
     prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
-    weight, basis = evaluate_nodes(problem, ratio, moments, nodes), basis_of(nodes.log_scales)
+    weight = evaluate_nodes(problem, ratio, moments, nodes)
     drawn: Drawn | None
     if preview:
+        basis = basis_of(nodes.log_scales)
         approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         drawn = draw_approximation(problem.priors, approximation, seed, n_chains, n_draws)
     else:
@@ -186,7 +188,7 @@ def fit_hyper(
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     if problem.noise_ratio:
         uncertain = ratio_covariance(problem, moments, nodes, prior, ratio)
-    shared = Ratio(ratio, uncertain)
+    shared, basis = Ratio(ratio, uncertain), basis_of(nodes.log_scales)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
         return Hyper(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)
@@ -231,4 +233,11 @@ def _place_nodes(
     for k, spread in enumerate(spreads):
         start = starts[k] if k < len(starts) else modes[-1].mode
         modes.append(find_modes(problem, ratio, moments, Gaussian(eta, spread), start))
-    return draw_nodes(keys, tuple(modes), n_nodes, problem.pair), tuple(mode.mode for mode in modes)
+    # some features at a time: what is needed on the way takes ten times the room of the nodes
+    size = max(1, AT_ONCE // n_nodes)
+    parts = [
+        draw_nodes(keys[some], tuple(Laplace(*(part[..., some] for part in mode)) for mode in modes), n_nodes, problem.pair)
+        for some in (slice(start, start + size) for start in range(0, len(keys), size))
+    ]
+    nodes = Nodes(*(jnp.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+    return nodes, tuple(mode.mode for mode in modes)

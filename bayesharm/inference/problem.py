@@ -34,6 +34,7 @@ class Stage(IntEnum):
     JOINT = 7
     THIN = 8
     LAST_RETRY = 9
+    SIZES = 10
 
 
 class Reported(NamedTuple):

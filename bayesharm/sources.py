@@ -1,0 +1,270 @@
+"""Which source of differences is largest: sizes of all families with their posterior, over features, regions and levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from bayesharm.display import as_text, render_sources
+from bayesharm.errors import InputError, RunFolderError, shorten
+from bayesharm.io.tables import TableSource, read_table, table_columns
+from bayesharm.posterior import Posterior
+from bayesharm.table_files import write_tables
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+Z = 1.6448536269514722  # of 90% intervals
+SIZES = ("tau", "finite_sd", "contribution")
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Sizes of the sources of differences. Intervals are 90%: columns `…_q05` and `…_q95`.
+
+    Attributes
+    ----------
+    about : dict
+        `unit`: what `tau`, `finite_sd` and `rms` are in, the `features'` own or `sd` of each feature over the scans.
+    families : DataFrame by family
+        Means over features of `tau`, the scale of the population that effects are drawn from; `finite_sd`, the standard
+        deviation of the effects that are there; `contribution`, the share of a scan's squares, by level.
+    larger : DataFrame, family × family
+        Probability that the mean finite_sd of the row's family is larger than that of the column's.
+    levels : DataFrame by family and level
+        `rms`: root mean square over features of the effect of a scanner, a population, a diagnosis.
+    features : DataFrame by feature
+        The three sizes of each family.
+    regions, networks : DataFrame by region, or pair of networks, and family; or None
+        Means over the edges of a region, or of a pair of networks.
+    """
+
+    about: dict[str, Any]
+    families: pd.DataFrame
+    larger: pd.DataFrame
+    levels: pd.DataFrame
+    features: pd.DataFrame
+    regions: pd.DataFrame | None = None
+    networks: pd.DataFrame | None = None
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def __rich__(self) -> Group:
+        return render_sources(self)
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write each table as ``<name>.csv`` into a folder, which is made if it does not exist.
+
+        Raises
+        ------
+        RunFolderError
+            The folder holds tables already, or cannot be written.
+        """
+        return write_tables(self, folder)
+
+
+def compare_sources(
+    posterior: Posterior, nodes: TableSource | None = None, networks: TableSource | None = None
+) -> Sources:
+    """How large each source of differences is, and which is largest.
+
+    Features are independent given what they share, so that the variance of a mean over features is the mean of their
+    variances over their number; what two families of one feature have in common is in the probabilities.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of a whole fit.
+    nodes : path or DataFrame, optional
+        Table of edges: `feature`, and `node_a` and `node_b`, the regions that it joins.
+    networks : path or DataFrame, optional
+        Table of regions: `region` and its `network`.
+
+    Returns
+    -------
+    Sources
+
+    Raises
+    ------
+    RunFolderError
+        The run is a preview.
+    InputError
+        `nodes` lacks features of the run or a column, or `networks` lacks regions.
+    """
+    if "sources" not in posterior.tree.children:
+        raise RunFolderError(
+            "The run does not say how large its sources are.",
+            got="a preview" if posterior.remark else "a run folder without /sources",
+            expected="the run folder of a whole fit",
+            do="fit without --preview",
+        )
+    if networks is not None and nodes is None:
+        raise InputError(
+            "Networks are given, but not which regions a feature joins.",
+            got="networks without nodes",
+            expected="both",
+            do="give a table of features with node_a and node_b too",
+        )
+    scales = posterior.tree["scales"].to_dataset()
+    unit = scales["unit"].values
+    own = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
+    divide = np.ones_like(unit) if own else unit
+    sizes = _sizes(posterior, divide)
+    features = _by_feature(posterior, sizes)
+    regions = pairs = None
+    if nodes is not None:
+        ends = _ends(nodes, posterior.features)
+        regions = _averages(sizes, posterior, *_of_regions(ends), ["region"])
+        if networks is not None:
+            pairs = _averages(sizes, posterior, *_of_networks(ends, networks), ["network", "other"])
+    return Sources(
+        about={"unit": "the features' own" if own else "sd", "n_features": len(unit), "model": posterior.spec.name},
+        families=_averages(sizes, posterior, [()], np.ones((1, len(unit))), []),
+        larger=_larger(posterior, sizes, divide),
+        levels=_levels(posterior, divide),
+        features=features,
+        regions=regions,
+        networks=pairs,
+    )
+
+
+def _sizes(posterior: Posterior, divide: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean, sd and limits of each size, (statistic, family, feature)."""
+    scales, found = posterior.tree["scales"].to_dataset(), posterior.tree["sources"].to_dataset()
+    statistics = ("mean", "sd", "q05", "q50", "q95")
+    return {
+        "tau": np.stack([scales[name].values for name in statistics]) / divide,
+        "finite_sd": found["finite_sd"].values / divide,
+        "contribution": found["contribution"].values,
+    }
+
+
+def _families(posterior: Posterior) -> list[str]:
+    return [str(name) for name in posterior.tree["scales"].to_dataset()["family"].values]
+
+
+def _by_feature(posterior: Posterior, sizes: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    columns: dict[str, np.ndarray] = {}
+    for size, values in sizes.items():
+        for k, family in enumerate(_families(posterior)):
+            mean, _, low, _, high = values[:, k]
+            columns |= {f"{size}_{family}": mean, f"{size}_{family}_q05": low, f"{size}_{family}_q95": high}
+    return pd.DataFrame(columns, index=pd.Index(posterior.features, name="feature"))
+
+
+def _averages(
+    sizes: Mapping[str, np.ndarray],
+    posterior: Posterior,
+    names: list[tuple[str, ...]],
+    member: Any,
+    levels: list[str],
+) -> pd.DataFrame:
+    """Means over the features of groups, (group, feature) matrix of ones, a row for each group and family."""
+    families = _families(posterior)
+    index = pd.MultiIndex.from_tuples([(*name, family) for name in names for family in families], names=[*levels, "family"])
+    columns: dict[str, np.ndarray] = {}
+    for size, (mean, sd, *_) in sizes.items():
+        there = np.isfinite(mean)
+        count = member @ there.T.astype(float)
+        with np.errstate(invalid="ignore"):
+            average = member @ np.where(there, mean, 0).T / count
+            error = np.sqrt(member @ np.where(there, sd, 0).T ** 2) / count
+        low, high = _limits(average, error)
+        columns |= {size: average.reshape(-1), f"{size}_q05": low.reshape(-1), f"{size}_q95": high.reshape(-1)}
+    return pd.DataFrame(columns, index=index if levels else index.get_level_values("family"))
+
+
+def _limits(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """90% interval of a positive number, as if it were log-normal: with many features in it, that is a Gaussian."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.sqrt(np.log1p((sd / mean) ** 2))
+        middle = np.log(mean) - spread**2 / 2
+    return np.exp(middle - Z * spread), np.exp(middle + Z * spread)
+
+
+def _larger(posterior: Posterior, sizes: Mapping[str, np.ndarray], divide: np.ndarray) -> pd.DataFrame:
+    mean, families = sizes["finite_sd"][0], pd.Index(_families(posterior), name="family")
+    covariance = posterior.tree["sources"].to_dataset()["finite_covariance"].values / divide**2
+    variance = np.diagonal(covariance).T
+    difference = np.nansum(mean[:, None] - mean, axis=2)
+    error = np.sqrt(np.nansum(variance[:, None] + variance - 2 * covariance, axis=2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        probability = ndtr(difference / error)
+    return pd.DataFrame(probability, index=families, columns=families.rename("other"))
+
+
+def _levels(posterior: Posterior, divide: np.ndarray) -> pd.DataFrame:
+    rows = []
+    for name in posterior.tree["effects"].children:
+        if name in ("covariate", "participant"):  # slopes; and people, who are many and have no names worth telling
+            continue
+        effect = posterior.effect(name)
+        mean, sd = effect["mean"].values / divide, effect["sd"].values / divide
+        square = np.mean(mean**2 + sd**2, axis=1)
+        error = np.sqrt(np.sum(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)) / mean.shape[1]
+        labels = effect["mean"][effect["mean"].dims[0]].values
+        for level, *rms in zip(labels, *np.sqrt([square, *_limits(square, error)]), strict=True):
+            row = dict(zip(("rms", "rms_q05", "rms_q95"), rms, strict=True))
+            rows.append({"family": name, "level": str(level)} | row)
+    return pd.DataFrame(rows).set_index(["family", "level"])
+
+
+def _read(source: TableSource, what: str, *columns: str) -> pd.DataFrame:
+    """These columns of a table as text, by the first of them."""
+    there = table_columns(source, what)
+    if missing := [name for name in columns if name not in there]:
+        raise InputError(
+            f"{what.capitalize()} lacks {shorten(missing)}.",
+            got=f"columns {shorten(there, 10)}",
+            expected=", ".join(columns),
+            do="add the columns",
+        )
+    return read_table(source, text=columns, columns=columns, what=what).set_index(columns[0])
+
+
+def _ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
+    """The two regions of each feature of the run."""
+    table = _read(nodes, "the table of edges", "feature", "node_a", "node_b")
+    absent = pd.Index(features).difference(table.index)
+    if len(absent) or table.index.has_duplicates:
+        raise InputError(
+            "The table of edges and the run do not have the same features.",
+            got=f"no row for {shorten(absent)}" if len(absent) else f"several rows for {shorten(_repeated(table.index))}",
+            expected="one row for each feature of the run",
+            do="complete the table; its column 'feature' has the names of the run",
+        )
+    return table.loc[features]
+
+
+def _repeated(index: pd.Index) -> np.ndarray:
+    return index[index.duplicated()].unique().to_numpy()
+
+
+def _of_regions(ends: pd.DataFrame) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    names = sorted({*ends.node_a, *ends.node_b})
+    member = np.stack([((ends.node_a == name) | (ends.node_b == name)).to_numpy(float) for name in names])
+    return [(name,) for name in names], member
+
+
+def _of_networks(ends: pd.DataFrame, networks: TableSource) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    known = _read(networks, "the table of networks", "region", "network")["network"].to_dict()
+    if missing := sorted({*ends.node_a, *ends.node_b} - known.keys()):
+        raise InputError(
+            "Some regions have no network.",
+            got=shorten(missing),
+            expected="a network for each region of the edges",
+            do="complete the table of networks",
+        )
+    pairs = [tuple(sorted((known[a], known[b]))) for a, b in zip(ends.node_a, ends.node_b, strict=True)]
+    names = sorted(set(pairs))
+    place = {name: k for k, name in enumerate(names)}
+    member = np.zeros((len(names), len(ends)))
+    member[[place[pair] for pair in pairs], np.arange(len(ends))] = 1
+    return list(names), member

@@ -1,0 +1,105 @@
+"""Sizes of families against draws of the effects from their dense posterior, written apart from the package's algebra.
+
+Tolerances come from the errors of both averages; 2e-5 a comparison, the seeds being fixed.
+"""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+from studies import random_study
+
+from bayesharm.design import build_design
+from bayesharm.features import Features
+from bayesharm.inference.problem import Stage, feature_keys, make_problem
+from bayesharm.inference.sizes import draw_sizes, list_levels
+from bayesharm.moments import MomentReader
+from bayesharm.spec import load_model
+
+N_FEATURES, N_DRAWS = 3, 4000
+FALSE_ALARMS = 2e-5
+
+
+@pytest.fixture(scope="module", params=[(6, ("age", "sex")), (0, ()), (3, ())], ids=["covariates", "plain", "no diagnosis"])
+def study(request):
+    seed, covariates = request.param
+    scans = random_study(seed)
+    design = build_design(scans, replace(load_model("traveling_and_cohort"), covariates=covariates))
+    rng = np.random.default_rng(seed)
+    features = rng.normal(3, 2, (len(scans), N_FEATURES))
+    log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.4, (len(design.scales), N_FEATURES))
+    log_ratio = rng.normal(0, 0.4, len(design.scanners))
+    return design, features, log_scales, log_ratio
+
+
+@pytest.fixture(scope="module")
+def drawn(study):
+    design, features, log_scales, log_ratio = study
+    with jax.enable_x64(True):
+        problem, levels = make_problem(design), list_levels(design)
+        reader = MomentReader(Features.from_array(features), design, problem.plan.layout, None)
+        moments, standard = reader(np.arange(N_FEATURES))
+        values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
+        keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
+        many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
+        shared = (problem, log_ratio, levels._replace(centred=()))
+        found = draw_sizes(*shared, moments, many, keys, values, centred=levels.centred)
+        return values, *(np.asarray(part) for part in found)
+
+
+def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finite-population sds and contributions of draws from the dense posterior of all columns, (draw, scale)."""
+    design, _, log_scales, log_ratio = study
+    scale, x = np.exp(log_scales[:, f]), design.matrix.toarray()
+    variance = scale[0] ** 2 * np.exp(log_ratio)[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
+    weight = 1 / variance[design.scan_class]
+    prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
+    covariance = np.linalg.inv((x.T * weight) @ x + np.diag(prior**-2.0))
+    rng = np.random.default_rng(f)
+    effects = rng.multivariate_normal(covariance @ x.T @ (weight * values[:, f]), covariance, N_DRAWS, method="cholesky")
+    family = np.array([design.scales[k] if k >= 0 else "" for k in design.column_scale])
+    residual = (values[:, f] - effects @ x.T) ** 2
+    for name in design.scales[1:]:
+        if name != "disorder":
+            effects[:, family == name] -= effects[:, family == name].mean(1, keepdims=True)
+    squares = np.stack([(effects[:, family == name] @ x[:, family == name].T) ** 2 for name in design.scales[1:]], axis=1)
+    shares = np.concatenate([residual[:, None], squares], axis=1) / (squares.sum(1) + residual)[:, None]
+    contribution = shares.mean(2) / np.array([1, *((family == name).sum() for name in design.scales[1:])])
+    finite = [np.full(N_DRAWS, scale[0])]
+    for name in design.scales[1:]:
+        own = effects[:, family == name]
+        finite.append(np.sqrt((own**2).mean(1)) if name == "disorder" else own.std(1, ddof=1))
+    return np.stack(finite, axis=1), contribution
+
+
+@pytest.mark.filterwarnings("ignore:Degrees of freedom")
+def test_sizes_are_those_of_the_dense_posterior(study, drawn):
+    values, *found = drawn
+    z = []
+    for f in range(N_FEATURES):
+        for mine, theirs in zip(found, of_the_posterior(study, values, f), strict=True):
+            np.testing.assert_array_equal(np.isnan(mine[0, :, f]), np.isnan(theirs[0]))
+            for power in (1, 2):
+                one, other = mine[..., f] ** power, theirs**power
+                error = np.hypot(one.std(0) / np.sqrt(len(one)), other.std(0) / np.sqrt(len(other)))
+                z.append((one.mean(0) - other.mean(0))[error > 1e-9] / error[error > 1e-9])
+    z = np.concatenate(z)
+    assert np.abs(z[np.isfinite(z)]).max() < stats.norm.isf(FALSE_ALARMS / len(z) / 2)
+
+
+def test_values_come_in_the_order_of_the_design(study, drawn):
+    design, features, *_ = study
+    used = features[design.rows]
+    np.testing.assert_allclose(drawn[0], (used - used.mean(0)) / used.std(0), atol=1e-10)
+
+
+def test_levels_are_those_of_the_matrix(study):
+    design = study[0]
+    levels, x = list_levels(design), np.pad(design.matrix.toarray(), ((0, 0), (0, 1)))
+    for row, columns in zip(levels.column[:, levels.pattern], levels.of_family, strict=True):
+        there = x[:, columns].any(1)
+        assert (row[~there] == len(design.columns)).all() and (x[np.flatnonzero(there), row[there]] == 1).all()
+    np.testing.assert_array_equal(levels.fixed[levels.pattern], x[:, levels.which])
+    assert levels.column.shape[1] <= design.n_scans

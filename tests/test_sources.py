@@ -1,0 +1,137 @@
+"""Tables of sources against what draws of a made-up posterior say themselves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from posteriors import make_posterior
+from typer.testing import CliRunner
+
+from bayesharm.cli import app
+from bayesharm.errors import InputError, RunFolderError
+from bayesharm.posterior import load_posterior
+from bayesharm.sources import compare_sources
+
+NAMES = tuple(f"f{k}" for k in range(6))
+NODES = pd.DataFrame({"feature": NAMES, "node_a": list("AAABBC"), "node_b": list("BCDCDD")})
+NETWORKS = pd.DataFrame({"region": list("ABCD"), "network": ["visual", "visual", "motor", "motor"]})
+N_DRAWS = 4000
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """Sizes of the families of `traveling`, (draw, family, feature); the two largest go together in each feature."""
+    rng = np.random.default_rng(1)
+    common = rng.normal(size=(N_DRAWS, 1, len(NAMES)))
+    own = rng.normal(size=(N_DRAWS, 3, len(NAMES)))
+    size = np.array([1.0, 0.60, 0.57])[:, None] * np.linspace(0.8, 1.2, len(NAMES))
+    return size + 0.05 * own * np.array([1, 0.3, 0.3])[:, None] + 0.05 * common * np.array([0, 1, 1])[:, None]
+
+
+@pytest.fixture
+def posterior(draws):
+    found = make_posterior(features=NAMES)
+    scales = found.tree["scales"].to_dataset()
+    assert scales.sizes["family"] == 3
+    statistics = np.concatenate([draws.mean(0)[None], draws.std(0)[None], np.quantile(draws, [0.05, 0.5, 0.95], axis=0)])
+    away = draws - draws.mean(0)
+    dims, pair = ("statistic", "family", "feature"), ("family", "other", "feature")
+    found.tree["sources"] = xr.DataTree(xr.Dataset({
+        "finite_sd": (dims, 2 * statistics),  # every feature has an sd of 2 over the scans
+        "contribution": (dims, statistics / 10),
+        "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
+        "larger": (pair, (draws[:, :, None] > draws[:, None]).mean(0)),
+    }))  # fmt: skip
+    return found
+
+
+def test_means_over_features_have_the_intervals_of_their_draws(posterior, draws):
+    found = compare_sources(posterior).families
+    assert set(found.index) == {"noise", "measurement", "participant"}
+    mean = 2 * draws.mean(2)
+    np.testing.assert_allclose(found["finite_sd"], mean.mean(0))
+    for name, share in (("finite_sd_q05", 0.05), ("finite_sd_q95", 0.95)):
+        np.testing.assert_allclose(found[name], np.quantile(mean, share, axis=0), atol=0.1 * mean.std(0).max())
+    np.testing.assert_allclose(found["contribution"], draws.mean((0, 2)) / 10)
+
+
+def test_probabilities_know_that_families_of_a_feature_go_together(posterior, draws):
+    """Their difference is known far better than each of them."""
+    found = compare_sources(posterior).larger.to_numpy()
+    mean = draws.mean(2)
+    expected = (mean[:, :, None] > mean[:, None]).mean(0)
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(found[off], expected[off], atol=4.3 * 0.5 / np.sqrt(N_DRAWS) + 0.01)
+    assert found[1, 2] > 0.95 and np.isnan(np.diagonal(found)).all()
+
+
+def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
+    found = compare_sources(posterior, NODES, NETWORKS)
+    families = [str(name) for name in posterior.tree["scales"]["family"].values]
+    mean = 2 * draws.mean(0)
+    for region, edges in {"A": [0, 1, 2], "B": [0, 3, 4], "C": [1, 3, 5], "D": [2, 4, 5]}.items():
+        np.testing.assert_allclose(found.regions.loc[region].loc[families, "finite_sd"], mean[:, edges].mean(1))
+    pairs = {("visual", "visual"): [0], ("motor", "visual"): [1, 2, 3, 4], ("motor", "motor"): [5]}
+    assert found.networks.index.droplevel("family").nunique() == 3
+    for pair, edges in pairs.items():
+        np.testing.assert_allclose(found.networks.loc[pair].loc[families, "finite_sd"], mean[:, edges].mean(1))
+    whole, part = (table["finite_sd_q95"] - table["finite_sd_q05"] for table in (found.families, found.networks))
+    assert (part.loc[("motor", "motor")] > 1.5 * whole).all()  # fewer features, wider intervals
+
+
+def test_levels_have_the_size_of_their_effects(posterior):
+    found = compare_sources(posterior).levels.loc["measurement"]
+    effect = posterior.effect("measurement")
+    expected = np.sqrt((effect["mean"].values ** 2 + effect["sd"].values ** 2).mean(1))
+    np.testing.assert_allclose(found["rms"], expected)
+    rng = np.random.default_rng(2)
+    many = rng.normal(effect["mean"].values, effect["sd"].values, (N_DRAWS, *effect["mean"].shape))
+    limits = np.quantile((many**2).mean(2), [0.05, 0.95], axis=0)
+    error = (found[["rms_q05", "rms_q95"]].T.to_numpy() ** 2 - limits) / (many**2).mean(2).std(0)
+    assert np.abs(error).max() < 0.3  # sds: few features, and so a skew distribution
+
+
+def test_features_have_all_three_sizes(posterior, draws):
+    found = compare_sources(posterior).features
+    assert list(found.index) == list(NAMES) and found.notna().to_numpy().all()
+    np.testing.assert_allclose(found["finite_sd_measurement"], 2 * draws.mean(0)[_place(posterior, "measurement")])
+
+
+def _place(posterior, family: str) -> int:
+    return [str(name) for name in posterior.tree["scales"]["family"].values].index(family)
+
+
+@pytest.mark.parametrize(("nodes", "networks", "message"), [
+    (NODES.drop(columns="node_b"), None, r"table of edges lacks 'node_b'"),
+    (NODES.iloc[1:], None, r"no row for 'f0'"),
+    (pd.concat([NODES, NODES]), None, r"several rows for 'f0'"),
+    (NODES, NETWORKS.iloc[1:], r"no network[\s\S]*'A'"),
+    (NODES, NETWORKS.rename(columns={"region": "node"}), r"table of networks lacks 'region'"),
+    (None, NETWORKS, r"not which regions"),
+])  # fmt: skip
+def test_tables_that_do_not_fit_are_refused(posterior, nodes, networks, message):
+    with pytest.raises(InputError, match=message):
+        compare_sources(posterior, nodes, networks)
+
+
+def test_a_preview_has_no_sources():
+    with pytest.raises(RunFolderError, match=r"a preview[\s\S]*fit without --preview"):
+        compare_sources(make_posterior(settings={"preview": True}))
+
+
+def test_the_command_prints_and_writes_tables(small_run, tmp_path):
+    names = load_posterior(small_run).features
+    nodes, networks = tmp_path / "nodes.csv", tmp_path / "networks.csv"
+    pd.DataFrame({"feature": names, "node_a": ["a", "b"] * (len(names) // 2), "node_b": "c"}).to_csv(nodes, index=False)
+    pd.DataFrame({"region": list("abc"), "network": ["x", "y", "x"]}).to_csv(networks, index=False)
+    options = {"--nodes": nodes, "--networks": networks, "--out": tmp_path / "tables"}
+    result = CliRunner().invoke(app, ["sources", str(small_run), *(str(part) for pair in options.items() for part in pair)])
+    assert result.exit_code == 0, result.output
+    assert "Which is larger" in result.output and "sampling_HC" in result.output
+    found = {path.stem: pd.read_csv(path) for path in (tmp_path / "tables").glob("*.csv")}
+    assert found.keys() == {"families", "larger", "levels", "features", "regions", "networks"}
+    families = found["families"].set_index("family")
+    told = families.dropna()
+    assert ((told.finite_sd_q05 < told.finite_sd) & (told.finite_sd < told.finite_sd_q95)).all()
+    assert ((told.contribution > 0) & (told.contribution < 1)).all()
+    assert set(found["levels"].family) == {"measurement", "sampling", "disorder"}
