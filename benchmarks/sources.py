@@ -58,10 +58,11 @@ def true_sizes(study: Simulation) -> dict[str, dict[str, np.ndarray]]:
 def measure(seed: int, n_features: int, sizes: dict[str, float] | None) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Whether each true value is inside its interval; probabilities of pairs and whether they are in this order."""
     study, rng = simulate_srpbs(n_features, seed=seed, sizes=sizes), np.random.default_rng(seed)
-    names = [str(name) for name in study.feature_names]
+    dataset = load_dataset(study.scans, study.features)
+    names = [str(name) for name in dataset.features.names]
     ends = np.array([rng.choice(N_REGIONS, 2, replace=False) for _ in names])
     nodes = pd.DataFrame({"feature": names, "node_a": ends[:, 0].astype(str), "node_b": ends[:, 1].astype(str)})
-    posterior = fit(load_dataset(study.scans, study.features), MODEL, seed=seed, units="shared")
+    posterior = fit(dataset, MODEL, seed=seed, units="shared")
     found, truth = compare_sources(posterior, nodes), true_sizes(study)
     assert found.regions is not None
     rows = []
