@@ -172,11 +172,12 @@ class Study:
 
     def _draw_sizes(
         self, features: np.ndarray, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: np.ndarray
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, np.ndarray]:
+        """As :func:`draw_sizes` gives them, and the log-scales that they are of."""
         values = (self._reader.values(features) - standard.centre) / standard.sd
         keys = feature_keys(self.seed, Stage.SIZES, features)
         levels, some = self._levels._replace(centred=()), draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
-        return draw_sizes(
+        found = draw_sizes(
             self.problem,
             log_ratio,
             levels,
@@ -187,6 +188,7 @@ class Study:
             centred=self._levels.centred,
             mesh=self.devices.mesh,
         )
+        return *found, some
 
     def _describe(
         self, standard: Standard, draws: ScaleDraws, effects: tuple, sizes: tuple[np.ndarray, ...]
@@ -230,6 +232,8 @@ class Study:
             larger = np.where(np.isfinite(covariance), (finite[:, :, None] > finite[:, None]).mean(0), np.nan)
             told = {"finite_sd": _with_quantiles(finite), "contribution": _with_limits(contribution)}
             told |= {"finite_covariance": covariance, "larger": larger}
+            tau = np.exp(sizes[2]) * standard.sd
+            told["with_scale"] = np.stack([_covariance(part, sizes[2]) for part in (tau, finite, contribution)])
             found |= {name: part.astype(np.float32) for name, part in told.items()}
         if kept := self.settings.n_kept:
             found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)
@@ -245,6 +249,12 @@ class Study:
             "few effective draws": ~verdict.converged,
         }
         return np.select(list(applies.values()), [REASONS.index(name) for name in applies], 0).astype(np.int8)
+
+
+def _covariance(draws: np.ndarray, log_scales: np.ndarray) -> np.ndarray:
+    """Of each number with the log-scale of its family; (draw, family, feature) both, perhaps fewer draws of the former."""
+    others = log_scales[:: len(log_scales) // len(draws)]
+    return ((draws - draws.mean(0)) * (others - others.mean(0))).sum(0) / (len(draws) - 1)
 
 
 def _with_quantiles(draws: np.ndarray) -> np.ndarray:

@@ -115,9 +115,12 @@ def label_posterior(
         statistic = ("statistic", np.array(["mean", "sd", "q05", "q50", "q95"], dtype=object))
         nodes["/sources"] = xr.Dataset(
             {name: (("statistic", "family", "feature"), results[name]) for name in ("finite_sd", "contribution")}
-            | {name: (("family", "other", "feature"), results[name]) for name in ("finite_covariance", "larger")},
-            coords={"statistic": statistic, "family": family, "other": ("other", family[1]), "feature": feature},
+            | {name: (("family", "other", "feature"), results[name]) for name in ("finite_covariance", "larger")}
+            | {"with_scale": (("size", "family", "feature"), results["with_scale"])},
+            coords={"statistic": statistic, "family": family, "other": ("other", family[1]), "feature": feature,
+                    "size": ("size", np.array(["tau", "finite_sd", "contribution"], dtype=object))},
             attrs={
+                "with_scale": "posterior covariance of a size with the natural logarithm of its family's scale",
                 "finite_sd": "standard deviation of the effects that are there, in units of the feature",
                 "contribution": "mean over scans of the squared effect over the sum of all and the squared residual, "
                 "divided by the number of levels; noise: share of the squared residual",

@@ -13,6 +13,7 @@ from scipy.special import ndtr
 
 from bayesharm.display import as_text, render_sources
 from bayesharm.errors import InputError, RunFolderError, shorten
+from bayesharm.inference.population import predict
 from bayesharm.io.tables import TableSource, read_table, table_columns
 from bayesharm.posterior import Posterior
 from bayesharm.table_files import write_tables
@@ -75,8 +76,10 @@ def compare_sources(
 ) -> Sources:
     """How large each source of differences is, and which is largest.
 
-    Features are independent given what they share, so that the variance of a mean over features is the mean of their
-    variances over their number; what two families of one feature have in common is in the probabilities.
+    Features are independent given what they share. The variance of a mean over features is that of independent ones, and
+    what the uncertainty of eta, the typical log-scale of a family, adds: the derivative of a posterior mean by eta is its
+    posterior covariance with the log-scale over the prior's variance. What two families of one feature have in common is
+    in the probabilities.
 
     Parameters
     ----------
@@ -116,18 +119,18 @@ def compare_sources(
     unit = scales["unit"].values
     own = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
     divide = np.ones_like(unit) if own else unit
-    sizes = _sizes(posterior, divide)
+    sizes, shared = _sizes(posterior, divide), _shared_errors(posterior, divide)
     features = _by_feature(posterior, sizes)
     regions = pairs = None
     if nodes is not None:
         ends = _ends(nodes, posterior.features)
-        regions = _averages(sizes, posterior, *_of_regions(ends), ["region"])
+        regions = _averages(sizes, shared, posterior, *_of_regions(ends), ["region"])
         if networks is not None:
-            pairs = _averages(sizes, posterior, *_of_networks(ends, networks), ["network", "other"])
+            pairs = _averages(sizes, shared, posterior, *_of_networks(ends, networks), ["network", "other"])
     return Sources(
         about={"unit": "the features' own" if own else "sd", "n_features": len(unit), "model": posterior.spec.name},
-        families=_averages(sizes, posterior, [()], np.ones((1, len(unit))), []),
-        larger=_larger(posterior, sizes, divide),
+        families=_averages(sizes, shared, posterior, [()], np.ones((1, len(unit))), []),
+        larger=_larger(posterior, sizes, shared, divide),
         levels=_levels(posterior, divide),
         features=features,
         regions=regions,
@@ -146,6 +149,16 @@ def _sizes(posterior: Posterior, divide: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def _shared_errors(posterior: Posterior, divide: np.ndarray) -> dict[str, np.ndarray]:
+    """What a posterior sd of eta moves each size by, (family, feature)."""
+    hyper, found = posterior.tree["hyper"].to_dataset(), posterior.tree["sources"].to_dataset()
+    eta, omega = hyper["eta"].values, hyper["omega"].values
+    variance = predict(eta, omega, posterior.spec.amplitude_sd).sd ** 2
+    uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
+    scaled = found["with_scale"].values * uncertain[:, None]
+    return {name: part / (1 if name == "contribution" else divide) for name, part in zip(SIZES, scaled, strict=True)}
+
+
 def _families(posterior: Posterior) -> list[str]:
     return [str(name) for name in posterior.tree["scales"].to_dataset()["family"].values]
 
@@ -161,6 +174,7 @@ def _by_feature(posterior: Posterior, sizes: Mapping[str, np.ndarray]) -> pd.Dat
 
 def _averages(
     sizes: Mapping[str, np.ndarray],
+    shared: Mapping[str, np.ndarray],
     posterior: Posterior,
     names: list[tuple[str, ...]],
     member: Any,
@@ -175,7 +189,8 @@ def _averages(
         count = member @ there.T.astype(float)
         with np.errstate(invalid="ignore"):
             average = member @ np.where(there, mean, 0).T / count
-            error = np.sqrt(member @ np.where(there, sd, 0).T ** 2) / count
+            common = member @ np.where(there, shared[size], 0).T
+            error = np.sqrt(member @ np.where(there, sd, 0).T ** 2 + common**2) / count
         low, high = _limits(average, error)
         columns |= {size: average.reshape(-1), f"{size}_q05": low.reshape(-1), f"{size}_q95": high.reshape(-1)}
     return pd.DataFrame(columns, index=index if levels else index.get_level_values("family"))
@@ -189,12 +204,15 @@ def _limits(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(middle - Z * spread), np.exp(middle + Z * spread)
 
 
-def _larger(posterior: Posterior, sizes: Mapping[str, np.ndarray], divide: np.ndarray) -> pd.DataFrame:
+def _larger(
+    posterior: Posterior, sizes: Mapping[str, np.ndarray], shared: Mapping[str, np.ndarray], divide: np.ndarray
+) -> pd.DataFrame:
     mean, families = sizes["finite_sd"][0], pd.Index(_families(posterior), name="family")
     covariance = posterior.tree["sources"].to_dataset()["finite_covariance"].values / divide**2
     variance = np.diagonal(covariance).T
     difference = np.nansum(mean[:, None] - mean, axis=2)
-    error = np.sqrt(np.nansum(variance[:, None] + variance - 2 * covariance, axis=2))
+    common = np.nansum(shared["finite_sd"], axis=1) ** 2
+    error = np.sqrt(np.nansum(variance[:, None] + variance - 2 * covariance, axis=2) + common[:, None] + common)
     with np.errstate(invalid="ignore", divide="ignore"):
         probability = ndtr(difference / error)
     return pd.DataFrame(probability, index=families, columns=families.rename("other"))

@@ -40,6 +40,7 @@ def posterior(draws):
         "finite_sd": (dims, 2 * statistics),  # every feature has an sd of 2 over the scans
         "contribution": (dims, statistics / 10),
         "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
+        "with_scale": (("size", "family", "feature"), np.zeros((3, 3, len(NAMES)))),
         "larger": (pair, (draws[:, :, None] > draws[:, None]).mean(0)),
     }))  # fmt: skip
     return found
