@@ -66,6 +66,22 @@ def test_probabilities_know_that_families_of_a_feature_go_together(posterior, dr
     assert found[1, 2] > 0.95 and np.isnan(np.diagonal(found)).all()
 
 
+def test_what_features_share_widens_their_means(posterior):
+    """By a posterior sd of eta every feature moves to the same side, as much as it goes with its log-scale."""
+    before = compare_sources(posterior).families
+    posterior.tree["sources"]["with_scale"][1] = 0.04
+    found = compare_sources(posterior).families
+    hyper = posterior.tree["hyper"].to_dataset()
+    eta, omega = (hyper[name].values.reshape(-1, 3) for name in ("eta", "omega"))
+    common = np.cov(eta.T)[np.triu_indices(3, 1)].mean()  # left to the amplitude, which each feature has for itself
+    assert common < 0.1 * eta.var(0).min()
+    moves = 0.04 * eta.std(0) / ((omega**2).mean(0) + eta.var(0))
+    half = [np.log(table["finite_sd_q95"] / table["finite_sd_q05"]).to_numpy() / 2 / 1.645 for table in (before, found)]
+    own, both = (np.sqrt(np.expm1(part**2)) * found["finite_sd"] for part in half)
+    np.testing.assert_allclose(np.sqrt(both**2 - own**2), moves, rtol=0.1)
+    np.testing.assert_allclose(found["tau"], before["tau"])
+
+
 def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
     found = compare_sources(posterior, NODES, NETWORKS)
     families = [str(name) for name in posterior.tree["scales"]["family"].values]
