@@ -147,11 +147,11 @@ def render_sources(sources: Sources) -> Group:
     sizes = make_table(
         "Sources of differences, with 90% intervals",
         f"Means over {about['n_features']:,} features. Scale: sd of the population that effects come from. Effects: sd of "
-        f"those that are there. {unit} Contribution: share of a scan's squares, by level.",
-        ["source", "scale", "90% interval", "effects", "90% interval", "contribution"],
+        f"those that are there. {unit} Share: contribution to a scan's squares, by level.",
+        ["source", "scale", "90% interval", "effects", "90% interval", "share"],
     )
     for family, row in families.iterrows():
-        cells = [*_with_interval(row, "tau", 4), *_with_interval(row, "finite_sd", 4)]
+        cells = [*_significant(row, "tau"), *_significant(row, "finite_sd")]
         sizes.add_row(str(family), *cells, f"{row.contribution:.2%}")
     order = [str(name) for name in families.index[families.finite_sd.notna()]]
     ranks = make_table(
@@ -171,9 +171,17 @@ def render_sources(sources: Sources) -> Group:
             ["level", "rms", "90% interval"],
         )
         for label, row in largest.head(MOST_LEVELS).iterrows():
-            level.add_row(str(label), *_with_interval(row, "rms", 4))
+            level.add_row(str(label), *_significant(row, "rms"))
         parts.append(level)
     return Group(*parts)
+
+
+def _significant(row: pd.Series, name: str) -> tuple[str, str]:
+    """A size in any unit and its interval, three digits of each."""
+    if np.isnan(row[name]):
+        return "", ""
+    value, low, high = (f"{row[column]:#.3g}" for column in (name, f"{name}_q05", f"{name}_q95"))
+    return value, f"{low} to {high}"
 
 
 def _probability(value: float) -> str:
