@@ -176,19 +176,9 @@ class Study:
         """As :func:`draw_sizes` gives them, and the log-scales that they are of."""
         values = (self._reader.values(features) - standard.centre) / standard.sd
         keys = feature_keys(self.seed, Stage.SIZES, features)
-        levels, some = self._levels._replace(centred=()), draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
-        found = draw_sizes(
-            self.problem,
-            log_ratio,
-            levels,
-            moments,
-            some,
-            keys,
-            values,
-            centred=self._levels.centred,
-            mesh=self.devices.mesh,
-        )
-        return *found, some
+        some = draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
+        mesh = self.devices.mesh
+        return *draw_sizes(self.problem, log_ratio, self._levels, moments, some, keys, values, mesh=mesh), some
 
     def _describe(
         self, standard: Standard, draws: ScaleDraws, effects: tuple, sizes: tuple[np.ndarray, ...]

@@ -149,7 +149,7 @@ def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> di
 
 
 def _check(settings: Settings, seed: int) -> None:
-    least = {"chains": 2, "draws": 8, "target_ess": 8, "keep_draws": 0}
+    least = {"chains": 2, "draws": 8, "target_ess": 8, "effect_draws": 10, "keep_draws": 0}
     others: dict[str, tuple] = {"dtype": ("float32", "float64"), "preview": (False, True)}  # than numbers
     words: dict[str, tuple] = {"draws": (None,), "block_size": (None,), "keep_draws": ("none", "thin", "all")}
     for name, value in asdict(settings).items():

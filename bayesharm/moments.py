@@ -6,6 +6,7 @@ feature changes are in :class:`Layout`; what each feature adds is in :class:`Mom
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from threading import Lock
 from typing import NamedTuple
@@ -249,22 +250,22 @@ class MomentReader:
 
     def __call__(self, features: np.ndarray) -> tuple[Moments, Standard]:
         """Moments of features by their positions, in any order."""
-        window, parts = features // self.features.block_size, []
-        for run in np.split(features, np.flatnonzero(np.diff(window)) + 1):
-            start = int(run[0]) // self.features.block_size * self.features.block_size
-            moments, standard, _ = self._window(start)
-            at = run - start
+        parts = []
+        for at, (moments, standard, _) in self._runs(features):
             parts.append((*(part[..., at] for part in moments), *(part[at] for part in standard)))
         dense, eliminated, squares, centre, sd = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return Moments(dense, eliminated, squares), Standard(centre, sd)
 
     def values(self, features: np.ndarray) -> np.ndarray:
         """Features as they are, (scan, feature), the scans in the order of the design."""
-        window, parts = features // self.features.block_size, []
-        for run in np.split(features, np.flatnonzero(np.diff(window)) + 1):
-            start = int(run[0]) // self.features.block_size * self.features.block_size
-            parts.append(self._window(start)[2][:, run - start][self.design_rows])
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([values[:, at][self.design_rows] for at, (_, _, values) in self._runs(features)], axis=1)
+
+    def _runs(self, features: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Moments, Standard, np.ndarray]]]:
+        """Neighbours among the features: where they are in their window, and what is kept of it."""
+        size = self.features.block_size
+        for run in np.split(features, np.flatnonzero(np.diff(features // size)) + 1):
+            start = int(run[0]) // size * size
+            yield run - start, self._window(start)
 
     def _window(self, start: int) -> tuple[Moments, Standard, np.ndarray]:
         with self.lock:

@@ -168,6 +168,7 @@ def test_repair_takes_the_command_that_made_the_run(small_study, small_run):
         ({"chains": 1}, "a whole number, 2 or more"),
         ({"draws": 7.5}, "None or a whole number, 8 or more"),
         ({"target_ess": True}, "a whole number, 8 or more"),
+        ({"effect_draws": 9}, "a whole number, 10 or more"),
         ({"log": "run.log"}, "got: 'log'\n  expected: some of chains, draws"),
         ({"dtype": "float16"}, "'float32' or 'float64'"),
         ({"keep_draws": "some"}, "'none' or 'thin' or 'all' or a whole number, 0 or more"),

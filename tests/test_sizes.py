@@ -44,8 +44,7 @@ def drawn(study):
         values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
         keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
         many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
-        shared = (problem, log_ratio, levels._replace(centred=()))
-        found = draw_sizes(*shared, moments, many, keys, values, centred=levels.centred)
+        found = draw_sizes(problem, log_ratio, levels, moments, many, keys, values)
         return values, *(np.asarray(part) for part in found)
 
 

@@ -52,7 +52,8 @@ def test_means_over_features_have_the_intervals_of_their_draws(posterior, draws)
     mean = 2 * draws.mean(2)
     np.testing.assert_allclose(found["finite_sd"], mean.mean(0))
     for name, share in (("finite_sd_q05", 0.05), ("finite_sd_q95", 0.95)):
-        np.testing.assert_allclose(found[name], np.quantile(mean, share, axis=0), atol=0.1 * mean.std(0).max())
+        limit = np.quantile(mean, share, axis=0)
+        np.testing.assert_allclose(found[name], limit, atol=0.15 * mean.std(0).max())  # 4.3 standard errors of a quantile
     np.testing.assert_allclose(found["contribution"], draws.mean((0, 2)) / 10)
 
 
@@ -62,7 +63,7 @@ def test_probabilities_know_that_families_of_a_feature_go_together(posterior, dr
     mean = draws.mean(2)
     expected = (mean[:, :, None] > mean[:, None]).mean(0)
     off = ~np.eye(3, dtype=bool)
-    np.testing.assert_allclose(found[off], expected[off], atol=4.3 * 0.5 / np.sqrt(N_DRAWS) + 0.01)
+    np.testing.assert_allclose(found[off], expected[off], atol=4.3 * 0.5 / np.sqrt(N_DRAWS))
     assert found[1, 2] > 0.95 and np.isnan(np.diagonal(found)).all()
 
 
@@ -78,7 +79,7 @@ def test_what_features_share_widens_their_means(posterior):
     moves = 0.04 * eta.std(0) / ((omega**2).mean(0) + eta.var(0))
     half = [np.log(table["finite_sd_q95"] / table["finite_sd_q05"]).to_numpy() / 2 / 1.645 for table in (before, found)]
     own, both = (np.sqrt(np.expm1(part**2)) * found["finite_sd"] for part in half)
-    np.testing.assert_allclose(np.sqrt(both**2 - own**2), moves, rtol=0.1)
+    np.testing.assert_allclose(np.sqrt(both**2 - own**2), moves, rtol=0.1)  # twice what the amplitude takes of eta
     np.testing.assert_allclose(found["tau"], before["tau"])
 
 
@@ -149,6 +150,7 @@ def test_the_command_prints_and_writes_tables(small_run, tmp_path):
     assert found.keys() == {"families", "larger", "levels", "features", "regions", "networks"}
     families = found["families"].set_index("family")
     told = families.dropna()
+    assert len(told) >= 4  # a single site recruits its patients
     assert ((told.finite_sd_q05 < told.finite_sd) & (told.finite_sd < told.finite_sd_q95)).all()
     assert ((told.contribution > 0) & (told.contribution < 1)).all()
     assert set(found["levels"].family) == {"measurement", "sampling", "disorder"}

@@ -35,8 +35,8 @@ class Levels(NamedTuple):
     ----------
     of_family : tuple of int arrays
         Columns of each family, in the order of the design's scales but the noise.
-    centred : tuple of bool
-        Whether a family's effects are compared with their own mean; else with 0, the reference.
+    centred : (family,) array
+        1 for families whose effects are compared with their own mean, 0 for those compared with a reference.
     column : (family, pattern) int array
         The column that scans of a pattern have of each family; the number of columns where they have none.
     fixed : (pattern, column) array
@@ -47,7 +47,7 @@ class Levels(NamedTuple):
     """
 
     of_family: tuple[np.ndarray, ...]
-    centred: tuple[bool, ...]
+    centred: np.ndarray
     column: np.ndarray
     fixed: np.ndarray
     which: np.ndarray
@@ -70,7 +70,7 @@ def list_levels(design: Design) -> Levels:
     _, first, pattern = np.unique(alike, axis=0, return_index=True, return_inverse=True)
     return Levels(
         of_family,
-        tuple(not of_name[columns].any() for columns in of_family),
+        np.array([0.0 if of_name[columns].any() else 1.0 for columns in of_family]),
         column[:, first],
         fixed[first],
         which,
@@ -78,7 +78,7 @@ def list_levels(design: Design) -> Levels:
     )
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("centred", "mesh"))
+@partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def draw_sizes(
     problem: Problem,
     log_ratio: Array,
@@ -87,8 +87,6 @@ def draw_sizes(
     log_scales: Array,
     keys: Array,
     values: Array,
-    *,
-    centred: tuple[bool, ...],
     mesh: Mesh | None = None,
 ) -> tuple[Array, Array]:
     """Finite-population sds, one draw for each draw of the scales, and contributions, fewer draws; of standardized features.
@@ -98,31 +96,29 @@ def draw_sizes(
     problem : Problem
     log_ratio : (scanner,) array
     levels : Levels
-        Without `centred`, which is given apart.
     moments : Moments
     log_scales : (draw, scale, feature) array
     keys : (feature,) PRNG keys
     values : (scan, feature) array
         Standardized features, in the order of the design's scans.
-    centred : tuple of bool
-        From `levels`.
     mesh : Mesh, optional
         As for :func:`bayesharm.inference.devices.share_out`.
 
     Returns
     -------
     finite_sd, contribution : (draw, scale, feature) arrays
-        Noise, the first scale, has its sd and the mean share of the squared residual. Contributions are of every fifth draw.
+        Noise, the first scale, has its sd and the mean share of the squared residual. A family of a single level that is
+        compared with its own mean has no sd: NaN. Contributions are of every fifth draw, or more.
     """
 
     def function(shared, own):
         log_ratio, levels = shared
-        return _of_draws(problem, log_ratio, levels, centred, *own)
+        return _of_draws(problem, log_ratio, levels, *own)
 
     return share_out(function, mesh, (log_ratio, levels), (moments, log_scales, keys, values))
 
 
-def _of_draws(problem, log_ratio, levels, centred, moments, log_scales, keys, values):
+def _of_draws(problem, log_ratio, levels, moments, log_scales, keys, values):
     """Some draws at a time, as lanes of their own; the first of them goes through all scans."""
     plan, (n_draws, _, n_features) = problem.plan, log_scales.shape
     at_once = next(k for k in range(MOST_DRAWS, 0, -1) if n_draws % k == 0)
@@ -147,19 +143,18 @@ def _of_draws(problem, log_ratio, levels, centred, moments, log_scales, keys, va
         effects = jnp.concatenate([dense, rest, jnp.zeros_like(dense[:1])])
         first = effects[:, :n_features]
         fitted = first[levels.column].sum(0) + levels.fixed @ first[levels.which]
-        for columns, own_mean in zip(levels.of_family, centred, strict=True):
-            if own_mean:  # what all levels share cannot be told from the mean of the scans
-                effects = effects.at[columns].add(-effects[columns].mean(0))
-        finite = [_finite_sd(effects[columns], c) for columns, c in zip(levels.of_family, centred, strict=True)]
+        finite = [jnp.exp(log_scales[0])]
+        for k, columns in enumerate(levels.of_family):
+            # what all levels share cannot be told from the mean of the scans
+            away = effects[columns] - levels.centred[k] * effects[columns].mean(0)
+            effects = effects.at[columns].set(away)
+            finite.append(jnp.sqrt((away**2).sum(0) / (len(away) - levels.centred[k])))
         squares = effects[levels.column, :n_features] ** 2  # (family, pattern, feature)
         residual = (values - fitted[levels.pattern]) ** 2
         total = squares.sum(0)[levels.pattern] + residual
         weight = jax.ops.segment_sum(1 / total, levels.pattern, levels.column.shape[1])
         contribution = (squares * weight).sum(1) / len(values) / n_levels
-        return (
-            jnp.stack([jnp.exp(log_scales[0]), *finite]),
-            jnp.concatenate([(residual / total).mean(0)[None], contribution]),
-        )
+        return jnp.stack(finite), jnp.concatenate([(residual / total).mean(0)[None], contribution])
 
     log_scales = jnp.swapaxes(log_scales.reshape(n_draws // at_once, at_once, -1, n_features), 1, 2)
     log_scales = log_scales.reshape(*log_scales.shape[:2], -1)
@@ -167,9 +162,3 @@ def _of_draws(problem, log_ratio, levels, centred, moments, log_scales, keys, va
     finite = finite.reshape(len(finite), -1, at_once, n_features)
     return jnp.swapaxes(finite, 1, 2).reshape(n_draws, -1, n_features), contribution
 
-
-def _finite_sd(effects: Array, centred: bool) -> Array:
-    """Over the levels, about 0; a single one that is compared with its own mean has none."""
-    if centred and len(effects) == 1:
-        return jnp.full_like(effects[0], jnp.nan)
-    return jnp.sqrt((effects**2).sum(0) / (len(effects) - centred))
