@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,8 @@ def harmonize_to_files(
     posterior, dataset, remove
         As in :func:`harmonize`.
     mean, sd : path
-        .npy, .csv, .tsv or .parquet; replaced if they exist. Only .npy is not held in memory.
+        .npy, .csv, .tsv or .parquet; replaced if they exist. Only .npy is not held in memory. Beside what comes from a
+        preview lies ``<file>.PREVIEW.txt``, which says so.
     report : callable, optional
         Receives the numbers of features done and in total.
 
@@ -131,6 +133,9 @@ def harmonize_to_files(
                     sd_file[:, part] = spread
                 if report is not None:
                     report(part.stop, job.features.n_features)
+            for path in (mean, sd):
+                if path is not None:
+                    _label(Path(path), posterior.remark)
     except OSError as error:
         raise BayesharmError(
             "The harmonized features could not be written.",
@@ -138,6 +143,15 @@ def harmonize_to_files(
             do="make room, or choose another place; nothing was left behind",
         ) from error
     return job.notes
+
+
+def _label(file: Path, remark: str) -> None:
+    """Say beside a file what must be said of it: arrays have no room for words."""
+    label = file.with_name(f"{file.name}.PREVIEW.txt")
+    if remark:
+        label.write_text(f"{file.name}: {remark}\n", encoding="utf-8")
+    else:
+        label.unlink(missing_ok=True)  # of an earlier file of this name
 
 
 @dataclass(frozen=True, eq=False)

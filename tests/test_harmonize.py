@@ -234,6 +234,18 @@ def test_tables_of_a_preview_say_so(tmp_path):
         assert pd.read_csv(path)["preview"].all()
 
 
+def test_harmonized_files_of_a_preview_are_labelled(tmp_path):
+    scans = pd.DataFrame({"scan_id": ["a", "b"], "participant_id": ["p", "q"], "scanner": ["A", "B"]})
+    table = pd.DataFrame(np.ones((2, 4)), columns=["f0", "f1", "f2", "f3"]).assign(scan_id=scans.scan_id)
+    dataset = load_dataset(scans, table, check="apply")
+    mean, sd = tmp_path / "mean.npy", tmp_path / "sd.npy"
+    harmonize_to_files(make_posterior(settings={"preview": True}), dataset, mean, sd)
+    labels = [path.with_name(f"{path.name}.PREVIEW.txt") for path in (mean, sd)]
+    assert all("PREVIEW" in label.read_text() for label in labels)
+    harmonize_to_files(make_posterior(), dataset, mean, sd)
+    assert sorted(tmp_path.iterdir()) == [mean, sd]
+
+
 def test_a_summary_measures_the_sources(tmp_path):
     posterior = make_posterior()
     summary = summarize(posterior)
