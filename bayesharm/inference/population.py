@@ -37,6 +37,24 @@ HOPELESS = 1.3  # R-hat from which more of the same does not help
 MAX_KHAT = 0.5  # of importance sampling, where NUTS could take all nodes instead; else what is still right
 
 
+class Target(NamedTuple):
+    """The posterior of (eta, excess), and where to look for it.
+
+    Attributes
+    ----------
+    log_medians : (scale,) array
+    basis, weight : (2 × scale, node, feature), (node, feature) arrays
+    mode : (2 × scale,) array
+    factor : (2 × scale, 2 × scale) array
+    """
+
+    log_medians: np.ndarray
+    basis: Array
+    weight: Array
+    mode: np.ndarray
+    factor: np.ndarray
+
+
 class Drawn(NamedTuple):
     """Draws of the hyperparameters.
 
@@ -99,9 +117,8 @@ def draw_exactly(
     log_medians, basis = log_medians - zero, basis_of((log_scales - zero[:, None]).astype(jnp.float32))
     offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
     weight = (weight - offset).astype(jnp.float32)
-    found = _weigh(priors, log_medians, basis, weight, mode, factor, seed, n_chains)
-    if found is None:
-        found = _run_chains(priors, log_medians, basis, weight, mode, factor, seed, n_chains, n_draws)
+    target = Target(log_medians, basis, weight, mode, factor)
+    found = _weigh(priors, target, seed, n_chains) or _run_chains(priors, target, seed, n_chains, n_draws)
     if found is None:
         return None
     positions, diverging, importance = found
@@ -109,18 +126,9 @@ def draw_exactly(
     return Drawn(eta + zero, log_omega, diverging, importance)
 
 
-def _weigh(
-    priors: Priors,
-    log_medians: np.ndarray,
-    basis: Array,
-    weight: Array,
-    mode: np.ndarray,
-    factor: np.ndarray,
-    seed: int,
-    n_chains: int,
-) -> tuple[np.ndarray, int, tuple[float, float]] | None:
+def _weigh(priors: Priors, target: Target, seed: int, n_chains: int) -> tuple[np.ndarray, int, tuple[float, float]] | None:
     """Draws of (eta, excess) by importance sampling on all nodes, (chain, draw, 2 × scale); None where it fails."""
-    device = jax.config.jax_default_device
+    (log_medians, basis, weight, mode, factor), device = target, jax.config.jax_default_device
 
     def in_single(part: Array | np.ndarray) -> Array:
         with working_on(device, "float32"):
@@ -154,17 +162,10 @@ def _log_densities(priors: Priors, log_medians: Array, basis: Array, weight: Arr
 
 
 def _run_chains(
-    priors: Priors,
-    log_medians: np.ndarray,
-    basis: Array,
-    weight: Array,
-    mode: np.ndarray,
-    factor: np.ndarray,
-    seed: int,
-    n_chains: int,
-    n_draws: int,
+    priors: Priors, target: Target, seed: int, n_chains: int, n_draws: int
 ) -> tuple[np.ndarray, int, tuple[float, float]] | None:
     """Draws of (eta, excess of either sign) by NUTS, (chain, draw, 2 × scale), and divergences; None if they do not mix."""
+    log_medians, basis, weight, mode, factor = target
     n_scales = len(log_medians)
     key, key_around = jax.random.split(stage_key(seed, Stage.THIN))
     around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
