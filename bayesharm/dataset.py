@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -28,11 +29,14 @@ class Dataset:
         Rows aligned with `scans`; in the user's units.
     dropped : dict
         Features left out because no model can use them: name -> reason.
+    origin : dict, optional
+        The arguments of :func:`load_dataset`, if the study is in files.
     """
 
     scans: pd.DataFrame
     features: Features
     dropped: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, Any] | None = None
 
 
 def load_dataset(
@@ -90,7 +94,23 @@ def load_dataset(
         found = _aligned(table, found, named="scan_id" in mapping)
         if select is not None and not is_table(features):
             found = found.take(match_names(found.names, select))
-    return Dataset(table, found) if check == "apply" else _without_flaws(table, found, bad_features)
+    if check == "apply":
+        return Dataset(table, found)
+    origin = _origin(scans, features, columns, select, bad_features)
+    return replace(_without_flaws(table, found, bad_features), origin=origin)
+
+
+def _origin(scans: TableSource, features: Any, columns, select, bad_features: str) -> dict[str, Any] | None:
+    """The arguments as plain data, if they lead to files."""
+    files = {"scans": scans} | ({} if features is None else {"features": features})
+    if not all(isinstance(file, str | os.PathLike) for file in files.values()):
+        return None
+    chosen = [select] if isinstance(select, str) else select
+    return {name: os.path.abspath(file) for name, file in files.items()} | {
+        "columns": dict(columns or {}),
+        "select": None if chosen is None else list(chosen),
+        "bad_features": bad_features,
+    }
 
 
 def _from_wide_table(

@@ -14,7 +14,7 @@ import numpy as np
 
 from bayesharm.block import Settings, Study
 from bayesharm.checkpoints import keep_parts
-from bayesharm.dataset import Dataset
+from bayesharm.dataset import Dataset, load_dataset
 from bayesharm.design import Design, build_design
 from bayesharm.engine import Report, run_study
 from bayesharm.errors import InputError, shorten
@@ -135,16 +135,68 @@ def fit(
     return posterior
 
 
+def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:
+    """The study that a run is of, for what needs the scans themselves.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    dataset : Dataset, optional
+        That of the fit; by default it is read from where it was then.
+
+    Raises
+    ------
+    InputError
+        The data are not there, or are not those of the fit.
+    """
+    run = posterior.run
+    origin: dict[str, Any] | None = run.get("data")
+    if dataset is None:
+        if not origin:
+            raise InputError(
+                "The run does not say where its data are.",
+                got="a fit of data in memory",
+                expected="the dataset of the fit",
+                do="give it too",
+            )
+        absent = [origin[name] for name in ("scans", "features") if name in origin and not Path(origin[name]).exists()]
+        if absent:
+            raise InputError(
+                "The data of the run are no longer where they were.",
+                got=f"no file {shorten(absent)}",
+                expected="the scans and the features of the fit",
+                do="say where they are now",
+            )
+        dataset = load_dataset(**origin)
+    dataset = _sorted(dataset)
+    found = {"fingerprint": dataset.features.fingerprint(), "scans": _hash_scans(dataset)}
+    if changed := [what for name, what in (("scans", "scans"), ("fingerprint", "features")) if found[name] != run[name]]:
+        raise InputError(
+            "These are not the data that the run was fitted to.",
+            got=f"other {' and '.join(changed)}: {len(dataset.scans):,} scans × {dataset.features.n_features:,} features",
+            expected=f"the {run['n_features']:,} features and the scans of the fit, unchanged",
+            do="give the data of the fit, read with the same options",
+        )
+    devices = find_devices()
+    design = build_design(dataset.scans, posterior.spec)
+    with devices.in_use("float64"):
+        problem, unit = make_problem(design), _unit_of(dataset, design)
+        return Study(dataset, design, problem, unit, run["seed"], Settings(**run["settings"]), devices)
+
+
+def _hash_scans(dataset: Dataset) -> str:
+    return hashlib.sha256(dataset.scans.to_csv(index=False).encode()).hexdigest()
+
+
 def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> dict[str, Any]:
     """All that the result depends on."""
-    scans = dataset.scans.to_csv(index=False).encode()
     return {
         "spec": design.spec.to_dict(),
         "seed": int(seed),
         "settings": {name: value for name, value in asdict(settings).items() if name != "device"},  # `devices` says which
         "versions": {name: version(name) for name in PACKAGES},
         "features": dataset.features.fingerprint(),
-        "scans": hashlib.sha256(scans).hexdigest(),
+        "scans": _hash_scans(dataset),
     }
 
 

@@ -142,6 +142,7 @@ def label_posterior(
         "devices": plan["devices"],
         "fingerprint": plan["features"],
         "scans": plan["scans"],
+        "data": dict(dataset.origin) if dataset.origin else None,
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()),

@@ -139,7 +139,7 @@ def arrange_sums(design: Design, layout: Layout) -> Sums:
     matrix = design.matrix.tocsr()
     numeric = np.unique(matrix.tocoo().coords[1][matrix.tocoo().data != 1])
     indicator = ~np.isin(np.arange(matrix.shape[1]), numeric)
-    _, alike = np.unique(_row_numbers(matrix[:, indicator]), return_inverse=True)
+    _, alike = np.unique(number_rows(matrix[:, indicator]), return_inverse=True)
     order = np.lexsort([np.arange(design.n_scans), alike, design.scan_class])
     stop = np.cumsum(design.class_size)
     limits = tuple(slice(int(a), int(b)) for a, b in zip(stop - design.class_size, stop, strict=True))
@@ -168,11 +168,12 @@ def arrange_sums(design: Design, layout: Layout) -> Sums:
     return Sums(order, limits, tuple(adders), of_class, design.class_size, size, dense, eliminated)
 
 
-def _row_numbers(matrix: sparse.csr_array) -> np.ndarray:
-    """The same number for rows that are the same, all entries being 1."""
+def number_rows(matrix: sparse.csr_array) -> np.ndarray:
+    """The same number for rows that are the same."""
     matrix = matrix.tocsr().sorted_indices()
     numbers: dict[bytes, int] = {}
-    rows = (matrix.indices[a:b].tobytes() for a, b in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True))
+    limits = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+    rows = (matrix.indices[a:b].tobytes() + matrix.data[a:b].tobytes() for a, b in limits)
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows])
 
 

@@ -20,7 +20,10 @@ from bayesharm.labels import label_posterior
 from bayesharm.posterior import FEATURES_A_FILE, read_record
 
 # A file of an array along features, and the place of its features; all else is made anew in any case, but `contraction`.
-PIECE = re.compile(r"(?:scales/(?!feature/|family/)\w+|draws/scales|effects/[^/]+/(?:mean|sd))/c/(?:\d+/)*(\d+)")
+PIECE = re.compile(
+    r"(?:scales/(?!feature/|family/)\w+|sources/(?:finite_sd|finite_covariance|contribution|larger|with_scale)|draws/scales"
+    r"|effects/[^/]+/(?:mean|sd))/c/(?:\d+/)*(\d+)"
+)
 
 
 def repair_run(out: Path, study: Study, plan: dict[str, Any], report: Report) -> None:

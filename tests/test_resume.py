@@ -312,6 +312,7 @@ def repaired(study, run, monkeypatch, **options):
 def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(study, whole, tmp_path, monkeypatch):
     run = shutil.copytree(whole, tmp_path / "run")
     names = ["scales/mean/c/0/1", "effects/measurement/sd/c/0/1", "scales/unit/c/1", "scales/rhat/zarr.json"]
+    names += ["sources/finite_sd/c/0/0/1", "sources/larger/c/0/0/1"]
     damage(run, *names)
     (run / "posterior.zarr" / "scales" / "mine").write_text("")
     with pytest.raises(RunFolderError, match=r"scales/mean/c/0/1[\s\S]*do this: .*--repair"):

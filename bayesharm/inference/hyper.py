@@ -142,7 +142,8 @@ def fit_hyper(
     eta_sd = np.zeros(len(log_medians))
     for turn in range(N_TURNS):
         n_nodes = few if turn < TURNS_OF_FEW else many
-        nodes, starts = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
+        nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
+        starts = tuple(mode.mode for mode in modes)
         before = ratio
         if problem.noise_ratio and turn < TURNS_OF_RATIO:
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
@@ -167,7 +168,7 @@ def fit_hyper(
         if not preview:
             return None
 
-    nodes, _ = _place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
+    nodes, _ = place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
     prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
@@ -212,7 +213,7 @@ def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:
     return Gaussian(eta, np.hypot(np.exp(log_excess), least_omega))
 
 
-def _place_nodes(
+def place_nodes(
     problem: Problem,
     moments: Moments,
     centre: np.ndarray,
@@ -221,11 +222,25 @@ def _place_nodes(
     keys: Array,
     n_nodes: int,
     starts: tuple[Array, ...],
-) -> tuple[Nodes, tuple[Array, ...]]:
-    """Nodes around the features' modes under the prior as it is, narrower, wider, and hardly pooled at all.
+) -> tuple[Nodes, tuple[Laplace, ...]]:
+    """Nodes around the features' modes under the prior as it is, narrower, wider, and hardly pooled at all; and these modes.
 
     One proposal would only see an omega like its own: from nodes of a narrow prior a larger one cannot be told from a
     smaller one, and few nodes of a wide prior lie where a narrow one puts its mass.
+
+    Parameters
+    ----------
+    problem, moments
+        Of the features.
+    centre : (2 × scale,) array
+        eta and log excess.
+    eta_sd : (scale,) array
+        How well eta is known.
+    ratio : (scanner,) array
+    keys : (feature,) PRNG keys
+    n_nodes : int
+    starts : tuple of (scale, feature) arrays
+        Coordinates where the modes are looked for; each begins at the one before where there is none for it.
     """
     eta, omega = _prior_of(centre, problem.priors.least_omega)
     spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
@@ -240,4 +255,4 @@ def _place_nodes(
         for some in (slice(start, start + size) for start in range(0, len(keys), size))
     ]
     nodes = Nodes(*(jnp.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
-    return nodes, tuple(mode.mode for mode in modes)
+    return nodes, tuple(modes)

@@ -102,9 +102,13 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: 
         for p, share in zip(proposals, jnp.split(z, len(proposals)), strict=True)
     ]
     coordinates = jnp.stack(by_proposal, axis=1).reshape(z.shape)
+    return Nodes(coordinates, to_log_scales(pair, coordinates), log_proposals(proposals, coordinates))
+
+
+def log_proposals(proposals: tuple[Laplace, ...], coordinates: Array) -> Array:
+    """Log density of a mixture of Student-t, (node, feature)."""
     log_densities = jnp.stack([_log_student(proposal, coordinates) for proposal in proposals])
-    log_proposal = logsumexp(log_densities, axis=0) - np.log(len(proposals))
-    return Nodes(coordinates, to_log_scales(pair, coordinates), log_proposal)
+    return logsumexp(log_densities, axis=0) - np.log(len(proposals))
 
 
 def _log_student(proposal: Laplace, coordinates: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp
 
 from bayesharm.inference.convergence import pareto_k
 
@@ -29,6 +29,8 @@ class Weighed(NamedTuple):
         Pareto-k of the weights, before the largest are cut.
     n_effective : float
         Independent draws that the points were worth by these.
+    log_mean : float
+        log of the integral of the density: its evidence, if it is a likelihood times a prior.
     good : bool
         Whether averages over the points can be relied upon.
     """
@@ -37,6 +39,7 @@ class Weighed(NamedTuple):
     weight: np.ndarray
     khat: float
     n_effective: float
+    log_mean: float
     good: bool
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -89,13 +92,15 @@ def weigh_points(
         log_target = np.r_[log_target, np.where(np.isfinite(value), value, -np.inf)]
         points = np.concatenate(rounds)
         if np.isfinite(log_target).sum() <= 2 * n:
-            return Weighed(points, np.full(len(points), 1 / len(points)), np.inf, 0.0, False)
+            return Weighed(points, np.full(len(points), 1 / len(points)), np.inf, 0.0, -np.inf, False)
         log_weight = log_target - logsumexp([_log_student(points, *proposal) for proposal in proposals], axis=0)
         weight = np.exp(log_weight - logsumexp(log_weight))
         khat, n_effective = float(pareto_k(log_weight[np.isfinite(log_weight)][:, None])[0]), 1 / (weight**2).sum()
         weight = np.minimum(weight, len(weight) ** -0.5)
+        log_mean = float(logsumexp(log_weight) - np.log(N_POINTS)) + np.log(weight.sum())
         weight /= weight.sum()
-        found = Weighed(points, weight, khat, n_effective, bool(khat < max_khat and n_effective >= ENOUGH))
+        good = bool(khat < max_khat and n_effective >= ENOUGH)
+        found = Weighed(points, weight, khat, n_effective, log_mean, good)
         if found.good or len(rounds) == N_ROUNDS:
             return found
         mean = weight @ points
@@ -105,7 +110,8 @@ def weigh_points(
 
 
 def _log_student(points: np.ndarray, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Log density of a Student-t but for its constant, (point,)."""
+    """Log density of a Student-t, (point,)."""
     z = solve_triangular(factor, (points - mean).T, lower=True)
     n, dof = len(mean), DEGREES_OF_FREEDOM
-    return -0.5 * (dof + n) * np.log1p((z**2).sum(0) / dof) - np.log(np.diag(factor)).sum()
+    constant = gammaln((dof + n) / 2) - gammaln(dof / 2) - 0.5 * n * np.log(dof * np.pi)
+    return constant - 0.5 * (dof + n) * np.log1p((z**2).sum(0) / dof) - np.log(np.diag(factor)).sum()

@@ -1,0 +1,80 @@
+"""Predictions of what is left out against the conditional densities of the dense covariance of all scans."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+from studies import random_study
+
+from bayesharm.design import build_design
+from bayesharm.features import Features
+from bayesharm.inference.leave_out import arrange_folds, leave_out
+from bayesharm.inference.problem import make_problem
+from bayesharm.moments import MomentReader
+from bayesharm.spec import load_model
+
+N_FEATURES, N_NODES = 3, 2
+
+
+CASES = {
+    "covariate": (6, ("age",), "traveling_and_cohort"),
+    "no diagnosis": (3, (), "traveling_and_cohort"),
+    "cohort": (1, (), "cohort"),
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def study(request):
+    seed, covariates, model = request.param
+    scans = random_study(seed)
+    design = build_design(scans, replace(load_model(model), covariates=covariates))
+    rng = np.random.default_rng(seed)
+    features = Features.from_array(rng.normal(3, 2, (len(scans), N_FEATURES)))
+    medians = np.log(design.scale_medians)[:, None]
+    log_scales = medians + rng.normal(0, 0.4, (N_NODES, len(design.scales), N_FEATURES))
+    with jax.enable_x64(True):
+        problem = make_problem(design)
+        reader = MomentReader(features, design, problem.plan.layout, None)
+        moments, standard = reader(np.arange(N_FEATURES))
+    values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
+    return design, problem, moments, values, log_scales, rng.normal(0, 0.4, len(design.scanners))
+
+
+def covariance_of(design, log_scales, log_ratio):
+    scale, x = np.exp(log_scales), design.matrix.toarray()
+    prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
+    noise = scale[0] ** 2 * np.exp(log_ratio)[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
+    return (x * prior**2) @ x.T + np.diag(noise[design.scan_class])
+
+
+@pytest.mark.parametrize("by", ["participant", "thirds", "scanner"])
+def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
+    design, problem, moments, values, log_scales, log_ratio = study
+    person = np.unique(design.participants, return_inverse=True)[1]
+    folds = {"participant": person, "thirds": np.where(person % 4 == 3, -1, person % 4),
+             "scanner": design.class_scanner[design.scan_class]}[by]  # fmt: skip
+    units = np.unique(np.where(folds < 0, -1, person), return_inverse=True)[1] - (folds < 0).any()
+    with jax.enable_x64(True):
+        held = arrange_folds(design, folds, units if by == "thirds" else None)
+        found = leave_out(problem, log_ratio, moments, values, log_scales, held, below=True)
+    assert np.isnan(found.below[:, folds < 0]).all()
+    for node in range(N_NODES):
+        for f in range(N_FEATURES):
+            covariance, y = covariance_of(design, log_scales[node, :, f], log_ratio), values[:, f]
+            for fold in range(folds.max() + 1):
+                out, rest = folds == fold, folds != fold
+                gain = np.linalg.solve(covariance[np.ix_(rest, rest)], covariance[np.ix_(rest, out)]).T
+                mean, spread = gain @ y[rest], covariance[np.ix_(out, out)] - gain @ covariance[np.ix_(rest, out)]
+                expected = stats.multivariate_normal(mean, spread).logpdf(y[out])
+                np.testing.assert_allclose(found.folds[node, fold, f], expected, rtol=1e-8)
+                below = stats.norm(mean, np.sqrt(np.diag(spread))).cdf(y[out])
+                np.testing.assert_allclose(found.below[node, out, f], below, atol=1e-6)
+                if by != "thirds":
+                    assert found.units[node, fold, f] == found.folds[node, fold, f]
+                    continue
+                for unit in np.unique(units[out]):
+                    own = units[out] == unit
+                    density = stats.multivariate_normal(mean[own], spread[np.ix_(own, own)]).logpdf(y[out][own])
+                    np.testing.assert_allclose(found.units[node, unit, f], density, rtol=1e-8)
