@@ -133,6 +133,10 @@ class Study:
         """Moments of some features."""
         return self._reader(features)
 
+    def values(self, features: np.ndarray) -> np.ndarray:
+        """Some features as they are, (scan of the design, feature)."""
+        return self._reader.values(features)
+
     @cached_property
     def _levels(self) -> Levels:
         return list_levels(self.design)
@@ -174,7 +178,7 @@ class Study:
         self, features: np.ndarray, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: np.ndarray
     ) -> tuple[jax.Array, jax.Array, np.ndarray]:
         """As :func:`draw_sizes` gives them, and the log-scales that they are of."""
-        values = (self._reader.values(features) - standard.centre) / standard.sd
+        values = (self.values(features) - standard.centre) / standard.sd
         keys = feature_keys(self.seed, Stage.SIZES, features)
         some = draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
         mesh = self.devices.mesh

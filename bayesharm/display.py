@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from bayesharm.populations import Populations
     from bayesharm.sources import Sources
     from bayesharm.summary import Summary
 
@@ -174,6 +175,33 @@ def render_sources(sources: Sources) -> Group:
             level.add_row(str(label), *_significant(row, "rms"))
         parts.append(level)
     return Group(*parts)
+
+
+def render_populations(found: Populations) -> Group:
+    """Whether sites sample populations of their own, how well that predicts, and a verdict for each diagnosis."""
+    from rich.console import Group
+
+    about = found.about
+    table = make_table(
+        "One population or several",
+        f"From {about['n_teachers']} features, which go together and count as {about['n_effective']:.0f}. Log Bayes factors "
+        "against no sampling bias in any feature: where some features have it, or all. Share: of features that have it, "
+        "with its 90% interval. Scale: typical for those, in sd of a feature.",
+        ["sampling bias", "some", "all", "share", "90% interval", "scale"],
+    )
+    for family, row in found.families.iterrows():
+        share = _with_interval(row, "share", 2)
+        table.add_row(str(family), f"{row.log_bayes_factor_some:+.1f}", f"{row.log_bayes_factor_all:+.1f}", *share,
+                      f"{row.scale:.3f}")  # fmt: skip
+    left = make_table(
+        "Predicting what is left out",
+        "Log predictive density with sampling bias less that without, summed over features; se: over sites or participants.",
+        ["sampling bias", "left out", "number", "features", "difference", "se"],
+    )
+    for (family, what), row in found.predictions.iterrows():
+        numbers = f"{row.n:.0f}", f"{row.n_features:.0f}", f"{row.difference:+.1f}", f"{row.se:.1f}"
+        left.add_row(str(family), str(what), *numbers)
+    return Group(table, left, bullets("Verdict", found.verdicts()))
 
 
 def _significant(row: pd.Series, name: str) -> tuple[str, str]:

@@ -77,7 +77,7 @@ class Summary:
         RunFolderError
             The folder holds tables already, or cannot be written.
         """
-        return write_tables(self, folder, **({"preview": True} if self.about["preview"] else {}))
+        return write_tables(self, folder, columns={"preview": True} if self.about["preview"] else {})
 
 
 def summarize(posterior: Posterior) -> Summary:

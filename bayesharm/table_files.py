@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bayesharm.errors import RunFolderError, shorten
+from bayesharm.errors import InputError, RunFolderError, shorten
 from bayesharm.posterior import run_state
 
+FORMATS = ("csv", "parquet")
 
-def write_tables(thing: Any, folder: str | Path, **columns: Any) -> list[Path]:
+
+def write_tables(
+    thing: Any, folder: str | Path, format: str = "csv", columns: Mapping[str, Any] | None = None
+) -> list[Path]:
     """Write each table of a dataclass as ``<name>.csv`` into a folder, which is made if it does not exist.
 
     Parameters
     ----------
     thing : dataclass
     folder : path
-    **columns
+    format : {'csv', 'parquet'}
+    columns : mapping, optional
         Columns that each table gets besides its own.
 
     Returns
@@ -32,6 +38,13 @@ def write_tables(thing: Any, folder: str | Path, **columns: Any) -> list[Path]:
         The folder holds tables already, is a run folder, or cannot be written.
     """
     folder = Path(folder)
+    if format not in FORMATS:
+        raise InputError(
+            "Tables cannot be written in this format.",
+            got=repr(format),
+            expected=f"one of {', '.join(FORMATS)}",
+            do="choose one of these",
+        )
     if run_state(folder).endswith("run"):
         raise RunFolderError(
             f"{folder} is a run folder, in which nothing else may lie.",
@@ -39,11 +52,11 @@ def write_tables(thing: Any, folder: str | Path, **columns: Any) -> list[Path]:
             expected="a folder of its own for tables",
             do="choose another --out",
         )
-    if there := [path.name for path in sorted(folder.glob("*.csv"))]:
+    if there := [path.name for path in sorted(folder.glob(f"*.{format}"))]:
         raise RunFolderError(
             f"{folder} already holds tables.",
             got=shorten(there),
-            expected="a folder without .csv files",
+            expected=f"a folder without .{format} files",
             do="choose another --out",
         )
     written = []
@@ -51,8 +64,12 @@ def write_tables(thing: Any, folder: str | Path, **columns: Any) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for field in fields(thing):
             if isinstance(table := getattr(thing, field.name), pd.DataFrame):
-                written.append(folder / f"{field.name}.csv")
-                table.assign(**columns).to_csv(written[-1], lineterminator="\n")
+                written.append(folder / f"{field.name}.{format}")
+                table = table.assign(**(columns or {}))
+                if format == "csv":
+                    table.to_csv(written[-1], lineterminator="\n")
+                else:
+                    table.to_parquet(written[-1])
     except OSError as error:
         raise RunFolderError(
             f"The tables cannot be written to {folder}.",

@@ -17,7 +17,7 @@ from scipy import stats
 from scipy.stats import qmc
 
 from bayesharm.inference.devices import map_some
-from bayesharm.inference.laplace import Laplace, fit_laplace, solve_lower
+from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace, solve_lower
 from bayesharm.inference.problem import Gaussian, Problem, to_log_scales
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
@@ -105,17 +105,23 @@ def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: 
     return Nodes(coordinates, to_log_scales(pair, coordinates), log_proposals(proposals, coordinates))
 
 
-def log_proposals(proposals: tuple[Laplace, ...], coordinates: Array) -> Array:
-    """Log density of a mixture of Student-t, (node, feature)."""
-    log_densities = jnp.stack([_log_student(proposal, coordinates) for proposal in proposals])
+def log_proposals(
+    proposals: tuple[Laplace, ...], coordinates: Array, keep: Array | np.ndarray | None = None
+) -> Array:
+    """Log density of a mixture of Student-t, (node, feature); of its marginal in the coordinates that are kept."""
+    log_densities = jnp.stack([_log_student(proposal, coordinates, keep) for proposal in proposals])
     return logsumexp(log_densities, axis=0) - np.log(len(proposals))
 
 
-def _log_student(proposal: Laplace, coordinates: Array) -> Array:
+def _log_student(proposal: Laplace, coordinates: Array, keep: Array | np.ndarray | None) -> Array:
     """Log density of the Student-t with a Laplace approximation's mode and factor, (node, feature)."""
-    n, dof = proposal.mode.shape[0], DEGREES_OF_FREEDOM
-    z = solve_lower(proposal.factor, coordinates - proposal.mode)
-    log_det = jnp.log(proposal.factor[np.arange(n), np.arange(n)]).sum(0)
+    size, dof, factor, away = len(proposal.mode), DEGREES_OF_FREEDOM, proposal.factor, coordinates - proposal.mode
+    n: Array | int = size
+    if keep is not None:  # a marginal is of the same family; what is not kept becomes a direction of its own, at 0
+        covariance = jnp.einsum("suf,tuf->stf", factor, factor) * (keep[:, None] * keep)[..., None]
+        factor, away, n = cholesky(covariance + jnp.diag(1 - keep)[..., None]), away * keep[:, None], keep.sum()
+    z = solve_lower(factor, away)
+    log_det = jnp.log(factor[np.arange(size), np.arange(size)]).sum(0)
     constant = gammaln((dof + n) / 2) - gammaln(dof / 2) - 0.5 * n * np.log(dof * np.pi)
     return constant - 0.5 * (dof + n) * jnp.log1p((z**2).sum(1) / dof) - log_det
 
@@ -147,7 +153,11 @@ def basis_of(log_scales: Array) -> Array:
 
 
 def log_prior(
-    basis: Array, mean: Array | np.ndarray, log_sd: Array | np.ndarray, amplitude_sd: float = 0.0
+    basis: Array,
+    mean: Array | np.ndarray,
+    log_sd: Array | np.ndarray,
+    amplitude_sd: float = 0.0,
+    keep: Array | np.ndarray | float = 1.0,
 ) -> Array:
     """Normal log density of log-scales under many hyperparameters at once, as matrix products.
 
@@ -160,14 +170,16 @@ def log_prior(
     mean, log_sd : (scale, hyper) arrays
     amplitude_sd : float
         Prior sd of what all log-scales of a feature have in common.
+    keep : (scale, 1) array, optional
+        1 for scales that there are, 0 for those that do not count.
 
     Returns
     -------
     (hyper, ...) array
     """
-    precision = jnp.exp(-2 * log_sd)
+    precision = keep * jnp.exp(-2 * log_sd)
     coefficients = jnp.concatenate([-0.5 * precision, mean * precision])
-    constant = -(0.5 * mean**2 * precision + log_sd + 0.5 * np.log(2 * np.pi)).sum(0)
+    constant = -(0.5 * mean**2 * precision + keep * (log_sd + 0.5 * np.log(2 * np.pi))).sum(0)
     basis_rows = basis.reshape(len(basis), -1)
     value = coefficients.T @ basis_rows + constant[:, None]
     if amplitude_sd:

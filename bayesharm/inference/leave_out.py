@@ -230,7 +230,8 @@ def leave_out(
             some = slice(start, start + lanes // width)
             scales = np.asarray(log_scales[some, :, own])
             known = jax.tree.map(np.asarray, _conditions(problem, log_ratio, those, scales))
-            parts = Left(*(None if part is None else part[some, :, own] for part in found))
+            single = None if found.below is None else found.below[some, :, own]
+            parts = Left(found.folds[some, :, own], found.units[some, :, own], single)
             for each, seen, of_units in data:
                 _predict(problem, log_ratio, scales, each, seen, of_units, values[:, own], known, parts)
     return found

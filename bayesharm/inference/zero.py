@@ -2,7 +2,8 @@
 
 A scale that is 0 is left out: what is left of the importance nodes of a feature is distributed as a marginal of their
 Student-t, which is one too. Which features have it is a mixture with a component at 0 (George & McCulloch, *JASA* 88, 1993),
-whose share, like all hyperparameters, is integrated out.
+whose share, like all hyperparameters, is integrated out. A *mask* is 1 for scales that there are and 0 for those that are 0;
+hyperparameters of the latter are left to their prior, so that one program serves for all masks.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from jax.nn import log_sigmoid
 from jax.scipy.special import logsumexp
 
 from bayesharm.inference.devices import map_some, working_on
-from bayesharm.inference.importance import Nodes, basis_of, evaluate_nodes, log_prior, log_proposals
-from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
-from bayesharm.inference.problem import Problem
+from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, find_modes, log_prior, log_proposals
+from bayesharm.inference.laplace import Laplace, fit_laplace
+from bayesharm.inference.problem import Gaussian, Problem, to_coordinates
 from bayesharm.inference.weighing import weigh_points
 from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
@@ -30,21 +31,6 @@ LOG_ZERO = -8.0  # of a scale in sds of a feature: with a thousand people its ef
 BATCH = 512  # of hyperparameters at once
 N_DRAWS = 64  # of the hyperparameters
 MAX_KHAT = 0.7  # an evidence needs no more
-Sets = tuple[tuple[int, ...], ...]
-
-
-class Side(NamedTuple):
-    """Importance nodes of features under one hypothesis, with the scales that it has.
-
-    Attributes
-    ----------
-    log_scales : (node, scale, feature) array
-    weight : (node, feature) array
-        log likelihood − log proposal.
-    """
-
-    log_scales: Array
-    weight: Array
 
 
 class Evidence(NamedTuple):
@@ -69,16 +55,27 @@ class Evidence(NamedTuple):
     share: np.ndarray
 
 
-def rest_of(n_scales: int, zero: tuple[int, ...]) -> np.ndarray:
-    """Scales that are not 0."""
-    return np.setdiff1d(np.arange(n_scales), zero).astype(np.int32)
+class Chances(NamedTuple):
+    """Of each feature to have some scales, (feature,) each.
+
+    Attributes
+    ----------
+    log_bayes_factor, error : arrays
+        log marginal likelihood with the scales less that without them, and its Monte-Carlo standard error.
+    probability : array
+        Posterior probability that the feature has them, where a share of all features does.
+    """
+
+    log_bayes_factor: Array
+    error: Array
+    probability: Array
 
 
-@partial(jax.jit, static_argnums=(0, 5))
-def both_sides(
-    problem: Problem, log_ratio: Array, moments: Moments, nodes: Nodes, proposals: tuple[Laplace, ...], zeros: Sets
-) -> tuple[Side, tuple[Side, ...]]:
-    """Nodes of the whole model, and without each of some sets of scales.
+@partial(jax.jit, static_argnums=0)
+def evaluate_masked(
+    problem: Problem, log_ratio: Array, moments: Moments, nodes: Nodes, proposals: tuple[Laplace, ...], masks: Array
+) -> Array:
+    """log likelihood − log proposal at every node where some scales are 0.
 
     Parameters
     ----------
@@ -86,33 +83,32 @@ def both_sides(
     nodes : Nodes
     proposals : tuple of Laplace
         What the nodes were drawn from.
-    zeros : tuple of tuple of int
-        Sets of scales that are 0: not of noise, nor of participants.
+    masks : (mask, scale) array
+        Noise and participants are always there.
+
+    Returns
+    -------
+    (mask, node, feature) array
     """
     constants, condensed = condense(problem.plan, log_ratio, moments)
 
-    def without(zero: tuple[int, ...]) -> Side:
-        rest = rest_of(nodes.log_scales.shape[1], zero)
+    def evaluate(log_scales):
+        return log_likelihood(problem.plan, constants, condensed, log_scales)
 
-        def evaluate(log_scales):
-            return log_likelihood(problem.plan, constants, condensed, log_scales.at[np.array(zero)].set(LOG_ZERO))
+    def of_mask(mask):
+        value = map_some(evaluate, jnp.where(mask[:, None] > 0, nodes.log_scales, LOG_ZERO))
+        value -= log_proposals(proposals, nodes.coordinates, mask)
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
-        def marginal(proposal):
-            factor = proposal.factor[rest]
-            return proposal._replace(mode=proposal.mode[rest], factor=cholesky(jnp.einsum("suf,tuf->stf", factor, factor)))
-
-        log_proposal = log_proposals(tuple(map(marginal, proposals)), nodes.coordinates[:, rest])
-        value = map_some(evaluate, nodes.log_scales) - log_proposal
-        return Side(nodes.log_scales[:, rest], jnp.where(jnp.isfinite(value), value, -jnp.inf))
-
-    return Side(nodes.log_scales, evaluate_nodes(problem, log_ratio, moments, nodes)), tuple(map(without, zeros))
+    return jax.lax.map(of_mask, masks)
 
 
 def find_evidence(
     priors: Priors,
     log_medians: np.ndarray,
-    sides: tuple[Side, ...],
-    rest: np.ndarray,
+    log_scales: Array,
+    weights: Array,
+    masks: np.ndarray,
     power: float,
     start: np.ndarray,
     rng: np.random.Generator,
@@ -123,20 +119,21 @@ def find_evidence(
     ----------
     priors : Priors
     log_medians : (scale,) array
-        Of the scales of the first side.
-    sides : tuple of Side
-        One: all features are of this kind. Two: a share of them is of the first kind, the others of the second, which has
-        the scales `rest` only; the share is uniform between 0 and 1.
-    rest : int array
+    log_scales : (node, scale, feature) array
+    weights : (kind, node, feature) array
+        From :func:`evaluate_masked`.
+    masks : (kind, scale) array
+        One: all features are of this kind. Two: a share of them is of the first kind, the others of the second; the share is
+        uniform between 0 and 1.
     power : float
         To which the features' likelihoods are taken: their effective number over their number.
     start : (2, scale) array
         eta and log excess, to begin with.
     rng : numpy.random.Generator
     """
-    n, device = len(log_medians), jax.config.jax_default_device
-    start = np.r_[start.reshape(-1), [0.0] * (len(sides) - 1)]
-    found = _find_mode(priors, log_medians, sides, rest, power, start[:, None])
+    n, device, masks = len(log_medians), jax.config.jax_default_device, np.asarray(masks, float)
+    start = np.r_[start.reshape(-1), [0.0] * (len(masks) - 1)]
+    found = _find_mode(priors, log_medians, log_scales, weights, masks, power, start[:, None])
     mode, factor = (np.array(part)[..., 0] for part in (found.mode, found.factor))
     # the excess is sampled as it is: where the data hardly tell it from 0, it is nearer to a Gaussian than its logarithm
     mode[n : 2 * n] = np.exp(mode[n : 2 * n])
@@ -146,68 +143,50 @@ def find_evidence(
     # adds there is taken from it, so that neither squares nor sums over features suffer
     zero = mode[:n].copy()
     mode[:n] = 0.0
-    near = [
-        Side(side.log_scales - zero[of_side][:, None], side.weight)
-        for side, of_side in zip(sides, (np.arange(n, dtype=np.int32), rest), strict=False)
-    ]
-    offset = np.asarray(_of_features(priors, tuple(near), rest, jnp.asarray(mode)[:, None]))[0]
+    basis = basis_of(log_scales - zero[:, None])
+    offset = np.asarray(_mix(priors, basis, weights, masks, jnp.asarray(mode)[:, None]))[0]
+    known = (np.moveaxis(np.asarray(basis), 2, 0), np.moveaxis(np.asarray(weights - offset), 2, 0))
     with working_on(device, "float32"):
-        known = tuple(
-            (
-                jnp.asarray(np.moveaxis(np.asarray(basis_of(side.log_scales)), 2, 0), np.float32),
-                jnp.asarray(np.asarray((side.weight - offset).T), np.float32),
-            )
-            for side in near
-        )
+        single = tuple(jnp.asarray(part, np.float32) for part in (*known, masks, power, log_medians - zero))
 
     def log_density(points: np.ndarray) -> np.ndarray:
-        batches = np.split(points, range(BATCH, points.shape[1], BATCH), axis=1)
+        batches = np.split(points.astype(np.float32), range(BATCH, points.shape[1], BATCH), axis=1)
         with working_on(device, "float32"):
-            values = [
-                np.asarray(_log_densities(priors, np.float32(log_medians - zero), known, rest, np.float32(power),
-                                          jnp.asarray(batch, np.float32)))
-                for batch in batches
-            ]  # fmt: skip
-        return np.concatenate(values)
+            return np.concatenate([np.asarray(_log_densities(priors, *single, batch)) for batch in batches])
 
     weighed = weigh_points(log_density, mode, factor, rng, MAX_KHAT)
     draws = weighed.draw(N_DRAWS, rng)
     omega = np.hypot(draws[:, n : 2 * n], priors.least_omega)
-    share = 1 / (1 + np.exp(-draws[:, 2 * n])) if len(sides) == 2 else np.ones(N_DRAWS)
+    share = 1 / (1 + np.exp(-draws[:, 2 * n])) if len(masks) == 2 else np.ones(N_DRAWS)
     evidence = weighed.log_mean + power * float(offset.sum())
     return Evidence(evidence, weighed.khat, weighed.n_effective, draws[:, :n] + zero, omega, share)
 
 
 @partial(jax.jit, static_argnums=0)
 def _find_mode(
-    priors: Priors, log_medians: Array, sides: tuple[Side, ...], rest: Array, power: Array, start: Array
+    priors: Priors, log_medians: Array, log_scales: Array, weights: Array, masks: Array, power: Array, start: Array
 ) -> Laplace:
     """Of eta, log excess and the logit of the share."""
-    n = len(log_medians)
+    n, basis = len(log_medians), basis_of(log_scales)
 
     def log_density(position):
         log_excess = position[n : 2 * n]
         moved = jnp.concatenate([position[:n], jnp.exp(log_excess), position[2 * n :]])
-        told = _of_features(priors, sides, rest, moved).sum(1)
-        return power * told + _log_hyperprior(priors, log_medians, moved) + log_excess.sum(0)
+        told = power * _mix(priors, basis, weights, masks, moved).sum(1)
+        return told + _log_hyperprior(priors, log_medians, moved) + log_excess.sum(0)
 
     return fit_laplace(log_density, start, jnp.full(start.shape, 0.5))
 
 
-def _of_features(priors: Priors, sides: tuple[Side, ...], rest: Array | np.ndarray, position: Array) -> Array:
-    """log marginal likelihood of every feature, (hyper, feature)."""
-    bases = [(basis_of(side.log_scales), side.weight) for side in sides]
-    return _mix(priors, bases, rest, position)
-
-
-def _mix(priors: Priors, sides, rest: Array | np.ndarray, position: Array) -> Array:
-    """Log sums over the nodes of one or two sides, (2 × scale, node, …) and (node, …), of their share; (hyper, …)."""
-    n = sides[0][0].shape[0] // 2
-    eta, log_sd = position[:n], 0.5 * jnp.log(position[n : 2 * n] ** 2 + priors.least_omega**2)
-    found = []
-    for (basis, weight), of_side in zip(sides, (np.arange(n, dtype=np.int32), rest), strict=False):
-        value = weight + log_prior(basis, eta[of_side], log_sd[of_side], priors.amplitude_sd)
-        found.append(logsumexp(value, axis=1) - np.log(len(weight)))
+def _mix(priors: Priors, basis: Array, weights: Array, masks: Array | np.ndarray, position: Array) -> Array:
+    """log marginal likelihoods, (2 × scale, node, …) and (kind, node, …) -> (hyper, …); of two kinds, by their share."""
+    n = len(basis) // 2
+    log_sd = 0.5 * jnp.log(position[n : 2 * n] ** 2 + priors.least_omega**2)
+    found = [
+        logsumexp(weight + log_prior(basis, position[:n], log_sd, priors.amplitude_sd, mask[:, None]), axis=1)
+        - np.log(len(weight))
+        for weight, mask in zip(weights, masks, strict=True)
+    ]
     if len(found) == 1:
         return found[0]
     logit = position[2 * n].reshape(-1, *[1] * (found[0].ndim - 1))
@@ -215,13 +194,16 @@ def _mix(priors: Priors, sides, rest: Array | np.ndarray, position: Array) -> Ar
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_densities(priors: Priors, log_medians: Array, sides, rest: Array, power: Array, positions: Array) -> Array:
+def _log_densities(
+    priors: Priors, basis: Array, weights: Array, masks: Array, power: Array, log_medians: Array, positions: Array
+) -> Array:
     """Log posterior of many hyperparameters at once, feature by feature; nothing for an excess below 0."""
 
     def add(total, feature):
-        return total + _mix(priors, feature, rest, positions), None
+        basis, weights = feature
+        return total + _mix(priors, basis, weights, masks, positions), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros_like(positions[0]), sides)
+    total, _ = jax.lax.scan(add, jnp.zeros_like(positions[0]), (basis, weights))
     n = len(log_medians)
     fine = (positions[n : 2 * n] > 0).all(0)
     return jnp.where(fine, power * total + _log_hyperprior(priors, log_medians, positions), -jnp.inf)
@@ -236,11 +218,62 @@ def _log_hyperprior(priors: Priors, log_medians: Array, position: Array) -> Arra
     return constant - 0.5 * (eta**2 + excess**2).sum(0) + (log_sigmoid(logit) + log_sigmoid(-logit)).sum(0)
 
 
-def log_bayes_factors(priors: Priors, sides: tuple[Side, Side], rest: np.ndarray, evidence: Evidence) -> tuple[Array, Array]:
-    """log marginal likelihood of each feature with the scales and without them, for each draw, (draw, feature) each."""
-    eta, log_omega = jnp.asarray(evidence.eta.T), jnp.log(jnp.asarray(evidence.omega.T))
+def find_chances(
+    priors: Priors, log_scales: Array, weights: Array, masks: Array, evidence: Evidence
+) -> Chances:
+    """Whether each feature is of the first kind, averaged over the hyperparameters.
+
+    Parameters
+    ----------
+    priors : Priors
+    log_scales : (node, scale, feature) array
+    weights : (2, node, feature) array
+    masks : (2, scale) array
+    evidence : Evidence
+        Of the hypothesis that a share of the features is of the first kind.
+    """
+    basis, hyper, found, errors = basis_of(log_scales), (evidence.eta.T, jnp.log(evidence.omega.T)), [], []
+    for weight, mask in zip(weights, masks, strict=True):
+        terms = weight + log_prior(basis, *hyper, priors.amplitude_sd, mask[:, None])  # (draw, node, feature)
+        found.append(logsumexp(terms, axis=1))
+        share = jax.nn.softmax(logsumexp(terms, axis=0), axis=0)  # of each node, which all draws have in common
+        errors.append((share**2).sum(0) - 1 / len(weight))
+    logit = jnp.log(evidence.share) - jnp.log1p(-evidence.share)
+    probability = jax.nn.sigmoid(found[0] - found[1] + logit[:, None]).mean(0)
+    factor = logsumexp(found[0], axis=0) - logsumexp(found[1], axis=0)
+    return Chances(factor, jnp.sqrt(jnp.maximum(errors[0] + errors[1], 0)), probability)
+
+
+@partial(jax.jit, static_argnums=(0, 7))
+def judge_features(
+    problem: Problem,
+    log_ratio: Array,
+    moments: Moments,
+    keys: Array,
+    prior: Gaussian,
+    evidences: tuple[Evidence, ...],
+    masks: Array,
+    n_nodes: int,
+) -> tuple[Chances, ...]:
+    """Which features have the scales that each of some masks leaves out.
+
+    Parameters
+    ----------
+    problem, log_ratio, moments
+    keys : (feature,) PRNG keys
+    prior : Gaussian
+        Of the log-scales of features that have all: where nodes are wanted.
+    evidences : tuple of Evidence
+        For each mask, of the hypothesis that some features have what it leaves out.
+    masks : (mask, scale) array
+    n_nodes : int
+    """
+    centre = jnp.broadcast_to(jnp.asarray(prior.mean)[:, None], (len(prior.mean), len(keys)))
+    modes = find_modes(problem, log_ratio, moments, prior, to_coordinates(problem.pair, centre))
+    nodes = draw_nodes(keys, (modes,), n_nodes, problem.pair)
+    masks = jnp.concatenate([jnp.ones_like(masks[:1]), masks])
+    weights = evaluate_masked(problem, log_ratio, moments, nodes, (modes,), masks)
     return tuple(
-        logsumexp(side.weight + log_prior(basis_of(side.log_scales), mean, log_sd, priors.amplitude_sd), axis=1)
-        - np.log(len(side.weight))
-        for side, mean, log_sd in zip(sides, (eta, eta[rest]), (log_omega, log_omega[rest]), strict=True)
+        find_chances(problem.priors, nodes.log_scales, weights[np.array([0, k])], masks[np.array([0, k])], evidence)
+        for k, evidence in enumerate(evidences, start=1)
     )

@@ -1,0 +1,174 @@
+"""Scales that no feature has, some have, or all: evidence for each from a sample of features, and chances of every one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from bayesharm.block import Study
+from bayesharm.inference.hyper import place_nodes
+from bayesharm.inference.population import predict
+from bayesharm.inference.problem import Gaussian, Stage, feature_keys, to_coordinates
+from bayesharm.inference.zero import Evidence, evaluate_masked, find_evidence, judge_features
+from bayesharm.moments import Moments
+from bayesharm.posterior import Posterior
+
+Report = Callable[[str, int, int, str], None]
+N_TEACHERS, N_NODES = 256, 512  # features, and nodes of each, that the verdict about all features is from
+NODES_OF_FEATURE, BLOCK = 64, 256
+ARRAYS = ("eta", "omega", "share")
+HYPOTHESES = ("none", "some", "all")  # of the features have the scales
+
+
+class Teachers(NamedTuple):
+    """Features from which the verdict on all is, and their importance nodes.
+
+    Attributes
+    ----------
+    features : (feature,) int array
+    moments : Moments
+    centre : (2, scale) array
+        eta and log excess of the run.
+    log_scales : (node, scale, feature) array
+    weights : (mask, node, feature) array
+        Of the whole model, and without the scales that each further mask leaves out.
+    """
+
+    features: np.ndarray
+    moments: Moments
+    centre: np.ndarray
+    log_scales: jax.Array
+    weights: jax.Array
+
+
+def teach(posterior: Posterior, study: Study, ratio: np.ndarray, masks: Mapping[str, np.ndarray]) -> Teachers:
+    hyper, problem = posterior.tree["hyper"].to_dataset(), study.problem
+    eta, omega = (hyper[name].values.reshape(-1, len(problem.log_medians)) for name in ("eta", "omega"))
+    excess = np.sqrt(np.maximum((omega**2).mean(0) - problem.priors.least_omega**2, 1e-3))
+    centre = np.stack([eta.mean(0), np.log(excess)])
+    n_features = len(study.dataset.features.names)
+    rng = np.random.default_rng([study.seed, Stage.SAMPLE])
+    features = np.sort(rng.choice(n_features, min(n_features, N_TEACHERS), replace=False))
+    moments, _ = study.moments(features)
+    start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(centre[0])[:, None], len(features), axis=1))
+    keys = feature_keys(study.seed, Stage.NODES, features)
+    nodes, modes = place_nodes(problem, moments, centre.ravel(), eta.std(0), ratio, keys, N_NODES, (start,))
+    every = np.stack([np.ones(len(eta[0])), *masks.values()])
+    weights = evaluate_masked(problem, ratio, moments, nodes, modes, every)
+    return Teachers(features, moments, centre, nodes.log_scales, weights)
+
+
+def weigh_hypotheses(
+    study: Study, teachers: Teachers, masks: Mapping[str, np.ndarray], power: float, tell: Report
+) -> dict[str, dict[str, Evidence]]:
+    """Evidence of sampling bias in no feature, in some, and in all of them."""
+    every = np.stack([np.ones_like(teachers.centre[0]), *masks.values()])
+
+    def weigh(kinds: tuple[int, ...]) -> Evidence:
+        rng = np.random.default_rng([study.seed, Stage.HYPER, *kinds])
+        with study.devices.in_use("float64"):
+            return find_evidence(
+                study.problem.priors, study.problem.log_medians, teachers.log_scales, teachers.weights[np.array(kinds)],
+                every[np.array(kinds)], power, teachers.centre, rng,
+            )  # fmt: skip
+
+    hypotheses: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
+    for k, name in enumerate(masks, start=1):
+        hypotheses |= {(name, "none"): (k,), (name, "some"): (0, k)}
+    found = {}
+    with ThreadPoolExecutor(2) as pool:
+        for done, (key, evidence) in enumerate(zip(hypotheses, pool.map(weigh, hypotheses.values()), strict=True), start=1):
+            found[key] = evidence
+            tell("hypotheses", done, len(hypotheses), "")
+    return {name: {what: found[name if what != "all" else "", what] for what in HYPOTHESES} for name in masks}
+
+
+def judge(
+    study: Study,
+    ratio: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    evidences: Mapping[str, Mapping[str, Evidence]],
+    tell: Report,
+) -> pd.DataFrame:
+    """Chances of every feature, block by block."""
+    names, n_features = list(masks), len(study.dataset.features.names)
+    some = tuple(evidences[name]["some"] for name in names)
+    last = some[-1]
+    wanted = predict(last.eta, last.omega, study.problem.priors.amplitude_sd)
+    blocks = [
+        np.pad(block, (0, BLOCK - len(block)), mode="edge") if n_features > BLOCK else block
+        for block in np.split(np.arange(n_features), range(BLOCK, n_features, BLOCK))
+    ]
+
+    def judge(block: np.ndarray) -> np.ndarray:
+        with study.devices.in_use(study.settings.dtype):
+            dtype = np.dtype(study.settings.dtype)
+            moments, _ = study.moments(block)
+            keys = feature_keys(study.seed, Stage.NODES, block)
+            prior = Gaussian(*(part.astype(dtype) for part in wanted))
+            without = np.stack([*masks.values()]).astype(dtype)
+            told = tuple(each._replace(**{name: getattr(each, name).astype(dtype) for name in ARRAYS}) for each in some)
+            chances = judge_features(
+                study.problem, ratio.astype(dtype), moments, keys, prior, told, without, NODES_OF_FEATURE
+            )
+            return np.asarray(chances)  # (set, number, feature)
+
+    done, found = 0, []
+    with ThreadPoolExecutor(2) as pool:
+        for part in pool.map(judge, blocks):
+            found.append(part)
+            done = min(done + BLOCK, n_features)
+            tell("features", done, n_features, "")
+    values = np.concatenate(found, axis=-1)[..., :n_features]
+    columns = {
+        f"{what}_{name}": values[k, j]
+        for k, name in enumerate(names)
+        for j, what in enumerate(("log_bayes_factor", "error", "probability"))
+    }
+    return pd.DataFrame(columns, index=pd.Index(study.dataset.features.names, name="feature"))
+
+
+def standardized(study: Study, features: np.ndarray) -> np.ndarray:
+    """Standardized features, (scan of the design, feature)."""
+    moments, standard = study.moments(features)
+    return (study.values(features) - standard.centre) / standard.sd
+
+
+def cells(study: Study) -> np.ndarray:
+    """The scanner and population of each scan of people who did not travel; -1 of others."""
+    design = study.design
+    once = ~np.isin(design.participants, design.travelers)
+    scans = study.dataset.scans.iloc[design.rows]
+    labels = scans[[name for name in ("scanner", "site", "diagnosis") if name in scans]].astype(str).agg("\0".join, axis=1)
+    return np.where(once, pd.factorize(labels)[0], -1)
+
+
+def count_effective(values: np.ndarray, cells: np.ndarray) -> float:
+    """Effective number of independent features, for sums over features of what depends on squares.
+
+    ``F² / Σ r²`` over all pairs, where r is the correlation between two features of people of one cell (scanner and
+    population), and its square is corrected for what it is by chance.
+
+    Parameters
+    ----------
+    values : (scan, feature) array
+    cells : (scan,) int array
+        -1 is left out.
+    """
+    there = cells >= 0
+    labels, y = pd.factorize(cells[there])[0], values[there]
+    count = np.bincount(labels)
+    means = np.stack([np.bincount(labels, column) / count for column in y.T], axis=1)
+    y = y - means[labels]
+    freedom, n = len(y) - len(count), y.shape[1]
+    y /= np.sqrt((y**2).sum(0))
+    squares = ((y.T @ y) ** 2).sum() - n
+    by_chance = n * (n - 1) / freedom
+    excess = max(0.0, (squares - by_chance) / (1 - 1 / freedom))
+    return n**2 / (n + excess)
