@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from comparators import publish
+from recovery import publish
 
 from bayesharm import fit, load_dataset, simulate_srpbs
 from bayesharm.populations import ALL, populations
@@ -62,7 +62,7 @@ def main() -> None:
     )
     table = []
     for kind, own in rows.groupby("kind", sort=False):
-        families = [name for name in own.columns if name == ALL or str(name).startswith("sampling_") and " " not in str(name)]
+        families = [name for name in map(str, own.columns) if name == ALL or name.startswith("sampling_") and " " not in name]
         line = {"sampling bias": kind, "studies": len(own)}
         line |= {f"several ({name})": int((own[name] > SURE).sum()) for name in families}
         line["several (yamashita2019)"] = int(own["yamashita2019"].sum())
