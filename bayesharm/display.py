@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from bayesharm.compare import Comparison
     from bayesharm.populations import Populations
     from bayesharm.sources import Sources
     from bayesharm.summary import Summary
@@ -202,6 +203,32 @@ def render_populations(found: Populations) -> Group:
         numbers = f"{row.n:.0f}", f"{row.n_features:.0f}", f"{row.difference:+.1f}", f"{row.se:.1f}"
         left.add_row(str(family), str(what), *numbers)
     return Group(table, left, bullets("Verdict", found.verdicts()))
+
+
+def render_comparison(found: Comparison) -> Group:
+    """What each run predicts, which is better, and how predictions fit the scans of each scanner."""
+    from rich.console import Group
+
+    about, (one, other) = found.about, found.about["runs"]
+    table = make_table(
+        f"{one} against {other}",
+        f"Log predictive density of what was left out, {about['folds']} folds, summed over {about['n_features']:,} of "
+        f"{about['of_features']:,} features. Positive differences: the first is better; se over what was left out.",
+        ["left out", "number", one, other, "difference", "se"],
+    )
+    for what, row in found.predictions.iterrows():
+        values = (f"{row[name]:,.1f}" for name in (f"elpd_{one}", f"elpd_{other}", "difference", "se"))
+        table.add_row(str(what), f"{row.n:.0f}", *values)
+    checks = make_table(
+        "Scans of people left out, against what was predicted",
+        "Standardized residuals over scans and features: mean (0 if all is well), sd (1), share outside the 90% interval "
+        "(10%), and more than 3 sd away (0.3%).",
+        ["run", "scanner", "mean", "sd", "outside", "far"],
+    )
+    for (run, scanner), row in found.checks.iterrows():
+        away = f"{row['mean']:+.2f}", f"{row.sd:.2f}", f"{row.outside:.1%}", f"{row.far:.1%}"
+        checks.add_row(str(run), str(scanner), *away)
+    return Group(table, checks, bullets("Verdict", found.verdicts()), bullets("Beware", found.notes))
 
 
 def _significant(row: pd.Series, name: str) -> tuple[str, str]:

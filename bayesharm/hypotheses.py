@@ -22,6 +22,7 @@ from bayesharm.posterior import Posterior
 Report = Callable[[str, int, int, str], None]
 N_TEACHERS, N_NODES = 256, 512  # features, and nodes of each, that the verdict about all features is from
 NODES_OF_FEATURE, BLOCK = 64, 256
+LEAST_EXCESS = 0.03  # to begin with
 ARRAYS = ("eta", "omega", "share")
 HYPOTHESES = ("none", "some", "all")  # of the features have the scales
 
@@ -47,19 +48,26 @@ class Teachers(NamedTuple):
     weights: jax.Array
 
 
+def centre_of(posterior: Posterior, least_omega: float) -> tuple[np.ndarray, np.ndarray]:
+    """eta and log excess of a run, (2, scale), and how well eta is known, (scale,)."""
+    hyper = posterior.tree["hyper"].to_dataset()
+    eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
+    excess = np.sqrt(np.maximum((omega**2).mean(0) - least_omega**2, LEAST_EXCESS**2))
+    return np.stack([eta.mean(0), np.log(excess)]), eta.std(0)
+
+
 def teach(posterior: Posterior, study: Study, ratio: np.ndarray, masks: Mapping[str, np.ndarray]) -> Teachers:
-    hyper, problem = posterior.tree["hyper"].to_dataset(), study.problem
-    eta, omega = (hyper[name].values.reshape(-1, len(problem.log_medians)) for name in ("eta", "omega"))
-    excess = np.sqrt(np.maximum((omega**2).mean(0) - problem.priors.least_omega**2, 1e-3))
-    centre = np.stack([eta.mean(0), np.log(excess)])
+    """Nodes of a sample of features, weighed with all scales and without those of each mask."""
+    problem = study.problem
+    centre, eta_sd = centre_of(posterior, problem.priors.least_omega)
     n_features = len(study.dataset.features.names)
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     features = np.sort(rng.choice(n_features, min(n_features, N_TEACHERS), replace=False))
     moments, _ = study.moments(features)
     start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(centre[0])[:, None], len(features), axis=1))
     keys = feature_keys(study.seed, Stage.NODES, features)
-    nodes, modes = place_nodes(problem, moments, centre.ravel(), eta.std(0), ratio, keys, N_NODES, (start,))
-    every = np.stack([np.ones(len(eta[0])), *masks.values()])
+    nodes, modes = place_nodes(problem, moments, centre.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
+    every = np.stack([np.ones_like(eta_sd), *masks.values()])
     weights = evaluate_masked(problem, ratio, moments, nodes, modes, every)
     return Teachers(features, moments, centre, nodes.log_scales, weights)
 

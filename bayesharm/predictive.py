@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from bayesharm.inference.convergence import pareto_k
 from bayesharm.inference.leave_out import Left
@@ -53,6 +53,24 @@ def score(log_weight: np.ndarray, left: Left, fold_of_unit: np.ndarray) -> Score
         total = logsumexp(weight, axis=0)
         found.log_density[units] = logsumexp(weight[:, None] + left.units[:, units], axis=0) - total
         found.khat[units] = pareto_k(weight)
+    return found
+
+
+def average_below(log_weight: np.ndarray, left: Left, folds: np.ndarray) -> np.ndarray:
+    """Probability of less than what was measured, (scan, feature), given the scans that are not in its fold.
+
+    Parameters
+    ----------
+    log_weight : (fold, node, feature) array
+    left : Left
+        With probabilities of single scans.
+    folds : (scan,) int array
+    """
+    assert left.below is not None
+    found = np.full(left.below.shape[1:], np.nan)
+    for fold in range(left.folds.shape[1]):
+        share = softmax(log_weight[fold] - left.folds[:, fold], axis=0)
+        found[folds == fold] = np.einsum("nf,nsf->sf", share, left.below[:, folds == fold])
     return found
 
 

@@ -62,7 +62,8 @@ def main() -> None:
     )
     table = []
     for kind, own in rows.groupby("kind", sort=False):
-        families = [name for name in map(str, own.columns) if name == ALL or name.startswith("sampling_") and " " not in name]
+        names = [str(name) for name in own.columns]
+        families = [name for name in names if name == ALL or name.startswith("sampling_") and " " not in name]
         line = {"sampling bias": kind, "studies": len(own)}
         line |= {f"several ({name})": int((own[name] > SURE).sum()) for name in families}
         line["several (yamashita2019)"] = int(own["yamashita2019"].sum())
