@@ -1,0 +1,102 @@
+"""Two runs compared by what they have not seen; the densities themselves are in test_leave_out.py."""
+
+from dataclasses import replace
+
+import arviz
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import logsumexp
+
+import bayesharm
+from bayesharm import InputError, load_dataset, load_posterior
+from bayesharm.compare import Comparison, _deal, compare
+from bayesharm.inference.leave_out import Left
+from bayesharm.predictive import average_below, difference, score, to_elpd
+
+
+@pytest.fixture(scope="module")
+def runs(small_study, small_run):
+    dataset = load_dataset(small_study / "scans.csv", small_study / "features.npy")
+    return load_posterior(small_run), bayesharm.fit(dataset, "cohort", seed=1, preview=True), dataset
+
+
+@pytest.fixture(scope="module")
+def compared(runs) -> Comparison:
+    return compare(*runs)
+
+
+def test_scores_are_ratios_of_marginal_likelihoods():
+    """p(unit | others) = ∫ p(unit | others, θ) p(others | θ) p(θ) / ∫ p(others | θ) p(θ), on a grid of θ."""
+    rng = np.random.default_rng(0)
+    n_nodes, n_folds, n_features = 60, 2, 3
+    log_all, fold = rng.normal(size=(n_nodes, n_features)), rng.normal(size=(n_nodes, n_folds, n_features))
+    units = rng.normal(size=(n_nodes, 4, n_features))
+    below = rng.uniform(size=(n_nodes, 5, n_features)).astype(np.float32)
+    left = Left(fold, units, below)
+    found = score(log_all, left, np.array([0, 0, 1, 1]))
+    for unit, k in enumerate([0, 0, 1, 1]):
+        others = log_all - fold[:, k]
+        np.testing.assert_allclose(found.log_density[unit], logsumexp(others + units[:, unit], 0) - logsumexp(others, 0))
+    own = np.stack([log_all, log_all + 1 * rng.normal(size=log_all.shape)])
+    np.testing.assert_allclose(score(own, left, np.array([0, 0, 1, 1])).log_density[:2], found.log_density[:2])
+    weight = np.exp(log_all - fold[:, 1])
+    average = average_below(own[[0, 0]], left, np.array([1, 1, -1, -1, -1]))
+    np.testing.assert_allclose(average[:2], ((weight / weight.sum(0))[:, None] * below[:, :2]).sum(0), rtol=1e-6)
+    assert np.isnan(average[2:]).all()
+    one = to_elpd(found, list("abcd"), "participants", n_nodes)
+    np.testing.assert_allclose(one.elpd_i, found.log_density.sum(1))
+    assert difference(found, found)["difference"] == 0 and difference(found, found)["n"] == 4
+
+
+def test_everybody_is_left_out_once_with_people_of_both_kinds():
+    rng = np.random.default_rng(0)
+    people = np.array([f"t{i}" for i in range(4) for _ in range(3)] + [f"c{i:02d}" for i in range(20)])
+    repeated = np.char.startswith(people, "t")
+    folds, omitted = _deal(people, np.ones(len(people), bool), repeated, np.arange(len(people)).astype(str), 4, rng)
+    assert omitted == 0 and (pd.Series(folds).groupby(people).nunique() == 1).all()
+    for fold in range(4):
+        assert len(set(people[(folds == fold) & repeated])) == 1 and ((folds == fold) & ~repeated).sum() == 5
+
+
+def test_too_many_repeated_people_are_not_all_left_out():
+    rng = np.random.default_rng(0)
+    people = np.repeat([f"t{i:03d}" for i in range(300)], 2)
+    every = np.ones(len(people), bool)
+    folds, omitted = _deal(people, every, every, np.arange(len(people)).astype(str), 2, rng)
+    assert omitted == 200 and all(((folds == fold).sum() == 100) for fold in range(2))
+
+
+def test_it_says_who_predicts_better(compared):
+    assert list(compared.predictions.index) == ["participants", "visits", "scanners"]
+    assert compared.predictions.n.tolist() == [22, 15, 5]
+    by_unit = compared.units.groupby(level=0).difference.sum()
+    np.testing.assert_allclose(by_unit[compared.predictions.index], compared.predictions.difference)
+    elpd = compared.elpd["participants"]
+    table = arviz.compare(dict(elpd))
+    assert abs(table.elpd_diff).max() == pytest.approx(abs(compared.predictions.difference["participants"]), rel=0.1)
+    assert compared.verdicts()[0].startswith("participants: ")
+    text = str(compared)
+    assert "traveling_and_cohort against cohort" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_what_is_left_out_lies_where_it_is_predicted(compared):
+    checks = compared.checks.loc["traveling_and_cohort"]
+    assert set(checks.index) == {"alpha", "beta", "gamma", "delta", "omega"}
+    many = checks.drop("omega")  # one scan, whose noise ratio is known from itself
+    assert many["mean"].abs().max() < 0.35 and many.sd.between(0.8, 1.2).all() and many.outside.between(0.03, 0.2).all()
+    np.testing.assert_allclose(checks[[f"pit_{k}" for k in range(10)]].sum(axis=1), 1)
+
+
+def test_a_run_is_as_good_as_itself(runs):
+    one, _, dataset = runs
+    found = compare(one, one, dataset, names=("a", "b"), folds=2)
+    assert (found.predictions.difference == 0).all() and found.about["runs"] == ["a", "b"]
+
+
+def test_runs_of_different_data_are_refused(runs, small_study):
+    one, other, dataset = runs
+    with pytest.raises(InputError, match=r"different data[\s\S]*other features"):
+        compare(one, replace(other, run={**other.run, "fingerprint": "x"}), dataset)
+    with pytest.raises(InputError, match="two folds or more"):
+        compare(one, other, dataset, folds=1)

@@ -1,0 +1,119 @@
+"""One population or several: what the verdict is made of, and its verdict where the truth is known."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayesharm
+from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
+from bayesharm.baselines import regress_populations
+from bayesharm.hypotheses import count_effective
+from bayesharm.populations import ALL, Populations, populations
+
+N_FEATURES = 60
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[bool, Populations]:
+    """Of one small study without sampling bias, and of one with the published size of it."""
+    found = {}
+    for bias in (False, True):
+        study = simulate_srpbs(N_FEATURES, seed=5, sampling_bias=bias)
+        dataset = load_dataset(study.scans, study.features)
+        posterior = bayesharm.fit(dataset, seed=1, units="shared", preview=True)
+        result = populations(posterior, dataset)
+        assert isinstance(result, Populations)
+        found[bias] = result
+    return found
+
+
+def test_one_population_is_not_taken_for_several(verdicts):
+    families = verdicts[False].families
+    assert list(families.index) == ["sampling_HC", "sampling_MDD", "sampling_SCZ", ALL]
+    assert (families.probability < 0.5).all()
+    assert (verdicts[False].features[f"probability_{ALL}"] < 0.5).all()
+    assert verdicts[False].predictions.difference.sub(3 * verdicts[False].predictions.se).lt(0).all()
+
+
+def test_several_populations_are_found(verdicts):
+    found = verdicts[True]
+    assert (found.families.probability > 0.95).all()
+    assert (found.predictions.loc[ALL].difference > 2 * found.predictions.loc[ALL].se).all()
+    assert found.verdicts()[0] == "several populations: > 0.99 (healthy controls)"
+    text = str(found)
+    assert "several populations: > 0.99 (everybody)" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_tables_say_what_they_are_made_of(verdicts, tmp_path):
+    found = verdicts[True]
+    assert found.about == {"n_features": N_FEATURES, "n_teachers": N_FEATURES, "preview": True,
+                           "n_effective": pytest.approx(N_FEATURES, rel=0.05)}  # fmt: skip
+    shares = found.families[["share_q05", "share", "share_q95"]]
+    assert (np.diff(shares, axis=1) >= 0).all()
+    assert found.predictions.n.xs("participants", level="left_out").eq(814).all()
+    assert found.predictions.n.xs("sites", level="left_out").tolist() == [6, 3, 3, 6]
+    both = found.elpd[ALL, "participants"]
+    difference = both["several populations"].elpd - both["one population"].elpd
+    assert difference == pytest.approx(found.predictions.difference[ALL, "participants"])
+    written = found.write(tmp_path / "tables", "parquet")
+    assert [file.name for file in written] == ["families.parquet", "predictions.parquet", "features.parquet"]
+    back = pd.read_parquet(written[2])
+    pd.testing.assert_frame_equal(back.drop(columns="preview"), found.features)
+    with pytest.raises(InputError, match=r"format[\s\S]*got: *'xls'"):
+        found.write(tmp_path / "others", "xls")
+
+
+def test_features_that_go_together_count_once():
+    rng = np.random.default_rng(1)
+    cells = np.repeat(np.arange(10), 60)
+    cells[:20] = -1
+    own = rng.normal(size=(600, 80)) + 5 * rng.normal(size=(10, 80))[np.maximum(cells, 0)]  # cells do not make a correlation
+    assert count_effective(own, cells) == pytest.approx(80, rel=0.05)
+    assert count_effective(np.repeat(own, 2, axis=1), cells) == pytest.approx(80, rel=0.05)
+    common = rng.normal(size=(600, 1))
+    half = np.sqrt(0.5) * (rng.normal(size=(600, 80)) + common)  # correlations of a half: 80² / (80 + 80 · 79 / 4)
+    assert count_effective(half, cells) == pytest.approx(80 / (1 + 79 / 4), rel=0.15)
+
+
+def test_the_regression_of_2019_says_several_either_way():
+    """As its note says: it is not specific."""
+    for bias in (False, True):
+        study = simulate_srpbs(N_FEATURES, seed=5, sampling_bias=bias)
+        found = regress_populations(load_dataset(study.scans, study.features))
+        assert found.several and "whether there are or not" in str(found)
+        n, variance = found.sites.n.to_numpy(), found.sites.variance.to_numpy()
+        slope, intercept = np.polyfit(1 / n, variance, 1)
+        np.testing.assert_allclose(found.models.loc["several", ["slope", "intercept"]].astype(float), [slope, intercept])
+        residual = variance - (1 / n @ variance) / (1 / n @ (1 / n)) / n
+        np.testing.assert_allclose(found.models.aicc["one"], 6 * np.log((residual**2).mean()) + 4 + 12 / 3)
+
+
+def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
+    posterior = load_posterior(small_run)
+    dataset = load_dataset(small_study / "scans.csv", small_study / "features.npy")
+    with pytest.raises(InputError, match="method is not known"):
+        populations(posterior, dataset, method="anova")
+    assert populations(posterior, method="yamashita2019").several  # reads the data from where they were
+    table = pd.read_csv(small_study / "scans.csv").assign(site=lambda scans: scans.scanner.eq("alpha").map(str))
+    with pytest.raises(InputError, match=r"too few sites[\s\S]*from 2 sites[\s\S]*leave method out"):
+        regress_populations(load_dataset(table, np.load(small_study / "features.npy")))
+    other = load_dataset(small_study / "scans.csv", np.load(small_study / "features.npy") * 2)
+    with pytest.raises(InputError, match=r"not the data[\s\S]*got: *other features"):
+        populations(posterior, other)
+    fewer = dataset.scans[dataset.scans.scanner != "omega"]
+    with pytest.raises(InputError, match="other scans and features"):
+        populations(posterior, load_dataset(fewer, dataset.features.read(0, 160)[fewer.index]))
+    run = shutil.copytree(small_run, tmp_path / "run")
+    origin = json.loads((run / "run.json").read_text())["data"]
+    moved = replace(posterior, run={**posterior.run, "data": {**origin, "scans": str(tmp_path / "gone.csv")}})
+    with pytest.raises(InputError, match=r"no longer where they were[\s\S]*gone\.csv"):
+        populations(moved)
+    with pytest.raises(InputError, match="does not say where its data are"):
+        populations(replace(posterior, run={**posterior.run, "data": None}))
+    cohort = bayesharm.fit(dataset, "cohort", preview=True)
+    with pytest.raises(ModelError, match=r"no sampling bias[\s\S]*'cohort'"):
+        populations(cohort, dataset)
