@@ -117,7 +117,7 @@ def compare_sources(
         )
     scales = posterior.tree["scales"].to_dataset()
     unit = scales["unit"].values
-    own = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
+    own = posterior.alike
     divide = np.ones_like(unit) if own else unit
     sizes, shared = _sizes(posterior, divide), _shared_errors(posterior, divide)
     features = _by_feature(posterior, sizes)

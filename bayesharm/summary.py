@@ -135,7 +135,7 @@ def _sources(posterior: Posterior) -> pd.DataFrame:
             rows[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
     noise = scales.sel(family="noise")
     rows["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
-    alike = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
+    alike = posterior.alike
     rms = {name: np.sqrt(np.nanmean(square)) if alike else np.nan for name, square in rows.items()}
     rms_in_sd = {name: np.sqrt(np.nanmean(square / unit**2)) for name, square in rows.items()}
     return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("source")

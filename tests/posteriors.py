@@ -68,6 +68,7 @@ def make_posterior(
                 "mean": (("scanner", "feature"), mean),
                 "sd": (("scanner", "feature"), sd),
                 "contraction": (("scanner",), [0.9, 0.8, 0.2]),
+                "correlation": (("scanner", "other"), np.eye(3) - (1 - np.eye(3)) / 2),
             },
             coords={"scanner": scanner, "feature": feature},
         )
