@@ -123,7 +123,7 @@ def compare_sources(
     features = _by_feature(posterior, sizes)
     regions = pairs = None
     if nodes is not None:
-        ends = _ends(nodes, posterior.features)
+        ends = find_ends(nodes, posterior.features)
         regions = _averages(sizes, shared, posterior, *_of_regions(ends), ["region"])
         if networks is not None:
             pairs = _averages(sizes, shared, posterior, *_of_networks(ends, networks), ["network", "other"])
@@ -131,7 +131,7 @@ def compare_sources(
         about={"unit": "the features' own" if own else "sd", "n_features": len(unit), "model": posterior.spec.name},
         families=_averages(sizes, shared, posterior, [()], np.ones((1, len(unit))), []),
         larger=_larger(posterior, sizes, shared, divide),
-        levels=_levels(posterior, divide),
+        levels=measure_levels(posterior),
         features=features,
         regions=regions,
         networks=pairs,
@@ -218,8 +218,14 @@ def _larger(
     return pd.DataFrame(probability, index=families, columns=families.rename("other"))
 
 
-def _levels(posterior: Posterior, divide: np.ndarray) -> pd.DataFrame:
-    rows = []
+def measure_levels(posterior: Posterior) -> pd.DataFrame:
+    """As `levels` of :class:`Sources`, of a preview too.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    """
+    divide, rows = np.array(1.0) if posterior.alike else posterior.tree["scales"].to_dataset()["unit"].values, []
     for name in posterior.tree["effects"].children:
         if name in ("covariate", "participant"):  # slopes; and people, who are many and have no names worth telling
             continue
@@ -247,8 +253,19 @@ def _read(source: TableSource, what: str, *columns: str) -> pd.DataFrame:
     return read_table(source, text=columns, columns=columns, what=what).set_index(columns[0])
 
 
-def _ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
-    """The two regions of each feature of the run."""
+def find_ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
+    """The two regions of each feature, `node_a` and `node_b`, in the order of the features.
+
+    Parameters
+    ----------
+    nodes : path or DataFrame
+    features : list of str
+
+    Raises
+    ------
+    InputError
+        The table lacks a column or features.
+    """
     table = _read(nodes, "the table of edges", "feature", "node_a", "node_b")
     absent = pd.Index(features).difference(table.index)
     if len(absent) or table.index.has_duplicates:
