@@ -181,7 +181,7 @@ def _splits(tree: np.ndarray, draws: np.ndarray, names: pd.Index) -> pd.DataFram
         for group in found.keys() & set(_groups(average(squareform(distance, checks=False)))):
             found[group] += 1
     return pd.DataFrame({
-        "scanners": [" ".join(names[sorted(group)]) for group in groups],
+        "scanners": [", ".join(names[sorted(group)]) for group in groups],
         "n_scanners": [len(group) for group in groups],
         "distance": tree[:, 2],
         "support": [found[group] / len(draws) for group in groups],

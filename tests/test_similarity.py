@@ -98,7 +98,7 @@ def test_the_tree_and_its_support_are_those_of_the_draws(exact):
     found = compare_scanners(posterior_of(exact.names, exact.mean, exact.sd, exact.correlation))
     expected = average(squareform(exact.distance.mean(0), checks=False))
     np.testing.assert_array_equal(found.linkage[:, :2], expected[:, :2])
-    assert found.splits["scanners"].iloc[-1] == " ".join(found.scanners) and found.splits["support"].iloc[-1] == 1
+    assert found.splits["scanners"].iloc[-1] == ", ".join(found.scanners) and found.splits["support"].iloc[-1] == 1
     first = sorted(int(k) for k in expected[0, :2])
     closest = [set(average(squareform(draw, checks=False))[0, :2].astype(int)) == set(first) for draw in exact.distance]
     # another pair may be closer yet, and the group be there too
@@ -112,10 +112,10 @@ def test_what_is_plain_is_found():
     mean = np.stack([kinds[0], kinds[0], kinds[1], kinds[1]]) + 0.2 * rng.normal(size=(4, 200))
     mean -= mean.mean(0)
     found = compare_scanners(posterior_of("KLMN", mean, np.full(mean.shape, 0.1), np.eye(4) - (1 - np.eye(4)) / 3))
-    assert list(found.splits["scanners"][:2].sort_values()) == ["K L", "M N"]
+    assert list(found.splits["scanners"][:2].sort_values()) == ["K, L", "M, N"]
     assert (found.splits["support"] == 1).all()
     assert found.matrix("correlation").loc["K", "L"] > 0.8 > 0 > found.matrix("correlation").loc["K", "M"]
-    assert "K L" in str(found) and "100%" in str(found)
+    assert "K, L" in str(found) and "100%" in str(found)
 
 
 def test_features_of_different_kinds_are_compared_in_their_sd():

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bayesharm.errors import InputError
-from bayesharm.plots.canvas import Figure
+from bayesharm.plots.canvas import Figure, save_figure
 from bayesharm.plots.findings import Findings
 from bayesharm.plots.regions import plot_brain, plot_connectome, plot_networks, plot_regions
 from bayesharm.plots.scanners import plot_bias, plot_dendrogram, plot_distance, plot_scanners
@@ -22,7 +22,7 @@ from bayesharm.posterior import Posterior
 __all__ = [
     "PLOTS", "Findings", "draw_plot", "plot_bias", "plot_brain", "plot_connectome", "plot_contributions", "plot_dendrogram",
     "plot_distance", "plot_networks", "plot_order", "plot_ranking", "plot_regions", "plot_scales", "plot_scanners",
-    "plot_sources", "possible_plots",
+    "plot_sources", "possible_plots", "save_figure",
 ]  # fmt: skip
 
 PLOTS: dict[str, Callable[..., Figure]] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.errors import BayesharmError
+from bayesharm.errors import BayesharmError, RunFolderError
 from bayesharm.plots.findings import Findings
 
 try:
@@ -25,7 +26,7 @@ except ModuleNotFoundError:
 WIDTH = 7.2  # inches: that of a page
 ROW = 0.27
 MOST_NUMBERS = 16  # rows of a matrix in whose cells numbers can be read
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -49,6 +50,8 @@ COLOURS = {
 OTHERS = ("#E69F00", "#56B4E9", "#A6761D", "#332288", "#117733")
 SEQUENTIAL, DIVERGING = "cividis_r", "RdBu_r"
 
+FORMATS = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # and what a file must not say, to be the same again
+
 styled = rc_context(STYLE)  # a decorator
 
 
@@ -64,6 +67,33 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+@styled
+def save_figure(figure: Figure, path: Path | BinaryIO, suffix: str = ".png") -> None:
+    """Write a figure; the same run gives the same bytes.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : Path or file
+        A new file.
+    suffix : {'.png', '.svg', '.pdf'}
+
+    Raises
+    ------
+    RunFolderError
+        The file exists, or cannot be written.
+    """
+    if isinstance(path, Path):
+        try:
+            with path.open("xb") as file:
+                return save_figure(figure, file, suffix)
+        except OSError as error:
+            raise RunFolderError(
+                f"{path} cannot be written.", got=str(error), expected="a new file", do="choose another --out"
+            ) from None
+    figure.savefig(path, format=suffix[1:], metadata={FORMATS[suffix]: None})
+
+
 def axes_for(ax: Axes | None, rows: float) -> Axes:
     """These axes, or new ones for so many rows."""
     return new_figure(1.2 + ROW * rows).subplots() if ax is None else ax
@@ -76,12 +106,12 @@ def finish(figure: Any, found: Findings) -> Figure:
     return figure
 
 
-def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, colours: Sequence[str] | str, **options: Any) -> None:
+def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
     """Points with their 90% intervals, the first row on top."""
     place = np.arange(len(table))
     sides = np.abs(table[[f"{name}_q05", f"{name}_q95"]].to_numpy() - table[[name]].to_numpy()).T
-    ax.errorbar(table[name], place, xerr=sides, fmt="none", ecolor=colours, elinewidth=2, **options)
-    ax.scatter(table[name], place, c=colours, s=22, zorder=3)
+    ax.errorbar(table[name], place, xerr=sides, fmt="none", ecolor=colour, elinewidth=2)
+    ax.scatter(table[name], place, color=colour, s=22, zorder=3)
     name_rows(ax, [str(label) for label in table.index])
 
 
@@ -123,7 +153,7 @@ def draw_matrix(
     if sum(len(str(name)) for name in table.columns) > 60:
         ax.tick_params(axis="x", rotation=45 if table.shape[1] <= 30 else 90)
         for text in ax.get_xticklabels():
-            text.set_ha("right" if table.shape[1] <= 30 else "center")
+            text.set_horizontalalignment("right" if table.shape[1] <= 30 else "center")
             text.set_rotation_mode("anchor" if table.shape[1] <= 30 else "default")
     if say and max(table.shape) <= MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(values):

@@ -91,9 +91,11 @@ class Findings:
                 expected="columns region, x, y, z (mm, MNI)",
                 do="give it with --coordinates",
             )
-        if missing := [name for name in ("region", *PLACES) if name not in table_columns(self.coordinates, "the coordinates")]:
+        there = table_columns(self.coordinates, "the coordinates")
+        if missing := [name for name in ("region", *PLACES) if name not in there]:
             raise InputError(
                 f"The table of coordinates lacks {shorten(missing)}.",
+                got=f"columns {shorten(there, 10)}",
                 expected="columns region, x, y, z (mm, MNI)",
                 do="add the columns",
             )

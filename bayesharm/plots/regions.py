@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayesharm.errors import BayesharmError
-from bayesharm.plots.canvas import SEQUENTIAL, axes_for, colours_of, draw_matrix, draw_sizes, finish, new_figure, no_narrower, styled
+from bayesharm.plots.canvas import (
+    SEQUENTIAL,
+    axes_for,
+    colours_of,
+    draw_matrix,
+    draw_sizes,
+    finish,
+    new_figure,
+    no_narrower,
+    styled,
+)
 from bayesharm.plots.findings import Findings, find
 from bayesharm.posterior import Posterior
 
@@ -46,7 +56,7 @@ def plot_regions(run: Posterior | Findings, family: str | None = None, ax: Axes 
     ax.axvline(mean, color="0.5", lw=1, ls="--", zorder=0)
     few = f" ({MOST_REGIONS} of {len(table)})" if len(table) > MOST_REGIONS else ""
     ax.set_title(f"Regions with the largest {family} effects{few}")
-    ax.set_xlabel(f"Sd of the effects, mean over a region's edges, 90% interval ({found.unit})\ndashed: mean of all features")
+    ax.set_xlabel(f"Sd of the effects, mean over a region's edges, 90% interval; dashed: mean of all\n({found.unit})")
     return finish(ax.figure, found)
 
 

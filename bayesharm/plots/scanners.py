@@ -9,8 +9,17 @@ import numpy as np
 from scipy.cluster.hierarchy import average, leaves_list
 
 from bayesharm.plots.canvas import (
-    DIVERGING, ROW, axes_for, colours_of, draw_intervals, draw_matrix, draw_sizes, finish, new_figure, styled,
-)  # fmt: skip
+    DIVERGING,
+    ROW,
+    axes_for,
+    colours_of,
+    draw_intervals,
+    draw_matrix,
+    draw_sizes,
+    finish,
+    new_figure,
+    styled,
+)
 from bayesharm.plots.findings import Findings, find
 from bayesharm.posterior import Posterior
 
@@ -80,8 +89,8 @@ def plot_bias(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
         ax.set_xticks(range(shown.shape[1]), _tell_apart(list(shown.columns)), fontsize=6, rotation=90)
     else:
         ax.set_xticks([])
-    few = f"the {shown.shape[1]} of {n_features:,} features with the largest" if shown.shape[1] < n_features else "all features"
-    ax.set_title(f"Bias of each scanner in {few}")
+    few = f"the {shown.shape[1]} of {n_features:,} features with the largest"
+    ax.set_title(f"Bias of each scanner in {few if shown.shape[1] < n_features else 'all features'}")
     ax.set_xlabel("Features, alike ones together. Posterior means; white: as the mean of the scanners")
     return finish(ax.figure, found)
 
@@ -158,6 +167,7 @@ def plot_dendrogram(run: Posterior | Findings, ax: Axes | None = None) -> Figure
     ax.set_title("Which scanners measure alike")
     note = f"\nTHE AXIS DOES NOT BEGIN AT 0: all distances are alike within {1 - first / last:.0%}" if cut else ""
     ax.set_xlabel(
-        f"Distance, posterior mean ({found.unit}); average linkage\nblue: share of posterior draws in whose tree the group is{note}"
+        f"Distance, posterior mean ({found.unit}); average linkage\n"
+        f"blue: share of posterior draws in whose tree the group is{note}"
     )
     return finish(ax.figure, found)

@@ -52,7 +52,8 @@ def plot_sources(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
     ax.set_title("Size of each source of differences")
     n = found.sources.about["n_features"]
     ax.set_xlabel(
-        f"Sd of the effects ({found.unit})\nhills: posterior means of {n:,} features; points: their mean; numbers: that and its 90% interval"
+        f"Sd of the effects ({found.unit})\n"
+        f"hills: posterior means of {n:,} features; points: their mean; numbers: that and its 90% interval"
     )
     return finish(ax.figure, found)
 
@@ -195,8 +196,7 @@ def plot_scales(run: Posterior | Findings, families: Sequence[str] | None = None
         draws = hyper.sel(family=name)
         median = medians.get(name, medians.get(name.partition("_")[0], np.nan))
         log_typical = draws["eta"].values.reshape(-1)
-        ends = np.log(median) + np.array([-2.6, 2.6]) * priors.eta_sd
-        x = np.linspace(*ends, GRID)
+        x = np.log(median) + priors.eta_sd * np.linspace(-2.6, 2.6, GRID)
         _draw_belief(left, np.exp(x), stats.norm.pdf(x, np.log(median), priors.eta_sd), log_typical, np.exp, row, colour)
         x = np.linspace(priors.least_omega, 2.6 * priors.omega_sd, GRID)[1:]
         excess = np.sqrt(x**2 - priors.least_omega**2)
