@@ -15,6 +15,8 @@ from bayesharm.plots.findings import Findings
 try:
     from matplotlib import rc_context
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable as ScalarMappable
+    from matplotlib.colors import Normalize as Normalize
     from matplotlib.figure import Figure
 except ModuleNotFoundError:
     raise BayesharmError(
@@ -151,10 +153,10 @@ def draw_matrix(
     for side in ax.spines.values():
         side.set_visible(False)
     if sum(len(str(name)) for name in table.columns) > 60:
-        ax.tick_params(axis="x", rotation=45 if table.shape[1] <= 30 else 90)
+        few = table.shape[1] <= 30
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
         for text in ax.get_xticklabels():
-            text.set_horizontalalignment("right" if table.shape[1] <= 30 else "center")
-            text.set_rotation_mode("anchor" if table.shape[1] <= 30 else "default")
+            text.set(**turned)
     if say and max(table.shape) <= MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):

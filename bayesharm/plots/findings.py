@@ -29,12 +29,26 @@ class Findings:
         As for :func:`bayesharm.compare_sources`.
     coordinates : path or DataFrame, optional
         Table of regions: `region`, and `x`, `y`, `z` in mm of MNI space.
+
+    Raises
+    ------
+    InputError
+        There are coordinates or networks, but no nodes that would say what they are of.
     """
 
     posterior: Posterior
     nodes: TableSource | None = None
     networks: TableSource | None = None
     coordinates: TableSource | None = None
+
+    def __post_init__(self) -> None:
+        if self.nodes is None and not (self.networks is None and self.coordinates is None):
+            raise InputError(
+                "Regions are given, but not which of them a feature joins.",
+                got="networks without nodes" if self.coordinates is None else "coordinates without nodes",
+                expected="both",
+                do="give a table of features with node_a and node_b too (--nodes)",
+            )
 
     @cached_property
     def summary(self) -> Summary:

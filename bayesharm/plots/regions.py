@@ -9,6 +9,8 @@ import numpy as np
 from bayesharm.errors import BayesharmError
 from bayesharm.plots.canvas import (
     SEQUENTIAL,
+    Normalize,
+    ScalarMappable,
     axes_for,
     colours_of,
     draw_matrix,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 MOST_REGIONS = 20
 MOST_EDGES = 100
-BELOW_TITLE = (0.0, 0.0, 1.0, 0.9)
+BELOW_TITLE = (0.0, 0.0, 0.91, 0.9)
 
 
 @styled
@@ -112,9 +114,9 @@ def plot_brain(run: Posterior | Findings, family: str | None = None) -> Figure:
     figure.set_layout_engine("none")
     _nilearn().plot_markers(
         values.to_numpy(), places.to_numpy(float), figure=figure, node_size=14, node_cmap=SEQUENTIAL,
-        node_vmin=low, node_vmax=high, colorbar=True, axes=BELOW_TITLE,
+        node_vmin=low, node_vmax=high, colorbar=False, axes=BELOW_TITLE,
     )  # fmt: skip
-    _say(figure, f"{family.capitalize()} effects by region: mean sd over a region's edges ({found.unit})")
+    _explain(figure, f"{family.capitalize()} effects by region: mean sd over a region's edges ({found.unit})", low, high)
     return finish(figure, found)
 
 
@@ -144,20 +146,25 @@ def plot_connectome(run: Posterior | Findings, family: str | None = None) -> Fig
     for k in largest:
         a, b = place[ends.node_a.iloc[k]], place[ends.node_b.iloc[k]]
         square[a, b] = square[b, a] = sizes[k]
+    low, high = no_narrower(sizes[largest])
     figure = new_figure(3.1)
     figure.set_layout_engine("none")
     used = square.any(0)
     _nilearn().plot_connectome(
         square[np.ix_(used, used)], places.to_numpy(float)[used], figure=figure, node_size=8, node_color="0.2",
-        edge_cmap=SEQUENTIAL, edge_vmin=sizes[largest].min(), edge_vmax=sizes[largest].max(), colorbar=True,
+        edge_cmap=SEQUENTIAL, edge_vmin=low, edge_vmax=high, colorbar=False,
         edge_kwargs={"lw": 1}, axes=BELOW_TITLE,
     )  # fmt: skip
-    _say(figure, f"The {len(largest)} edges with the largest {family} effects of {len(sizes):,}: sd ({found.unit})")
+    title = f"The {len(largest)} edges with the largest {family} effects of {len(sizes):,}: sd ({found.unit})"
+    _explain(figure, title, low, high)
     return finish(figure, found)
 
 
-def _say(figure: Figure, title: str) -> None:
+def _explain(figure: Figure, title: str, low: float, high: float) -> None:
+    """Title and scale of colours; nilearn's own scale has two digits."""
     figure.text(0.02, 0.97, title, fontsize=10, fontweight="bold", va="top")
+    colours = ScalarMappable(Normalize(low, high), SEQUENTIAL)
+    figure.colorbar(colours, cax=figure.add_axes((0.915, 0.12, 0.012, 0.7)))
 
 
 def _nilearn():

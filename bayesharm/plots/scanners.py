@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy.cluster.hierarchy import average, leaves_list
 
 from bayesharm.plots.canvas import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MOST_FEATURES = 300  # columns of a matrix that can be told apart
 MOST_NAMES = 70
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
-RATIOS = (0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.25, 2, 3, 5, 10)
+RATIOS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
 
 
 @styled
@@ -84,11 +85,12 @@ def plot_bias(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
     names = shown.shape[1] <= MOST_NAMES
     most = np.quantile(np.abs(shown), 0.99)
     ax = axes_for(ax, len(shown) + (6 if names else 3))
+    shown.columns = pd.Index(_tell_apart([str(name) for name in shown.columns]))
     draw_matrix(ax, shown, f"Bias ({found.unit})", limits=(-most, most), cmap=DIVERGING)
-    if names:
-        ax.set_xticks(range(shown.shape[1]), _tell_apart(list(shown.columns)), fontsize=6, rotation=90)
-    else:
+    if not names:
         ax.set_xticks([])
+    elif shown.shape[1] > 30:
+        ax.tick_params(axis="x", labelsize=6)
     few = f"the {shown.shape[1]} of {n_features:,} features with the largest"
     ax.set_title(f"Bias of each scanner in {few if shown.shape[1] < n_features else 'all features'}")
     ax.set_xlabel("Features, alike ones together. Posterior means; white: as the mean of the scanners")
