@@ -142,7 +142,11 @@ def tell_ranking(found: Findings) -> Section | None:
     ranking = None if found.posterior.remark else getattr(found.sources, "ranking", None)
     if ranking is None:
         return None
-    sentences = ["With what probability each protocol factor has which place."]
+    name, first = ranking.index[0], ranking.iloc[0]
+    sentences = [
+        f"Of what {_named(found.removed)} is made of, {name} is largest: {_sized(first, 'rms')} ({found.unit}). That "
+        f"it is the largest {_believed(first['rank_1'])}."
+    ]
     return Section("Protocol factors", sentences, ranking, (plot_ranking(found),))
 
 
@@ -229,16 +233,16 @@ def tell_regions(found: Findings) -> Section | None:
     """Where in the brain measurement bias is large."""
     if found.nodes is None or found.posterior.remark:
         return None
-    table, mean = found.regions(found.removed), found.sources.families.loc[found.removed, "finite_sd"]
+    table, mean = found.regions(found.mapped), found.sources.families.loc[found.mapped, "finite_sd"]
     above = int((table["finite_sd_q05"] > mean).sum())
     sentences = [
-        f"Largest is {_named(found.removed)} in the edges of {table.index[0]}, {_sized(table.iloc[0], 'finite_sd')}, and "
+        f"Largest is {_named(found.mapped)} in the edges of {table.index[0]}, {_sized(table.iloc[0], 'finite_sd')}, and "
         f"smallest in those of {table.index[-1]}, {_sized(table.iloc[-1], 'finite_sd')} ({found.unit}).",
         f"In {above} of {len(table)} regions the interval lies above the mean over all features, {mean:#.3g}.",
     ]
     figures = [plot_regions(found)]
     if found.networks is not None:
-        square = found.networks_of(found.removed)
+        square = found.networks_of(found.mapped)
         pair = square.stack().idxmax()
         where = f"within {pair[0]}" if pair[0] == pair[1] else f"between {pair[0]} and {pair[1]}"
         sentences.append(f"Among pairs of networks it is largest {where}, {square.loc[pair]:#.3g}.")

@@ -163,9 +163,9 @@ def _distances(products: np.ndarray, n_features: int) -> np.ndarray:
 
 def _correlations(products: np.ndarray, sums: np.ndarray, n_features: int) -> np.ndarray:
     covariance = products - sums[:, :, None] * sums[:, None] / n_features
-    sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    with np.errstate(invalid="ignore", divide="ignore"):  # of a single feature
-        return covariance / sd[:, :, None] / sd[:, None]
+    variance = np.diagonal(covariance, axis1=1, axis2=2) if n_features > 1 else np.nan
+    sd = np.sqrt(np.broadcast_to(variance, sums.shape))
+    return covariance / sd[:, :, None] / sd[:, None]
 
 
 def _groups(tree: np.ndarray) -> Iterator[frozenset[int]]:

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 from posteriors import add_sources, make_posterior
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from bayesharm.errors import BayesharmError, InputError, RunFolderError
 from bayesharm.plots import PLOTS, Findings, draw_plot, possible_plots
 from bayesharm.plots.canvas import draw_matrix, new_figure, no_narrower
 from bayesharm.posterior import load_posterior
+from bayesharm.sections import tell_ranking
 
 NAMES = ("A/B", "A/C", "B/C", "C/D", "A/D", "B/D")
 NODES = pd.DataFrame([(name, *name.split("/")) for name in NAMES], columns=["feature", "node_a", "node_b"])
@@ -123,6 +125,16 @@ def test_a_tree_of_like_distances_says_that_its_axis_is_cut():
     assert ax.get_xlim()[0] > 0 and "DOES NOT BEGIN AT 0" in ax.get_xlabel()
 
 
+def test_two_scanners_make_a_tree():
+    posterior = make_posterior()
+    for node in ("effects/measurement", "hyper", "design"):
+        posterior.tree[node] = xr.DataTree(posterior.tree[node].to_dataset().isel(scanner=slice(2)))
+    effect = posterior.tree["effects/measurement"].to_dataset().isel(other=slice(2))
+    posterior.tree["effects/measurement"] = xr.DataTree(effect.assign(mean=effect["mean"] + [[5], [-5]]))
+    (ax,) = draw_plot("dendrogram", posterior).axes
+    assert labels(ax) == ["A", "B"] and not ax.texts and ax.get_xlim()[0] == 0
+
+
 def test_scales_have_prior_and_posterior(found):
     typical, spread = draw_plot("scales", found).axes
     assert [name.replace("\n", "_") for name in labels(typical)] == ["sampling"]
@@ -148,6 +160,11 @@ def test_regions_and_networks_are_those_of_the_table(found):
     drawn = pd.DataFrame(np.asarray(ax.images[0].get_array()), labels(ax), [t.get_text() for t in ax.get_xticklabels()])
     pairs = found.sources.networks["finite_sd"].xs("measurement", level="family")
     assert drawn.loc["visual", "motor"] == drawn.loc["motor", "visual"] == pytest.approx(pairs["motor", "visual"])
+
+
+def test_a_family_that_is_not_there_is_named(found):
+    with pytest.raises(InputError, match=r"no 'site' effects[\s\S]*'disorder'"):
+        draw_plot("regions", found, family="site")
 
 
 def test_brains_have_each_region_where_it_is(found):
@@ -178,11 +195,18 @@ def test_a_preview_says_so_and_has_no_sources():
 def test_a_ranking_is_drawn_where_there_is_one(found):
     with pytest.raises(RunFolderError, match=r"ranks no protocol factors[\s\S]*traveling_and_cohort"):
         draw_plot("ranking", found)
-    table = pd.DataFrame({"first": [0.9, 0.1], "second": [0.1, 0.9]}, index=["coil", "manufacturer"])
+    table = pd.DataFrame({"rms": [3.0, 2.0], "rms_q05": [2.5, 1.0], "rms_q95": [3.5, 2.8], "rank_1": [0.9, 0.1],
+                          "rank_2": [0.1, 0.9]}, index=["disorder", "participant"])  # fmt: skip
     object.__setattr__(found.sources, "ranking", table)
-    ax = draw_plot("ranking", found).axes[0]
-    np.testing.assert_allclose(ax.images[0].get_array(), table)
-    assert "ranking" in possible_plots(found) and [text.get_text() for text in ax.texts] == ["0.90", "0.10", "0.10", "0.90"]
+    sizes, places, _ = draw_plot("ranking", found).axes
+    np.testing.assert_allclose(places.images[0].get_array(), table[["rank_1", "rank_2"]])
+    assert [text.get_text() for text in places.texts] == ["0.90", "0.10", "0.10", "0.90"]
+    assert labels(sizes) == ["disorder", "participant"]
+    np.testing.assert_allclose(intervals(sizes)[:2], table[["rms_q05", "rms_q95"]].assign(place=[0, 1]))
+    assert "ranking" in possible_plots(found)
+    assert "disorder" in draw_plot("regions", found).axes[0].get_title(loc="left")  # the largest part
+    told = " ".join(tell_ranking(found).sentences)
+    assert "disorder is largest: 3.00 (2.50 to 3.50)" in told and "is likely (probability 90.0%)" in told
 
 
 def test_numbers_are_left_out_where_they_could_not_be_read():

@@ -134,6 +134,13 @@ def test_a_feature_without_a_result_is_left_out():
     assert compare_scanners(found).about["n_features"] == 3
 
 
+def test_two_scanners_and_one_feature_are_enough():
+    opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    found = compare_scanners(posterior_of("AB", np.array([[1.0], [-1.0]]), np.full((2, 1), 0.1), opposite))
+    assert found.pairs["distance"].iloc[0] == pytest.approx(2, abs=0.05) and found.pairs["correlation"].isna().all()
+    assert len(found.splits) == 1 and "A, B" not in str(found)
+
+
 def test_one_scanner_cannot_be_compared():
     one = posterior_of("A", np.zeros((1, 3)), np.zeros((1, 3)), np.array([[np.nan]]))
     with pytest.raises(RunFolderError, match=r"nothing to compare[\s\S]*two scanners or more"):

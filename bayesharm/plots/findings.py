@@ -70,6 +70,12 @@ class Findings:
         """The family by scanner that harmonizing takes out: measurement bias, in most models."""
         return self.posterior.spec.removes
 
+    @property
+    def mapped(self) -> str:
+        """The family whose sizes maps show unless told otherwise: what is removed, or the largest of its parts."""
+        ranking = getattr(self.sources, "ranking", None)
+        return self.removed if ranking is None else str(ranking.index[0])
+
     @cached_property
     def scanners(self) -> pd.DataFrame:
         """Scanners, largest bias first: `rms` of it and `noise_ratio`, with their intervals."""
@@ -176,6 +182,13 @@ class Findings:
                 got="no such table",
                 expected="as for 'bayesharm sources'",
                 do=f"give it with {options}",
+            )
+        families = table.index.unique("family")
+        if family not in families:
+            raise InputError(
+                f"The run has no {family!r} effects of regions.",
+                expected=f"one of {shorten(families, 20)}",
+                do="choose one of these",
             )
         return table.xs(family, level="family")
 

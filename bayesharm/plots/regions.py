@@ -41,7 +41,7 @@ def plot_regions(run: Posterior | Findings, family: str | None = None, ax: Axes 
     run : Findings
         With `nodes`.
     family : str, optional
-        By default that which harmonizing removes.
+        By default that which harmonizing removes, or the largest of its parts.
     ax : Axes, optional
 
     Raises
@@ -50,7 +50,7 @@ def plot_regions(run: Posterior | Findings, family: str | None = None, ax: Axes 
         Nothing says which regions a feature joins.
     """
     found = find(run)
-    family = family or found.removed
+    family = family or found.mapped
     table = found.regions(family)
     ax = axes_for(ax, min(len(table), MOST_REGIONS))
     draw_sizes(ax, table.head(MOST_REGIONS), "finite_sd", colours_of([family])[0])
@@ -71,7 +71,7 @@ def plot_networks(run: Posterior | Findings, family: str | None = None, ax: Axes
     run : Findings
         With `nodes` and `networks`.
     family : str, optional
-        By default that which harmonizing removes.
+        By default that which harmonizing removes, or the largest of its parts.
     ax : Axes, optional
 
     Raises
@@ -80,7 +80,7 @@ def plot_networks(run: Posterior | Findings, family: str | None = None, ax: Axes
         Nothing says which regions a feature joins, or their networks.
     """
     found = find(run)
-    family = family or found.removed
+    family = family or found.mapped
     table = found.networks_of(family)
     ax = axes_for(ax, 1.6 * len(table) + 2)
     draw_matrix(ax, table, f"Sd of the effects ({found.unit})", "{:#.3g}".format, no_narrower(table.to_numpy()))
@@ -98,7 +98,7 @@ def plot_brain(run: Posterior | Findings, family: str | None = None) -> Figure:
     run : Findings
         With `nodes` and `coordinates`.
     family : str, optional
-        By default that which harmonizing removes.
+        By default that which harmonizing removes, or the largest of its parts.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def plot_brain(run: Posterior | Findings, family: str | None = None) -> Figure:
         Nothing says which regions a feature joins, or where they are.
     """
     found = find(run)
-    family = family or found.removed
+    family = family or found.mapped
     places = found.places
     values = found.regions(family).loc[places.index, "finite_sd"]
     low, high = no_narrower(values)
@@ -129,7 +129,7 @@ def plot_connectome(run: Posterior | Findings, family: str | None = None) -> Fig
     run : Findings
         With `nodes` and `coordinates`.
     family : str, optional
-        By default that which harmonizing removes.
+        By default that which harmonizing removes, or the largest of its parts.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def plot_connectome(run: Posterior | Findings, family: str | None = None) -> Fig
         Nothing says which regions a feature joins, or where they are.
     """
     found = find(run)
-    family = family or found.removed
+    family = family or found.mapped
     places, ends = found.places, found.ends
     sizes = found.sources.features[f"finite_sd_{family}"].to_numpy()
     place = {name: k for k, name in enumerate(places.index)}

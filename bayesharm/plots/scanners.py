@@ -163,7 +163,7 @@ def plot_dendrogram(run: Posterior | Findings, ax: Axes | None = None) -> Figure
     ax.set_yticks(range(len(names)), [names[leaf] for leaf in order])
     ax.set_ylim(len(names) - 0.5, -0.7)
     first, last = tree[0, 2], tree[-1, 2]
-    cut = first > 0.8 * last
+    cut = 0.8 * last < first < last
     ax.set_xlim(max(0, first - 0.6 * (last - first)) if cut else 0, last + 0.02 * (last - first if cut else last))
     ax.tick_params(axis="y", length=0)
     ax.set_title("Which scanners measure alike")

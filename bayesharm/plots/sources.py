@@ -10,7 +10,18 @@ import pandas as pd
 from scipy import stats
 
 from bayesharm.errors import RunFolderError
-from bayesharm.plots.canvas import DIVERGING, axes_for, colours_of, draw_matrix, finish, name_rows, new_figure, styled
+from bayesharm.plots.canvas import (
+    DIVERGING,
+    OTHERS,
+    axes_for,
+    colours_of,
+    draw_matrix,
+    draw_sizes,
+    finish,
+    name_rows,
+    new_figure,
+    styled,
+)
 from bayesharm.plots.findings import Findings, find
 from bayesharm.posterior import Posterior
 
@@ -135,13 +146,12 @@ def _probability(value: float) -> str:
 
 
 @styled
-def plot_ranking(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
-    """Ranking of the protocol factors: with what probability each has which place.
+def plot_ranking(run: Posterior | Findings) -> Figure:
+    """Protocol factors, largest first: size of each with its 90% interval, and with what probability it has which place.
 
     Parameters
     ----------
     run : Posterior or Findings
-    ax : Axes, optional
 
     Raises
     ------
@@ -157,11 +167,16 @@ def plot_ranking(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
             expected="a model with protocol factors",
             do="leave this plot out, or fit such a model",
         )
-    table = ranking.select_dtypes("number")
-    ax = axes_for(ax, 1.6 * len(table))
-    draw_matrix(ax, table, "Probability", "{:.2f}".format, (0, 1))
-    ax.set_title("Ranking of protocol factors")
-    return finish(ax.figure, found)
+    figure = new_figure(1.6 + 0.4 * len(ranking))
+    left, right = figure.subplots(1, 2)
+    draw_sizes(left, ranking, "rms", OTHERS[0])
+    left.set_title("Protocol factors, largest first")
+    left.set_xlabel(f"Sd of the effects: rms over features,\n90% interval ({found.unit})")
+    places = ranking.filter(like="rank_").rename(columns=lambda name: name.removeprefix("rank_"))
+    draw_matrix(right, places, "Probability", "{:.2f}".format, (0, 1))
+    right.set_yticks([])
+    right.set_xlabel("Place")
+    return finish(figure, found)
 
 
 @styled
