@@ -154,7 +154,7 @@ def draw_matrix(
         side.set_visible(False)
     if sum(len(str(name)) for name in table.columns) > 60:
         few = table.shape[1] <= 30
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90, "fontsize": 6}
         for text in ax.get_xticklabels():
             text.set(**turned)
     if say and max(table.shape) <= MOST_NUMBERS:

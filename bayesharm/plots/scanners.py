@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_FEATURES = 300  # columns of a matrix that can be told apart
 MOST_NAMES = 70
+MOST_SUPPORTS = 20
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
 
@@ -89,8 +90,6 @@ def plot_bias(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
     draw_matrix(ax, shown, f"Bias ({found.unit})", limits=(-most, most), cmap=DIVERGING)
     if not names:
         ax.set_xticks([])
-    elif shown.shape[1] > 30:
-        ax.tick_params(axis="x", labelsize=6)
     few = f"the {shown.shape[1]} of {n_features:,} features with the largest"
     ax.set_title(f"Bias of each scanner in {few if shown.shape[1] < n_features else 'all features'}")
     ax.set_xlabel("Features, alike ones together. Posterior means; white: as the mean of the scanners")
@@ -151,13 +150,14 @@ def plot_dendrogram(run: Posterior | Findings, ax: Axes | None = None) -> Figure
     tree, names = similarity.linkage, similarity.scanners
     order = leaves_list(tree)
     ax = axes_for(ax, 1.3 * len(names))
+    least = 0.0 if len(names) <= MOST_SUPPORTS else 0.5  # so that numbers do not cover one another
     at = {int(leaf): (0.0, float(row)) for row, leaf in enumerate(order)}
     for k, (first, second, distance, _) in enumerate(tree):
         (x1, y1), (x2, y2) = at[int(first)], at[int(second)]
         ax.plot([x1, distance, distance, x2], [y1, y1, y2, y2], color="0.25", lw=1.3)
         at[len(names) + k] = (distance, (y1 + y2) / 2)
-        if k < len(tree) - 1:  # the last has all
-            support = similarity.splits["support"].iloc[k]
+        support = similarity.splits["support"].iloc[k]
+        if k < len(tree) - 1 and support >= least:  # the last has all
             ax.annotate(f"{support:.0%}", (distance, (y1 + y2) / 2), (-3, 2), textcoords="offset points", ha="right",
                         va="bottom", fontsize=7.5, color="#0072B2", bbox=BEHIND)  # fmt: skip
     ax.set_yticks(range(len(names)), [names[leaf] for leaf in order])
@@ -170,6 +170,6 @@ def plot_dendrogram(run: Posterior | Findings, ax: Axes | None = None) -> Figure
     note = f"\nTHE AXIS DOES NOT BEGIN AT 0: all distances are alike within {1 - first / last:.0%}" if cut else ""
     ax.set_xlabel(
         f"Distance, posterior mean ({found.unit}); average linkage\n"
-        f"blue: share of posterior draws in whose tree the group is{note}"
+        f"blue: share of posterior draws in whose tree the group is{', from 50%' if least else ''}{note}"
     )
     return finish(ax.figure, found)
