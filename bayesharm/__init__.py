@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bayesharm.fit import fit
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
     from bayesharm.posterior import Posterior, load_posterior
+    from bayesharm.similarity import Similarity, compare_scanners
     from bayesharm.simulate import Simulation, simulate_srpbs
     from bayesharm.sources import Sources, compare_sources
     from bayesharm.spec import ModelSpec, load_model, model_card, model_names
@@ -33,6 +34,7 @@ _HOMES = {
     "Settings": "block", "fit": "fit",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
     "Posterior": "posterior", "load_posterior": "posterior",
+    "Similarity": "similarity", "compare_scanners": "similarity",
     "Simulation": "simulate", "simulate_srpbs": "simulate",
     "ModelSpec": "spec", "load_model": "spec", "model_card": "spec", "model_names": "spec",
     "Sources": "sources", "compare_sources": "sources",
@@ -42,8 +44,8 @@ _HOMES = {
 
 __all__ = [
     "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior",
-    "RunFolderError", "Settings", "Simulation", "Sources", "Summary",
-    "Yamashita2019", "__version__", "compare_sources", "fetch_onharmony", "fit",
+    "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
+    "Yamashita2019", "__version__", "compare_scanners", "compare_sources", "fetch_onharmony", "fit",
     "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
     "model_names", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import typer
 
 from bayesharm import options as opt
 from bayesharm.errors import BayesharmError
+from bayesharm.run_commands import plot, report, show_found, sources, summary
 
 app = typer.Typer(
     name="bayesharm", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
@@ -20,7 +21,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+def _command(function: Callable[..., None]) -> None:
     """Register a command: our own errors end with exit code 2 and no traceback, Ctrl-C with 130."""
 
     @functools.wraps(function)
@@ -35,7 +36,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"Stopped.{again}", err=True)
             raise typer.Exit(130) from None
 
-    return app.command(no_args_is_help=function.__name__ not in ("models", "demo", "bench"))(run)
+    app.command(no_args_is_help=function.__name__ not in ("models", "demo", "bench"))(run)
 
 
 def _show_version(wanted: bool) -> None:
@@ -60,7 +61,6 @@ def _main(
     """
 
 
-@_command
 def fit(
     scans: opt.Scans,
     out: opt.RunFolder,
@@ -138,7 +138,6 @@ def fit(
     typer.echo(f"Results are in {out}; look at them with: bayesharm summary {out}")
 
 
-@_command
 def harmonize(
     run: opt.Run,
     scans: opt.Scans,
@@ -186,40 +185,6 @@ def harmonize(
     typer.echo(f"Harmonized {len(dataset.scans):,} scans: {out}" + (f"; uncertainty: {sd}" if sd else ""))
 
 
-@_command
-def summary(
-    run: opt.Run,
-    out: opt.TableFolder = None,
-) -> None:
-    """Show what a run has found: size of each source of differences, scanners, convergence, caveats.
-
-    Example:
-
-    $ bayesharm summary run/ --out tables/
-    """
-    from bayesharm.posterior import load_posterior
-    from bayesharm.summary import summarize
-
-    _show(summarize(load_posterior(run)), out)
-
-
-@_command
-def sources(
-    run: opt.Run, nodes: opt.Nodes = None, networks: opt.Networks = None, out: opt.TableFolder = None
-) -> None:
-    """Compare the sources of differences: how large each is, and with what probability it is larger than another.
-
-    Example:
-
-    $ bayesharm sources run/ --nodes edges.csv --networks networks.csv --out tables/
-    """
-    from bayesharm.posterior import load_posterior
-    from bayesharm.sources import compare_sources
-
-    _show(compare_sources(load_posterior(run), nodes, networks), out)
-
-
-@_command
 def models(
     name: opt.CardName = None,
 ) -> None:
@@ -240,10 +205,9 @@ def models(
     card = model_card(name)
     from rich.markdown import Markdown
 
-    _show(Markdown(card) if sys.stdout.isatty() else card)
+    show_found(Markdown(card) if sys.stdout.isatty() else card)
 
 
-@_command
 def simulate(
     out: opt.StudyFolder,
     edges: opt.Edges = 2000,
@@ -281,7 +245,6 @@ def simulate(
     )
 
 
-@_command
 def demo(
     data: opt.DemoData = "simulated",
     edges: opt.Edges = 5000,
@@ -302,10 +265,9 @@ def demo(
     folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
     with Progress(quiet) as work:
         told = demo_simulated(folder, edges, seed, work) if data == "simulated" else demo_onharmony(folder, seed, work)
-    _show(told)
+    show_found(told)
 
 
-@_command
 def bench(
     edges: opt.Edges = 1000,
     quiet: opt.Quiet = False,
@@ -322,15 +284,11 @@ def bench(
     opt.keep_programs()
     with Progress(quiet) as progress:
         found = run_bench(edges, progress)
-    _show(found)
+    show_found(found)
 
 
-def _show(found: Any, out: Path | None = None) -> None:
-    from bayesharm.display import show
-
-    show(found)
-    if out is not None:
-        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out)))
+for each in (fit, harmonize, summary, sources, plot, report, models, simulate, demo, bench):  # as help lists them
+    _command(each)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ import pandas as pd
 
 from bayesharm.dataset import load_dataset
 from bayesharm.datasets import fetch_onharmony
+from bayesharm.demo_folder import claim_folder
 from bayesharm.display import as_text, bullets, hyper_table, make_table, scanners_table, sources_table
-from bayesharm.errors import RunFolderError, shorten
+from bayesharm.errors import BayesharmError
 from bayesharm.fit import fit
 from bayesharm.harmonize import harmonize, harmonize_to_files
 from bayesharm.oracle import gaussian_oracle
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, int, int, str], None]
 
-MARKER = ".bayesharm-demo"  # says that a folder is a demo's; lists what the demo put there
 Z90 = 1.6448536269514722  # half a 90% interval of a standard normal
 
 ONHARMONY_COLUMNS = {"participant_id": "subject", "scanner": "scanner_typeloc"}
 EDGES, THICKNESS = "rfMRI_d25_fullcorr_v*", "freesurfer_*ThickAvg*"
+REPORT = "report.html"
 HELD_OUT = ("thickness_cohort_A", "harmonized_cohort_B.csv", "harmonized_cohort_B_sd.csv")
 
 
@@ -57,7 +57,8 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Repor
     Parameters
     ----------
     folder : path
-        Receives ``study/``, ``run/``, ``tables/`` and harmonized features. An earlier demo there is replaced.
+        Receives ``study/``, ``run/``, ``tables/``, harmonized features and ``report.html``. An earlier
+        demo there is replaced.
     n_features, seed : int
     report : callable
         As in :func:`bayesharm.fit`.
@@ -69,7 +70,7 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Repor
     """
     began = monotonic()
     study, run, tables = "study", "run", "tables"
-    folder = claim_folder(Path(folder), (study, run, tables, "harmonized.npy", "harmonized_sd.npy"))
+    folder = claim_folder(Path(folder), (study, run, tables, "harmonized.npy", "harmonized_sd.npy", REPORT))
     report("simulating a study", 0, 1, "")
     simulation = simulate_srpbs(n_features, seed)
     simulation.write(folder / study)
@@ -85,6 +86,7 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Repor
     summary.write(folder / tables)
     recovery.to_csv(folder / tables / "recovery.csv", lineterminator="\n")
     report("comparing with the truth", 1, 1, "")
+    reported = _write_report(posterior, folder / REPORT)
 
     from rich.text import Text
 
@@ -94,12 +96,14 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, report: Repor
         "bayesharm harmonize run study/scans.csv study/features.npy \\",
         "    --out harmonized.npy --sd harmonized_sd.npy",
         "bayesharm summary run",
+        f"bayesharm report run --out {REPORT}",
     ]
     where = [
         f"{folder / study}: the simulated study and its truth",
         f"{folder / run}: the posterior (a run folder)",
         f"{harmonized}, {sd.name}: harmonized features and their uncertainty",
         f"{folder / tables}: the tables above and more, as .csv",
+        reported,
     ]
     return Story(
         (
@@ -176,8 +180,8 @@ def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
     Parameters
     ----------
     folder : path
-        Receives the run folders ``thickness/``, ``edges/`` and ``thickness_cohort_A/``, ``tables/``, and the
-        harmonized thickness of cohort B. An earlier demo there is replaced.
+        Receives the run folders ``thickness/``, ``edges/`` and ``thickness_cohort_A/``, ``tables/``, the
+        harmonized thickness of cohort B, and a report of each of the first two runs. An earlier demo there is replaced.
     seed : int
     report : callable
         As in :func:`bayesharm.fit`.
@@ -188,19 +192,20 @@ def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
         The folder holds something that is not a demo's.
     """
     began = monotonic()
-    names = ("thickness", "edges", "tables", *HELD_OUT)
+    names = ("thickness", "edges", "tables", *HELD_OUT, f"thickness_{REPORT}", f"edges_{REPORT}")
     file = fetch_onharmony()  # before anything is written
     folder = claim_folder(Path(folder), names)
     table = pd.read_csv(file, encoding="utf-8-sig")
 
     from rich.text import Text
 
-    parts: list[Any] = []
+    parts, reported = [], []
     for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
         dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, bad_features="drop")
         posterior = fit(dataset, "traveling", seed=seed, out=folder / name, report=_within(name, report))
         summary = summarize(posterior)
         summary.write(folder / "tables" / name)
+        reported.append(_write_report(posterior, folder / f"{name}_{REPORT}"))
         size = f"{len(dataset.scans)} scans of 20 people, {dataset.features.n_features} features"
         parts += [
             Text(f"\n{name} ({select}): {size}\n", "bold"),
@@ -213,7 +218,7 @@ def demo_onharmony(folder: str | Path, seed: int, report: Report) -> Story:
     held_out = harmonize_held_out(table, folder, seed, _within("cohort A", report))
     parts += [
         bullets("Does harmonizing help people who were not part of the fit?", held_out.sentences()),
-        bullets("Where it is", [f"{folder / name}" for name in names]),
+        bullets("Where it is", [*(f"{folder / name}" for name in names if not name.endswith(REPORT)), *reported]),
         Text(f"Time taken: {monotonic() - began:.0f} s"),
     ]
     return Story(tuple(parts))
@@ -280,6 +285,16 @@ def harmonize_held_out(table: pd.DataFrame, folder: Path, seed: int, report: Rep
     return HeldOut(int(in_a.sum()), others.scans, before, after)
 
 
+def _write_report(posterior: Posterior, out: Path) -> str:
+    """Where the report is, or why there is none: figures need what not everybody has installed."""
+    try:
+        from bayesharm.report import write_report
+
+        return f"{write_report(posterior, out)}: what the run has found, in words, tables and figures"
+    except BayesharmError as error:
+        return f"no report. {error.what} {error.do}"
+
+
 def _within(name: str, report: Report) -> Report:
     """Progress of one fit among several."""
     return lambda stage, done, total, note: report(f"{name}: {stage}", done, total, note)
@@ -306,36 +321,3 @@ def _recovery_table(recovery: pd.DataFrame) -> Any:
             f"{row.coverage:.1%}",
         )
     return table
-
-
-def claim_folder(folder: Path, names: tuple[str, ...]) -> Path:
-    """Make the folder; of one that an earlier demo made, remove what that demo put there and nothing else."""
-    marker = folder / MARKER
-    if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(
-            f"The output folder {folder} already holds other files.",
-            got=shorten(_contents(folder)),
-            do="choose another --out",
-            expected="a new or empty folder, or that of an earlier demo",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in marker.read_text(encoding="utf-8").split("\n")[1:] if marker.is_file() else []:
-            path = folder / name
-            if name and Path(name).name == name and not path.is_symlink():
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        lines = ["Made by 'bayesharm demo', which replaces these when it runs again:", *names, ""]
-        marker.write_text("\n".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written.", got=str(error), do="choose another --out") from None
-    if there := [name for name in names if (folder / name).exists()]:
-        raise RunFolderError(
-            f"The output folder {folder} holds files that are not the demo's.",
-            got=shorten(there),
-            do="choose another --out, or remove them",
-        )
-    return folder
-
-
-def _contents(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [f"the file {folder.name}"]

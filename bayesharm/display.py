@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bayesharm.compare import Comparison
     from bayesharm.populations import Populations
+    from bayesharm.similarity import Similarity
     from bayesharm.sources import Sources
     from bayesharm.summary import Summary
 
@@ -229,6 +230,33 @@ def render_comparison(found: Comparison) -> Group:
         away = f"{row['mean']:+.2f}", f"{row.sd:.2f}", f"{row.outside:.1%}", f"{row.far:.1%}"
         checks.add_row(str(run), str(scanner), *away)
     return Group(table, checks, bullets("Verdict", found.verdicts()), bullets("Beware", found.notes))
+
+
+def render_similarity(similarity: Similarity) -> Group:
+    """For each scanner the one that is nearest, and the groups that scanners form."""
+    from rich.console import Group
+
+    about, pairs = similarity.about, similarity.pairs.sort_values("distance", kind="stable")
+    unit = "in sd of each feature over the scans" if about["unit"] == "sd" else "in the features' own units"
+    unrelated = -1 / (len(similarity.scanners) - 1)
+    nearest = make_table(
+        "Which scanner is nearest, with 90% intervals",
+        f"Distance of bias maps: root mean square difference over {about['n_features']:,} features, {unit}, what is "
+        f"uncertain of it included. r: correlation over features; unrelated scanners have {unrelated:.2f}.",
+        ["scanner", "nearest", "distance", "90% interval", "r", "90% interval"],
+    )
+    for (scanner, other), row in pairs[~pairs.index.get_level_values("scanner").duplicated()].iterrows():
+        correlation = _with_interval(row, "correlation", 2)
+        nearest.add_row(str(scanner), str(other), *_significant(row, "distance"), *correlation)
+    groups = make_table(
+        "Groups of scanners, closest first",
+        "Average linkage of the distances. Support: share of posterior draws whose tree has the group.",
+        ["scanners", "distance", "support"],
+    )
+    for _, row in similarity.splits.iloc[:-1].iterrows():  # the last are all
+        groups.add_row(row.scanners, f"{row.distance:#.3g}", f"{row.support:.0%}")
+    parts = [nearest, *([groups] if groups.row_count else [])]
+    return Group(*parts, *([bullets("Beware", [about["remark"]])] if about["remark"] else []))
 
 
 def _significant(row: pd.Series, name: str) -> tuple[str, str]:

@@ -51,6 +51,8 @@ class Identifiability:
         A row for each pair of scanners: ``first``, ``second``, ``rests_on`` (`travelers`,
         `shared population`, `prior of sampling bias` or `prior of participant effects`), and ``contraction``
         and ``contraction_travelers`` of their difference.
+    correlation : (scanner, scanner) array
+        Of what is uncertain of the scanners' biases, each counted from the mean of all.
     remarks : tuple of str
         What :meth:`sentences` says.
     """
@@ -59,6 +61,7 @@ class Identifiability:
     contrasts: pd.DataFrame
     scanners: pd.DataFrame
     pairs: pd.DataFrame
+    correlation: np.ndarray
     remarks: tuple[str, ...]
 
     def sentences(self) -> list[str]:
@@ -102,7 +105,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None) -> Identifiab
         *_on_separation(design, components), *_on_components(design, components, pairs),
         *_on_scanners(scanners), *_on_levels(contrasts), *design.notes,
     )
-    return Identifiability(components, contrasts, scanners, pairs, remarks)
+    return Identifiability(components, contrasts, scanners, pairs, _correlation(design, everything), remarks)
 
 
 class Gaussian(NamedTuple):
@@ -237,13 +240,27 @@ def _pair_table(
     design: Design, everything: Gaussian, by_travelers: Gaussian, rests_on: np.ndarray
 ) -> pd.DataFrame:
     i, j = np.triu_indices(len(design.scanners), 1)
-    own = np.array([design.columns.index(f"{design.spec.removes}:{scanner}") for scanner in design.scanners])
+    own = _biases(design)
     names = np.array(design.scanners, object)
     return pd.DataFrame({
         "first": names[i], "second": names[j], "rests_on": rests_on,
         "contraction": _contraction_of_differences(everything, own[i], own[j]),
         "contraction_travelers": _contraction_of_differences(by_travelers, own[i], own[j]),
     })
+
+
+def _biases(design: Design) -> np.ndarray:
+    """The column of the bias of each scanner."""
+    return np.array([design.columns.index(f"{design.spec.removes}:{scanner}") for scanner in design.scanners])
+
+
+def _correlation(design: Design, known: Gaussian) -> np.ndarray:
+    own = _biases(design)
+    covariance = known.form[own] @ known.covariance @ known.form[own].T + np.diag(known.own[own])
+    covariance = covariance - covariance.mean(0) - covariance.mean(1)[:, None] + covariance.mean()
+    sd = np.sqrt(np.diag(covariance))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a single scanner has no contrast
+        return covariance / sd / sd[:, None]
 
 
 def _separates(design: Design) -> bool:

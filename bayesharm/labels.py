@@ -105,6 +105,8 @@ def label_posterior(
             },
         )
         start = stop
+    removed = f"/effects/{design.spec.removes}"
+    nodes[removed] = nodes[removed].assign(correlation=(("scanner", "other"), study.correlation))
     scanners = study.scanners.loc[list(design.scanners)]
     nodes["/design"] = xr.Dataset(
         {name: (("scanner",), scanners[name].to_numpy(int)) for name in ("component", "n_scans", "n_travelers", "n_once")},

@@ -172,6 +172,20 @@ Nodes = Annotated[
 Networks = Annotated[
     Path | None, _text("--networks", "FILE", "Table of regions: region, network. Sizes are then told by pairs of them too.")
 ]
+Coordinates = Annotated[
+    Path | None, _text("--coordinates", "FILE", "Table of regions: region, x, y, z (mm, MNI). Maps of the brain need it.")
+]
+What = Annotated[
+    str,
+    _text(
+        "--what",
+        "NAME",
+        "sources, contributions, order, ranking, scales, scanners, bias, distance, dendrogram, regions, networks, brain, "
+        "connectome, or all that the run and the tables allow.",
+    ),
+]
+FigureFile = Annotated[Path, _text("--out", "FILE", "New file: .png, .svg or .pdf; with --what all a new folder of .png.")]
+ReportFile = Annotated[Path, _text("--out", "FILE", "New file: .html.")]
 TableFolder = Annotated[Path | None, _text("--out", "FOLDER", "Write the tables there too, as .csv.")]
 StudyFolder = Annotated[
     Path,
@@ -290,6 +304,24 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
                 expected="an existing folder",
                 do=f"make the folder, or choose another {option}",
             )
+
+
+def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse an output file that exists, has another format or cannot be written."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(
+            "--out has a format that cannot be written.",
+            got=str(path),
+            expected="a name ending in " + ", ".join(suffixes),
+            do="choose another --out",
+        )
+    if path.exists() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise RunFolderError(
+            f"{path} {'exists already' if path.exists() else 'cannot be written'}.",
+            got=str(path) if path.exists() else f"no folder {path.parent} to write to",
+            expected="a new file in an existing folder",
+            do="choose another --out",
+        )
 
 
 def keep_programs() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 5  # of the run folder; a reader refuses any other
+FORMAT = 6  # of the run folder; a reader refuses any other
 # Why a feature is marked, the gravest first; `/scales` holds the place in this list.
 FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
@@ -43,8 +43,8 @@ class Posterior:
         `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
         `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
-        `contraction` over level), ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where
-        draws were kept.
+        `contraction` over level; of what the model removes also `correlation` of what is uncertain of two scanners),
+        ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where draws were kept.
     run : dict
         Model, seed, settings, versions, fingerprint of the data, notes.
     """
@@ -71,6 +71,12 @@ class Posterior:
     def scanners(self) -> list[str]:
         """Scanners that the posterior knows."""
         return [str(name) for name in self.tree["design"].to_dataset()["scanner"].values]
+
+    @property
+    def alike(self) -> bool:
+        """Whether features may be of one kind; else a mean of their units says nothing."""
+        unit = self.tree["scales"].to_dataset()["unit"].values
+        return bool(unit.max() < 100 * unit.min())
 
     def effect(self, family: str) -> xr.Dataset:
         """Mean and sd of a family's effects, in the features' units: finite-population contrasts.

@@ -19,11 +19,12 @@ from bayesharm.inference.joint import FEW_FEATURES
 from bayesharm.labels import label_posterior
 from bayesharm.posterior import FEATURES_A_FILE, read_record
 
-# A file of an array along features, and the place of its features; all else is made anew in any case, but `contraction`.
+# A file of an array along features, and the place of its features; all else but OF_ALL is made anew in any case.
 PIECE = re.compile(
     r"(?:scales/(?!feature/|family/)\w+|sources/(?:finite_sd|finite_covariance|contribution|larger|with_scale)|draws/scales"
     r"|effects/[^/]+/(?:mean|sd))/c/(?:\d+/)*(\d+)"
 )
+OF_ALL = ("/contraction/c/", "/correlation/c/")  # from the typical scales of all features
 
 
 def repair_run(out: Path, study: Study, plan: dict[str, Any], report: Report) -> None:
@@ -90,7 +91,7 @@ def _compute(out: Path, study: Study, parts: Checkpoints, report: Report, damage
     everything = (
         (n_features <= FEW_FEATURES and not study.settings.preview)  # sampled together
         or any(name.startswith("scales/draws/") for name in damaged)  # nobody knows who was sampled with whom
-        or any("/contraction/c/" in name for name in damaged)  # from the typical scales of all
+        or any(part in name for name in damaged for part in OF_ALL)
     )
     if everything:
         return run_study(study, parts, report)

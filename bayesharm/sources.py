@@ -60,15 +60,15 @@ class Sources:
     def __rich__(self) -> Group:
         return render_sources(self)
 
-    def write(self, folder: str | Path) -> list[Path]:
-        """Write each table as ``<name>.csv`` into a folder, which is made if it does not exist.
+    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
+        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
 
         Raises
         ------
         RunFolderError
             The folder holds tables already, or cannot be written.
         """
-        return write_tables(self, folder)
+        return write_tables(self, folder, format)
 
 
 def compare_sources(
@@ -117,13 +117,13 @@ def compare_sources(
         )
     scales = posterior.tree["scales"].to_dataset()
     unit = scales["unit"].values
-    own = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
+    own = posterior.alike
     divide = np.ones_like(unit) if own else unit
     sizes, shared = _sizes(posterior, divide), _shared_errors(posterior, divide)
     features = _by_feature(posterior, sizes)
     regions = pairs = None
     if nodes is not None:
-        ends = _ends(nodes, posterior.features)
+        ends = find_ends(nodes, posterior.features)
         regions = _averages(sizes, shared, posterior, *_of_regions(ends), ["region"])
         if networks is not None:
             pairs = _averages(sizes, shared, posterior, *_of_networks(ends, networks), ["network", "other"])
@@ -131,7 +131,7 @@ def compare_sources(
         about={"unit": "the features' own" if own else "sd", "n_features": len(unit), "model": posterior.spec.name},
         families=_averages(sizes, shared, posterior, [()], np.ones((1, len(unit))), []),
         larger=_larger(posterior, sizes, shared, divide),
-        levels=_levels(posterior, divide),
+        levels=measure_levels(posterior),
         features=features,
         regions=regions,
         networks=pairs,
@@ -218,8 +218,14 @@ def _larger(
     return pd.DataFrame(probability, index=families, columns=families.rename("other"))
 
 
-def _levels(posterior: Posterior, divide: np.ndarray) -> pd.DataFrame:
-    rows = []
+def measure_levels(posterior: Posterior) -> pd.DataFrame:
+    """As `levels` of :class:`Sources`, of a preview too.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    """
+    divide, rows = np.array(1.0) if posterior.alike else posterior.tree["scales"].to_dataset()["unit"].values, []
     for name in posterior.tree["effects"].children:
         if name in ("covariate", "participant"):  # slopes; and people, who are many and have no names worth telling
             continue
@@ -247,8 +253,19 @@ def _read(source: TableSource, what: str, *columns: str) -> pd.DataFrame:
     return read_table(source, text=columns, columns=columns, what=what).set_index(columns[0])
 
 
-def _ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
-    """The two regions of each feature of the run."""
+def find_ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
+    """The two regions of each feature, `node_a` and `node_b`, in the order of the features.
+
+    Parameters
+    ----------
+    nodes : path or DataFrame
+    features : list of str
+
+    Raises
+    ------
+    InputError
+        The table lacks a column or features.
+    """
     table = _read(nodes, "the table of edges", "feature", "node_a", "node_b")
     absent = pd.Index(features).difference(table.index)
     if len(absent) or table.index.has_duplicates:

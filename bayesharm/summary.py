@@ -69,15 +69,15 @@ class Summary:
     def __rich__(self) -> Group:
         return render(self)
 
-    def write(self, folder: str | Path) -> list[Path]:
-        """Write each table as ``<name>.csv`` into a folder, which is made if it does not exist.
+    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
+        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
 
         Raises
         ------
         RunFolderError
             The folder holds tables already, or cannot be written.
         """
-        return write_tables(self, folder, columns={"preview": True} if self.about["preview"] else {})
+        return write_tables(self, folder, format, {"preview": True} if self.about["preview"] else {})
 
 
 def summarize(posterior: Posterior) -> Summary:
@@ -135,7 +135,7 @@ def _sources(posterior: Posterior) -> pd.DataFrame:
             rows[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
     noise = scales.sel(family="noise")
     rows["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
-    alike = unit.max() < 100 * unit.min()  # else features are of different kinds, and a mean of their units says nothing
+    alike = posterior.alike
     rms = {name: np.sqrt(np.nanmean(square)) if alike else np.nan for name, square in rows.items()}
     rms_in_sd = {name: np.sqrt(np.nanmean(square / unit**2)) for name, square in rows.items()}
     return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("source")

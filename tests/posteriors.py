@@ -68,6 +68,7 @@ def make_posterior(
                 "mean": (("scanner", "feature"), mean),
                 "sd": (("scanner", "feature"), sd),
                 "contraction": (("scanner",), [0.9, 0.8, 0.2]),
+                "correlation": (("scanner", "other"), np.eye(3) - (1 - np.eye(3)) / 2),
             },
             coords={"scanner": scanner, "feature": feature},
         )
@@ -90,3 +91,18 @@ def make_posterior(
             **run,
         },
     )
+
+
+def add_sources(found: Posterior) -> Posterior:
+    """Give a posterior made by hand the sizes of its sources: the k-th family has k + 1, a tenth of it uncertain."""
+    families, features = found.tree["scales"]["family"].values, found.features
+    mean = np.add.outer(np.arange(len(families)) + 1.0, np.arange(len(features)) / 100)
+    statistics = np.stack([mean, 0.1 * mean, 0.85 * mean, mean, 1.15 * mean])
+    dims, pair = ("statistic", "family", "feature"), ("family", "other", "feature")
+    variance = np.eye(len(families))[..., None] * (0.1 * mean) ** 2
+    found.tree["sources"] = xr.DataTree(xr.Dataset({
+        "finite_sd": (dims, statistics), "contribution": (dims, statistics / 100), "finite_covariance": (pair, variance),
+        "with_scale": (("size", "family", "feature"), np.zeros((3, *mean.shape))),
+        "larger": (pair, (mean[:, None] > mean).astype(float)),
+    }))  # fmt: skip
+    return found

@@ -490,7 +490,7 @@ def test_the_demo_recovers_the_truth_and_leaves_its_results(tmp_path):
     ):
         assert part in text
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names == {".bayesharm-demo", "study", "run", "tables", "harmonized.npy", "harmonized_sd.npy"}
+    assert names == {".bayesharm-demo", "study", "run", "tables", "harmonized.npy", "harmonized_sd.npy", "report.html"}
     recovery = pd.read_csv(tmp_path / "demo" / "tables" / "recovery.csv", index_col="source")
     assert (recovery.rmse < recovery.true_rms).all() and (recovery.correlation > 0.5).all()
     assert recovery.coverage.between(0.8, 0.97).all()
@@ -510,7 +510,7 @@ def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tm
     assert "60 scans of cohort A" in result.sentences()[0]
 
 
-@pytest.mark.parametrize("command", ["", "fit", "harmonize", "summary", "models", "simulate", "demo"])
+@pytest.mark.parametrize("command", ["", "fit", "harmonize", "summary", "plot", "report", "models", "simulate", "demo"])
 def test_help_fits_a_terminal_and_gives_an_example(command):
     text = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
     assert all(len(line) <= 80 for line in text.splitlines())

@@ -332,9 +332,10 @@ def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(st
     assert notes[-1] == "nothing is damaged" and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
-def test_where_nobody_knows_who_was_sampled_with_whom_all_is_computed_again(study, whole, tmp_path):
+@pytest.mark.parametrize("names", [("scales/draws/c/0", "zarr.json"), ("effects/measurement/correlation/c/0/0",)])
+def test_where_nobody_knows_who_was_sampled_with_whom_all_is_computed_again(study, whole, tmp_path, names):
     run = shutil.copytree(whole, tmp_path / "run")
-    damage(run, "scales/draws/c/0", "zarr.json")
+    damage(run, *names)
     fit(study, run, repair=True)
     assert contents(run) == contents(whole)
 

@@ -35,6 +35,7 @@ class Stage(IntEnum):
     THIN = 8
     LAST_RETRY = 9
     SIZES = 10
+    SIMILARITY = 11
 
 
 class Reported(NamedTuple):
