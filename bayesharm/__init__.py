@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bayesharm.baselines import Yamashita2019, yamashita2019
     from bayesharm.block import Settings
+    from bayesharm.compare import Comparison, compare
     from bayesharm.dataset import Dataset, load_dataset
     from bayesharm.datasets import fetch_onharmony
     from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
     from bayesharm.fit import fit
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
+    from bayesharm.populations import Populations, populations
     from bayesharm.posterior import Posterior, load_posterior
     from bayesharm.similarity import Similarity, compare_scanners
     from bayesharm.simulate import Simulation, simulate_srpbs
@@ -33,6 +35,7 @@ _HOMES = {
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
     "Settings": "block", "fit": "fit",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
+    "Comparison": "compare", "compare": "compare", "Populations": "populations", "populations": "populations",
     "Posterior": "posterior", "load_posterior": "posterior",
     "Similarity": "similarity", "compare_scanners": "similarity",
     "Simulation": "simulate", "simulate_srpbs": "simulate",
@@ -43,11 +46,11 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "BayesharmError", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec", "Posterior",
-    "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
-    "Yamashita2019", "__version__", "compare_scanners", "compare_sources", "fetch_onharmony", "fit",
+    "BayesharmError", "Comparison", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec",
+    "Populations", "Posterior", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
+    "Yamashita2019", "__version__", "compare", "compare_scanners", "compare_sources", "fetch_onharmony", "fit",
     "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
-    "model_names", "simulate_srpbs", "summarize", "yamashita2019",
+    "model_names", "populations", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str

@@ -13,7 +13,7 @@ import typer
 
 from bayesharm import options as opt
 from bayesharm.errors import BayesharmError
-from bayesharm.run_commands import plot, report, show_found, sources, summary
+from bayesharm.run_commands import compare, plot, populations, report, show_found, sources, summary
 
 app = typer.Typer(
     name="bayesharm", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
@@ -287,7 +287,8 @@ def bench(
     show_found(found)
 
 
-for each in (fit, harmonize, summary, sources, plot, report, models, simulate, demo, bench):  # as help lists them
+# as help lists them
+for each in (fit, harmonize, summary, sources, populations, compare, plot, report, models, simulate, demo, bench):
     _command(each)
 
 

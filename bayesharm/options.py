@@ -186,7 +186,16 @@ What = Annotated[
 ]
 FigureFile = Annotated[Path, _text("--out", "FILE", "New file: .png, .svg or .pdf; with --what all a new folder of .png.")]
 ReportFile = Annotated[Path, _text("--out", "FILE", "New file: .html.")]
-TableFolder = Annotated[Path | None, _text("--out", "FOLDER", "Write the tables there too, as .csv.")]
+TableFolder = Annotated[Path | None, _text("--out", "FOLDER", "Write the tables there too.")]
+Format = Annotated[Literal["csv", "parquet"], typer.Option(help="Of the tables.")]
+OtherRun = Annotated[Path, _argument("OTHER", "Run folder of another model, fitted to the same data.")]
+MovedScans = Annotated[Path | None, _argument("SCANS", "Scans table of the fit, if it is no longer where it was.")]
+MovedFeatures = Annotated[Path | None, _argument("FEATURES", "Features of the fit, if they are no longer where they were.")]
+Folds = Annotated[int, _number("--folds", "Groups in which participants, visits and scanners are left out.", 2)]
+Method = Annotated[
+    Literal["posterior", "yamashita2019"],
+    typer.Option(help="The latter is the regression of the 2019 study: it says several whether there are or not."),
+]
 StudyFolder = Annotated[
     Path,
     _text("--out", "FOLDER", "Folder for scans.csv, features.npy, feature_names.txt and truth.npz; new or empty."),
@@ -257,6 +266,17 @@ def read_dataset(
             err=True,
         )
     return dataset
+
+
+def moved_data(posterior: Any, scans: Path | None, features: Path | None) -> Any:
+    """The dataset of a fit from other files than those it was read from then; None if none are given."""
+    if scans is None and features is None:
+        return None
+    from bayesharm.dataset import load_dataset
+
+    origin = dict(posterior.run.get("data") or {})
+    files = {name: path for name, path in (("scans", scans), ("features", features)) if path is not None}
+    return load_dataset(**(origin | files))
 
 
 def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from bayesharm.baselines import PopulationRegression, regress_populations
 from bayesharm.block import Study
 from bayesharm.dataset import Dataset
 from bayesharm.display import as_text, render_populations
@@ -33,6 +32,7 @@ from bayesharm.inference.zero import LOG_ZERO, Evidence
 from bayesharm.moments import Moments
 from bayesharm.posterior import Posterior
 from bayesharm.predictive import Scores, difference, score, to_elpd
+from bayesharm.regression import PopulationRegression, regress_populations
 from bayesharm.table_files import write_tables
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def populations(
     dataset : Dataset, optional
         That of the fit; by default it is read from where it was then.
     method : {'posterior', 'yamashita2019'}
-        The latter is the regression of the 2019 study, :func:`bayesharm.baselines.regress_populations`, which prefers
+        The latter is the regression of the 2019 study, :func:`bayesharm.regression.regress_populations`, which prefers
         several populations whether there are or not.
     report : callable, optional
         Told about progress, as in :func:`bayesharm.fit`.

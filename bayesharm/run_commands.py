@@ -10,10 +10,7 @@ import typer
 from bayesharm import options as opt
 
 
-def summary(
-    run: opt.Run,
-    out: opt.TableFolder = None,
-) -> None:
+def summary(run: opt.Run, out: opt.TableFolder = None, format: opt.Format = "csv") -> None:
     """Show what a run has found: size of each source of differences, scanners, convergence, caveats.
 
     Example:
@@ -23,11 +20,15 @@ def summary(
     from bayesharm.posterior import load_posterior
     from bayesharm.summary import summarize
 
-    show_found(summarize(load_posterior(run)), out)
+    show_found(summarize(load_posterior(run)), out, format)
 
 
 def sources(
-    run: opt.Run, nodes: opt.Nodes = None, networks: opt.Networks = None, out: opt.TableFolder = None
+    run: opt.Run,
+    nodes: opt.Nodes = None,
+    networks: opt.Networks = None,
+    out: opt.TableFolder = None,
+    format: opt.Format = "csv",
 ) -> None:
     """Compare the sources of differences: how large each is, and with what probability it is larger than another.
 
@@ -38,7 +39,71 @@ def sources(
     from bayesharm.posterior import load_posterior
     from bayesharm.sources import compare_sources
 
-    show_found(compare_sources(load_posterior(run), nodes, networks), out)
+    show_found(compare_sources(load_posterior(run), nodes, networks), out, format)
+
+
+def populations(
+    run: opt.Run,
+    scans: opt.MovedScans = None,
+    features: opt.MovedFeatures = None,
+    method: opt.Method = "posterior",
+    out: opt.TableFolder = None,
+    format: opt.Format = "csv",
+    quiet: opt.Quiet = False,
+) -> None:
+    """Does each site sample a population of its own? One population against several, for each diagnosis and feature.
+
+    Examples:
+
+    $ bayesharm populations run/ --out tables/
+
+    $ bayesharm populations run/ --method yamashita2019
+
+    Reads the data of the fit from where they were then.
+    """
+    from bayesharm.populations import populations as find_populations
+    from bayesharm.posterior import load_posterior
+    from bayesharm.progress import Progress
+
+    opt.keep_programs()
+    posterior = load_posterior(run)
+    with Progress(quiet) as progress:
+        found = find_populations(posterior, opt.moved_data(posterior, scans, features), method=method, report=progress)
+    show_found(found, out, format)
+
+
+def compare(
+    run: opt.Run,
+    other: opt.OtherRun,
+    scans: opt.MovedScans = None,
+    features: opt.MovedFeatures = None,
+    folds: opt.Folds = 5,
+    seed: opt.Seed = 0,
+    out: opt.TableFolder = None,
+    format: opt.Format = "csv",
+    quiet: opt.Quiet = False,
+) -> None:
+    """Which of two models predicts participants, visits and scanners better that it has not seen?
+
+    Example:
+
+    $ bayesharm compare run_a/ run_b/ --out tables/
+
+    Reads the data of the fits from where they were then.
+    """
+    from bayesharm.compare import compare as compare_runs
+    from bayesharm.posterior import load_posterior
+    from bayesharm.progress import Progress
+
+    opt.keep_programs()
+    one, two = load_posterior(run), load_posterior(other)
+    names = (run.resolve().name, other.resolve().name)
+    with Progress(quiet) as progress:
+        found = compare_runs(
+            one, two, opt.moved_data(one, scans, features), names=names if names[0] != names[1] else None, folds=folds,
+            seed=seed, report=progress,
+        )  # fmt: skip
+    show_found(found, out, format)
 
 
 def plot(
@@ -95,10 +160,10 @@ def report(
     typer.echo(f"Report: {write_report(Findings(load_posterior(run), nodes, networks, coordinates), out)}")
 
 
-def show_found(found: Any, out: Path | None = None) -> None:
+def show_found(found: Any, out: Path | None = None, format: str = "csv") -> None:
     """Print what was found, and write its tables if a folder is given for them."""
     from bayesharm.display import show
 
     show(found)
     if out is not None:
-        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out)))
+        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out, format)))

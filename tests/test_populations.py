@@ -10,9 +10,9 @@ import pytest
 
 import bayesharm
 from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
-from bayesharm.baselines import regress_populations
 from bayesharm.hypotheses import count_effective
 from bayesharm.populations import ALL, Populations, populations
+from bayesharm.regression import regress_populations
 
 N_FEATURES = 60
 
