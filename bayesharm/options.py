@@ -196,6 +196,10 @@ Method = Annotated[
     Literal["posterior", "yamashita2019"],
     typer.Option(help="The latter is the regression of the 2019 study: it says several whether there are or not."),
 ]
+WithPopulations = Annotated[
+    bool,
+    typer.Option("--with-populations", help="Also whether sites sample populations of their own, which reads the data."),
+]
 StudyFolder = Annotated[
     Path,
     _text("--out", "FOLDER", "Folder for scans.csv, features.npy, feature_names.txt and truth.npz; new or empty."),

@@ -146,9 +146,17 @@ def populations(
             expected=f"one of {', '.join(METHODS)}",
             do="leave it out",
         )
+    if method == METHODS[0]:
+        return find_populations(posterior, dataset, report)
+    sampling_scales(posterior)
+    return regress_populations(reopen(posterior, dataset).dataset, reference=posterior.spec.reference)
+
+
+def find_populations(
+    posterior: Posterior, dataset: Dataset | None = None, report: Report | None = None
+) -> Populations:
+    """By the posterior, as :func:`populations` says."""
     names = sampling_scales(posterior)
-    if method != METHODS[0]:
-        return regress_populations(reopen(posterior, dataset).dataset, reference=posterior.spec.reference)
     tell = report or (lambda *event: None)
     tell("populations", 0, 1, "reading the data")
     study = reopen(posterior, dataset)

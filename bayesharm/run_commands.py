@@ -145,6 +145,7 @@ def report(
     nodes: opt.Nodes = None,
     networks: opt.Networks = None,
     coordinates: opt.Coordinates = None,
+    with_populations: opt.WithPopulations = False,
 ) -> None:
     """Write all that a run has found into one HTML file: words, tables and figures.
 
@@ -157,7 +158,15 @@ def report(
     from bayesharm.posterior import load_posterior
     from bayesharm.report import write_report
 
-    typer.echo(f"Report: {write_report(Findings(load_posterior(run), nodes, networks, coordinates), out)}")
+    posterior, told = load_posterior(run), None
+    if with_populations:
+        from bayesharm.populations import find_populations
+        from bayesharm.progress import Progress
+
+        opt.keep_programs()
+        with Progress(False) as progress:
+            told = find_populations(posterior, report=progress)
+    typer.echo(f"Report: {write_report(Findings(posterior, nodes, networks, coordinates, told), out)}")
 
 
 def show_found(found: Any, out: Path | None = None, format: str = "csv") -> None:

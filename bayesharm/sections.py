@@ -20,6 +20,7 @@ from bayesharm.plots import (
     plot_distance,
     plot_networks,
     plot_order,
+    plot_populations,
     plot_ranking,
     plot_regions,
     plot_scales,
@@ -229,6 +230,32 @@ def tell_scales(found: Findings) -> Section:
     return Section(title, sentences, table[columns], (plot_scales(found),))
 
 
+def tell_populations(found: Findings) -> Section | None:
+    """Whether sites sample populations of their own."""
+    if found.populations is None:
+        return None
+    told, table = found.populations, found.populations.families
+    sentences = []
+    for name, verdict in zip(table.index, told.verdicts(), strict=True):
+        row = table.loc[name]
+        best = max(row["log_bayes_factor_some"], row["log_bayes_factor_all"])
+        low, high = row["share_q05"], row["share_q95"]
+        share = f", and {row['share']:.0%} ({low:.0%} to {high:.0%}) of the features have sampling bias"
+        sentences.append(
+            f"{verdict[0].upper()}{verdict[1:]}, of which ½ was believed beforehand; the log Bayes factor is {best:+.1f}"
+            + (share if row["probability"] > 0.5 else "")
+            + "."
+        )
+    left = told.predictions.loc[table.index[-1]]
+    for what, row in left.iterrows():
+        better = "better" if row["difference"] > 0 else "worse"
+        sentences.append(
+            f"With sampling bias, {what} that were left out are predicted {better}: by {abs(row['difference']):.1f} in log "
+            f"density, standard error {row['se']:.1f}."
+        )
+    return Section("One population or several", sentences, table.drop(columns="khat"), (plot_populations(told),))
+
+
 def tell_regions(found: Findings) -> Section | None:
     """Where in the brain measurement bias is large."""
     if found.nodes is None or found.posterior.remark:
@@ -254,7 +281,7 @@ def tell_regions(found: Findings) -> Section | None:
 
 SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     tell_study, tell_trust, tell_sources, tell_contributions, tell_ranking, tell_scanners, tell_similarity, tell_scales,
-    tell_regions,
+    tell_populations, tell_regions,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
+from bayesharm.populations import Populations
 from bayesharm.posterior import Posterior
 from bayesharm.similarity import Similarity, compare_scanners
 from bayesharm.sources import Sources, compare_sources, find_ends, measure_levels
@@ -29,6 +30,8 @@ class Findings:
         As for :func:`bayesharm.compare_sources`.
     coordinates : path or DataFrame, optional
         Table of regions: `region`, and `x`, `y`, `z` in mm of MNI space.
+    populations : Populations, optional
+        As of :func:`bayesharm.populations`, which needs the data and not only the run.
 
     Raises
     ------
@@ -40,6 +43,7 @@ class Findings:
     nodes: TableSource | None = None
     networks: TableSource | None = None
     coordinates: TableSource | None = None
+    populations: Populations | None = None
 
     def __post_init__(self) -> None:
         if self.nodes is None and not (self.networks is None and self.coordinates is None):
