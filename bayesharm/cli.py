@@ -74,6 +74,7 @@ def fit(
     diagnosis: opt.Diagnosis = None,
     traveling: opt.Traveling = None,
     covariates: opt.Covariates = None,
+    protocol: opt.Protocol = None,
     reference: opt.Reference = None,
     bad_features: opt.BadFeatures = "error",
     units: opt.Units = None,
@@ -126,7 +127,7 @@ def fit(
         opt.keep_programs()
         posterior = fit_model(
             dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, report=progress,
-            covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
+            covariates=opt.split_names(covariates), protocol=opt.split_names(protocol),
             preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
             block_size=block_size, dtype=dtype, device=device, repair=repair,
         )  # fmt: skip

@@ -75,6 +75,10 @@ Covariates = Annotated[
     list[str] | None,
     _text("--covariates", "NAMES", "Columns whose linear effect is estimated too: age,sex", COLUMNS),
 ]
+Protocol = Annotated[
+    list[str] | None,
+    _text("--protocol", "NAMES", "Columns that describe the scanners, for --model protocol: vendor,coil", COLUMNS),
+]
 Reference = Annotated[
     str | None,
     _text("--reference", "DIAGNOSIS", "The diagnosis that others are compared with. [dim]Default: HC.[/dim]", COLUMNS),
@@ -215,6 +219,11 @@ DemoData = Annotated[
     ),
 ]
 CardName = Annotated[str | None, _argument("NAME", "Show the card of this model.")]
+
+
+def split_names(given: list[str] | None) -> list[str]:
+    """Names that were given one by one, separated by commas, or both."""
+    return [name.strip() for name in ",".join(given or []).split(",") if name.strip()]
 
 
 def column_mapping(**names: str | None) -> dict[str, str]:
