@@ -23,6 +23,7 @@ MEANING = {
     "disorder": "what a diagnosis does",
     "participant": "how people differ",
     "noise": "what changes from scan to scan",
+    "scanner": "what protocol factors leave of measurement",
 }
 
 
@@ -92,7 +93,8 @@ def sources_table(summary: Summary) -> Table:
     )
     for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
         in_units = [] if mixed else [f"{row.rms:.4g}"]
-        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(source), ""))
+        other = "part of measurement" if source in summary.about["parts"] else ""
+        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(source), other))
     return table
 
 
@@ -162,6 +164,8 @@ def render_sources(sources: Sources) -> Group:
     for one, other in zip(order[:-1], order[1:], strict=True):
         ranks.add_row(one, other, _probability(sources.larger.loc[one, other]))
     parts = [sizes, ranks]
+    if sources.ranking is not None:
+        parts.append(ranking_table(sources.ranking))
     for name, table in sources.levels.groupby("family", sort=False):
         largest = table.droplevel("family").sort_values("rms", ascending=False)
         level = make_table(
@@ -174,6 +178,20 @@ def render_sources(sources: Sources) -> Group:
             level.add_row(str(label), *_significant(row, "rms"))
         parts.append(level)
     return Group(*parts)
+
+
+def ranking_table(ranking: pd.DataFrame) -> Table:
+    """Order of protocol factors and of what they leave."""
+    largest, probability = ranking.index[0], _probability(ranking.iloc[0, 0])
+    table = make_table(
+        f"Parts of measurement: {largest} is the largest with probability {probability}",
+        "Probability of each place in the order of effects, in the mean over features; scanner: what the protocol factors "
+        "leave. The summary says which of them nothing but their priors tells apart.",
+        ["part", *(f"{k}." for k in range(1, len(ranking) + 1))],
+    )
+    for family, row in ranking.iterrows():
+        table.add_row(str(family), *(_probability(value) for value in row))
+    return table
 
 
 def _significant(row: pd.Series, name: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Z = 1.6448536269514722  # of 90% intervals
 SIZES = ("tau", "finite_sd", "contribution")
+N_RANKED = 20_000  # draws of the sizes of protocol factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,9 @@ class Sources:
         The three sizes of each family.
     regions, networks : DataFrame by region, or pair of networks, and family; or None
         Means over the edges of a region, or of a pair of networks.
+    ranking : DataFrame by family, or None
+        Of what measurement bias is made of, protocol factors and the `scanner` that they leave: `rank_1`, `rank_2`, …,
+        the probability to be the largest, the second, …, by the mean finite_sd.
     """
 
     about: dict[str, Any]
@@ -53,6 +57,7 @@ class Sources:
     features: pd.DataFrame
     regions: pd.DataFrame | None = None
     networks: pd.DataFrame | None = None
+    ranking: pd.DataFrame | None = None
 
     def __str__(self) -> str:
         return as_text(self)
@@ -78,8 +83,8 @@ def compare_sources(
 
     Features are independent given what they share. The variance of a mean over features is that of independent ones, and
     what the uncertainty of eta, the typical log-scale of a family, adds: the derivative of a posterior mean by eta is its
-    posterior covariance with the log-scale over the prior's variance. What two families of one feature have in common is
-    in the probabilities.
+    posterior covariance with the log-scale over the prior's variance. What two families of one feature have in common, and
+    their etas, is in the probabilities.
 
     Parameters
     ----------
@@ -121,6 +126,7 @@ def compare_sources(
     divide = np.ones_like(unit) if own else unit
     sizes, shared = _sizes(posterior, divide), _shared_errors(posterior, divide)
     features = _by_feature(posterior, sizes)
+    total, covariance = _totals(posterior, sizes, shared, divide)
     regions = pairs = None
     if nodes is not None:
         ends = _ends(nodes, posterior.features)
@@ -130,11 +136,12 @@ def compare_sources(
     return Sources(
         about={"unit": "the features' own" if own else "sd", "n_features": len(unit), "model": posterior.spec.name},
         families=_averages(sizes, shared, posterior, [()], np.ones((1, len(unit))), []),
-        larger=_larger(posterior, sizes, shared, divide),
+        larger=_larger(posterior, total, covariance),
         levels=_levels(posterior, divide),
         features=features,
         regions=regions,
         networks=pairs,
+        ranking=_ranking(posterior, total, covariance),
     )
 
 
@@ -204,18 +211,41 @@ def _limits(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(middle - Z * spread), np.exp(middle + Z * spread)
 
 
-def _larger(
+def _totals(
     posterior: Posterior, sizes: Mapping[str, np.ndarray], shared: Mapping[str, np.ndarray], divide: np.ndarray
-) -> pd.DataFrame:
-    mean, families = sizes["finite_sd"][0], pd.Index(_families(posterior), name="family")
-    covariance = posterior.tree["sources"].to_dataset()["finite_covariance"].values / divide**2
-    variance = np.diagonal(covariance).T
-    difference = np.nansum(mean[:, None] - mean, axis=2)
-    common = np.nansum(shared["finite_sd"], axis=1) ** 2
-    error = np.sqrt(np.nansum(variance[:, None] + variance - 2 * covariance, axis=2) + common[:, None] + common)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the finite_sd of all families, added up over features."""
+    hyper, amplitude_sd = posterior.tree["hyper"].to_dataset(), posterior.spec.amplitude_sd
+    eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
+    own = predict(eta, omega, amplitude_sd).sd ** 2 - (omega**2).mean(0)
+    covariance = np.cov(eta.T)
+    covariance -= np.mean(np.diag(covariance) - own)  # what is left to the amplitude
+    sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
+    common = np.nansum(shared["finite_sd"], axis=1) / sd
+    within = np.nansum(posterior.tree["sources"].to_dataset()["finite_covariance"].values / divide**2, axis=2)
+    return np.nansum(sizes["finite_sd"][0], axis=1), within + common[:, None] * covariance * common
+
+
+def _larger(posterior: Posterior, total: np.ndarray, covariance: np.ndarray) -> pd.DataFrame:
+    families, variance = pd.Index(_families(posterior), name="family"), np.diag(covariance)
     with np.errstate(invalid="ignore", divide="ignore"):
-        probability = ndtr(difference / error)
+        error = np.sqrt(variance[:, None] + variance - 2 * covariance)
+        probability = ndtr((total[:, None] - total) / error)
     return pd.DataFrame(probability, index=families, columns=families.rename("other"))
+
+
+def _ranking(posterior: Posterior, total: np.ndarray, covariance: np.ndarray) -> pd.DataFrame | None:
+    """Of the parts of measurement bias, largest first: their sizes, sums over many features, are Gaussian together."""
+    families = pd.Index(_families(posterior), name="family")
+    parts = np.flatnonzero(families.isin(posterior.spec.parts))
+    if len(parts) < 2:
+        return None
+    parts = parts[np.argsort(-total[parts])]
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(total[parts], covariance[np.ix_(parts, parts)], N_RANKED, method="eigh")
+    rank = np.argsort(np.argsort(-draws, axis=1), axis=1)
+    shares = {f"rank_{k + 1}": (rank == k).mean(0) for k in range(len(parts))}
+    return pd.DataFrame(shares, index=families[parts])
 
 
 def _levels(posterior: Posterior, divide: np.ndarray) -> pd.DataFrame:

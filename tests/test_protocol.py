@@ -1,0 +1,235 @@
+"""Protocol factors: their columns and checks, what tells them apart, and that measurement bias stays one thing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import covariance, random_study, with_protocol
+from test_design import make_scans
+
+from bayesharm import InputError, ModelError, compare_sources, fit, harmonize, load_dataset, summarize
+from bayesharm.baselines import one_factor_at_a_time, yamashita2019
+from bayesharm.design import build_design
+from bayesharm.identifiability import identify
+from bayesharm.protocol import count_contrasts, name_factors
+from bayesharm.simulate import PROTOCOL_RMS, simulate_srpbs
+from bayesharm.spec import Family, load_model, spec_from_dict
+
+FACTORS = ("phase_encoding", "manufacturer", "coil", "scanner_model")
+
+
+def small(**columns: str) -> pd.DataFrame:
+    """Travelers between four scanners, and columns with a letter for each of these."""
+    scans = make_scans("t1:A:HC t1:B:HC t2:B:HC t2:C:HC t3:C:HC t3:D:HC p1:A:HC p2:B:HC p3:C:MDD q1:A:MDD")
+    return scans.assign(**{
+        name: scans.scanner.map(dict(zip("ABCD", letters, strict=True))) for name, letters in columns.items()
+    })  # fmt: skip
+
+
+def design_of(scans: pd.DataFrame, *columns: str):
+    return build_design(scans, name_factors(load_model("protocol"), columns, scans))
+
+
+def refused(error: type[Exception], message: str, scans: pd.DataFrame, *columns: str) -> None:
+    with pytest.raises(error, match=f"(?s){message}") as caught:
+        if columns:
+            design_of(scans, *columns)
+        else:
+            build_design(scans, load_model("protocol"))
+    assert caught.value.got and caught.value.expected and caught.value.do
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return simulate_srpbs(1, protocol=PROTOCOL_RMS)
+
+
+def test_the_srpbs_study(simulated):
+    design = build_design(simulated.scans, load_model("protocol"))
+    assert design.scales == ("noise", "participant", *FACTORS, "scanner", "sampling_HC", "sampling_MDD", "sampling_SCZ",
+                             "disorder")  # fmt: skip
+    levels = {group.name: (group.dim, len(group.levels)) for group in design.effects}
+    assert levels["phase_encoding"] == ("phase_encoding", 2) and levels["scanner_model"] == ("scanner_model", 8)
+    assert levels["scanner"] == levels["measurement"] == ("scanner", 12)
+    own = np.isin(design.families, [*FACTORS, "scanner"])
+    assert not own[design.n_dense :].any()  # dense, all of them
+    assert design.of_scanner.shape == (12, 5)
+    named = [[design.columns[k] for k in row] for row in design.of_scanner]
+    assert named[design.scanners.index("UTO")] == [
+        "phase_encoding:j", "manufacturer:GE", "coil:24ch", "scanner_model:MR750W", "scanner:UTO"]  # fmt: skip
+
+
+def test_measurement_is_reported_as_the_sum_of_its_parts(simulated):
+    """Minus the mean over scanners; a factor minus the mean over its levels."""
+    design = build_design(simulated.scans, load_model("protocol"))
+    effects = np.random.default_rng(0).normal(size=len(design.columns))
+    value = dict(zip(design.columns, effects, strict=True))
+    protocol = simulated.scans.drop_duplicates("scanner").set_index("scanner").loc[list(design.scanners)]
+    total = np.array([
+        value[f"phase_encoding:{row.PhaseEncodingDirection}"] + value[f"manufacturer:{row.Manufacturer}"]
+        + value[f"coil:{row.ReceiveCoilName}"] + value[f"scanner_model:{row.ManufacturersModelName}"]
+        + value[f"scanner:{scanner}"] for scanner, row in protocol.iterrows()
+    ])  # fmt: skip
+    groups = {group.name: group for group in design.effects}
+    np.testing.assert_allclose(groups["measurement"].contrasts @ effects, total - total.mean(), atol=1e-12)
+    coils = np.array([value[f"coil:{level}"] for level in groups["coil"].levels])
+    np.testing.assert_allclose(groups["coil"].contrasts @ effects, coils - coils.mean(), atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_contraction_of_sums_is_that_of_conditioning_the_joint_normal(seed):
+    scans = random_study(seed)
+    design = build_design(scans, with_protocol(scans))
+    log_scales = np.log(design.scale_medians) + np.random.default_rng(seed).normal(0, 0.5, len(design.scales))
+    scales = dict(zip(design.scales, np.exp(log_scales), strict=True))
+    _, dense = covariance(scans, design.spec, scales, dict.fromkeys(design.scanners, 1.0))
+    found = identify(design, log_scales)
+
+    names = np.array(design.scanners)
+    of_scan = (scans.scanner.to_numpy()[:, None] == names).astype(float)
+    protocol = scans.drop_duplicates("scanner").set_index("scanner").loc[names]
+    prior = scales["scanner"] ** 2 * np.eye(len(names))
+    for factor in ("vendor", "field"):
+        labels = protocol[factor].to_numpy()
+        prior += scales[factor] ** 2 * (labels[:, None] == labels)
+    posterior = prior - prior @ of_scan.T @ np.linalg.solve(dense, of_scan @ prior)
+
+    def contraction(rows: np.ndarray) -> np.ndarray:
+        return 1 - np.diag(rows @ posterior @ rows.T) / np.diag(rows @ prior @ rows.T)
+
+    centred = np.eye(len(names)) - 1 / len(names)
+    total = found.contrasts.set_index(["group", "level"]).loc["measurement"].loc[list(names)]
+    np.testing.assert_allclose(total.contraction, contraction(centred), atol=1e-10)
+    assert list(total.n_scans) == [int(n) for n in of_scan.sum(0)]
+    place = {name: k for k, name in enumerate(names)}
+    unit = np.eye(len(names))
+    differences = np.array([unit[place[a]] - unit[place[b]] for a, b in found.pairs[["first", "second"]].to_numpy()])
+    np.testing.assert_allclose(found.pairs.contraction, contraction(differences), atol=1e-10)
+
+
+def test_what_nothing_but_priors_tells_apart_is_counted(simulated):
+    """In the published study every coil and every manufacturer is a set of scanner models; phase encoding is not."""
+    found = identify(build_design(simulated.scans, load_model("protocol")))
+    assert found.factors.contrasts.to_dict() == {"phase_encoding": 1, "manufacturer": 2, "coil": 3, "scanner_model": 7}
+    assert found.factors.own.to_dict() == {"phase_encoding": 1, "manufacturer": 0, "coil": 0, "scanner_model": 3}
+    assert found.factors.mimicked_by["phase_encoding"] == [] and "scanner_model" in found.factors.mimicked_by["coil"]
+    first, *others = found.sentences()
+    assert "12 scanners are all there is" in first
+    assert any(line.startswith("coil: 3 of 3 contrasts can be differences between levels of") for line in others)
+    assert not any(line.startswith("phase_encoding: ") and "contrasts" in line for line in others)
+
+
+def test_contrasts_that_only_two_factors_together_mimic_are_found():
+    """Four scanners, a 2 × 2 design and its interaction with the constant: none alone is the third."""
+    two = np.eye(2)
+    a, b = two[[0, 0, 1, 1, 1]], two[[0, 1, 0, 1, 1]]
+    both = np.eye(3)[[0, 1, 1, 2, 2]]  # a + b
+    found = count_contrasts({"a": a, "b": b, "both": both})
+    assert found.own.to_dict() == {"a": 0, "b": 0, "both": 1}
+    assert found.mimicked_by["a"] == ["b", "both"]
+    assert count_contrasts({"a": a, "b": b}).own.to_dict() == {"a": 1, "b": 1}
+
+
+def test_factors_that_are_absent_are_left_out_with_a_note():
+    design = build_design(small(Manufacturer="GGSS", PhaseEncodingDirection="jjjk"), load_model("protocol"))
+    assert "coil" not in design.scales and design.scales[2:5] == ("phase_encoding", "manufacturer", "scanner")
+    assert [note for note in design.notes if "ReceiveCoilName" in note and "coil" in note]
+
+
+def test_no_protocol_column_at_all_is_refused():
+    refused(ModelError, "none of its own.*'Manufacturer'.*--protocol", small(vendor="GGSS"))
+
+
+@pytest.mark.parametrize(("columns", "message"), [
+    ({"vendor": "GGGG", "coil": "1122"}, r"'vendor' is the same for every scanner.*--protocol coil"),
+    ({"vendor": "GGSS", "coil": "2211"}, r"'vendor' and 'coil' divide the scanners alike.*G, 2"),
+    ({"vendor": "GHST", "coil": "1122"}, r"'vendor' is another one for every scanner.*4 levels for 4 scanners"),
+    ({"vendor": "GHST"}, r"another one for every scanner.*traveling_and_cohort"),
+])  # fmt: skip
+def test_factors_that_say_nothing_of_their_own_are_refused(columns, message):
+    refused(InputError, message, small(**columns), *columns)
+
+
+def test_factors_that_are_incomplete_or_differ_within_a_scanner_are_refused():
+    scans = small(vendor="GGSS")
+    scans.loc[0, "vendor"] = None
+    refused(InputError, "'vendor' has missing values.*1 scans.*'A'", scans, "vendor")
+    scans.loc[0, "vendor"] = "S"
+    refused(InputError, "'vendor' differs within a scanner.*on 'A'", scans, "vendor")
+
+
+@pytest.mark.parametrize(("columns", "message"), [
+    (["vendr"], "no protocol column 'vendr'.*'vendor'"),
+    (["site"], "'site' cannot be a protocol factor"),
+    (["vendor", "vendor"], "'vendor' cannot be a protocol factor.*each once"),
+])  # fmt: skip
+def test_names_that_are_no_factors_are_refused(columns, message):
+    refused(InputError, message, small(vendor="GGSS"), *columns)
+
+
+def test_other_models_have_no_factors():
+    with pytest.raises(ModelError, match=r"'traveling' has no protocol factors[\s\S]*--model protocol"):
+        name_factors(load_model("traveling"), ["vendor"], small(vendor="GGSS"))
+
+
+def test_named_factors_take_the_place_of_those_of_the_model():
+    spec = name_factors(load_model("protocol"), ["vendor", "coil"], small(vendor="GGSS", coil="1211"))
+    assert [family.name for family in spec.families] == ["participant", "vendor", "coil", "scanner", "sampling", "disorder"]
+    assert spec.parts == ("vendor", "coil", "scanner") and spec_from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"families": (Family("vendor", "vendor", 0.1), Family("measurement", "scanner", 0.1))}, "unknown levels.*part_of"),
+    ({"families": (Family("vendor", "vendor", 0.1, part_of="measurement"),)}, "not one family by scanner among the parts"),
+    ({"families": (Family("measurement", "scanner", 0.1, part_of="measurement"),)}, "is a family itself"),
+    ({"families": (Family("who", "participant", 0.1, part_of="measurement"),)}, "'who' cannot be a part"),
+    ({"families": (Family("a:b", "vendor", 0.1, part_of="measurement"),)}, "impossible name"),
+    ({"families": (Family("sd", "vendor", 0.1, part_of="measurement"),)}, "called 'sd'"),
+    ({"families": (Family("population", "vendor", 0.1, part_of="measurement"),)}, "the name of something else"),
+])  # fmt: skip
+def test_a_mistake_in_a_model_of_parts_is_named(change, message):
+    with pytest.raises(ModelError, match=f"(?s){message}"):
+        spec_from_dict(replace(load_model("protocol"), **change).to_dict())
+
+
+# The 2019 study's way
+
+def test_one_factor_at_a_time_is_the_same_regression_with_levels_for_scanners():
+    study = simulate_srpbs(3, seed=2, protocol=PROTOCOL_RMS)
+    found = one_factor_at_a_time(load_dataset(study.scans, study.features))
+    assert list(found) == [*FACTORS]
+    renamed = study.scans.assign(scanner=study.scans.ReceiveCoilName)  # everybody travels from coil to coil still
+    expected = yamashita2019(load_dataset(renamed, study.features))
+    np.testing.assert_allclose(found["coil"].effects["coil"], expected.effects["measurement"], atol=1e-10)
+    assert found["coil"].contributions["coil"] == pytest.approx(expected.contributions["measurement"], rel=1e-8)
+    named = one_factor_at_a_time(load_dataset(study.scans, study.features), ["ReceiveCoilName"])
+    assert named["ReceiveCoilName"].contributions["ReceiveCoilName"] == pytest.approx(found["coil"].contributions["coil"])
+    with pytest.raises(ModelError, match="none of its own"):
+        one_factor_at_a_time(load_dataset(study.scans.drop(columns=protocol_columns(study.scans)), study.features))
+
+
+def protocol_columns(scans: pd.DataFrame) -> list[str]:
+    return [family.by for family in load_model("protocol").factors if family.by in scans]
+
+
+# A fit from beginning to end
+
+N_FEATURES = 48
+SIZES = {"phase_encoding": 0.09, "coil": 0.03, "scanner": 0.015}
+
+
+@pytest.fixture(scope="module")
+def study():
+    return simulate_srpbs(N_FEATURES, 4, protocol=SIZES, sizes={"noise": 0.1}, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def dataset(study):
+    return load_dataset(study.scans, study.features)
+
+
+@pytest.fixture(scope="module")
+def posterior(dataset):
+    settings = {"units": "shared", "seed": 1, "draws": 100, "target_ess": 300}
+    return fit(dataset, "protocol", protocol=["PhaseEncodingDirection", "ReceiveCoilName"], **settings)
