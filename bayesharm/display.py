@@ -155,7 +155,10 @@ def render_sources(sources: Sources) -> Group:
     for family, row in families.iterrows():
         cells = [*_significant(row, "tau"), *_significant(row, "finite_sd")]
         sizes.add_row(str(family), *cells, f"{row.contribution:.2%}")
-    order = [str(name) for name in families.index[families.finite_sd.notna()]]
+    told = families.finite_sd.notna()
+    if sources.ranking is not None:  # which have a table of their own
+        told &= ~families.index.isin(sources.ranking.index)
+    order = [str(name) for name in families.index[told]]
     ranks = make_table(
         "Which is larger",
         "Probability that the effects of a source are larger than those of the next, in the mean over features.",
@@ -165,11 +168,11 @@ def render_sources(sources: Sources) -> Group:
         ranks.add_row(one, other, _probability(sources.larger.loc[one, other]))
     parts = [sizes, ranks]
     if sources.ranking is not None:
-        parts.append(ranking_table(sources.ranking))
+        parts.append(ranking_table(sources.ranking, unit))
     for name, table in sources.levels.groupby("family", sort=False):
         largest = table.droplevel("family").sort_values("rms", ascending=False)
         level = make_table(
-            f"{str(name).capitalize()}, largest first"
+            f"{str(name)[0].upper()}{str(name)[1:]}, largest first"
             + (f" ({MOST_LEVELS} of {len(table)})" if len(table) > MOST_LEVELS else ""),
             f"Root mean square over features of the effect, what is uncertain of it included. {unit}",
             ["level", "rms", "90% interval"],
@@ -180,17 +183,19 @@ def render_sources(sources: Sources) -> Group:
     return Group(*parts)
 
 
-def ranking_table(ranking: pd.DataFrame) -> Table:
-    """Order of protocol factors and of what they leave."""
-    largest, probability = ranking.index[0], _probability(ranking.iloc[0, 0])
+def ranking_table(ranking: pd.DataFrame, unit: str) -> Table:
+    """Sizes and order of protocol factors and of what they leave."""
+    places = [name for name in ranking if str(name).startswith("rank_")]
+    largest, probability = ranking.index[0], _probability(ranking.rank_1.iloc[0])
     table = make_table(
-        f"Parts of measurement: {largest} is the largest with probability {probability}",
-        "Probability of each place in the order of effects, in the mean over features; scanner: what the protocol factors "
-        "leave. The summary says which of them nothing but their priors tells apart.",
-        ["part", *(f"{k}." for k in range(1, len(ranking) + 1))],
+        f"Parts of measurement; {largest} is the largest: {probability}",
+        "Rms: root mean square over features of the sd of the effects that are there, which does not depend on how many "
+        f"levels a factor has. {unit} Then the probability of each place. Scanner: what protocol factors leave. The summary "
+        "says which of them nothing but priors tells apart.",
+        ["part", "rms", "90% interval", *(f"{k}." for k in range(1, len(places) + 1))],
     )
     for family, row in ranking.iterrows():
-        table.add_row(str(family), *(_probability(value) for value in row))
+        table.add_row(str(family), *_significant(row, "rms"), *(f"{row[name]:.2f}" for name in places))
     return table
 
 

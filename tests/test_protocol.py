@@ -1,5 +1,6 @@
 """Protocol factors: their columns and checks, what tells them apart, and that measurement bias stays one thing."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from studies import covariance, random_study, with_protocol
 from test_design import make_scans
 
-from bayesharm import InputError, ModelError, compare_sources, fit, harmonize, load_dataset, summarize
+from bayesharm import InputError, ModelError, compare_sources, fit, harmonize, load_dataset, load_posterior, summarize
 from bayesharm.baselines import one_factor_at_a_time, yamashita2019
 from bayesharm.design import build_design
 from bayesharm.identifiability import identify
@@ -215,13 +216,16 @@ def protocol_columns(scans: pd.DataFrame) -> list[str]:
 
 # A fit from beginning to end
 
-N_FEATURES = 48
 SIZES = {"phase_encoding": 0.09, "coil": 0.03, "scanner": 0.015}
+COLUMNS = {"phase_encoding": "PhaseEncodingDirection", "coil": "ReceiveCoilName", "scanner": "scanner"}
 
 
 @pytest.fixture(scope="module")
 def study():
-    return simulate_srpbs(N_FEATURES, 4, protocol=SIZES, sizes={"noise": 0.1}, dtype="float64")
+    """Travelers only, and no column of diagnoses."""
+    study = simulate_srpbs(40, 4, protocol=SIZES, sizes={"noise": 0.1}, dtype="float64")
+    rows = study.scans.participant_id.str.startswith("T").to_numpy()
+    return replace(study, scans=study.scans[rows].drop(columns="diagnosis"), features=study.features[rows])
 
 
 @pytest.fixture(scope="module")
@@ -231,5 +235,62 @@ def dataset(study):
 
 @pytest.fixture(scope="module")
 def posterior(dataset):
-    settings = {"units": "shared", "seed": 1, "draws": 100, "target_ess": 300}
-    return fit(dataset, "protocol", protocol=["PhaseEncodingDirection", "ReceiveCoilName"], **settings)
+    return fit(dataset, "protocol", protocol=["PhaseEncodingDirection", "ReceiveCoilName"], units="shared", seed=1)
+
+
+@pytest.mark.slow
+def test_factors_come_back_in_their_order_and_with_their_sizes(study, posterior):
+    """Sizes differ by more than chance in 40 features, and no coil is a phase-encoding direction."""
+    assert posterior.run["n_converged"] >= 39
+    ranking = compare_sources(posterior).ranking
+    assert list(ranking.index) == [COLUMNS[name] for name in SIZES]
+    places = ranking.filter(like="rank_").to_numpy()
+    np.testing.assert_allclose(places.sum(0), 1)
+    np.testing.assert_allclose(places.sum(1), 1)
+    assert np.diag(places).min() > 0.9
+    for name, effects in study.truth.factors.items():
+        row, true = ranking.loc[COLUMNS[name]], np.sqrt((effects.std() ** 2).mean())
+        sd = (row.rms_q95 - row.rms_q05) / 2 / 1.645
+        assert abs(row.rms - true) < 4 * sd, name
+
+
+@pytest.mark.slow
+def test_measurement_bias_is_that_of_the_truth_and_is_removed_as_a_whole(study, dataset, posterior):
+    effect = posterior.effect("measurement")
+    true = study.truth.effects["measurement"]
+    true = (true - true.mean()).loc[effect["scanner"].values]
+    z = (effect["mean"].values - true) / effect["sd"].values
+    assert 0.6 < np.sqrt((z**2).to_numpy().mean()) < 1.4  # 11 contrasts of 40 features: sd 0.05 if they were independent
+    with pytest.warns(UserWarning) if posterior.run["n_converged"] < 40 else nullcontext():
+        found = harmonize(posterior, dataset)
+    assert found.removed == "measurement"
+    rows = [list(effect["scanner"].values).index(scanner) for scanner in study.scans.scanner]
+    np.testing.assert_allclose(study.features - found.mean, effect["mean"].values[rows], atol=1e-12)
+    with pytest.raises(InputError, match="'scanner' effects cannot be removed"):
+        harmonize(posterior, dataset, remove="scanner")
+
+
+@pytest.mark.slow
+def test_the_run_says_what_its_parts_are_and_what_tells_them_apart(posterior, tmp_path):
+    posterior.write(tmp_path / "run")
+    again = load_posterior(tmp_path / "run")
+    assert again.spec.parts == ("PhaseEncodingDirection", "ReceiveCoilName", "scanner")
+    assert any("12 scanners are all there is" in note for note in again.run["notes"])
+    assert set(again.tree["effects"].children) > {*again.spec.parts, "measurement"}
+    assert again.effect("ReceiveCoilName")["mean"].dims == ("ReceiveCoilName", "feature")
+    summary = summarize(again)
+    assert summary.about["parts"] == again.spec.parts and "part of measurement" in str(summary)
+    text = str(compare_sources(again))
+    assert "Parts of measurement; PhaseEncodingDirection is the largest: > 0.999" in text
+    np.testing.assert_allclose(summary.scanners.loc[again.scanners].from_data, again.effect("measurement")["contraction"])
+
+
+@pytest.mark.slow
+def test_measurement_bias_is_nearly_that_of_the_model_without_factors(dataset, posterior):
+    """They differ as two posterior means do of which one knows more: by the difference of the variances."""
+    plain = fit(dataset, "traveling_and_cohort", units="shared", seed=1).effect("measurement")
+    found = posterior.effect("measurement")
+    mean, sd, plain_mean, plain_sd = (effect[name].values for effect in (found, plain) for name in ("mean", "sd"))
+    assert np.corrcoef(mean.ravel(), plain_mean.ravel())[0, 1] > 0.97
+    ratio = ((mean - plain_mean) ** 2).mean() / (plain_sd**2 - sd**2).mean()
+    assert 0.6 < ratio < 1.4  # 440 squares, of which at most ten a feature are independent: sd 0.07
