@@ -6,11 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
+from posteriors import make_posterior
+from scipy import stats
 from studies import covariance, random_study, with_protocol
 from test_design import make_scans
+from typer.testing import CliRunner
 
 from bayesharm import InputError, ModelError, compare_sources, fit, harmonize, load_dataset, load_posterior, summarize
 from bayesharm.baselines import one_factor_at_a_time, yamashita2019
+from bayesharm.cli import app
 from bayesharm.design import build_design
 from bayesharm.identifiability import identify
 from bayesharm.protocol import count_contrasts, name_factors
@@ -194,6 +199,20 @@ def test_a_mistake_in_a_model_of_parts_is_named(change, message):
         spec_from_dict(replace(load_model("protocol"), **change).to_dict())
 
 
+def test_the_command_takes_names_of_factors(tmp_path):
+    scans = small(vendor="GGSS", coil="1211")
+    scans.assign(f0=np.arange(len(scans)) % 3.0, f1=np.arange(len(scans)) % 4.0).to_csv(tmp_path / "scans.csv", index=False)
+    command = ["fit", str(tmp_path / "scans.csv"), "--features", "f?", "--out", str(tmp_path / "run"), "--quiet"]
+    for more, message in (
+        (["--model", "protocol", "--protocol", "vendor, field"], "no protocol column 'field'"),
+        (["--model", "traveling", "--protocol", "vendor"], "'traveling' has no protocol factors"),
+        (["--model", "protocol"], "none of its own"),
+    ):
+        result = CliRunner().invoke(app, command + more)
+        assert result.exit_code == 2 and message in result.output, result.output
+    assert not (tmp_path / "run").exists()
+
+
 # The 2019 study's way
 
 def test_one_factor_at_a_time_is_the_same_regression_with_levels_for_scanners():
@@ -212,6 +231,71 @@ def test_one_factor_at_a_time_is_the_same_regression_with_levels_for_scanners():
 
 def protocol_columns(scans: pd.DataFrame) -> list[str]:
     return [family.by for family in load_model("protocol").factors if family.by in scans]
+
+
+# Ranking
+
+N_DRAWS, N_RANKED_FEATURES = 4000, 100
+
+
+@pytest.fixture
+def ranked():
+    """A posterior in which parts are of nearly the same size, and two of them go together in each feature."""
+    rng = np.random.default_rng(3)
+    posterior = make_posterior("protocol", tuple(f"f{k}" for k in range(N_RANKED_FEATURES)))
+    families = [str(name) for name in posterior.tree["scales"]["family"].values]
+    size = np.array([{"coil": 1.0, "manufacturer": 1.02, "scanner": 1.01}.get(name, 0.5) for name in families])
+    common = np.array([{"coil": 0.3, "manufacturer": -0.3}.get(name, 0.0) for name in families])
+    draws = size[:, None] * rng.uniform(0.5, 1.5, N_RANKED_FEATURES)
+    draws = draws + common[:, None] * rng.normal(size=(N_DRAWS, 1, N_RANKED_FEATURES))
+    draws += 0.1 * rng.normal(size=draws.shape)
+    away = draws - draws.mean(0)
+    statistics = np.concatenate([draws.mean(0)[None], draws.std(0)[None], np.quantile(draws, [0.05, 0.5, 0.95], axis=0)])
+    dims, pair = ("statistic", "family", "feature"), ("family", "other", "feature")
+    n = len(families)
+    posterior.tree["sources"] = xr.DataTree(xr.Dataset({
+        "finite_sd": (dims, 2 * statistics),  # every feature has an sd of 2 over the scans
+        "contribution": (dims, statistics / 10),
+        "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
+        "with_scale": (("size", "family", "feature"), np.zeros((3, n, N_RANKED_FEATURES))),
+    }))  # fmt: skip
+    return posterior, families, 2 * draws
+
+
+def test_ranking_is_that_of_draws_of_all_parts_together(ranked):
+    posterior, families, draws = ranked
+    found = compare_sources(posterior).ranking
+    assert set(found.index) == {*FACTORS, "scanner"} and found.rms.is_monotonic_decreasing
+    square = (draws[:, [families.index(name) for name in found.index]] ** 2).mean(2)
+    np.testing.assert_allclose(found.rms, np.sqrt(square.mean(0)), rtol=1e-3)
+    rank = np.argsort(np.argsort(-square, axis=1), axis=1)
+    expected = np.stack([(rank == k).mean(0) for k in range(5)], axis=1)
+    error = 4.3 * np.sqrt(0.25 / N_DRAWS + 0.25 / 20_000)  # of one probability in ten thousand
+    np.testing.assert_allclose(found.filter(like="rank_"), expected, atol=error)
+    limits = np.quantile(np.sqrt(square), [0.05, 0.95], axis=0).T
+    np.testing.assert_allclose(found[["rms_q05", "rms_q95"]], limits, atol=0.15 * np.sqrt(square).std(0).max())
+
+
+def test_what_typical_scales_have_in_common_counts_in_the_ranking(ranked):
+    """Of two factors that could be each other, either may be the larger, although single features know their sizes."""
+    posterior, families, _ = ranked
+    posterior.tree["sources"]["with_scale"][1] = 0.05
+    alone = compare_sources(posterior)
+    eta = posterior.tree["hyper"]["eta"].values
+    one, other = families.index("coil"), families.index("manufacturer")
+    eta[..., one] = 2 * eta[..., other].mean() - eta[..., other]
+    together = compare_sources(posterior)
+    for pair in (("coil", "scanner_model"), ("manufacturer", "phase_encoding")):
+        assert together.larger.loc[pair] == pytest.approx(alone.larger.loc[pair], abs=0.02)
+    widths = [-stats.norm.ppf(table.larger.loc["coil", "manufacturer"]) for table in (alone, together)]
+    assert 0 < widths[1] < widths[0]
+
+
+def test_a_model_without_factors_has_no_ranking(ranked):
+    posterior = make_posterior("traveling")
+    posterior.tree["sources"] = ranked[0].tree["sources"].isel(family=slice(3), other=slice(3), feature=slice(4))
+    found = compare_sources(posterior)
+    assert found.ranking is None and "Parts of" not in str(found)
 
 
 # A fit from beginning to end
