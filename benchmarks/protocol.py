@@ -59,6 +59,7 @@ def recover(seed: int, n_features: int) -> tuple[pd.DataFrame, dict[str, float]]
     true = study.truth.effects["measurement"]
     true -= true.mean()
     about = {"seed": seed, "seconds": seconds, "converged": posterior.run["n_converged"] / n_features}
+    about["teachers"] = posterior.tree["hyper"].attrs["features"]  # fewer than all: the turns did not settle
     for name, run in (("protocol", posterior), ("traveling_and_cohort", plain)):
         effect = run.effect("measurement")
         away = effect["mean"].values - true.loc[effect["scanner"].values]
