@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesharm.baselines import Yamashita2019, yamashita2019
+    from bayesharm.baselines import Yamashita2019, one_factor_at_a_time, yamashita2019
     from bayesharm.block import Settings
     from bayesharm.compare import Comparison, compare
     from bayesharm.dataset import Dataset, load_dataset
@@ -42,7 +42,7 @@ _HOMES = {
     "ModelSpec": "spec", "load_model": "spec", "model_card": "spec", "model_names": "spec",
     "Sources": "sources", "compare_sources": "sources",
     "Summary": "summary", "summarize": "summary",
-    "Yamashita2019": "baselines", "yamashita2019": "baselines",
+    "Yamashita2019": "baselines", "yamashita2019": "baselines", "one_factor_at_a_time": "baselines",
 }  # fmt: skip
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "Populations", "Posterior", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
     "Yamashita2019", "__version__", "compare", "compare_scanners", "compare_sources", "fetch_onharmony", "fit",
     "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
-    "model_names", "populations", "simulate_srpbs", "summarize", "yamashita2019",
+    "model_names", "one_factor_at_a_time", "populations", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from bayesharm.columns import levels_by
 from bayesharm.dataset import Dataset
 from bayesharm.design import Design, build_design
 from bayesharm.errors import InputError
-from bayesharm.spec import load_model
+from bayesharm.protocol import name_factors
+from bayesharm.spec import ModelSpec, load_model
 
 MODEL = "traveling_and_cohort"  # whose columns are those of the paper: people scanned once have no effect of their own
 RIDGE = 14.0
@@ -74,6 +76,53 @@ def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | No
     .. [1] Yamashita et al. (2019). Harmonization of resting-state functional MRI data across multiple imaging sites via
        the separation of site differences into sampling bias and measurement bias. *PLOS Biology* 17, e3000042.
     """
+    spec = _model(MODEL, ridge, reference)
+    return _regress(dataset, build_design(dataset.scans, spec), ridge)
+
+
+def one_factor_at_a_time(
+    dataset: Dataset,
+    factors: Sequence[str] | None = None,
+    *,
+    ridge: float = RIDGE,
+    reference: str | None = None,
+) -> dict[str, Yamashita2019]:
+    """The same regression, again for each protocol factor, its levels in place of the scanners.
+
+    Each factor stands alone and is credited with all that goes along with it: with other factors that the same scanners
+    have, and with what is particular to these scanners. The model `protocol` asks for all of them at once.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    factors : sequence of str, optional
+        Columns of the scans table; by default those of the model `protocol` that are there.
+    ridge, reference
+        As for :func:`yamashita2019`.
+
+    Returns
+    -------
+    dict of Yamashita2019
+        By factor: its effects are those of this name, its contribution size is ``contributions[factor]``.
+
+    Raises
+    ------
+    InputError, ModelError
+        As :func:`yamashita2019`, and where a factor cannot be one.
+    """
+    spec = _model("protocol", ridge, reference)
+    if factors is not None:
+        spec = name_factors(spec, factors, dataset.scans)
+    others = tuple(family for family in spec.families if not family.part_of)
+    found = {}
+    for factor in [family for family in spec.factors if family.by in dataset.scans] or spec.factors[:1]:
+        alone = replace(spec, families=(*others, factor))
+        found[factor.name] = _regress(dataset, build_design(dataset.scans, alone), ridge)
+    return found
+
+
+def _model(name: str, ridge: float, reference: str | None) -> ModelSpec:
+    """The model whose columns are taken."""
     if not (np.isfinite(ridge) and ridge > 0):
         raise InputError(
             "The penalty is impossible.",
@@ -81,9 +130,12 @@ def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | No
             expected="a number above 0",
             do="leave it out",
         )
-    spec = load_model(MODEL)
-    spec = spec if reference is None else replace(spec, reference=reference)
-    design = build_design(dataset.scans, spec)
+    spec = load_model(name)
+    return spec if reference is None else replace(spec, reference=reference)
+
+
+def _regress(dataset: Dataset, design: Design, ridge: float) -> Yamashita2019:
+    """The regression on the columns of a design."""
     columns, constraints = design.matrix, _constraints(design)
     n_columns, n_features = columns.shape[1], dataset.features.n_features
     penalized = columns.T @ columns + ridge * sparse.eye_array(n_columns)
@@ -102,7 +154,7 @@ def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | No
     effects = {}
     for name in dict.fromkeys(label[0] for label in labels if label[0] != "mean"):
         rows = [k for k, label in enumerate(labels) if label[0] == name]
-        index = pd.Index([labels[k][2] for k in rows], name=levels_by(spec, name))
+        index = pd.Index([labels[k][2] for k in rows], name=levels_by(design.spec, name))
         effects[name] = pd.DataFrame(coefficients[rows], index=index, columns=features).sort_index()
     levels = np.array([(family == name).sum() for name in names])
     contributions = pd.Series(shares / (design.n_scans * n_features) / levels, index=pd.Index(names, name="family"))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bayesharm import checks
 from bayesharm import options as opt
 from bayesharm.errors import BayesharmError
 from bayesharm.run_commands import compare, plot, populations, report, show_found, sources, summary
@@ -74,6 +75,7 @@ def fit(
     diagnosis: opt.Diagnosis = None,
     traveling: opt.Traveling = None,
     covariates: opt.Covariates = None,
+    protocol: opt.Protocol = None,
     reference: opt.Reference = None,
     bad_features: opt.BadFeatures = "error",
     units: opt.Units = None,
@@ -106,27 +108,27 @@ def fit(
     Makes a run folder, which [bold]bayesharm summary[/bold] shows
     and [bold]bayesharm harmonize[/bold] applies to scans.
     """
-    opt.check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
+    checks.check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.progress import Progress
     from bayesharm.spec import load_model
 
     spec = load_model(model)
-    columns = opt.column_mapping(
+    columns = checks.column_mapping(
         scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
     )
     with Progress(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
-        dataset = opt.read_dataset(scans, features, select, columns, bad_features=bad_features)
+        dataset = checks.read_dataset(scans, features, select, columns, bad_features=bad_features)
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} features"
         )
         from bayesharm.fit import fit as fit_model
 
-        opt.keep_programs()
+        checks.keep_programs()
         posterior = fit_model(
             dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, report=progress,
-            covariates=[name.strip() for name in ",".join(covariates or []).split(",") if name.strip()],
+            covariates=opt.split_names(covariates), protocol=opt.split_names(protocol),
             preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
             block_size=block_size, dtype=dtype, device=device, repair=repair,
         )  # fmt: skip
@@ -166,16 +168,16 @@ def harmonize(
     Scans and people may be new; scanners and features must be those of the fit.
     Rows, columns, labels, units and precision of the input are kept.
     """
-    opt.check_new_files({"--out": out, "--sd": sd}, {"RUN": run, "SCANS": scans, "FEATURES": features})
+    checks.check_new_files({"--out": out, "--sd": sd}, {"RUN": run, "SCANS": scans, "FEATURES": features})
     from bayesharm.harmonize import harmonize_to_files
     from bayesharm.posterior import load_posterior
     from bayesharm.progress import Progress
 
     posterior = load_posterior(run)
-    columns = opt.column_mapping(
+    columns = checks.column_mapping(
         scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
     )
-    dataset = opt.read_dataset(scans, features, select, columns, check="apply")
+    dataset = checks.read_dataset(scans, features, select, columns, check="apply")
     with Progress(quiet) as progress:
         notes = harmonize_to_files(
             posterior, dataset, out, sd, report=lambda done, total: progress("harmonizing", done, total, "")
@@ -225,7 +227,7 @@ def simulate(
 
     $ bayesharm simulate --edges 500 --seed 1 --out study/
     """
-    opt.check_new_folder(out)
+    checks.check_new_folder(out)
     from bayesharm.simulate import simulate_srpbs
 
     study = simulate_srpbs(
@@ -261,7 +263,7 @@ def demo(
     from bayesharm.demo import demo_onharmony, demo_simulated
     from bayesharm.progress import Progress
 
-    opt.keep_programs()
+    checks.keep_programs()
     folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
     with Progress(quiet) as work:
         told = demo_simulated(folder, edges, seed, work) if data == "simulated" else demo_onharmony(folder, seed, work)
@@ -281,7 +283,7 @@ def bench(
     from bayesharm.bench import run_bench
     from bayesharm.progress import Progress
 
-    opt.keep_programs()
+    checks.keep_programs()
     with Progress(quiet) as progress:
         found = run_bench(edges, progress)
     show_found(found)

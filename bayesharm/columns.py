@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,8 @@ class Block:
 
 
 def levels_by(spec: ModelSpec, name: str) -> str:
-    return next((family.by for family in spec.families if family.name == name), name)
+    """What the levels of a family or block are; those of a protocol factor have its name."""
+    return next((family.by for family in spec.families if family.name == name and not family.is_factor), name)
 
 
 def family_levels(
@@ -56,9 +57,15 @@ def family_levels(
     repeated: np.ndarray,
     spec: ModelSpec,
     scanners: Sequence[str],
+    factors: Mapping[str, pd.Series],
     notes: list[str],
 ) -> tuple[np.ndarray, list[str], list[str]] | None:
     """Level of each scan (or None), the scale of each level, and the levels; None if there is nothing."""
+    if family.is_factor:
+        if family.name not in factors:
+            return None
+        names = sorted(factors[family.name].unique())
+        return used.scanner.map(factors[family.name]).to_numpy(object), [family.name] * len(names), names
     if family.by == "scanner":
         return used.scanner.to_numpy(object), [family.name] * len(scanners), list(scanners)
     if family.by == "participant":

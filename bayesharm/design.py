@@ -17,6 +17,7 @@ from scipy import sparse
 
 from bayesharm.columns import FIXED, Block, covariate_block, family_levels, indicators, levels_by, mean_block
 from bayesharm.errors import ModelError, shorten
+from bayesharm.protocol import read_factors
 from bayesharm.spec import ModelSpec
 
 
@@ -25,14 +26,16 @@ class EffectGroup:
     """A reported family of effects: finite-population contrasts.
 
     Each level minus the mean of its mates, the levels that share its scale; levels that have their scale for themselves
-    are left out. Levels without mates are reported as they are: against a reference.
+    are left out. Levels without mates are reported as they are: against a reference. The effect of a scanner that is made of
+    protocol factors is a *sum* of columns, which other scanners may have too.
 
     Attributes
     ----------
     name, dim : str
         Name of the group, and of the dimension that its levels span.
     levels : tuple of str
-    columns : (level,) int array
+    columns : (level, part) int array
+        The columns that a level's effect is the sum of; one, but for sums.
     mates : (level,) int array
         Levels with the same number are mates; -1 has none.
     weight : (level,) array
@@ -54,9 +57,17 @@ class EffectGroup:
         """Written out, (level, column): large where there are many levels."""
         same = (self.mates[:, None] == self.mates) & (self.mates >= 0)
         rows = np.eye(len(self.levels)) - same / np.maximum(same.sum(axis=1, keepdims=True), 1)
-        contrasts = np.zeros((len(self.levels), self.n_columns))
-        contrasts[:, self.columns] = self.weight[:, None] * rows
-        return contrasts
+        return self.weight[:, None] * (rows @ add_columns(self.columns, self.n_columns))
+
+    @property
+    def is_sum(self) -> bool:
+        return self.columns.shape[1] > 1
+
+
+def add_columns(columns: np.ndarray, n_columns: int) -> sparse.csr_array:
+    """Sums of columns, (sum, part) int array, as a matrix of ones, (sum, column)."""
+    at = (np.repeat(np.arange(len(columns)), columns.shape[1]), columns.reshape(-1))
+    return sparse.csr_array((np.ones(columns.size), at), shape=(len(columns), n_columns))
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,9 @@ class Design:
     scan_class, class_scanner, class_once : int and bool arrays
         Noise class of each scan; scanner of each class, and whether its people were scanned once.
     effects : tuple of EffectGroup
+        Sums last.
+    of_scanner : (scanner, part) int array
+        The columns that the effect of each scanner is the sum of; one, but with protocol factors.
     participants : (scan,) array
         Who each scan is of.
     travelers : tuple of str
@@ -109,6 +123,7 @@ class Design:
     class_scanner: np.ndarray
     class_once: np.ndarray
     effects: tuple[EffectGroup, ...]
+    of_scanner: np.ndarray
     participants: np.ndarray
     travelers: tuple[str, ...]
     once_scale: int
@@ -123,6 +138,11 @@ class Design:
         """Number of scans in each noise class."""
         return np.bincount(self.scan_class, minlength=len(self.class_scanner))
 
+    @property
+    def families(self) -> np.ndarray:
+        """Family of each column, or `mean` or `covariate`; (column,)."""
+        return np.array([name.partition(":")[0] for name in self.columns], object)
+
 
 def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
     """Lay out the study for a model.
@@ -136,9 +156,9 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
     Raises
     ------
     ModelError
-        The study lacks what the model needs: travelers, the reference diagnosis.
+        The study lacks what the model needs: travelers, the reference diagnosis, protocol columns.
     InputError
-        A covariate is missing, constant, or has missing values.
+        A covariate is missing, constant, or has missing values; a protocol factor cannot be one.
     """
     traveling = _traveling(scans)
     if spec.needs_travelers and scans.groupby("participant_id").scanner.nunique().max() < 2:
@@ -164,9 +184,10 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
             f"No traveling subject was scanned on {shorten(left_out)}: this model says nothing about it."
         )
     notes += _on_contradictions(used, traveling, spec)
+    factors = read_factors(used, spec, notes)
     scales, medians, blocks = ["noise"], [spec.noise_scale], [mean_block(len(used), spec)]
     for family in spec.families:
-        levels = family_levels(family, used, traveling, repeated, spec, scanners, notes)
+        levels = family_levels(family, used, traveling, repeated, spec, scanners, factors, notes)
         if levels is None:
             continue
         labels, groups, names = levels
@@ -199,6 +220,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
         class_scanner=classes // 2,
         class_once=(classes % 2).astype(bool),
         effects=(),
+        of_scanner=np.zeros((0, 0), int),
         participants=used.participant_id.to_numpy(object),
         travelers=tuple(sorted(used.participant_id[traveling].unique())),
         once_scale=once_scale,
@@ -232,7 +254,10 @@ def _traveling(scans: pd.DataFrame) -> np.ndarray:
 
 
 def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Design:
-    """Order the columns, dense ones first, and write the contrasts that are reported."""
+    """Order the columns, dense ones first, and write the contrasts that are reported.
+
+    Parts of the effect of a scanner are dense, since moments of their sum need products of all of them.
+    """
     matrix = sparse.hstack([block.matrix for block in blocks]).tocsr()
     names = [f"{block.name}:{level}" for block in blocks for level in block.levels]
     scale = np.concatenate([block.scales for block in blocks]).astype(int)
@@ -244,7 +269,7 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
     by_column = matrix.tocsc()
     for by in ("participant", "population", "scanner"):
         for j, block in enumerate(blocks):
-            if levels_by(spec, block.name) == by:
+            if levels_by(spec, block.name) == by and not (block.name in spec.parts and len(spec.parts) > 1):
                 for column in range(start[j], start[j + 1]):
                     scans = by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
                     if not touched[scans].any():
@@ -263,18 +288,33 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
                     block.name,
                     levels_by(spec, block.name),
                     tuple(block.levels[k] for k in told),
-                    place[start[j] + told],
+                    place[start[j] + told][:, None],
                     mates[told],
                     np.broadcast_to(block.weight, len(mates))[told],
                     len(names),
                 )
             )
+    columns = tuple(names[k] for k in order)
+    of_scanner = _of_scanners(design, columns, matrix[:, order].tocsr())
+    if len(spec.parts) > 1:
+        n = len(design.scanners)
+        none = np.zeros(n, int)
+        effects.append(EffectGroup(spec.removes, "scanner", design.scanners, of_scanner, none, np.ones(n), len(names)))
     return replace(
         design,
-        columns=tuple(names[k] for k in order),
+        columns=columns,
         matrix=matrix[:, order].tocsr(),
         column_scale=scale[order],
         column_sd=sd[order],
         n_dense=int((~eliminated).sum()),
         effects=tuple(effects),
+        of_scanner=of_scanner,
     )
+
+
+def _of_scanners(design: Design, columns: tuple[str, ...], matrix: sparse.csr_array) -> np.ndarray:
+    """The columns of each scanner's effect, read off one scan of each, (scanner, part)."""
+    own = np.isin([name.partition(":")[0] for name in columns], design.spec.parts)
+    scanner = design.class_scanner[design.scan_class]
+    some = matrix[np.unique(scanner, return_index=True)[1]].toarray() * own
+    return np.nonzero(some)[1].reshape(len(design.scanners), -1)

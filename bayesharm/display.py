@@ -26,6 +26,7 @@ MEANING = {
     "disorder": "what a diagnosis does",
     "participant": "how people differ",
     "noise": "what changes from scan to scan",
+    "scanner": "what protocol factors leave of measurement",
 }
 
 
@@ -95,7 +96,8 @@ def sources_table(summary: Summary) -> Table:
     )
     for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
         in_units = [] if mixed else [f"{row.rms:.4g}"]
-        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(source), ""))
+        other = "part of measurement" if source in summary.about["parts"] else ""
+        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(source), other))
     return table
 
 
@@ -156,7 +158,10 @@ def render_sources(sources: Sources) -> Group:
     for family, row in families.iterrows():
         cells = [*_significant(row, "tau"), *_significant(row, "finite_sd")]
         sizes.add_row(str(family), *cells, f"{row.contribution:.2%}")
-    order = [str(name) for name in families.index[families.finite_sd.notna()]]
+    told = families.finite_sd.notna()
+    if sources.ranking is not None:  # which have a table of their own
+        told &= ~families.index.isin(sources.ranking.index)
+    order = [str(name) for name in families.index[told]]
     ranks = make_table(
         "Which is larger",
         "Probability that the effects of a source are larger than those of the next, in the mean over features.",
@@ -165,10 +170,12 @@ def render_sources(sources: Sources) -> Group:
     for one, other in zip(order[:-1], order[1:], strict=True):
         ranks.add_row(one, other, _probability(sources.larger.loc[one, other]))
     parts = [sizes, ranks]
+    if sources.ranking is not None:
+        parts.append(ranking_table(sources.ranking, unit))
     for name, table in sources.levels.groupby("family", sort=False):
         largest = table.droplevel("family").sort_values("rms", ascending=False)
         level = make_table(
-            f"{str(name).capitalize()}, largest first"
+            f"{str(name)[0].upper()}{str(name)[1:]}, largest first"
             + (f" ({MOST_LEVELS} of {len(table)})" if len(table) > MOST_LEVELS else ""),
             f"Root mean square over features of the effect, what is uncertain of it included. {unit}",
             ["level", "rms", "90% interval"],
@@ -257,6 +264,22 @@ def render_similarity(similarity: Similarity) -> Group:
         groups.add_row(row.scanners, f"{row.distance:#.3g}", f"{row.support:.0%}")
     parts = [nearest, *([groups] if groups.row_count else [])]
     return Group(*parts, *([bullets("Beware", [about["remark"]])] if about["remark"] else []))
+
+
+def ranking_table(ranking: pd.DataFrame, unit: str) -> Table:
+    """Sizes and order of protocol factors and of what they leave."""
+    places = [name for name in ranking if str(name).startswith("rank_")]
+    largest, probability = ranking.index[0], _probability(ranking.rank_1.iloc[0])
+    table = make_table(
+        f"Parts of measurement; {largest} is the largest: {probability}",
+        "Rms: root mean square over features of the sd of the effects that are there, which does not depend on how many "
+        f"levels a factor has. {unit} Then the probability of each place. Scanner: what protocol factors leave. The summary "
+        "says which of them nothing but priors tells apart.",
+        ["part", "rms", "90% interval", *(f"{k}." for k in range(1, len(places) + 1))],
+    )
+    for family, row in ranking.iterrows():
+        table.add_row(str(family), *_significant(row, "rms"), *(f"{row[name]:.2f}" for name in places))
+    return table
 
 
 def _significant(row: pd.Series, name: str) -> tuple[str, str]:

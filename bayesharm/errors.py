@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class BayesharmError(Exception):
     """Base of every error that bayesharm raises on purpose.
@@ -37,3 +39,11 @@ def shorten(names, most: int = 5) -> str:
     names = [str(name) for name in names]
     text = ", ".join(repr(name) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Name things in a sentence: joined by commas and a last `and`."""
+    names = list(names)
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

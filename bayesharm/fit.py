@@ -22,6 +22,7 @@ from bayesharm.inference.devices import find_devices
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
 from bayesharm.posterior import Posterior, check_output, load_posterior
+from bayesharm.protocol import name_factors
 from bayesharm.repair import repair_run
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
@@ -35,6 +36,7 @@ def fit(
     *,
     seed: int = 0,
     covariates: Sequence[str] = (),
+    protocol: Sequence[str] = (),
     reference: str | None = None,
     units: str | None = None,
     out: str | Path | None = None,
@@ -55,6 +57,8 @@ def fit(
         The same seed gives the same result on the same machine with the same versions.
     covariates : sequence of str
         Columns of the scans table with a linear effect on every feature.
+    protocol : sequence of str
+        Columns that describe the scanners, in place of the protocol factors of the model.
     reference : str, optional
         The diagnosis that disorder effects are measured against; default: the model's, `HC`.
     units : {'each', 'shared'}, optional
@@ -97,6 +101,8 @@ def fit(
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=tuple(covariates))
+    if protocol:
+        spec = name_factors(spec, protocol, dataset.scans)
     if reference is not None:
         spec = replace(spec, reference=reference)
     if units is not None:

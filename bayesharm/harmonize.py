@@ -214,7 +214,7 @@ def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job
 
 def _family(posterior: Posterior, remove: str | None) -> str:
     spec = posterior.spec
-    there = [family.name for family in spec.families if family.by == "scanner"]
+    there = [spec.removes, *(f.name for f in spec.families if f.by == "scanner" and f.name not in spec.parts)]
     if remove is not None and remove not in there:
         raise InputError(
             f"{remove!r} effects cannot be removed.",

@@ -5,7 +5,6 @@ All of it follows from the table of scans and the scales; no feature is looked a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from bayesharm.design import FIXED, Design, EffectGroup
-from bayesharm.errors import InputError
+from bayesharm.design import FIXED, Design, EffectGroup, add_columns
+from bayesharm.errors import InputError, listed
+from bayesharm.protocol import count_contrasts, on_factors
 
 WEAK = 0.5  # below this contraction, more is known from the prior than from the data
 
@@ -53,6 +53,9 @@ class Identifiability:
         and ``contraction_travelers`` of their difference.
     correlation : (scanner, scanner) array
         Of what is uncertain of the scanners' biases, each counted from the mean of all.
+    factors : DataFrame
+        A row for each protocol factor: ``contrasts`` between its levels, how many are its ``own`` and no other factor's,
+        and the factors that the rest is ``mimicked_by``.
     remarks : tuple of str
         What :meth:`sentences` says.
     """
@@ -62,6 +65,7 @@ class Identifiability:
     scanners: pd.DataFrame
     pairs: pd.DataFrame
     correlation: np.ndarray
+    factors: pd.DataFrame
     remarks: tuple[str, ...]
 
     def sentences(self) -> list[str]:
@@ -101,11 +105,12 @@ def identify(design: Design, log_scales: np.ndarray | None = None) -> Identifiab
     scanners = _scanner_table(design, traveling, components)
     contrasts = _contrast_table(design, everything, by_travelers, person)
     pairs = _pair_table(design, everything, by_travelers, _rests_on(design, traveling, joined, shared))
+    factors = count_contrasts(_levels_of_factors(design))
     remarks = (
         *_on_separation(design, components), *_on_components(design, components, pairs),
-        *_on_scanners(scanners), *_on_levels(contrasts), *design.notes,
+        *on_factors(factors, len(design.scanners)), *_on_scanners(scanners), *_on_levels(contrasts), *design.notes,
     )
-    return Identifiability(components, contrasts, scanners, pairs, _correlation(design, everything), remarks)
+    return Identifiability(components, contrasts, scanners, pairs, _correlation(design, everything), factors, remarks)
 
 
 class Gaussian(NamedTuple):
@@ -149,10 +154,12 @@ def _posterior(design: Design, log_scales: np.ndarray, rows: np.ndarray) -> Gaus
 
 def _contraction(known: Gaussian, group: EffectGroup) -> np.ndarray:
     """1 − posterior variance / prior variance of each contrast of a group."""
+    if group.is_sum:
+        return _contraction_of_forms(known, sparse.csr_array(group.contrasts))
     alone = group.mates < 0
     mates = np.where(alone, 0, np.unique(group.mates, return_inverse=True)[1])
     n_mates = np.bincount(mates, minlength=1)
-    form, own, prior = (part[group.columns] for part in (known.form, known.own, known.prior))
+    form, own, prior = (part[group.columns[:, 0]] for part in (known.form, known.own, known.prior))
 
     def of_contrasts(variance: np.ndarray) -> np.ndarray:
         """Variance of independent effects minus the mean of their mates."""
@@ -165,11 +172,11 @@ def _contraction(known: Gaussian, group: EffectGroup) -> np.ndarray:
     return 1 - after / of_contrasts(prior)
 
 
-def _contraction_of_differences(known: Gaussian, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The same of differences between two columns."""
-    form = known.form[first] - known.form[second]
-    after = ((form @ known.covariance) * form).sum(axis=1) + known.own[first] + known.own[second]
-    return 1 - after / (known.prior[first] + known.prior[second])
+def _contraction_of_forms(known: Gaussian, rows: sparse.csr_array) -> np.ndarray:
+    """The same of any linear forms of the columns, (form, column), most of whose numbers are 0."""
+    form, squares = rows @ known.form, rows.power(2)
+    after = ((form @ known.covariance) * form).sum(axis=1) + squares @ known.own
+    return 1 - after / (squares @ known.prior)
 
 
 def _joined(design: Design, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
@@ -182,9 +189,8 @@ def _joined(design: Design, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
 
 def _joined_by_population(design: Design, traveling: np.ndarray, person: np.ndarray) -> np.ndarray:
     """The same when also different people join scanners if they share all effects but their own."""
-    own = [f"{group.name}:{level}" for group in design.effects if group.dim in ("scanner", "participant")
-           for level in group.levels]
-    shared = (design.column_scale != FIXED) & ~np.isin(design.columns, own)
+    own = {f.name for f in design.spec.families if f.by in ("scanner", "participant")} | {*design.spec.parts}
+    shared = (design.column_scale != FIXED) & ~np.isin(design.families, list(own))
     pattern = np.unique(design.matrix[:, shared].toarray(), axis=0, return_inverse=True)[1].reshape(-1)
     node = np.where(traveling, person, person.max() + 1 + pattern)
     return _joined(design, np.full(len(person), True), node)
@@ -224,8 +230,10 @@ def _contrast_table(
     design: Design, everything: Gaussian, by_travelers: Gaussian, person: np.ndarray
 ) -> pd.DataFrame:
     matrix, parts = design.matrix.tocsc(), []
+    n_scans = np.diff(matrix.indptr)
     for group in design.effects:
-        scans = [matrix.indices[matrix.indptr[column] : matrix.indptr[column + 1]] for column in group.columns]
+        own = [columns[n_scans[columns].argmin()] for columns in group.columns]  # of a scanner: what nothing else shares
+        scans = [matrix.indices[matrix.indptr[column] : matrix.indptr[column + 1]] for column in own]
         parts.append(pd.DataFrame({
             "group": group.name, "level": group.levels,
             "n_scans": [len(some) for some in scans],
@@ -240,23 +248,20 @@ def _pair_table(
     design: Design, everything: Gaussian, by_travelers: Gaussian, rests_on: np.ndarray
 ) -> pd.DataFrame:
     i, j = np.triu_indices(len(design.scanners), 1)
-    own = _biases(design)
+    effect = add_columns(design.of_scanner, len(design.columns))
+    difference = effect[i] - effect[j]
     names = np.array(design.scanners, object)
     return pd.DataFrame({
         "first": names[i], "second": names[j], "rests_on": rests_on,
-        "contraction": _contraction_of_differences(everything, own[i], own[j]),
-        "contraction_travelers": _contraction_of_differences(by_travelers, own[i], own[j]),
+        "contraction": _contraction_of_forms(everything, difference),
+        "contraction_travelers": _contraction_of_forms(by_travelers, difference),
     })
 
 
-def _biases(design: Design) -> np.ndarray:
-    """The column of the bias of each scanner."""
-    return np.array([design.columns.index(f"{design.spec.removes}:{scanner}") for scanner in design.scanners])
-
-
 def _correlation(design: Design, known: Gaussian) -> np.ndarray:
-    own = _biases(design)
-    covariance = known.form[own] @ known.covariance @ known.form[own].T + np.diag(known.own[own])
+    effect = add_columns(design.of_scanner, len(design.columns))
+    form = effect @ known.form
+    covariance = form @ known.covariance @ form.T + ((effect * known.own) @ effect.T).toarray()
     covariance = covariance - covariance.mean(0) - covariance.mean(1)[:, None] + covariance.mean()
     sd = np.sqrt(np.diag(covariance))
     with np.errstate(invalid="ignore", divide="ignore"):  # a single scanner has no contrast
@@ -295,25 +300,31 @@ def _on_components(
             alone[best] += group
             continue
         others = [scanner for scanner in design.scanners if scanner not in group]
-        rest = _listed(others) if len(others) <= 3 else f"the other {len(others)} scanners"
-        sentences.append(f"No traveler joins {_listed(group)} with {rest}: the difference between them "
+        rest = listed(others) if len(others) <= 3 else f"the other {len(others)} scanners"
+        sentences.append(f"No traveler joins {listed(group)} with {rest}: the difference between them "
                          f"{SAID[best]}.")
     for reason, names in alone.items():
         if names:
-            sentences.append(f"No traveler joins {_listed(names)} with any other scanner: the difference "
+            sentences.append(f"No traveler joins {listed(names)} with any other scanner: the difference "
                              f"from the others {SAID[reason]}.")
     return sentences
+
+
+def _levels_of_factors(design: Design) -> dict[str, np.ndarray]:
+    """Which level of each protocol factor the scanners have, (scanner, level)."""
+    effect, families = add_columns(design.of_scanner, len(design.columns)).toarray(), design.families
+    return {f.name: effect[:, families == f.name] for f in design.spec.factors if f.name in families}
 
 
 def _on_scanners(scanners: pd.DataFrame) -> list[str]:
     sentences = []
     one = scanners.index[(scanners.n_travelers == 1) & scanners.component.duplicated(keep=False)]
     if len(one):
-        sentences.append(f"{_listed(one)}: one traveler only; what was particular to that visit cannot be "
+        sentences.append(f"{listed(one)}: one traveler only; what was particular to that visit cannot be "
                          "told from the scanner.")
     one = scanners.index[scanners.n_scans == 1]
     if len(one):
-        sentences.append(f"{_listed(one)}: one scan only; whether it is noisier there than elsewhere is judged from "
+        sentences.append(f"{listed(one)}: one scan only; whether it is noisier there than elsewhere is judged from "
                          "that scan alone.")
     return sentences
 
@@ -325,15 +336,7 @@ def _on_levels(contrasts: pd.DataFrame) -> list[str]:
     for group in weak.group.unique():
         levels = weak[weak.group == group]
         shares = zip(levels.level, levels.contraction, strict=True)
-        named = _listed(f"{level} ({share:.0%})" for level, share in shares)
+        named = listed(f"{level} ({share:.0%})" for level, share in shares)
         sentences.append(f"{group}: less than half of what is known about {named} comes from the data, the "
                          "rest from the prior.")
     return sentences
-
-
-def _listed(names: Iterable[str], most: int = 6) -> str:
-    """Join names by commas and a last `and`."""
-    names = list(names)
-    if len(names) > most:
-        names = [*names[:most], f"{len(names) - most} more"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

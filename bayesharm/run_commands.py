@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from bayesharm import checks
 from bayesharm import options as opt
 
 
@@ -65,10 +66,10 @@ def populations(
     from bayesharm.posterior import load_posterior
     from bayesharm.progress import Progress
 
-    opt.keep_programs()
+    checks.keep_programs()
     posterior = load_posterior(run)
     with Progress(quiet) as progress:
-        found = find_populations(posterior, opt.moved_data(posterior, scans, features), method=method, report=progress)
+        found = find_populations(posterior, checks.moved_data(posterior, scans, features), method=method, report=progress)
     show_found(found, out, format)
 
 
@@ -95,12 +96,12 @@ def compare(
     from bayesharm.posterior import load_posterior
     from bayesharm.progress import Progress
 
-    opt.keep_programs()
+    checks.keep_programs()
     one, two = load_posterior(run), load_posterior(other)
     names = (run.resolve().name, other.resolve().name)
     with Progress(quiet) as progress:
         found = compare_runs(
-            one, two, opt.moved_data(one, scans, features), names=names if names[0] != names[1] else None, folds=folds,
+            one, two, checks.moved_data(one, scans, features), names=names if names[0] != names[1] else None, folds=folds,
             seed=seed, report=progress,
         )  # fmt: skip
     show_found(found, out, format)
@@ -123,9 +124,9 @@ def plot(
     $ bayesharm plot run/ --what all --nodes edges.csv --out figures/
     """
     if what == "all":
-        opt.check_new_folder(out)
+        checks.check_new_folder(out)
     else:
-        opt.check_new_file(out, (".png", ".svg", ".pdf"))
+        checks.check_new_file(out, (".png", ".svg", ".pdf"))
     from bayesharm.plots import Findings, draw_plot, possible_plots, save_figure
     from bayesharm.posterior import load_posterior
 
@@ -153,7 +154,7 @@ def report(
 
     $ bayesharm report run/ --out report.html
     """
-    opt.check_new_file(out, (".html",))
+    checks.check_new_file(out, (".html",))
     from bayesharm.plots import Findings
     from bayesharm.posterior import load_posterior
     from bayesharm.report import write_report
@@ -163,7 +164,7 @@ def report(
         from bayesharm.populations import find_populations
         from bayesharm.progress import Progress
 
-        opt.keep_programs()
+        checks.keep_programs()
         with Progress(False) as progress:
             told = find_populations(posterior, report=progress)
     typer.echo(f"Report: {write_report(Findings(posterior, nodes, networks, coordinates, told), out)}")

@@ -18,46 +18,9 @@ import pandas as pd
 
 from bayesharm import srpbs
 from bayesharm.errors import InputError, shorten
-
-# Root mean square of every scale over features, in Fisher z. Measurement, participant and disorder: published
-# sds over edges, which are of ridge estimates and so a little small. Sampling bias and noise are ours.
-RMS = {
-    "noise": 0.15, "participant": 0.066, "measurement": 0.043, "disorder": 0.038,
-    "sampling_HC": 0.04, "sampling_MDD": 0.04, "sampling_SCZ": 0.04,
-}  # fmt: skip
-
-# Every purpose draws from a stream of its own, so that an option changes only what it is for.
-STREAMS = (
-    "mean", "scales", "noise_ratio", "measurement", "sampling", "disorder", "traveler", "cohort",
-    "traveler_people", "cohort_people", "traveler_noise", "cohort_noise", "traveler_tails", "cohort_tails",
-)  # fmt: skip
+from bayesharm.truth import PROTOCOL_RMS, RMS, STREAMS, Truth, draw_truth
 
 BLOCK = 512  # features simulated at a time, bounding memory; the numbers do not depend on it
-
-
-@dataclass(frozen=True, eq=False)
-class Truth:
-    """What a simulation was made from, in the units of its features.
-
-    Attributes
-    ----------
-    mean : ndarray, shape (feature,)
-    scales : dict of str to ndarray, shape (feature,)
-        Standard deviation of the effects of each family and of the noise.
-    effects : dict of str to DataFrame, level x feature
-        As drawn, not centred: ``measurement`` (by scanner), ``sampling`` (by ``site/diagnosis``),
-        ``disorder`` (by diagnosis; HC is 0 and left out), ``participant`` (travelers only).
-    noise_ratio : Series by scanner
-        Ratio of the noise *variance* of a scanner; geometric mean 1.
-    hyper : DataFrame, family x (eta, omega)
-        Mean and sd of the natural log of the scales; a family without effects has no row.
-    """
-
-    mean: np.ndarray
-    scales: dict[str, np.ndarray]
-    effects: dict[str, pd.DataFrame]
-    noise_ratio: pd.Series
-    hyper: pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +65,7 @@ class Simulation:
         (folder / "feature_names.txt").write_text(
             "".join(f"{name}\n" for name in self.feature_names), encoding="utf-8"
         )
-        truth, levels = self.truth, {name: table.index for name, table in self.truth.effects.items()}
+        truth, effects = self.truth, {**self.truth.effects, **self.truth.factors}
         arrays = {
             "mean": truth.mean,
             "noise_ratio": truth.noise_ratio.to_numpy(),
@@ -110,8 +73,8 @@ class Simulation:
             "hyper": truth.hyper.to_numpy(),
             "family": truth.hyper.index.to_numpy(dtype=str),
             **{f"scales/{family}": scale for family, scale in truth.scales.items()},
-            **{f"effects/{name}": table.to_numpy() for name, table in truth.effects.items()},
-            **{f"levels/{name}": index.to_numpy(dtype=str) for name, index in levels.items()},
+            **{f"effects/{name}": table.to_numpy() for name, table in effects.items()},
+            **{f"levels/{name}": table.index.to_numpy(dtype=str) for name, table in effects.items()},
         }
         np.savez(folder / "truth.npz", allow_pickle=False, **arrays)
         return folder
@@ -128,6 +91,7 @@ def simulate_srpbs(
     without_travelers: Sequence[str] | str = (),
     tail_df: float | None = None,
     sizes: Mapping[str, float] | None = None,
+    protocol: Mapping[str, float] | None = None,
     dtype: Literal["float32", "float64"] = "float32",
 ) -> Simulation:
     """Simulate the SRPBS study: 1,216 scans of 814 people on 12 scanners.
@@ -154,6 +118,9 @@ def simulate_srpbs(
         Degrees of freedom (above 2) of Student-t noise of the same variance; Gaussian if not given.
     sizes : mapping, optional
         Other root mean squares than `RMS` for some of its families.
+    protocol : mapping, optional
+        Make measurement bias of protocol factors with these root mean squares, such as `PROTOCOL_RMS`: some of
+        ``phase_encoding``, ``manufacturer``, ``coil``, ``scanner_model``, and ``scanner`` for what is left.
     dtype : {"float32", "float64"}
         Of the features.
 
@@ -168,9 +135,10 @@ def simulate_srpbs(
     """
     left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
     _check_options(n_features, seed, scale_log_sd, noise_ratio_log_sd, travelers, left_out, tail_df, dtype)
-    if unusable := {name: size for name, size in (sizes or {}).items() if name not in RMS or not size > 0}:
-        raise InputError("These sizes cannot be used.", got=str(unusable),
-                         expected=f"numbers above 0 for some of {shorten(RMS, 9)}", do="correct sizes")
+    for option, given, known in (("sizes", sizes, RMS), ("protocol", protocol, PROTOCOL_RMS)):
+        if unusable := {name: size for name, size in (given or {}).items() if name not in known or not size > 0}:
+            raise InputError("These sizes cannot be used.", got=str(unusable),
+                             expected=f"numbers above 0 for some of {shorten(known, 9)}", do=f"correct {option}")
     streams = {
         name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
         for i, name in enumerate(STREAMS)
@@ -184,9 +152,9 @@ def simulate_srpbs(
     cohort = srpbs.cohort(streams["cohort_people"])
 
     names = _feature_names(n_features)
-    truth = _draw_truth(
+    truth = draw_truth(
         streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd,
-        {**RMS, **(sizes or {})},
+        {**RMS, **(sizes or {})}, protocol or {},
     )
     features = np.empty((kept.sum() + len(cohort), n_features), dtype)
     parts = [
@@ -210,53 +178,6 @@ def simulate_srpbs(
             out[:, block] = values[:, rows].T
     scans = pd.concat([traveling[kept], cohort], ignore_index=True)
     return Simulation(scans, features, names, truth)
-
-
-def _draw_truth(
-    streams: dict[str, np.random.Generator],
-    names: np.ndarray,
-    people: np.ndarray,
-    scale_log_sd: float,
-    sampling_bias: bool,
-    noise_ratio_log_sd: float,
-    rms: Mapping[str, float],
-) -> Truth:
-    n = len(names)
-    hyper = pd.DataFrame(
-        {"eta": np.log(list(rms.values())) - scale_log_sd**2, "omega": float(scale_log_sd)}, index=list(rms)
-    )
-    hyper.index.name = "family"
-    z = streams["scales"].standard_normal((n, len(hyper)))
-    tau = dict(zip(RMS, np.exp(hyper["eta"].to_numpy() + scale_log_sd * z).T.copy(), strict=True))
-    if not sampling_bias:
-        sampling = [family for family in RMS if family.startswith("sampling_")]
-        tau |= {family: np.zeros(n) for family in sampling}
-        hyper = hyper.drop(index=sampling)
-
-    def effects(stream: str, levels: Sequence[str], scales: np.ndarray, dim: str) -> pd.DataFrame:
-        draws = streams[stream].standard_normal((n, len(levels))) * scales
-        return pd.DataFrame(
-            draws.T, index=pd.Index(levels, name=dim), columns=pd.Index(names, name="feature")
-        )
-
-    populations = srpbs.population_labels()
-    tau_sampling = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
-    log_ratio = noise_ratio_log_sd * streams["noise_ratio"].standard_normal(len(srpbs.SCANNERS))
-    scanners = pd.Index(list(srpbs.SCANNERS), name="scanner")
-    return Truth(
-        mean=streams["mean"].normal(0.2, 0.25, n),
-        scales=tau,
-        effects={
-            "measurement": effects(
-                "measurement", list(srpbs.SCANNERS), tau["measurement"][:, None], "scanner"
-            ),
-            "sampling": effects("sampling", populations, tau_sampling, "population"),
-            "disorder": effects("disorder", srpbs.DIAGNOSES, tau["disorder"][:, None], "diagnosis"),
-            "participant": effects("traveler", list(people), tau["participant"][:, None], "participant"),
-        },
-        noise_ratio=pd.Series(np.exp(log_ratio - log_ratio.mean()), index=scanners, name="noise_ratio"),
-        hyper=hyper,
-    )
 
 
 def scan_levels(scans: pd.DataFrame, group: str) -> pd.Series:

@@ -15,6 +15,8 @@ LEVELS = ("scanner", "population", "diagnosis", "participant")
 PEOPLE = ("all", "travelers")
 NOISE_RATIOS = ("homoscedastic", "scanner")
 UNITS = ("each", "shared")
+# Names that tables and arrays of a run have for other things than families.
+TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column")
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,27 @@ class Family:
     name : str
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
     by : str
-        What its levels are: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`.
+        What its levels are: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`; or the name of a
+        column that describes the scanners, a *protocol factor*.
     scale : float
         Prior median of the scale, as a share of the feature's standard deviation over scans.
     split : bool
         Only for `population`: one family, with a scale of its own, for each diagnosis.
+    part_of : str
+        What the effects of this family and of others add up to for each scanner, `measurement`; empty for a family that
+        stands alone. Protocol factors are parts, and so is what is left of the scanner, the family by `scanner`.
     """
 
     name: str
     by: str
     scale: float
     split: bool = False
+    part_of: str = ""
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether its levels are those of a protocol factor."""
+        return self.by not in LEVELS
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class ModelSpec:
     noise_scale : float
         Prior median of the noise sd, as a share of the feature's sd.
     removes : str
-        The family by scanner that :func:`bayesharm.harmonize` takes out.
+        What :func:`bayesharm.harmonize` takes out: a family by scanner, or what protocol factors are `part_of`.
     reference : str
         The diagnosis that disorder effects are measured against.
     covariates : tuple of str
@@ -109,6 +121,16 @@ class ModelSpec:
     def amplitude_sd(self) -> float:
         """Prior sd of what the log scales of a feature have in common: 0 where features share one unit."""
         return self.priors.amplitude_sd if self.units == "each" else 0.0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the families that add up to the effect of a scanner: several where there are protocol factors."""
+        return tuple(f.name for f in self.families if f.part_of) or (self.removes,)
+
+    @property
+    def factors(self) -> tuple[Family, ...]:
+        """The protocol factors among the families."""
+        return tuple(family for family in self.families if family.is_factor)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
@@ -160,13 +182,28 @@ def _validate(spec: ModelSpec) -> None:
     )
     names = [family.name for family in spec.families]
     check(len(set(names)) == len(names), "a family name is used twice", names, "unique names")
-    check("noise" not in names, "a family is called 'noise'", names, "another name; 'noise' is the residual")
+    for name in names:
+        check(name not in TAKEN, f"a family is called {name!r}", names, "another name; this one stands for something else")
+        fine = bool(name) and not set(name) & set(":/")
+        check(fine, "a family has an impossible name", name, "a name without colon and slash")
     for family in spec.families:
         check(
-            family.by in LEVELS,
+            not family.is_factor or bool(family.part_of),
             f"family {family.name!r} has unknown levels",
             family.by,
-            f"one of {', '.join(LEVELS)}",
+            f"one of {', '.join(LEVELS)}, or a protocol column together with part_of = {spec.removes!r}",
+        )
+        check(
+            not family.part_of or (family.part_of == spec.removes and (family.is_factor or family.by == "scanner")),
+            f"family {family.name!r} cannot be a part",
+            f"by {family.by!r}, part_of {family.part_of!r}",
+            "part_of what the model removes, by scanner or by a protocol column",
+        )
+        check(
+            not family.is_factor or family.name not in LEVELS,
+            f"the protocol factor {family.name!r} has the name of something else",
+            family.name,
+            "another name",
         )
         check(
             family.scale > 0,
@@ -181,12 +218,17 @@ def _validate(spec: ModelSpec) -> None:
             "split = true only with by = 'population'",
         )
     by_scanner = [family.name for family in spec.families if family.by == "scanner"]
-    check(
-        spec.removes in by_scanner,
-        "'removes' is not a family by scanner",
-        spec.removes,
-        f"one of {', '.join(by_scanner)}",
-    )
+    if any(family.part_of for family in spec.families):
+        check(spec.removes not in names, "what parts add up to is a family itself", spec.removes, "a name of its own")
+        left = [family.name for family in spec.families if family.part_of and family.by == "scanner"]
+        check(len(left) == 1, "not one family by scanner among the parts", left, "one, for what is left of the scanner")
+    else:
+        check(
+            spec.removes in by_scanner,
+            "'removes' is not a family by scanner",
+            spec.removes,
+            f"one of {', '.join(by_scanner)}",
+        )
     scales = {"noise_scale": spec.noise_scale, **asdict(spec.priors)}
     for name, value in scales.items():
         check(value > 0, f"impossible {name!r}", value, "a number above 0")

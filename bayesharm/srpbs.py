@@ -24,6 +24,14 @@ class Scanner(NamedTuple):
     repeats: int
 
 
+# Families of the model `protocol` and their columns.
+FACTORS = {
+    "phase_encoding": "PhaseEncodingDirection",
+    "manufacturer": "Manufacturer",
+    "coil": "ReceiveCoilName",
+    "scanner_model": "ManufacturersModelName",
+}
+
 PA, AP = "j", "j-"  # BIDS: the sign along the axis that points from posterior to anterior
 
 SCANNERS: Mapping[str, Scanner] = {
@@ -84,6 +92,11 @@ HUB_AND_SPOKE_TRAVELERS: AgeAndSex = {"HC": (30, 8, 0.5)}
 def population_labels() -> list[str]:
     """Levels of the sampling bias, ``site/diagnosis``."""
     return [f"{site}/{diagnosis}" for diagnosis, sites in POPULATIONS.items() for site in sites]
+
+
+def levels_of_scanners(factor: str) -> list[str]:
+    """Level of each scanner, of a protocol factor, or the scanners themselves."""
+    return [getattr(protocol, FACTORS[factor]) if factor in FACTORS else name for name, protocol in SCANNERS.items()]
 
 
 def travelers_published(rng: np.random.Generator) -> pd.DataFrame:

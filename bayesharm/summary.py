@@ -33,7 +33,8 @@ class Summary:
     Attributes
     ----------
     about : dict
-        Model, title, numbers of scans, scanners and features, seed, and `units`: whether "standard deviations" below
+        Model, title, numbers of scans, scanners and features, seed, `parts` of measurement bias that have effects of their
+        own, and `units`: whether "standard deviations" below
         are those of each feature (`each`) or their root mean square (`shared`).
     sources : DataFrame by source
         Root mean square of the effects over levels and features: `rms` in the features' units (missing where these
@@ -101,6 +102,7 @@ def summarize(posterior: Posterior) -> Summary:
         "n_scanners": len(posterior.scanners),
         "n_features": len(features),
         "units": spec.units,
+        "parts": spec.parts if len(spec.parts) > 1 else (),
         "seed": run["seed"],
         "preview": bool(posterior.remark),
     }

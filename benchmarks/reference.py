@@ -22,6 +22,7 @@ from bayesharm.reference import reference_study
 from bayesharm.spec import load_model, model_names, models_folder
 
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 700, 1500
+LONGER = {"protocol": (1500, 4000)}  # warmup and draws: five scanners hardly tell factors apart, and chains move slowly
 
 
 def _round(values: np.ndarray) -> list:
@@ -45,7 +46,8 @@ def make(model: str) -> None:
     dataset = load_dataset(scans, features)
     design = build_design(dataset.scans, load_model(model))
     started = time.time()
-    posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=N_WARMUP, n_draws=N_DRAWS)
+    n_warmup, n_draws = LONGER.get(model, (N_WARMUP, N_DRAWS))
+    posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=n_warmup, n_draws=n_draws)
     draws = {
         "eta": posterior.hyper["eta"].values,
         "omega": posterior.hyper["omega"].values,
@@ -62,7 +64,7 @@ def make(model: str) -> None:
     reference = {
         "study": "bayesharm.reference.reference_study()",
         "sampler": "bayesharm.inference.explicit.sample_explicit",
-        "settings": {"seed": 1, "chains": N_CHAINS, "warmup": N_WARMUP, "draws": N_DRAWS},
+        "settings": {"seed": 1, "chains": N_CHAINS, "warmup": n_warmup, "draws": n_draws},
         "versions": {name: version(name) for name in ("bayesharm", "numpyro", "jax")},
         "families": list(design.scales),
         "scanners": list(design.scanners),

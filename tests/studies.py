@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from bayesharm.spec import ModelSpec
+from bayesharm.protocol import name_factors
+from bayesharm.spec import ModelSpec, load_model
 
 DIAGNOSES = ("HC", "MDD", "SCZ")
 
@@ -42,6 +43,9 @@ def random_study(seed: int) -> pd.DataFrame:
     scans.insert(0, "scan_id", [f"scan{k}" for k in range(len(scans))])
     scans["age"] = rng.integers(20, 70, len(scans))
     scans["sex"] = rng.permutation(["F", "M"] * len(scans))[: len(scans)]
+    numbers = scans.scanner.rank(method="dense").astype(int)
+    scans["vendor"] = np.array(["", "GE", "Siemens", "GE", "Philips", "GE"])[numbers]
+    scans["field"] = np.array(["", "3", "3", "1.5", "1.5", "7"])[numbers]
     scans["coil"] = rng.permutation(["8ch", "12ch", "32ch"] * len(scans))[: len(scans)]
     if seed % 4 == 3:
         scans = scans.drop(columns="diagnosis")
@@ -78,7 +82,9 @@ def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], r
     total = np.full((len(scans), len(scans)), spec.priors.mean_sd**2)
     total += np.diag(scales["noise"] ** 2 * scans.scanner.map(ratio).to_numpy(float))
     for family in spec.families:
-        if family.by == "scanner":
+        if family.is_factor:
+            total += scales[family.name] ** 2 * same(scans[family.by])
+        elif family.by == "scanner":
             total += scales[family.name] ** 2 * same(scans.scanner)
         elif family.by == "participant" and scans.participant_id.duplicated().any():
             total += scales[family.name] ** 2 * same(scans.participant_id)
@@ -99,6 +105,11 @@ def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], r
             z = (column - column.mean()) / np.std(column)
             total += spec.priors.slope_sd**2 * np.outer(z, z)
     return used, total
+
+
+def with_protocol(scans: pd.DataFrame) -> ModelSpec:
+    """The model `protocol` with the factors that the random studies have."""
+    return name_factors(load_model("protocol"), ["vendor", "field"], scans)
 
 
 def log_normal(y: np.ndarray, covariance: np.ndarray) -> float:

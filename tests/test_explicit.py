@@ -40,7 +40,11 @@ def small_study() -> pd.DataFrame:
     """Travelers on two of four scanners each, a cohort at three sites, one of it scanned twice there."""
     travelers = [(f"T{i}", "ABCD"[(i + k) % 4], "home", "HC") for i in range(5) for k in (0, 1)]
     cohort = [(f"C{i}", "ABC"[i % 3], f"site{i % 3}", ("HC", "MDD")[i // 3 % 2]) for i in range(12)]
-    return table_of(travelers + [*cohort, cohort[0]])
+    scans = table_of(travelers + [*cohort, cohort[0]])
+    return scans.assign(
+        Manufacturer=scans.scanner.map(dict(zip("ABCD", "GGSS", strict=True))),
+        PhaseEncodingDirection=scans.scanner.map(dict(zip("ABCD", ["j", "j-", "j", "j"], strict=True))),
+    )
 
 
 SPECS = {name: load_model(name) for name in model_names()} | {
@@ -68,7 +72,11 @@ def density_by_hand(scans, features, spec, design, point) -> float:
 
     total = 0.0
     for row, (_, scan) in enumerate(used.iterrows()):
-        mean = u["mean:mean"] + u[f"{spec.removes}:{scan.scanner}"]
+        if spec.name == "protocol":
+            mean = u["mean:mean"] + u[f"manufacturer:{scan.Manufacturer}"] + u[f"scanner:{scan.scanner}"]
+            mean = mean + u[f"phase_encoding:{scan.PhaseEncodingDirection}"]
+        else:
+            mean = u["mean:mean"] + u[f"{spec.removes}:{scan.scanner}"]
         variance = np.exp(2 * log_scale["noise"] + log_ratio[scan.scanner])
         if counts[scan.participant_id] > 1:
             mean = mean + u[f"participant:{scan.participant_id}"]
@@ -90,7 +98,8 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     medians = {"noise": spec.noise_scale} | {family.name: family.scale for family in spec.families}
     for name, eta, excess in zip(design.scales, point["eta"], point["excess"], strict=True):
         omega = np.sqrt(excess**2 + 0.05**2)
-        total += norm.logpdf(eta, np.log(medians[name.split("_")[0]]), spec.priors.eta_sd)
+        median = medians["sampling" if name.startswith("sampling_") else name]
+        total += norm.logpdf(eta, np.log(median), spec.priors.eta_sd)
         total += halfnorm.logpdf(excess, scale=spec.priors.omega_sd)
         total += norm.logpdf(log_scale[name], eta + amplitude, omega).sum()
     if spec.units == "each":

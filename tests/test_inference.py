@@ -13,7 +13,7 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from quadrature import Quadrature
 from scipy import stats
-from studies import random_study
+from studies import random_study, with_protocol
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference import population
@@ -570,10 +570,12 @@ def test_many_features_have_one_predictive_prior(hyper):
 
 # Effects
 
-def test_effects_are_those_of_dense_algebra():
+@pytest.mark.parametrize("model", ["traveling_and_cohort", "protocol"])
+def test_effects_are_those_of_dense_algebra(model):
     """Given the scales, to rounding; over draws of them, by the law of total variance."""
     scans = random_study(6)
-    design = build_design(scans, replace(load_model("traveling_and_cohort"), covariates=("age", "sex")))
+    spec = with_protocol(scans) if model == "protocol" else load_model(model)
+    design = build_design(scans, replace(spec, covariates=("age", "sex")))
     rng = np.random.default_rng(0)
     features = rng.normal(5, 2, (len(scans), 3))
     log_scales = np.log(design.scale_medians)[None, :, None] + rng.normal(0, 0.7, (4, len(design.scales), 3))

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from studies import covariance, log_normal, random_study
+from studies import covariance, log_normal, random_study, with_protocol
 
 from bayesharm import features as features_module
 from bayesharm import marginal
@@ -40,7 +40,8 @@ def x64():
 
 
 def design_of(scans: pd.DataFrame, model: str = "traveling_and_cohort", **changes) -> Design:
-    return build_design(scans, replace(load_model(model), **changes))
+    spec = with_protocol(scans) if model == "protocol" else load_model(model)
+    return build_design(scans, replace(spec, **changes))
 
 
 def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
@@ -75,7 +76,7 @@ def study() -> tuple[Design, np.ndarray, np.ndarray, np.ndarray]:
 @pytest.mark.usefixtures("x64")
 class TestOracles:
     @pytest.mark.parametrize("seed", range(6))
-    @pytest.mark.parametrize("model", MODELS)
+    @pytest.mark.parametrize("model", [*MODELS, "protocol"])
     def test_equals_the_dense_multivariate_normal(self, model, seed):
         scans = random_study(seed)
         design = design_of(scans, model, covariates=COVARIATES[: seed % 4])

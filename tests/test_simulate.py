@@ -9,7 +9,7 @@ import pytest
 from bayesharm import simulate, srpbs
 from bayesharm.errors import InputError
 from bayesharm.oracle import gaussian_oracle
-from bayesharm.simulate import RMS, scan_levels, simulate_srpbs
+from bayesharm.simulate import PROTOCOL_RMS, RMS, scan_levels, simulate_srpbs
 
 EVERYTHING = dict(
     scale_log_sd=0.9,
@@ -306,3 +306,40 @@ def test_oracle_is_calibrated_and_beats_the_averages_of_travelers(study):
     averages = averages - averages.mean(axis=0)
     assert ((oracle.mean - true) ** 2).mean(axis=None) < 0.6 * ((averages - true) ** 2).mean(axis=None)
     assert np.abs(oracle.mean.sum()).max() < 1e-12
+
+
+def test_measurement_is_what_protocol_factors_add_up_to():
+    plain, study = simulate_srpbs(2000, 3), simulate_srpbs(2000, 3, protocol=PROTOCOL_RMS)
+    truth = study.truth
+    protocol = study.scans.drop_duplicates("scanner").set_index("scanner").loc[truth.effects["measurement"].index]
+    total = truth.factors["scanner"].loc[protocol.index]
+    for name, column in srpbs.FACTORS.items():
+        assert sorted(protocol[column].unique()) == list(truth.factors[name].index)
+        total = total + truth.factors[name].loc[protocol[column]].to_numpy()
+    np.testing.assert_allclose(truth.effects["measurement"], total, atol=1e-12)
+    for name, rms in PROTOCOL_RMS.items():
+        assert np.sqrt((truth.factors[name] ** 2).to_numpy().mean()) == pytest.approx(rms, rel=0.15)  # PE: 4,000 numbers
+    assert np.sqrt((truth.scales["measurement"] ** 2).mean()) == pytest.approx(RMS["measurement"], rel=0.03)
+    assert set(truth.hyper.index) == {*RMS, *PROTOCOL_RMS} - {"measurement"}
+    for group in ("sampling", "disorder", "participant"):
+        pd.testing.assert_frame_equal(truth.effects[group], plain.truth.effects[group])
+    bias = (truth.effects["measurement"] - plain.truth.effects["measurement"]).loc[study.scans.scanner]
+    np.testing.assert_allclose(study.features - plain.features, bias, atol=1e-5)
+
+
+def test_fewer_features_have_the_protocol_factors_of_the_first_of_more():
+    few, many = (simulate_srpbs(n, 3, protocol={"coil": 0.03, "scanner": 0.02}) for n in (4, 9))
+    np.testing.assert_array_equal(few.features, many.features[:, :4])
+    assert many.truth.factors.keys() == {"coil", "scanner"}
+
+
+def test_factors_are_written_with_their_truth(tmp_path):
+    folder = simulate_srpbs(2, protocol=PROTOCOL_RMS).write(tmp_path)
+    truth = np.load(folder / "truth.npz")
+    assert truth["effects/coil"].shape == (4, 2) and list(truth["levels/coil"]) == ["12ch", "24ch", "32ch", "8ch"]
+
+
+@pytest.mark.parametrize("protocol", [{"vendor": 0.1}, {"coil": 0.0}])
+def test_factors_that_cannot_be_simulated_are_refused(protocol):
+    with pytest.raises(InputError, match=r"sizes cannot be used[\s\S]*'phase_encoding'[\s\S]*correct protocol"):
+        simulate_srpbs(2, protocol=protocol)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from studies import random_study
+from studies import random_study, with_protocol
 
 from bayesharm.design import build_design
 from bayesharm.features import Features
@@ -22,11 +22,16 @@ N_FEATURES, N_DRAWS = 3, 4000
 FALSE_ALARMS = 2e-5
 
 
-@pytest.fixture(scope="module", params=[(6, ("age", "sex")), (0, ()), (3, ())], ids=["covariates", "plain", "no diagnosis"])
+@pytest.fixture(
+    scope="module",
+    params=[(6, ("age", "sex"), False), (0, (), False), (3, (), False), (5, (), True)],
+    ids=["covariates", "plain", "no diagnosis", "protocol"],
+)
 def study(request):
-    seed, covariates = request.param
+    seed, covariates, protocol = request.param
     scans = random_study(seed)
-    design = build_design(scans, replace(load_model("traveling_and_cohort"), covariates=covariates))
+    spec = with_protocol(scans) if protocol else load_model("traveling_and_cohort")
+    design = build_design(scans, replace(spec, covariates=covariates))
     rng = np.random.default_rng(seed)
     features = rng.normal(3, 2, (len(scans), N_FEATURES))
     log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.4, (len(design.scales), N_FEATURES))

@@ -100,7 +100,7 @@ def average_effects(
 
 
 def _summarize(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
-    columns, weight, mates = problem.reported
+    columns, weight, mates, sums = problem.reported
     forms = _write_forms(problem.plan)
     cross, eliminated = merge_eliminated(problem.plan, log_ratio, moments)
     n_dense, n_features = cross.shape[1], log_scales.shape[-1]
@@ -138,7 +138,14 @@ def _summarize(problem: Problem, log_ratio: Array, moments: Moments, log_scales:
         2 * with_centre - averages.centre_square[mates] + 2 * own / n_mates[mates][:, None]
     )
     sd = jnp.sqrt(jnp.maximum(second - mean**2, 0.0))
-    return mean * weight[:, None], sd * weight[:, None]
+    mean, sd = mean * weight[:, None], sd * weight[:, None]
+    if not len(sums):
+        return mean, sd
+    # sums are forms of dense columns, whose g is 1: number 0 of both averages
+    mean_of_sums = sums @ averages.form[0, 1:]
+    square = jnp.einsum("ai,ijf,aj->af", sums, unpack(averages.square[0])[1:, 1:], sums)
+    sd_of_sums = jnp.sqrt(jnp.maximum(square - mean_of_sums**2, 0.0))
+    return jnp.concatenate([mean, mean_of_sums]), jnp.concatenate([sd, sd_of_sums])
 
 
 def _write_forms(plan: Plan) -> Forms:

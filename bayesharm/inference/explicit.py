@@ -224,7 +224,8 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
 
     An effect is best taken as it is in so far as the scans determine it (Gorinova, Moore and Hoffman 2020,
     *Automatic reparameterisation of probabilistic programs*): the share is their part of its precision, at
-    half the prior median of its scale, because it is at small scales that a centred effect misleads NUTS. Few
+    half the prior median of its scale, because it is at small scales that a centred effect misleads NUTS. What a
+    part of a scanner's effect has in common with other parts is not determined by its scans. Few
     features say little about omega, so that the log-scales are taken in its units; not so the noise, whose prior
     is never narrow where features have an amplitude.
     """
@@ -232,5 +233,10 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
     sums_of_squares = (design.matrix.toarray() ** 2).sum(axis=0)
     signal = sums_of_squares * (design.scale_medians[design.column_scale] / 2) ** 2
     share = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
+    if design.of_scanner.shape[1] > 1:
+        prior = np.where(fixed, design.column_sd, design.scale_medians[design.column_scale] / 2)
+        x = design.matrix.toarray() * prior / design.scale_medians[0]
+        of_part = np.isin(np.arange(len(prior)), design.of_scanner)
+        share = np.where(of_part, 1 - np.diag(np.linalg.inv(np.eye(len(prior)) + x.T @ x)), share)
     non_centred = dict.fromkeys(["log_scale", "amplitude" if design.spec.amplitude_sd else "log_noise"], LocScaleReparam(0))
     return {"u": LocScaleReparam(share[:, None]), **non_centred}

@@ -39,7 +39,7 @@ class Stage(IntEnum):
 
 
 class Reported(NamedTuple):
-    """All reported contrasts, group after group.
+    """All reported contrasts, group after group, those of sums last.
 
     Attributes
     ----------
@@ -48,11 +48,14 @@ class Reported(NamedTuple):
         What each contrast is multiplied by.
     mates : (column,) int array
         Columns with the same number are reported against their mean; those with -1 as they are.
+    sums : (sum, dense) array
+        Contrasts of sums of dense columns.
     """
 
     columns: np.ndarray
     weight: np.ndarray
     mates: np.ndarray
+    sums: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +119,13 @@ def make_problem(design: Design) -> Problem:
 
 def _list_reported(design: Design) -> Reported:
     mates = np.full(len(design.columns), -1)
-    for group in design.effects:
+    single = [group for group in design.effects if not group.is_sum]
+    for group in single:
         for label in np.unique(group.mates[group.mates >= 0]):
             mates[group.columns[group.mates == label]] = mates.max() + 1
-    columns, weight = (np.concatenate([getattr(group, name) for group in design.effects]) for name in ("columns", "weight"))
-    return Reported(columns, weight, mates)
+    columns, weight = (np.concatenate([getattr(group, name) for group in single]) for name in ("columns", "weight"))
+    sums = [group.contrasts[:, : design.n_dense] for group in design.effects if group.is_sum]
+    return Reported(columns[:, 0], weight, mates, np.concatenate([np.zeros((0, design.n_dense)), *sums]))
 
 
 def to_coordinates(pair: int, log_scales: Array) -> Array:

@@ -12,8 +12,9 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
 from bayesharm.populations import Populations
 from bayesharm.posterior import Posterior
+from bayesharm.regions import find_ends
 from bayesharm.similarity import Similarity, compare_scanners
-from bayesharm.sources import Sources, compare_sources, find_ends, measure_levels
+from bayesharm.sources import Sources, compare_sources, measure_levels
 from bayesharm.summary import Summary, summarize
 
 PLACES = ["x", "y", "z"]
