@@ -412,14 +412,14 @@ def _interrupt(*args, **kwargs):
 
 
 def test_ctrl_c_and_bugs_have_exit_codes_of_their_own(study, monkeypatch):
-    monkeypatch.setattr("bayesharm.options.read_dataset", _interrupt)
+    monkeypatch.setattr("bayesharm.checks.read_dataset", _interrupt)
     result = run("fit", study / "scans.csv", study / "features.npy", "--out", study / "run", code=130)
     assert "Stopped." in result.stderr and not (study / "run").exists()
 
     def fail(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bayesharm.options.read_dataset", fail)
+    monkeypatch.setattr("bayesharm.checks.read_dataset", fail)
     result = run("fit", study / "scans.csv", study / "features.npy", "--out", study / "run", code=1)
     assert isinstance(result.exception, RuntimeError)
 
