@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import logsumexp
+from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm import InputError, load_dataset, load_posterior
+from bayesharm.cli import app
 from bayesharm.compare import Comparison, _deal, compare
 from bayesharm.inference.leave_out import Left
 from bayesharm.predictive import average_below, difference, score, to_elpd
@@ -100,3 +102,11 @@ def test_runs_of_different_data_are_refused(runs, small_study):
         compare(one, replace(other, run={**other.run, "fingerprint": "x"}), dataset)
     with pytest.raises(InputError, match="two folds or more"):
         compare(one, other, dataset, folds=1)
+
+
+def test_the_command_compares_two_run_folders(small_run, tmp_path):
+    command = ["compare", str(small_run), str(small_run), "--folds", "2", "--out", str(tmp_path / "tables"), "-q"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "participants: " in result.stdout
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"predictions.csv", "units.csv", "checks.csv"}

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
+from bayesharm.cli import app
 from bayesharm.hypotheses import count_effective
 from bayesharm.populations import ALL, Populations, populations
 from bayesharm.regression import regress_populations
@@ -117,3 +119,16 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
     cohort = bayesharm.fit(dataset, "cohort", preview=True)
     with pytest.raises(ModelError, match=r"no sampling bias[\s\S]*'cohort'"):
         populations(cohort, dataset)
+
+
+def test_the_command_reads_the_data_from_where_they_were_and_ends_with_a_verdict(small_run, small_study, tmp_path):
+    result = CliRunner().invoke(app, ["populations", str(small_run), "--out", str(tmp_path / "tables"), "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert "several populations: " in result.stdout and "(healthy controls)" in result.stdout
+    features = pd.read_csv(tmp_path / "tables" / "features.csv", index_col=0)
+    assert len(features) == 160 and features.filter(like="probability").stack().between(0, 1).all()
+    moved = shutil.copy(small_study / "scans.csv", tmp_path / "scans.csv")
+    result = CliRunner().invoke(app, ["populations", str(small_run), str(moved), "--method", "yamashita2019", "-q"])
+    assert result.exit_code == 0 and "whether there are or not" in result.stdout
+    result = CliRunner().invoke(app, ["populations", str(small_run), str(small_study / "features.npy")])
+    assert result.exit_code == 2
