@@ -401,7 +401,7 @@ def test_dropped_features_are_noted(study, monkeypatch):
     monkeypatch.setattr("bayesharm.spec.load_model", _interrupt)  # far enough
     run("fit", study / "scans.csv", study / "features.csv", "--out", study / "run", code=130)
     monkeypatch.undo()
-    from bayesharm.options import read_dataset
+    from bayesharm.checks import read_dataset
 
     dataset = read_dataset(study / "scans.csv", study / "features.csv", None, {}, bad_features="drop")
     assert dataset.features.names.tolist() == ["f0", "f2"] and list(dataset.dropped) == ["f1"]

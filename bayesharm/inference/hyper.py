@@ -155,9 +155,8 @@ def fit_hyper(
         old, target = _prior_of(centre, problem.priors.least_omega), np.asarray(approximation.mode)[:, 0]
         centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
         new = _prior_of(target, problem.priors.least_omega)
-        moved = np.max(
-            np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd)) / np.maximum(old.sd, 0.05)
-        )
+        far = np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd))
+        moved = np.max(far / np.maximum(np.maximum(old.sd, eta_sd), 0.05))  # nodes are as wide as what is unknown of eta
         moved_ratio = np.max(np.abs(ratio - before))
         report(
             f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}"
