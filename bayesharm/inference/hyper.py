@@ -23,6 +23,7 @@ from bayesharm.inference.importance import (
     find_modes,
     log_marginals,
     log_prior,
+    log_proposals,
 )
 from bayesharm.inference.laplace import Laplace
 from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
@@ -36,6 +37,7 @@ from bayesharm.inference.population import (
 )
 from bayesharm.inference.problem import Gaussian, Problem, Stage, feature_keys, to_coordinates
 from bayesharm.moments import Moments
+from bayesharm.spec import Priors
 
 Array = jax.Array
 N_TURNS = 10  # at most; four or five are usual
@@ -44,6 +46,8 @@ TURNS_OF_FEW = 3  # nodes: with few, a scale that the data hardly tell from 0 ca
 EVALUATIONS, EVALUATIONS_OF_PREVIEW = (2**18, 2**20), (2**17, 2**17)  # nodes × features of these turns, and after them
 AT_ONCE = 2**16  # nodes × features that are drawn
 N_COMPONENTS = 256  # of the predictive prior while there are few features
+MOST_SETS = 3  # of nodes that are kept, once the noise ratio is known: those of the last turns
+GOOD_KHAT = 0.5  # of nine features in ten, where nodes see well
 LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 
 
@@ -99,6 +103,14 @@ class Hyper(NamedTuple):
         )
 
 
+class Placed(NamedTuple):
+    """A set of nodes, what they were drawn from, and log likelihood − log proposal at each, (node, feature)."""
+
+    nodes: Nodes
+    modes: tuple[Laplace, ...]
+    weight: Array
+
+
 def fit_hyper(
     problem: Problem,
     moments: Moments,
@@ -140,14 +152,18 @@ def fit_hyper(
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
     starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),)
     eta_sd = np.zeros(len(log_medians))
+    kept: list[Placed] = []
     for turn in range(N_TURNS):
         n_nodes = few if turn < TURNS_OF_FEW else many
-        nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, keys, n_nodes, starts)
+        nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, _turn_keys(keys, turn), n_nodes, starts)
         starts = tuple(mode.mode for mode in modes)
         before = ratio
         if problem.noise_ratio and turn < TURNS_OF_RATIO:
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
-        weight, basis = evaluate_nodes(problem, ratio, moments, nodes), basis_of(nodes.log_scales)
+        kept = kept[1 - MOST_SETS :] if turn > TURNS_OF_RATIO else []  # of the same noise ratio
+        kept.append(Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes)))
+        log_scales, weight = _together(kept)
+        basis = basis_of(log_scales)
         approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(
             0, problem.priors.eta_sd
@@ -156,29 +172,32 @@ def fit_hyper(
         centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
         new = _prior_of(target, problem.priors.least_omega)
         far = np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd))
-        moved = np.max(far / np.maximum(np.maximum(old.sd, eta_sd), 0.05))  # nodes are as wide as what is unknown of eta
+        moved = np.max(far / np.maximum(old.sd, 0.05))
         moved_ratio = np.max(np.abs(ratio - before))
         report(
             f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}"
         )
-        if moved < 0.25 and moved_ratio < 0.01:  # near enough for the nodes; the posterior itself comes below
+        # near enough for the nodes, or where they see it well; the posterior itself comes below
+        if moved_ratio < 0.01 and (moved < 0.25 or (turn > TURNS_OF_RATIO and _see(weight, basis, new, problem.priors))):
             break
     else:
         if not preview:
             return None
 
-    nodes, _ = place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
+    nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
     prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
     if problem.noise_ratio and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
-    weight = evaluate_nodes(problem, ratio, moments, nodes)
+        kept = [each._replace(weight=evaluate_nodes(problem, ratio, moments, each.nodes)) for each in kept]
+    last = Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes))
+    log_scales, weight = _together([*kept[1 - MOST_SETS :], last] if turn > TURNS_OF_RATIO else [last])
     drawn: Drawn | None
     if preview:
-        basis = basis_of(nodes.log_scales)
+        basis = basis_of(log_scales)
         approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
         drawn = draw_approximation(problem.priors, approximation, seed, n_chains, n_draws)
     else:
-        drawn = draw_exactly(problem.priors, log_medians, nodes.log_scales, weight, approximation, seed, n_chains, n_draws)
+        drawn = draw_exactly(problem.priors, log_medians, log_scales, weight, approximation, seed, n_chains, n_draws)
     if drawn is None:
         return None
     eta, log_omega, diverging, importance = drawn
@@ -188,13 +207,34 @@ def fit_hyper(
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     if problem.noise_ratio:
         uncertain = ratio_covariance(problem, moments, nodes, prior, ratio)
-    shared, basis = Ratio(ratio, uncertain), basis_of(nodes.log_scales)
+    shared, basis = Ratio(ratio, uncertain), basis_of(log_scales)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
         return Hyper(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)
     some = (part[:, components(flat[0].shape[1])] for part in flat)
     marginal = log_marginals(basis, weight, *some, problem.priors.amplitude_sd)
     return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, np.array(importance), khat)
+
+
+def _turn_keys(keys: Array, turn: int) -> Array:
+    """Keys of a turn; the first ones share theirs, so that turns differ by where nodes are and not by chance."""
+    return keys if turn <= TURNS_OF_RATIO else jax.vmap(jax.random.fold_in, (0, None))(keys, turn)
+
+
+def _together(sets: list[Placed]) -> tuple[Array, Array]:
+    """Log-scales (node, scale, feature) and weights (node, feature) of all nodes, as of one mixture of all proposals."""
+    if len(sets) == 1:
+        return sets[0].nodes.log_scales, sets[0].weight
+    proposals = tuple(mode for each in sets for mode in each.modes)
+    weights = [each.weight + each.nodes.log_proposal - log_proposals(proposals, each.nodes.coordinates) for each in sets]
+    return jnp.concatenate([each.nodes.log_scales for each in sets]), jnp.concatenate(weights)
+
+
+def _see(weight: Array, basis: Array, prior: Gaussian, priors: Priors) -> bool:
+    """Whether nodes see the features' posteriors under a prior: Pareto-k of nearly all features is good."""
+    mean, log_sd = jnp.asarray(prior.mean)[:, None], jnp.log(jnp.asarray(prior.sd))[:, None]
+    khat = pareto_k(np.asarray(weight + log_prior(basis, mean, log_sd, priors.amplitude_sd)[0]))
+    return bool(np.quantile(khat, 0.9) < GOOD_KHAT)
 
 
 def _count_nodes(n_evaluations: int, n_features: int) -> int:

@@ -1,0 +1,45 @@
+"""Do the published sizes come back? Sources of one simulated study of the published shape and sizes against its truth.
+
+    python benchmarks/replication.py [--features 2000] [--seed 1] [--out table.md]
+
+Sizes are those of the effects that are there (`finite_sd`), means over features, in Fisher z × 1000.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from recovery import publish
+from sources import MODEL, true_sizes
+
+from bayesharm import compare_sources, fit, load_dataset, simulate_srpbs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    study = simulate_srpbs(options.features, options.seed)
+    posterior = fit(load_dataset(study.scans, study.features), MODEL, seed=options.seed, units="shared")
+    found, truth = compare_sources(posterior), true_sizes(study)["finite_sd"]
+    order = found.families.finite_sd.sort_values(ascending=False).index
+    rows = []
+    for family, following in zip(order, [*order[1:], None], strict=True):
+        row, true = found.families.loc[family], float(truth[str(family)].mean())
+        rows.append({
+            "source": family, "true": 1e3 * true, "found": 1e3 * row.finite_sd,
+            "90% interval": f"{1e3 * row.finite_sd_q05:.2f} to {1e3 * row.finite_sd_q95:.2f}",
+            "inside": bool(row.finite_sd_q05 <= true <= row.finite_sd_q95),
+            "larger than the next": float("nan") if following is None else found.larger.loc[family, following],
+        })  # fmt: skip
+    made_with = f"{options.features} features, seed {options.seed}, bayesharm {version('bayesharm')}"
+    publish(pd.DataFrame(rows), made_with, options.out)
+
+
+if __name__ == "__main__":
+    main()
