@@ -30,6 +30,7 @@ Report = Callable[[str, int, int, str], None]
 
 STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
+MOST_TOGETHER = 48  # features of a study that are sampled together with what they share where nodes do not resolve that
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy, and more where an accelerator does most of the work
 PROGRAMS = (find_modes, evaluate_nodes, ratio_gradient, approximate_block, sample_block, average_effects, draw_sizes)
 _compiled_for: tuple[Problem, int, Settings] | None = None
@@ -112,7 +113,10 @@ def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
 
 def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
     """What features share from a sample of them, then every feature, block by block."""
-    hyper, sample = _learn(pool, study, parts, report)
+    learned = None if parts.read("together") is not None else _learn(pool, study, parts, report)
+    if learned is None:
+        return _fit_few(pool, study, parts, report)
+    hyper, sample = learned
     work = _sampler(study, hyper, sample)
     n_features = len(study.dataset.features.names)
     results = _sample_features(pool, work, parts, report, np.arange(n_features), 0)
@@ -149,7 +153,9 @@ def run_again(
     _keep_programs_of(study)
     pool = _hire(study)
     try:
-        hyper, sample = _learn(pool, study, parts, report)
+        learned = _learn(pool, study, parts, report)
+        assert learned is not None  # so few features are all computed again
+        hyper, sample = learned
         work, results = _sampler(study, hyper, sample), Arrays()
         size = study.block_size
         for turn in range(len(ROUNDS)):
@@ -175,8 +181,8 @@ def _sampler(study: Study, hyper: Hyper, sample: np.ndarray) -> BlockSampler:
     return BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
 
 
-def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray]:
-    """What features share, and the features that taught it."""
+def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, np.ndarray] | None:
+    """What features share, and the features that taught it; None where it takes all of a few, sampled together."""
     n_features, settings = len(study.dataset.features.names), study.settings
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
@@ -195,6 +201,9 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
 
     ahead = pool.submit(_compile, study, n_sample)
     hyper = pool.submit(learn).result()
+    if hyper is None and n_features <= MOST_TOGETHER:
+        tell("they do not settle; all features are sampled together with what they share, which takes some minutes")
+        return None
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
         sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")

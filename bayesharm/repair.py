@@ -12,10 +12,9 @@ import numpy as np
 
 from bayesharm.block import ROUNDS, Settings, Study
 from bayesharm.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_plans, digests, find_damage, keep_parts
-from bayesharm.engine import Report, run_again, run_study
+from bayesharm.engine import MOST_TOGETHER, Report, run_again, run_study
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.inference.hyper import Hyper
-from bayesharm.inference.joint import FEW_FEATURES
 from bayesharm.labels import label_posterior
 from bayesharm.posterior import FEATURES_A_FILE, read_record
 
@@ -89,7 +88,7 @@ def _compute(out: Path, study: Study, parts: Checkpoints, report: Report, damage
     """Hyperparameters, and at least the features of which something is damaged."""
     n_features = len(study.dataset.features.names)
     everything = (
-        (n_features <= FEW_FEATURES and not study.settings.preview)  # sampled together
+        (n_features <= MOST_TOGETHER and not study.settings.preview)  # sampled together, or perhaps
         or any(name.startswith("scales/draws/") for name in damaged)  # nobody knows who was sampled with whom
         or any(part in name for name in damaged for part in OF_ALL)
     )

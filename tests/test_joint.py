@@ -15,6 +15,7 @@ from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, Study, hyperposteri
 
 from bayesharm.dataset import load_dataset
 from bayesharm.design import build_design
+from bayesharm.engine import MOST_TOGETHER
 from bayesharm.fit import fit
 from bayesharm.inference.joint import FEW_FEATURES, MOST_DIVERGENT, collapsed_model, sample_joint
 from bayesharm.inference.problem import make_problem
@@ -68,7 +69,7 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(units):
 @pytest.mark.slow
 def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
     """Sites recruit alike and patients are no different: nothing but the prior bounds these eta below."""
-    rng, n_features = np.random.default_rng(7), FEW_FEATURES + 4
+    rng, n_features = np.random.default_rng(7), MOST_TOGETHER + 4
     visits = [(f"t{i}", name) for i in range(5) for name in "ABC" for _ in range(2)]
     visits += [(f"c{i}", name) for i, name in enumerate("ABCD" * 4)]
     scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
