@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from bayesharm.block import Study
 from bayesharm.dataset import Dataset
+from bayesharm.design import build_design
 from bayesharm.display import as_text, render_populations
 from bayesharm.errors import InputError, ModelError
 from bayesharm.fit import reopen
@@ -28,6 +29,7 @@ from bayesharm.hypotheses import (
 )
 from bayesharm.inference.importance import basis_of, log_prior
 from bayesharm.inference.leave_out import arrange_folds, leave_out
+from bayesharm.inference.problem import make_problem
 from bayesharm.inference.zero import LOG_ZERO, Evidence
 from bayesharm.moments import Moments
 from bayesharm.posterior import Posterior
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 ALL, METHODS = "all", ("posterior", "yamashita2019")
 N_PREDICTED, NODES_OF_PREDICTIONS = 64, 128  # features that are predicted, and nodes of each
+DIM, OFFSET = "population", "did not travel"
 PEOPLE = {"HC": "healthy controls"}
 PRIOR = {"none": 0.5, "some": 0.25, "all": 0.25}  # of features that have the sampling bias
 
@@ -83,8 +86,11 @@ class Populations:
 
     def verdicts(self) -> list[str]:
         """A line for each diagnosis, and for all: the probability of several populations."""
-        told = self.families["probability"].items()
-        return [f"several populations: {_two_digits(value)} ({_people(name)})" for name, value in told]
+        return [
+            f"several populations: {_two_digits(row.probability)} ({_people(str(name))})"
+            + ("" if row.good else "; roughly, since the integral over hyperparameters did not converge")
+            for name, row in self.families.iterrows()
+        ]
 
     def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
         """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
@@ -159,7 +165,7 @@ def find_populations(
     names = sampling_scales(posterior)
     tell = report or (lambda *event: None)
     tell("populations", 0, 1, "reading the data")
-    study = reopen(posterior, dataset)
+    study = _with_offset(reopen(posterior, dataset))
     scales = np.array(study.design.scales)
     masks = {name: (scales != name).astype(float) for name in names}  # 0 for what is 0
     if len(names) > 1:
@@ -172,7 +178,7 @@ def find_populations(
         told = _predict(study, teachers, ratio, masks, evidences, tell)
     features = judge(study, ratio, masks, evidences, tell)
     rows = {name: _row(found, masks[name] == 0) for name, found in evidences.items()}
-    families = pd.DataFrame(rows).T.rename_axis("family")
+    families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
     for name in masks:  # where no feature has it, or all have, so has or has not each
         weight = families.loc[name]
         some, every = weight["probability_some"], weight["probability_all"]
@@ -191,6 +197,19 @@ def find_populations(
     )
 
 
+def _with_offset(study: Study) -> Study:
+    """The study with a column for whoever did not travel: what all sites have in common against travelers does not tell them
+    apart."""
+    travels = study.dataset.scans["participant_id"].isin(study.design.travelers)
+    if travels.all() or not travels.any():
+        return study
+    scans = study.dataset.scans.assign(**{OFFSET: (~travels).astype(float)})
+    spec = replace(study.design.spec, covariates=(*study.design.spec.covariates, OFFSET))
+    design = build_design(scans, spec)
+    with study.devices.in_use("float64"):
+        return replace(study, dataset=replace(study.dataset, scans=scans), design=design, problem=make_problem(design))
+
+
 def sampling_scales(posterior: Posterior) -> list[str]:
     """Names of the scales of sampling bias.
 
@@ -202,6 +221,10 @@ def sampling_scales(posterior: Posterior) -> list[str]:
     families = [family.name for family in posterior.spec.families if family.by == "population"]
     scales = [str(name) for name in posterior.tree["scales"].to_dataset()["family"].values]
     names = [scale for scale in scales if any(scale == name or scale.startswith(f"{name}_") for name in families)]
+    effects = posterior.tree["effects"].children  # a scale of a single site has nothing to be compared with
+    levels = [str(level) for name in families if name in effects for level in posterior.effect(name)[DIM].values]
+    several = {level.rpartition("/")[2] for level in levels}
+    names = [name for name in names if name in families and levels or name.partition("_")[2] in several]
     if not names:
         raise ModelError(
             "The run has no sampling bias, so that nothing can be said about populations.",
@@ -233,6 +256,7 @@ def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:
         "scale_q05": scale_low,
         "scale_q95": scale_high,
         "khat": max(evidence.khat for evidence in found.values()),
+        "good": all(evidence.good for evidence in found.values()),
     }
 
 

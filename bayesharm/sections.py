@@ -240,9 +240,14 @@ def tell_populations(found: Findings) -> Section | None:
         row = table.loc[name]
         best = max(row["log_bayes_factor_some"], row["log_bayes_factor_all"])
         low, high = row["share_q05"], row["share_q95"]
-        share = f", and {row['share']:.0%} ({low:.0%} to {high:.0%}) of the features have sampling bias"
+        every = row["log_bayes_factor_all"] >= row["log_bayes_factor_some"]
+        share = (
+            "; nothing says that there are features without it"
+            if every
+            else f"; {row['share']:.0%} ({low:.0%} to {high:.0%}) of the features have sampling bias"
+        )
         sentences.append(
-            f"{verdict[0].upper()}{verdict[1:]}, of which ½ was believed beforehand; the log Bayes factor is {best:+.1f}"
+            f"{verdict[0].upper()}{verdict[1:]}; ½ before the data, log Bayes factor {best:+.1f}"
             + (share if row["probability"] > 0.5 else "")
             + "."
         )

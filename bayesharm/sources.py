@@ -85,7 +85,8 @@ def compare_sources(
 
     Features are independent given what they share. The variance of a mean over features is that of independent ones, and
     what the uncertainty of eta, the typical log-scale of a family, adds: the derivative of a posterior mean by eta is its
-    posterior covariance with the log-scale over the prior's variance. What two families of one feature have in common, and
+    posterior covariance with the log-scale over the prior's variance. Noise is also known no better than the scanners'
+    noise ratios. What two families of one feature have in common, and
     their etas, is in the probabilities.
 
     Parameters
@@ -164,6 +165,10 @@ def _shared_errors(posterior: Posterior, divide: np.ndarray) -> dict[str, np.nda
     variance = predict(eta, omega, posterior.spec.amplitude_sd).sd ** 2
     uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
     scaled = found["with_scale"].values * uncertain[:, None]
+    # the noise, the first family, is that of a scanner of ratio 1: what is uncertain of the ratios of all scans together
+    n_scans = posterior.tree["design"].to_dataset()["n_scans"].values
+    level = np.log(hyper["noise_ratio"].values) @ (n_scans / n_scans.sum())
+    scaled[:2, 0] = np.hypot(scaled[:2, 0], 0.5 * level.std() * posterior.tree["scales"].to_dataset()["mean"].values[0])
     return {name: part / (1 if name == "contribution" else divide) for name, part in zip(SIZES, scaled, strict=True)}
 
 

@@ -55,6 +55,8 @@ def weigh_points(
     factor: np.ndarray,
     rng: np.random.Generator,
     max_khat: float = 0.5,
+    n_rounds: int = N_ROUNDS,
+    enough: int = ENOUGH,
 ) -> Weighed:
     """Importance sampling whose proposal, a Student-t, takes on mean and covariance of what it has found.
 
@@ -73,6 +75,8 @@ def weigh_points(
     rng : numpy.random.Generator
     max_khat : float
         Up to 0.5 weights have a variance; up to 0.7 averages are still right, but slowly.
+    n_rounds, enough : int
+        At most so many rounds, until there are enough effective points.
 
     Returns
     -------
@@ -99,9 +103,9 @@ def weigh_points(
         weight = np.minimum(weight, len(weight) ** -0.5)
         log_mean = float(logsumexp(log_weight) - np.log(N_POINTS)) + np.log(weight.sum())
         weight /= weight.sum()
-        good = bool(khat < max_khat and n_effective >= ENOUGH)
+        good = bool(khat < max_khat and n_effective >= enough)
         found = Weighed(points, weight, khat, n_effective, log_mean, good)
-        if found.good or len(rounds) == N_ROUNDS:
+        if found.good or len(rounds) == n_rounds:
             return found
         mean = weight @ points
         around = points - mean

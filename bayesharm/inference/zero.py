@@ -30,7 +30,7 @@ Array = jax.Array
 LOG_ZERO = -8.0  # of a scale in sds of a feature: with a thousand people its effects add 1e-4 to a log likelihood
 BATCH = 512  # of hyperparameters at once
 N_DRAWS = 64  # of the hyperparameters
-MAX_KHAT = 0.7  # an evidence needs no more
+MAX_KHAT, ENOUGH, N_ROUNDS = 0.7, 400, 40  # an evidence needs no more, and where a scale may be 0 it takes many rounds
 
 
 class Evidence(NamedTuple):
@@ -42,6 +42,8 @@ class Evidence(NamedTuple):
         log marginal likelihood, all hyperparameters integrated out.
     khat, n_effective : float
         Pareto-k and effective points of that integral.
+    good : bool
+        Whether it can be relied upon.
     eta, omega : (draw, scale) arrays
     share : (draw,) array
         Of features that are of the first kind; 1 if there is one kind only.
@@ -50,6 +52,7 @@ class Evidence(NamedTuple):
     log_evidence: float
     khat: float
     n_effective: float
+    good: bool
     eta: np.ndarray
     omega: np.ndarray
     share: np.ndarray
@@ -154,12 +157,12 @@ def find_evidence(
         with working_on(device, "float32"):
             return np.concatenate([np.asarray(_log_densities(priors, *single, batch)) for batch in batches])
 
-    weighed = weigh_points(log_density, mode, factor, rng, MAX_KHAT)
+    weighed = weigh_points(log_density, mode, factor, rng, MAX_KHAT, N_ROUNDS, ENOUGH)
     draws = weighed.draw(N_DRAWS, rng)
     omega = np.hypot(draws[:, n : 2 * n], priors.least_omega)
     share = 1 / (1 + np.exp(-draws[:, 2 * n])) if len(masks) == 2 else np.ones(N_DRAWS)
     evidence = weighed.log_mean + power * float(offset.sum())
-    return Evidence(evidence, weighed.khat, weighed.n_effective, draws[:, :n] + zero, omega, share)
+    return Evidence(evidence, weighed.khat, weighed.n_effective, weighed.good, draws[:, :n] + zero, omega, share)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -240,7 +243,9 @@ def find_chances(
         errors.append((share**2).sum(0) - 1 / len(weight))
     logit = jnp.log(evidence.share) - jnp.log1p(-evidence.share)
     probability = jax.nn.sigmoid(found[0] - found[1] + logit[:, None]).mean(0)
-    factor = logsumexp(found[0], axis=0) - logsumexp(found[1], axis=0)
+    # hyperparameters have seen the feature too: a draw weighs one over its likelihood, so that each scan counts once
+    own = jnp.logaddexp(found[0] + log_sigmoid(logit)[:, None], found[1] + log_sigmoid(-logit)[:, None])
+    factor = logsumexp(found[0] - own, axis=0) - logsumexp(found[1] - own, axis=0)
     return Chances(factor, jnp.sqrt(jnp.maximum(errors[0] + errors[1], 0)), probability)
 
 
