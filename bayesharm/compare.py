@@ -25,7 +25,7 @@ from bayesharm.inference.population import approximate
 from bayesharm.inference.problem import Stage, feature_keys, to_coordinates
 from bayesharm.moments import Moments, Standard
 from bayesharm.posterior import Posterior
-from bayesharm.predictive import Scores, average_below, difference, score, to_elpd
+from bayesharm.predictive import Scores, average_below, difference, rough, score, to_elpd
 from bayesharm.table_files import write_tables
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ Report = Callable[[str, int, int, str], None]
 N_FEATURES, N_NODES = 256, 128
 LEFT_OUT = ("participants", "visits", "scanners")
 MOST_VALUES = 100  # of a fold that are not shared by people: with more, people of this fold stay with the others
+FEW = 10  # units, of which a standard error says little
 BINS = 10  # of the histogram of probabilities
 FAR = 3.0
 
@@ -49,7 +50,7 @@ class Comparison:
         `runs`: what they are called; `models`; `n_features` that were predicted, of `of_features`; `folds`; `preview`.
     predictions : DataFrame by what was left out
         log predictive density of each run (`elpd_<run>`), summed over features and units (participants, visits, scanners):
-        `difference`, its standard error `se` over `n` units, and the largest Pareto-k, `khat`.
+        `difference`, its standard error `se` over `n` units, and the share of Pareto-k above 0.7, `khat_high`.
     units : DataFrame by what was left out and unit
         The difference, and the density of each run.
     checks : DataFrame by run and scanner
@@ -79,9 +80,11 @@ class Comparison:
         one, other = self.about["runs"]
         sentences = []
         for what, row in self.predictions.iterrows():
-            better, away = (one if row.difference > 0 else other), abs(row.difference) / row.se
+            better = one if row.difference > 0 else other
+            away = abs(row.difference) / row.se if row.se else 0.0
             sure = "" if away > 2 else "; that may be chance" if away > 1 else "; that is nothing"
-            sentences.append(f"{what}: {better} predicts better by {abs(row.difference):.1f} ± {row.se:.1f}{sure}")
+            few = f" (of {row.n} only)" if row.n < FEW else ""
+            sentences.append(f"{what}: {better} predicts better by {abs(row.difference):.1f} ± {row.se:.1f}{few}{sure}")
         return sentences
 
     def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
@@ -204,7 +207,7 @@ def compare(
             what: {name: to_elpd(found[what][name], scheme.labels, what, N_NODES) for name in called}
             for what, scheme in schemes.items()
         },
-        notes=tuple(notes),
+        notes=(*notes, *rough(predictions)),
     )
 
 
@@ -229,21 +232,23 @@ def arrange_schemes(
     repeated = (person.map(person.value_counts()) > 1).to_numpy()
     several = (scanner.groupby(person).transform("nunique") > 1).to_numpy()
     visit = person + " on " + scanner
+    own = any(len(study.design.spec.covariates) for study in studies)  # then no two scans are alike
+    shared = np.isin(scanner, scanner[there])  # also the scans on it that only one model uses are left out
     wanted = {
-        "participants": (person.to_numpy(), there, repeated),
+        "participants": (person.to_numpy(), there, repeated | own),
         "visits": (visit.to_numpy(), there & several, several),
-        "scanners": (scanner.to_numpy(), there, np.zeros(len(scans), bool)),
+        "scanners": (scanner.to_numpy(), shared, np.zeros(len(scans), bool)),
     }
     schemes, notes = {}, []
-    for what, (label, own, apart) in wanted.items():
-        names = np.unique(label[own])
+    for what, (label, use, apart) in wanted.items():
+        names = np.unique(label[use])
         if len(names) < 2:
             notes.append(f"{what}: fewer than two, nothing is left out.")
             continue
-        left, omitted = _deal(label, own, apart, visit.to_numpy(), min(n_folds, len(names)), rng)
+        left, omitted = _deal(label, use, apart, visit.to_numpy(), min(n_folds, len(names)), rng)
         if omitted:
             notes.append(f"{what}: {omitted} of {len(names)} are never left out, since they are too many.")
-        units = np.where(left >= 0, np.searchsorted(names, label), -1)
+        units = np.where((left >= 0) & there, np.searchsorted(names, label), -1)
         there_names, numbers = np.unique(units[units >= 0], return_inverse=True)
         units[units >= 0] = numbers
         schemes[what] = Scheme(left, units, names[there_names])

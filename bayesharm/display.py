@@ -210,7 +210,7 @@ def render_populations(found: Populations) -> Group:
     for (family, what), row in found.predictions.iterrows():
         numbers = f"{row.n:.0f}", f"{row.n_features:.0f}", f"{row.difference:+.1f}", f"{row.se:.1f}"
         left.add_row(str(family), str(what), *numbers)
-    return Group(table, left, bullets("Verdict", found.verdicts()))
+    return Group(table, left, bullets("Verdict", found.verdicts()), bullets("Beware", found.notes))
 
 
 def render_comparison(found: Comparison) -> Group:

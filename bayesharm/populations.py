@@ -33,7 +33,7 @@ from bayesharm.inference.problem import make_problem
 from bayesharm.inference.zero import LOG_ZERO, Evidence
 from bayesharm.moments import Moments
 from bayesharm.posterior import Posterior
-from bayesharm.predictive import Scores, difference, score, to_elpd
+from bayesharm.predictive import Scores, difference, rough, score, to_elpd
 from bayesharm.regression import PopulationRegression, regress_populations
 from bayesharm.table_files import write_tables
 
@@ -64,12 +64,13 @@ class Populations:
     predictions : DataFrame by family and what was left out
         How much better `sites` (their people who did not travel) or `participants` are predicted from all others with
         sampling bias than without: `difference` of the log predictive densities, summed over `n_features` features, its
-        standard error `se` over `n` sites or participants, and the largest Pareto-k, `khat`.
+        standard error `se` over `n` sites or participants, and the share of Pareto-k above 0.7, `khat_high`.
     features : DataFrame by feature
         For each family the `probability` that the feature has sampling bias, the `log_bayes_factor` of that, and its
         Monte-Carlo `error`.
     elpd : dict
         ``elpd[family, left out]["one population" or "several populations"]`` for :func:`arviz.compare`.
+    notes : tuple of str
     """
 
     about: dict[str, Any]
@@ -77,6 +78,7 @@ class Populations:
     predictions: pd.DataFrame
     features: pd.DataFrame
     elpd: Mapping[tuple[str, str], Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return as_text(self)
@@ -119,8 +121,9 @@ def populations(
 
     The scales of the sampling bias of a diagnosis are 0 in all features, in a share of them that is not known, or in none:
     the marginal likelihoods of the three, over all scales and hyperparameters, give the probability of several populations.
-    Features that go together count as their effective number. Which features have sampling bias is said for each of them.
-    The noise ratio of scanners is as the run found it.
+    What people who did not travel have in common against travelers is left to itself. Features that go together count as
+    their effective number. Which features have sampling bias is said for each of them. The noise ratio of scanners is as the
+    run found it.
 
     Parameters
     ----------
@@ -194,6 +197,7 @@ def find_populations(
         predictions=told[0],
         features=features,
         elpd=told[1],
+        notes=tuple(rough(told[0])),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.special import logsumexp, softmax
 
 from bayesharm.inference.convergence import pareto_k
@@ -14,7 +15,7 @@ from bayesharm.inference.leave_out import Left
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
-GOOD_K = 0.7
+GOOD_K, MANY = 0.7, 0.2  # and the share of units and features above it that is worth a sentence
 
 
 class Scores(NamedTuple):
@@ -75,7 +76,7 @@ def average_below(log_weight: np.ndarray, left: Left, folds: np.ndarray) -> np.n
 
 
 def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_nodes: int) -> ELPDData:
-    """Summed over features, as ArviZ takes it: a point for each unit.
+    """Summed over features, as ArviZ takes it: a point for each unit, with its median Pareto-k.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_node
 
     by_unit = scores.log_density.sum(1)
     coords: dict[str, Any] = {dim: np.asarray(labels, dtype=object)}
-    khat = xr.DataArray(scores.khat.max(1), dims=[dim], coords=coords)
+    khat = xr.DataArray(np.median(scores.khat, axis=1), dims=[dim], coords=coords)
     return ELPDData(
         elpd=float(by_unit.sum()),
         se=float(np.sqrt(len(by_unit) * by_unit.var())),
@@ -99,7 +100,7 @@ def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_node
         n_samples=n_nodes,
         n_data_points=len(by_unit),
         scale="log",
-        warning=bool((khat > GOOD_K).any()),
+        warning=bool((scores.khat > GOOD_K).mean() > MANY),
         good_k=GOOD_K,
         elpd_i=xr.DataArray(by_unit, dims=[dim], coords=coords),
         pareto_k=khat,
@@ -115,5 +116,13 @@ def difference(one: Scores, other: Scores) -> dict[str, float]:
         "se": float(np.sqrt(n * by_unit.var(ddof=1))) if n > 1 else np.nan,
         "n": n,
         "n_features": one.log_density.shape[1],
-        "khat": float(max(one.khat.max(), other.khat.max())),
+        "khat_high": float(max((each.khat > GOOD_K).mean() for each in (one, other))),
     }
+
+
+def rough(predictions: pd.DataFrame) -> list[str]:
+    """A sentence where the nodes of many features miss part of what is known without a fold."""
+    many = predictions["khat_high"][predictions["khat_high"] > MANY]
+    named = ", ".join(f"{' '.join(np.atleast_1d(name))} {share:.0%}" for name, share in many.items())
+    sentence = f"Predictions are rough where Pareto-k is above {GOOD_K}: shares of units and features, {named}."
+    return [sentence] if len(many) else []

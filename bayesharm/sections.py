@@ -258,7 +258,7 @@ def tell_populations(found: Findings) -> Section | None:
             f"With sampling bias, {what} that were left out are predicted {better}: by {abs(row['difference']):.1f} in log "
             f"density, standard error {row['se']:.1f}."
         )
-    return Section("One population or several", sentences, table.drop(columns="khat"), (plot_populations(told),))
+    return Section("One population or several", sentences, table.drop(columns=["khat", "good"]), (plot_populations(told),))
 
 
 def tell_regions(found: Findings) -> Section | None:

@@ -41,12 +41,14 @@ def make_posterior(
         "steps": np.full(n_features, 2400),
     }
     draws = (4, 250)
+    ratio = rng.normal(0, 0.1, (*draws, 3))
+    ratio -= ratio.mean(2, keepdims=True)
     nodes = {
         "/hyper": xr.Dataset(
             {
                 "eta": (("chain", "draw", "family"), rng.normal(-1, 0.1, (*draws, n_families))),
                 "omega": (("chain", "draw", "family"), rng.uniform(0.2, 0.4, (*draws, n_families))),
-                "noise_ratio": (("chain", "draw", "scanner"), np.exp(rng.normal(0, 0.1, (*draws, 3)))),
+                "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio)),
             },
             coords={"family": family, "scanner": scanner},
             attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features},
@@ -60,7 +62,9 @@ def make_posterior(
             | {name: (("feature",), values) for name, values in per_feature.items()},
             coords={"family": family, "feature": feature},
         ),
-        "/design": xr.Dataset({"component": (("scanner",), [0, 0, 1])}, coords={"scanner": scanner}),
+        "/design": xr.Dataset(
+            {"component": (("scanner",), [0, 0, 1]), "n_scans": (("scanner",), [20, 20, 20])}, coords={"scanner": scanner}
+        ),
     }
     for name in effects:
         nodes[f"/effects/{name}"] = xr.Dataset(

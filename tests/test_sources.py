@@ -83,6 +83,18 @@ def test_what_features_share_widens_their_means(posterior):
     np.testing.assert_allclose(found["tau"], before["tau"])
 
 
+def test_noise_is_known_no_better_than_the_noise_ratios_of_all_scans(posterior):
+    before = compare_sources(posterior).families
+    posterior.tree["design"]["n_scans"][:] = [50, 5, 5]
+    found = compare_sources(posterior).families
+    ratio = np.log(posterior.tree["hyper"]["noise_ratio"].values)
+    expected = 0.5 * (ratio @ np.array([50, 5, 5]) / 60).std()
+    half = [np.log(table.tau_q95 / table.tau_q05) / 2 / 1.645 for table in (before, found)]
+    added = np.sqrt(half[1]["noise"] ** 2 - half[0]["noise"] ** 2)
+    np.testing.assert_allclose(added, expected, rtol=0.1)  # logarithms of wide intervals: squares add up nearly
+    np.testing.assert_allclose(half[1].drop("noise"), half[0].drop("noise"))
+
+
 def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
     found = compare_sources(posterior, NODES, NETWORKS)
     families = [str(name) for name in posterior.tree["scales"]["family"].values]

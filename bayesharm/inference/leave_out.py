@@ -112,7 +112,8 @@ def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = 
     folds : (scan,) int array
         The fold of each scan of the design, counted from 0; -1 is never left out.
     units : (scan,) int array, optional
-        The unit of each scan, counted from 0, a part of its fold; by default the folds.
+        The unit of each scan, counted from 0, a part of its fold, or -1 for scans that are not predicted; by default the
+        folds.
     """
     rows = np.column_stack([number_rows(design.matrix), design.class_scanner[design.scan_class]])
     rows = np.column_stack([rows, design.class_once[design.scan_class]])
@@ -168,7 +169,7 @@ def _means(
 
 def _split(units, scans, place, value, n_scans) -> tuple[Units, ...]:
     alike: dict[tuple, list[int]] = {}
-    members = {unit: np.flatnonzero(units[scans] == unit) for unit in np.unique(units[scans])}
+    members = {unit: np.flatnonzero(units[scans] == unit) for unit in np.unique(units[scans]) if unit >= 0}
     for unit, own in members.items():
         values, count = np.unique(value[own], return_counts=True)
         alike.setdefault((*values, -1, *count), []).append(unit)
@@ -216,7 +217,9 @@ def leave_out(
         np.full((n_nodes, *values.shape), np.nan, np.float32) if below else None,
     )
     n_dense = problem.plan.layout.dense_gram.shape[1]
-    lanes = int(np.clip(ROOM // (n_dense * (len(problem.plan.kinds.of_column) + n_dense)), 1, LANES))
+    n_values = max(len(each.n_scans) for each in held)
+    room = max(n_dense * (len(problem.plan.kinds.of_column) + n_dense), n_values**2)
+    lanes = int(np.clip(ROOM // room, 1, LANES))
     width = min(n_features, lanes)
     for first in range(0, n_features, width):
         own = slice(first, first + width)
