@@ -124,7 +124,8 @@ def test_chances_are_those_of_two_marginal_likelihoods(weighed):
     log_scales, weights = weighed
     problem_priors = replace(Study(EQUAL, seed=3).spec.priors, amplitude_sd=0.0)
     rng = np.random.default_rng(4)
-    evidence = Evidence(0.0, 0.0, 1.0, True, PRIOR.mean + 0.1 * rng.normal(size=(5, 3)), np.full((5, 3), 0.4), rng.uniform(size=5))
+    eta = PRIOR.mean + 0.1 * rng.normal(size=(5, 3))
+    evidence = Evidence(0.0, 0.0, 1.0, True, eta, np.full((5, 3), 0.4), rng.uniform(size=5))
     found = find_chances(problem_priors, log_scales, weights, MASKS, evidence)
     keep = np.array([0, 1])
     with_it = log_marginal(basis_of(log_scales), weights[0], evidence.eta.T, np.log(evidence.omega.T))
@@ -132,7 +133,7 @@ def test_chances_are_those_of_two_marginal_likelihoods(weighed):
     share = evidence.share[:, None]
     expected = share / (share + (1 - share) * np.exp(without - with_it))
     np.testing.assert_allclose(found.probability, expected.mean(0), rtol=1e-10)
-    own = np.logaddexp(np.log(share) + with_it, np.log1p(-share) + without)  # what the hyperparameters have seen of the feature
+    own = np.logaddexp(np.log(share) + with_it, np.log1p(-share) + without)  # which hyperparameters have seen
     factor = logsumexp(with_it - own, axis=0) - logsumexp(without - own, axis=0)
     np.testing.assert_allclose(found.log_bayes_factor, factor, rtol=1e-8)
     assert (found.error > 0).all() and (found.error[found.log_bayes_factor < DECISIVE] < 0.15).all()
