@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from bayesharm.inference.problem import Stage, feature_keys, to_coordinates
 from bayesharm.moments import Moments, Standard
 from bayesharm.posterior import Posterior
 from bayesharm.predictive import Scores, average_below, difference, rough, score, to_elpd
-from bayesharm.table_files import write_tables
+from bayesharm.table_files import Tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,7 +40,7 @@ FAR = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Tables):
     """Two runs on the same data, compared by what they have not seen.
 
     Attributes
@@ -86,16 +85,6 @@ class Comparison:
             few = f" (of {row.n} only)" if row.n < FEW else ""
             sentences.append(f"{what}: {better} predicts better by {abs(row.difference):.1f} ± {row.se:.1f}{few}{sure}")
         return sentences
-
-    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
-
-        Raises
-        ------
-        RunFolderError
-            The folder holds tables already, or cannot be written.
-        """
-        return write_tables(self, folder, format, {"preview": True} if self.about["preview"] else {})
 
 
 class Scheme(NamedTuple):

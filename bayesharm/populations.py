@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from bayesharm.moments import Moments
 from bayesharm.posterior import Posterior
 from bayesharm.predictive import Scores, difference, rough, score, to_elpd
 from bayesharm.regression import PopulationRegression, regress_populations
-from bayesharm.table_files import write_tables
+from bayesharm.table_files import Tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -48,7 +47,7 @@ PRIOR = {"none": 0.5, "some": 0.25, "all": 0.25}  # of features that have the sa
 
 
 @dataclass(frozen=True, eq=False)
-class Populations:
+class Populations(Tables):
     """Whether sites sample populations of their own, for each diagnosis and for all together (`all`).
 
     Attributes
@@ -93,16 +92,6 @@ class Populations:
             + ("" if row.good else "; roughly, since the integral over hyperparameters did not converge")
             for name, row in self.families.iterrows()
         ]
-
-    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
-
-        Raises
-        ------
-        RunFolderError
-            The folder holds tables already, or cannot be written.
-        """
-        return write_tables(self, folder, format, {"preview": True} if self.about["preview"] else {})
 
 
 def _two_digits(probability: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from bayesharm.baselines import MODEL, RIDGE, yamashita2019
 from bayesharm.dataset import Dataset
 from bayesharm.errors import InputError
 from bayesharm.spec import load_model
-from bayesharm.table_files import write_tables
+from bayesharm.table_files import Tables
 
 NOT_SPECIFIC = (
     "This method says several populations whether there are or not: errors of the estimated measurement bias go into the "
@@ -21,7 +20,7 @@ NOT_SPECIFIC = (
 
 
 @dataclass(frozen=True, eq=False)
-class PopulationRegression:
+class PopulationRegression(Tables):
     """Variance over features of the sampling bias of each site against its number of people, as the 2019 study did.
 
     Attributes
@@ -44,16 +43,6 @@ class PopulationRegression:
     def __str__(self) -> str:
         verdict = "several populations" if self.several else "one population"
         return f"{self.sites}\n\n{self.models}\n\n{verdict} (regression of the 2019 study). {NOT_SPECIFIC}"
-
-    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write both tables into a folder, which is made if it does not exist.
-
-        Raises
-        ------
-        RunFolderError
-            The folder holds tables already, or cannot be written.
-        """
-        return write_tables(self, folder, format)
 
 
 def regress_populations(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from bayesharm.display import as_text, render_similarity
 from bayesharm.errors import RunFolderError
 from bayesharm.inference.problem import Stage
 from bayesharm.posterior import Posterior
-from bayesharm.table_files import write_tables
+from bayesharm.table_files import Tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -32,7 +31,7 @@ LIMITS = (0.05, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity:
+class Similarity(Tables):
     """How alike scanners measure. Intervals are 90%: columns `…_q05` and `…_q95`.
 
     Attributes
@@ -71,16 +70,6 @@ class Similarity:
 
     def __rich__(self) -> Group:
         return render_similarity(self)
-
-    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
-
-        Raises
-        ------
-        RunFolderError
-            The folder holds tables already, or cannot be written.
-        """
-        return write_tables(self, folder, format, {"preview": True} if self.about["remark"] else {})
 
 
 def compare_scanners(posterior: Posterior) -> Similarity:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from bayesharm.inference.population import predict
 from bayesharm.io.tables import TableSource
 from bayesharm.posterior import Posterior
 from bayesharm.regions import find_ends, group_by_networks, group_by_region
-from bayesharm.table_files import write_tables
+from bayesharm.table_files import Tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -28,7 +27,7 @@ N_RANKED = 20_000  # draws of the sizes of protocol factors that are ranked
 
 
 @dataclass(frozen=True, eq=False)
-class Sources:
+class Sources(Tables):
     """Sizes of the sources of differences. Intervals are 90%: columns `…_q05` and `…_q95`.
 
     Attributes
@@ -66,16 +65,6 @@ class Sources:
 
     def __rich__(self) -> Group:
         return render_sources(self)
-
-    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
-
-        Raises
-        ------
-        RunFolderError
-            The folder holds tables already, or cannot be written.
-        """
-        return write_tables(self, folder, format)
 
 
 def compare_sources(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 from bayesharm.display import as_text, render
 from bayesharm.errors import shorten
 from bayesharm.posterior import REASONS, Posterior
-from bayesharm.table_files import write_tables
+from bayesharm.table_files import Tables
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -27,7 +26,7 @@ MOST_WAITING = 1.5  # times the leapfrog steps of the mean lane that the slowest
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class Summary(Tables):
     """A posterior in a few tables. Intervals are 90%: columns `…_q05` and `…_q95`.
 
     Attributes
@@ -69,16 +68,6 @@ class Summary:
 
     def __rich__(self) -> Group:
         return render(self)
-
-    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
-
-        Raises
-        ------
-        RunFolderError
-            The folder holds tables already, or cannot be written.
-        """
-        return write_tables(self, folder, format, {"preview": True} if self.about["preview"] else {})
 
 
 def summarize(posterior: Posterior) -> Summary:

@@ -15,6 +15,23 @@ from bayesharm.posterior import run_state
 FORMATS = ("csv", "parquet")
 
 
+class Tables:
+    """A result whose fields are tables, which can be written as files."""
+
+    def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
+        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
+
+        Raises
+        ------
+        InputError
+            Another format.
+        RunFolderError
+            The folder holds tables already, or cannot be written.
+        """
+        about = getattr(self, "about", {})
+        return write_tables(self, folder, format, {"preview": True} if about.get("preview") or about.get("remark") else {})
+
+
 def write_tables(
     thing: Any, folder: str | Path, format: str = "csv", columns: Mapping[str, Any] | None = None
 ) -> list[Path]:
