@@ -82,7 +82,7 @@ class Comparison(Tables):
             better = one if row.difference > 0 else other
             away = abs(row.difference) / row.se if row.se else 0.0
             sure = "" if away > 2 else "; that may be chance" if away > 1 else "; that is nothing"
-            few = f" (of {row.n} only)" if row.n < FEW else ""
+            few = f" (of {row.n:.0f} only)" if row.n < FEW else ""
             sentences.append(f"{what}: {better} predicts better by {abs(row.difference):.1f} ± {row.se:.1f}{few}{sure}")
         return sentences
 
