@@ -50,6 +50,14 @@ def moved_data(posterior: Any, scans: Path | None, features: Path | None) -> Any
     return load_dataset(**(origin | files))
 
 
+def check_table_folder(folder: Path | None, format: str) -> None:
+    """Refuse a folder for tables that holds such already, before any work."""
+    if folder is not None:
+        from bayesharm.table_files import check_tables
+
+        check_tables(folder, format)
+
+
 def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
     """Refuse an output folder that holds something or cannot be made."""
     from bayesharm.posterior import check_output

@@ -196,7 +196,7 @@ def compare(
             what: {name: to_elpd(found[what][name], scheme.labels, what, N_NODES) for name in called}
             for what, scheme in schemes.items()
         },
-        notes=(*notes, *rough(predictions)),
+        notes=(*filter(None, [one.remark or other.remark]), *notes, *rough(predictions)),
     )
 
 

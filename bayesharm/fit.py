@@ -171,7 +171,7 @@ def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:
                 "The data of the run are no longer where they were.",
                 got=f"no file {shorten(absent)}",
                 expected="the scans and the features of the fit",
-                do="say where they are now",
+                do="name both after the run: bayesharm … RUN SCANS FEATURES (in Python: give the dataset)",
             )
         dataset = load_dataset(**origin)
     dataset = _sorted(dataset)

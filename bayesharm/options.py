@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bayesharm.errors import InputError
+
 COLUMNS = "Columns of the scans table"
 RESULT = "Results"
 WORK = "How it is computed"
@@ -247,4 +249,9 @@ CardName = Annotated[str | None, _argument("NAME", "Show the card of this model.
 
 def split_names(given: list[str] | None) -> list[str]:
     """Names that were given one by one, separated by commas, or both."""
-    return [name.strip() for name in ",".join(given or []).split(",") if name.strip()]
+    names = [name.strip() for name in ",".join(given or []).split(",") if name.strip()]
+    if given and not names:
+        raise InputError(
+            "An option names nothing.", got=repr(given), expected="names, separated by commas", do="leave it out"
+        )
+    return names

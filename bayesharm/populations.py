@@ -186,7 +186,7 @@ def find_populations(
         predictions=told[0],
         features=features,
         elpd=told[1],
-        notes=tuple(rough(told[0])),
+        notes=(*filter(None, [posterior.remark]), *rough(told[0])),
     )
 
 

@@ -46,7 +46,7 @@ $remark
 <nav>$contents</nav>
 $sections
 <p class="small">Intervals are 90%. Effects are counted from the mean of the levels that share a scale, those of diagnoses
-from the reference. Made by bayesharm $version from the run folder alone.</p>
+from the reference. Made by bayesharm $version from $made_from.</p>
 </body>
 </html>
 """)
@@ -99,6 +99,7 @@ def render_report(found: Findings) -> str:
         remark=f'<p class="preview">{escape(remark)} Sizes of sources are not part of it.</p>' if remark else "",
         contents=" ".join(f'<a href="#s{k}">{escape(section.title)}</a>' for k, section in enumerate(told)),
         sections="\n".join(_render(section, k) for k, section in enumerate(told)),
+        made_from="the run folder alone" if found.populations is None else "the run folder, and populations from the data",
         version=escape(str(found.posterior.run["versions"].get("bayesharm", "?"))),
     )
 

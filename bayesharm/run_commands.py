@@ -66,6 +66,7 @@ def populations(
     from bayesharm.posterior import load_posterior
     from bayesharm.progress import Progress
 
+    checks.check_table_folder(out, format)
     checks.keep_programs()
     posterior = load_posterior(run)
     with Progress(quiet) as progress:
@@ -96,6 +97,7 @@ def compare(
     from bayesharm.posterior import load_posterior
     from bayesharm.progress import Progress
 
+    checks.check_table_folder(out, format)
     checks.keep_programs()
     one, two = load_posterior(run), load_posterior(other)
     names = (run.resolve().name, other.resolve().name)

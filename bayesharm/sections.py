@@ -148,7 +148,8 @@ def tell_ranking(found: Findings) -> Section | None:
         f"Of what {_named(found.removed)} is made of, {name} is largest: {_sized(first, 'rms')} ({found.unit}). That "
         f"it is the largest {_believed(first['rank_1'])}."
     ]
-    return Section("Protocol factors", sentences, ranking, (plot_ranking(found),))
+    beware = tuple(note for note in found.summary.notes if "only their priors tell" in note or "only priors tell" in note)
+    return Section("Protocol factors", sentences, ranking, (plot_ranking(found),), beware)
 
 
 def tell_scanners(found: Findings) -> Section:

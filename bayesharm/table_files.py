@@ -32,27 +32,12 @@ class Tables:
         return write_tables(self, folder, format, {"preview": True} if about.get("preview") or about.get("remark") else {})
 
 
-def write_tables(
-    thing: Any, folder: str | Path, format: str = "csv", columns: Mapping[str, Any] | None = None
-) -> list[Path]:
-    """Write each table of a dataclass as ``<name>.csv`` into a folder, which is made if it does not exist.
-
-    Parameters
-    ----------
-    thing : dataclass
-    folder : path
-    format : {'csv', 'parquet'}
-    columns : mapping, optional
-        Columns that each table gets besides its own.
-
-    Returns
-    -------
-    list of Path
+def check_tables(folder: str | Path, format: str = "csv") -> None:
+    """Refuse a folder or a format of which :func:`write_tables` could do nothing.
 
     Raises
     ------
-    RunFolderError
-        The folder holds tables already, is a run folder, or cannot be written.
+    InputError, RunFolderError
     """
     folder = Path(folder)
     if format not in FORMATS:
@@ -76,6 +61,32 @@ def write_tables(
             expected=f"a folder without .{format} files",
             do="choose another --out",
         )
+
+
+def write_tables(
+    thing: Any, folder: str | Path, format: str = "csv", columns: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Write each table of a dataclass as ``<name>.csv`` into a folder, which is made if it does not exist.
+
+    Parameters
+    ----------
+    thing : dataclass
+    folder : path
+    format : {'csv', 'parquet'}
+    columns : mapping, optional
+        Columns that each table gets besides its own.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    RunFolderError
+        The folder holds tables already, is a run folder, or cannot be written.
+    """
+    check_tables(folder, format)
+    folder = Path(folder)
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ except ModuleNotFoundError:
 
 WIDTH = 7.2  # inches: that of a page
 ROW = 0.27
+LONGEST_NAME = 26  # characters that a figure has room for
 MOST_NUMBERS = 16  # rows of a matrix in whose cells numbers can be read
 STYLE: Any = {
     "font.size": 9,
@@ -117,9 +118,16 @@ def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, colour: str) -> Non
     name_rows(ax, [str(label) for label in table.index])
 
 
+def readable(name: object) -> str:
+    """A name as it is, but that a long one is cut in the middle and that nothing in it is taken for a formula."""
+    text = str(name)
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}…{text[-(LONGEST_NAME // 2) + 1 :]}"
+    return text.replace("$", r"\$")
+
+
 def name_rows(ax: Axes, labels: Sequence[str]) -> None:
     """Labels of rows, the first on top."""
-    ax.set_yticks(np.arange(len(labels)), labels)
+    ax.set_yticks(np.arange(len(labels)), [readable(label) if "\n" not in label else label for label in labels])
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
@@ -147,8 +155,8 @@ def draw_matrix(
     values = table.to_numpy(float)
     low, high = limits or (np.nanmin(values), np.nanmax(values))
     image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="none")
-    ax.set_yticks(np.arange(len(table)), [str(name) for name in table.index])
-    ax.set_xticks(np.arange(table.shape[1]), [str(name) for name in table.columns])
+    ax.set_yticks(np.arange(len(table)), [readable(name) for name in table.index])
+    ax.set_xticks(np.arange(table.shape[1]), [readable(name) for name in table.columns])
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
