@@ -78,3 +78,18 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
                     own = units[out] == unit
                     density = stats.multivariate_normal(mean[own], spread[np.ix_(own, own)]).logpdf(y[out][own])
                     np.testing.assert_allclose(found.units[node, unit, f], density, rtol=1e-8)
+
+
+def test_a_node_without_noise_is_lost_and_stops_nothing(study):
+    """There the scans that are left out say all, within rounding, and what the others say cannot be told."""
+    design, problem, moments, values, log_scales, log_ratio = study
+    far = log_scales.copy()
+    far[0, 0] = -18.0  # noise
+    far[0, problem.pair] = -18.0
+    person = np.unique(design.participants, return_inverse=True)[1]
+    with jax.enable_x64(True):
+        held = arrange_folds(design, person % 3)
+        found, whole = (leave_out(problem, log_ratio, moments, values, x, held, below=True) for x in (far, log_scales))
+    assert not np.isnan(found.folds).any() and not np.isnan(found.units).any() and not np.isnan(found.below).any()
+    assert np.isposinf(found.folds[0]).any() == (design.spec.name != "cohort")  # there nobody is scanned twice
+    np.testing.assert_allclose(found.folds[1], whole.folds[1], rtol=1e-9)

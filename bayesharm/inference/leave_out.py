@@ -28,6 +28,7 @@ from bayesharm.marginal import condense, merge_eliminated
 from bayesharm.moments import Moments, number_rows
 
 Array = jax.Array
+LEAST = 1e-11  # eigenvalue of B above rounding
 LANES, ROOM = 2048, 2**25  # nodes × features at once, and numbers that these may take
 
 
@@ -300,21 +301,26 @@ def _predict(problem, log_ratio, log_scales, held: Held, seen, of_units, values,
     covariance += np.where((held.column[:, None] == held.column) & there, known.own[..., column][..., None], 0.0)
 
     root = np.sqrt(held.n_scans / variance)
-    b = np.eye(len(column)) - root[..., :, None] * covariance * root[..., None, :]
+    identity = np.eye(len(column))
+    b = identity - root[..., :, None] * covariance * root[..., None, :]
+    # nodes so far out that the others say nothing within rounding weigh nothing, and must not stop the rest
+    lost = ~(np.linalg.eigvalsh(np.where(np.isfinite(b), b, 0.0))[..., 0] > LEAST)
+    b = np.where(lost[..., None, None], identity, b)
     average, within = seen  # (feature, fold, value)
     residual = root[..., None, :] * (average - mean[..., None, :])  # (node, feature, fold, value)
     solved = np.swapaxes(np.linalg.solve(b, np.swapaxes(residual, -1, -2)), -1, -2)
     log_det = np.linalg.slogdet(b)[1][..., None]
     apart = (held.n_scans * np.log(2 * np.pi * variance)).sum(-1)[..., None] + (within / variance[..., None, :]).sum(-1)
     joint = 0.5 * (log_det - (residual * solved).sum(-1) - apart)
+    joint = np.where(lost[..., None], np.inf, joint)  # so that without the fold nothing is left of them
     found.folds[:, held.folds] = np.swapaxes(joint, 1, 2)
     if not of_units:
-        found.units[:, held.folds] = np.swapaxes(joint, 1, 2)
+        found.units[:, held.folds] = np.swapaxes(np.where(lost[..., None], 0.0, joint), 1, 2)
         if found.below is None:
             return
     # f given the other folds
     centre = average - solved / root[..., None, :]
-    spread = (np.linalg.inv(b) - np.eye(len(column))) / root[..., :, None] / root[..., None, :]
+    spread = (np.linalg.inv(b) - identity) / root[..., :, None] / root[..., None, :]
     for units, (average, within) in zip(held.units, of_units, strict=True):
         noise, n_values = variance[..., units.pattern], len(units.pattern)
         total = spread[..., units.pattern[:, None], units.pattern] + np.eye(n_values) * (noise / units.n_scans)[..., None]
@@ -323,8 +329,9 @@ def _predict(problem, log_ratio, log_scales, held: Held, seen, of_units, values,
         log_det = np.linalg.slogdet(total)[1] - np.log(noise / units.n_scans).sum(-1)
         apart = (units.n_scans * np.log(2 * np.pi * noise)).sum(-1)[..., None] + (within / noise[..., None, :]).sum(-1)
         density = -0.5 * (log_det[..., None] + (away * solved).sum(-1) + apart)
+        density = np.where(lost[..., None], 0.0, density)
         found.units[:, units.numbers] = np.swapaxes(density, 1, 2)
     if found.below is not None:
         sd = np.sqrt(np.diagonal(spread, axis1=-2, axis2=-1) + variance)[..., held.value]
         away = values[held.scans].T - centre[:, :, held.place, held.value]
-        found.below[:, held.scans] = np.swapaxes(ndtr(away / sd), 1, 2)
+        found.below[:, held.scans] = np.swapaxes(np.where(lost[..., None], 0.5, ndtr(away / sd)), 1, 2)
