@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, int, int, str], None]
 N_FEATURES, N_NODES = 256, 128
-LEFT_OUT = ("participants", "visits", "scanners")
 MOST_VALUES = 100  # of a fold that are not shared by people: with more, people of this fold stay with the others
 FEW = 10  # units, of which a standard error says little
 BINS = 10  # of the histogram of probabilities
@@ -191,7 +190,7 @@ def compare(
         },
         predictions=predictions,
         units=pd.concat(units).set_index(["left_out", "unit"]),
-        checks=pd.concat(checks).set_index(["run", "scanner"]),
+        checks=pd.concat(checks or [pd.DataFrame(columns=["run", "scanner"])]).set_index(["run", "scanner"]),
         elpd={
             what: {name: to_elpd(found[what][name], scheme.labels, what, N_NODES) for name in called}
             for what, scheme in schemes.items()

@@ -58,8 +58,8 @@ class Populations(Tables):
     families : DataFrame by family
         `probability` of several populations (½ beforehand); `log_bayes_factor_some`, `log_bayes_factor_all`: log marginal
         likelihood where some features, or all, have sampling bias, less that where none has; `share` of features that have
-        it, and `scale`, typical for those (in standard deviations of a feature), with 90% intervals; `khat` of the integral
-        over hyperparameters.
+        it, and `scale`, typical for those (in standard deviations of a feature), with 90% intervals; `khat` of the
+        integral over hyperparameters, the worst of the three, and whether all are `good`.
     predictions : DataFrame by family and what was left out
         How much better `sites` (their people who did not travel) or `participants` are predicted from all others with
         sampling bias than without: `difference` of the log predictive densities, summed over `n_features` features, its
@@ -133,7 +133,7 @@ def populations(
     Raises
     ------
     ModelError
-        The run has no sampling bias.
+        The run has no sampling bias, or that of single sites.
     InputError
         The data are not there, or are not those of the fit; the method is not known.
     """

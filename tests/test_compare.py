@@ -1,6 +1,7 @@
 """Two runs compared by what they have not seen; the densities themselves are in test_leave_out.py."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import arviz
 import numpy as np
@@ -10,9 +11,10 @@ from scipy.special import logsumexp
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm import InputError, load_dataset, load_posterior
+from bayesharm import InputError, load_dataset, load_model, load_posterior
 from bayesharm.cli import app
-from bayesharm.compare import Comparison, _deal, compare
+from bayesharm.compare import Comparison, _deal, arrange_schemes, compare
+from bayesharm.design import build_design
 from bayesharm.inference.leave_out import Left
 from bayesharm.predictive import average_below, difference, score, to_elpd
 
@@ -67,6 +69,21 @@ def test_too_many_repeated_people_are_not_all_left_out():
     every = np.ones(len(people), bool)
     folds, omitted = _deal(people, every, every, np.arange(len(people)).astype(str), 2, rng)
     assert omitted == 200 and all(((folds == fold).sum() == 100) for fold in range(2))
+
+
+def test_a_scanner_that_is_left_out_is_left_out_of_both_models(runs):
+    """One model uses travelers only: what both use is scored, and neither sees anything of the scanner."""
+    dataset = runs[2]
+    models = ("traveling_and_cohort", "traveling")
+    studies = tuple(SimpleNamespace(dataset=dataset, design=build_design(dataset.scans, load_model(m))) for m in models)
+    schemes, _ = arrange_schemes(studies, 3, np.random.default_rng(0))
+    scanner, scheme = dataset.scans["scanner"].to_numpy(str), schemes["scanners"]
+    travels = np.isin(np.arange(len(scanner)), studies[1].design.rows)
+    assert scheme.labels.tolist() == ["alpha", "beta", "gamma"]
+    for name in scheme.labels:
+        assert len(set(scheme.folds[scanner == name])) == 1 and (scheme.folds[scanner == name] >= 0).all()
+        assert (scheme.units[scanner == name] >= 0).tolist() == travels[scanner == name].tolist()
+    assert (schemes["participants"].folds[~travels] == -1).all()
 
 
 def test_it_says_who_predicts_better(compared):
