@@ -14,8 +14,8 @@ from bayesharm.spec import load_model
 from bayesharm.table_files import Tables
 
 NOT_SPECIFIC = (
-    "This method nearly always says several populations, whether there are or not: errors of the estimated measurement bias go into the "
-    "estimated sampling bias, and do not become smaller with the number of people of a site."
+    "This method nearly always says several populations, whether there are or not: errors of the estimated measurement bias "
+    "go into the estimated sampling bias, and do not become smaller with the number of people of a site."
 )
 
 
