@@ -172,7 +172,8 @@ class Study:
             with ThreadPoolExecutor() as pool:
                 found = join_features(list(pool.map(of_piece, pieces)))
         waited = draws.n_steps[..., :n_own].max((0, 2)).sum()  # each draw takes as long as its slowest lane
-        return found | {"waited": np.full(n_own, waited)}
+        kept = {name: part[..., :n_own] for name, part in moments._asdict().items()}
+        return found | kept | {"waited": np.full(n_own, waited)}
 
     def _draw_sizes(
         self, features: np.ndarray, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: np.ndarray

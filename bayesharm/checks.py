@@ -89,7 +89,7 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
                 do=f"choose another {option}",
             )
         taken[place] = option
-        if path.suffix.lower() not in WRITTEN_FORMATS or path.is_dir():
+        if path.suffix.lower() not in WRITTEN_FORMATS or (path.is_dir() and path.suffix.lower() != ".zarr"):
             raise InputError(
                 f"{option} has a format that cannot be written.",
                 got=str(path),
@@ -103,6 +103,18 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
                 expected="an existing folder",
                 do=f"make the folder, or choose another {option}",
             )
+
+
+def check_together(options: dict[str, Any]) -> None:
+    """Refuse some of several options without the others."""
+    given = [option for option, value in options.items() if value]
+    if given and len(given) < len(options):
+        raise InputError(
+            f"{' and '.join(options)} belong together.",
+            got=f"{' and '.join(given)} only",
+            expected="both, or neither",
+            do="add the other",
+        )
 
 
 def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ import typer
 from bayesharm import checks
 from bayesharm import options as opt
 from bayesharm.errors import BayesharmError
-from bayesharm.run_commands import compare, plot, populations, report, show_found, sources, summary
+from bayesharm.run_commands import compare, harmonize, plot, populations, report, show_found, sources, summary
 
 app = typer.Typer(
     name="bayesharm", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
@@ -138,53 +138,6 @@ def fit(
     for sentence in (*found.verdicts, *found.notes):
         typer.echo(sentence)
     typer.echo(f"Results are in {out}; look at them with: bayesharm summary {out}")
-
-
-def harmonize(
-    run: opt.Run,
-    scans: opt.Scans,
-    out: opt.MeanFile,
-    features: opt.FeatureFile = None,
-    select: opt.Select = None,
-    sd: opt.SdFile = None,
-    scan: opt.Scan = None,
-    participant: opt.Participant = None,
-    scanner: opt.Scanner = None,
-    site: opt.Site = None,
-    diagnosis: opt.Diagnosis = None,
-    traveling: opt.Traveling = None,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Subtract from every scan the measurement bias of its scanner.
-
-    Examples:
-
-    $ bayesharm harmonize run/ scans.csv features.npy --out harmonized.npy \\
-        --sd harmonized_sd.npy
-
-    $ bayesharm harmonize run/ new_scans.csv --features 'thickness_*' \\
-        --participant subject --out harmonized.csv
-
-    Scans and people may be new; scanners and features must be those of the fit.
-    Rows, columns, labels, units and precision of the input are kept.
-    """
-    checks.check_new_files({"--out": out, "--sd": sd}, {"RUN": run, "SCANS": scans, "FEATURES": features})
-    from bayesharm.harmonize import harmonize_to_files
-    from bayesharm.posterior import load_posterior
-    from bayesharm.progress import Progress
-
-    posterior = load_posterior(run)
-    columns = checks.column_mapping(
-        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
-    )
-    dataset = checks.read_dataset(scans, features, select, columns, check="apply")
-    with Progress(quiet) as progress:
-        notes = harmonize_to_files(
-            posterior, dataset, out, sd, report=lambda done, total: progress("harmonizing", done, total, "")
-        )
-    for note in notes:
-        typer.echo(f"Note: {note}", err=True)
-    typer.echo(f"Harmonized {len(dataset.scans):,} scans: {out}" + (f"; uncertainty: {sd}" if sd else ""))
 
 
 def models(

@@ -45,6 +45,32 @@ class Block:
     weight: float | np.ndarray = 1.0
 
 
+@dataclass(frozen=True)
+class Covariate:
+    """A column that a covariate makes: numbers as they are, or whether a category applies; standardized.
+
+    Attributes
+    ----------
+    level : str
+        Name of the column.
+    name : str
+        The covariate.
+    category : str or None
+        What the column is about, if the covariate has categories.
+    categories : tuple of str
+        All that there are, the first of which has no column.
+    mean, sd : float
+        Of the column over the scans that the model uses.
+    """
+
+    level: str
+    name: str
+    category: str | None
+    categories: tuple[str, ...]
+    mean: float
+    sd: float
+
+
 def levels_by(spec: ModelSpec, name: str) -> str:
     """What the levels of a family or block are; those of a protocol factor have its name."""
     return next((family.by for family in spec.families if family.name == name and not family.is_factor), name)
@@ -145,8 +171,46 @@ def mean_block(n_scans: int, spec: ModelSpec) -> Block:
     )
 
 
-def covariate_block(used: pd.DataFrame, spec: ModelSpec) -> Block:
-    """Standardized covariates: numbers as they are, categories as indicators against their first level."""
+def covariate_block(used: pd.DataFrame, covariates: Sequence[Covariate], spec: ModelSpec) -> Block:
+    """Standardized covariates."""
+    columns = [(covariate_values(used, each) - each.mean) / each.sd for each in covariates]
+    fixed, weight = np.full(len(columns), FIXED), 1 / np.array([each.sd for each in covariates])
+    levels = tuple(each.level for each in covariates)
+    return Block("covariate", levels, sparse.csr_array(np.column_stack(columns)), fixed, False, spec.priors.slope_sd, weight)
+
+
+def covariate_values(used: pd.DataFrame, covariate: Covariate) -> np.ndarray:
+    """Numbers, or 1 where a category applies; refuses what the covariate cannot be."""
+    _check_values(used, covariate.name)
+    values = used[covariate.name]
+    if covariate.category is None:
+        if not pd.api.types.is_numeric_dtype(values):
+            raise InputError(
+                f"The covariate {covariate.name!r} is not a number, as it was in the fit.",
+                got=shorten(values.unique()),
+                expected="numbers",
+                do="correct the column",
+            )
+        return values.to_numpy(float)
+    labels = values.astype(str)
+    if len(unknown := set(labels) - set(covariate.categories)):
+        raise InputError(
+            f"The covariate {covariate.name!r} has categories that the fit has not seen.",
+            got=shorten(sorted(unknown)),
+            expected=f"some of {shorten(covariate.categories, 20)}",
+            do="write categories as in the fit, or leave these scans out",
+        )
+    return (labels == covariate.category).to_numpy(float)
+
+
+def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...]:
+    """The columns of covariates: numbers as they are, categories as indicators against their first level.
+
+    Raises
+    ------
+    InputError
+        A covariate is not there, is used already, is constant, or has values that it cannot have.
+    """
     missing = [name for name in spec.covariates if name not in used]
     if missing:
         raise InputError(
@@ -162,16 +226,10 @@ def covariate_block(used: pd.DataFrame, spec: ModelSpec) -> Block:
             expected="columns that the model does not use already",
             do="leave it out of --covariates",
         )
-    encoded = pd.concat([_encode(used, name) for name in dict.fromkeys(spec.covariates)], axis=1)
-    sd = encoded.std(ddof=0).to_numpy()
-    values = sparse.csr_array(((encoded - encoded.mean()) / sd).to_numpy())
-    levels = tuple(str(name) for name in encoded.columns)
-    fixed = np.full(len(levels), FIXED)
-    return Block("covariate", levels, values, fixed, False, spec.priors.slope_sd, 1 / sd)
+    return tuple(covariate for name in dict.fromkeys(spec.covariates) for covariate in _columns_of(used, name))
 
 
-def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One covariate as columns of numbers, checked."""
+def _check_values(used: pd.DataFrame, name: str) -> None:
     values = used[name]
     if values.dtype.kind in "Mm":
         raise InputError(
@@ -187,6 +245,12 @@ def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
             expected="a value for every scan",
             do="complete the column or leave those scans out",
         )
+
+
+def _columns_of(used: pd.DataFrame, name: str) -> list[Covariate]:
+    """What one covariate becomes."""
+    _check_values(used, name)
+    values = used[name]
     if values.nunique() < 2:
         raise InputError(
             f"The covariate {name!r} is the same for every scan that the model uses.",
@@ -195,7 +259,8 @@ def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
             do="leave it out of --covariates",
         )
     if pd.api.types.is_numeric_dtype(values):
-        return values.astype(float).to_frame()
+        numbers = values.to_numpy(float)
+        return [Covariate(name, name, None, (), float(numbers.mean()), float(numbers.std()))]
     is_number = pd.to_numeric(values.astype(str), errors="coerce").notna()
     if 0.5 <= is_number.mean() < 1:
         raise InputError(
@@ -212,4 +277,9 @@ def _encode(used: pd.DataFrame, name: str) -> pd.DataFrame:
             expected="a number, or a few categories",
             do="leave identifiers out of --covariates",
         )
-    return pd.get_dummies(categories, prefix=name, drop_first=True, dtype=float)
+    labels, names = categories.astype(str), tuple(str(category) for category in categories.cat.categories)
+    shares = [float((labels == category).mean()) for category in names]
+    return [
+        Covariate(f"{name}_{category}", name, category, names, share, (share * (1 - share)) ** 0.5)
+        for category, share in zip(names[1:], shares[1:], strict=True)
+    ]

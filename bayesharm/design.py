@@ -15,7 +15,17 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bayesharm.columns import FIXED, Block, covariate_block, family_levels, indicators, levels_by, mean_block
+from bayesharm.columns import (
+    FIXED,
+    Block,
+    Covariate,
+    covariate_block,
+    family_levels,
+    find_covariates,
+    indicators,
+    levels_by,
+    mean_block,
+)
 from bayesharm.errors import ModelError, shorten
 from bayesharm.protocol import read_factors
 from bayesharm.spec import ModelSpec
@@ -105,6 +115,7 @@ class Design:
     once_scale : int
         Index of the participants' scale in the variance of people scanned once; 0 if nobody has a participant
         effect.
+    covariates : tuple of Covariate
     notes : tuple of str
         Plain sentences about what was left out, and why.
     """
@@ -127,6 +138,7 @@ class Design:
     participants: np.ndarray
     travelers: tuple[str, ...]
     once_scale: int
+    covariates: tuple[Covariate, ...]
     notes: tuple[str, ...]
 
     @property
@@ -144,7 +156,7 @@ class Design:
         return np.array([name.partition(":")[0] for name in self.columns], object)
 
 
-def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
+def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...] = ()) -> Design:
     """Lay out the study for a model.
 
     Parameters
@@ -152,6 +164,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
     scans : DataFrame
         Canonical columns as in :class:`bayesharm.dataset.Dataset`.
     spec : ModelSpec
+    covariates : tuple of Covariate
+        Columns of the covariates, where they were made of other scans; by default those of these scans.
 
     Raises
     ------
@@ -160,7 +174,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
     InputError
         A covariate is missing, constant, or has missing values; a protocol factor cannot be one.
     """
-    traveling = _traveling(scans)
+    traveling = find_travelers(scans)
     if spec.needs_travelers and scans.groupby("participant_id").scanner.nunique().max() < 2:
         raise ModelError(
             f"The model {spec.name!r} needs traveling subjects, and nobody was scanned on two or more "
@@ -199,7 +213,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
         matrix = indicators(codes, len(names))
         blocks.append(Block(family.name, tuple(names), matrix, level_scales, family.by != "diagnosis"))
     if spec.covariates:
-        blocks.append(covariate_block(used, spec))
+        covariates = covariates or find_covariates(used, spec)
+        blocks.append(covariate_block(used, covariates, spec))
 
     once_scale = next((int(b.scales[0]) for b in blocks if levels_by(spec, b.name) == "participant"), 0)
     once = ~repeated if once_scale else np.zeros(len(used), bool)
@@ -224,6 +239,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
         participants=used.participant_id.to_numpy(object),
         travelers=tuple(sorted(used.participant_id[traveling].unique())),
         once_scale=once_scale,
+        covariates=covariates,
         notes=tuple(notes),
     )
     return _with_columns(design, blocks, spec)
@@ -244,7 +260,7 @@ def _on_contradictions(used: pd.DataFrame, traveling: np.ndarray, spec: ModelSpe
     return notes
 
 
-def _traveling(scans: pd.DataFrame) -> np.ndarray:
+def find_travelers(scans: pd.DataFrame) -> np.ndarray:
     """Scans of travelers: people on two or more scanners, or marked so by the user in any of their scans."""
     people = scans.groupby("participant_id")
     traveling = people.scanner.transform("nunique") > 1

@@ -1,23 +1,27 @@
-"""Take a scanner's effect out of its scans, with the uncertainty of that effect, in the user's own units."""
+"""Take effects of scanners out of scans, with what is uncertain of them, in the user's own units."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bayesharm.alignment import compare_units, match_features, size_of
+from bayesharm.corrections import Correction
 from bayesharm.dataset import Dataset
+from bayesharm.equalize import Expectation, noise_factors
 from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.features import Features
 from bayesharm.io.writing import create_matrix
 from bayesharm.posterior import Posterior
-from bayesharm.spec import ModelSpec
+from bayesharm.removal import Unseen, adapt_to_unseen, choose_families, find_target, on_meaning, place_scans
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +38,11 @@ class Harmonized:
     sd : (scan, feature) array
         Posterior sd of the effect that was subtracted, same units; missing where the input is.
     removed : str
-        The family of effects that was removed.
+        The families of effects that were removed.
     notes : tuple of str
         What the user should know: features left out or not converged, what else was removed with the effect.
+    draws : (draw, scan, feature) array, optional
+        Joint posterior draws of the harmonized scans: within a draw, scans of a scanner have lost the same.
     """
 
     scan_id: np.ndarray
@@ -45,25 +51,53 @@ class Harmonized:
     sd: np.ndarray
     removed: str
     notes: tuple[str, ...]
+    draws: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """`mean` as a table, scans by `scan_id` × features."""
         return pd.DataFrame(self.mean, index=pd.Index(self.scan_id, name="scan_id"), columns=self.names)
 
 
-def harmonize(posterior: Posterior, dataset: Dataset, *, remove: str | None = None) -> Harmonized:
+def harmonize(
+    posterior: Posterior,
+    dataset: Dataset,
+    *,
+    remove: str | Sequence[str] | None = None,
+    target: str | None = None,
+    scale: bool = False,
+    draws: int = 0,
+    unseen: Unseen = "error",
+    inverse: bool = False,
+    seed: int = 0,
+) -> Harmonized:
     """Subtract from every scan the centred effect of its scanner.
 
-    Works for the scans of the fit, and for new scans and people on some or all of its scanners.
+    Works for the scans of the fit, and for new scans and people on some or all of its scanners; nobody's diagnosis needs to
+    be known.
 
     Parameters
     ----------
     posterior : Posterior
     dataset : Dataset
         From :func:`bayesharm.load_dataset`, for new scans with ``check="apply"``.
-    remove : str, optional
-        A family of effects by scanner; default: what the model is made to remove (`measurement`; in `cohort`,
-        `site`).
+    remove : str or sequence of str, optional
+        A family of effects by scanner, by default what the model is made to remove (`measurement`; in `cohort`, `site`);
+        and `sampling` with it, to remove also how the people of a site differ, which is real.
+    target : str, optional
+        The scanner that scans are brought to: they become as if it had measured them, and its own stay as they are. By
+        default the average of all scanners of the fit.
+    scale : bool
+        Also equalize the noise of scanners: what a person deviates from what is expected of the diagnosis, covariates and
+        population is multiplied so that its variance is the same on every scanner. The expectation is taken as known.
+    draws : int
+        How many joint posterior draws to give.
+    unseen : {'error', 'prior', 'adapt'}
+        What to do about scanners (and populations) that the fit has not seen: refuse them; leave their scans as they are,
+        with the uncertainty of the prior; or learn what they do from their scans first, as :func:`bayesharm.adapt` does.
+    inverse : bool
+        Add the effects that this function would subtract.
+    seed : int
+        Of draws.
 
     Warns
     -----
@@ -73,17 +107,20 @@ def harmonize(posterior: Posterior, dataset: Dataset, *, remove: str | None = No
     Raises
     ------
     InputError
-        A scanner is unknown to the posterior, or features of the fit are absent.
+        A scanner is unknown to the posterior, features of the fit are absent, or an option is impossible.
     """
-    job = _prepare(posterior, dataset, remove)
+    job = _prepare(posterior, dataset, remove, target, scale, draws, unseen, inverse, seed)
     shape = (len(dataset.scans), job.features.n_features)
     mean, sd = np.empty(shape, job.dtype), np.empty(shape, job.sd_dtype)
-    for part, values, spread in job.blocks():
-        mean[:, part], sd[:, part] = values, spread
+    every = np.empty((draws, *shape), job.dtype) if draws else None
+    for part, values in job.blocks():
+        mean[:, part], sd[:, part] = job.corrected(values, part), job.spread(values, part)
+        for k, drawn in enumerate(job.drawn(values, part)):
+            every[k, :, part] = drawn  # type: ignore[index]
     for note in job.notes:
         warnings.warn(note, stacklevel=2)
     scan_id = dataset.scans["scan_id"].to_numpy(str)
-    return Harmonized(scan_id, job.features.names, mean, sd, job.removed, job.notes)
+    return Harmonized(scan_id, job.features.names, mean, sd, job.removed, tuple(job.notes), every)
 
 
 def harmonize_to_files(
@@ -91,21 +128,28 @@ def harmonize_to_files(
     dataset: Dataset,
     mean: str | os.PathLike[str],
     sd: str | os.PathLike[str] | None = None,
+    draws_file: str | os.PathLike[str] | None = None,
     *,
-    remove: str | None = None,
+    draws: int = 0,
     report: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> tuple[str, ...]:
     """The same as :func:`harmonize`, block by block into files: large data are never in memory as a whole.
 
     Parameters
     ----------
-    posterior, dataset, remove
+    posterior, dataset
         As in :func:`harmonize`.
     mean, sd : path
-        .npy, .csv, .tsv or .parquet; replaced if they exist. Only .npy is not held in memory. Beside what comes from a
-        preview lies ``<file>.PREVIEW.txt``, which says so.
+        .npy, .zarr, .csv, .tsv or .parquet; replaced if they exist. Beside what comes from a preview lies
+        ``<file>.PREVIEW.txt``, which says so.
+    draws_file : path
+        Where `draws` joint draws go; tables have a row for each scan of each draw.
+    draws : int
     report : callable, optional
         Receives the numbers of features done and in total.
+    **options
+        `remove`, `target`, `scale`, `unseen`, `inverse` and `seed`, as in :func:`harmonize`.
 
     Returns
     -------
@@ -119,21 +163,25 @@ def harmonize_to_files(
     BayesharmError
         The files could not be written.
     """
-    job = _prepare(posterior, dataset, remove)
+    chosen = {"remove": None, "target": None, "scale": False, "unseen": "error", "inverse": False, "seed": 0} | options
+    job = _prepare(posterior, dataset, draws=draws if draws_file is not None else 0, **chosen)
     labels = {"scan_ids": dataset.scans["scan_id"].to_numpy(str), "names": job.features.names}
     try:
         with ExitStack() as files:
             mean_file = files.enter_context(create_matrix(mean, dtype=job.dtype, **labels))
-            sd_file = None
-            if sd is not None:
-                sd_file = files.enter_context(create_matrix(sd, dtype=job.sd_dtype, **labels))
-            for part, values, spread in job.blocks():
-                mean_file[:, part] = values
+            sd_file = None if sd is None else files.enter_context(create_matrix(sd, dtype=job.sd_dtype, **labels))
+            every = None
+            if draws_file is not None:
+                every = files.enter_context(create_matrix(draws_file, dtype=job.dtype, n_draws=draws, **labels))
+            for part, values in job.blocks():
+                mean_file[:, part] = job.corrected(values, part)
                 if sd_file is not None:
-                    sd_file[:, part] = spread
+                    sd_file[:, part] = job.spread(values, part)
+                for k, drawn in enumerate(job.drawn(values, part)):
+                    every[k, :, part] = drawn  # type: ignore[index]
                 if report is not None:
                     report(part.stop, job.features.n_features)
-            for path in (mean, sd):
+            for path in (mean, sd, draws_file):
                 if path is not None:
                     _label(Path(path), posterior.remark)
     except OSError as error:
@@ -142,7 +190,7 @@ def harmonize_to_files(
             got=str(error),
             do="make room, or choose another place; nothing was left behind",
         ) from error
-    return job.notes
+    return tuple(job.notes)
 
 
 def _label(file: Path, remark: str) -> None:
@@ -154,16 +202,32 @@ def _label(file: Path, remark: str) -> None:
         label.unlink(missing_ok=True)  # of an earlier file of this name
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Job:
-    """What is subtracted from which features: `mean`, `sd` are (scanner, feature), `scanner` is (scan,)."""
+    """What is done to which features.
 
+    Attributes
+    ----------
+    posterior : Posterior
+    features : Features
+    correction : Correction
+    expectation : Expectation, optional
+        Where noise is equalized.
+    n_draws : int
+    inverse : bool
+    removed : str
+    notes : list of str
+        Grows while features are read.
+    """
+
+    posterior: Posterior
     features: Features
-    mean: np.ndarray
-    sd: np.ndarray
-    scanner: np.ndarray
+    correction: Correction
+    expectation: Expectation | None
+    n_draws: int
+    inverse: bool
     removed: str
-    notes: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def dtype(self) -> np.dtype:
@@ -175,32 +239,74 @@ class _Job:
         """In half precision a small sd would round to 0, which is to say: certain."""
         return np.promote_types(self.dtype, np.float32)
 
-    def blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Columns, harmonized values and sds, (scan, block) each, a block of features at a time."""
+    def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Columns and their values, (scan, block), a block of features at a time."""
+        size = np.empty(self.features.n_features)
         for start, stop in self.features.blocks():
-            part = slice(start, stop)
             values = self.features.read(start, stop)
-            spread = np.where(np.isnan(values), np.nan, self.sd[self.scanner, part])
-            values -= self.mean[self.scanner, part]
-            yield part, values, spread
+            size[start:stop] = size_of(values)
+            yield slice(start, stop), values
+        self.notes += compare_units(self.posterior, self.correction.at, size, self.features.names)
+
+    def corrected(self, values: np.ndarray, part: slice) -> np.ndarray:
+        """Harmonized values."""
+        return self._apply(values, part, self.correction.mean(part), self._factor(part))
+
+    def spread(self, values: np.ndarray, part: slice) -> np.ndarray:
+        """Their sds."""
+        sd = self.correction.sd(part)[self.correction.kind]
+        if self.expectation is not None and not self.inverse:
+            sd = sd * self._factor(part)[self.correction.scanner]
+        return np.where(np.isnan(values), np.nan, sd)
+
+    def drawn(self, values: np.ndarray, part: slice) -> Iterator[np.ndarray]:
+        """Joint draws of harmonized values, one at a time."""
+        if self.n_draws:
+            for k, shift in enumerate(self.correction.draw(part, self.n_draws)):
+                yield self._apply(values, part, shift, self._factor(part, k))
+
+    def _apply(self, values: np.ndarray, part: slice, shift: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        shift = shift[self.correction.kind]
+        if self.expectation is None:
+            return values + shift if self.inverse else values - shift
+        factor = factor[self.correction.scanner]
+        expected = self.expectation(part)
+        if self.inverse:
+            return np.where(factor == 1, values, (values - (1 - factor) * expected) / factor) + shift
+        away = values - shift
+        return np.where(factor == 1, away, factor * away + (1 - factor) * expected)
+
+    def _factor(self, part: slice, draw: int | None = None) -> np.ndarray:
+        """Factors of scanners, (scanner, feature): at the mean of log lambda, or at one of its draws."""
+        if self.expectation is None:
+            return np.ones((0, 0))
+        names = self.correction.effects.levels[: self.correction.effects.n_scanners]
+        ratio = self.posterior.tree["hyper"].to_dataset()["noise_ratio"].reindex(scanner=names, fill_value=1.0)
+        logs = np.log(ratio.values).reshape(-1, len(names))
+        chosen = logs.mean(0) if draw is None else logs[draw * len(logs) // self.n_draws]
+        return noise_factors(self.posterior, chosen, self.correction.target, self.correction.at[part])
 
 
-def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job:
+def _prepare(
+    posterior: Posterior,
+    dataset: Dataset,
+    remove: str | Sequence[str] | None,
+    target: str | None,
+    scale: bool,
+    draws: int,
+    unseen: Unseen,
+    inverse: bool,
+    seed: int,
+) -> _Job:
     """Check that the posterior speaks about these scans and features, and line both up."""
-    removed = _family(posterior, remove)
-    effect = posterior.effect(removed)
-    known = pd.Index(effect["scanner"].values.astype(object))
-    scanner = known.get_indexer(pd.Index(dataset.scans["scanner"]))
-    if (scanner < 0).any():
-        unseen = dataset.scans["scanner"][scanner < 0]
-        raise InputError(
-            "The fit knows nothing about some of the scanners.",
-            got=f"{len(unseen)} scans from {shorten(unseen.unique())}",
-            expected=f"scanners of the fit: {shorten(known, 50)}",
-            do="leave these scans out, write the scanners as in the fit, or fit again with scans of them",
-        )
-    features, at, left_out = _match(posterior, dataset.features)
-    notes = [*filter(None, [posterior.remark]), *_on_meaning(posterior.spec, removed), *left_out]
+    if isinstance(draws, bool) or draws < 0:
+        raise InputError("The number of draws is impossible.", got=repr(draws), expected="0 or more", do="correct it")
+    families = choose_families(posterior.spec, remove)
+    goal = find_target(posterior, target)
+    features, at, left_out = match_features(posterior, dataset.features)
+    posterior, learned = adapt_to_unseen(posterior, dataset, unseen)
+    notes = [*filter(None, [posterior.remark]), *on_meaning(posterior.spec, families), *left_out, *learned]
+    effects, scanner, population, about = place_scans(posterior, dataset.scans, families, unseen, at)
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
         names = features.names[~converged]
@@ -208,57 +314,7 @@ def _prepare(posterior: Posterior, dataset: Dataset, remove: str | None) -> _Job
             f"Features that have not converged ({names.size} of {features.n_features}) are "
             f"harmonized all the same, but do not rely on them: {shorten(names)}."
         )
-    mean, sd = (effect[name].values[:, at] for name in ("mean", "sd"))
-    return _Job(features, mean, sd, scanner, removed, tuple(notes))
-
-
-def _family(posterior: Posterior, remove: str | None) -> str:
-    spec = posterior.spec
-    there = [spec.removes, *(f.name for f in spec.families if f.by == "scanner" and f.name not in spec.parts)]
-    if remove is not None and remove not in there:
-        raise InputError(
-            f"{remove!r} effects cannot be removed.",
-            got=f"remove={remove!r}",
-            expected=f"a family of effects by scanner: {', '.join(there)}",
-            do="choose one of these",
-        )
-    return remove or spec.removes
-
-
-def _match(posterior: Posterior, features: Features) -> tuple[Features, np.ndarray, list[str]]:
-    """Features that the posterior knows, in the order of the dataset; their places there; a note."""
-    known, dropped = pd.Index(posterior.features), posterior.run.get("dropped", {})
-    if features.matrix.names is None and features.n_features != len(known) + len(dropped):
-        # Numbers given to columns that have no names mean something only if they count the same columns.
-        raise InputError(
-            "The features have no names, and their number is not that of the fit.",
-            got=f"{features.n_features} features",
-            expected=f"{len(known) + len(dropped)}, in the order of the fit",
-            do="give the same columns as in the fit, or label the features of both by name",
-        )
-    there = pd.Index(features.names)
-    if len(absent := known.difference(there, sort=False)):
-        raise InputError(
-            "Features of the fit are absent.",
-            got=f"{features.n_features} features: {shorten(features.names)}",
-            expected=f"the {len(known)} features of the fit; {len(absent)} are absent: {shorten(absent)}",
-            do="give (or choose with the same glob) the features that the model was fitted to",
-        )
-    at = known.get_indexer(there)
-    extra = features.names[at < 0]
-    if not extra.size:
-        return features, at, []
-    note = f"Features that were not part of the fit are left out ({extra.size:,}): {shorten(extra, 3)}"
-    if reasons := [dropped[name] for name in extra.tolist() if name in dropped]:
-        note += f"; unfit there: {len(reasons):,}, the first one {reasons[0]}"
-    return features.take(features.names[at >= 0]), at[at >= 0], [note + "."]
-
-
-def _on_meaning(spec: ModelSpec, removed: str) -> list[str]:
-    """Say what goes with the effect where the model does not separate measurement from sampling bias."""
-    if spec.people == "travelers" or any(family.by == "population" for family in spec.families):
-        return []
-    return [
-        f"The {removed} effects of this model are measurement and sampling bias together: real "
-        "differences between the people recruited at different sites are removed with them."
-    ]
+    place = -1 if goal is None else effects.levels.index(goal)
+    correction = Correction(effects, scanner, population, place, at, seed)
+    expectation = Expectation(posterior, dataset.scans, families, at, goal) if scale else None
+    return _Job(posterior, features, correction, expectation, draws, inverse, ", ".join(families), [*notes, *about])

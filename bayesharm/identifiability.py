@@ -51,8 +51,8 @@ class Identifiability:
         A row for each pair of scanners: ``first``, ``second``, ``rests_on`` (`travelers`,
         `shared population`, `prior of sampling bias` or `prior of participant effects`), and ``contraction``
         and ``contraction_travelers`` of their difference.
-    correlation : (scanner, scanner) array
-        Of what is uncertain of the scanners' biases, each counted from the mean of all.
+    correlation : (effect, effect) array
+        Of what is uncertain of the effects of scanners, each counted from the mean of all, and after them of populations.
     factors : DataFrame
         A row for each protocol factor: ``contrasts`` between its levels, how many are its ``own`` and no other factor's,
         and the factors that the rest is ``mimicked_by``.
@@ -259,10 +259,11 @@ def _pair_table(
 
 
 def _correlation(design: Design, known: Gaussian) -> np.ndarray:
-    effect = add_columns(design.of_scanner, len(design.columns))
-    form = effect @ known.form
-    covariance = form @ known.covariance @ form.T + ((effect * known.own) @ effect.T).toarray()
-    covariance = covariance - covariance.mean(0) - covariance.mean(1)[:, None] + covariance.mean()
+    scanner = add_columns(design.of_scanner, len(design.columns)).toarray()
+    sampling = [group.contrasts for group in design.effects if group.dim == "population"]
+    forms = sparse.csr_array(np.concatenate([scanner - scanner.mean(0), *sampling]))
+    form = forms @ known.form
+    covariance = form @ known.covariance @ form.T + ((forms * known.own) @ forms.T).toarray()
     sd = np.sqrt(np.diag(covariance))
     with np.errstate(invalid="ignore", divide="ignore"):  # a single scanner has no contrast
         return covariance / sd / sd[:, None]

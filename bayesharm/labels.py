@@ -13,7 +13,9 @@ from bayesharm.identifiability import identify
 from bayesharm.inference.convergence import MAX_RHAT, judge
 from bayesharm.inference.hyper import Hyper
 from bayesharm.inference.problem import Stage
+from bayesharm.moments import Moments, lay_out
 from bayesharm.posterior import FORMAT, PREVIEW, REASONS, Posterior
+from bayesharm.statistics import NODE, keep_statistics
 
 
 def label_posterior(
@@ -85,16 +87,19 @@ def label_posterior(
             },
         ),
     }
+    moments = Moments(*(results[name] for name in Moments._fields))
+    nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, lay_out(design), moments).assign_coords(feature=feature)
     study = identify(design, np.log(_typical_scales(design, results)))
     start = 0
     for group in design.effects:
         stop = start + len(group.levels)
-        contraction = study.contrasts.query("group == @group.name").set_index("level").contraction
+        told = study.contrasts.query("group == @group.name").set_index("level").loc[list(group.levels)]
         nodes[f"/effects/{group.name}"] = xr.Dataset(
             {
                 "mean": ((group.dim, "feature"), results["effect_mean"][start:stop]),
                 "sd": ((group.dim, "feature"), results["effect_sd"][start:stop]),
-                "contraction": ((group.dim,), contraction.loc[list(group.levels)].to_numpy(float)),
+                "contraction": ((group.dim,), told.contraction.to_numpy(float)),
+                "n_scans": ((group.dim,), told.n_scans.to_numpy(int)),
             },
             coords={group.dim: np.array(group.levels, dtype=object), "feature": feature},
             attrs={
@@ -106,7 +111,15 @@ def label_posterior(
         )
         start = stop
     removed = f"/effects/{design.spec.removes}"
-    nodes[removed] = nodes[removed].assign(correlation=(("scanner", "other"), study.correlation))
+    first = len(design.scanners)
+    nodes[removed] = nodes[removed].assign(correlation=(("scanner", "other"), study.correlation[:first, :first]))
+    for group in design.effects:
+        if group.dim == "population":
+            own = slice(first, first := first + len(group.levels))
+            nodes[f"/effects/{group.name}"] = nodes[f"/effects/{group.name}"].assign_coords(scanner=scanner).assign(
+                correlation=(("population", "other"), study.correlation[own, own]),
+                with_scanner=(("population", "scanner"), study.correlation[own, : len(design.scanners)]),
+            )
     scanners = study.scanners.loc[list(design.scanners)]
     nodes["/design"] = xr.Dataset(
         {name: (("scanner",), scanners[name].to_numpy(int)) for name in ("component", "n_scans", "n_travelers", "n_once")},

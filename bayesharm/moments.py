@@ -6,7 +6,7 @@ feature changes are in :class:`Layout`; what each feature adds is in :class:`Mom
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from threading import Lock
 from typing import NamedTuple
@@ -81,13 +81,16 @@ class Standard(NamedTuple):
 
 def lay_out(design: Design) -> Layout:
     """Compute the constants of a design."""
-    n_classes, n_dense = len(design.class_scanner), design.n_dense
     by_class = np.split(np.argsort(design.scan_class, kind="stable"), np.cumsum(design.class_size)[:-1])
-    dense_gram = np.zeros((n_classes, n_dense, n_dense))
+    matrices = [design.matrix[scans] for scans in by_class]
+    return arrange_layout([(x.T @ x).tocsr() for x in matrices], design.n_dense)
+
+
+def arrange_layout(grams: Sequence[sparse.csr_array], n_dense: int) -> Layout:
+    """Constants from the products of all columns within each class, (column, column)."""
+    dense_gram = np.zeros((len(grams), n_dense, n_dense))
     dense, eliminated, squares, cross = [], [], [], []
-    for c in range(n_classes):
-        x = design.matrix[by_class[c]]
-        gram = (x.T @ x).tocsr()
+    for c, gram in enumerate(grams):
         dense_gram[c] = gram[:n_dense, :n_dense].toarray()
         there = np.flatnonzero(gram.diagonal())
         own = there[there >= n_dense]

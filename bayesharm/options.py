@@ -163,12 +163,42 @@ Repair = Annotated[
 ]
 MeanFile = Annotated[
     Path,
-    _text("--out", "FILE", "Harmonized features: .npy, .csv, .tsv or .parquet; replaced if it exists.", RESULT),
+    _text("--out", "FILE", "Harmonized features: .npy, .zarr, .csv, .tsv or .parquet; replaced if it exists.", RESULT),
 ]
 SdFile = Annotated[
     Path | None,
     _text("--sd", "FILE", "Their uncertainty: posterior sd of what was subtracted, same shape and units.", RESULT),
 ]
+HarmonizedDraws = Annotated[
+    int, _number("--draws", "Joint posterior draws of the harmonized features, for --draws-file.", 0, RESULT)
+]
+DrawsFile = Annotated[
+    Path | None,
+    _text("--draws-file", "FILE", "The draws: draw × scan × feature, or a table with a row for each scan of each.", RESULT),
+]
+Remove = Annotated[
+    str | None,
+    _text(
+        "--remove",
+        "NAMES",
+        "What is removed: measurement, or measurement,sampling to remove also how the people of a site differ, which is "
+        "real. [dim]Default: as the model says; measurement.[/dim]",
+    ),
+]
+Target = Annotated[
+    str | None,
+    _text("--target", "SCANNER", "The scanner that scans are brought to. [dim]Default: the average of all.[/dim]"),
+]
+Scale = Annotated[bool, typer.Option("--scale", help="Equalize the noise of scanners too.")]
+WhatUnseen = Annotated[
+    Literal["error", "prior", "adapt"],
+    typer.Option(
+        "--unseen",
+        help="Scanners that the fit has not seen: refuse them, leave their scans as they are with the uncertainty of the "
+        "prior, or learn what they do from their scans first.",
+    ),
+]
+Inverse = Annotated[bool, typer.Option("--inverse", help="Add what would be subtracted: back from harmonized features.")]
 Nodes = Annotated[
     Path | None, _text("--nodes", "FILE", "Table of edges: feature, node_a, node_b. Sizes are then told by region too.")
 ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 6  # of the run folder; a reader refuses any other
+FORMAT = 7  # of the run folder; a reader refuses any other
 # Why a feature is marked, the gravest first; `/scales` holds the place in this list.
 FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
@@ -44,7 +44,8 @@ class Posterior:
         `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
         `contraction` over level; of what the model removes also `correlation` of what is uncertain of two scanners),
-        ``/design`` (scanners: component, numbers of scans and travelers) and ``/draws`` where draws were kept.
+        ``/design`` (scanners: component, numbers of scans and travelers), ``/statistics`` (sums of products of the scans, by
+        which it can learn from new ones) and ``/draws`` where draws were kept.
     run : dict
         Model, seed, settings, versions, fingerprint of the data, notes.
     """
@@ -133,6 +134,7 @@ class Posterior:
         """
         with self.write_aside(folder) as tree:
             run = {**self.run, "files": digests(tree)}
+            run.pop("sha256", None)  # of a folder that this was read from
             if (folder / TREE).exists():  # of a run that was interrupted here
                 shutil.rmtree(folder / TREE)
             tree.rename(folder / TREE)

@@ -21,6 +21,7 @@ from bayesharm.posterior import FEATURES_A_FILE, read_record
 # A file of an array along features, and the place of its features; all else but OF_ALL is made anew in any case.
 PIECE = re.compile(
     r"(?:scales/(?!feature/|family/)\w+|sources/(?:finite_sd|finite_covariance|contribution|larger|with_scale)|draws/scales"
+    r"|statistics/(?:dense|eliminated|squares)"
     r"|effects/[^/]+/(?:mean|sd))/c/(?:\d+/)*(\d+)"
 )
 OF_ALL = ("/contraction/c/", "/correlation/c/")  # from the typical scales of all features

@@ -11,6 +11,71 @@ from bayesharm import checks
 from bayesharm import options as opt
 
 
+def harmonize(
+    run: opt.Run,
+    scans: opt.Scans,
+    out: opt.MeanFile,
+    features: opt.FeatureFile = None,
+    select: opt.Select = None,
+    sd: opt.SdFile = None,
+    draws: opt.HarmonizedDraws = 0,
+    draws_file: opt.DrawsFile = None,
+    remove: opt.Remove = None,
+    target: opt.Target = None,
+    scale: opt.Scale = False,
+    unseen: opt.WhatUnseen = "error",
+    inverse: opt.Inverse = False,
+    seed: opt.Seed = 0,
+    scan: opt.Scan = None,
+    participant: opt.Participant = None,
+    scanner: opt.Scanner = None,
+    site: opt.Site = None,
+    diagnosis: opt.Diagnosis = None,
+    traveling: opt.Traveling = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Subtract from every scan the measurement bias of its scanner.
+
+    Examples:
+
+    $ bayesharm harmonize run/ scans.csv features.npy --out harmonized.npy \\
+        --sd harmonized_sd.npy
+
+    $ bayesharm harmonize run/ new_scans.csv --features 'thickness_*' \\
+        --participant subject --out harmonized.csv
+
+    $ bayesharm harmonize run/ scans.csv features.npy --out harmonized.npy \\
+        --draws 20 --draws-file draws.npy
+
+    Scans and people may be new; scanners and features must be those of the fit,
+    but for --unseen. Rows, columns, labels, units and precision of the input are kept.
+    """
+    outputs = {"--out": out, "--sd": sd, "--draws-file": draws_file}
+    checks.check_new_files(outputs, {"RUN": run, "SCANS": scans, "FEATURES": features})
+    checks.check_together({"--draws": draws, "--draws-file": draws_file})
+    from bayesharm.harmonize import harmonize_to_files
+    from bayesharm.posterior import load_posterior
+    from bayesharm.progress import Progress
+
+    if unseen == "adapt":
+        checks.keep_programs()
+    posterior = load_posterior(run)
+    columns = checks.column_mapping(
+        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
+    )
+    dataset = checks.read_dataset(scans, features, select, columns, check="apply")
+    options = {"remove": remove, "target": target, "scale": scale, "unseen": unseen, "inverse": inverse, "seed": seed}
+    with Progress(quiet) as progress:
+        notes = harmonize_to_files(
+            posterior, dataset, out, sd, draws_file, draws=draws,
+            report=lambda done, total: progress("harmonizing", done, total, ""), **options,
+        )  # fmt: skip
+    for note in notes:
+        typer.echo(f"Note: {note}", err=True)
+    more = [f"{what}: {path}" for what, path in (("uncertainty", sd), (f"{draws} draws", draws_file)) if path]
+    typer.echo("; ".join([f"Harmonized {len(dataset.scans):,} scans: {out}", *more]))
+
+
 def summary(run: opt.Run, out: opt.TableFolder = None, format: opt.Format = "csv") -> None:
     """Show what a run has found: size of each source of differences, scanners, convergence, caveats.
 

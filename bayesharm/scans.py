@@ -89,7 +89,7 @@ def read_scans(
     leave_out : collection of str
         Columns that are features and no part of the table.
     check : {"fit", "apply"}
-        For "apply", one scanner is enough and a scan_id may occur twice.
+        For "apply", one scanner is enough, a scan_id may occur twice, and `site` and `diagnosis` may be missing: "".
 
     Returns
     -------
@@ -117,7 +117,10 @@ def read_scans(
             expected="one row per scan",
             do="check that the right file was given",
         )
-    table = {name: _identifier(raw[found[name]], name, found[name]) for name in IDENTIFIERS if name in found}
+    optional = ("diagnosis", "site") if check == "apply" else ()
+    table = {
+        name: _identifier(raw[found[name]], name, found[name], name in optional) for name in IDENTIFIERS if name in found
+    }
     table.setdefault("scan_id", np.arange(len(raw)).astype(str))
     table.setdefault("site", table["scanner"])
     if "traveling" in found:
@@ -130,8 +133,10 @@ def read_scans(
     return frame
 
 
-def _identifier(values: pd.Series, name: str, user: str) -> np.ndarray:
+def _identifier(values: pd.Series, name: str, user: str, optional: bool) -> np.ndarray:
     labels, missing = to_labels(values)
+    if optional:
+        return np.where(missing, "", labels)
     if missing.any():
         rows = np.flatnonzero(missing)
         raise InputError(

@@ -185,7 +185,7 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("bayesharm.io.writing.write_table", fail)
+    monkeypatch.setattr("bayesharm.io.writing._append", fail)
     with pytest.raises(BayesharmError, match="No space left"):
         harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.npy", tmp_path / "sd.csv")
     assert list(tmp_path.iterdir()) == []

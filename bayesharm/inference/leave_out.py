@@ -12,19 +12,16 @@ differs between them is noise.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 from scipy.special import ndtr
 
 from bayesharm.design import Design
-from bayesharm.inference.effects import condition
+from bayesharm.inference.known import know
 from bayesharm.inference.problem import Problem
-from bayesharm.marginal import condense, merge_eliminated
 from bayesharm.moments import Moments, number_rows
 
 Array = jax.Array
@@ -233,52 +230,12 @@ def leave_out(
         for start in range(0, n_nodes, lanes // width):
             some = slice(start, start + lanes // width)
             scales = np.asarray(log_scales[some, :, own])
-            known = jax.tree.map(np.asarray, _conditions(problem, log_ratio, those, scales))
+            known = jax.tree.map(np.asarray, know(problem, log_ratio, those, scales))
             single = None if found.below is None else found.below[some, :, own]
             parts = Left(found.folds[some, :, own], found.units[some, :, own], single)
             for each, seen, of_units in data:
                 _predict(problem, log_ratio, scales, each, seen, of_units, values[:, own], known, parts)
     return found
-
-
-class Known(NamedTuple):
-    """What all scans say of the effects; the node and feature axes first.
-
-    Attributes
-    ----------
-    mean : (node, feature, dense) array
-    covariance : (node, feature, dense, dense) array
-    constant : (node, feature, eliminated) array
-        Eliminated effects where dense ones are 0.
-    slope : (node, feature, eliminated, dense) array
-        What is taken from that for each dense effect.
-    own : (node, feature, eliminated) array
-        Their variance given the dense ones.
-    """
-
-    mean: Array
-    covariance: Array
-    constant: Array
-    slope: Array
-    own: Array
-
-
-@partial(jax.jit, static_argnums=0)
-def _conditions(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> Known:
-    plan = problem.plan
-    constants, condensed = condense(plan, log_ratio, moments)
-    cross, eliminated = merge_eliminated(plan, log_ratio, moments)
-    columns, n_eliminated = plan.eliminated[1], len(plan.kinds.of_column)
-
-    def of_node(log_scales):
-        dense, covariance, g, _, own = condition(plan, constants, condensed, log_scales)
-        g = g[1 + plan.kinds.of_entry]
-        constant = jax.ops.segment_sum(g * eliminated, columns, n_eliminated)
-        slope = jax.ops.segment_sum(g[:, None] * cross[..., None], columns, n_eliminated)
-        own = own[1 + plan.kinds.of_column]
-        return Known(*(jnp.moveaxis(part, -1, 0) for part in (dense, covariance, constant, slope, own)))
-
-    return jax.lax.map(of_node, log_scales)
 
 
 def _look(means: sparse.csr_array, n_scans: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

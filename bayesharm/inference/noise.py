@@ -123,3 +123,45 @@ def ratio_gradient(
         return 0.5 * ((raw / problem.priors.noise_ratio_sd) ** 2).sum() - total
 
     return jax.value_and_grad(minus_log_density)(raw)
+
+
+def fit_new_ratios(
+    problem: Problem, moments: Moments, log_scales: np.ndarray, log_ratio: np.ndarray, new: np.ndarray
+) -> np.ndarray:
+    """log lambda with that of new scanners where it maximizes the features' marginal likelihood, given their scales.
+
+    Parameters
+    ----------
+    problem : Problem
+    moments : Moments
+    log_scales : (scale, feature) array
+    log_ratio : (scanner,) array
+        What new scanners have there does not matter.
+    new : (scanner,) bool array
+    """
+    if not problem.noise_ratio or not new.any():
+        return np.where(new, 0.0, log_ratio)
+    n_features = moments.squares.shape[1]
+    picked = np.unique(np.linspace(0, n_features - 1, min(n_features, 256)).astype(int))
+    few = Moments(*(part[:, picked] for part in moments))
+    places, sd = np.flatnonzero(new), problem.priors.noise_ratio_sd
+
+    def with_new(some: np.ndarray) -> np.ndarray:
+        whole = log_ratio.copy()
+        whole[places] = some
+        return whole
+
+    def slope_of(some: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = _likelihood_gradient(problem, few, log_scales[:, picked], with_new(some))
+        return 0.5 * ((some / sd) ** 2).sum() - float(value), some / sd**2 - np.asarray(slope)[places]
+
+    return with_new(optimize.minimize(slope_of, np.zeros(len(places)), jac=True, method="L-BFGS-B").x)
+
+
+@partial(jax.jit, static_argnums=0)
+def _likelihood_gradient(problem: Problem, moments: Moments, log_scales: Array, log_ratio: Array) -> tuple[Array, Array]:
+    def total(log_ratio):
+        constants, condensed = condense(problem.plan, log_ratio, moments)
+        return log_likelihood(problem.plan, constants, condensed, log_scales).sum()
+
+    return jax.value_and_grad(total)(log_ratio)

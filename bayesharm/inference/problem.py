@@ -104,10 +104,10 @@ class Gaussian(NamedTuple):
     sd: np.ndarray
 
 
-def make_problem(design: Design) -> Problem:
-    """Lay a design out for inference."""
+def make_problem(design: Design, plan: Plan | None = None) -> Problem:
+    """Lay a design out for inference; its plan too, unless it is of other scans than the design's."""
     return Problem(
-        plan=make_plan(design, lay_out(design)),
+        plan=plan or make_plan(design, lay_out(design)),
         log_medians=np.log(design.scale_medians),
         reported=_list_reported(design),
         priors=replace(design.spec.priors, amplitude_sd=design.spec.amplitude_sd),

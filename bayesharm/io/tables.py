@@ -183,15 +183,6 @@ def _read_text(path: Path, header: list[str], wanted: list[str], ids: list[str])
     return frame
 
 
-def write_table(path: str | os.PathLike[str], frame: pd.DataFrame, suffix: str | None = None) -> None:
-    """Write a table as csv, tsv or parquet by the ending of `path` (or `suffix`), without its index."""
-    suffix = suffix or suffix_of(path)
-    if suffix == ".parquet":
-        frame.to_parquet(path, index=False)
-    else:
-        frame.to_csv(path, sep=SEPARATORS[suffix], index=False)
-
-
 def to_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Text labels of identifiers of any type, and which of them are missing.
 
