@@ -13,14 +13,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.analyses import contrast, correlation, estimator_score, group_difference
     from bayesharm.baselines import Yamashita2019, one_factor_at_a_time, yamashita2019
     from bayesharm.block import Settings
     from bayesharm.compare import Comparison, compare
     from bayesharm.dataset import Dataset, load_dataset
     from bayesharm.datasets import fetch_onharmony
+    from bayesharm.downstream import compare_propagation, pool, propagate
     from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
     from bayesharm.fit import fit
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
+    from bayesharm.least_squares import Estimate
     from bayesharm.populations import Populations, populations
     from bayesharm.posterior import Posterior, load_posterior
     from bayesharm.similarity import Similarity, compare_scanners
@@ -35,6 +38,9 @@ _HOMES = {
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
     "Settings": "block", "fit": "fit",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
+    "pool": "downstream", "propagate": "downstream", "compare_propagation": "downstream",
+    "contrast": "analyses", "group_difference": "analyses", "correlation": "analyses", "estimator_score": "analyses",
+    "Estimate": "least_squares",
     "Comparison": "compare", "compare": "compare", "Populations": "populations", "populations": "populations",
     "Posterior": "posterior", "load_posterior": "posterior",
     "Similarity": "similarity", "compare_scanners": "similarity",
@@ -46,11 +52,12 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "BayesharmError", "Comparison", "Dataset", "Harmonized", "InputError", "ModelError", "ModelSpec",
+    "BayesharmError", "Comparison", "Dataset", "Estimate", "Harmonized", "InputError", "ModelError", "ModelSpec",
     "Populations", "Posterior", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
-    "Yamashita2019", "__version__", "compare", "compare_scanners", "compare_sources", "fetch_onharmony", "fit",
-    "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card",
-    "model_names", "one_factor_at_a_time", "populations", "simulate_srpbs", "summarize", "yamashita2019",
+    "Yamashita2019", "__version__", "compare", "compare_propagation", "compare_scanners", "compare_sources",
+    "contrast", "correlation", "estimator_score", "fetch_onharmony", "fit", "group_difference", "harmonize",
+    "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card", "model_names",
+    "one_factor_at_a_time", "pool", "populations", "propagate", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str
