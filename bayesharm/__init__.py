@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.adapt import adapt
     from bayesharm.analyses import contrast, correlation, estimator_score, group_difference
     from bayesharm.baselines import Yamashita2019, one_factor_at_a_time, yamashita2019
     from bayesharm.block import Settings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bayesharm.least_squares import Estimate
     from bayesharm.populations import Populations, populations
     from bayesharm.posterior import Posterior, load_posterior
+    from bayesharm.predict import Prediction, predict
     from bayesharm.similarity import Similarity, compare_scanners
     from bayesharm.simulate import Simulation, simulate_srpbs
     from bayesharm.sources import Sources, compare_sources
@@ -37,6 +39,7 @@ _HOMES = {
     "Dataset": "dataset", "load_dataset": "dataset", "fetch_onharmony": "datasets",
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
     "Settings": "block", "fit": "fit",
+    "adapt": "adapt", "Prediction": "predict", "predict": "predict",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
     "pool": "downstream", "propagate": "downstream", "compare_propagation": "downstream",
     "contrast": "analyses", "group_difference": "analyses", "correlation": "analyses", "estimator_score": "analyses",
@@ -53,11 +56,11 @@ _HOMES = {
 
 __all__ = [
     "BayesharmError", "Comparison", "Dataset", "Estimate", "Harmonized", "InputError", "ModelError", "ModelSpec",
-    "Populations", "Posterior", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
-    "Yamashita2019", "__version__", "compare", "compare_propagation", "compare_scanners", "compare_sources",
+    "Populations", "Posterior", "Prediction", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
+    "Yamashita2019", "__version__", "adapt", "compare", "compare_propagation", "compare_scanners", "compare_sources",
     "contrast", "correlation", "estimator_score", "fetch_onharmony", "fit", "group_difference", "harmonize",
     "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card", "model_names",
-    "one_factor_at_a_time", "pool", "populations", "propagate", "simulate_srpbs", "summarize", "yamashita2019",
+    "one_factor_at_a_time", "pool", "populations", "predict", "propagate", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str
