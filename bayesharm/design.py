@@ -160,7 +160,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec) -> Design:
     InputError
         A covariate is missing, constant, or has missing values; a protocol factor cannot be one.
     """
-    traveling = _traveling(scans)
+    traveling = is_traveling(scans)
     if spec.needs_travelers and scans.groupby("participant_id").scanner.nunique().max() < 2:
         raise ModelError(
             f"The model {spec.name!r} needs traveling subjects, and nobody was scanned on two or more "
@@ -244,7 +244,7 @@ def _on_contradictions(used: pd.DataFrame, traveling: np.ndarray, spec: ModelSpe
     return notes
 
 
-def _traveling(scans: pd.DataFrame) -> np.ndarray:
+def is_traveling(scans: pd.DataFrame) -> np.ndarray:
     """Scans of travelers: people on two or more scanners, or marked so by the user in any of their scans."""
     people = scans.groupby("participant_id")
     traveling = people.scanner.transform("nunique") > 1
