@@ -115,13 +115,21 @@ def test_least_squares_finds_additive_scanner_effects_exactly_where_they_are_all
     np.testing.assert_allclose(get_method("glm").fit(travelers, []).bias, bias, atol=1e-12)
 
 
-def test_ridge_subtracts_what_the_regression_of_the_study_calls_measurement(study):
+def test_ridge_subtracts_what_the_regression_of_the_study_calls_measurement_whatever_the_mean_of_a_feature(study):
+    def centre(values):
+        values -= values.mean(axis=0)
+
+    def lift(values):
+        values += 1000
+
     fitted = get_method("yamashita2019", ridge=3.0).fit(study, COVARIATES)
-    effects = yamashita2019(study, ridge=3.0).effects["measurement"]
+    effects = yamashita2019(with_values(study, centre), ridge=3.0).effects["measurement"]
     np.testing.assert_allclose(fitted.bias, effects.loc[SCANNERS], atol=1e-12)
     assert any("age" in note for note in fitted.notes)
     expected = study.features.read(0, 12) - effects.loc[study.scans.scanner].to_numpy()
     np.testing.assert_allclose(fitted.apply(study).values, expected, atol=1e-12)
+    lifted = get_method("yamashita2019", ridge=3.0).fit(with_values(study, lift), COVARIATES)
+    np.testing.assert_allclose(lifted.bias, fitted.bias, atol=1e-10)  # 1000 costs three digits
 
 
 def test_a_method_that_cannot_be_fitted_says_so_and_corrects_nothing(study):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from bayesharm.baselines.interface import (
 from bayesharm.baselines.yamashita import RIDGE, yamashita2019
 from bayesharm.dataset import Dataset
 from bayesharm.errors import ModelError, listed
+from bayesharm.features import Features
 
 REPEATED = "It takes every scan for another person's: that travelers are the same people is not used."
 
@@ -81,6 +82,8 @@ def fit_yamashita2019(
     """Measurement bias of the constrained ridge regression of the 2019 study (see :func:`yamashita2019`).
 
     Diagnosis is in it, and sites and travelers are; other covariates are not. Where nobody traveled it can correct nothing.
+    Features are centred first: its penalty is on the constant too, and what is shrunk of a constant that is far from 0, as
+    those of connectivity are not, would go into the scanners.
 
     Parameters
     ----------
@@ -88,11 +91,12 @@ def fit_yamashita2019(
     ridge, reference
         As for :func:`yamashita2019`.
     """
-    notes = []
+    notes, values = [], read_finite(train)
+    centred = replace(train, features=Features.from_array(values - values.mean(axis=0), train.features.names))
     if unused := [name for name in covariates if name != "diagnosis"]:
         notes.append(f"The regression of the study has no covariates: {listed(unused)} not used.")
     try:
-        found = yamashita2019(train, ridge=ridge, reference=reference).effects["measurement"]
+        found = yamashita2019(centred, ridge=ridge, reference=reference).effects["measurement"]
     except ModelError as error:
         return Subtraction(no_bias(train), (*notes, f"It cannot be fitted to these scans: {error.what}"))
     return Subtraction(bias_table(train, found.to_numpy(), found.index), tuple(notes))
