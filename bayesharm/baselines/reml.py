@@ -17,7 +17,7 @@ from bayesharm.dataset import Dataset
 from bayesharm.design import is_traveling
 from bayesharm.errors import InputError, listed
 
-FEATURES_PER_JOB = 100  # a process takes seconds to start
+FEATURES_PER_JOB = 200  # a process takes seconds to start
 
 
 def fit_reml(
@@ -67,7 +67,7 @@ def fit_reml(
         "scanner": pd.Index(scanners).get_indexer(scans["scanner"]),
         "participant": pd.factorize(scans["participant_id"])[0],
         "population": pd.factorize(group.mask(travels, None))[0],
-        "jobs": np.array(jobs or min(os.cpu_count() or 1, 1 + values.shape[1] // FEATURES_PER_JOB)),
+        "jobs": np.array(jobs or max(1, min(os.cpu_count() or 1, values.shape[1] // FEATURES_PER_JOB))),
     }
     with start_folder() as name:
         folder = Path(name)
