@@ -318,3 +318,10 @@ def test_reml_does_without_what_is_not_there(study):
         assert fitted.scanners == tuple(SCANNERS)
         assert fitted.sd.notna().all(axis=None)
         assert any("without travelers" in note for note in fitted.notes) != travels[rows].all()
+
+
+@needs_environment
+def test_reml_does_not_depend_on_who_shares_the_features(study):
+    one, two = (get_method("reml", jobs=jobs).fit(study, COVARIATES) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(one.bias, two.bias, rtol=0, atol=0)
+    pd.testing.assert_frame_equal(one.sd, two.sd, rtol=0, atol=0)
