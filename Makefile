@@ -2,11 +2,12 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint comparators lock clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
 	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
 	@echo "make lint    the checks of 'make test' without the tests"
+	@echo "make comparators  make .venv-comparators, where other libraries run to compare with (optional)"
 	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
 	@echo "make clean   remove .venv, uv, caches and builds"
 
@@ -30,8 +31,11 @@ ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif
 
+comparators:
+	@sh scripts/setup.sh comparators
+
 lock:
 	@sh scripts/setup.sh lock $(if $(UPGRADE),--upgrade)
 
 clean:
-	rm -rf .venv .uv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-comparators .uv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
