@@ -1,0 +1,161 @@
+"""An evaluation in words: what is better than what by more than chance, and where all methods are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bayesharm.display import bullets, make_table
+from bayesharm.errors import listed
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from bayesharm.evaluate import Evaluation
+
+OURS, NONE = "bayesharm", "none"
+SAID = {
+    "prediction_rmse": "In predicting scans of people that no model had seen from their other scans",
+    "visit_rmse": "In predicting visits that were left out from the person's other visits",
+    "share_removed": "In removing differences between scanners",
+    "icc": "In the intraclass correlation of people",
+    "identification": "In recognizing people on another scanner",
+    "scanner_accuracy": "In hiding the scanner from a classifier",
+}
+LITTLE = 0.05  # of the variance between a person's scans: less to remove is hardly worth it
+
+
+def say_verdict(table: pd.DataFrame, methods: pd.DataFrame, about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences on the tables of an evaluation, the most important first.
+
+    A method is called better where the difference is more than one standard error, over people.
+
+    Parameters
+    ----------
+    table : DataFrame
+        By measure and method, as in `Evaluation.measures`.
+    methods : DataFrame
+        By method, with `notes`.
+    about : dict
+    """
+    sentences = [*_on_removable(table)]
+    for measure, said in SAID.items():
+        sentences += _compare(table, measure, said)
+    if ("visit_coverage", f"{OURS}, its own prediction") in table.index:
+        row = table.loc[("visit_coverage", f"{OURS}, its own prediction")]
+        sentences.append(f"90% intervals of visits that were left out hold {_percent(row.value, row.se)} of them.")
+    if left := [name for name in methods.index if name not in table.index.get_level_values("method")]:
+        sentences.append(f"Not compared, see the notes: {listed(left)}.")
+    if about["preview"]:
+        sentences.append("bayesharm was fitted by its preview.")
+    return tuple(sentences)
+
+
+def _on_removable(table: pd.DataFrame) -> list[str]:
+    """How much of what differs between a person's scans is the scanners'."""
+    if ("between_scanner_sd", NONE) not in table.index or ("noise_floor", "") not in table.index:
+        return []
+    between, floor = table.loc[("between_scanner_sd", NONE)], table.loc[("noise_floor", "")]
+    share = 1 - (floor.value / between.value) ** 2
+    words = f"Of the variance between scans of one person on two scanners, {max(share, 0):.0%} is the scanners'"
+    if share < LITTLE:
+        return [f"{words}: there is little to remove, and methods can hardly differ in that."]
+    return [f"{words}, the rest is noise."]
+
+
+def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
+    if measure not in table.index.get_level_values("measure") or (measure, OURS) not in table.index:
+        return []
+    found = table.loc[measure]
+    others = found.drop(index=[OURS, *[name for name in found.index if name.startswith(f"{OURS},")]])
+    others = others[others.better.notna()]
+    if others.empty:
+        return []
+    ahead = others[others.better > others.better_se]
+    behind = others[others.better < -others.better_se]
+    own = f"bayesharm {_number(measure, found.loc[OURS].value, found.loc[OURS].se)}"
+    if len(ahead):
+        named = listed(f"{name} {_number(measure, row.value, row.se)}" for name, row in ahead.iterrows())
+        return [f"{said}, better than {own} by more than one standard error: {named}."]
+    if len(behind) == len(others):
+        best = others.better.idxmax()
+        return [f"{said}, {own} is better than every other by more than one standard error; the next is {best} "
+                f"{_number(measure, others.value[best], others.se[best])}."]  # fmt: skip
+    equal = [str(name) for name in others.index if name not in behind.index]
+    return [f"{said}, no method is better than {own}; within one standard error of it: {listed(equal)}."]
+
+
+def _number(measure: str, value: float, se: float) -> str:
+    return f"({_percent(value, se)})" if "rmse" not in measure else f"({value:.3f} ± {se:.3f})"
+
+
+def _percent(value: float, se: float) -> str:
+    return f"{value:.1%} ± {se:.1%}"
+
+
+COLUMNS = {
+    "between_scanner_sd": "between", "share_removed": "removed", "icc": "ICC", "identification": "identified",
+    "scanner_accuracy": "found",
+}  # fmt: skip
+
+
+def render_evaluation(found: Evaluation) -> Group:
+    """What methods do for people and visits that were left out, and a verdict."""
+    from rich.console import Group
+
+    table, about = found.measures, found.about
+    parts = f"{about['folds']} parts, {about['repeats']} times"
+    first = make_table(
+        "People left out",
+        f"± standard error over people; {parts}. Between: rms difference of one person's scans over √2, in sd of a "
+        f"feature{_floor(table)}. Removed: share of what of its square is not noise. ICC: of people, median over features. "
+        f"Identified: found on another scanner among all people{_chance(table, 'identification')}. Found: the scanner, by a "
+        f"classifier{_chance(table, 'scanner_accuracy')}.",
+        ["method", *COLUMNS.values()],
+    )
+    second = make_table(
+        "Predicting scans from the same person's other scans",
+        "Root mean square error in sd of a feature, and how much smaller it is than that of bayesharm ± standard error of "
+        "the difference; of people whom no model had seen, and of visits left out of people who were. Seconds: of a fit.",
+        ["method", "people", "better by", "visits", "better by", "seconds"],
+    )
+    for method in dict.fromkeys(table.index.get_level_values("method")):
+        if method and any((measure, method) in table.index for measure in COLUMNS):
+            first.add_row(method, *(_cell(table, measure, method) for measure in COLUMNS))
+    for method in dict.fromkeys(table.index.get_level_values("method")):
+        if method and any((measure, method) in table.index for measure in ("prediction_rmse", "visit_rmse")):
+            cells = [cell for measure in ("prediction_rmse", "visit_rmse") for cell in _with_gap(table, measure, method)]
+            seconds = found.methods.seconds.get(method)
+            second.add_row(method, *cells, "" if seconds is None else f"{seconds:.1f}")
+    notes = [f"{name}: {row.notes}" for name, row in found.methods.iterrows() if row.notes]
+    return Group(first, second, bullets("Verdict", found.verdict), bullets("Beware", notes))
+
+
+def _cell(table: pd.DataFrame, measure: str, method: str) -> str:
+    if (measure, method) not in table.index:
+        return ""
+    row = table.loc[(measure, method)]
+    return f"{row.value:.3f}{_beside(row.se, 3)}"
+
+
+def _beside(se: float, digits: int) -> str:
+    return "" if pd.isna(se) else f" ±{se:.{digits}f}".replace("±0.", "±.")
+
+
+def _with_gap(table: pd.DataFrame, measure: str, method: str) -> tuple[str, str]:
+    if (measure, method) not in table.index:
+        return "", ""
+    row = table.loc[(measure, method)]
+    return f"{row.value:.3f}", "" if pd.isna(row.better) else f"{row.better:+.4f}{_beside(row.better_se, 4)}"
+
+
+def _floor(table: pd.DataFrame) -> str:
+    return f" (noise alone: {table.value[('noise_floor', '')]:.3f})" if ("noise_floor", "") in table.index else ""
+
+
+def _chance(table: pd.DataFrame, measure: str) -> str:
+    if measure not in table.index.get_level_values("measure"):
+        return ""
+    return f" (by chance {table.loc[measure].chance.mean():.2f})"
