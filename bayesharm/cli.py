@@ -14,7 +14,7 @@ import typer
 from bayesharm import checks
 from bayesharm import options as opt
 from bayesharm.errors import BayesharmError
-from bayesharm.run_commands import compare, harmonize, plot, populations, report, show_found, sources, summary
+from bayesharm.run_commands import compare, evaluate, harmonize, plot, populations, report, show_found, sources, summary
 
 app = typer.Typer(
     name="bayesharm", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
@@ -243,7 +243,7 @@ def bench(
 
 
 # as help lists them
-for each in (fit, harmonize, summary, sources, populations, compare, plot, report, models, simulate, demo, bench):
+for each in (fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate, demo, bench):
     _command(each)
 
 

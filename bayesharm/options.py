@@ -225,6 +225,16 @@ OtherRun = Annotated[Path, _argument("OTHER", "Run folder of another model, fitt
 MovedScans = Annotated[Path | None, _argument("SCANS", "Scans table of the fit, if it is no longer where it was.")]
 MovedFeatures = Annotated[Path | None, _argument("FEATURES", "Features of the fit, if they are no longer where they were.")]
 Folds = Annotated[int, _number("--folds", "Groups in which participants, visits and scanners are left out.", 2)]
+Methods = Annotated[
+    list[str] | None,
+    _text("--methods", "NAMES", "none, glm, adjusted_glm, yamashita2019, neurocombat, neuroharmonize, combatlearn, reml, "
+          "bayesharm. [dim]Default: all that can be run here.[/dim]"),
+]  # fmt: skip
+PeopleFolds = Annotated[int, _number("--folds", "Parts of the people, each harmonized by models of the others.", 2)]
+Repeats = Annotated[int, _number("--repeats", "How often people are divided anew.", 1)]
+VisitFolds = Annotated[int, _number("--visit-folds", "Parts of the visits, each predicted from the others.", 2)]
+QuickPreview = Annotated[bool, typer.Option("--preview", help="Approximate bayesharm and sample nothing: quicker.")]
+EvaluationFolder = Annotated[Path | None, _text("--out", "FOLDER", "Write the tables and a figure there too.")]
 Method = Annotated[
     Literal["posterior", "yamashita2019"],
     typer.Option(help="The latter is the regression of the 2019 study: it says several whether there are or not."),

@@ -13,6 +13,7 @@ from typing import Any
 
 from bayesharm.errors import InputError
 from bayesharm.plots.canvas import Figure, save_figure
+from bayesharm.plots.evaluation import plot_evaluation
 from bayesharm.plots.findings import Findings
 from bayesharm.plots.populations import plot_populations
 from bayesharm.plots.regions import plot_brain, plot_connectome, plot_networks, plot_regions
@@ -22,7 +23,7 @@ from bayesharm.posterior import Posterior
 
 __all__ = [
     "PLOTS", "Findings", "draw_plot", "plot_bias", "plot_brain", "plot_connectome", "plot_contributions", "plot_dendrogram",
-    "plot_distance", "plot_networks", "plot_order", "plot_populations", "plot_ranking", "plot_regions",
+    "plot_distance", "plot_evaluation", "plot_networks", "plot_order", "plot_populations", "plot_ranking", "plot_regions",
     "plot_scales", "plot_scanners", "plot_sources", "possible_plots", "save_figure",
 ]  # fmt: skip
 
