@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bayesharm.datasets import fetch_onharmony
     from bayesharm.downstream import compare_propagation, pool, propagate
     from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
+    from bayesharm.estimator import BayesHarmonizer
     from bayesharm.fit import fit
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
     from bayesharm.least_squares import Estimate
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dataset": "dataset", "load_dataset": "dataset", "fetch_onharmony": "datasets",
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
-    "Settings": "block", "fit": "fit",
+    "Settings": "block", "fit": "fit", "BayesHarmonizer": "estimator",
     "adapt": "adapt", "Prediction": "predict", "predict": "predict",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
     "pool": "downstream", "propagate": "downstream", "compare_propagation": "downstream",
@@ -55,7 +56,7 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "BayesharmError", "Comparison", "Dataset", "Estimate", "Harmonized", "InputError", "ModelError", "ModelSpec",
+    "BayesHarmonizer", "BayesharmError", "Comparison", "Dataset", "Estimate", "Harmonized", "InputError", "ModelError", "ModelSpec",
     "Populations", "Posterior", "Prediction", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
     "Yamashita2019", "__version__", "adapt", "compare", "compare_propagation", "compare_scanners", "compare_sources",
     "contrast", "correlation", "estimator_score", "fetch_onharmony", "fit", "group_difference", "harmonize",
