@@ -56,12 +56,13 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "BayesHarmonizer", "BayesharmError", "Comparison", "Dataset", "Estimate", "Harmonized", "InputError", "ModelError", "ModelSpec",
-    "Populations", "Posterior", "Prediction", "RunFolderError", "Settings", "Similarity", "Simulation", "Sources", "Summary",
-    "Yamashita2019", "__version__", "adapt", "compare", "compare_propagation", "compare_scanners", "compare_sources",
-    "contrast", "correlation", "estimator_score", "fetch_onharmony", "fit", "group_difference", "harmonize",
-    "harmonize_to_files", "load_dataset", "load_model", "load_posterior", "model_card", "model_names",
-    "one_factor_at_a_time", "pool", "populations", "predict", "propagate", "simulate_srpbs", "summarize", "yamashita2019",
+    "BayesHarmonizer", "BayesharmError", "Comparison", "Dataset", "Estimate", "Harmonized", "InputError",
+    "ModelError", "ModelSpec", "Populations", "Posterior", "Prediction", "RunFolderError", "Settings", "Similarity",
+    "Simulation", "Sources", "Summary", "Yamashita2019", "__version__", "adapt", "compare", "compare_propagation",
+    "compare_scanners", "compare_sources", "contrast", "correlation", "estimator_score", "fetch_onharmony", "fit",
+    "group_difference", "harmonize", "harmonize_to_files", "load_dataset", "load_model", "load_posterior",
+    "model_card", "model_names", "one_factor_at_a_time", "pool", "populations", "predict", "propagate",
+    "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str

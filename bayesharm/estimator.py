@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from bayesharm.features import Features, find_flaws
 from bayesharm.fit import choose_model, fit
 from bayesharm.harmonize import Harmonized, harmonize
 from bayesharm.posterior import Posterior, load_posterior
+from bayesharm.removal import Unseen
 from bayesharm.rows import check_rows, find_rows
 from bayesharm.scans import Check, read_scans
 from bayesharm.spec import ModelSpec
@@ -66,6 +67,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         index, in the column `scan_id` of the table or, if there is none, in the index.
     remove, target, scale, unseen
         As for :func:`bayesharm.harmonize`. They matter to `transform` only: to change them nothing has to be fitted again.
+        With ``unseen="adapt"`` what a new scanner does is learned from the scans that are transformed.
     preview : bool
         Fit quickly and roughly, without sampling.
     settings : mapping, optional
@@ -102,10 +104,10 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         units: str | None = None,
         columns: Mapping[str, str] | None = None,
         scans: pd.DataFrame | None = None,
-        remove: str | None = None,
+        remove: str | Sequence[str] | None = None,
         target: str | None = None,
         scale: bool = False,
-        unseen: Literal["error", "prior", "adapt"] = "error",
+        unseen: Unseen = "error",
         preview: bool = False,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
@@ -185,7 +187,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : (scan, feature) array or DataFrame
             Features as in the fit; missing values stay missing.
         scans : DataFrame
-            One row for each row of X. Diagnosis and covariates are not needed.
+            One row for each row of X. Diagnosis and covariates are not needed, unless to `scale` or to `remove` sampling.
 
         Returns
         -------
