@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bayesharm.datasets import fetch_onharmony
     from bayesharm.downstream import compare_propagation, pool, propagate
     from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
+    from bayesharm.estimator import BayesHarmonizer
     from bayesharm.evaluate import Evaluation, evaluate
     from bayesharm.fit import fit
     from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dataset": "dataset", "load_dataset": "dataset", "fetch_onharmony": "datasets",
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
-    "Settings": "block", "fit": "fit",
+    "Settings": "block", "fit": "fit", "BayesHarmonizer": "estimator",
     "adapt": "adapt", "Prediction": "predict", "predict": "predict",
     "Evaluation": "evaluate", "evaluate": "evaluate",
     "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
@@ -57,13 +58,13 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
-    "BayesharmError", "Comparison", "Dataset", "Estimate", "Evaluation", "Harmonized", "InputError", "ModelError",
-    "ModelSpec", "Populations", "Posterior", "Prediction", "RunFolderError", "Settings", "Similarity", "Simulation",
-    "Sources", "Summary", "Yamashita2019", "__version__", "adapt", "compare", "compare_propagation",
-    "compare_scanners", "compare_sources", "contrast", "correlation", "estimator_score", "evaluate",
-    "fetch_onharmony", "fit", "group_difference", "harmonize", "harmonize_to_files", "load_dataset", "load_model",
-    "load_posterior", "model_card", "model_names", "one_factor_at_a_time", "pool", "populations", "predict",
-    "propagate", "simulate_srpbs", "summarize", "yamashita2019",
+    "BayesHarmonizer", "BayesharmError", "Comparison", "Dataset", "Estimate", "Evaluation", "Harmonized",
+    "InputError", "ModelError", "ModelSpec", "Populations", "Posterior", "Prediction", "RunFolderError", "Settings",
+    "Similarity", "Simulation", "Sources", "Summary", "Yamashita2019", "__version__", "adapt", "compare",
+    "compare_propagation", "compare_scanners", "compare_sources", "contrast", "correlation", "estimator_score",
+    "evaluate", "fetch_onharmony", "fit", "group_difference", "harmonize", "harmonize_to_files", "load_dataset",
+    "load_model", "load_posterior", "model_card", "model_names", "one_factor_at_a_time", "pool", "populations",
+    "predict", "propagate", "simulate_srpbs", "summarize", "yamashita2019",
 ]  # fmt: skip
 
 __version__: str

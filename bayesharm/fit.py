@@ -98,22 +98,7 @@ def fit(
         )
     if out is not None:
         check_output(out, resume=True, overwrite=overwrite, repair=repair)
-    spec = load_model(model) if isinstance(model, str) else model
-    if covariates:
-        spec = replace(spec, covariates=tuple(covariates))
-    if protocol:
-        spec = name_factors(spec, protocol, dataset.scans)
-    if reference is not None:
-        spec = replace(spec, reference=reference)
-    if units is not None:
-        if units not in UNITS:
-            raise InputError(
-                "Unknown units.",
-                got=repr(units),
-                expected=f"one of {', '.join(UNITS)}",
-                do="leave it out: each feature then has its own",
-            )
-        spec = replace(spec, units=units)
+    spec = choose_model(model, dataset, covariates=covariates, protocol=protocol, reference=reference, units=units)
     if unknown := sorted(settings.keys() - {field.name for field in fields(Settings)}):
         raise InputError(
             "Unknown settings.",
@@ -139,6 +124,40 @@ def fit(
             if out is not None:
                 posterior.write(out)
     return posterior
+
+
+def choose_model(
+    model: str | ModelSpec,
+    dataset: Dataset,
+    *,
+    covariates: Sequence[str] = (),
+    protocol: Sequence[str] = (),
+    reference: str | None = None,
+    units: str | None = None,
+) -> ModelSpec:
+    """The model that :func:`fit` fits, with what the user has chosen; parameters as there.
+
+    Raises
+    ------
+    ModelError, InputError
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    if covariates:
+        spec = replace(spec, covariates=tuple(covariates))
+    if protocol:
+        spec = name_factors(spec, protocol, dataset.scans)
+    if reference is not None:
+        spec = replace(spec, reference=reference)
+    if units is not None:
+        if units not in UNITS:
+            raise InputError(
+                "Unknown units.",
+                got=repr(units),
+                expected=f"one of {', '.join(UNITS)}",
+                do="leave it out: each feature then has its own",
+            )
+        spec = replace(spec, units=units)
+    return spec
 
 
 def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:

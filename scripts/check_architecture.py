@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 MOST_LINES = 350
-SLOW_IMPORTS = {"arviz", "jax", "matplotlib", "nilearn", "numpyro", "pymc", "xarray"}
+SLOW_IMPORTS = {"arviz", "jax", "matplotlib", "nilearn", "numpyro", "pymc", "sklearn", "xarray"}
 MODULE_ROW = re.compile(r"^\| `(bayesharm/\S+\.py)` *\| *(.*?) *\|$", re.MULTILINE)
 
 

@@ -69,6 +69,11 @@ def test_the_same_posterior_gives_the_same_bytes(saved, tmp_path):
         assert (saved / file).read_bytes() == (again / file).read_bytes(), file
 
 
+def test_what_was_loaded_is_saved_as_it_was(saved, tmp_path):
+    again = load_posterior(load_posterior(saved).save(tmp_path / "again"))
+    assert again.run == load_posterior(saved).run
+
+
 def test_a_new_or_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     make_posterior().save(tmp_path / "empty")
