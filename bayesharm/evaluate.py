@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -207,6 +207,13 @@ def _several(scans: pd.DataFrame, name: str) -> bool:
     return name in scans and scans[name].nunique() > 1
 
 
+class Corrected(NamedTuple):
+    """Values of one method for all scans, and what it multiplied them by; (scan, feature) both."""
+
+    values: np.ndarray
+    factor: np.ndarray
+
+
 class _Work:
     """Fits of methods to parts of a study, and measures of what they do for the rest."""
 
@@ -240,7 +247,7 @@ class _Work:
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
         return fitted
 
-    def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
         """Corrected values of some scans, in a table of all; NaN for scans that one of the methods could not correct."""
         some, found = take_scans(self.dataset, np.flatnonzero(rows)), {}
         for name, method in fitted.items():
@@ -251,12 +258,18 @@ class _Work:
                 lost = some.scans["scanner"][~there]
                 self.notes[name][f"could not correct scans of {shorten(sorted(lost.unique()))}"] = None
             if there.mean() >= LEAST:
-                found[name] = np.full(self.raw.shape, np.nan)
-                found[name][rows] = applied.values
-        lacking = np.any([~np.isfinite(values).any(1) for values in found.values()], axis=0)
-        for values in found.values():
-            values[lacking] = np.nan
+                found[name] = Corrected(np.full(self.raw.shape, np.nan), np.ones(self.raw.shape))
+                found[name].values[rows] = applied.values
+                if applied.factor is not None:
+                    found[name].factor[rows] = applied.factor
+        lacking = np.any([~np.isfinite(own.values).any(1) for own in found.values()], axis=0)
+        for own in found.values():
+            own.values[lacking] = np.nan
         return found
+
+    def _errors(self, own: Corrected) -> np.ndarray:
+        """What each scan differs from what the person's other scanners say of it, as its scanner would have measured it."""
+        return measures.difference_from_others(own.values, self.dataset.scans) / own.factor
 
     def _add(self, measure: str, method: str, found: Measure) -> None:
         self.found.setdefault(measure, {}).setdefault(method, []).append(found)
@@ -265,11 +278,12 @@ class _Work:
         """One part of the people."""
         scans, unit = self.dataset.scans, self.unit
         values = self._apply(self._fit(~out), out)
-        raw = np.where(np.isfinite(next(iter(values.values()))).any(1)[:, None], self.raw, np.nan)
+        raw = np.where(np.isfinite(next(iter(values.values())).values).any(1)[:, None], self.raw, np.nan)
         repeats = scans[out].duplicated(["participant_id", "scanner"]).any()
         floor = measures.noise_floor(raw, scans, of="repeats" if repeats else "residual", unit=unit)
         none = measures.between_scanner_sd(raw, scans, unit=unit)
-        for name, own in values.items():
+        for name, corrected in values.items():
+            own = corrected.values
             between = measures.between_scanner_sd(own, scans, unit=unit)
             self._add("between_scanner_sd", name, between)
             self._add("share_removed", name, measures.share_removed(none, between, floor))
@@ -277,8 +291,7 @@ class _Work:
             self._add("identification", name, measures.identification_rate(own, scans, centre=self.centre, unit=unit))
             travels = np.where(self._travels(scans)[:, None], own, np.nan)
             self._add("scanner_accuracy", name, measures.scanner_accuracy(travels, scans, unit=unit))
-            errors = measures.difference_from_others(own, scans)
-            self._add("prediction_rmse", name, measures.prediction_rmse(errors, scans, unit=unit))
+            self._add("prediction_rmse", name, measures.prediction_rmse(self._errors(corrected), scans, unit=unit))
             self._add_effects(name, own, raw)
         self._add("noise_floor", "", floor)
 
@@ -308,7 +321,7 @@ class _Work:
         people = scans["participant_id"].isin(scans["participant_id"][out]).to_numpy()
         fitted = self._fit(~out)
         for name, own in self._apply(fitted, people).items():
-            errors = np.where(out[:, None], measures.difference_from_others(own, scans), np.nan)
+            errors = np.where(out[:, None], self._errors(own), np.nan)
             self._add("visit_rmse", name, measures.prediction_rmse(errors, scans, unit=self.unit))
         ours = fitted.get(OURS)
         if isinstance(ours, BayesFitted):

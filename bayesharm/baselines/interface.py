@@ -23,12 +23,16 @@ class Applied:
         In the features' units. NaN in rows that the method cannot correct, and where the input is NaN.
     sd : (scan, feature) float64 array, optional
         Standard deviation of what was subtracted, if the method knows one.
+    factor : (scan, feature) float64 array, optional
+        What values were multiplied by, if a method does not only subtract: harmonized differences over this are differences
+        in the units that the scanner measures in.
     notes : tuple of str
         Which scans it could not correct, and why, beyond what `Fitted.notes` says.
     """
 
     values: np.ndarray
     sd: np.ndarray | None = None
+    factor: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
 
