@@ -340,7 +340,8 @@ class _Work:
             averages = {name: measures.average(*parts) for name, parts in by_method.items()}
             ours = averages.get(OURS)
             for name, one in averages.items():
-                row = {"measure": measure, "method": name, "value": one.value, "se": one.se, "chance": one.chance}
+                row = {"measure": measure, "method": name, "value": one.value, "se": one.se, "chance": one.chance,
+                       "better": np.nan, "better_se": np.nan}  # fmt: skip
                 same = len(by_method[name]) == len(by_method.get(OURS, []))
                 if ours is not None and same and name != OURS and not measure.startswith("slope"):
                     gap = measures.difference(one, ours) if measure in MORE else measures.difference(ours, one)

@@ -1,0 +1,199 @@
+"""Evaluation: who is left out, what is measured of whom, and what is said about it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from bayesharm import load_dataset
+from bayesharm.cli import app
+from bayesharm.errors import InputError
+from bayesharm.evaluate import OURS, evaluate, take_scans
+from bayesharm.splits import split_people, split_visits
+from bayesharm.verdict import say_verdict
+
+SCANNERS, N_PEOPLE, N_FEATURES = ("A", "B", "C"), 8, 12
+METHODS = ["none", "glm", OURS]
+FEW = {"folds": 2, "repeats": 1, "visit_folds": 3, "preview": True, "model": "traveling"}
+
+
+def make_study(seed: int = 0, with_rare: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
+    """People on three scanners each, whose bias is as large as people differ and noise a third of it."""
+    rng = np.random.default_rng(seed)
+    visits = [(f"p{i}", name) for i in range(N_PEOPLE) for name in SCANNERS]
+    scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
+    if with_rare:
+        scans.loc[len(scans)] = ("p0", "rare")
+    scans.insert(0, "scan_id", [f"s{i:02d}" for i in range(len(scans))])
+    scans["age"] = scans.participant_id.map({f"p{i}": 20.0 + 5 * i for i in range(N_PEOPLE)})
+    bias = {name: rng.normal(0, 1, N_FEATURES) for name in (*SCANNERS, "rare")}
+    person = {f"p{i}": rng.normal(0, 1, N_FEATURES) for i in range(N_PEOPLE)}
+    values = np.stack([bias[k] + person[p] for p, k in zip(scans.participant_id, scans.scanner, strict=True)])
+    return scans, values + rng.normal(0, 0.3, values.shape)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_dataset(*make_study())
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return evaluate(study, METHODS, covariates=("age",), **FEW)
+
+
+def test_people_stay_together_and_kinds_of_people_are_dealt_out():
+    scans, _ = make_study()
+    once = pd.DataFrame({
+        "participant_id": [f"once{i}" for i in range(20)], "scanner": ["A", "B"] * 10,
+        "diagnosis": ["HC"] * 10 + ["MDD"] * 10,
+    })  # fmt: skip
+    scans = pd.concat([scans.assign(diagnosis="HC"), once], ignore_index=True)
+    fold = split_people(scans, 2, np.random.default_rng(1))
+    assert (pd.Series(fold).groupby(scans.participant_id).nunique() == 1).all()
+    people = scans.assign(fold=fold).drop_duplicates("participant_id")
+    travels = ~people.participant_id.str.startswith("once")
+    assert (people[travels].fold.value_counts() == N_PEOPLE // 2).all()
+    counts = people[~travels].groupby(["scanner", "diagnosis", "fold"]).size()
+    assert set(counts) == {2, 3}  # of five
+    assert not np.array_equal(fold, split_people(scans, 2, np.random.default_rng(2)))
+    np.testing.assert_array_equal(fold, split_people(scans, 2, np.random.default_rng(1)))
+
+
+def test_visits_of_a_person_and_of_a_scanner_are_spread():
+    scans, _ = make_study()
+    once = scans.iloc[:1].assign(participant_id="once")
+    scans = pd.concat([scans, scans, once], ignore_index=True)  # two scans in each visit
+    fold = split_visits(scans, 3, np.random.default_rng(0))
+    assert fold[-1] == -1
+    visits = scans.assign(fold=fold)[fold >= 0].groupby(["participant_id", "scanner"]).fold
+    assert (visits.nunique() == 1).all()
+    table = visits.first().reset_index()
+    assert (table.groupby("participant_id").fold.nunique() == 3).all()
+    counts = table.groupby(["scanner", "fold"]).size()
+    assert counts.max() - counts.min() <= 2
+
+
+def test_too_few_travelers_are_refused(study):
+    with pytest.raises(InputError, match=r"too few traveling subjects[\s\S]*8 travelers for 9 folds"):
+        split_people(study.scans, 9, np.random.default_rng(0))
+    cohort = take_scans(study, np.flatnonzero(study.scans.scanner == "A"))
+    with pytest.raises(InputError, match="0 travelers for 2 folds"):
+        evaluate(cohort, ["none"], **FEW)
+
+
+def test_unknown_methods_and_covariates_are_refused(study):
+    with pytest.raises(InputError, match=r"no such method[\s\S]*'combats'"):
+        evaluate(study, ["none", "combats"], **FEW)
+    with pytest.raises(InputError, match=r"no covariate 'weight'"):
+        evaluate(study, ["none"], covariates=("weight",), **FEW)
+
+
+def test_a_method_that_knows_travelers_removes_what_scanners_add(found):
+    value = found.measures["value"]
+    assert value["share_removed", "none"] == 0
+    assert value["share_removed", OURS] > 0.8  # 3 scanners from 4 people: 1 - 1 / 4 * (0.3 / 1)² is .98
+    assert value["between_scanner_sd", OURS] < 0.6 * value["between_scanner_sd", "none"]
+    assert value["prediction_rmse", OURS] < 0.6 * value["prediction_rmse", "none"]
+    assert value["visit_rmse", OURS] < 0.6 * value["visit_rmse", "none"]
+    assert value["icc", OURS] > value["icc", "none"]
+
+
+def test_every_method_is_measured_on_the_same_scans(found):
+    for measure, rows in found.measures.groupby("measure"):
+        assert rows.n_scans.nunique() == 1, measure
+        assert (rows.n_features == N_FEATURES).all()
+    people = found.measures.loc["prediction_rmse"]
+    assert (people.n_scans == N_PEOPLE * len(SCANNERS)).all()  # everybody was left out once
+
+
+def test_differences_from_bayesharm_are_positive_where_others_are_better(found):
+    for measure, sign in (("prediction_rmse", -1), ("share_removed", 1), ("icc", 1)):
+        rows = found.measures.loc[measure]
+        gap = sign * (rows.value["none"] - rows.value[OURS])
+        assert rows.better["none"] == pytest.approx(gap) and gap < 0
+        assert rows.better_se["none"] > 0
+        assert np.isnan(rows.better[OURS])
+
+
+def test_intervals_of_visits_hold_them(found):
+    """24 visits × 12 features; features of a visit are independent given the person: se of the coverage about 2.5%."""
+    row = found.measures.loc["visit_coverage", f"{OURS}, its own prediction"]
+    assert abs(row.value - 0.9) < 4.3 * 0.025
+    assert row.n_scans == N_PEOPLE * len(SCANNERS)
+
+
+def test_a_scanner_that_training_people_never_saw_is_left_out_for_all():
+    dataset = load_dataset(*make_study(with_rare=True))
+    found = evaluate(dataset, ["none", "glm"], **(FEW | {"visit_folds": 2}))
+    assert "could not correct scans of 'rare'" in found.methods.notes["glm"]
+    assert found.methods.notes["none"] == ""
+    n_scans = found.measures.loc["prediction_rmse"].n_scans
+    assert n_scans["none"] == n_scans["glm"] == N_PEOPLE * len(SCANNERS)
+    assert f"{OURS}" not in found.measures.index.get_level_values("method")
+
+
+def test_the_dataset_is_not_modified(study):
+    before = study.features.fingerprint(), study.scans.to_csv()
+    evaluate(study, ["glm"], **FEW)
+    assert (study.features.fingerprint(), study.scans.to_csv()) == before
+
+
+def test_what_it_says_and_writes(found, tmp_path):
+    text = str(found)
+    assert "People left out" in text and "Verdict" in text and "bayesharm was fitted by its preview" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    files = found.write(tmp_path / "tables")
+    assert sorted(file.name for file in files) == ["measures.csv", "methods.csv"]
+    table = pd.read_csv(tmp_path / "tables" / "measures.csv")
+    assert table.preview.all() and {"measure", "method", "value", "se", "better"} <= set(table.columns)
+
+
+def test_its_figure_shows_every_measure(found):
+    from bayesharm.plots import plot_evaluation
+    from bayesharm.plots.evaluation import TITLES
+
+    figure = plot_evaluation(found)
+    assert {ax.get_title() or ax.get_title(loc="left") for ax in figure.axes} >= set(TITLES.values())
+
+
+def test_the_command(tmp_path):
+    scans, values = make_study()
+    scans.to_csv(tmp_path / "scans.csv", index=False)
+    np.save(tmp_path / "features.npy", values)
+    arguments = ["evaluate", str(tmp_path / "scans.csv"), str(tmp_path / "features.npy"), "--methods", "none,glm",
+                 "--repeats", "1", "--visit-folds", "3", "--out", str(tmp_path / "out"), "-q"]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["evaluation.png", "measures.csv", "methods.csv"]
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 2 and "already" in again.output
+
+
+def table_of(**rows: tuple[float, float, float]) -> pd.DataFrame:
+    """Prediction errors of methods: value, and how much better than bayesharm with its standard error."""
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "better", "better_se"])
+    frame = frame.assign(se=0.01, chance=np.nan).rename_axis("method").reset_index().assign(measure="visit_rmse")
+    return frame.set_index(["measure", "method"])
+
+
+@pytest.mark.parametrize(
+    "others, said",
+    [
+        ({"glm": (0.6, -0.1, 0.02), "reml": (0.55, -0.05, 0.02)}, "better than every other .* the next is reml"),
+        ({"glm": (0.6, -0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, "no method is better .* standard error of it: reml"),
+        ({"glm": (0.4, 0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, r"better than bayesharm \(0.500 ± 0.010\) by .*: glm \(0.400"),
+    ],
+)
+def test_the_verdict_says_who_is_better(others, said):
+    table = table_of(bayesharm=(0.5, np.nan, np.nan), **others)
+    verdict = say_verdict(table, pd.DataFrame(index=["bayesharm", *others]), {"preview": False})
+    assert len(verdict) == 1
+    assert pd.Series(verdict).str.contains(said).all(), verdict
+
+
+def test_the_verdict_says_where_there_is_little_to_remove():
+    rows = [("between_scanner_sd", "none", 1.0), ("noise_floor", "", 0.99)]
+    table = pd.DataFrame(rows, columns=["measure", "method", "value"]).set_index(["measure", "method"])
+    (said,) = say_verdict(table, pd.DataFrame(index=["none"]), {"preview": False})
+    assert "2% is the scanners': there is little to remove" in said
