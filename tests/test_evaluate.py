@@ -182,7 +182,7 @@ def table_of(**rows: tuple[float, float, float]) -> pd.DataFrame:
     [
         ({"glm": (0.6, -0.1, 0.02), "reml": (0.55, -0.05, 0.02)}, "better than every other .* the next is reml"),
         ({"glm": (0.6, -0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, "no method is better .* standard error of it: reml"),
-        ({"glm": (0.4, 0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, r"better than bayesharm \(0.500 ± 0.010\) by .*: glm \(0.400"),
+        ({"glm": (0.4, 0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, r"better than bayesharm \(0.500 .* by .*: glm \(0.400"),
     ],
 )
 def test_the_verdict_says_who_is_better(others, said):
