@@ -32,9 +32,9 @@ BLOCK = 2048  # features at once
 def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
     """Learn from new scans, most of all from scanners that the fit has not seen; the old scans are not needed.
 
-    The scales stay at their posterior medians, and the noise ratios of known scanners at their means: what comes out is the
-    posterior of all effects, given these, that a fit to all scans would have. The noise ratio of a new scanner is where it
-    maximizes the marginal likelihood. Harmonized data stay comparable: effects of scanners, of the new ones too, are
+    The scales stay at their posterior medians, and the ratios of known scanners at their means: what comes out is the
+    posterior of all effects, given these, that a fit to all scans would have. The ratios of a new scanner are where they
+    maximize the marginal likelihood. Harmonized data stay comparable: effects of scanners, of the new ones too, are
     counted from the mean of those that the fit had.
 
     Parameters
@@ -70,10 +70,8 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
     both, without = add_scans(old, dataset, standard)
     problem = make_problem(both.design, both.plan)
     log_scales = np.log(scales["q50"].values / scales["unit"].values)
-    known = posterior.tree["hyper"].to_dataset()["noise_ratio"].mean(("chain", "draw"))
     there = np.isin(both.design.scanners, posterior.scanners)
-    log_ratio = np.zeros(len(there))
-    log_ratio[there] = np.log(known.sel(scanner=np.array(both.design.scanners, object)[there]).values)
+    log_ratio = posterior.log_ratios(both.design.scanners)
     with find_devices().in_use("float64"):
         log_ratio = fit_new_ratios(problem, both.moments, log_scales, log_ratio, ~there)
         effects = _summarize(problem, both, there, log_ratio, log_scales, scales["unit"].values)
@@ -145,7 +143,7 @@ def _describe(problem: Problem, both: Statistics, there: np.ndarray, typical: np
     """What follows from the scans alone, at typical scales: contraction of each group, correlations."""
     design, removes = both.design, both.design.spec.removes
     nothing = Moments(*(np.zeros((len(part), 1)) for part in both.moments))
-    known = jax.tree.map(np.asarray, know(problem, np.zeros(len(there)), nothing, typical[None]))
+    known = jax.tree.map(np.asarray, know(problem, np.zeros(problem.n_ratios), nothing, typical[None]))
     prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
     rows = {group.name: sparse.csr_array(group.contrasts) for group in design.effects}
     rows[removes] = _of_scanners(both, there)
@@ -201,9 +199,11 @@ def _label(
             )
         tree[f"effects/{group.name}"] = xr.DataTree(node)
     hyper = tree["hyper"].to_dataset()
-    ratio = hyper["noise_ratio"].reindex(scanner=np.array(design.scanners, object))
-    of_new = xr.DataArray(np.exp(log_ratio), dims="scanner", coords={"scanner": ratio["scanner"]})
-    hyper = hyper.drop_dims("scanner").assign(noise_ratio=ratio.fillna(of_new)).assign_attrs(hyper.attrs)
+    ratios = {}
+    for name, values in zip(("noise_ratio", "bias_ratio"), np.split(np.exp(log_ratio), 2), strict=True):
+        ratio = hyper[name].reindex(scanner=np.array(design.scanners, object))
+        ratios[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
+    hyper = hyper.drop_dims("scanner").assign(ratios).assign_attrs(hyper.attrs)
     tree["hyper"] = xr.DataTree(hyper)
     scanners = identify(design).scanners.loc[list(design.scanners)]
     by_scanner = {

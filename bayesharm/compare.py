@@ -283,7 +283,7 @@ class _Predictor:
     @classmethod
     def of(cls, posterior: Posterior, study: Study, features: np.ndarray) -> _Predictor:
         problem = study.problem
-        ratio = np.log(posterior.tree["hyper"].to_dataset()["noise_ratio"].values).mean((0, 1))
+        ratio = posterior.log_ratios()
         centre, eta_sd = centre_of(posterior, problem.priors.least_omega)
         with study.devices.in_use("float64"):
             moments, standard = study.moments(features)

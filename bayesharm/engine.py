@@ -219,7 +219,7 @@ def _compile(study: Study, n_sample: int) -> None:
     n_features = len(study.dataset.features.names)
     mixture = vague_mixture(study.problem, n_sample, n_features)
     block = next(_blocks(np.arange(n_features), study.block_size))
-    BlockSampler(study, np.zeros(study.problem.n_scanners), mixture).sample(block)
+    BlockSampler(study, np.zeros(study.problem.n_ratios), mixture).sample(block)
 
 
 def _sample_features(

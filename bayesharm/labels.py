@@ -42,6 +42,7 @@ def label_posterior(
     rng = np.random.default_rng([plan["seed"], Stage.RATIO])
     n_chains, n_draws = hyper.eta.shape[:2]
     ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
+    of_noise, of_bias = np.split(np.exp(ratio), 2, axis=-1)
     scanner = ("scanner", np.array(design.scanners, dtype=object))
     shared = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
@@ -54,12 +55,13 @@ def label_posterior(
             {
                 "eta": (("chain", "draw", "family"), hyper.eta),
                 "omega": (("chain", "draw", "family"), hyper.omega),
-                "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio)),
+                "noise_ratio": (("chain", "draw", "scanner"), of_noise),
+                "bias_ratio": (("chain", "draw", "scanner"), of_bias),
             },
             coords={"family": family, "scanner": scanner},
             attrs={
-                "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio: "
-                "variance, geometric mean 1, its draws independent of those of eta and omega",
+                "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio, "
+                "bias_ratio: variances, geometric mean 1, their draws independent of those of eta and omega",
                 "divergences": hyper.diverging,
                 "rhat_max": float(np.nanmax(verdict.rhat)),
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),

@@ -35,6 +35,7 @@ class Constants(NamedTuple):
     outer: Array  # (packed, group) symmetrized products of cross moments, added up over pairs
     cross: Array  # (eliminated entry, dense)
     squares: Array  # (kind entry,)
+    size: Array  # (dense, then kind) kappa of each column; 1 of those without
     log_ratio: Array  # () sum over repeated scans of log lambda
 
 
@@ -70,8 +71,8 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
     Parameters
     ----------
     plan : Plan
-    log_ratio : (scanner,) array
-        log lambda of each scanner.
+    log_ratio : (2 × scanner,) array
+        log lambda of each scanner, then log kappa of each.
     moments : Moments
 
     Returns
@@ -79,6 +80,8 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
     Constants
     Condensed
     """
+    if log_ratio.shape != (2 * plan.n_scanners,):
+        raise ValueError(f"ratios of shape {log_ratio.shape} for {plan.n_scanners} scanners")
     layout, dtype = plan.layout, log_ratio.dtype
     weight = _weight(plan, log_ratio)
     row, column, _ = positions(layout.dense_gram.shape[1])
@@ -90,6 +93,7 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
         (weight[layout.eliminated.classes] * layout.eliminated_gram.astype(dtype))[:, None],
     )[:, 0]
 
+    bias = plan.column_bias[_columns(plan)]
     i, j, group, example = plan.pairs
     over_pairs = partial(add_up, group, len(example))
     other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
@@ -102,6 +106,7 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
         outer=over_pairs(cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]).T,
         cross=cross,
         squares=squares[plan.kinds.entries],
+        size=jnp.where(bias >= 0, jnp.exp(log_ratio[np.maximum(bias, 0)]), 1.0).astype(dtype),
         log_ratio=jnp.sum(jnp.where(plan.once, 0.0, plan.size * log_ratio[plan.scanner])).astype(dtype),
     )
     large, small = _by_size(plan)
@@ -154,9 +159,10 @@ def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_s
     ratio = constants.variance_ratio[:, None]
     w = 1 / (variance[0] * ratio + jnp.asarray(once, dtype)[:, None] * variance[plan.once_scale])
     n_dense = constants.cross.shape[1]
-    columns = np.concatenate([np.arange(n_dense), n_dense + plan.kinds.first])
+    columns = _columns(plan)
     scale, fixed = plan.column_scale[columns], (plan.column_sd[columns] ** -2.0).astype(dtype)
     prior = jnp.where((scale != FIXED)[:, None], 1 / variance[np.maximum(scale, 0)], fixed[:, None])
+    prior /= constants.size[:, None]
 
     classes, elsewhere, _ = plan.eliminated
     kind = plan.kinds.of_column[elsewhere]  # of each entry
@@ -177,6 +183,12 @@ def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_s
         product += add_up(small.second, len(product), mixed * moments.entries[small.first])
     rhs -= constants.cross[small.entries].T @ product
     return Normal(schur, rhs, pivot, coefficient, w, prior)
+
+
+def _columns(plan: Plan) -> np.ndarray:
+    """Dense columns, and one of each kind of the eliminated ones."""
+    n_dense = plan.layout.dense_gram.shape[1]
+    return np.concatenate([np.arange(n_dense), n_dense + plan.kinds.first])
 
 
 class Small(NamedTuple):

@@ -70,6 +70,9 @@ class Plan(NamedTuple):
     kinds : Kinds
     pairs : Pairs
     column_scale, column_sd : arrays over columns
+    column_bias : (column,) int array
+        Where the ratios of scanners have the column's log kappa; -1 where it has none.
+    n_scanners : int
     once_scale : int
     """
 
@@ -85,6 +88,8 @@ class Plan(NamedTuple):
     pairs: Pairs
     column_scale: np.ndarray
     column_sd: np.ndarray
+    column_bias: np.ndarray
+    n_scanners: int
     once_scale: int
 
 
@@ -116,8 +121,22 @@ def make_plan(design: Design, layout: Layout) -> Plan:
         *_find_kinds(design, layout, eliminated),
         design.column_scale.astype(np.int32),
         design.column_sd,
+        _find_biases(design),
+        len(design.scanners),
         design.once_scale,
     )
+
+
+def _find_biases(design: Design) -> np.ndarray:
+    """Ratios of scanners are log lambda of each, and log kappa of each after them."""
+    found = np.full(len(design.columns), -1, np.int32)
+    if design.spec.bias_ratio == "scanner":
+        by_scanner = [family.name for family in design.spec.families if family.by == "scanner"]
+        for k, column in enumerate(design.columns):
+            family, _, level = column.partition(":")
+            if family in by_scanner:
+                found[k] = len(design.scanners) + design.scanners.index(level)
+    return found
 
 
 def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pairs]:
@@ -130,6 +149,7 @@ def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pair
     own: list[list[int]] = [[] for _ in range(len(design.columns) - n_dense)]  # entries, by merged class
     for entry, column in enumerate(columns):
         own[column].append(entry)
+    bias = _find_biases(design)[n_dense:]
     numbers: dict[tuple, int] = {}
     groups: dict[tuple, int] = {}
     of_entry = np.zeros(len(columns), np.int32)
@@ -140,7 +160,7 @@ def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pair
     pairs: list[tuple[int, int, int]] = []
     for column, entries in enumerate(own):
         scale, sd = design.column_scale[n_dense + column], design.column_sd[n_dense + column]
-        kind = numbers.setdefault((scale, sd, *(tuple(contents[entry]) for entry in entries)), len(numbers))
+        kind = numbers.setdefault((scale, sd, bias[column], *(tuple(contents[entry]) for entry in entries)), len(numbers))
         if kind == len(first):
             first.append(column)
             start.append(len(kind_entries))

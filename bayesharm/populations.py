@@ -162,7 +162,7 @@ def find_populations(
     masks = {name: (scales != name).astype(float) for name in names}  # 0 for what is 0
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
-    ratio = np.log(posterior.tree["hyper"].to_dataset()["noise_ratio"].values).mean((0, 1))
+    ratio = posterior.log_ratios()
     with study.devices.in_use("float64"):
         teachers = teach(posterior, study, ratio, masks)
         n_effective = count_effective(standardized(study, teachers.features), cells(study))

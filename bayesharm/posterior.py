@@ -12,11 +12,13 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bayesharm.checkpoints import RECORD, TREE, UNFINISHED, digests, find_damage, write_whole
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
@@ -39,7 +41,7 @@ class Posterior:
     Attributes
     ----------
     tree : xarray.DataTree
-        ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio` over scanner; dims chain, draw), ``/scales`` (`mean`,
+        ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio`, `bias_ratio` over scanner), ``/scales`` (`mean`,
         `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
         `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
@@ -78,6 +80,13 @@ class Posterior:
         """Whether features may be of one kind; else a mean of their units says nothing."""
         unit = self.tree["scales"].to_dataset()["unit"].values
         return bool(unit.max() < 100 * unit.min())
+
+    def log_ratios(self, scanners: Sequence[str] | None = None) -> np.ndarray:
+        """Means of log lambda of scanners, then of log kappa; 0 for those that are unknown; (2 × scanner,) array."""
+        hyper: Any = self.tree["hyper"].to_dataset()
+        wanted = np.array(self.scanners if scanners is None else list(scanners), object)
+        means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
+        return np.concatenate([mean.reindex(scanner=wanted, fill_value=0.0).values for mean in means])
 
     def effect(self, family: str) -> xr.Dataset:
         """Mean and sd of a family's effects, in the features' units: finite-population contrasts.

@@ -50,8 +50,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
     design, unit = joined.old.design, scales["unit"].values
     log_scales = np.log(scales["q50"].values / unit)
     problem = make_problem(design, joined.old.plan)
-    ratio = posterior.tree["hyper"].to_dataset()["noise_ratio"].mean(("chain", "draw"))
-    log_ratio = np.log(ratio.reindex(scanner=np.array(design.scanners, object), fill_value=1.0).values)
+    log_ratio = posterior.log_ratios(design.scanners)
     rows, kind = np.unique(
         np.column_stack([joined.matrix.toarray(), joined.classes]), axis=0, return_index=True, return_inverse=True
     )[1:]

@@ -105,7 +105,9 @@ def place_scans(
                 "unseen='prior' or unseen='adapt' (--unseen in the shell)",
             )
         notes.append(f"Not seen in the fit: {shorten(new)}. Their scans are as they were; the sd is that of the prior.")
-        effects = add_unknown(effects, new, _scales(posterior, posterior.spec.parts or (families[0],)), at, scanners=True)
+        wider = float(np.exp(posterior.log_ratios())[len(posterior.scanners) :].mean())  # kappa of any scanner
+        scale = _scales(posterior, posterior.spec.parts) * wider**0.5
+        effects = add_unknown(effects, new, scale, at, scanners=True)
     population = np.full(len(scans), -1)
     if len(families) > 1:
         effects, population, about = _place_populations(posterior, scans, families[1], unseen, at, effects)

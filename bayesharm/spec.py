@@ -14,6 +14,7 @@ from bayesharm.errors import ModelError
 LEVELS = ("scanner", "population", "diagnosis", "participant")
 PEOPLE = ("all", "travelers")
 NOISE_RATIOS = ("homoscedastic", "scanner")
+BIAS_RATIOS = ("same", "scanner")
 UNITS = ("each", "shared")
 # Names that tables and arrays of a run have for other things than families.
 TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column")
@@ -58,7 +59,7 @@ class Priors:
     ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
     ``omega[c]² = excess[c]² + least_omega²``, ``excess[c] ~ HalfNormal(omega_sd)``;
     mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)`` (covariates standardized);
-    ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred.
+    ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred, and ``log kappa ~ Normal(0, bias_ratio_sd²)``, centred.
 
     Features that differ by less than `least_omega` are as good as equal; an omega near 0 is a spike that no sampler enters.
 
@@ -74,6 +75,7 @@ class Priors:
     mean_sd: float = 10.0
     slope_sd: float = 3.0
     noise_ratio_sd: float = 0.5
+    bias_ratio_sd: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ class ModelSpec:
     families : tuple of Family
     noise_ratio : {'scanner', 'homoscedastic'}
         Whether each scanner has a noise variance ratio lambda, shared by all features.
+    bias_ratio : {'scanner', 'same'}
+        Whether the biases of each scanner have a variance ratio kappa, shared by all features: some scanners are further
+        from the others than others are.
     noise_scale : float
         Prior median of the noise sd, as a share of the feature's sd.
     removes : str
@@ -111,6 +116,7 @@ class ModelSpec:
     families: tuple[Family, ...]
     removes: str
     noise_ratio: str = "scanner"
+    bias_ratio: str = "scanner"
     noise_scale: float = 0.8
     reference: str = "HC"
     covariates: tuple[str, ...] = ()
@@ -179,6 +185,12 @@ def _validate(spec: ModelSpec) -> None:
         "unknown 'noise_ratio'",
         spec.noise_ratio,
         f"one of {', '.join(NOISE_RATIOS)}",
+    )
+    check(
+        spec.bias_ratio in BIAS_RATIOS,
+        "unknown 'bias_ratio'",
+        spec.bias_ratio,
+        f"one of {', '.join(BIAS_RATIOS)}",
     )
     names = [family.name for family in spec.families]
     check(len(set(names)) == len(names), "a family name is used twice", names, "unique names")

@@ -54,6 +54,8 @@ def make(model: str) -> None:
         "log_ratio": posterior.hyper["log_ratio"].values,
         "log_scale": np.log(posterior.scales.values),
     }
+    if design.spec.bias_ratio == "scanner":
+        draws["log_bias_ratio"] = posterior.hyper["log_bias_ratio"].values
     draws |= {f"effect_{name}": effect.values for name, effect in posterior.effects.items()}
     moving = [array for array in draws.values() if array.size]
     checks = {

@@ -49,6 +49,7 @@ def make_posterior(
                 "eta": (("chain", "draw", "family"), rng.normal(-1, 0.1, (*draws, n_families))),
                 "omega": (("chain", "draw", "family"), rng.uniform(0.2, 0.4, (*draws, n_families))),
                 "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio)),
+                "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
             coords={"family": family, "scanner": scanner},
             attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features},

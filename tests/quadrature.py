@@ -29,10 +29,11 @@ class Quadrature:
         log_ratio: Sequence[float] | None = None,
     ) -> None:
         scanners = sorted(scans.scanner.unique())
-        ratio = dict(zip(scanners, np.exp(np.zeros(len(scanners)) if log_ratio is None else log_ratio), strict=True))
+        both = np.exp(np.zeros(2 * len(scanners)) if log_ratio is None else log_ratio)
+        ratio, bias = (dict(zip(scanners, part, strict=True)) for part in np.split(both, 2))
         zero = dict.fromkeys(names, 0.0)
-        used, fixed = covariance(scans, spec, zero, ratio)
-        parts = [covariance(scans, spec, zero | {name: 1.0}, ratio)[1] - fixed for name in names]
+        used, fixed = covariance(scans, spec, zero, ratio, bias)
+        parts = [covariance(scans, spec, zero | {name: 1.0}, ratio, bias)[1] - fixed for name in names]
         y = features[used]
         y = (y - y.mean(0)) / y.std(0)
         variances = np.exp(2 * np.stack(np.meshgrid(*axes, indexing="ij"), -1)).reshape(-1, len(names))

@@ -52,7 +52,13 @@ def random_study(seed: int) -> pd.DataFrame:
     return scans.sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
-def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], ratio: dict[str, float]):
+def covariance(
+    scans: pd.DataFrame,
+    spec: ModelSpec,
+    scales: dict[str, float],
+    ratio: dict[str, float],
+    bias: dict[str, float] | None = None,
+):
     """Covariance of one standardized feature over the scans the model uses, from the definition of the model.
 
     Parameters
@@ -63,6 +69,8 @@ def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], r
         Scale by name, as in ``Design.scales``.
     ratio : dict
         Noise variance ratio by scanner.
+    bias : dict, optional
+        Variance ratio of biases by scanner; 1 if it is left out.
 
     Returns
     -------
@@ -85,7 +93,8 @@ def covariance(scans: pd.DataFrame, spec: ModelSpec, scales: dict[str, float], r
         if family.is_factor:
             total += scales[family.name] ** 2 * same(scans[family.by])
         elif family.by == "scanner":
-            total += scales[family.name] ** 2 * same(scans.scanner)
+            size = 1.0 if bias is None else scans.scanner.map(bias).to_numpy(float)
+            total += scales[family.name] ** 2 * size * same(scans.scanner)
         elif family.by == "participant" and scans.participant_id.duplicated().any():
             total += scales[family.name] ** 2 * same(scans.participant_id)
         elif family.by == "diagnosis" and "diagnosis" in scans:

@@ -35,7 +35,7 @@ def sample(folder, block_size):
         study = Study(dataset, design, problem, None, 1, Settings(block_size=block_size), devices)
         assert study.block_size == len(BLOCK)
         mixture = vague_mixture(problem, len(dataset.features.names), len(dataset.features.names))
-        return BlockSampler(study, np.zeros(problem.n_scanners), mixture).sample(BLOCK) | {"devices": str(devices)}
+        return BlockSampler(study, np.zeros(problem.n_ratios), mixture).sample(BLOCK) | {"devices": str(devices)}
 
 
 def test_several_devices_give_what_one_gives(small_study, tmp_path):

@@ -48,7 +48,7 @@ def small_study() -> pd.DataFrame:
 
 
 SPECS = {name: load_model(name) for name in model_names()} | {
-    "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homoscedastic"),
+    "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homoscedastic", bias_ratio="same"),
     "covariate": replace(load_model("cohort"), covariates=("age",)),
     "shared units": replace(load_model("cohort"), units="shared"),
 }
@@ -69,6 +69,10 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     log_ratio = dict.fromkeys("ABCD", 0.0)
     if spec.noise_ratio == "scanner":
         log_ratio = dict(zip("ABCD", point["raw"] - point["raw"].mean(), strict=True))
+
+    bias_ratio = dict.fromkeys("ABCD", 1.0)
+    if spec.bias_ratio == "scanner":
+        bias_ratio = dict(zip("ABCD", np.exp(point["raw_bias"] - point["raw_bias"].mean()), strict=True))
 
     total = 0.0
     for row, (_, scan) in enumerate(used.iterrows()):
@@ -94,7 +98,8 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     for name, effect in u.items():
         family, level = name.split(":")
         scale = f"sampling_{level.split('/')[1]}" if family == "sampling" else family
-        total += norm.logpdf(effect, 0, fixed[family] if family in fixed else np.exp(log_scale[scale])).sum()
+        wider = bias_ratio[level] ** 0.5 if family == spec.removes else 1.0
+        total += norm.logpdf(effect, 0, fixed[family] if family in fixed else wider * np.exp(log_scale[scale])).sum()
     medians = {"noise": spec.noise_scale} | {family.name: family.scale for family in spec.families}
     for name, eta, excess in zip(design.scales, point["eta"], point["excess"], strict=True):
         omega = np.sqrt(excess**2 + 0.05**2)
@@ -106,6 +111,8 @@ def density_by_hand(scans, features, spec, design, point) -> float:
         total += norm.logpdf(amplitude, 0, spec.priors.amplitude_sd).sum()
     if spec.noise_ratio == "scanner":
         total += norm.logpdf(point["raw"], 0, spec.priors.noise_ratio_sd).sum()
+    if spec.bias_ratio == "scanner":
+        total += norm.logpdf(point["raw_bias"], 0, spec.priors.bias_ratio_sd).sum()
     return total
 
 
@@ -114,6 +121,8 @@ def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
               "u": (len(design.columns), n_features)}
     if design.spec.noise_ratio == "scanner":
         shapes["raw"] = len(design.scanners)
+    if design.spec.bias_ratio == "scanner":
+        shapes["raw_bias"] = len(design.scanners)
     if design.spec.units == "each":
         shapes["amplitude"] = n_features
     return {"excess": rng.exponential(size=len(design.scales))} | {

@@ -159,28 +159,31 @@ SCANNERS = ("A", "B", "C", "D")
 SCALES = ("noise", "participant", "measurement")
 N_FEATURES, N_NODES = 12, 2048  # as many nodes as `fit_hyper` takes, so that they share programs
 AXES = (np.linspace(-2.0, 0.6, 40), np.linspace(-4.0, 1.4, 36), np.linspace(-4.0, 1.4, 36))
-EQUAL = np.zeros(len(SCANNERS))
+EQUAL = np.zeros(2 * len(SCANNERS))
 PRIOR = Gaussian(np.log([0.6, 0.6, 0.6]), np.array([0.3, 0.5, 0.5]))
 
 
 class Study:
     """Five travelers on three or four of four scanners, one of them twice on one."""
 
-    def __init__(self, log_ratio: np.ndarray, seed: int) -> None:
+    def __init__(self, log_ratio: np.ndarray, seed: int, by_scanner: bool = False) -> None:
         missing = [(0, "A"), (1, "D"), (2, "A")]
         visits = [(i, name) for i in range(5) for name in SCANNERS if (i, name) not in missing] + [(4, "A")]
         self.scans = pd.DataFrame(visits, columns=["participant_id", "scanner"]).astype(str)
         self.scans["scan_id"] = [f"scan{n}" for n in range(len(visits))]
         self.scans["site"], self.scans["diagnosis"] = "home", "HC"
         rng = np.random.default_rng(seed)
+        log_noise, log_bias = np.split(np.asarray(log_ratio, float), 2)
         person, scanner = self.scans.participant_id.astype(int), self.scans.scanner.map(SCANNERS.index)
         noise, participant, measurement = np.exp(np.log([[0.5], [0.6], [0.4]])
                                                  + [[0.4], [0.6], [0.6]] * rng.normal(size=(3, N_FEATURES)))
         self.features = (
             3 + participant * rng.normal(size=(5, N_FEATURES))[person]
-            + measurement * rng.normal(size=(len(SCANNERS), N_FEATURES))[scanner]
-            + noise * np.exp(log_ratio / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES)))
-        self.spec = replace(load_model("traveling"), noise_ratio="homoscedastic", units="shared")  # no amplitude
+            + measurement * (np.exp(log_bias / 2)[:, None] * rng.normal(size=(len(SCANNERS), N_FEATURES)))[scanner]
+            + noise * np.exp(log_noise / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES)))
+        ratios = ("scanner", "scanner") if by_scanner else ("homoscedastic", "same")
+        spec = load_model("traveling")
+        self.spec = replace(spec, noise_ratio=ratios[0], bias_ratio=ratios[1], units="shared")  # no amplitude
         self.design = build_design(self.scans, self.spec)
         assert self.design.scales == SCALES
         self.moments, _ = compute_moments(self.design, lay_out(self.design), self.features)
@@ -420,7 +423,7 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     noise, participant, measurement = np.exp(log_scales)
     features = (participant * rng.normal(size=(16, 256))[person] + measurement * rng.normal(size=(8, 256))[scanner]
                 + noise * rng.normal(size=(len(scans), 256)))
-    design = build_design(scans, replace(load_model("traveling"), noise_ratio="homoscedastic"))
+    design = build_design(scans, replace(load_model("traveling"), noise_ratio="homoscedastic", bias_ratio="same"))
     problem = make_problem(design)
     moments, _ = compute_moments(design, problem.plan.layout, features)
     found = fit_hyper(problem, moments, np.arange(256), seed=2, n_draws=250)
@@ -429,58 +432,63 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     assert high.max() < 0.6 and (found.khat < 0.7).mean() > 0.9
 
 
-# Noise ratio of the scanners
+# Ratios of the scanners: of their noise, and of their biases
 
-LOG_RATIO = np.array([0.9, -0.6, -0.9, 0.6])
+LOG_RATIO = np.array([0.9, -0.6, -0.9, 0.6, 0.8, -0.8, -0.4, 0.4])
 
 
 @pytest.fixture(scope="module")
 def noisy() -> Study:
-    return Study(LOG_RATIO, seed=4)
+    return Study(LOG_RATIO, seed=4, by_scanner=True)
 
 
 @pytest.fixture(scope="module")
-def ratio(noisy, problem, place) -> Ratio:
+def uneven(noisy):
+    return make_problem(noisy.design)
+
+
+@pytest.fixture(scope="module")
+def ratio(noisy, uneven, place) -> Ratio:
     nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
-    mode = fit_ratio(problem, noisy.moments, nodes, PRIOR, EQUAL)
-    return Ratio(mode, ratio_covariance(problem, noisy.moments, nodes, PRIOR, mode))
+    mode = fit_ratio(uneven, noisy.moments, nodes, PRIOR, EQUAL)
+    return Ratio(mode, ratio_covariance(uneven, noisy.moments, nodes, PRIOR, mode))
 
 
-def test_noise_ratio_is_recovered_and_centred(ratio):
+def test_ratios_are_recovered_and_centred(ratio):
     sd = np.sqrt(np.diag(ratio.covariance))
     assert (np.abs(ratio.mean - LOG_RATIO) < 5 * sd).all()
     assert ((0.05 < sd) & (sd < 0.4)).all()
-    np.testing.assert_allclose(ratio.mean.sum(), 0, atol=1e-10)
-    np.testing.assert_allclose(ratio.covariance.sum(0), 0, atol=1e-10)
+    np.testing.assert_allclose(ratio.mean.reshape(2, -1).sum(1), 0, atol=1e-10)
+    np.testing.assert_allclose(ratio.covariance.reshape(2, -1, 2 * len(SCANNERS)).sum(1), 0, atol=1e-10)
 
 
-def test_noise_ratio_has_the_mode_and_curvature_of_brute_force(ratio, noisy, problem):
+def test_ratios_have_the_mode_and_curvature_of_brute_force(ratio, noisy, uneven):
     """Half a sd along each principal axis the exact log posterior falls as that of a standard normal."""
     axes = tuple(axis[::2] for axis in AXES)
 
     def log_posterior(log_ratio):
         marginal = noisy.quadrature(log_ratio, axes).log_marginal(PRIOR.mean[None], PRIOR.sd[None])
-        return marginal.sum() - 0.5 * (log_ratio @ log_ratio) / problem.priors.noise_ratio_sd**2
+        return marginal.sum() - 0.5 * ((log_ratio / uneven.ratio_sd) ** 2).sum()
 
     variance, directions = np.linalg.eigh(ratio.covariance)
-    np.testing.assert_allclose(variance[0], 0, atol=1e-12)
+    np.testing.assert_allclose(variance[:2], 0, atol=1e-12)
     top = log_posterior(ratio.mean)
-    for step in (0.5 * np.sqrt(np.maximum(variance, 0)) * directions).T[1:]:
+    for step in (0.5 * np.sqrt(np.maximum(variance, 0)) * directions).T[2:]:
         ahead, behind = log_posterior(ratio.mean + step), log_posterior(ratio.mean - step)
         assert abs(ahead - behind) < 0.15  # the slope, in sds
         np.testing.assert_allclose(4 * (ahead + behind - 2 * top), -1, atol=0.15)
 
 
-def test_the_noise_ratio_bears_nodes_far_from_everything(ratio, noisy, problem, place):
+def test_ratios_bear_nodes_far_from_everything(ratio, noisy, uneven, place):
     """Where a likelihood is no number nothing may be learned, and nothing lost."""
     nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
     moved = np.array(nodes.log_scales)
     moved[3, 0, 2], moved[7, 1, 5], moved[:, :, 9] = -40.0, 700.0, np.nan
-    mode = fit_ratio(problem, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, EQUAL)
+    mode = fit_ratio(uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, EQUAL)
     assert (np.abs(mode - ratio.mean) < 0.6 * np.sqrt(np.diag(ratio.covariance))).all()  # without one of 12 features
     nowhere = nodes._replace(log_proposal=jnp.full_like(nodes.log_proposal, np.nan))
-    np.testing.assert_array_equal(fit_ratio(problem, noisy.moments, nowhere, PRIOR, EQUAL), EQUAL)
-    assert np.isfinite(ratio_covariance(problem, noisy.moments, nowhere, PRIOR, EQUAL)).all()
+    np.testing.assert_array_equal(fit_ratio(uneven, noisy.moments, nowhere, PRIOR, EQUAL), EQUAL)
+    assert np.isfinite(ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, EQUAL)).all()
 
 
 # Scales of each feature
@@ -579,20 +587,23 @@ def test_effects_are_those_of_dense_algebra(model):
     rng = np.random.default_rng(0)
     features = rng.normal(5, 2, (len(scans), 3))
     log_scales = np.log(design.scale_medians)[None, :, None] + rng.normal(0, 0.7, (4, len(design.scales), 3))
-    log_ratio = rng.normal(0, 0.5, len(design.scanners))
+    log_ratio = rng.normal(0, 0.5, 2 * len(design.scanners))
     problem = make_problem(design)
     moments, _ = compute_moments(design, problem.plan.layout, features)
 
     x, contrasts = design.matrix.toarray(), np.concatenate([group.contrasts for group in design.effects])
     y = features[design.rows]
     y = (y - y.mean(0)) / y.std(0)
-    once, ratio = design.class_once[design.scan_class], np.exp(log_ratio)[design.class_scanner[design.scan_class]]
+    noise_ratio, bias_ratio = np.split(np.exp(log_ratio), 2)
+    once, ratio = design.class_once[design.scan_class], noise_ratio[design.class_scanner[design.scan_class]]
     assert once.any() and not once.all()
     mean, variance = np.empty((2, 4, len(contrasts), 3))
     for k, f in np.ndindex(4, 3):
         tau = np.exp(log_scales[k, :, f])
         noise = tau[0] ** 2 * ratio + once * tau[design.scales.index("participant")] ** 2
         prior = np.where(design.column_scale == FIXED, design.column_sd, tau[design.column_scale]) ** 2
+        if spec.bias_ratio == "scanner":
+            prior[design.of_scanner[:, 0]] *= bias_ratio
         covariance = np.linalg.inv(x.T @ (x / noise[:, None]) + np.diag(1 / prior))
         mean[k, :, f] = contrasts @ covariance @ (x.T @ (y[:, f] / noise))
         variance[k, :, f] = np.diag(contrasts @ covariance @ contrasts.T)

@@ -25,7 +25,7 @@ from bayesharm.spec import load_model
 
 
 def test_joint_draws_have_the_hyperposterior_of_quadrature():
-    study = Study(np.zeros(4), seed=0)
+    study = Study(np.zeros(8), seed=0)
     with jax.enable_x64(True):
         problem = make_problem(study.design)
         joint = sample_joint(problem, study.moments, seed=1, n_warmup=400, n_draws=500)
@@ -47,20 +47,21 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(units):
     features, n_scales, priors = rng.normal(size=(len(scans), 2)), len(design.scales), design.spec.priors
     eta, excess = rng.normal(-1, 0.3, n_scales), rng.uniform(0.2, 0.6, n_scales)
     omega = np.sqrt(excess**2 + 0.05**2)
-    amplitude, raw = rng.normal(0, 0.5, 2) * (units == "each"), rng.normal(0, 0.3, len(design.scanners))
+    amplitude, raw = rng.normal(0, 0.5, 2) * (units == "each"), rng.normal(0, 0.3, (2, len(design.scanners)))
     log_scales = eta[:, None] + amplitude + omega[:, None] * rng.normal(size=(n_scales, 2))
     with jax.enable_x64(True):
         problem = make_problem(design)
         moments = jax.tree.map(jnp.asarray, compute_moments(design, problem.plan.layout, features)[0])
-        site = {"eta": eta, "excess": excess, "log_noise": log_scales[0], "log_scale": log_scales[1:], "raw": raw}
+        site = {"eta": eta, "excess": excess, "log_noise": log_scales[0], "log_scale": log_scales[1:]}
+        site |= {"raw": raw[0], "raw_bias": raw[1]}
         site |= {"amplitude": amplitude} if units == "each" else {}
         found = float(log_density(collapsed_model, (problem, moments), {}, jax.tree.map(jnp.asarray, site))[0])
-        constants, condensed = condense(problem.plan, jnp.asarray(raw - raw.mean()), moments)
+        constants, condensed = condense(problem.plan, jnp.asarray(raw - raw.mean(1, keepdims=True)).reshape(-1), moments)
         expected = float(log_likelihood(problem.plan, constants, condensed, jnp.asarray(log_scales)).sum())
     expected += stats.norm.logpdf(eta, np.log(design.scale_medians), priors.eta_sd).sum()
     expected += stats.halfnorm.logpdf(excess, scale=priors.omega_sd).sum()
     expected += stats.norm.logpdf(log_scales, eta[:, None] + amplitude, omega[:, None]).sum()
-    expected += stats.norm.logpdf(raw, 0, priors.noise_ratio_sd).sum()
+    expected += stats.norm.logpdf(raw, 0, [[priors.noise_ratio_sd], [priors.bias_ratio_sd]]).sum()
     if units == "each":
         expected += stats.norm.logpdf(amplitude, 0, priors.amplitude_sd).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)

@@ -155,7 +155,7 @@ class Study:
     def condensed(self, dtype, features):
         """Constants, and moments of some features in some order."""
         moments = jax.tree.map(lambda leaf: leaf[..., features], self.moments)
-        log_ratio = jnp.zeros(len(self.design.scanners), dtype)
+        log_ratio = jnp.zeros(2 * len(self.design.scanners), dtype)
         return jax.jit(lambda *data: condense(self.plan, *data))(log_ratio, moments)
 
     def log_density(self, constants, moments, x):

@@ -39,13 +39,16 @@ def study(request):
         reader = MomentReader(features, design, problem.plan.layout, None)
         moments, standard = reader(np.arange(N_FEATURES))
     values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
-    return design, problem, moments, values, log_scales, rng.normal(0, 0.4, len(design.scanners))
+    return design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
 
 
 def covariance_of(design, log_scales, log_ratio):
     scale, x = np.exp(log_scales), design.matrix.toarray()
     prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
-    noise = scale[0] ** 2 * np.exp(log_ratio)[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
+    ratio, size = np.split(np.exp(log_ratio), 2)
+    for k, column in enumerate(design.of_scanner[:, 0]):
+        prior[column] *= size[k] ** 0.5
+    noise = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
     return (x * prior**2) @ x.T + np.diag(noise[design.scan_class])
 
 

@@ -45,7 +45,7 @@ def design_of(scans: pd.DataFrame, model: str = "traveling_and_cohort", **change
 
 
 def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
-    """log p of each feature as a function of log_scales (scale, feature) and log_ratio (scanner,)."""
+    """log p of each feature as a function of log_scales (scale, feature) and log_ratio (2 × scanner,)."""
     layout = lay_out(design)
     plan = make_plan(design, layout)
     moments, _ = compute_moments(design, layout, features)
@@ -61,7 +61,15 @@ def random_point(design: Design, n_features: int, seed: int = 0) -> tuple[np.nda
     """Log-scales and log noise ratios of a study whose scanners differ."""
     rng = np.random.default_rng(seed)
     log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.7, (len(design.scales), n_features))
-    return log_scales, rng.normal(0, 0.5, len(design.scanners))
+    return log_scales, rng.normal(0, 0.5, 2 * len(design.scanners))
+
+
+def ratios_of(design: Design, log_ratio: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+    """Lambda and kappa by scanner; the latter 1 where the model has none."""
+    noise, bias = np.split(np.exp(log_ratio), 2)
+    if design.spec.bias_ratio == "same":
+        bias = np.ones_like(bias)
+    return dict(zip(design.scanners, noise, strict=True)), dict(zip(design.scanners, bias, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +93,7 @@ class TestOracles:
         found = likelihood_of(design, features)(log_scales, log_ratio)
         for k in range(2):
             scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
-            ratio = dict(zip(design.scanners, np.exp(log_ratio), strict=True))
-            used, dense = covariance(scans, design.spec, scales, ratio)
+            used, dense = covariance(scans, design.spec, scales, *ratios_of(design, log_ratio))
             y = features[used, k]
             expected = log_normal((y - y.mean()) / y.std(), dense)
             assert abs(found[k] - expected) < 1e-8
@@ -98,9 +105,8 @@ class TestOracles:
         found = likelihood_of(design, simulated.features)(log_scales, log_ratio)
         for k in range(2):
             scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
-            ratio = dict(zip(design.scanners, np.exp(log_ratio), strict=True))
             y = simulated.features[:, k]
-            dense = covariance(simulated.scans, design.spec, scales, ratio)[1]
+            dense = covariance(simulated.scans, design.spec, scales, *ratios_of(design, log_ratio))[1]
             assert abs(found[k] - log_normal((y - y.mean()) / y.std(), dense)) < 1e-8
 
     @pytest.mark.parametrize("few", [0, 3])
@@ -127,7 +133,7 @@ class TestOracles:
             return np.exp(-0.5 * (deviation**2 / variance + np.log(2 * np.pi * variance)).sum())
 
         expected, error = integrate.dblquad(joint, -9, 9, -6, 6, epsabs=1e-13, epsrel=1e-11)
-        found = likelihood_of(design, y[:, None])(np.log([[sigma], [tau]]), np.log([ratio]))
+        found = likelihood_of(design, y[:, None])(np.log([[sigma], [tau]]), np.log([ratio, 1.0]))
         assert error < 1e-9 * expected and abs(found[0] - np.log(expected)) < 1e-8
 
     def test_equals_integration_where_a_person_was_scanned_twice(self):
@@ -159,7 +165,7 @@ class TestOracles:
         expected = np.log(integrate.trapezoid(given_mean * stats.norm.pdf(grid, 0, 1.0), grid))
 
         log_scales = np.log([[scales[name]] for name in design.scales])
-        log_ratio = np.log([ratio[name] for name in design.scanners])
+        log_ratio = np.log([ratio[name] for name in design.scanners] + [1.0] * len(design.scanners))
         found = likelihood_of(design, y[:, None])(log_scales, log_ratio)
         assert abs(found[0] - expected) < 1e-8
 
@@ -336,7 +342,8 @@ class TestSymmetries:
         row = [renamed.scales.index(scale.get(name, name)) for name in design.scales]
         place = [renamed.scanners.index(names["scanner"][name]) for name in design.scanners]
         new_scales, new_ratio = np.empty_like(log_scales), np.empty_like(log_ratio)
-        new_scales[row], new_ratio[place] = log_scales, log_ratio
+        new_scales[row] = log_scales
+        new_ratio[np.concatenate([place, len(place) + np.array(place)])] = log_ratio
         found = likelihood_of(renamed, features)(new_scales, new_ratio)
         np.testing.assert_allclose(found, expected, atol=1e-9)
 
@@ -402,7 +409,7 @@ layout = lay_out(design)
 plan = make_plan(design, layout)
 features = np.random.default_rng(0).normal(size=(design.n_scans, 4000))
 moments, _ = compute_moments(design, layout, features)
-constants, moments = jax.jit(lambda *data: condense(plan, *data))(jnp.zeros(len(design.scanners)), moments)
+constants, moments = jax.jit(lambda *data: condense(plan, *data))(jnp.zeros(2 * len(design.scanners)), moments)
 start = jnp.broadcast_to(jnp.log(jnp.asarray(design.scale_medians)), (4000, len(design.scales)))
 
 def lane(x, moments):

@@ -35,7 +35,7 @@ def study(request):
     rng = np.random.default_rng(seed)
     features = rng.normal(3, 2, (len(scans), N_FEATURES))
     log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.4, (len(design.scales), N_FEATURES))
-    log_ratio = rng.normal(0, 0.4, len(design.scanners))
+    log_ratio = rng.normal(0, 0.4, 2 * len(design.scanners))
     return design, features, log_scales, log_ratio
 
 
@@ -57,9 +57,12 @@ def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
     """Finite-population sds and contributions of draws from the dense posterior of all columns, (draw, scale)."""
     design, _, log_scales, log_ratio = study
     scale, x = np.exp(log_scales[:, f]), design.matrix.toarray()
-    variance = scale[0] ** 2 * np.exp(log_ratio)[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
+    ratio, size = np.split(np.exp(log_ratio), 2)
+    variance = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
     weight = 1 / variance[design.scan_class]
     prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
+    if design.spec.bias_ratio == "scanner":
+        prior[design.of_scanner[:, 0]] *= size**0.5
     covariance = np.linalg.inv((x.T * weight) @ x + np.diag(prior**-2.0))
     rng = np.random.default_rng(f)
     effects = rng.multivariate_normal(covariance @ x.T @ (weight * values[:, f]), covariance, N_DRAWS, method="cholesky")

@@ -85,6 +85,7 @@ def test_broken_toml_is_named_with_its_file(tmp_path):
     [
         ({"people": "patients"}, "unknown 'people'"),
         ({"noise_ratio": "site"}, "unknown 'noise_ratio'"),
+        ({"bias_ratio": "site"}, "unknown 'bias_ratio'"),
         ({"noise_scale": 0.0}, "impossible 'noise_scale'"),
         ({"noise_scale": "0.8"}, "malformed"),
         ({"noise_scale": float("nan")}, "impossible 'noise_scale'"),

@@ -7,7 +7,9 @@ scanner k, effect column j::
     amplitude[f] ~ Normal(0, amplitude_sd)       0 where features share one unit
     log_scale[c,f] ~ Normal(eta[c] + amplitude[f], omega[c])
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
-    u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates
+    raw_bias[k] ~ Normal(0, bias_ratio_sd)       log kappa = raw_bias - mean(raw_bias)
+    u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates;
+                                                 times sqrt(kappa[k]) if it is the effect of scanner k
     y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + once[n] tau_p[f]²))
 
 Nothing is integrated out but the participant effects of people scanned once, which are part of their noise.
@@ -42,8 +44,8 @@ class ExplicitPosterior:
     Attributes
     ----------
     hyper : Dataset
-        ``eta``, ``omega`` (…, family), of scales in standard deviations of a feature; ``log_ratio``
-        (…, scanner), log lambda.
+        ``eta``, ``omega`` (…, family), of scales in standard deviations of a feature; ``log_ratio`` and
+        ``log_bias_ratio`` (…, scanner), log lambda and log kappa.
     scales : (chain, draw, family, feature) DataArray
         Scales in the units of the features.
     effects : dict of DataArray
@@ -96,6 +98,15 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     scale = jnp.exp(log_scale)
     fixed = (design.column_scale == FIXED)[:, None]
     prior_sd = jnp.where(fixed, design.column_sd[:, None], scale[design.column_scale])
+    log_bias = jnp.zeros(len(design.scanners))
+    if design.spec.bias_ratio == "scanner":
+        raw_bias = numpyro.sample("raw_bias", dist.Normal(log_bias, priors.bias_ratio_sd))
+        log_bias = raw_bias - raw_bias.mean()
+        by_scanner = {f"{family.name}:{name}": k for family in design.spec.families if family.by == "scanner"
+                      for k, name in enumerate(design.scanners)}  # fmt: skip
+        own = np.array([by_scanner.get(name, -1) for name in design.columns])
+        prior_sd *= jnp.where(own >= 0, jnp.exp(0.5 * log_bias[own]), 1.0)[:, None]
+    numpyro.deterministic("log_bias_ratio", log_bias)
     u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
 
     scanner, once = design.class_scanner[design.scan_class], design.class_once[design.scan_class]
@@ -117,7 +128,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         All rows of the scans table, in the user's units.
     point : mapping of arrays
         ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
-        with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
+        with a unit for each feature ``amplitude`` (feature,), and if they are by scanner ``raw`` (scanner,) of the noise
+        and ``raw_bias`` of biases;
         in standard deviations of a feature.
     """
     _standardize(design, features)  # refuses features that do not fit
@@ -175,7 +187,8 @@ def sample_explicit(
     feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
     arrays = partial(_labelled, draws)
     hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
-    hyper["log_ratio"] = arrays(sites["log_ratio"], {"scanner": list(design.scanners)})
+    for name in ("log_ratio", "log_bias_ratio"):
+        hyper[name] = arrays(sites[name], {"scanner": list(design.scanners)})
     effects = {
         group.name: arrays((group.contrasts @ sites["u"]) * sd, {group.dim: list(group.levels), **feature})
         for group in design.effects

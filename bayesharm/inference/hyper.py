@@ -146,7 +146,7 @@ def fit_hyper(
     """
     keys = feature_keys(seed, Stage.NODES, features)
     few, many = (_count_nodes(n, len(features)) for n in (EVALUATIONS_OF_PREVIEW if preview else EVALUATIONS))
-    ratio = np.zeros(problem.n_scanners)
+    ratio = np.zeros(problem.n_ratios)
     log_medians = problem.log_medians
     centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
@@ -158,7 +158,7 @@ def fit_hyper(
         nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, _turn_keys(keys, turn), n_nodes, starts)
         starts = tuple(mode.mode for mode in modes)
         before = ratio
-        if problem.noise_ratio and turn < TURNS_OF_RATIO:
+        if (problem.noise_ratio or problem.bias_ratio) and turn < TURNS_OF_RATIO:
             ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
         kept = kept[1 - MOST_SETS :] if turn > TURNS_OF_RATIO else []  # of the same noise ratio
         kept.append(Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes)))
@@ -186,7 +186,7 @@ def fit_hyper(
 
     nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
     prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
-    if problem.noise_ratio and turn >= TURNS_OF_RATIO:
+    if (problem.noise_ratio or problem.bias_ratio) and turn >= TURNS_OF_RATIO:
         ratio = fit_ratio(problem, moments, nodes, prior, ratio)
         kept = [each._replace(weight=evaluate_nodes(problem, ratio, moments, each.nodes)) for each in kept]
     last = Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes))
@@ -205,7 +205,7 @@ def fit_hyper(
     flat = (eta.reshape(-1, len(log_medians)).T, log_omega.reshape(-1, len(log_medians)).T)
     predictive = predict(eta, omega, problem.priors.amplitude_sd)
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
-    if problem.noise_ratio:
+    if problem.noise_ratio or problem.bias_ratio:
         uncertain = ratio_covariance(problem, moments, nodes, prior, ratio)
     shared, basis = Ratio(ratio, uncertain), basis_of(log_scales)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
@@ -275,7 +275,7 @@ def place_nodes(
         eta and log excess.
     eta_sd : (scale,) array
         How well eta is known.
-    ratio : (scanner,) array
+    ratio : (ratio,) array
     keys : (feature,) PRNG keys
     n_nodes : int
     starts : tuple of (scale, feature) arrays

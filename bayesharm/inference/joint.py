@@ -54,11 +54,10 @@ def collapsed_model(problem: Problem, moments: Moments) -> None:
         centre += numpyro.sample("amplitude", given_noise)
     other = numpyro.sample("log_scale", dist.Normal(centre[1:], spread[1:]))
     log_scales = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
-    log_ratio = jnp.zeros(problem.n_scanners)
-    if problem.noise_ratio:
-        raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
-        log_ratio = raw - raw.mean()
-    numpyro.deterministic("log_ratio", log_ratio)
+    no_ratio = jnp.zeros(problem.n_scanners)
+    noise = numpyro.sample("raw", dist.Normal(no_ratio, priors.noise_ratio_sd)) if problem.noise_ratio else no_ratio
+    bias = numpyro.sample("raw_bias", dist.Normal(no_ratio, priors.bias_ratio_sd)) if problem.bias_ratio else no_ratio
+    log_ratio = numpyro.deterministic("log_ratio", jnp.concatenate([noise - noise.mean(), bias - bias.mean()]))
     constants, condensed = condense(problem.plan, log_ratio, moments)
     numpyro.factor("features", log_likelihood(problem.plan, constants, condensed, log_scales).sum())
 
@@ -90,7 +89,7 @@ def sample_joint(
     counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
     n_features = moments.squares.shape[1]
 
-    ratio = draws["log_ratio"].reshape(-1, problem.n_scanners)
+    ratio = draws["log_ratio"].reshape(-1, problem.n_ratios)
     hyper = Hyper(
         eta=draws["eta"],
         omega=draws["omega"],

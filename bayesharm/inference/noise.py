@@ -1,4 +1,4 @@
-"""The noise ratio of each scanner, shared by all features, from their marginal likelihoods together.
+"""What scanners differ by in all features: the ratio of their noise, and that of their biases, from marginal likelihoods.
 
 All features inform it, so that its posterior is narrow and nearly Gaussian: mode and curvature are its posterior.
 """
@@ -28,12 +28,12 @@ FAR = 8.0  # from 0, log-scales of standardized features: there a likelihood may
 
 
 class Ratio(NamedTuple):
-    """Gaussian posterior of log lambda, centred over scanners.
+    """Gaussian posterior of log lambda of each scanner, then log kappa of each, centred over scanners.
 
     Attributes
     ----------
-    mean : (scanner,) array
-    covariance : (scanner, scanner) array
+    mean : (ratio,) array
+    covariance : (ratio, ratio) array
     """
 
     mean: np.ndarray
@@ -41,7 +41,7 @@ class Ratio(NamedTuple):
 
 
 def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, start: np.ndarray) -> np.ndarray:
-    """log lambda that maximizes the features' summed log marginal likelihood, centred over scanners.
+    """Ratios that maximize the features' summed log marginal likelihood, centred over scanners.
 
     Parameters
     ----------
@@ -51,17 +51,17 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
         Of the same features.
     prior : Gaussian
         Prior of the log-scales.
-    start : (scanner,) array
+    start : (ratio,) array
         Also what is returned where nothing better is found.
     """
     slope_of, unit = _objective(problem, moments, nodes, prior)
     found = optimize.minimize(slope_of, start / unit, jac=True, method="BFGS", options={"gtol": FINE})
     mode = unit * found.x
-    return mode - mode.mean() if np.isfinite(found.fun) and np.isfinite(mode).all() else start
+    return problem.centring @ mode if np.isfinite(found.fun) and np.isfinite(mode).all() else start
 
 
 def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, mode: np.ndarray) -> np.ndarray:
-    """Inverse curvature at the mode, (scanner, scanner): differences of the gradient, for which no program is needed.
+    """Inverse curvature at the mode, (ratio, ratio): differences of the gradient, for which no program is needed.
 
     Where that is no covariance, it is the prior's.
 
@@ -69,7 +69,7 @@ def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Ga
     ----------
     problem, moments, nodes, prior
         As for :func:`fit_ratio`.
-    mode : (scanner,) array
+    mode : (ratio,) array
         What it gave.
     """
     slope_of, unit = _objective(problem, moments, nodes, prior)
@@ -79,20 +79,20 @@ def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Ga
     if np.isfinite(curvature).all() and np.linalg.eigvalsh(curvature)[0] > 0:
         covariance = unit[:, None] * np.linalg.inv(curvature) * unit
     else:
-        covariance = problem.priors.noise_ratio_sd**2 * np.eye(len(mode))
-    centring = np.eye(len(mode)) - 1 / len(mode)
-    return centring @ covariance @ centring
+        covariance = np.diag(problem.ratio_sd**2)
+    return problem.centring @ covariance @ problem.centring
 
 
 def _objective(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian) -> tuple[Callable, np.ndarray]:
-    """Minus the log posterior and its gradient, of log lambda over a unit that is about its posterior sd; and that unit."""
+    """Minus the log posterior and its gradient, of ratios over a unit that is about their posterior sd; and that unit."""
     n_features = min(moments.squares.shape[1], 256)
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
     picked = np.linspace(0, moments.squares.shape[1] - 1, n_features).astype(int)  # from all over the sample
     few = Moments(*(part[:, picked] for part in moments))
     chosen = Nodes(*(part[:n_nodes][..., picked] for part in nodes))
     n_scans = np.bincount(problem.plan.scanner, weights=problem.plan.size, minlength=problem.n_scanners)
-    unit = (0.5 * n_scans * n_features + problem.priors.noise_ratio_sd**-2) ** -0.5
+    informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
+    unit = (0.5 * informed * n_features + problem.ratio_sd**-2) ** -0.5
 
     def slope_of(position: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = ratio_gradient(problem, few, chosen, prior, unit * position)
@@ -105,7 +105,7 @@ def _objective(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian
 def ratio_gradient(
     problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, raw: Array
 ) -> tuple[Array, Array]:
-    """Minus the log posterior of log lambda, not yet centred, and its gradient."""
+    """Minus the log posterior of ratios, not yet centred, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
     prior_of_nodes = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
     near = (jnp.abs(nodes.log_scales) < FAR).all(1)
@@ -113,14 +113,14 @@ def ratio_gradient(
     base = jnp.where(near, prior_of_nodes - nodes.log_proposal, jnp.where(some, -jnp.inf, 0.0))
 
     def minus_log_density(raw):
-        constants, condensed = condense(problem.plan, raw - raw.mean(), moments)
+        constants, condensed = condense(problem.plan, jnp.asarray(problem.centring) @ raw, moments)
 
         def evaluate(log_scales):
             return log_likelihood(problem.plan, constants, condensed, log_scales)
 
         value = map_some(evaluate, jnp.where(near[:, None], nodes.log_scales, 0.0)) + base
         total = jnp.where(some, logsumexp(value, axis=0), 0.0).sum()
-        return 0.5 * ((raw / problem.priors.noise_ratio_sd) ** 2).sum() - total
+        return 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - total
 
     return jax.value_and_grad(minus_log_density)(raw)
 
@@ -128,23 +128,26 @@ def ratio_gradient(
 def fit_new_ratios(
     problem: Problem, moments: Moments, log_scales: np.ndarray, log_ratio: np.ndarray, new: np.ndarray
 ) -> np.ndarray:
-    """log lambda with that of new scanners where it maximizes the features' marginal likelihood, given their scales.
+    """Ratios, with those of new scanners where they maximize the features' marginal likelihood, given their scales.
 
     Parameters
     ----------
     problem : Problem
     moments : Moments
     log_scales : (scale, feature) array
-    log_ratio : (scanner,) array
+    log_ratio : (ratio,) array
         What new scanners have there does not matter.
     new : (scanner,) bool array
     """
-    if not problem.noise_ratio or not new.any():
-        return np.where(new, 0.0, log_ratio)
+    free = np.concatenate([new & problem.noise_ratio, new & problem.bias_ratio])
+    log_ratio = np.where(np.tile(new, 2), 0.0, log_ratio)
+    if not free.any():
+        return log_ratio
     n_features = moments.squares.shape[1]
     picked = np.unique(np.linspace(0, n_features - 1, min(n_features, 256)).astype(int))
     few = Moments(*(part[:, picked] for part in moments))
-    places, sd = np.flatnonzero(new), problem.priors.noise_ratio_sd
+    places = np.flatnonzero(free)
+    sd = problem.ratio_sd[places]
 
     def with_new(some: np.ndarray) -> np.ndarray:
         whole = log_ratio.copy()

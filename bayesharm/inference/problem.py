@@ -72,8 +72,8 @@ class Problem:
         ``amplitude_sd`` is 0 where features share one unit.
     pair : int
         Index of the participants' scale if the noise of people scanned once contains it, else 0.
-    noise_ratio : bool
-        Whether scanners differ in noise.
+    noise_ratio, bias_ratio : bool
+        Whether scanners differ in noise, and in how large their biases are.
     n_scanners : int
     """
 
@@ -83,7 +83,24 @@ class Problem:
     priors: Priors
     pair: int
     noise_ratio: bool
+    bias_ratio: bool
     n_scanners: int
+
+    @property
+    def n_ratios(self) -> int:
+        """Log lambda of each scanner, and log kappa of each."""
+        return 2 * self.n_scanners
+
+    @property
+    def ratio_sd(self) -> np.ndarray:
+        """Their prior sds before they are centred, (ratio,)."""
+        return np.repeat([self.priors.noise_ratio_sd, self.priors.bias_ratio_sd], self.n_scanners)
+
+    @property
+    def centring(self) -> np.ndarray:
+        """What centres each kind of ratio over scanners, or makes it 0 where scanners do not differ; (ratio, ratio)."""
+        centre = np.eye(self.n_scanners) - 1 / self.n_scanners
+        return np.kron(np.diag([self.noise_ratio, self.bias_ratio]), centre)
 
     @cached_property
     def digest(self) -> bytes:
@@ -113,6 +130,7 @@ def make_problem(design: Design, plan: Plan | None = None) -> Problem:
         priors=replace(design.spec.priors, amplitude_sd=design.spec.amplitude_sd),
         pair=design.once_scale if design.class_once.any() else 0,
         noise_ratio=design.spec.noise_ratio == "scanner",
+        bias_ratio=design.spec.bias_ratio == "scanner",
         n_scanners=len(design.scanners),
     )
 

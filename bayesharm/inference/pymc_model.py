@@ -94,6 +94,14 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         prior_sd = pt.zeros((len(design.columns), table.shape[1]))
         prior_sd = prior_sd[free].set(scale[design.column_scale[free]])
         prior_sd = prior_sd[fixed].set(design.column_sd[fixed][:, None])
+        if design.spec.bias_ratio == "scanner":
+            raw_bias = pm.Normal("raw_bias", 0, np.full(len(design.scanners), priors.bias_ratio_sd), dims="scanner")
+            log_bias = pm.Deterministic("log_bias_ratio", raw_bias - raw_bias.mean(), dims="scanner")
+            bias = pt.exp(log_bias / 2)
+            for family in design.spec.families:
+                if family.by == "scanner":
+                    own = [design.columns.index(f"{family.name}:{name}") for name in design.scanners]
+                    prior_sd = prior_sd[own].set(prior_sd[own] * bias[:, None])
         z_effect = pm.Normal("z_effect", dims=("column", "feature"))
         u = pm.Deterministic("u", prior_sd * z_effect, dims=("column", "feature"))
 
@@ -121,7 +129,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     features : (scan, feature) array or DataFrame
     point : mapping of arrays
         ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
-        with a unit for each feature ``amplitude`` (feature,), and if the noise ratio is by scanner ``raw`` (scanner,);
+        with a unit for each feature ``amplitude`` (feature,), and if they are by scanner ``raw`` (scanner,) of the noise
+        and ``raw_bias`` of biases;
         in standard deviations of a feature.
     """
     model = build_pymc(design, features)
@@ -131,6 +140,13 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     effect_sd = np.empty_like(u)
     for column, scale in enumerate(design.column_scale):
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
+    if design.spec.bias_ratio == "scanner":
+        raw_bias = np.asarray(point["raw_bias"], float)
+        for k, name in enumerate(design.scanners):
+            for family in design.spec.families:
+                if family.by == "scanner":
+                    own = design.columns.index(f"{family.name}:{name}")
+                    effect_sd[own] *= np.exp((raw_bias[k] - raw_bias.mean()) / 2)
     values = {
         "eta": eta,
         "excess_log__": np.log(excess),
@@ -141,6 +157,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         values["amplitude"] = amplitude
     if design.spec.noise_ratio == "scanner":
         values["raw"] = np.asarray(point["raw"], float)
+    if design.spec.bias_ratio == "scanner":
+        values["raw_bias"] = raw_bias
     # Evaluated once, so that compiling would take longer than computing.
     joint = model.compile_logp(jacobian=False, mode="FAST_COMPILE")(values)
     # d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd.
