@@ -71,7 +71,7 @@ class Expectation:
             if name in posterior.spec.parts and name != posterior.spec.removes:
                 continue  # the sum of the parts is there too
             effect = posterior.effect(name)
-            dim, values = str(effect["contraction"].dims[0]), effect["mean"].values[:, at]
+            dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, at]
             if dim == "covariate":
                 self.terms.append((_away_from_mean(posterior, scans), values))
                 continue

@@ -88,12 +88,14 @@ def harmonize(
         default the average of all scanners of the fit.
     scale : bool
         Also equalize the noise of scanners: what a person deviates from what is expected of the diagnosis, covariates and
-        population is multiplied so that its variance is the same on every scanner. The expectation is taken as known.
+        population is multiplied so that its variance is the same on every scanner. The expectation is taken as known, and
+        needs the covariates of the fit.
     draws : int
         How many joint posterior draws to give.
     unseen : {'error', 'prior', 'adapt'}
-        What to do about scanners (and populations) that the fit has not seen: refuse them; leave their scans as they are,
-        with the uncertainty of the prior; or learn what they do from their scans first, as :func:`bayesharm.adapt` does.
+        What to do about scanners (and populations) that the fit has not seen: refuse them; take them as average ones, with
+        the uncertainty of the prior; or learn what they do from their scans first, as :func:`bayesharm.adapt` does. Nothing
+        is learned from scans on known scanners then, which may have been in the fit.
     inverse : bool
         Add the effects that this function would subtract.
     seed : int
@@ -305,10 +307,10 @@ def _prepare(
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
             raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
     families = choose_families(posterior.spec, remove)
-    goal = find_target(posterior, target)
     features, at, left_out = match_features(posterior, dataset.features)
     posterior, learned = adapt_to_unseen(posterior, dataset, unseen, inverse=inverse)
     notes = [*filter(None, [posterior.remark]), *on_meaning(posterior.spec, families), *left_out, *learned]
+    goal = find_target(posterior, target)
     effects, scanner, population, about = place_scans(posterior, dataset.scans, families, unseen, at)
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():

@@ -52,7 +52,7 @@ def find_target(posterior: Posterior, target: str | None) -> str | None:
     Raises
     ------
     InputError
-        The fit has no such scanner.
+        The posterior knows no such scanner.
     """
     if target is not None and target not in posterior.scanners:
         raise InputError(
