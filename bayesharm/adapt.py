@@ -5,6 +5,7 @@ Given the scales, the posterior of all effects is Gaussian, and follows from sum
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -13,12 +14,12 @@ from scipy import sparse
 
 from bayesharm.alignment import compare_units, match_features, size_of
 from bayesharm.dataset import Dataset
-from bayesharm.design import FIXED, add_columns
+from bayesharm.design import FIXED, Design, EffectGroup, add_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.identifiability import identify
 from bayesharm.inference.devices import find_devices
 from bayesharm.inference.effects import average_effects
-from bayesharm.inference.known import know, of_forms
+from bayesharm.inference.known import know, of_forms, variance_of_forms
 from bayesharm.inference.noise import fit_new_ratios
 from bayesharm.inference.problem import Problem, make_problem
 from bayesharm.joining import add_scans
@@ -34,8 +35,8 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
 
     The scales stay at their posterior medians, and the ratios of known scanners at their means: what comes out is the
     posterior of all effects, given these, that a fit to all scans would have. The ratios of a new scanner are where they
-    maximize the marginal likelihood. Harmonized data stay comparable: effects of scanners, of the new ones too, are
-    counted from the mean of those that the fit had.
+    maximize the marginal likelihood. Harmonized data stay comparable: effects of scanners and of populations, of the new
+    ones too, are counted from the mean of those that the fit had.
 
     Parameters
     ----------
@@ -59,103 +60,160 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
     Raises
     ------
     InputError
-        Columns or features of the fit are absent, values are missing, or people of the fit have changed what they are.
+        Columns or features of the fit are absent, values are missing, or the scans are of a kind that the model knows
+        nothing about.
     RunFolderError
         The posterior keeps no statistics.
     """
+    learned, doubts = learn(posterior, dataset)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    return learned
+
+
+def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
+    """The same without warnings; what they would say comes with the posterior."""
     old = read_statistics(posterior)
     scales = posterior.tree["scales"].to_dataset()
-    values, notes = _values(posterior, dataset)
+    values, left_out, doubts = _values(posterior, dataset)
     standard = (values - scales["centre"].values) / scales["unit"].values
     both, without = add_scans(old, dataset, standard)
-    problem = make_problem(both.design, both.plan)
+    design = both.design
+    problem = make_problem(design, both.plan)
     log_scales = np.log(scales["q50"].values / scales["unit"].values)
-    there = np.isin(both.design.scanners, posterior.scanners)
-    log_ratio = posterior.log_ratios(both.design.scanners)
+    there = np.isin(design.scanners, posterior.scanners)
+    log_ratio = posterior.log_ratios(design.scanners)
+    in_fit = _find_those_of_fit(posterior, design)
     with find_devices().in_use("float64"):
         log_ratio = fit_new_ratios(problem, both.moments, log_scales, log_ratio, ~there)
-        effects = _summarize(problem, both, there, log_ratio, log_scales, scales["unit"].values)
-        typical = np.nanmedian(log_scales, axis=1)[:, None]
-        told = _describe(problem, both, there, typical)
-    new = [name for name in both.design.scanners if name not in posterior.scanners]
-    notes += [
-        f"Adapted to {len(dataset.scans):,} scans that were not in the fit"
-        + (f", of the new scanners {shorten(new)}" if new else "")
-        + ": effects are those given the posterior medians of the scales.",
-        *without,
-    ]
-    return _label(posterior, both, effects, told, log_ratio, notes)
+        effects = _summarize(problem, both, in_fit, log_ratio, log_scales, scales["unit"].values)
+        told = _describe(problem, both, in_fit, np.nanmedian(log_scales, axis=1)[:, None])
+    by_scanner = _count_scans(both)
+    notes = [*left_out, *doubts, *_on_new(both, old, len(dataset.scans), by_scanner["n_travelers"]), *without]
+    return _label(posterior, both, effects, told, in_fit, log_ratio, by_scanner, notes), doubts
 
 
-def _values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """New features in the order of the posterior's."""
-    features, at, notes = match_features(posterior, dataset.features)
+def _values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[str], list[str]]:
+    """New features in the order of the posterior's; which others there are, and doubts about their units."""
+    features, at, left_out = match_features(posterior, dataset.features)
     values = np.empty((len(dataset.scans), len(at)))
     for start, stop in features.blocks():
         values[:, at[start:stop]] = features.read(start, stop)
     names = np.array(posterior.features)
-    notes += compare_units(posterior, np.arange(len(at)), size_of(values), names)
     if (missing := ~np.isfinite(values)).any():
         raise InputError(
             "A posterior cannot learn from missing or infinite values.",
             got=f"{missing.sum():,} of them, in features {shorten(names[missing.any(0)])}, "
             f"in scans {shorten(dataset.scans['scan_id'][missing.any(1)])}",
             expected="a finite number for every scan and feature",
-            do="leave these scans out",
+            do="adapt to the other scans (bayesharm.adapt), and harmonize all with what comes out",
         )
-    return values, notes
+    return values, left_out, compare_units(posterior, np.arange(len(at)), size_of(values), names)
 
 
-def _of_scanners(both: Statistics, there: np.ndarray) -> sparse.csr_array:
-    """Effects of scanners from the mean of those that were there before, (scanner, column)."""
-    effect = add_columns(both.design.of_scanner, len(both.design.columns)).toarray()
-    return sparse.csr_array(effect - effect[there].mean(0))
+def _find_those_of_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
+    """Which scanners and populations the fit had, by group."""
+    found = {}
+    for group in design.effects:
+        if group.name == design.spec.removes or group.dim == "population":
+            there: list[str] = []
+            if group.name in posterior.tree["effects"]:
+                node = posterior.effect(group.name)
+                there = [str(name) for name in node[group.dim].values[node.get("in_fit", node["n_scans"] > -1).values]]
+            found[group.name] = np.isin(group.levels, there)
+    return found
+
+
+def _count_from(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
+    """Effects from the mean of their mates that were in the fit, if there were any, (level, column)."""
+    effect = add_columns(group.columns, group.n_columns).toarray()
+    forms = effect.copy()
+    for label in np.unique(group.mates):
+        mates = group.mates == label
+        base = mates & in_fit if (mates & in_fit).any() else mates
+        forms[mates] -= effect[base].mean(0)
+    return sparse.csr_array(forms)
 
 
 def _summarize(
-    problem: Problem, both: Statistics, there: np.ndarray, log_ratio: np.ndarray, log_scales: np.ndarray, unit: np.ndarray
+    problem: Problem,
+    both: Statistics,
+    in_fit: dict[str, np.ndarray],
+    log_ratio: np.ndarray,
+    log_scales: np.ndarray,
+    unit: np.ndarray,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and sd of the effects of each group, in the features' units."""
-    n_features, removes = log_scales.shape[1], both.design.spec.removes
-    n_effects = sum(len(group.levels) for group in both.design.effects)
-    mean, sd = np.empty((2, n_effects, n_features))
-    of_scanners = np.empty((2, len(there), n_features))
-    forms, width = _of_scanners(both, there), min(BLOCK, n_features)
+    groups, n_features = both.design.effects, log_scales.shape[1]
+    forms = {group.name: _count_from(group, in_fit[group.name]) for group in groups if group.name in in_fit}
+    found = {group.name: np.empty((2, len(group.levels), n_features)) for group in groups}
+    width = min(BLOCK, n_features)
     for start in range(0, n_features, width):
         block = np.minimum(np.arange(start, start + width), n_features - 1)  # one program for all
         own = slice(start, min(start + width, n_features))
-        n_own = own.stop - own.start
-        moments = Moments(*(part[:, block] for part in both.moments))
-        found = average_effects(problem, log_ratio, moments, log_scales[None, :, block])
-        mean[:, own], sd[:, own] = (np.asarray(part)[:, :n_own] for part in found)
+        moments, first = Moments(*(part[:, block] for part in both.moments)), 0
+        plain = np.stack(average_effects(problem, log_ratio, moments, log_scales[None, :, block]))
         known = jax.tree.map(np.asarray, know(problem, log_ratio, moments, log_scales[None, :, block]))
-        centre, covariance = of_forms(known, forms)
-        of_scanners[0, :, own] = centre[0, :n_own].T
-        of_scanners[1, :, own] = np.sqrt(np.diagonal(covariance[0, :n_own], axis1=-2, axis2=-1)).T
-    found, start = {}, 0
-    for group in both.design.effects:
-        rows = slice(start, start := start + len(group.levels))
-        found[group.name] = tuple(of_scanners * unit) if group.name == removes else (mean[rows] * unit, sd[rows] * unit)
-    return found
+        for group in groups:
+            some = plain[:, first : (first := first + len(group.levels))]
+            if group.name in forms:
+                mean, variance = variance_of_forms(known, forms[group.name])
+                some = np.stack([mean[0].T, np.sqrt(variance[0].T)])
+            found[group.name][..., own] = (some * unit[block])[..., : own.stop - own.start]
+    return {name: (mean, sd) for name, (mean, sd) in found.items()}
 
 
-def _describe(problem: Problem, both: Statistics, there: np.ndarray, typical: np.ndarray) -> dict[str, Any]:
-    """What follows from the scans alone, at typical scales: contraction of each group, correlations."""
-    design, removes = both.design, both.design.spec.removes
+def _describe(problem: Problem, both: Statistics, in_fit: dict[str, np.ndarray], typical: np.ndarray) -> dict[str, Any]:
+    """What follows from the scans alone, at typical scales: contraction of each group, correlations of what is removed."""
+    design = both.design
     nothing = Moments(*(np.zeros((len(part), 1)) for part in both.moments))
     known = jax.tree.map(np.asarray, know(problem, np.zeros(problem.n_ratios), nothing, typical[None]))
     prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
-    rows = {group.name: sparse.csr_array(group.contrasts) for group in design.effects}
-    rows[removes] = _of_scanners(both, there)
     found: dict[str, Any] = {}
-    for name, forms in rows.items():
-        after = np.array([of_forms(known, forms[[k]])[1][0, 0, 0, 0] for k in range(forms.shape[0])])
-        found[name] = 1 - after / (forms.power(2) @ prior)
-    populations = [group.name for group in design.effects if group.dim == "population"]
-    covariance = of_forms(known, sparse.vstack([rows[removes], *(rows[name] for name in populations)]).tocsr())[1][0, 0]
+    removable = []
+    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removes):  # scanners first
+        if group.name in in_fit:
+            removable.append(forms := _count_from(group, in_fit[group.name]))
+        else:
+            forms = sparse.csr_array(group.contrasts)
+        found[group.name] = 1 - variance_of_forms(known, forms)[1][0, 0] / (forms.power(2) @ prior)
+    covariance = of_forms(known, sparse.vstack(removable).tocsr())[1][0, 0]
     sd = np.sqrt(np.diag(covariance))
+    sd = np.where(sd > 0, sd, 1.0)  # the only population that the fit had is known: it is what others are counted from
     found["correlation"] = covariance / sd / sd[:, None]
     return found
+
+
+def _count_scans(both: Statistics) -> dict[str, np.ndarray]:
+    """As the node `/design` has it, for each scanner."""
+    design, n_scanners = both.design, len(both.design.scanners)
+    scanners = identify(design).scanners.loc[list(design.scanners)]
+    return {
+        "component": scanners["component"].to_numpy(),
+        "n_travelers": scanners["n_travelers"].to_numpy(),
+        "n_scans": np.bincount(design.class_scanner, both.size, n_scanners).astype(int),
+        "n_once": np.bincount(design.class_scanner, both.size * design.class_once, n_scanners).astype(int),
+    }
+
+
+def _on_new(both: Statistics, old: Statistics, n_given: int, n_travelers: np.ndarray) -> list[str]:
+    """What was learned from."""
+    used = int(both.size.sum() - old.size.sum())
+    new = [name not in old.design.scanners for name in both.design.scanners]
+    names = np.array(both.design.scanners, object)
+    told = f", of the new scanners {shorten(names[new])}" if any(new) else ""
+    notes = [
+        f"Adapted to {used:,} scans that were not in the fit{told}: effects are those given the posterior medians of the "
+        "scales."
+    ]
+    if used < n_given:
+        notes.append(f"{n_given - used:,} scans of people who did not travel are not used by this model.")
+    alone = names[new & (n_travelers == 0)]
+    if len(alone) and any(family.by == "population" for family in both.design.spec.families):
+        notes.append(
+            f"No traveler was scanned on {shorten(alone)}: what is known of it rests on the priors of how people differ."
+        )
+    return notes
 
 
 def _label(
@@ -163,7 +221,9 @@ def _label(
     both: Statistics,
     effects: dict[str, tuple[np.ndarray, np.ndarray]],
     told: dict[str, Any],
+    in_fit: dict[str, np.ndarray],
     log_ratio: np.ndarray,
+    by_scanner: dict[str, np.ndarray],
     notes: list[str],
 ) -> Posterior:
     """The posterior with new effects, and without sizes of sources."""
@@ -189,6 +249,9 @@ def _label(
             coords={group.dim: np.array(group.levels, object), "feature": feature},
             attrs=posterior.tree[f"effects/{group.name}"].attrs if group.name in posterior.tree["effects"] else {},
         )
+        if group.name in in_fit:
+            node = node.assign(in_fit=(group.dim, in_fit[group.name]))
+            node.attrs |= {"contrast": "minus the mean of the levels that share a scale and were in the fit"}
         if group.name == design.spec.removes:
             node["correlation"] = (("scanner", "other"), told["correlation"][:n_scanners, :n_scanners])
         if group.dim == "population":
@@ -205,16 +268,10 @@ def _label(
         ratios[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
     hyper = hyper.drop_dims("scanner").assign(ratios).assign_attrs(hyper.attrs)
     tree["hyper"] = xr.DataTree(hyper)
-    scanners = identify(design).scanners.loc[list(design.scanners)]
-    by_scanner = {
-        "component": scanners["component"], "n_travelers": scanners["n_travelers"],
-        "n_scans": np.bincount(design.class_scanner, both.size, n_scanners).astype(int),
-        "n_once": np.bincount(design.class_scanner, both.size * design.class_once, n_scanners).astype(int),
-    }  # fmt: skip
     tree["design"] = xr.DataTree(xr.Dataset(
-        {name: (("scanner",), np.asarray(values)) for name, values in by_scanner.items()}, coords={"scanner": scanner},
+        {name: (("scanner",), values) for name, values in by_scanner.items()}, coords={"scanner": scanner},
         attrs={"travelers": list(design.travelers), "n_scans": int(both.size.sum())},
     ))  # fmt: skip
     tree[NODE] = xr.DataTree(write_statistics(both).assign_coords(feature=feature))
-    run = {**posterior.run, "data": None, "n_scans": int(both.size.sum()), "notes": [*posterior.run["notes"], *notes]}
-    return Posterior(tree, run)
+    run = {**posterior.run, "data": None, "fingerprint": "", "scans": "", "n_scans": int(both.size.sum())}
+    return Posterior(tree, {**run, "notes": [*posterior.run["notes"], *notes]})

@@ -60,7 +60,7 @@ def check_table_folder(folder: Path | None, format: str) -> None:
 
 def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
     """Refuse an output folder that holds something or cannot be made."""
-    from bayesharm.posterior import check_output
+    from bayesharm.run_folders import check_output
 
     check_output(folder, resume=resume, overwrite=overwrite, repair=repair)
     above = next(path for path in folder.absolute().parents if path.exists())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from bayesharm.design import find_travelers
 from bayesharm.posterior import Posterior
+from bayesharm.statistics import NODE
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,6 +33,8 @@ class Effects(NamedTuple):
         In the features' units.
     correlation : (level, level) array
         Of what is uncertain of two levels; about the same for every feature.
+    seen : (level,) bool array
+        Whether the posterior knows them.
     """
 
     levels: list[str]
@@ -36,6 +42,7 @@ class Effects(NamedTuple):
     mean: np.ndarray
     sd: np.ndarray
     correlation: np.ndarray
+    seen: np.ndarray
 
 
 def read_effects(posterior: Posterior, families: tuple[str, ...], at: np.ndarray) -> Effects:
@@ -58,13 +65,36 @@ def read_effects(posterior: Posterior, families: tuple[str, ...], at: np.ndarray
         levels += [str(name) for name in nodes[1]["population"].values]
         cross = nodes[1]["with_scanner"].values
         correlation = np.block([[correlation, cross.T], [cross, nodes[1]["correlation"].values]])
-    return Effects(levels, n, mean, sd, correlation)
+    return Effects(levels, n, mean, sd, correlation, np.full(len(levels), True))
 
 
-def add_unknown(effects: Effects, names: list[str], scale: xr.Dataset, at: np.ndarray, *, scanners: bool) -> Effects:
+def find_populations(posterior: Posterior, scans: pd.DataFrame, known: Collection[str]) -> pd.Series:
+    """The population of each scan, named as those of the fit are; it may be a new one.
+
+    Missing for travelers, "" for people whose diagnosis has no populations in the fit or is not known.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    scans : DataFrame
+    known : collection of str
+        Populations of the fit.
+    """
+    travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.tree["design"].attrs["travelers"])
+    if "kind_diagnosis" not in posterior.tree[NODE]:
+        return scans["site"].mask(travelers)
+    diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
+    of_fit = [name for name in diagnosis.unique() if any(level.endswith(f"/{name}") for level in known)]
+    return (scans["site"] + "/" + diagnosis).where(diagnosis.isin(of_fit), "").mask(travelers)
+
+
+def add_unknown(
+    effects: Effects, names: list[str], scale: xr.Dataset, at: np.ndarray, n_known: int, *, scanners: bool
+) -> Effects:
     """Levels that the fit has not seen: 0, and as uncertain as its prior says.
 
-    An effect is counted from the mean of K that are known; for one that is not, that is tau² (1 + 1/K) in all.
+    An effect is counted from the mean of K that are known; for one that is not, that is tau² (1 + 1/K) in all, of which
+    tau² / K is common to all of them.
 
     Parameters
     ----------
@@ -73,28 +103,29 @@ def add_unknown(effects: Effects, names: list[str], scale: xr.Dataset, at: np.nd
     scale : Dataset
         `mean` and `sd` of the scales of the families that add up to the effect, (family, feature).
     at : (feature,) int array
+    n_known : int
+        K.
     scanners : bool
         Whether they are scanners or populations.
     """
-    if not names:
-        return effects
-    n_known = effects.n_scanners if scanners else len(effects.levels) - effects.n_scanners
-    variance = ((scale["mean"] ** 2 + scale["sd"] ** 2).sum("family") * (1 + 1 / max(n_known, 1))).values[at]
+    variance = ((scale["mean"] ** 2 + scale["sd"] ** 2).sum("family") * (1 + 1 / n_known)).values[at]
     place = effects.n_scanners if scanners else len(effects.levels)
+    n_new = len(names)
 
-    def insert(values: np.ndarray, new: np.ndarray) -> np.ndarray:
-        return np.insert(values, [place] * len(names), new, axis=0)
+    def insert(values: np.ndarray, new: np.ndarray | bool) -> np.ndarray:
+        return np.insert(values, [place] * n_new, new, axis=0)
 
     correlation = insert(effects.correlation, np.zeros(len(effects.levels)))
     correlation = insert(correlation.T, np.zeros(len(correlation)))
-    new = slice(place, place + len(names))
-    correlation[new, new] = np.eye(len(names))
+    new = slice(place, place + n_new)
+    correlation[new, new] = (np.ones((n_new, n_new)) + n_known * np.eye(n_new)) / (n_known + 1)
     return Effects(
         [*effects.levels[:place], *names, *effects.levels[place:]],
-        effects.n_scanners + len(names) * scanners,
+        effects.n_scanners + n_new * scanners,
         insert(effects.mean, np.zeros(len(at))),
         insert(effects.sd, np.sqrt(variance)),
         correlation,
+        insert(effects.seen, False),
     )
 
 
@@ -162,15 +193,20 @@ class Correction:
         return np.sqrt(np.maximum(found, 0))
 
     def draw(self, part: slice, n_draws: int) -> np.ndarray:
-        """Joint draws of it, (draw, kind, feature): the first ones are the same however many there are."""
-        places = self.at[part]
-        normal = np.empty((n_draws, len(self.effects.levels), len(places)))
+        """Joint draws of it, (draw, kind, feature): the first ones are the same however many there are.
+
+        Those of levels that the posterior knows depend neither on other features nor on levels that it does not know, so
+        that parts of a study that are harmonized apart have lost the same in a draw.
+        """
+        places, seen = self.at[part], self.effects.seen
+        normal = np.empty((n_draws, len(seen), len(places)))
         for block in np.unique(places // TOGETHER):
-            rng = np.random.default_rng([self.seed, STREAM, int(block)])
-            those = rng.standard_normal((n_draws, len(self.effects.levels), TOGETHER))
             own = places // TOGETHER == block
-            normal[..., own] = those[..., places[own] % TOGETHER]
+            for some in (seen, ~seen):
+                rng = np.random.default_rng([self.seed, STREAM, int(block), int(some is seen)])
+                those = rng.standard_normal((n_draws, some.sum(), TOGETHER))
+                normal[:, some[:, None] & own] = those[..., places[own] % TOGETHER].reshape(n_draws, -1)
         variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular: effects sum to 0
-        root = vectors * np.sqrt(np.maximum(variance, 0))
+        root = (vectors * np.sqrt(np.maximum(variance, 0))) @ vectors.T
         levels = self.effects.mean[:, part] + self.effects.sd[:, part] * (root @ normal)
         return self._add_up(levels)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
@@ -37,6 +38,11 @@ class Dataset:
     features: Features
     dropped: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, Any] | None = None
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """Some scans, by their places."""
+        scans = self.scans.iloc[rows].reset_index(drop=True)
+        return replace(self, scans=scans, features=self.features.align(rows), origin=None)
 
 
 def load_dataset(

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.columns import Covariate, covariate_values
+from bayesharm.corrections import find_populations
+from bayesharm.errors import InputError, shorten
 from bayesharm.posterior import Posterior
 from bayesharm.statistics import NODE
 
@@ -32,12 +34,14 @@ def noise_factors(posterior: Posterior, log_ratio: np.ndarray, target: int, at: 
         if family.by == "participant" and family.name in scales["family"]:
             person = scales.sel(family=family.name).values ** 2
     ratio = np.exp(log_ratio)[..., None]
-    wanted = np.exp(log_ratio[..., target])[..., None, None] if target >= 0 else 1.0
+    wanted = ratio[..., [target], :] if target >= 0 else 1.0  # so that the target's factor is exactly 1
     return np.sqrt((person + noise * wanted) / (person + noise * ratio))
 
 
 class Expectation:
     """What is expected of each scan, whoever it is of: the mean, its diagnosis, covariates and population.
+
+    It is the mean of all scans that the posterior knows, where effects are other than their mean over these.
 
     Parameters
     ----------
@@ -48,41 +52,55 @@ class Expectation:
     at : (feature,) int array
     target : str, optional
         The scanner that scans are brought to.
+
+    Raises
+    ------
+    InputError
+        A covariate of the fit is absent or has no values.
     """
 
     def __init__(
         self, posterior: Posterior, scans: pd.DataFrame, families: tuple[str, ...], at: np.ndarray, target: str | None
     ) -> None:
-        spec = posterior.spec
-        scales = posterior.tree["scales"].to_dataset()
-        self.mean = scales["centre"].values[at].copy()
+        scales, known = posterior.tree["scales"].to_dataset(), posterior.tree[NODE].to_dataset()
+        n_scans = known["size"].values.sum()
+        away = known["dense"].values[known["dense_column"].values == 0].sum(0) / n_scans  # the column of ones; of new scans
+        self.mean = (scales["centre"].values + scales["unit"].values * away)[at]
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # weights of levels in each scan, and their effects
-        n_scans = int(posterior.tree["design"].attrs["n_scans"])
         for name in posterior.tree["effects"].children:
-            if name in spec.parts and spec.removes != name:
+            if name in posterior.spec.parts and name != posterior.spec.removes:
                 continue  # the sum of the parts is there too
             effect = posterior.effect(name)
-            dim = next(str(dim) for dim in effect["mean"].dims if dim != "feature")
-            values = effect["mean"].values[:, at]
+            dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, at]
             if dim == "covariate":
+                self.terms.append((_away_from_mean(posterior, scans), values))
                 continue
             self.mean -= effect["n_scans"].values @ values / n_scans
             if name == families[0] and target is not None:
                 self.mean += effect["mean"].sel(scanner=target).values[at]
-            if name in families or dim not in ("diagnosis", "population"):
-                continue
-            label = scans.get("diagnosis")
-            if dim == "population":
-                label = scans["site"] if label is None else scans["site"] + "/" + label.astype(str)
-            if label is not None:
-                levels = pd.Index(effect[dim].values).get_indexer(pd.Index(label))
+            if name not in families and (labels := _labels(posterior, scans, dim, effect[dim].values)) is not None:
+                levels = pd.Index(effect[dim].values).get_indexer(pd.Index(labels))
                 self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
-        if "covariate" in posterior.tree["effects"].children:
-            effect = posterior.effect("covariate")
-            known = [Covariate(**each) for each in posterior.tree[NODE].attrs["covariates"]]
-            numbers = np.stack([covariate_values(scans, each) - each.mean for each in known], axis=1)
-            self.terms.append((numbers, effect["mean"].values[:, at]))
 
     def __call__(self, part: slice) -> np.ndarray:
         """(scan, feature)."""
         return self.mean[part] + sum(weights @ values[:, part] for weights, values in self.terms)
+
+
+def _labels(posterior: Posterior, scans: pd.DataFrame, dim: str, levels: np.ndarray) -> pd.Series | None:
+    if dim == "population":
+        return find_populations(posterior, scans, list(levels))
+    return scans.get("diagnosis") if dim == "diagnosis" else None
+
+
+def _away_from_mean(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
+    """Columns of covariates, from their means over the scans of the fit, (scan, covariate)."""
+    covariates = [Covariate(**each) for each in posterior.tree[NODE].attrs["covariates"]]
+    if absent := [each.name for each in covariates if each.name not in scans]:
+        raise InputError(
+            "Noise cannot be equalized without the covariates of the fit.",
+            got=f"no column {shorten(absent)}",
+            expected="covariates that are columns, since deviations from what is expected are scaled",
+            do="add them, or leave scale out",
+        )
+    return np.stack([covariate_values(scans, each) - each.mean for each in covariates], axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -97,15 +97,9 @@ class BayesFitted:
         if len(known):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of a preview, again and again
-                found = harmonize(self.posterior, take_scans(dataset, known))
+                found = harmonize(self.posterior, dataset.take(known))
             values[known], sd[known] = found.mean, found.sd
         return Applied(values, sd)
-
-
-def take_scans(dataset: Dataset, rows: np.ndarray) -> Dataset:
-    """Some scans of a dataset."""
-    scans = dataset.scans.iloc[rows].reset_index(drop=True)
-    return replace(dataset, scans=scans, features=dataset.features.align(rows), origin=None)
 
 
 def evaluate(
@@ -235,7 +229,7 @@ class _Work:
 
     def _fit(self, train: np.ndarray) -> dict[str, Fitted]:
         """Every method, fitted to some scans; one that cannot be is told and left out."""
-        some, fitted = take_scans(self.dataset, np.flatnonzero(train)), {}
+        some, fitted = self.dataset.take(np.flatnonzero(train)), {}
         for name in self.methods:
             start = time.perf_counter()
             try:
@@ -249,7 +243,7 @@ class _Work:
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
         """Corrected values of some scans, in a table of all; NaN for scans that one of the methods could not correct."""
-        some, found = take_scans(self.dataset, np.flatnonzero(rows)), {}
+        some, found = self.dataset.take(np.flatnonzero(rows)), {}
         for name, method in fitted.items():
             applied = method.apply(some)
             there = np.isfinite(applied.values).any(1)

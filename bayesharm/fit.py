@@ -21,9 +21,10 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.inference.devices import find_devices
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
-from bayesharm.posterior import Posterior, check_output, load_posterior
+from bayesharm.posterior import Posterior, load_posterior
 from bayesharm.protocol import name_factors
 from bayesharm.repair import repair_run
+from bayesharm.run_folders import check_output
 from bayesharm.spec import UNITS, ModelSpec, load_model
 
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")

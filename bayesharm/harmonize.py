@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bayesharm.alignment import compare_units, match_features, size_of
-from bayesharm.corrections import Correction
+from bayesharm.corrections import STREAM, Correction
 from bayesharm.dataset import Dataset
 from bayesharm.equalize import Expectation, noise_factors
 from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.features import Features
-from bayesharm.io.writing import create_matrix
+from bayesharm.io.writing import Output, create_matrices
 from bayesharm.posterior import Posterior
 from bayesharm.removal import Unseen, adapt_to_unseen, choose_families, find_target, on_meaning, place_scans
 
@@ -88,12 +88,14 @@ def harmonize(
         default the average of all scanners of the fit.
     scale : bool
         Also equalize the noise of scanners: what a person deviates from what is expected of the diagnosis, covariates and
-        population is multiplied so that its variance is the same on every scanner. The expectation is taken as known.
+        population is multiplied so that its variance is the same on every scanner. The expectation is taken as known, and
+        needs the covariates of the fit.
     draws : int
         How many joint posterior draws to give.
     unseen : {'error', 'prior', 'adapt'}
-        What to do about scanners (and populations) that the fit has not seen: refuse them; leave their scans as they are,
-        with the uncertainty of the prior; or learn what they do from their scans first, as :func:`bayesharm.adapt` does.
+        What to do about scanners (and populations) that the fit has not seen: refuse them; take them as average ones, with
+        the uncertainty of the prior; or learn what they do from their scans first, as :func:`bayesharm.adapt` does. Nothing
+        is learned from scans on known scanners then, which may have been in the fit.
     inverse : bool
         Add the effects that this function would subtract.
     seed : int
@@ -163,27 +165,32 @@ def harmonize_to_files(
     BayesharmError
         The files could not be written.
     """
+    if (draws_file is None) != (draws == 0):
+        raise InputError(
+            "Draws and their file belong together.",
+            got=f"draws={draws!r}, draws_file={draws_file!r}",
+            expected="both, or neither",
+            do="give the other too",
+        )
     chosen = {"remove": None, "target": None, "scale": False, "unseen": "error", "inverse": False, "seed": 0} | options
-    job = _prepare(posterior, dataset, draws=draws if draws_file is not None else 0, **chosen)
-    labels = {"scan_ids": dataset.scans["scan_id"].to_numpy(str), "names": job.features.names}
+    job = _prepare(posterior, dataset, draws=draws, **chosen)
+    wanted = ((mean, job.dtype, None), (sd, job.sd_dtype, None), (draws_file, job.dtype, draws))
+    outputs = {
+        name: Output(path, dataset.scans["scan_id"].to_numpy(str), job.features.names, dtype, n, posterior.remark)
+        for name, (path, dtype, n) in zip(("mean", "sd", "draws"), wanted, strict=True)
+        if path is not None
+    }
     try:
-        with ExitStack() as files:
-            mean_file = files.enter_context(create_matrix(mean, dtype=job.dtype, **labels))
-            sd_file = None if sd is None else files.enter_context(create_matrix(sd, dtype=job.sd_dtype, **labels))
-            every = None
-            if draws_file is not None:
-                every = files.enter_context(create_matrix(draws_file, dtype=job.dtype, n_draws=draws, **labels))
+        with create_matrices(*outputs.values()) as arrays:
+            files = dict(zip(outputs, arrays, strict=True))
             for part, values in job.blocks():
-                mean_file[:, part] = job.corrected(values, part)
-                if sd_file is not None:
-                    sd_file[:, part] = job.spread(values, part)
+                files["mean"][:, part] = job.corrected(values, part)
+                if sd is not None:
+                    files["sd"][:, part] = job.spread(values, part)
                 for k, drawn in enumerate(job.drawn(values, part)):
-                    every[k, :, part] = drawn  # type: ignore[index]
+                    files["draws"][k, :, part] = drawn
                 if report is not None:
                     report(part.stop, job.features.n_features)
-            for path in (mean, sd, draws_file):
-                if path is not None:
-                    _label(Path(path), posterior.remark)
     except OSError as error:
         raise BayesharmError(
             "The harmonized features could not be written.",
@@ -191,15 +198,6 @@ def harmonize_to_files(
             do="make room, or choose another place; nothing was left behind",
         ) from error
     return tuple(job.notes)
-
-
-def _label(file: Path, remark: str) -> None:
-    """Say beside a file what must be said of it: arrays have no room for words."""
-    label = file.with_name(f"{file.name}.PREVIEW.txt")
-    if remark:
-        label.write_text(f"{file.name}: {remark}\n", encoding="utf-8")
-    else:
-        label.unlink(missing_ok=True)  # of an earlier file of this name
 
 
 @dataclass(eq=False)
@@ -276,14 +274,20 @@ class _Job:
         away = values - shift
         return np.where(factor == 1, away, factor * away + (1 - factor) * expected)
 
+    @cached_property
+    def _log_ratios(self) -> np.ndarray:
+        """Draws of log lambda, (draw, scanner), in random order: the first ones serve however many are asked for."""
+        names = self.correction.effects.levels[: self.correction.effects.n_scanners]
+        ratio = self.posterior.tree["hyper"].to_dataset()["noise_ratio"].reindex(scanner=names, fill_value=1.0)
+        logs = np.log(ratio.values).reshape(-1, len(names))
+        return logs[np.random.default_rng([self.correction.seed, STREAM]).permutation(len(logs))]
+
     def _factor(self, part: slice, draw: int | None = None) -> np.ndarray:
         """Factors of scanners, (scanner, feature): at the mean of log lambda, or at one of its draws."""
         if self.expectation is None:
             return np.ones((0, 0))
-        names = self.correction.effects.levels[: self.correction.effects.n_scanners]
-        ratio = self.posterior.tree["hyper"].to_dataset()["noise_ratio"].reindex(scanner=names, fill_value=1.0)
-        logs = np.log(ratio.values).reshape(-1, len(names))
-        chosen = logs.mean(0) if draw is None else logs[draw * len(logs) // self.n_draws]
+        logs = self._log_ratios
+        chosen = logs.mean(0) if draw is None else logs[draw % len(logs)]
         return noise_factors(self.posterior, chosen, self.correction.target, self.correction.at[part])
 
 
@@ -299,13 +303,14 @@ def _prepare(
     seed: int,
 ) -> _Job:
     """Check that the posterior speaks about these scans and features, and line both up."""
-    if isinstance(draws, bool) or draws < 0:
-        raise InputError("The number of draws is impossible.", got=repr(draws), expected="0 or more", do="correct it")
+    for name, number in (("number of draws", draws), ("seed", seed)):
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+            raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
     families = choose_families(posterior.spec, remove)
-    goal = find_target(posterior, target)
     features, at, left_out = match_features(posterior, dataset.features)
-    posterior, learned = adapt_to_unseen(posterior, dataset, unseen)
+    posterior, learned = adapt_to_unseen(posterior, dataset, unseen, inverse=inverse)
     notes = [*filter(None, [posterior.remark]), *on_meaning(posterior.spec, families), *left_out, *learned]
+    goal = find_target(posterior, target)
     effects, scanner, population, about = place_scans(posterior, dataset.scans, families, unseen, at)
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
@@ -317,4 +322,5 @@ def _prepare(
     place = -1 if goal is None else effects.levels.index(goal)
     correction = Correction(effects, scanner, population, place, at, seed)
     expectation = Expectation(posterior, dataset.scans, families, at, goal) if scale else None
-    return _Job(posterior, features, correction, expectation, draws, inverse, ", ".join(families), [*notes, *about])
+    notes = list(dict.fromkeys([*notes, *about]))
+    return _Job(posterior, features, correction, expectation, int(draws), inverse, ", ".join(families), notes)

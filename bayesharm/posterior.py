@@ -22,6 +22,7 @@ import numpy as np
 
 from bayesharm.checkpoints import RECORD, TREE, UNFINISHED, digests, find_damage, write_whole
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
+from bayesharm.run_folders import check_output, contents_of, run_state
 from bayesharm.spec import ModelSpec, spec_from_dict
 
 if TYPE_CHECKING:
@@ -191,73 +192,6 @@ def _pieces(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
-    """Refuse an output folder that already holds something.
-
-    Parameters
-    ----------
-    folder : path
-    resume : bool
-        An unfinished run may be there.
-    overwrite : bool
-        Any run may be there, but nothing else.
-    repair : bool
-        A finished run must be there.
-
-    Raises
-    ------
-    RunFolderError
-    """
-    folder = Path(folder)
-    state = run_state(folder)
-    if repair and state != "a finished run":
-        raise RunFolderError(
-            f"There is nothing to repair in {folder}.",
-            got=f"{_contents(folder)}: {state}",
-            expected="a finished run",
-            do="leave --repair out: a run that is not finished goes on where it stopped"
-            if state == "an unfinished run"
-            else "check the name of the folder",
-        )
-    fine = state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))
-    if not (fine or repair):
-        raise RunFolderError(
-            f"The output folder {folder} already holds {state}.",
-            got=_contents(folder),
-            expected="a folder that is new or empty",
-            do="choose another --out, or start afresh with --overwrite, or mend it with --repair if it is damaged"
-            if state == "a finished run"
-            else "choose another --out, or start afresh with --overwrite"
-            if state.endswith("run")
-            else "choose another --out",
-        )
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=there).close()  # has no name: nothing stays, whenever the process is killed
-    except OSError as error:
-        raise RunFolderError(
-            f"{folder} cannot be written.", got=str(error), expected="a folder to write to", do="choose another --out"
-        ) from None
-
-
-def _contents(folder: Path) -> str:
-    if not folder.is_dir():
-        return "a file" if folder.exists() else "nothing of that name"
-    return shorten(sorted(path.name for path in folder.iterdir())) or "an empty folder"
-
-
-def run_state(folder: Path) -> str:
-    """`empty` (or not there), `a finished run`, `an unfinished run`, `a half-written run` or `other files`."""
-    if not folder.exists():
-        return "empty"
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if there and there <= {RECORD, f".{RECORD}.part", TREE, UNFINISHED}:
-        if RECORD in there:
-            return "a finished run"
-        return "an unfinished run" if UNFINISHED in there else "a half-written run"
-    return "other files" if there else "empty"
-
-
 def _to_json(run: Mapping[str, Any]) -> bytes:
     return (json.dumps(run, indent=2, sort_keys=True) + "\n").encode()
 
@@ -285,7 +219,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             state, advice = "not a run folder", "name a folder that 'bayesharm fit' has made"
         raise RunFolderError(
             f"{folder} is {state}.",
-            got=_contents(folder),
+            got=contents_of(folder),
             expected="a folder that 'bayesharm fit … --out' finished",
             do=advice,
         )

@@ -21,7 +21,7 @@ VALUES = 2**24  # numbers held at once
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Mean and sd of what will be measured, in the features' units; (scan, feature) both."""
+    """Mean and sd of what will be measured, in the features' units; (scan, feature) both, NaN for scans of no use."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -31,7 +31,8 @@ def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
     """What is expected of scans, given all that was fitted; noise is part of the sd.
 
     The scales are taken at their posterior medians, the noise ratios at their means. What a new scanner, person or
-    population does is unknown within its prior.
+    population does is unknown within its prior. Scans that the model would not use (of people who did not travel, for a
+    model of travelers) are NaN.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
     Raises
     ------
     InputError
-        Columns that the fit used are absent, or the model has nothing to say about some of the scans.
+        Columns that the fit used are absent or have no values, or the scans are of a kind that the model knows nothing
+        about.
     RunFolderError
         The posterior keeps no statistics.
     """
@@ -54,10 +56,10 @@ def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
     rows, kind = np.unique(
         np.column_stack([joined.matrix.toarray(), joined.classes]), axis=0, return_index=True, return_inverse=True
     )[1:]
-    classes = joined.classes[rows]
+    classes, kind = joined.classes[rows], kind.reshape(-1)
     n_features = len(unit)
     mean, sd = np.full((2, len(scans), n_features), np.nan)
-    width = min(n_features, max(1, VALUES // (len(rows) * max(design.n_dense, 1))))
+    width = min(n_features, max(1, VALUES // (max(len(rows), len(design.columns)) * design.n_dense)))
     for start in range(0, n_features, width):
         block = np.minimum(np.arange(start, start + width), n_features - 1)
         own = slice(start, min(start + width, n_features))

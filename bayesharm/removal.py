@@ -9,12 +9,13 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from bayesharm.corrections import Effects, add_unknown, read_effects
+from bayesharm.corrections import Effects, add_unknown, find_populations, read_effects
 from bayesharm.dataset import Dataset
 from bayesharm.design import find_travelers
 from bayesharm.errors import InputError, shorten
 from bayesharm.posterior import Posterior
 from bayesharm.spec import ModelSpec
+from bayesharm.statistics import NODE
 
 Unseen = Literal["error", "prior", "adapt"]
 
@@ -51,7 +52,7 @@ def find_target(posterior: Posterior, target: str | None) -> str | None:
     Raises
     ------
     InputError
-        The fit has no such scanner.
+        The posterior knows no such scanner.
     """
     if target is not None and target not in posterior.scanners:
         raise InputError(
@@ -63,8 +64,16 @@ def find_target(posterior: Posterior, target: str | None) -> str | None:
     return target
 
 
-def adapt_to_unseen(posterior: Posterior, dataset: Dataset, unseen: Unseen) -> tuple[Posterior, list[str]]:
-    """The posterior once it has learned from scans of scanners that it has not seen, if it shall; and notes."""
+def adapt_to_unseen(
+    posterior: Posterior, dataset: Dataset, unseen: Unseen, *, inverse: bool = False
+) -> tuple[Posterior, list[str]]:
+    """The posterior once it has learned from scans of scanners that it has not seen, if it shall; and notes.
+
+    Raises
+    ------
+    InputError
+        There is no such choice, or nothing that could be learned.
+    """
     if unseen not in get_args(Unseen):
         raise InputError(
             "It is not said what to do about unseen scanners.",
@@ -72,14 +81,30 @@ def adapt_to_unseen(posterior: Posterior, dataset: Dataset, unseen: Unseen) -> t
             expected=f"one of {', '.join(get_args(Unseen))}",
             do="choose one of these",
         )
-    rows = np.flatnonzero(~dataset.scans["scanner"].isin(posterior.scanners))
+    scans = dataset.scans
+    rows = np.flatnonzero(~scans["scanner"].isin(posterior.scanners))
     if unseen != "adapt" or not len(rows):
         return posterior, []
-    from bayesharm.adapt import adapt
+    if inverse:
+        raise InputError(
+            "Harmonized scans do not tell what their scanners did.",
+            got="unseen='adapt' with inverse",
+            expected="a posterior that knows the scanners",
+            do="keep the posterior that bayesharm.adapt makes of the scans as they were measured, and use it both ways",
+        )
+    from bayesharm.adapt import learn
 
-    new = replace(dataset, scans=dataset.scans.iloc[rows].reset_index(drop=True), features=dataset.features.align(rows))
-    learned = adapt(posterior, new)
-    return learned, list(learned.run["notes"][len(posterior.run["notes"]) :])
+    table = scans.assign(traveling=find_travelers(scans)).iloc[rows].reset_index(drop=True)
+    learned, _ = learn(posterior, replace(dataset, scans=table, features=dataset.features.align(rows)))
+    notes = list(learned.run["notes"][len(posterior.run["notes"]) :])
+    elsewhere = scans["participant_id"].drop(index=scans.index[rows])
+    known = posterior.tree[NODE].to_dataset()["kind_participant_id"].values
+    if more := sorted(set(table["participant_id"]) & set(elsewhere) - set(known)):
+        notes.append(
+            f"Scans of {shorten(more)} on known scanners may have been in the fit, and nothing was learned from them; if "
+            "they are new, use bayesharm.adapt with all new scans."
+        )
+    return learned, notes
 
 
 def place_scans(
@@ -93,21 +118,26 @@ def place_scans(
         A scanner or population is unknown, and that is to be refused.
     """
     effects, notes = read_effects(posterior, families, at), []
-    new = [str(name) for name in scans["scanner"].unique() if name not in effects.levels[: effects.n_scanners]]
+    known = effects.levels[: effects.n_scanners]
+    new = [str(name) for name in scans["scanner"].unique() if name not in known]
     if new:
         if unseen == "error":
             refused = scans["scanner"][scans["scanner"].isin(new)]
             raise InputError(
                 "The fit knows nothing about some of the scanners.",
                 got=f"{len(refused)} scans from {shorten(new)}",
-                expected=f"scanners of the fit: {shorten(effects.levels[: effects.n_scanners], 50)}",
+                expected=f"scanners of the fit: {shorten(known, 50)}",
                 do="leave these scans out, write the scanners as in the fit, fit again with scans of them, or say "
                 "unseen='prior' or unseen='adapt' (--unseen in the shell)",
             )
-        notes.append(f"Not seen in the fit: {shorten(new)}. Their scans are as they were; the sd is that of the prior.")
+        notes.append(
+            f"Not seen in the fit: {shorten(new)}. Their scans are taken as those of the average scanner; the sd is that of "
+            "the prior."
+        )
         wider = float(np.exp(posterior.log_ratios())[len(posterior.scanners) :].mean())  # kappa of any scanner
-        scale = _scales(posterior, posterior.spec.parts) * wider**0.5
-        effects = add_unknown(effects, new, scale, at, scanners=True)
+        scale = _scales(posterior, posterior.spec.parts or (families[0],)) * wider**0.5
+        n_known = int(_in_fit(posterior, families[0]).sum())
+        effects = add_unknown(effects, new, scale, at, n_known, scanners=True)
     population = np.full(len(scans), -1)
     if len(families) > 1:
         effects, population, about = _place_populations(posterior, scans, families[1], unseen, at, effects)
@@ -121,41 +151,51 @@ def _scales(posterior: Posterior, names: Sequence[str]):
     return scales.sel(family=[name for name in names if name in scales["family"]])
 
 
+def _in_fit(posterior: Posterior, family: str) -> np.ndarray:
+    """Of the levels of a family, which its effects are counted from, (level,)."""
+    effect = posterior.effect(family)
+    return effect["in_fit"].values if "in_fit" in effect else np.full(len(effect["mean"]), True)
+
+
 def _place_populations(
     posterior: Posterior, scans: pd.DataFrame, family: str, unseen: Unseen, at: np.ndarray, effects: Effects
 ) -> tuple[Effects, np.ndarray, list[str]]:
     """Travelers belong to no population, and nobody does whose diagnosis has only one in the fit."""
     known = effects.levels[effects.n_scanners :]
-    by_diagnosis = any("/" in level for level in known)
-    if by_diagnosis and "diagnosis" not in scans:
+    populations = find_populations(posterior, scans, known)
+    diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
+    alone = populations == ""
+    if (without := alone & (diagnosis == "")).any():
         raise InputError(
             f"The {family} effects of people cannot be removed without their diagnosis.",
-            got=f"columns {shorten(scans.columns, 30)}",
-            expected="a column 'diagnosis'",
-            do="add it, or remove the effects of scanners only",
+            got=f"no diagnosis for scans {shorten(scans['scan_id'][without])}",
+            expected="a diagnosis of everybody but travelers",
+            do="add it, leave these scans out, or remove the effects of scanners only",
         )
-    label = scans["site"] + "/" + scans["diagnosis"] if by_diagnosis else scans["site"]
-    split = {level.rpartition("/")[2] if by_diagnosis else "" for level in known}
-    diagnosis = scans["diagnosis"] if by_diagnosis else pd.Series("", scans.index)
-    travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.tree["design"].attrs["travelers"]).to_numpy()
-    member = diagnosis.isin(split).to_numpy() & ~travelers
     notes = [f"Real differences between the people recruited at different sites are removed too: {shorten(known)}."]
-    if alone := sorted(set(diagnosis[~travelers]) - split):
-        notes.append(f"{shorten(alone)}: recruited at one site in the fit; nothing is removed for their populations.")
-    new = sorted(set(label[member]) - set(known))
+    if alone.any():
+        notes.append(
+            f"{shorten(sorted(diagnosis[alone].unique()))}: not recruited at two sites of the fit, so that nothing is "
+            "removed for their populations."
+        )
+    unknown = populations.notna() & ~alone & ~populations.isin(known)
+    new = dict(zip(populations[unknown], diagnosis[unknown], strict=True))
     if new and unseen == "error":
         raise InputError(
             "The fit knows nothing about some of the populations.",
-            got=f"{int(label[member].isin(new).sum())} scans of people from {shorten(new)}",
+            got=f"{unknown.sum()} scans of people from {shorten(sorted(new))}",
             expected=f"populations of the fit: {shorten(known, 50)}",
             do="leave these scans out, remove the effects of scanners only, or say unseen='prior' (--unseen in the shell)",
         )
-    for name in new:
-        own = name.rpartition("/")[2]
-        scale = _scales(posterior, [f"{family}_{own}" if by_diagnosis else family, family])
-        effects = add_unknown(effects, [name], scale, at, scanners=False)
-    place = pd.Index(effects.levels[effects.n_scanners :]).get_indexer(pd.Index(label))
-    return effects, np.where(member, effects.n_scanners + place, -1), notes
+    split = next(each.split for each in posterior.spec.families if each.name == family)
+    counted_from = np.array(known, object)[_in_fit(posterior, family)]
+    for group in sorted(set(new.values())):
+        names = sorted(name for name in new if new[name] == group)
+        mates = [name for name in counted_from if not (split and group) or name.endswith(f"/{group}")]
+        scale = _scales(posterior, [f"{family}_{group}", family])
+        effects = add_unknown(effects, names, scale, at, max(len(mates), 1), scanners=False)
+    place = pd.Index(effects.levels[effects.n_scanners :]).get_indexer(pd.Index(populations))
+    return effects, np.where(place >= 0, effects.n_scanners + place, -1), notes
 
 
 def on_meaning(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:

@@ -6,15 +6,16 @@ kinds of scans there were, one row for scans that are alike; people scanned once
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from bayesharm.columns import Covariate
-from bayesharm.design import Design, build_design
+from bayesharm.design import FIXED, Design, EffectGroup, build_design
 from bayesharm.errors import RunFolderError
+from bayesharm.io.tables import to_labels
 from bayesharm.moments import Entries, Layout, Moments
 from bayesharm.plan import Plan, make_plan
 from bayesharm.spec import ModelSpec, spec_from_dict
@@ -101,6 +102,9 @@ def write_statistics(statistics: Statistics) -> xr.Dataset:
         }
         | {f"kind_{name}": (("kind",), values.to_numpy()) for name, values in statistics.kinds.items()},
         attrs={
+            "columns": list(statistics.design.columns),
+            "scales": list(statistics.design.scales),
+            "scale_medians": statistics.design.scale_medians.tolist(),
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
             "units": "standard deviations of a feature, from its centre",
         },
@@ -109,9 +113,14 @@ def write_statistics(statistics: Statistics) -> xr.Dataset:
 
 def find_kinds(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     """One row for scans that are alike in all but covariates; two where a person was scanned alike more often than once."""
-    names = [name for name in ("participant_id", "scanner", "site", "diagnosis", "traveling") if name in used]
-    names += [family.by for family in spec.factors if family.by in used]
-    kinds = used[names].astype({name: str for name in names if name != "traveling"})
+    by = {family.by for family in spec.families}
+    wanted = {"participant_id": True, "scanner": True, "site": "population" in by}
+    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors}
+    names = [name for name, is_used in wanted.items() if is_used and name in used]
+    kinds = pd.DataFrame({name: to_labels(used[name])[0].astype(object) for name in names})
+    if "traveling" in used:
+        kinds["traveling"] = used["traveling"].to_numpy(bool)
+        names.append("traveling")
     once = ~kinds.participant_id.duplicated(keep=False)
     kinds.loc[once, "participant_id"] = ""
     again = kinds.groupby(names, dropna=False).cumcount()
@@ -147,15 +156,54 @@ def read_statistics(posterior: Any) -> Statistics:
         node["cross_gram"].values,
     )
     moments = Moments(*(node[name].values for name in KEPT))
-    design = design_of(with_covariates(kinds, covariates), spec, covariates)
+    design = build_design(with_covariates(kinds, covariates), spec, covariates)
+    known = np.isin(design.columns, node.attrs["columns"])
+    design = restrict_design(design, known, tuple(node.attrs["scales"]), np.array(node.attrs["scale_medians"]))
     return Statistics(kinds, design, layout, node["size"].values, moments)
 
 
-def design_of(kinds: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...]) -> Design:
-    """The design of a table that has no scan_id of its own."""
-    return build_design(kinds.assign(scan_id=np.arange(len(kinds)).astype(str)), spec, covariates)
+def restrict_design(design: Design, kept: np.ndarray, scales: tuple[str, ...], scale_medians: np.ndarray) -> Design:
+    """A design without some of its columns, its scales in an order that is given.
+
+    Parameters
+    ----------
+    design : Design
+    kept : (column,) bool array
+    scales : tuple of str
+        Those of the columns that are kept, and perhaps others.
+    scale_medians : (scale,) array
+    """
+    place = {name: k for k, name in enumerate(scales)}
+    keep, now = np.flatnonzero(kept), np.cumsum(kept) - 1
+    return replace(
+        design,
+        scales=scales,
+        scale_medians=scale_medians,
+        columns=tuple(design.columns[k] for k in keep),
+        matrix=design.matrix[:, keep],
+        column_scale=np.array([FIXED if k == FIXED else place[design.scales[k]] for k in design.column_scale[keep]]),
+        column_sd=design.column_sd[keep],
+        n_dense=int((keep < design.n_dense).sum()),
+        once_scale=place[design.scales[design.once_scale]],
+        effects=tuple(_restrict(group, kept, now) for group in design.effects if kept[group.columns].all(1).any()),
+        of_scanner=now[design.of_scanner],
+    )
+
+
+def _restrict(group: EffectGroup, kept: np.ndarray, now: np.ndarray) -> EffectGroup:
+    """A group without levels whose columns are not kept."""
+    there = kept[group.columns].all(1)
+    return replace(
+        group,
+        levels=tuple(np.array(group.levels, object)[there]),
+        columns=now[group.columns[there]],
+        mates=group.mates[there],
+        weight=group.weight[there],
+        n_columns=int(kept.sum()),
+    )
 
 
 def with_covariates(kinds: pd.DataFrame, covariates: tuple[Covariate, ...]) -> pd.DataFrame:
-    """Values that any scan could have: columns do not depend on them."""
+    """The kinds as a table of scans; with values that any scan could have, since columns do not depend on them."""
+    kinds = kinds.assign(scan_id=np.arange(len(kinds)).astype(str))
     return kinds.assign(**{each.name: each.mean if each.category is None else each.categories[0] for each in covariates})

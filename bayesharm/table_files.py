@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.errors import InputError, RunFolderError, shorten
-from bayesharm.posterior import run_state
+from bayesharm.run_folders import run_state
 
 FORMATS = ("csv", "parquet")
 

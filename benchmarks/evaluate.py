@@ -45,7 +45,7 @@ from bayesharm import (
 from bayesharm.baselines import available_methods, get_method
 from bayesharm.dataset import Dataset
 from bayesharm.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
-from bayesharm.evaluate import BayesFitted, take_scans
+from bayesharm.evaluate import BayesFitted
 from bayesharm.oracle import gaussian_oracle
 from bayesharm.plots import plot_evaluation, save_figure
 from bayesharm.simulate import Simulation, scan_levels
@@ -109,10 +109,10 @@ def published(case: str, edges: int, seed: int) -> pd.DataFrame:
     fold, rows = split_people(dataset.scans, 2, np.random.default_rng(seed)), []
     for k in range(2):
         out = np.flatnonzero(fold == k)
-        test = take_scans(dataset, out)
+        test = dataset.take(out)
         raw = test.features.read(0, edges)
         values = {"oracle": raw - (truth - truth.mean()).loc[test.scans["scanner"]].to_numpy()}
-        for name, found, _ in fitted_methods(take_scans(dataset, np.flatnonzero(fold != k)), seed):
+        for name, found, _ in fitted_methods(dataset.take(np.flatnonzero(fold != k)), seed):
             values[name] = found.apply(test).values
         lacking = np.any([~np.isfinite(own).any(1) for own in values.values()], axis=0)
         for name, own in values.items():
@@ -131,7 +131,7 @@ def contrasts(case: str, edges: int, seed: int) -> pd.DataFrame:
     dataset = load_dataset(study.scans, study.features)
     posterior = fit(dataset, MODEL, seed=seed, units="shared")
     once = np.flatnonzero(~dataset.scans["participant_id"].duplicated(keep=False))
-    part, expected = take_scans(dataset, once), expected_of(study)[once]
+    part, expected = dataset.take(once), expected_of(study)[once]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = harmonize(posterior, part, draws=DRAWS, seed=seed)
@@ -161,8 +161,8 @@ def scanner(case: str, edges: int, seed: int) -> pd.DataFrame:
         own = dataset.scans["scanner"] == name
         travels = dataset.scans["participant_id"].isin(everything.tree["design"].attrs["travelers"])
         new = own & {"travelers and cohort": True, "cohort only": ~travels, "travelers only": travels}[people]
-        posterior = fit(take_scans(dataset, np.flatnonzero(~own)), MODEL, seed=seed, units="shared")
-        learned = adapt(posterior, take_scans(dataset, np.flatnonzero(new)))
+        posterior = fit(dataset.take(np.flatnonzero(~own)), MODEL, seed=seed, units="shared")
+        learned = adapt(posterior, dataset.take(np.flatnonzero(new)))
         truth = study.truth.effects["measurement"]
         for method, known in (("adapted", learned), ("fitted to all", everything)):
             effect = known.effect("measurement").to_dataframe().reset_index().pivot(index="scanner", columns="feature")

@@ -3,8 +3,12 @@
 import numpy as np
 import xarray as xr
 
+from bayesharm.dataset import Dataset
+from bayesharm.design import build_design
+from bayesharm.moments import compute_moments, lay_out
 from bayesharm.posterior import FORMAT, REASONS, Posterior
-from bayesharm.spec import load_model
+from bayesharm.spec import ModelSpec, load_model
+from bayesharm.statistics import keep_statistics
 
 SCANNERS = ("A", "B", "C")
 
@@ -111,3 +115,57 @@ def add_sources(found: Posterior) -> Posterior:
         "larger": (pair, (mean[:, None] > mean).astype(float)),
     }))  # fmt: skip
     return found
+
+
+def make_learned(
+    dataset: Dataset,
+    spec: ModelSpec,
+    scales: dict[str, np.ndarray] | None = None,
+    ratio: dict[str, float] | None = None,
+) -> Posterior:
+    """A posterior that keeps the statistics of scans, at scales and noise ratios of its own; its effects say nothing.
+
+    Scales are by name, in the features' units; random ones by default, as noise ratios are.
+    """
+    design = build_design(dataset.scans, spec)
+    layout, n_features = lay_out(design), dataset.features.n_features
+    moments, standard = compute_moments(design, layout, dataset.features.read(0, n_features))
+    rng = np.random.default_rng(0)
+    middle = np.exp(rng.normal(np.log(design.scale_medians)[:, None], 0.4, (len(design.scales), n_features))) * standard.sd
+    relative = np.exp(rng.normal(0, 0.3, (2, 5, len(design.scanners))))
+    if scales is not None:
+        middle = np.stack([scales[name] for name in design.scales])
+    size = np.exp(rng.normal(0, 0.3, relative.shape)) if spec.bias_ratio == "scanner" else np.ones(relative.shape)
+    if ratio is not None:
+        size = np.ones(relative.shape)
+        relative = np.broadcast_to([ratio[name] for name in design.scanners], relative.shape)
+    feature = ("feature", np.array(dataset.features.names, dtype=object))
+    scanner = ("scanner", np.array(design.scanners, dtype=object))
+    nodes = {
+        "/hyper": xr.Dataset(
+            {
+                "noise_ratio": (("chain", "draw", "scanner"), relative),
+                "bias_ratio": (("chain", "draw", "scanner"), size),
+            },
+            coords={"scanner": scanner},
+        ),
+        "/scales": xr.Dataset(
+            {name: (("family", "feature"), size * middle) for name, size in (("q50", 1.0), ("mean", 1.1), ("sd", 0.2))}
+            | {"centre": ("feature", standard.centre), "unit": ("feature", standard.sd)}
+            | {"converged": ("feature", np.full(n_features, True))},
+            coords={"family": ("family", np.array(design.scales, dtype=object)), "feature": feature},
+        ),
+        "/design": xr.Dataset(
+            coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
+        ),
+        "/statistics": keep_statistics(dataset.scans, design, layout, moments),
+    }
+    for group in design.effects:
+        n_levels = len(group.levels)
+        nodes[f"/effects/{group.name}"] = xr.Dataset(
+            {name: ((group.dim, "feature"), np.zeros((n_levels, n_features))) for name in ("mean", "sd")}
+            | {"n_scans": (group.dim, np.ones(n_levels, int))},
+            coords={group.dim: np.array(group.levels, dtype=object), "feature": feature},
+        )
+    run = {"format": FORMAT, "spec": design.spec.to_dict(), "seed": 1, "settings": {}, "versions": {}}
+    return Posterior(xr.DataTree.from_dict(nodes), run | {"notes": ["As it was."]})

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+import xarray as xr
 from typer.testing import CliRunner
 
 import bayesharm
@@ -85,6 +86,38 @@ def test_harmonize_writes_mean_and_sd_in_the_form_of_the_input(small_study, smal
     effect = bayesharm.load_posterior(small_run).effect("measurement").sel(scanner=scans.scanner.tolist())
     np.testing.assert_allclose(given - mean, effect["mean"].values, atol=1e-5)
     np.testing.assert_allclose(sd, effect["sd"].values, rtol=1e-6)
+
+
+def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp_path):
+    files = small_study / "scans.csv", small_study / "features.npy"
+    result = run(
+        "harmonize", small_run, *files, "--out", tmp_path / "mean.npy", "--sd", tmp_path / "sd.csv", "--draws", 3,
+        "--draws-file", tmp_path / "draws.zarr", "--target", "alpha", "--remove", "measurement,sampling", "--scale",
+        "--seed", 7,
+    )  # fmt: skip
+    assert "Note: Real differences between the people" in result.stderr
+    assert "uncertainty: " in result.stdout and f"3 draws: {tmp_path / 'draws.zarr'}" in result.stdout
+    dataset = bayesharm.load_dataset(*files, check="apply")
+    with pytest.warns(UserWarning, match="Real differences"):
+        expected = bayesharm.harmonize(
+            bayesharm.load_posterior(small_run), dataset, remove="measurement,sampling", target="alpha", scale=True, draws=3,
+            seed=7,
+        )  # fmt: skip
+    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), expected.mean)
+    np.testing.assert_array_equal(xr.open_zarr(tmp_path / "draws.zarr", consolidated=False)["draws"].values, expected.draws)
+    back = ["--out", tmp_path / "back.npy", "--target", "alpha", "--remove", "measurement,sampling", "--scale", "--inverse"]
+    run("harmonize", small_run, files[0], tmp_path / "mean.npy", *back)
+    np.testing.assert_allclose(np.load(tmp_path / "back.npy"), np.load(files[1]), atol=1e-5)  # float32, of values up to 10
+
+    moved = pd.read_csv(files[0]).replace({"scanner": {"omega": "new"}})
+    moved.to_csv(tmp_path / "moved.csv", index=False)
+    out = ["--out", tmp_path / "new.csv"]
+    error = run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, code=2).stderr
+    assert "1 scans from 'new'" in error and "--unseen" in error and not (tmp_path / "new.csv").exists()
+    error = run("harmonize", small_run, *files, *out, "--draws", 2, code=2).stderr
+    assert "belong together" in error
+    for choice, note in (("prior", "taken as those of the average"), ("adapt", "Adapted to 1 scans")):
+        assert note in run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, "--unseen", choice).stderr
 
 
 def test_harmonize_takes_new_people_in_a_wide_table_on_some_scanners(small_run, tmp_path):
@@ -351,7 +384,7 @@ def test_an_output_folder_with_something_in_it_is_refused_before_anything_is_rea
         ("mean.npy", "mean.npy", "--sd would overwrite --out"),
         ("mean.txt", None, "format"),
         ("mean", None, "format"),
-        ("mean.npy", "sd.zarr", "format"),
+        ("mean.npy", "sd.mat", "format"),
         ("nowhere/mean.npy", None, "--out cannot be written"),
     ],
 )

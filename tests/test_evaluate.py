@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from bayesharm import load_dataset
 from bayesharm.cli import app
 from bayesharm.errors import InputError
-from bayesharm.evaluate import OURS, evaluate, take_scans
+from bayesharm.evaluate import OURS, evaluate
 from bayesharm.splits import split_people, split_visits
 from bayesharm.verdict import say_verdict
 
@@ -77,7 +77,7 @@ def test_visits_of_a_person_and_of_a_scanner_are_spread():
 def test_too_few_travelers_are_refused(study):
     with pytest.raises(InputError, match=r"too few traveling subjects[\s\S]*8 travelers for 9 folds"):
         split_people(study.scans, 9, np.random.default_rng(0))
-    cohort = take_scans(study, np.flatnonzero(study.scans.scanner == "A"))
+    cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))
     with pytest.raises(InputError, match="0 travelers for 2 folds"):
         evaluate(cohort, ["none"], **FEW)
 

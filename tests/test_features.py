@@ -12,7 +12,7 @@ from bayesharm.errors import InputError
 from bayesharm.features import Features, find_flaws, match_names, number_features
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
-from bayesharm.io.writing import create_matrix
+from bayesharm.io.writing import Output, create_matrices
 
 NAMES = ["a", "b", "a.b", "d"]
 SCANS = ["s1", "s2", "s3"]
@@ -271,7 +271,7 @@ def test_fingerprint_knows_values_names_and_order_but_not_blocks(size):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_values_are_written_back_exactly(values, tmp_path, suffix, dtype):
     path, values = tmp_path / f"out{suffix}", values.astype(dtype) / 3
-    with create_matrix(path, scan_ids=SCANS, names=NAMES, dtype=dtype) as out:
+    with create_matrices(Output(path, SCANS, NAMES, dtype)) as (out,):
         out[:, :2] = values[:, :2]
         out[:, 2:] = values[:, 2:]
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -286,7 +286,7 @@ def test_values_are_written_back_exactly(values, tmp_path, suffix, dtype):
 
 
 def test_whole_numbers_are_written_as_fractions(tmp_path):
-    with create_matrix(tmp_path / "out.npy", scan_ids=SCANS, names=NAMES, dtype=np.int16) as out:
+    with create_matrices(Output(tmp_path / "out.npy", SCANS, NAMES, np.int16)) as (out,):
         out[:] = 0.5
     assert np.load(tmp_path / "out.npy").dtype == np.float64
 
@@ -295,7 +295,7 @@ def test_whole_numbers_are_written_as_fractions(tmp_path):
 def test_an_error_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path, suffix):
     (tmp_path / f"out{suffix}").write_text("old")
     with pytest.raises(RuntimeError, match="half way"):
-        with create_matrix(tmp_path / f"out{suffix}", scan_ids=SCANS, names=NAMES, dtype=float) as out:
+        with create_matrices(Output(tmp_path / f"out{suffix}", SCANS, NAMES, float)) as (out,):
             out[0] = 1
             raise RuntimeError("half way")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
@@ -303,7 +303,7 @@ def test_an_error_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path, suf
 
 def test_where_nothing_can_be_written(tmp_path):
     def create(path):
-        with create_matrix(path, scan_ids=SCANS, names=NAMES, dtype=float):
+        with create_matrices(Output(path, SCANS, NAMES, float)):
             pass
 
     for path in (tmp_path / "out.mat", tmp_path / "nowhere" / "out.npy"):

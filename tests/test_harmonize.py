@@ -1,16 +1,25 @@
 """Harmonizing: the effect of each scan's scanner is subtracted, and nothing else about the input changes."""
 
+import errno
+import hashlib
+import os
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from posteriors import make_posterior
 
+from bayesharm.alignment import compare_units, size_of
+from bayesharm.corrections import TOGETHER
 from bayesharm.dataset import Dataset, load_dataset
 from bayesharm.errors import BayesharmError, InputError
 from bayesharm.harmonize import harmonize, harmonize_to_files
-from bayesharm.posterior import Posterior
+from bayesharm.io.tables import read_table
+from bayesharm.io.writing import WRITTEN_FORMATS
+from bayesharm.posterior import Posterior, load_posterior
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.summary import summarize
 
@@ -140,33 +149,58 @@ def test_only_effects_of_scanners_can_be_removed():
         harmonize(make_posterior(), make_dataset(), remove="participant")
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".csv", ".tsv", ".parquet"])
-def test_files_hold_what_the_arrays_hold(tmp_path, suffix):
-    dataset, posterior, done = make_dataset(dtype="float32"), make_posterior(), []
-    expected = harmonize(posterior, dataset)
-    mean, sd = tmp_path / f"mean{suffix}", tmp_path / f"sd{suffix}"
-    assert harmonize_to_files(posterior, dataset, mean, sd, report=lambda *event: done.append(event)) == ()
-    assert done[-1] == (4, 4)
-    assert sorted(tmp_path.iterdir()) == [mean, sd]
-    for path, values in ((mean, expected.mean), (sd, expected.sd)):
-        if suffix == ".npy":
-            written = np.load(path)
-            assert written.dtype == "float32"
-        else:
-            separator = {".csv": ",", ".tsv": "\t"}.get(suffix)
-            table = pd.read_csv(path, sep=separator) if separator else pd.read_parquet(path)
-            assert table.columns.tolist() == ["scan_id", *NAMES]
-            assert table.scan_id.tolist() == expected.scan_id.tolist()
-            written = table[NAMES].to_numpy()
-        np.testing.assert_allclose(written, values, rtol=1e-6)
+def written(path, names: list[str], n_draws: int = 0) -> np.ndarray:
+    """What a file holds, whose labels are checked: (scan, feature), or (draw, scan, feature)."""
+    ids = [f"s{i}" for i in range(4)]
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".zarr":
+        found = xr.open_zarr(path, consolidated=False)
+        assert found["names"].values.tolist() == names and found["scan_id"].values.tolist() == ids
+        values = found["draws" if n_draws else "features"]
+        assert values.dims == ("draw", "scan", "feature")[-values.ndim :]
+        return values.values
+    table = read_table(path, text=["scan_id"])
+    assert table.columns.tolist() == [*(["draw"] if n_draws else []), "scan_id", *names]
+    assert table.scan_id.tolist() == ids * max(n_draws, 1)
+    if n_draws:
+        assert table.draw.tolist() == np.repeat(range(n_draws), 4).tolist()
+    return table[names].to_numpy().reshape(*([n_draws] if n_draws else []), 4, len(names))
+
+
+@pytest.mark.parametrize("suffix", WRITTEN_FORMATS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_files_hold_what_the_arrays_hold(tmp_path, suffix, dtype):
+    dataset, posterior, told = make_dataset(dtype=dtype), make_posterior(), []
+    expected = harmonize(posterior, dataset, draws=3, seed=5)
+    mean, sd, draws = (tmp_path / f"{name}{suffix}" for name in ("mean", "sd", "draws"))
+    for _ in range(2):  # the second time in place of the first
+        report = lambda done, total: told.append((done, total))  # noqa: E731
+        assert harmonize_to_files(posterior, dataset, mean, sd, draws, draws=3, seed=5, report=report) == ()
+        assert told[-1] == (4, 4)
+        assert sorted(tmp_path.iterdir()) == sorted([mean, sd, draws])
+    for path, values in ((mean, expected.mean), (sd, expected.sd), (draws, expected.draws)):
+        found = written(path, NAMES, 3 if path == draws else 0)
+        if suffix in (".npy", ".zarr", ".parquet"):
+            assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found.astype(values.dtype), values)
+
+
+def test_a_zarr_can_be_harmonized_again(tmp_path):
+    dataset = make_dataset()
+    harmonize_to_files(make_posterior(), dataset, tmp_path / "mean.zarr")
+    there = load_dataset(dataset.scans.iloc[::-1], tmp_path / "mean.zarr", check="apply")
+    back = harmonize(make_posterior(), there, inverse=True)
+    np.testing.assert_array_equal(back.mean, dataset.features.read(0, 4)[::-1])
 
 
 def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
-    whole = harmonize(make_posterior(), make_dataset())
+    whole = harmonize(make_posterior(), make_dataset(), draws=2)
     monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 4)
-    harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.npy", tmp_path / "sd.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), whole.mean)
-    np.testing.assert_array_equal(np.load(tmp_path / "sd.npy"), whole.sd)
+    paths = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")]
+    harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2)
+    for path, values in zip(paths, (whole.mean, whole.sd, whole.draws), strict=True):
+        np.testing.assert_allclose(np.load(path), values, atol=1e-13)
 
 
 def test_nothing_is_left_behind_when_it_is_refused(tmp_path):
@@ -174,21 +208,211 @@ def test_nothing_is_left_behind_when_it_is_refused(tmp_path):
         (make_dataset("D"), "mean.npy", "sd.npy"),
         (make_dataset(), "mean.npy", "sd.txt"),
         (make_dataset(), "nowhere/mean.npy", "sd.npy"),
+        (make_dataset(), "same.npy", "same.npy"),
+        (make_dataset(names=["f0", "f2"]), "mean.npy", "sd.npy"),
     ]
     for dataset, mean, sd in refused:
         with pytest.raises(InputError, match="do this"):
             harmonize_to_files(make_posterior(), dataset, tmp_path / mean, tmp_path / sd)
+    for options in ({"draws": 2}, {"draws_file": tmp_path / "draws.npy"}, {"target": "D"}, {"seed": 0.5}):
+        with pytest.raises(InputError, match="do this"):
+            harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.npy", **options)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mean.zarr").mkdir()
+    with pytest.raises(InputError, match="would replace a folder"):
+        harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.zarr")
+    assert list((tmp_path / "mean.zarr").iterdir()) == []
 
 
-def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch):
+@pytest.mark.parametrize("full", ["table", "array", "half way"])
+def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch, full):
+    """Not of the files that were finished before either; earlier ones stay as they were."""
+
     def fail(*args, **kwargs):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bayesharm.io.writing._append", fail)
+    if full == "table":
+        monkeypatch.setattr("bayesharm.io.writing._append", fail)
+    elif full == "array":
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+    paths = [tmp_path / name for name in ("mean.csv", "sd.npy", "draws.zarr")]
+    paths[0].write_text("as it was")
+    report = fail if full == "half way" else None
+    posterior = make_posterior(settings={"preview": True})
     with pytest.raises(BayesharmError, match="No space left"):
-        harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.npy", tmp_path / "sd.csv")
-    assert list(tmp_path.iterdir()) == []
+        harmonize_to_files(posterior, make_dataset(), *paths, draws=2, report=report)
+    assert list(tmp_path.iterdir()) == paths[:1] and paths[0].read_text() == "as it was"
+
+
+def test_files_that_a_killed_process_has_left_do_no_harm(tmp_path):
+    (tmp_path / ".mean.csv.unfinished.csv").write_text("scan_id,f0\nold,1\n")
+    (tmp_path / ".mean.csv.unfinished").write_text("old")
+    harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.csv")
+    np.testing.assert_array_equal(written(tmp_path / "mean.csv", NAMES), harmonize(make_posterior(), make_dataset()).mean)
+    assert list(tmp_path.iterdir()) == [tmp_path / "mean.csv"]
+
+
+def test_the_room_that_is_needed_is_taken_first(tmp_path, monkeypatch):
+    """Where a disk is full, writing to a map of a file ends the process, and nothing could be cleaned up."""
+    taken = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, start, size: taken.append((start, size)), raising=False)
+    paths = [tmp_path / name for name in ("mean.npy", "sd.csv", "draws.npy")]
+    harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=7)
+    header = 128  # of a .npy file
+    assert taken == [(0, header + 16 * 8), (0, header + 16 * 8), (0, header + 7 * 16 * 8)]
+
+
+# ---- the input
+
+
+def digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def test_the_input_is_never_modified(tmp_path):
+    scans, values = make_dataset().scans, np.arange(16.0).reshape(4, 4)
+    table = pd.DataFrame(values, columns=NAMES).assign(scan_id=scans.scan_id)
+    array = np.asfortranarray(values)
+    np.save(tmp_path / "features.npy", values)
+    before = digest(array), pd.util.hash_pandas_object(table).tolist(), (tmp_path / "features.npy").read_bytes()
+    scans_before = pd.util.hash_pandas_object(scans).tolist()
+    posterior = make_posterior(features=("feature_0000", "feature_0001", "feature_0002", "feature_0003"))
+    tree = posterior.tree.copy(deep=True)
+    array.flags.writeable = False
+    for features in (array, tmp_path / "features.npy"):
+        dataset = load_dataset(scans, features, check="apply")
+        harmonize(posterior, dataset, target="B", draws=2)
+        harmonize_to_files(posterior, dataset, tmp_path / "mean.npy", tmp_path / "sd.npy")
+    harmonize(make_posterior(), load_dataset(scans, table, check="apply"), inverse=True)
+    after = digest(array), pd.util.hash_pandas_object(table).tolist(), (tmp_path / "features.npy").read_bytes()
+    assert before == after and scans_before == pd.util.hash_pandas_object(scans).tolist()
+    assert posterior.tree.identical(tree)
+
+
+def test_nothing_but_what_is_missing_is_touched_by_missing_values():
+    dataset = make_dataset(dtype="float32")
+    values = dataset.features.read(0, 4).astype("float32")
+    values[1, 2] = values[3, 0] = np.nan
+    there = np.isfinite(values)
+    table = pd.DataFrame(values, columns=NAMES).assign(scan_id=dataset.scans.scan_id)
+    some = load_dataset(dataset.scans, table, check="apply")
+    for options in ({}, {"target": "C"}, {"inverse": True}):
+        whole = harmonize(make_posterior(), dataset, draws=3, **options)
+        result = harmonize(make_posterior(), some, draws=3, **options)
+        for name in ("mean", "sd", "draws"):
+            one, other = getattr(result, name), getattr(whole, name)
+            np.testing.assert_array_equal(np.isnan(one), np.broadcast_to(~there, one.shape))
+            np.testing.assert_array_equal(one[..., there], other[..., there])
+
+
+def test_one_scan_is_enough():
+    whole = harmonize(make_posterior(), make_dataset("CAB"), draws=2, target="B")
+    one = make_dataset("CAB")
+    one = replace(one, scans=one.scans.iloc[[1]].reset_index(drop=True), features=one.features.align(np.array([1])))
+    alone = harmonize(make_posterior(), one, draws=2, target="B")
+    for name in ("mean", "sd", "draws"):
+        np.testing.assert_array_equal(getattr(alone, name), getattr(whole, name)[..., [1], :])
+
+
+def test_a_scans_table_of_another_length_is_refused():
+    dataset = make_dataset()
+    with pytest.raises(InputError, match="do not align"):
+        load_dataset(dataset.scans.iloc[:3], dataset.features.read(0, 4), check="apply")
+
+
+# ---- units
+
+
+def edges(n_scans: int, size: float = 1.0, n_features: int = 400) -> tuple[Posterior, Dataset]:
+    """Edges of sd 2 about 0 in the fit, and ordinary scans of new people but for their unit."""
+    names = [f"e{k}" for k in range(n_features)]
+    dataset = make_dataset("ABC"[:n_scans] if n_scans < 4 else "A" * n_scans, names)
+    values = size * np.random.default_rng(n_scans).normal(0, 2, (n_scans, n_features))
+    table = pd.DataFrame(values, columns=names).assign(scan_id=dataset.scans.scan_id)
+    return make_posterior(features=tuple(names)), load_dataset(dataset.scans, table, check="apply")
+
+
+@pytest.mark.parametrize("n_scans", [1, 3, 30])
+def test_other_units_are_doubted_and_ordinary_scans_are_not(tmp_path, n_scans):
+    for size in (1.0, 0.1):  # a scan of weak edges is no scan in another unit
+        posterior, dataset = edges(n_scans, size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            harmonize(posterior, dataset)
+        assert harmonize_to_files(posterior, dataset, tmp_path / "mean.npy") == ()
+    for size, words in ((1000.0, r"\d{3}"), (0.001, r"0\.000\d+")):
+        posterior, dataset = edges(n_scans, size)
+        with pytest.warns(UserWarning, match=rf"of 400 features are about {words} times as large.*other units"):
+            harmonize(posterior, dataset)
+        assert "other units" in harmonize_to_files(posterior, dataset, tmp_path / "mean.npy")[0]
+
+
+def test_a_feature_in_another_unit_is_named():
+    """One of many, whose centre is far from 0 in the fit: 2.5 mm written as 0.0025."""
+    posterior = make_posterior()
+    posterior.tree["scales"]["centre"][:] = [50.0, 50.0, 0.0, 0.0]
+    at, names = np.arange(4), np.array(NAMES)
+    said = compare_units(posterior, at, np.array([50.0, 0.05, 2.0, 0.001]), names)
+    assert "1 of 4" in said[0] and "'f1'" in said[0] and "about 0.000999 times" in said[0]
+    assert compare_units(posterior, at, np.array([50.0, 50.0, 2.0, 0.001]), names) == []
+    assert compare_units(posterior, at, size_of(np.full((3, 4), np.nan)), names) == []
+
+
+# ---- draws
+
+
+def test_draws_are_spread_as_the_posterior_says():
+    """Means, variances and covariances within Monte-Carlo error; each of 4 × 3 and 4 × 6 numbers at a rate of 2e-5 / 36."""
+    n, dataset, posterior = 6000, make_dataset("ABC"), make_posterior()
+    result = harmonize(posterior, dataset, draws=n, seed=1)
+    sd = posterior.effect("measurement")["sd"].values
+    covariance = sd[:, None] * posterior.effect("measurement")["correlation"].values[..., None] * sd
+    away = result.draws - result.mean
+    limit = 4.95
+    assert (np.abs(away.mean(0)) < limit * sd / np.sqrt(n)).all()
+    found = np.einsum("daf,dbf->abf", away, away) / n
+    variance = sd**2
+    error = np.sqrt((variance[:, None] * variance + covariance**2) / n)
+    assert (np.abs(found - covariance) < limit * error).all()
+    features = np.corrcoef(away[:, 0].T)[np.triu_indices(4, 1)]  # known apart
+    assert (np.abs(features) < limit / np.sqrt(n)).all()
+
+
+def test_scans_of_a_scanner_lose_the_same_in_a_draw():
+    dataset = make_dataset("ABABCA")
+    shift = dataset.features.read(0, 4) - harmonize(make_posterior(), dataset, draws=4).draws
+    for name in "ABC":
+        own = shift[:, dataset.scans.scanner == name]
+        np.testing.assert_allclose(own, np.broadcast_to(own[:, :1], own.shape), atol=1e-13)
+    assert np.abs(shift[:, 0] - shift[:, 1]).min() > 1e-3
+    part = make_dataset("CB")
+    np.testing.assert_allclose(
+        part.features.read(0, 4) - harmonize(make_posterior(), part, draws=4).draws, shift[:, [4, 1]], atol=1e-13
+    )
+
+
+def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
+    names = [f"e{k}" for k in range(2 * TOGETHER + 30)]
+    posterior, dataset = make_posterior(features=tuple(names)), make_dataset("ABC", names)
+    posterior.tree["scales"]["centre"][:] = 500.0
+    few, many = (harmonize(posterior, dataset, draws=n, seed=3).draws for n in (2, 9))
+    np.testing.assert_array_equal(many[:2], few)
+    assert (harmonize(posterior, dataset, draws=2, seed=4).draws != few).all()
+    turned = np.random.default_rng(0).permutation(names)
+    order = [names.index(name) for name in turned]
+    table = pd.DataFrame(dataset.features.read(0, len(names)), columns=names)[turned]
+    again = load_dataset(dataset.scans, table.assign(scan_id=dataset.scans.scan_id), check="apply")
+    monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 100)
+    np.testing.assert_allclose(harmonize(posterior, again, draws=2, seed=3).draws, few[..., order], atol=1e-12)
+
+
+def test_draws_of_equal_noise_depend_on_the_seed_only(small_study, small_run):
+    posterior = load_posterior(small_run)
+    dataset = load_dataset(small_study / "scans.csv", small_study / "features.npy", check="apply")
+    few, many = (harmonize(posterior, dataset, draws=n, scale=True).draws for n in (2, 5))
+    np.testing.assert_array_equal(many[:2], few)
+    plain = harmonize(posterior, dataset, draws=2).draws
+    assert (few != plain).mean() > 0.9 and np.abs(few - plain).max() < 5
 
 
 def test_removing_the_true_bias_leaves_only_the_rest():

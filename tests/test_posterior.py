@@ -12,7 +12,8 @@ from posteriors import SCANNERS, make_posterior
 
 from bayesharm import posterior
 from bayesharm.errors import RunFolderError
-from bayesharm.posterior import FORMAT, check_output, load_posterior
+from bayesharm.posterior import FORMAT, load_posterior
+from bayesharm.run_folders import check_output
 from bayesharm.summary import summarize
 
 MEAN = "posterior.zarr/effects/measurement/mean"

@@ -32,7 +32,8 @@ from bayesharm.design import build_design
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.inference.lanes import sample_block, vague_mixture
 from bayesharm.inference.problem import Stage, make_problem
-from bayesharm.posterior import REASONS, check_output
+from bayesharm.posterior import REASONS
+from bayesharm.run_folders import check_output
 from bayesharm.spec import load_model
 
 SETTINGS = {"block_size": 2}  # so that 96 features are three parts

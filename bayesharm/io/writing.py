@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +20,159 @@ from bayesharm.io.tables import SEPARATORS, TABLE_FORMATS
 WRITTEN_FORMATS = (".npy", ".zarr", *TABLE_FORMATS)
 ROWS_BYTES = 1 << 26  # of rows of a table that are written together
 CHUNK_BYTES = 1 << 23  # of a chunk of a Zarr array
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file of scan × feature values, or of several draws of them.
+
+    A .npy file is the array. A .zarr holds it as `features` (or `draws`), with `scan_id` and `names`; xarray opens it too.
+    .csv, .tsv and .parquet have a row for each scan (of each draw, counted in a column ``draw``), which begins with
+    ``scan_id``.
+
+    Attributes
+    ----------
+    path : path
+    scan_ids, names : sequences of str
+    dtype : numpy dtype
+        Kept if it is a floating type; harmonized integers need fractions and become float64.
+    n_draws : int, optional
+        The array is (draw, scan, feature) then, else (scan, feature).
+    remark : str
+        What must be said of it lies beside it as ``<file>.PREVIEW.txt``: arrays have no room for words.
+    """
+
+    path: str | os.PathLike[str]
+    scan_ids: Sequence[str] | np.ndarray
+    names: Sequence[str] | np.ndarray
+    dtype: Any
+    n_draws: int | None = None
+    remark: str = ""
+
+    @property
+    def final(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def suffix(self) -> str:
+        return self.final.suffix.lower()
+
+    @property
+    def unfinished(self) -> Path:
+        """The array while it is filled."""
+        return self.final.with_name(f".{self.final.name}.unfinished")
+
+    @property
+    def table(self) -> Path:
+        """The table that is made of it."""
+        return self.unfinished.with_name(f"{self.unfinished.name}{self.suffix}")
+
+    @property
+    def labels(self) -> tuple[Path, Path]:
+        """Where the remark is written, and where it belongs."""
+        aside, name = self.unfinished, self.final.name
+        return aside.with_name(f"{aside.name}.txt"), self.final.with_name(f"{name}.PREVIEW.txt")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*([] if self.n_draws is None else [self.n_draws]), len(self.scan_ids), len(self.names))
+
+    @property
+    def kept_dtype(self) -> np.dtype:
+        return np.dtype(self.dtype) if np.dtype(self.dtype).kind == "f" else np.dtype(np.float64)
 
 
 @contextmanager
-def create_matrix(
-    path: str | os.PathLike[str],
-    *,
-    scan_ids: Sequence[str] | np.ndarray,
-    names: Sequence[str] | np.ndarray,
-    dtype: Any,
-    n_draws: int | None = None,
-) -> Iterator[Any]:
-    """An array to fill, feature by feature; its file appears under its name only once the block ends without error.
+def create_matrices(*outputs: Output) -> Iterator[list[Any]]:
+    """Arrays to fill, feature by feature; the files appear under their names only once the block ends without error.
 
-    It is (scan, feature), or (draw, scan, feature) where `n_draws` is given, and lies on the disk while it is filled. A .npy
-    file is that array. A .zarr holds it as `features` (or `draws`), with `scan_id` and `names`; xarray opens it too. .csv,
-    .tsv and .parquet have a row for each scan (of each draw, counted in a column ``draw``), which begins with ``scan_id``.
-    `dtype` is kept if it is a floating type; harmonized integers need fractions and become float64.
+    They lie on the disk while they are filled, where there is room for them from the beginning. Either all files appear or
+    none.
 
     Raises
     ------
     InputError
-        The file has an unknown format, no folder, or the name of a folder that is no Zarr.
+        A file has an unknown format, no folder, the name of a folder that is no Zarr, or that of another one.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    _check(path)
-    dtype = np.dtype(dtype) if np.dtype(dtype).kind == "f" else np.dtype(np.float64)
-    shape = (*([] if n_draws is None else [n_draws]), len(scan_ids), len(names))
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    table = path.with_name(f".{path.name}.unfinished{suffix}")
+    for output in outputs:
+        _check(output, [other.final for other in outputs if other is not output])
     try:
-        if suffix == ".zarr":
-            shutil.rmtree(unfinished, ignore_errors=True)
-            yield _create_zarr(unfinished, shape, dtype, scan_ids, names)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(unfinished, path)
-            return
-        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
-        yield array
-        array.flush()
-        if suffix == ".npy":
-            os.replace(unfinished, path)
-        else:
-            _write_rows(table, array, scan_ids, names)
-            os.replace(table, path)
+        arrays = [_start(output) for output in outputs]
+        yield arrays
+        ready = [_finish(output, array) for output, array in zip(outputs, arrays, strict=True)]
+        for output, path in zip(outputs, ready, strict=True):
+            if output.final.is_dir():
+                shutil.rmtree(output.final)
+            os.replace(path, output.final)
+            aside, label = output.labels
+            os.replace(aside, label) if output.remark else label.unlink(missing_ok=True)  # of an earlier file of this name
     finally:
-        table.unlink(missing_ok=True)
-        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
+        for output in outputs:
+            for path in (output.table, output.labels[0]):
+                path.unlink(missing_ok=True)
+            unfinished = output.unfinished
+            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
 
 
-def _check(path: Path) -> None:
-    suffix = path.suffix.lower()
-    if suffix not in WRITTEN_FORMATS or not path.parent.is_dir():
+def _check(output: Output, others: list[Path]) -> None:
+    path = output.final
+    if output.suffix not in WRITTEN_FORMATS or not path.parent.is_dir():
         raise InputError(
             "The output file cannot be written.",
             got=str(path),
             expected="an existing folder and a name ending in " + ", ".join(WRITTEN_FORMATS),
             do="create the folder, or choose another name",
         )
-    if path.is_dir() and (suffix != ".zarr" or not (path / "zarr.json").exists()):
+    if path.is_dir() and (output.suffix != ".zarr" or not (path / "zarr.json").exists()):
         raise InputError(
             "The output would replace a folder.",
             got=str(path),
             expected="a new name, or that of an earlier output",
             do="choose another name",
         )
+    if path in others:
+        raise InputError(
+            "Two outputs have the same name.",
+            got=str(path),
+            expected="a file of its own for each",
+            do="choose another name for one of them",
+        )
+
+
+def _start(output: Output) -> Any:
+    """An array on the disk."""
+    if output.suffix == ".zarr":
+        return _create_zarr(output.unfinished, output.shape, output.kept_dtype, output.scan_ids, output.names)
+    array = np.lib.format.open_memmap(output.unfinished, mode="w+", dtype=output.kept_dtype, shape=output.shape)
+    _reserve(output.unfinished)
+    return array
+
+
+def _reserve(path: Path) -> None:
+    """Take the room on the disk that a file will need: writing to a map of it where there is none ends the process."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            # other file systems cannot do that
+
+
+def _finish(output: Output, array: Any) -> Path:
+    """All that was written, on the disk under a name of its own."""
+    if output.remark:
+        output.labels[0].write_text(f"{output.final.name}: {output.remark}\n", encoding="utf-8")
+    if output.suffix == ".zarr":
+        return output.unfinished
+    array.flush()
+    if output.suffix == ".npy":
+        return output.unfinished
+    _write_rows(output.table, array, output.scan_ids, output.names)
+    return output.table
 
 
 def _create_zarr(path: Path, shape: tuple[int, ...], dtype: np.dtype, scan_ids: Any, names: Any) -> Any:
@@ -132,7 +220,8 @@ def _append(path: Path, frame: pd.DataFrame, writer: Any) -> Any:
     """Write rows after those that are there; returns what the next call needs."""
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
-        frame.to_csv(path, sep=SEPARATORS[suffix], index=False, mode="a", header=writer is None)
+        first = writer is None
+        frame.to_csv(path, sep=SEPARATORS[suffix], index=False, mode="w" if first else "a", header=first)
         return path
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,0 +1,243 @@
+"""A posterior that learns from new scans is the one that a fit to all scans would have, given the scales."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from cases import (
+    Case,
+    cohort_only,
+    everybody,
+    known_scanners,
+    make_case,
+    new_travelers_site_and_diagnosis,
+    of_cohort,
+    of_protocol,
+    of_travelers,
+    on,
+    repeated_who_travel,
+    standardize,
+    travelers_and_cohort,
+    two_new_scanners,
+)
+from dense import Dense, solve_dense
+from posteriors import make_learned, make_posterior
+from studies import random_study
+
+from bayesharm.adapt import adapt
+from bayesharm.dataset import Dataset, load_dataset
+from bayesharm.errors import InputError, RunFolderError
+from bayesharm.posterior import Posterior, load_posterior
+from bayesharm.simulate import simulate_srpbs
+from bayesharm.spec import load_model
+from bayesharm.summary import summarize
+
+EXACT = 1e-8  # of a feature's sd: rounding of sums, and of systems whose prior of the mean is wide
+
+
+CASES = [travelers_and_cohort, cohort_only, new_travelers_site_and_diagnosis, of_protocol, of_travelers, of_cohort,
+         known_scanners, repeated_who_travel, two_new_scanners]  # fmt: skip
+
+
+def geometric(posterior: Posterior, name: str) -> dict[str, float]:
+    """Means of a ratio of variances by scanner."""
+    found = np.exp(np.log(posterior.tree["hyper"].to_dataset()[name]).mean(("chain", "draw")))
+    return {str(scanner): float(found.sel(scanner=scanner)) for scanner in found["scanner"].values}
+
+
+def refit(case: Case, fitted: Posterior, adapted: Posterior) -> Dense:
+    """All scans at once, at the scales of the fit and the noise ratios of the adapted posterior."""
+    scans, values, first = everybody(case)
+    scales = fitted.tree["scales"].to_dataset()
+    unit = scales["unit"].values
+    ratios = geometric(adapted, "noise_ratio"), geometric(adapted, "bias_ratio")
+    return solve_dense(
+        scans,
+        (values - scales["centre"].values) / unit,
+        case.spec,
+        {str(name): scales["q50"].sel(family=name).values / unit for name in scales["family"].values},
+        ratios[0],
+        standardize(case, scans, first),
+        ratios[1],
+    )
+
+
+def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
+    """Means and sds of all effects; those of scanners and populations from the mean of those that the fit had."""
+    dense = refit(case, fitted, adapted)
+    unit = fitted.tree["scales"].to_dataset()["unit"].values
+    assert set(adapted.tree["effects"].children) >= set(fitted.tree["effects"].children)
+    for name in adapted.tree["effects"].children:
+        effect = adapted.effect(name)
+        dim = str(effect["n_scans"].dims[0])
+        if name == case.spec.removes and case.spec.factors:
+            levels, forms = list(adapted.scanners), dense.forms(name, case.spec, everybody(case)[0])
+            levels = dense.levels(name, case.spec)
+        else:
+            levels, forms = dense.levels(name, case.spec), dense.forms(name, case.spec, case.scans)
+        forms = count_from(forms, levels, dim, name, case, fitted)
+        told = [str(level) for level in effect[dim].values]
+        assert set(told) <= set(levels)
+        if dim == "covariate":
+            scale = {each["level"]: each["sd"] for each in fitted.tree["statistics"].attrs["covariates"]}
+            forms = forms / np.array([scale[level] for level in levels])[:, None]
+        mean, sd = dense.summary(forms[[levels.index(level) for level in told]])
+        np.testing.assert_allclose(effect["mean"].values / unit, mean, atol=EXACT, err_msg=name)
+        np.testing.assert_allclose(effect["sd"].values / unit, sd, atol=EXACT, err_msg=name)
+
+
+def count_from(forms, levels: list[str], dim: str, name: str, case: Case, fitted: Posterior) -> np.ndarray:
+    if dim in ("diagnosis", "covariate"):
+        return forms
+    first = fitted.effect(name)
+    known = {str(level) for level in first[str(first["n_scans"].dims[0])].values}
+    group = [level.partition("/")[2] if dim == "population" else "" for level in levels]
+    counted = forms.copy()
+    for mates in set(group):
+        own = np.array([each == mates for each in group])
+        base = own & np.isin(levels, list(known))
+        if not (name == case.spec.removes or dim == "population") or not base.any():
+            base = own
+        counted[own] -= forms[base].mean(0)
+    return counted
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+def test_adapting_equals_a_fit_to_all_scans_at_the_same_scales(make):
+    case = make()
+    fitted = case.fitted
+    before = fitted.tree.copy(deep=True)
+    adapted = adapt(fitted, case.part(case.is_new))
+    compare(case, fitted, adapted)
+    assert fitted.tree.identical(before)
+
+
+def test_adapting_twice_is_adapting_once_with_both():
+    """What effects are counted from stays what it was in the fit, whichever scanners have come since."""
+    case = two_new_scanners()
+    fitted, lone = case.fitted, case.scans.scanner == "lone"
+    adapted = adapt(adapt(fitted, case.part(lone)), case.part(case.is_new & ~lone))
+    compare(case, fitted, adapted)
+
+    case = known_scanners()  # where no noise ratio is learned on the way
+    fitted, some = case.fitted, case.is_new & (case.scans.participant_id == "p5")
+    once = adapt(fitted, case.part(case.is_new))
+    twice = adapt(adapt(fitted, case.part(some)), case.part(case.is_new & ~some))
+    for name in once.tree["effects"].children:
+        xr.testing.assert_allclose(once.effect(name), twice.effect(name), rtol=EXACT, atol=EXACT)
+    xr.testing.assert_allclose(once.tree["design"].to_dataset(), twice.tree["design"].to_dataset())
+
+
+def test_nothing_changes_when_it_is_saved_and_opened(tmp_path):
+    case = of_protocol()
+    case.fitted.save(tmp_path / "run")
+    adapted = adapt(load_posterior(tmp_path / "run"), case.part(case.is_new))
+    compare(case, case.fitted, adapted)
+    adapted.save(tmp_path / "adapted")
+    opened = load_posterior(tmp_path / "adapted")
+    assert opened.tree.isomorphic(adapted.tree) and opened.run["notes"] == adapted.run["notes"]
+    more = Case(case.scans, case.is_new, case.values + 1, case.spec).part(case.is_new)
+    for name in adapted.tree["effects"].children:
+        xr.testing.assert_identical(opened.effect(name), adapted.effect(name))
+    assert adapt(opened, more).effect("measurement").identical(adapt(adapted, more).effect("measurement"))
+
+
+def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
+    """Travelers and a cohort on a new scanner, features in another order and more of them, in blocks."""
+    monkeypatch.setattr(sys.modules["bayesharm.adapt"], "BLOCK", 100)
+    fitted = load_posterior(small_run)
+    old = pd.read_csv(small_study / "scans.csv", dtype=str)
+    people = ["t0", "t1", "t2", *(f"new{k}" for k in range(6))]
+    new = pd.DataFrame({"participant_id": people, "scanner": "epsilon", "diagnosis": ["HC"] * 6 + ["MDD"] * 3})
+    scans = pd.concat([old, new.assign(scan_id=[f"new scan {k}" for k in range(9)])], ignore_index=True)
+    rng, before = np.random.default_rng(2), np.load(small_study / "features.npy").astype(float)
+    scans["site"] = scans.scanner
+    case = Case(scans, scans.scanner == "epsilon", np.concatenate([before, rng.normal(6, 1, (9, 160))]), fitted.spec)
+    names = rng.permutation([*fitted.features, "another"])
+    table = pd.DataFrame(case.values[case.is_new], columns=fitted.features).assign(another=0.0)[names]
+    ids = np.arange(9)
+    adapted = adapt(fitted, load_dataset(new.assign(scan_id=ids), table.assign(scan_id=ids), check="apply"))
+    compare(case, fitted, adapted)
+    assert "'another'" in adapted.run["notes"][-2] and "9 scans" in adapted.run["notes"][-1]
+    assert "epsilon" in summarize(adapted).scanners.index
+    told = adapted.effect("measurement")
+    assert told["n_scans"].sel(scanner="epsilon") == 9 and 0.1 < told["contraction"].sel(scanner="epsilon") < 1
+    design = adapted.tree["design"].to_dataset()
+    assert design.sel(scanner="epsilon")[["n_scans", "n_travelers", "n_once"]].to_array().values.tolist() == [9, 3, 6]
+    before_and_after = fitted.effect("measurement"), told.sel(scanner=fitted.scanners)
+    assert (before_and_after[1]["contraction"] > before_and_after[0]["contraction"] - 0.02).all()  # at other typical scales
+
+
+def test_the_noise_ratio_of_a_new_scanner_is_found():
+    """Given the true scales; the standard error is that of the variances of scans, less what effects take."""
+    study = simulate_srpbs(60, seed=4, noise_ratio_log_sd=0.7, dtype="float64")
+    scans, true = study.scans, study.truth.noise_ratio
+    spec = load_model("traveling_and_cohort")
+    for new in ("COI", "KPM"):
+        is_new = (scans.scanner == new).to_numpy()
+        old = load_dataset(scans[~is_new], study.features[~is_new])
+        fitted = make_learned(old, spec, study.truth.scales, true.to_dict())
+        adapted = adapt(fitted, load_dataset(scans[is_new], study.features[is_new], check="apply"))
+        found = adapted.tree["hyper"].to_dataset()["noise_ratio"].sel(scanner=new).values
+        noise = study.truth.scales["noise"] ** 2 * true[new]
+        once = ~scans.participant_id.duplicated(keep=False)[is_new]
+        share = noise / (noise + np.outer(once, study.truth.scales["participant"] ** 2))
+        n_lost = 12  # means of the scanner, its populations and diagnoses, and what is not known of travelers
+        se = (0.5 * (share**2).sum() * (1 - n_lost / is_new.sum())) ** -0.5
+        assert abs(np.log(found.mean() / true[new])) < 4.3 * se < 0.2
+        assert np.ptp(found) == 0
+
+
+def without(case: Case, column: str) -> Dataset:
+    dataset = case.part(case.is_new)
+    return replace(dataset, scans=dataset.scans.drop(columns=column))
+
+
+def emptied(case: Case, column: str) -> Dataset:
+    dataset = case.part(case.is_new)
+    scans = dataset.scans.copy()
+    scans.loc[1, column] = "" if column in ("diagnosis", "site") else np.nan
+    return replace(dataset, scans=scans)
+
+
+def test_scans_that_a_posterior_cannot_learn_from():
+    case = travelers_and_cohort()
+    fitted = case.fitted
+    for column in ("diagnosis", "age"):
+        with pytest.raises(InputError, match=rf"have no '{column}'[\s\S]*do this"):
+            adapt(fitted, without(case, column))
+    for column, message in (("diagnosis", "not all have a diagnosis"), ("site", "not all have a site"), ("age", "missing")):
+        with pytest.raises(InputError, match=rf"{message}[\s\S]*'{case.part(case.is_new).scans.scan_id[1]}'"):
+            adapt(fitted, emptied(case, column))
+    missing = case.values.copy()
+    missing[np.flatnonzero(case.is_new)[2], 1] = np.nan
+    with pytest.raises(InputError, match=r"missing or infinite[\s\S]*1 of them, in features 'feature_0001'"):
+        adapt(fitted, case._replace(values=missing).part(case.is_new))
+    with pytest.raises(InputError, match="categories that the fit has not seen"):
+        adapt(fitted, replace(case.part(case.is_new), scans=case.part(case.is_new).scans.assign(sex="X")))
+    with pytest.raises(RunFolderError, match=r"no statistics[\s\S]*fit again"):
+        adapt(make_posterior(), case.part(case.is_new))
+
+
+def test_people_that_the_model_knows_nothing_about():
+    scans = random_study(1)
+    scans.loc[~on(scans, "s1"), "diagnosis"] = "HC"
+    case = make_case(scans, on(scans, "s1"))
+    with pytest.raises(InputError, match=r"the fit had none of these[\s\S]*'disorder:MDD'"):
+        adapt(case.fitted, case.part(case.is_new))
+
+    case = repeated_who_travel()
+    changed = case.scans.index[(case.scans.participant_id == "r0") & ~case.is_new][0]
+    case.scans.loc[changed, "diagnosis"] = "HC"
+    with pytest.raises(InputError, match=r"under several diagnoses, has traveled since[\s\S]*participant:r0"):
+        adapt(case.fitted, case.part(case.is_new))
+
+
+def test_features_in_other_units_are_doubted():
+    case = of_cohort()
+    with pytest.warns(UserWarning, match=r"3 of 3 features are about 872 times as large as in the fit"):
+        adapted = adapt(case.fitted, case._replace(values=1000 * case.values).part(case.is_new))
+    assert any("other units" in note for note in adapted.run["notes"])

@@ -1,0 +1,369 @@
+"""What is removed from which scans: targets, sampling bias, unseen scanners, noise, and back again."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from cases import of_protocol, of_travelers
+from dense import solve_dense
+from posteriors import make_learned
+from scipy import stats
+
+from bayesharm.adapt import adapt
+from bayesharm.dataset import Dataset, load_dataset
+from bayesharm.equalize import Expectation
+from bayesharm.errors import InputError
+from bayesharm.harmonize import Harmonized, harmonize
+from bayesharm.posterior import Posterior, load_posterior
+from bayesharm.spec import load_model
+
+BOTH = ("measurement", "sampling")
+
+
+@pytest.fixture(scope="module")
+def posterior(small_run) -> Posterior:
+    return load_posterior(small_run)
+
+
+@pytest.fixture(scope="module")
+def study(small_study) -> Dataset:
+    return load_dataset(small_study / "scans.csv", small_study / "features.npy", check="apply")
+
+
+def quietly(*args, **options) -> Harmonized:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return harmonize(*args, **options)
+
+
+def with_values(dataset: Dataset, values: np.ndarray) -> Dataset:
+    return load_dataset(dataset.scans, values, check="apply")
+
+
+def bits(values: np.ndarray) -> np.ndarray:
+    return values.view(f"u{values.itemsize}")
+
+
+def effect_of(posterior: Posterior, scans: pd.DataFrame, name: str = "mean") -> np.ndarray:
+    return posterior.effect("measurement")[name].sel(scanner=scans.scanner.to_numpy(object)).values
+
+
+# ---- to a target
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_scans_of_the_target_stay_as_they_are_to_the_last_bit(posterior, study, dtype, scale):
+    values = study.features.read(0, 160).astype(dtype)
+    values[study.scans.scanner == "beta", :5] = [np.nan, -0.0, np.inf, 1e-7, 30]
+    result = harmonize(posterior, with_values(study, values), target="beta", scale=scale, draws=2)
+    own = (study.scans.scanner == "beta").to_numpy()
+    for same in (result.mean, *result.draws):
+        assert same.dtype == dtype
+        np.testing.assert_array_equal(bits(same[own]), bits(values[own]))
+        assert (same[~own] != values[~own]).mean() > 0.8
+    np.testing.assert_array_equal(result.sd[own], np.where(np.isnan(values[own]), np.nan, 0))
+
+
+def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study):
+    values = study.features.read(0, 160)
+    result = harmonize(posterior, with_values(study, values), target="beta")
+    effect = posterior.effect("measurement")
+    there = effect.sel(scanner="beta")
+    np.testing.assert_allclose(result.mean, values - (effect_of(posterior, study.scans) - there["mean"].values), atol=1e-12)
+    correlation = effect["correlation"].sel(scanner=study.scans.scanner.to_numpy(object)).values[:, 1]  # with beta
+    one, other = effect_of(posterior, study.scans, "sd"), there["sd"].values
+    difference = one**2 + other**2 - 2 * correlation[:, None] * one * other
+    np.testing.assert_allclose(result.sd**2, difference, atol=1e-12)
+
+
+# ---- back again
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"target": "gamma"}, {"scale": True}, {"scale": True, "target": "gamma"}, {"remove": BOTH},
+    {"remove": "measurement,sampling", "scale": True, "target": "alpha"},
+])  # fmt: skip
+def test_what_was_removed_can_be_added_back(posterior, study, options):
+    for dtype, rounding in (("float64", 1e-14), ("float32", 1e-6)):
+        values = study.features.read(0, 160).astype(dtype)
+        values[3, 7] = np.nan
+        there = quietly(posterior, with_values(study, values), **options)
+        back = quietly(posterior, with_values(study, there.mean), inverse=True, **options)
+        assert back.mean.dtype == dtype
+        np.testing.assert_allclose(back.mean, values, atol=rounding * 20)  # values are about 5, and the largest 10
+        if "scale" not in options:
+            np.testing.assert_array_equal(back.sd, there.sd)
+
+
+# ---- sampling bias too
+
+
+def test_sampling_bias_goes_with_a_warning_and_travelers_have_none(posterior, study):
+    with pytest.warns(UserWarning, match=r"Real differences between the people.*removed too: 'alpha/HC'"):
+        result = harmonize(posterior, study, remove=BOTH)
+    assert result.removed == "measurement, sampling"
+    values, scans = study.features.read(0, 160), study.scans
+    plain = harmonize(posterior, study).mean.astype(float)
+    sampling = posterior.effect("sampling")
+    for scan in range(len(scans)):
+        name = f"{scans.site[scan]}/{scans.diagnosis[scan]}"
+        population = 0.0 if scans.participant_id[scan].startswith("t") else sampling["mean"].sel(population=name).values
+        np.testing.assert_allclose(result.mean[scan], plain[scan] - population, atol=2e-6)  # float32
+    traveler = scans[scans.participant_id == "t1"].head(1).reset_index(drop=True)  # whom the fit knows as one
+    own = scans.scan_id.isin(traveler.scan_id).to_numpy()
+    alone = quietly(posterior, load_dataset(traveler, values[own], check="apply"), remove=BOTH)
+    np.testing.assert_allclose(alone.mean, plain[own], atol=2e-6)
+
+
+def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
+    """Correlations are those at typical scales, of scanners and populations together."""
+    result = quietly(posterior, with_values(study, study.features.read(0, 160)), remove=BOTH)
+    scales = posterior.tree["scales"].to_dataset()
+    unit = scales["unit"].values
+    typical = {str(name): np.median(scales["q50"].sel(family=name).values / unit)[None] for name in scales["family"].values}
+    scans, spec = study.scans, posterior.spec
+    dense = solve_dense(scans, np.zeros((len(scans), 1)), spec, typical, dict.fromkeys(scans.scanner, 1.0))
+    scanner, population = dense.forms("measurement", spec, scans), dense.forms("sampling", spec, scans)
+    scanner -= scanner.mean(0)
+    levels = dense.levels("sampling", spec)
+    for group in ("HC", "MDD"):
+        own = [name.endswith(group) for name in levels]
+        population[own] -= population[own].mean(0)
+    forms = np.concatenate([scanner, population])
+    covariance = forms @ dense.covariance[0] @ forms.T
+    correlation = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    sds = np.concatenate([posterior.effect(name)["sd"].values for name in BOTH])
+    names = [*dense.levels("measurement", spec), *levels]
+    for scan in range(len(scans)):
+        own = [names.index(scans.scanner[scan])]
+        if not scans.participant_id[scan].startswith("t"):
+            own.append(names.index(f"{scans.site[scan]}/{scans.diagnosis[scan]}"))
+        expected = np.sqrt(np.einsum("if,ij,jf->f", sds[own], correlation[np.ix_(own, own)], sds[own]))
+        np.testing.assert_allclose(result.sd[scan], expected, rtol=1e-8)
+
+
+def test_people_without_diagnosis(posterior, study):
+    """Measurement bias needs none; sampling bias does, but of travelers."""
+    plain = harmonize(posterior, study)
+    absent = replace(study, scans=study.scans.drop(columns="diagnosis"))
+    np.testing.assert_array_equal(harmonize(posterior, absent).mean, plain.mean)
+    table = study.scans.assign(diagnosis=study.scans.diagnosis.where(study.scans.index % 3 > 0))
+    partly = load_dataset(table, study.features.read(0, 160).astype("float32"), check="apply")
+    np.testing.assert_array_equal(harmonize(posterior, partly).mean, plain.mean)
+    assert np.isfinite(quietly(posterior, partly, scale=True, target="alpha").mean).all()
+    for dataset, message in ((absent, r"'scan30', 'scan31'"), (partly, r"'scan30', 'scan33'")):
+        with pytest.raises(InputError, match=r"without their diagnosis[\s\S]*" + message):
+            harmonize(posterior, dataset, remove=BOTH)
+    travelers = np.flatnonzero(study.scans.participant_id.str.startswith("t"))
+    some = load_dataset(absent.scans.iloc[travelers], study.features.align(travelers).read(0, 160), check="apply")
+    np.testing.assert_allclose(quietly(posterior, some, remove=BOTH).mean, plain.mean[travelers], atol=2e-6)
+
+
+def test_a_diagnosis_without_sampling_bias_in_the_fit(posterior, study):
+    scans = study.scans.assign(diagnosis=np.where(study.scans.index == 40, "SCZ", study.scans.diagnosis))
+    with pytest.warns(UserWarning, match=r"'SCZ': not recruited at two sites of the fit, so that nothing is removed"):
+        result = harmonize(posterior, replace(study, scans=scans), remove=BOTH)  # and that others are
+    np.testing.assert_array_equal(result.mean[40], harmonize(posterior, study).mean[40])
+
+
+# ---- scanners that the fit has not seen
+
+
+def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(posterior, study):
+    scans = study.scans.assign(scanner=study.scans.scanner.replace({"delta": "new", "omega": "newer"}))
+    dataset, unseen = replace(study, scans=scans), scans.scanner.isin(["new", "newer"]).to_numpy()
+    with pytest.raises(InputError, match=r"5 scans from 'new', 'newer'"):
+        harmonize(posterior, dataset)
+    with pytest.warns(UserWarning, match=r"Not seen in the fit: 'new', 'newer'\..*average scanner; the sd is that of"):
+        result = harmonize(posterior, dataset, unseen="prior", draws=3)
+    values = study.features.read(0, 160).astype("float32")
+    np.testing.assert_array_equal(bits(result.mean[unseen]), bits(values[unseen]))
+    known = harmonize(posterior, study, draws=5)
+    np.testing.assert_array_equal(result.mean[~unseen], known.mean[~unseen])
+    tau = posterior.tree["scales"].to_dataset().sel(family="measurement")
+    kappa = np.exp(np.log(posterior.tree["hyper"]["bias_ratio"].values).mean((0, 1))).mean()  # of any scanner
+    sd = np.sqrt((tau["mean"].values ** 2 + tau["sd"].values ** 2) * kappa * (1 + 1 / 5))
+    np.testing.assert_allclose(result.sd[unseen], np.broadcast_to(sd, result.sd[unseen].shape), rtol=1e-6)
+    np.testing.assert_allclose(result.draws[:, ~unseen], known.draws[:3, ~unseen], atol=2e-6)  # as if they were not there
+    to_alpha = quietly(posterior, dataset, unseen="prior", target="alpha")
+    shift = posterior.effect("measurement")["mean"].sel(scanner="alpha").values
+    np.testing.assert_allclose(to_alpha.mean[unseen], values[unseen] + shift, atol=2e-6)
+
+
+def test_unseen_scanners_go_together_as_the_prior_says(posterior, study):
+    """Both are counted from the mean of the five of the fit: of their variance one part in six is common."""
+    scans = pd.DataFrame({"scan_id": ["a", "b"], "participant_id": ["p", "q"], "scanner": ["new", "newer"]})
+    result = quietly(posterior, load_dataset(scans, np.zeros((2, 160)), check="apply"), unseen="prior", draws=2000)
+    z = result.draws / result.sd
+    correlation = (z[:, 0] * z[:, 1]).mean()
+    assert abs(correlation - 1 / 6) < 4.3 / np.sqrt(z.shape[0] * z.shape[2])
+    assert abs(z.var() - 1) < 4.3 * np.sqrt(2 / z[:, 0].size)
+
+
+def test_unseen_populations(posterior, study):
+    scans = study.scans.assign(site=study.scans.site.mask(study.scans.scanner == "delta", "elsewhere"))
+    dataset = replace(study, scans=scans)
+    own = (scans.scanner == "delta").to_numpy()
+    assert set(scans.diagnosis[own]) == {"MDD", "HC"}
+    with pytest.raises(InputError, match=r"4 scans of people from 'elsewhere/HC', 'elsewhere/MDD'"):
+        quietly(posterior, dataset, remove=BOTH)
+    result, plain = quietly(posterior, dataset, remove=BOTH, unseen="prior"), harmonize(posterior, dataset)
+    np.testing.assert_array_equal(result.mean[own], plain.mean[own])
+    tau = posterior.tree["scales"].to_dataset()
+    for group, n_known in (("HC", 5), ("MDD", 4)):
+        square = tau.sel(family=f"sampling_{group}")
+        prior = (square["mean"].values ** 2 + square["sd"].values ** 2) * (1 + 1 / n_known)
+        scan = np.flatnonzero(own & (scans.diagnosis == group))[0]
+        np.testing.assert_allclose(result.sd[scan] ** 2, plain.sd[scan] ** 2 + prior, rtol=1e-5)
+
+
+def test_a_new_scanner_is_learned_first(posterior, study):
+    """Only from its own scans, since others may have been in the fit; new people who travel are travelers even so."""
+    rng = np.random.default_rng(0)
+    rows = [("t0", "new"), ("t1", "new"), ("x", "new"), ("x", "alpha"), ("y", "new"), ("z", "beta"), ("t0", "beta")]
+    scans = pd.DataFrame(rows, columns=["participant_id", "scanner"]).assign(diagnosis="HC", site="alpha")
+    scans["scan_id"] = [f"later{k}" for k in range(len(scans))]
+    values = rng.normal(6, 1, (len(scans), 160))
+    dataset = load_dataset(scans, values, check="apply")
+    with pytest.warns(UserWarning, match="Adapted to 4 scans") as told:
+        result = harmonize(posterior, dataset, unseen="adapt")
+    assert any("Scans of 'x' on known scanners may have been in the fit" in str(each.message) for each in told)
+    own = (scans.scanner == "new").to_numpy()
+    new = load_dataset(scans[own].assign(traveling=[True, True, True, False]), values[own], check="apply")
+    adapted = adapt(posterior, new)
+    expected = harmonize(adapted, dataset)
+    np.testing.assert_array_equal(result.mean, expected.mean)
+    np.testing.assert_array_equal(result.sd, expected.sd)
+    assert "new" in adapted.scanners and "new" not in posterior.scanners
+    back = quietly(adapted, with_values(dataset, result.mean), inverse=True)
+    np.testing.assert_allclose(back.mean, values, atol=1e-12)
+    with pytest.raises(InputError, match=r"inverse[\s\S]*bayesharm.adapt"):
+        harmonize(posterior, with_values(dataset, result.mean), unseen="adapt", inverse=True)
+    known = quietly(posterior, study, unseen="adapt")
+    np.testing.assert_array_equal(known.mean, harmonize(posterior, study).mean)
+    with pytest.raises(InputError, match=r"missing or infinite[\s\S]*bayesharm.adapt"):
+        harmonize(posterior, with_values(dataset, np.where(values > 7, np.nan, values)), unseen="adapt")
+
+
+def test_a_new_scanner_can_be_the_target_once_it_is_learned(posterior, study):
+    scans = study.scans.assign(scanner=study.scans.scanner.replace({"gamma": "new"}))
+    dataset = replace(study, scans=scans)
+    with pytest.raises(InputError, match="target is not a scanner of the fit"):
+        harmonize(posterior, dataset, unseen="prior", target="new")
+    result = quietly(posterior, dataset, unseen="adapt", target="new")
+    own = (scans.scanner == "new").to_numpy()
+    np.testing.assert_array_equal(bits(result.mean[own]), bits(study.features.read(0, 160)[own].astype("float32")))
+
+
+def test_a_model_of_travelers_learns_nothing_from_others():
+    case = of_travelers()
+    some = case.is_new & ~case.scans.participant_id.str.startswith("t")
+    dataset = case.part(some)
+    with pytest.warns(UserWarning) as told:
+        result = harmonize(case.fitted, dataset, unseen="adapt")
+    said = " ".join(str(each.message) for each in told)
+    assert "5 scans of people who did not travel are not used by this model" in said and "Not seen in the fit: 's1'" in said
+    np.testing.assert_array_equal(result.mean, case.values[some])
+
+
+def test_an_unseen_scanner_of_a_model_of_protocol_factors():
+    """Its prior is that of all parts together, and of a scanner more than the three of the fit."""
+    case = of_protocol()
+    fitted = case.fitted
+    result = quietly(fitted, case.part(case.is_new), unseen="prior")
+    scales = fitted.tree["scales"].to_dataset().sel(family=["vendor", "field", "scanner"])
+    variance = (scales["mean"] ** 2 + scales["sd"] ** 2).sum("family").values * (1 + 1 / 3)
+    np.testing.assert_allclose(result.sd**2, np.broadcast_to(variance, result.sd.shape), rtol=1e-12)
+
+
+def test_options_that_cannot_be(posterior, study):
+    for options, message in (
+        ({"target": "epsilon"}, r"not a scanner of the fit[\s\S]*'alpha', 'beta'"),
+        ({"unseen": "guess"}, r"unseen='guess'[\s\S]*error, prior, adapt"),
+        ({"remove": "sampling"}, r"'sampling' effects cannot be removed[\s\S]*with sampling if wanted"),
+        ({"remove": "measurement,disorder"}, "cannot be removed"),
+        ({"draws": -1}, "number of draws is impossible"),
+        ({"draws": 2.5}, "number of draws is impossible"),
+        ({"seed": -3}, "seed is impossible"),
+    ):
+        with pytest.raises(InputError, match=message):
+            harmonize(posterior, study, **options)
+
+
+# ---- equal noise
+
+
+def people_on_scanners(ratio: dict[str, float]) -> tuple[pd.DataFrame, np.ndarray, Posterior]:
+    """Forty people on each scanner, no bias, and a posterior that knows so; everybody has an effect."""
+    rng, n_features, spec = np.random.default_rng(8), 200, load_model("cohort")
+    scanners = np.repeat(list(ratio), 40)
+    people = [f"p{k}" for k in range(len(scanners))]
+    scans = pd.DataFrame({"scan_id": people, "participant_id": people, "scanner": scanners})
+    scans.loc[[0, 1], "participant_id"] = "twice"
+    scales = {"noise": np.full(n_features, 1.0), "participant": np.full(n_features, 0.7), "site": np.full(n_features, 0.3)}
+    noise = np.sqrt(scans.scanner.map(ratio).to_numpy())[:, None] * rng.normal(size=(len(scans), n_features))
+    values = 10 + 0.7 * rng.normal(size=noise.shape) + noise
+    return scans, values, make_learned(load_dataset(scans, values), spec, scales, ratio)
+
+
+def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
+    """Variances are of 40 people and 200 features: relative standard error √(2 / 8,000) = 1.6%."""
+    ratio = {"A": 0.25, "B": 1.0, "C": 4.0}
+    scans, values, posterior = people_on_scanners(ratio)
+    dataset = load_dataset(scans, values, check="apply")
+
+    def variances(result: np.ndarray) -> np.ndarray:
+        return np.array([result[scans.scanner == name].var(0, ddof=1).mean() for name in ratio])
+
+    error = 4.5 * np.sqrt(2 / (39 * 200))
+    np.testing.assert_allclose(variances(quietly(posterior, dataset).mean), [0.74, 1.49, 4.49], rtol=error)
+    equal = quietly(posterior, dataset, scale=True)
+    np.testing.assert_allclose(variances(equal.mean), 1.49, rtol=error)
+    np.testing.assert_allclose(equal.mean.mean(0), values.mean(0), atol=4.5 * np.sqrt(4.49 / 120))  # about what is expected
+    to_noisy = quietly(posterior, dataset, scale=True, target="C")
+    np.testing.assert_allclose(variances(to_noisy.mean), 4.49, rtol=error)
+    ranks = stats.spearmanr(equal.mean[scans.scanner == "C", 0], values[scans.scanner == "C", 0]).statistic
+    assert ranks == pytest.approx(1)
+
+
+def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
+    """Of the mean, the diagnosis and the population; travelers belong to none."""
+    values, scans = study.features.read(0, 160), study.scans
+    dataset = with_values(study, values)
+    plain, scaled = harmonize(posterior, dataset).mean, harmonize(posterior, dataset, scale=True)
+    scales = posterior.tree["scales"].to_dataset()["q50"]
+    person, noise = (scales.sel(family=name).values ** 2 for name in ("participant", "noise"))
+    draws = np.log(posterior.tree["hyper"].to_dataset()["noise_ratio"])
+    ratio = np.exp(draws.mean(("chain", "draw")).sel(scanner=scans.scanner.to_numpy(object)).values)[:, None]
+    factor = np.sqrt((person + noise) / (person + noise * ratio))
+    groups = {name: posterior.effect(name)["mean"] for name in ("sampling", "disorder")}
+    told = np.zeros(values.shape)
+    for scan in range(len(scans)):
+        if scans.diagnosis[scan] != "HC":
+            told[scan] += groups["disorder"].sel(diagnosis=scans.diagnosis[scan]).values
+        if not scans.participant_id[scan].startswith("t"):
+            told[scan] += groups["sampling"].sel(population=f"{scans.site[scan]}/{scans.diagnosis[scan]}").values
+    participants = posterior.effect("participant")
+    rest = (plain - told).mean(0) - (participants["n_scans"].values @ participants["mean"].values) / len(scans)
+    np.testing.assert_allclose(scaled.mean, factor * plain + (1 - factor) * (told + rest), atol=1e-9)
+    np.testing.assert_allclose(scaled.sd, factor * harmonize(posterior, dataset).sd, rtol=1e-12)
+
+
+def test_what_is_expected_after_adapting(posterior, study):
+    """Scans that were learned since are among those whose mean is expected."""
+    rng = np.random.default_rng(1)
+    scans = pd.DataFrame({"participant_id": [f"x{k}" for k in range(30)], "scanner": "new", "diagnosis": "HC"})
+    scans["scan_id"] = scans.participant_id
+    values = rng.normal(9, 1, (30, 160))
+    adapted = adapt(posterior, load_dataset(scans, values, check="apply"))
+    both = pd.concat([study.scans, scans.assign(site="new")], ignore_index=True)
+    dataset = load_dataset(both, np.concatenate([study.features.read(0, 160), values]), check="apply")
+    rest = quietly(adapted, dataset).mean - Expectation(adapted, both, ("measurement",), np.arange(160), None)(slice(None))
+    participants = adapted.effect("participant")
+    told = participants["n_scans"].values @ participants["mean"].values
+    np.testing.assert_allclose(rest.sum(0), told, atol=1e-9)
+    expected = harmonize(adapted, dataset, scale=True)
+    assert np.isfinite(expected.mean).all()
