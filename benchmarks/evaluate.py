@@ -191,6 +191,25 @@ def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
     )
 
 
+def tabulate(found: pd.DataFrame) -> pd.DataFrame:
+    """The measures of all families that say most, a row for each method."""
+    shown = {"prediction_rmse": "people, error", "visit_rmse": "visits, error", "share_removed": "removed", "icc": "ICC",
+             "scanner_accuracy": "scanner found", "identification": "identified", "visit_coverage": "90% intervals"}  # fmt: skip
+    rows = []
+    for family, table in found.groupby("family", sort=False):
+        for method in dict.fromkeys(table.method.dropna()):
+            row = {"family": family, "method": method}
+            for measure, name in shown.items():
+                one = table[(table.measure == measure) & (table.method == method)]
+                row[name] = "" if one.empty else f"{one.value.iloc[0]:.3f} ± {one.se.iloc[0]:.3f}"
+                if "error" in name:
+                    gap = "" if one.empty or one.better.isna().all() else one.iloc[0]
+                    row[f"{name}, better by"] = "" if isinstance(gap, str) else f"{gap.better:+.4f} ± {gap.better_se:.4f}"
+            if any(row[name] for name in shown.values()):
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def _tell(stage: str, done: int, total: int, note: str) -> None:
     print(stage, done, total, note, file=sys.stderr, flush=True)
 
@@ -253,9 +272,11 @@ def main() -> None:
         publish(speed(*options.files), "harmonize", options.out / "speed.md")
         return
     if options.what == "onharmony":
+        tables = []
         for family in options.families:
             file = options.out / f"onharmony_{family.replace(', ', '_').replace(' ', '_')}.csv"
-            kept(file, lambda family=family: onharmony(family, 0, options.figures))
+            tables.append(kept(file, lambda family=family: onharmony(family, 0, options.figures)))
+        publish(tabulate(pd.concat(tables)), "ON-Harmony, model traveling", options.out / "onharmony.md")
         return
     compute = {"simulated": simulated, "published": published, "contrasts": contrasts, "scanner": scanner}[options.what]
     cases = options.cases or (list(STUDIES) if options.what == "simulated" else ["base"])
