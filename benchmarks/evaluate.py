@@ -193,8 +193,10 @@ def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
 
 def tabulate(found: pd.DataFrame) -> pd.DataFrame:
     """The measures of all families that say most, a row for each method."""
-    shown = {"prediction_rmse": "people, error", "visit_rmse": "visits, error", "share_removed": "removed", "icc": "ICC",
-             "scanner_accuracy": "scanner found", "identification": "identified", "visit_coverage": "90% intervals"}  # fmt: skip
+    shown = {
+        "prediction_rmse": "people, error", "visit_rmse": "visits, error", "share_removed": "removed", "icc": "ICC",
+        "scanner_accuracy": "scanner found", "identification": "identified", "visit_coverage": "90% intervals",
+    }  # fmt: skip
     rows = []
     for family, table in found.groupby("family", sort=False):
         for method in dict.fromkeys(table.method.dropna()):
