@@ -87,7 +87,7 @@ def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]
     with find_devices().in_use("float64"):
         log_ratio = fit_new_ratios(problem, both.moments, log_scales, log_ratio, ~there)
         effects = _summarize(problem, both, in_fit, log_ratio, log_scales, scales["unit"].values)
-        told = _describe(problem, both, in_fit, np.nanmedian(log_scales, axis=1)[:, None])
+        told = _describe(problem, both, in_fit, log_ratio, np.nanmedian(log_scales, axis=1)[:, None])
     by_scanner = _count_scans(both)
     notes = [*left_out, *doubts, *_on_new(both, old, len(dataset.scans), by_scanner["n_travelers"]), *without]
     return _label(posterior, both, effects, told, in_fit, log_ratio, by_scanner, notes), doubts
@@ -163,12 +163,16 @@ def _summarize(
     return {name: (mean, sd) for name, (mean, sd) in found.items()}
 
 
-def _describe(problem: Problem, both: Statistics, in_fit: dict[str, np.ndarray], typical: np.ndarray) -> dict[str, Any]:
+def _describe(
+    problem: Problem, both: Statistics, in_fit: dict[str, np.ndarray], log_ratio: np.ndarray, typical: np.ndarray
+) -> dict[str, Any]:
     """What follows from the scans alone, at typical scales: contraction of each group, correlations of what is removed."""
     design = both.design
     nothing = Moments(*(np.zeros((len(part), 1)) for part in both.moments))
-    known = jax.tree.map(np.asarray, know(problem, np.zeros(problem.n_ratios), nothing, typical[None]))
+    known = jax.tree.map(np.asarray, know(problem, log_ratio, nothing, typical[None]))
     prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
+    own = design.bias_ratio_of
+    prior *= np.where(own >= 0, np.exp(log_ratio[len(design.scanners) + own]), 1.0)
     found: dict[str, Any] = {}
     removable = []
     for group in sorted(design.effects, key=lambda group: group.name != design.spec.removes):  # scanners first

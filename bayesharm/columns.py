@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,6 +153,36 @@ def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, refe
         group = f"{family.name}_{diagnosis}" if family.split and has_diagnosis else family.name
         groups += [group] * len(sites)
     return (labels.to_numpy(object), groups, names) if names else None
+
+
+def sized_biases(
+    spec: ModelSpec, columns: Sequence[str], scanners: Sequence[str], with_travelers: Collection[int]
+) -> np.ndarray:
+    """The scanner whose biases have a size of their own, for each column; -1 for others.
+
+    Where populations have effects, a scanner that nobody but its own people was on may be far from the others for either
+    reason, so that nothing tells how large its biases are. Of two scanners only the difference is seen, and not whose it is.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    columns : sequence of str
+        ``family:level``.
+    scanners : sequence of str
+    with_travelers : collection of int
+        Which of them travelers were on.
+    """
+    found = np.full(len(columns), -1, np.int32)
+    if spec.bias_ratio != "scanner" or len(scanners) < 3:
+        return found
+    apart = any(family.by == "population" for family in spec.families)
+    known = {scanners[k] for k in with_travelers} if apart else set(scanners)
+    by_scanner = [family.name for family in spec.families if family.by == "scanner"]
+    for k, column in enumerate(columns):
+        family, _, level = column.partition(":")
+        if family in by_scanner and level in known:
+            found[k] = list(scanners).index(level)
+    return found
 
 
 def indicators(codes: np.ndarray, n_levels: int) -> sparse.csr_array:

@@ -25,6 +25,7 @@ from bayesharm.columns import (
     indicators,
     levels_by,
     mean_block,
+    sized_biases,
 )
 from bayesharm.errors import ModelError, shorten
 from bayesharm.protocol import read_factors
@@ -149,6 +150,13 @@ class Design:
     def class_size(self) -> np.ndarray:
         """Number of scans in each noise class."""
         return np.bincount(self.scan_class, minlength=len(self.class_scanner))
+
+    @property
+    def bias_ratio_of(self) -> np.ndarray:
+        """The scanner whose biases have a size of their own, for each column; -1 for others; (column,) int array."""
+        by_travelers = np.isin(self.participants, self.travelers)
+        scanner = self.class_scanner[self.scan_class]
+        return sized_biases(self.spec, self.columns, self.scanners, np.unique(scanner[by_travelers]))
 
     @property
     def families(self) -> np.ndarray:

@@ -67,7 +67,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         index, in the column `scan_id` of the table or, if there is none, in the index.
     remove, target, scale, unseen
         As for :func:`bayesharm.harmonize`. They matter to `transform` only: to change them nothing has to be fitted again.
-        With ``unseen="adapt"`` what a new scanner does is learned from the scans that are transformed.
+        With ``unseen="adapt"`` what a new scanner does is learned from the scans that are transformed. What needs the
+        diagnosis of these scans is refused: to remove sampling, and to adapt a model of disorder effects.
     preview : bool
         Fit quickly and roughly, without sampling.
     settings : mapping, optional
@@ -187,7 +188,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : (scan, feature) array or DataFrame
             Features as in the fit; missing values stay missing.
         scans : DataFrame
-            One row for each row of X. Diagnosis and covariates are not needed, unless to `scale` or to `remove` sampling.
+            One row for each row of X. Diagnoses are not looked at, since they may be what is to be predicted; covariates are
+            needed only to `scale`.
 
         Returns
         -------
@@ -231,7 +233,9 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         values = validate_data(self, X, reset=False, dtype=FLOATS, ensure_all_finite="allow-nan")
         features = Features.from_array(values, self.get_feature_names_out().astype(str))
         known = np.isin(features.names, self.posterior_.features)
-        dataset = Dataset(self._read(X, len(values), scans, "apply"), features.take(features.names[known]))
+        table = self._read(X, len(values), scans, "apply")
+        table = table.drop(columns="diagnosis", errors="ignore")  # may be what is to be predicted
+        dataset = Dataset(table, features.take(features.names[known]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its notes are said below, of the user's line
             found = harmonize(

@@ -73,7 +73,9 @@ class Identifiability:
         return list(self.remarks)
 
 
-def identify(design: Design, log_scales: np.ndarray | None = None) -> Identifiability:
+def identify(
+    design: Design, log_scales: np.ndarray | None = None, log_ratio: np.ndarray | None = None
+) -> Identifiability:
     """Find out what the data of a study identify.
 
     Parameters
@@ -81,7 +83,9 @@ def identify(design: Design, log_scales: np.ndarray | None = None) -> Identifiab
     design : Design
     log_scales : (scale,) array, optional
         Natural logarithms of ``design.scales``, in standard deviations of a feature; by default those of
-        their prior medians. The noise ratio of every scanner is taken as 1.
+        their prior medians.
+    log_ratio : (2 × scanner,) array, optional
+        log lambda of each scanner, then log kappa of each; 0 by default.
 
     Raises
     ------
@@ -98,8 +102,9 @@ def identify(design: Design, log_scales: np.ndarray | None = None) -> Identifiab
     person = pd.factorize(design.participants)[0]
     joined = _joined(design, traveling, person)
     shared = _joined_by_population(design, traveling, person)
-    everything = _posterior(design, log_scales, np.full(design.n_scans, True))
-    by_travelers = _posterior(design, log_scales, traveling)
+    ratio = np.zeros(2 * len(design.scanners)) if log_ratio is None else log_ratio
+    everything = _posterior(design, log_scales, ratio, np.full(design.n_scans, True))
+    by_travelers = _posterior(design, log_scales, ratio, traveling)
 
     components = _groups(design.scanners, joined)
     scanners = _scanner_table(design, traveling, components)
@@ -133,13 +138,15 @@ class Gaussian(NamedTuple):
     own: np.ndarray
 
 
-def _posterior(design: Design, log_scales: np.ndarray, rows: np.ndarray) -> Gaussian:
+def _posterior(design: Design, log_scales: np.ndarray, log_ratio: np.ndarray, rows: np.ndarray) -> Gaussian:
     """What is known of the effects once the scans in rows are in."""
     variance = np.exp(2 * log_scales)
     prior_sd = np.where(design.column_scale == FIXED, design.column_sd,
                         np.sqrt(variance[np.maximum(design.column_scale, 0)]))
-    once = design.class_once[design.scan_class]
-    noise_sd = np.sqrt(variance[0] + once * variance[design.once_scale])
+    noise, bias = np.split(np.exp(log_ratio), 2)
+    own, scanner = design.bias_ratio_of, design.class_scanner[design.scan_class]
+    prior_sd = prior_sd * np.where(own >= 0, np.sqrt(bias[own]), 1.0)
+    noise_sd = np.sqrt(variance[0] * noise[scanner] + design.class_once[design.scan_class] * variance[design.once_scale])
     # in units of prior and noise sd the prior precision is the identity: well conditioned at any scales
     x = (sparse.diags_array(1 / noise_sd) @ design.matrix @ sparse.diags_array(prior_sd)).tocsr()[rows]
     dense, eliminated = x[:, : design.n_dense], x[:, design.n_dense :]

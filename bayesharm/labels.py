@@ -91,7 +91,7 @@ def label_posterior(
     }
     moments = Moments(*(results[name] for name in Moments._fields))
     nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, lay_out(design), moments).assign_coords(feature=feature)
-    study = identify(design, np.log(_typical_scales(design, results)))
+    study = identify(design, np.log(_typical_scales(design, results)), hyper.log_ratio.mean)
     start = 0
     for group in design.effects:
         stop = start + len(group.levels)

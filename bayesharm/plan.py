@@ -129,14 +129,8 @@ def make_plan(design: Design, layout: Layout) -> Plan:
 
 def _find_biases(design: Design) -> np.ndarray:
     """Ratios of scanners are log lambda of each, and log kappa of each after them."""
-    found = np.full(len(design.columns), -1, np.int32)
-    if design.spec.bias_ratio == "scanner":
-        by_scanner = [family.name for family in design.spec.families if family.by == "scanner"]
-        for k, column in enumerate(design.columns):
-            family, _, level = column.partition(":")
-            if family in by_scanner:
-                found[k] = len(design.scanners) + design.scanners.index(level)
-    return found
+    own = design.bias_ratio_of
+    return np.where(own >= 0, len(design.scanners) + own, -1).astype(np.int32)
 
 
 def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pairs]:

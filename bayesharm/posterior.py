@@ -83,11 +83,14 @@ class Posterior:
         return bool(unit.max() < 100 * unit.min())
 
     def log_ratios(self, scanners: Sequence[str] | None = None) -> np.ndarray:
-        """Means of log lambda of scanners, then of log kappa; 0 for those that are unknown; (2 × scanner,) array."""
+        """Means of log lambda of scanners, then of log kappa, (2 × scanner,); for unknown ones the log of the mean."""
         hyper: Any = self.tree["hyper"].to_dataset()
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
         means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
-        return np.concatenate([mean.reindex(scanner=wanted, fill_value=0.0).values for mean in means])
+        unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
+        return np.concatenate(
+            [mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)]
+        )
 
     def effect(self, family: str) -> xr.Dataset:
         """Mean and sd of a family's effects, in the features' units: finite-population contrasts.

@@ -59,10 +59,10 @@ def _on_removable(table: pd.DataFrame) -> list[str]:
         return []
     between, floor = table.loc[("between_scanner_sd", NONE)], table.loc[("noise_floor", "")]
     share = 1 - (floor.value / between.value) ** 2
-    words = f"Of the variance between scans of one person on two scanners, {max(share, 0):.0%} is the scanners'"
+    words = f"Of the variance between scans of one person on two scanners, {max(share, 0):.0%} is more than noise"
     if share < LITTLE:
         return [f"{words}: there is little to remove, and methods can hardly differ in that."]
-    return [f"{words}, the rest is noise."]
+    return [f"{words}."]
 
 
 def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
@@ -83,7 +83,7 @@ def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
         best = others.better.idxmax()
         return [f"{said}, {own} is better than every other by more than one standard error; the next is {best} "
                 f"{_number(measure, others.value[best], others.se[best])}."]  # fmt: skip
-    equal = [str(name) for name in others.index if name not in behind.index]
+    equal = [str(name) for name in others.index[others.better_se.notna()] if name not in behind.index]
     return [f"{said}, no method is better than {own}; within one standard error of it: {listed(equal)}."]
 
 

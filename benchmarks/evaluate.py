@@ -45,11 +45,11 @@ from bayesharm import (
 from bayesharm.baselines import available_methods, get_method
 from bayesharm.dataset import Dataset
 from bayesharm.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
-from bayesharm.evaluate import BayesFitted
 from bayesharm.oracle import gaussian_oracle
 from bayesharm.plots import plot_evaluation, save_figure
 from bayesharm.simulate import Simulation, scan_levels
 from bayesharm.splits import split_people
+from bayesharm.trials import BayesFitted
 
 STUDIES = {name: CASES[name] for name in ("base", "unequal noise", "hub and spoke", "scanner without travelers")}
 STUDIES["heavy tails"] = {"tail_df": 3.0}

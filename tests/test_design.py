@@ -322,3 +322,22 @@ def test_contradictions_of_the_table_are_noted():
     assert "Of more than one diagnosis: 't1'" in notes
     assert "field is the same in all scans of a scanner" in notes
     assert "the same in all" not in " ".join(design_of(small()).notes)
+
+
+def test_which_scanners_have_biases_of_a_size_of_their_own():
+    """Where there are populations, those that travelers were on; of two scanners none."""
+    travelers = [(f"t{i}", name) for i in range(2) for name in "ABC"]
+    cohort = [(f"c{name}{i}", name) for name in "ABCD" for i in range(2)]
+    scans = pd.DataFrame(travelers + cohort, columns=["participant_id", "scanner"])
+    scans = scans.assign(scan_id=[f"s{n}" for n in range(len(scans))], site=scans.scanner, diagnosis="HC")
+
+    def sized(model: str, table: pd.DataFrame = scans, **changes) -> set[str]:
+        design = build_design(table, replace(load_model(model), **changes))
+        assert {design.columns[k].partition(":")[0] for k in np.flatnonzero(design.bias_ratio_of >= 0)} <= {"measurement", "site"}
+        return {design.scanners[k] for k in design.bias_ratio_of if k >= 0}
+
+    assert sized("traveling_and_cohort") == {"A", "B", "C"}
+    assert sized("traveling") == {"A", "B", "C"}
+    assert sized("cohort") == {"A", "B", "C", "D"}
+    assert sized("traveling_and_cohort", bias_ratio="same") == set()
+    assert sized("traveling_and_cohort", scans[scans.scanner.isin(["A", "B"])]) == set()

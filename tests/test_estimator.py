@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bayesharm
-from bayesharm import BayesHarmonizer, InputError
+from bayesharm import BayesHarmonizer, InputError, load_posterior
 
 # A fit of every test is one of the same design, three travelers on two scanners, and works on one feature at a time: what is
 # compiled for the first serves for all.
@@ -343,3 +343,19 @@ def test_without_scikit_learn_the_install_command_is_told():
     code = "import sys; sys.modules['sklearn'] = None\nimport bayesharm\nbayesharm.BayesHarmonizer"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "BayesHarmonizer needs scikit-learn" in told.stderr and "pip install 'bayesharm[sklearn]'" in told.stderr
+
+
+def test_what_transform_gives_does_not_depend_on_diagnoses(small_run, small_study):
+    """They may be what a classifier is to tell: a scan that is brought towards what its diagnosis has would give it away."""
+    posterior, scans = load_posterior(small_run), pd.read_csv(small_study / "scans.csv")
+    X = np.load(small_study / "features.npy").astype(float)
+    harmonizer = BayesHarmonizer(scale=True)
+    harmonizer.posterior_, harmonizer.n_features_in_ = posterior, X.shape[1]
+    harmonizer.feature_names_in_ = np.array(posterior.features, object)
+    X = pd.DataFrame(X, columns=posterior.features)
+    first = harmonizer.transform(X, scans=scans)
+    others = scans.assign(diagnosis=scans.diagnosis[::-1].to_numpy())
+    np.testing.assert_array_equal(first, harmonizer.transform(X, scans=others))
+    assert not np.allclose(first, harmonizer.set_params(scale=False).transform(X, scans=scans))
+    with pytest.raises(InputError, match="without their diagnosis"):
+        harmonizer.set_params(remove="measurement,sampling").transform(X, scans=scans)

@@ -24,6 +24,7 @@ from bayesharm.dataset import Dataset
 from bayesharm.errors import ModelError, listed
 from bayesharm.features import Features
 
+N_SCANS = 1216  # of the 2019 study
 REPEATED = "It takes every scan for another person's: that travelers are the same people is not used."
 
 
@@ -77,7 +78,7 @@ def _regress(train: Dataset, covariates: Sequence[str]) -> Subtraction:
 
 
 def fit_yamashita2019(
-    train: Dataset, covariates: Sequence[str] = (), *, ridge: float = RIDGE, reference: str | None = None
+    train: Dataset, covariates: Sequence[str] = (), *, ridge: float | None = None, reference: str | None = None
 ) -> Subtraction:
     """Measurement bias of the constrained ridge regression of the 2019 study (see :func:`yamashita2019`).
 
@@ -88,9 +89,12 @@ def fit_yamashita2019(
     Parameters
     ----------
     train, covariates
-    ridge, reference
+    ridge : float, optional
+        The penalty; by default the study's, in proportion to the number of scans: 14 for its 1,216.
+    reference
         As for :func:`yamashita2019`.
     """
+    ridge = RIDGE * len(train.scans) / N_SCANS if ridge is None else ridge
     notes, values = [], read_finite(train)
     centred = replace(train, features=Features.from_array(values - values.mean(axis=0), train.features.names))
     if unused := [name for name in covariates if name != "diagnosis"]:

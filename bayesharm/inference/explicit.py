@@ -102,9 +102,7 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     if design.spec.bias_ratio == "scanner":
         raw_bias = numpyro.sample("raw_bias", dist.Normal(log_bias, priors.bias_ratio_sd))
         log_bias = raw_bias - raw_bias.mean()
-        by_scanner = {f"{family.name}:{name}": k for family in design.spec.families if family.by == "scanner"
-                      for k, name in enumerate(design.scanners)}  # fmt: skip
-        own = np.array([by_scanner.get(name, -1) for name in design.columns])
+        own = design.bias_ratio_of
         prior_sd *= jnp.where(own >= 0, jnp.exp(0.5 * log_bias[own]), 1.0)[:, None]
     numpyro.deterministic("log_bias_ratio", log_bias)
     u = numpyro.sample("u", dist.Normal(0.0, prior_sd))

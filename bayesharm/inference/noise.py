@@ -143,8 +143,8 @@ def fit_new_ratios(
     log_ratio = np.where(np.tile(new, 2), 0.0, log_ratio)
     if not free.any():
         return log_ratio
-    n_features = moments.squares.shape[1]
-    picked = np.unique(np.linspace(0, n_features - 1, min(n_features, 256)).astype(int))
+    finite = np.flatnonzero(np.isfinite(log_scales).all(0))
+    picked = finite[np.unique(np.linspace(0, len(finite) - 1, min(len(finite), 256)).astype(int))]
     few = Moments(*(part[:, picked] for part in moments))
     places = np.flatnonzero(free)
     sd = problem.ratio_sd[places]

@@ -98,10 +98,8 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
             raw_bias = pm.Normal("raw_bias", 0, np.full(len(design.scanners), priors.bias_ratio_sd), dims="scanner")
             log_bias = pm.Deterministic("log_bias_ratio", raw_bias - raw_bias.mean(), dims="scanner")
             bias = pt.exp(log_bias / 2)
-            for family in design.spec.families:
-                if family.by == "scanner":
-                    own = [design.columns.index(f"{family.name}:{name}") for name in design.scanners]
-                    prior_sd = prior_sd[own].set(prior_sd[own] * bias[:, None])
+            own = np.flatnonzero(design.bias_ratio_of >= 0)
+            prior_sd = prior_sd[own].set(prior_sd[own] * bias[design.bias_ratio_of[own]][:, None])
         z_effect = pm.Normal("z_effect", dims=("column", "feature"))
         u = pm.Deterministic("u", prior_sd * z_effect, dims=("column", "feature"))
 
@@ -142,11 +140,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
     if design.spec.bias_ratio == "scanner":
         raw_bias = np.asarray(point["raw_bias"], float)
-        for k, name in enumerate(design.scanners):
-            for family in design.spec.families:
-                if family.by == "scanner":
-                    own = design.columns.index(f"{family.name}:{name}")
-                    effect_sd[own] *= np.exp((raw_bias[k] - raw_bias.mean()) / 2)
+        own = np.flatnonzero(design.bias_ratio_of >= 0)
+        effect_sd[own] *= np.exp((raw_bias - raw_bias.mean()) / 2)[design.bias_ratio_of[own], None]
     values = {
         "eta": eta,
         "excess_log__": np.log(excess),
