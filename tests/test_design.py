@@ -333,7 +333,8 @@ def test_which_scanners_have_biases_of_a_size_of_their_own():
 
     def sized(model: str, table: pd.DataFrame = scans, **changes) -> set[str]:
         design = build_design(table, replace(load_model(model), **changes))
-        assert {design.columns[k].partition(":")[0] for k in np.flatnonzero(design.bias_ratio_of >= 0)} <= {"measurement", "site"}
+        own = np.flatnonzero(design.bias_ratio_of >= 0)
+        assert {design.columns[k].partition(":")[0] for k in own} <= {"measurement", "site"}
         return {design.scanners[k] for k in design.bias_ratio_of if k >= 0}
 
     assert sized("traveling_and_cohort") == {"A", "B", "C"}
