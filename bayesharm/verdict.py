@@ -1,4 +1,4 @@
-"""An evaluation in words: what is better than what by more than chance, and where all methods are equal."""
+"""An evaluation in words: what is better by more than a standard error, and where all methods are equal."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def lay_out_dense(
     numbers : dict of (scan,) arrays
         Standardized covariates.
     bias : dict
-        Variance ratio of biases by scanner, 1 for those that are not there.
+        Variance ratio of biases by scanner.
     """
     n_features = len(scales["noise"])
     found: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {
@@ -111,10 +111,14 @@ def lay_out_dense(
                     add(family.name, np.where(member, scans.site + (f"/{group}" if group else ""), None), scale)
     for name, values in numbers.items():
         found["covariate", name] = values, np.full(n_features, spec.priors.slope_sd)
+    apart = any(family.by == "population" for family in spec.families)
+    sized = set(scans.scanner[traveling] if apart else scans.scanner)  # whose biases have a size of their own
+    if scans.scanner.nunique() < 3 or spec.bias_ratio == "same":
+        sized = set()
     for family in spec.families:
         for key in found:
-            if family.by == "scanner" and key[0] == family.name:
-                found[key] = found[key][0], found[key][1] * bias.get(key[1], 1.0) ** 0.5
+            if family.by == "scanner" and key[0] == family.name and key[1] in sized:
+                found[key] = found[key][0], found[key][1] * bias[key[1]] ** 0.5
     columns = pd.MultiIndex.from_tuples(list(found))
     return columns, np.stack([values for values, _ in found.values()], 1), np.stack([sd for _, sd in found.values()])
 

@@ -116,6 +116,17 @@ def covariance(
     return used, total
 
 
+def sized_scanners(scans: pd.DataFrame, spec: ModelSpec) -> set[str]:
+    """Scanners whose biases have a size of their own: where there are populations, those of travelers; of two none."""
+    n_scanners = scans.groupby("participant_id").scanner.transform("nunique")
+    travels = (n_scanners > 1) | scans.get("traveling", pd.Series(False, scans.index))
+    apart = any(family.by == "population" for family in spec.families)
+    used = scans[travels] if spec.people == "travelers" else scans
+    if spec.bias_ratio == "same" or used.scanner.nunique() < 3:
+        return set()
+    return set(scans.scanner[travels] if apart else used.scanner)
+
+
 def with_protocol(scans: pd.DataFrame) -> ModelSpec:
     """The model `protocol` with the factors that the random studies have."""
     return name_factors(load_model("protocol"), ["vendor", "field"], scans)

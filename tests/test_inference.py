@@ -13,7 +13,7 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 from quadrature import Quadrature
 from scipy import stats
-from studies import random_study, with_protocol
+from studies import random_study, sized_scanners, with_protocol
 
 from bayesharm.design import FIXED, build_design
 from bayesharm.inference import population
@@ -602,8 +602,9 @@ def test_effects_are_those_of_dense_algebra(model):
         tau = np.exp(log_scales[k, :, f])
         noise = tau[0] ** 2 * ratio + once * tau[design.scales.index("participant")] ** 2
         prior = np.where(design.column_scale == FIXED, design.column_sd, tau[design.column_scale]) ** 2
-        if spec.bias_ratio == "scanner":
-            prior[design.of_scanner[:, 0]] *= bias_ratio
+        for scanner in sized_scanners(scans, design.spec):
+            place = design.scanners.index(scanner)
+            prior[design.of_scanner[place, 0]] *= bias_ratio[place]
         covariance = np.linalg.inv(x.T @ (x / noise[:, None]) + np.diag(1 / prior))
         mean[k, :, f] = contrasts @ covariance @ (x.T @ (y[:, f] / noise))
         variance[k, :, f] = np.diag(contrasts @ covariance @ contrasts.T)

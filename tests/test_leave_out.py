@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from studies import random_study
+from studies import random_study, sized_scanners
 
 from bayesharm.design import build_design
 from bayesharm.features import Features
@@ -39,22 +39,23 @@ def study(request):
         reader = MomentReader(features, design, problem.plan.layout, None)
         moments, standard = reader(np.arange(N_FEATURES))
     values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
-    return design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
+    return scans, design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
 
 
-def covariance_of(design, log_scales, log_ratio):
+def covariance_of(scans, design, log_scales, log_ratio):
     scale, x = np.exp(log_scales), design.matrix.toarray()
     prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
     ratio, size = np.split(np.exp(log_ratio), 2)
-    for k, column in enumerate(design.of_scanner[:, 0]):
-        prior[column] *= size[k] ** 0.5
+    for scanner in sized_scanners(scans, design.spec):
+        place = design.scanners.index(scanner)
+        prior[design.of_scanner[place, 0]] *= size[place] ** 0.5
     noise = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
     return (x * prior**2) @ x.T + np.diag(noise[design.scan_class])
 
 
 @pytest.mark.parametrize("by", ["participant", "thirds", "scanner"])
 def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
-    design, problem, moments, values, log_scales, log_ratio = study
+    scans, design, problem, moments, values, log_scales, log_ratio = study
     person = np.unique(design.participants, return_inverse=True)[1]
     folds = {"participant": person, "thirds": np.where(person % 4 == 3, -1, person % 4),
              "scanner": design.class_scanner[design.scan_class]}[by]  # fmt: skip
@@ -65,7 +66,7 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
     assert np.isnan(found.below[:, folds < 0]).all()
     for node in range(N_NODES):
         for f in range(N_FEATURES):
-            covariance, y = covariance_of(design, log_scales[node, :, f], log_ratio), values[:, f]
+            covariance, y = covariance_of(scans, design, log_scales[node, :, f], log_ratio), values[:, f]
             for fold in range(folds.max() + 1):
                 out, rest = folds == fold, folds != fold
                 gain = np.linalg.solve(covariance[np.ix_(rest, rest)], covariance[np.ix_(rest, out)]).T
@@ -85,7 +86,7 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
 
 def test_a_node_without_noise_is_lost_and_stops_nothing(study):
     """There the scans that are left out say all, within rounding, and what the others say cannot be told."""
-    design, problem, moments, values, log_scales, log_ratio = study
+    scans, design, problem, moments, values, log_scales, log_ratio = study
     far = log_scales.copy()
     far[0, 0] = -18.0  # noise
     far[0, problem.pair] = -18.0

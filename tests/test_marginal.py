@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from studies import covariance, log_normal, random_study, with_protocol
+from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
 
 from bayesharm import features as features_module
 from bayesharm import marginal
@@ -64,12 +64,13 @@ def random_point(design: Design, n_features: int, seed: int = 0) -> tuple[np.nda
     return log_scales, rng.normal(0, 0.5, 2 * len(design.scanners))
 
 
-def ratios_of(design: Design, log_ratio: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+def ratios_of(
+    design: Design, scans: pd.DataFrame, log_ratio: np.ndarray
+) -> tuple[dict[str, float], dict[str, float]]:
     """Lambda and kappa by scanner; the latter 1 where the model has none."""
-    noise, bias = np.split(np.exp(log_ratio), 2)
-    if design.spec.bias_ratio == "same":
-        bias = np.ones_like(bias)
-    return dict(zip(design.scanners, noise, strict=True)), dict(zip(design.scanners, bias, strict=True))
+    noise, bias = (dict(zip(design.scanners, part, strict=True)) for part in np.split(np.exp(log_ratio), 2))
+    sized = sized_scanners(scans, design.spec)
+    return noise, {name: size if name in sized else 1.0 for name, size in bias.items()}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ class TestOracles:
         found = likelihood_of(design, features)(log_scales, log_ratio)
         for k in range(2):
             scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
-            used, dense = covariance(scans, design.spec, scales, *ratios_of(design, log_ratio))
+            used, dense = covariance(scans, design.spec, scales, *ratios_of(design, scans, log_ratio))
             y = features[used, k]
             expected = log_normal((y - y.mean()) / y.std(), dense)
             assert abs(found[k] - expected) < 1e-8
@@ -106,7 +107,7 @@ class TestOracles:
         for k in range(2):
             scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
             y = simulated.features[:, k]
-            dense = covariance(simulated.scans, design.spec, scales, *ratios_of(design, log_ratio))[1]
+            dense = covariance(simulated.scans, design.spec, scales, *ratios_of(design, simulated.scans, log_ratio))[1]
             assert abs(found[k] - log_normal((y - y.mean()) / y.std(), dense)) < 1e-8
 
     @pytest.mark.parametrize("few", [0, 3])

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from cases import (
     Case,
@@ -42,11 +43,16 @@ def expected(case: Case, fitted: Posterior, relative: dict[str, float] | None = 
         first,
         case.spec,
         {str(name): scales["q50"].sel(family=name).values / unit for name in scales["family"].values},
-        dict.fromkeys(scans.scanner, 1.0) | ratios(fitted) | (relative or {}),
+        of_any(scans, ratios(fitted)) | (relative or {}),
         standardize(case, scans, first),
-        ratios(fitted, "bias_ratio"),
+        of_any(scans, ratios(fitted, "bias_ratio")),
     )
     return mean * unit + centre, sd * unit
+
+
+def of_any(scans: pd.DataFrame, known: dict[str, float]) -> dict[str, float]:
+    """Ratios of all scanners: of those that the fit has not seen the mean of others."""
+    return dict.fromkeys(scans.scanner, float(np.mean(list(known.values())))) | known
 
 
 def ratios(posterior: Posterior, name: str = "noise_ratio") -> dict[str, float]:
@@ -116,7 +122,7 @@ def test_intervals_hold_what_is_measured_as_often_as_they_say():
     sizes |= {f"sampling_{name}": 0.4 for name in ("HC", "MDD", "SCZ")}
     scales = {name: size * np.exp(rng.normal(0, 0.3, n_features)) for name, size in sizes.items()}
     ratio = dict(zip(["s0", "s1", "s2", "s3"], [0.5, 1.0, 2.0, 1.0], strict=True))
-    columns, x, prior = lay_out_dense(scans, spec, scales, {}, {})
+    columns, x, prior = lay_out_dense(scans, spec, scales, {}, dict.fromkeys(scans.scanner, 1.0))
     prior[columns.get_loc(("mean", "mean"))] = 5.0
     relative = np.sqrt(scans.scanner.map(ratio).to_numpy())
     noise = rng.normal(size=(len(scans), n_features)) * relative[:, None] * scales["noise"]

@@ -125,7 +125,12 @@ def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
     unit = scales["unit"].values
     typical = {str(name): np.median(scales["q50"].sel(family=name).values / unit)[None] for name in scales["family"].values}
     scans, spec = study.scans, posterior.spec
-    dense = solve_dense(scans, np.zeros((len(scans), 1)), spec, typical, dict.fromkeys(scans.scanner, 1.0))
+    hyper = posterior.tree["hyper"].to_dataset()
+    ratios = [
+        {name: float(np.exp(np.log(hyper[kind].sel(scanner=name)).mean())) for name in posterior.scanners}
+        for kind in ("noise_ratio", "bias_ratio")
+    ]
+    dense = solve_dense(scans, np.zeros((len(scans), 1)), spec, typical, ratios[0], bias=ratios[1])
     scanner, population = dense.forms("measurement", spec, scans), dense.forms("sampling", spec, scans)
     scanner -= scanner.mean(0)
     levels = dense.levels("sampling", spec)
@@ -142,7 +147,7 @@ def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
         if not scans.participant_id[scan].startswith("t"):
             own.append(names.index(f"{scans.site[scan]}/{scans.diagnosis[scan]}"))
         expected = np.sqrt(np.einsum("if,ij,jf->f", sds[own], correlation[np.ix_(own, own)], sds[own]))
-        np.testing.assert_allclose(result.sd[scan], expected, rtol=1e-8)
+        np.testing.assert_allclose(result.sd[scan], expected, rtol=5e-3)  # ratios are means of 800 draws here
 
 
 def test_people_without_diagnosis(posterior, study):

@@ -453,7 +453,7 @@ def test_memory_does_not_grow(study, tmp_path):
     with jax.enable_x64(True), ThreadPoolExecutor(2) as pool:
         problem = make_problem(design)
         whole = Study(dataset, design, problem, None, 1, Settings(**SETTINGS))
-        work = BlockSampler(whole, np.zeros(problem.n_scanners), vague_mixture(problem, 96, 96))
+        work = BlockSampler(whole, np.zeros(problem.n_ratios), vague_mixture(problem, 96, 96))
         engine._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
     assert resident[1000] < 1.01 * resident[100]
 

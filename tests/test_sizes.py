@@ -61,8 +61,8 @@ def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
     variance = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
     weight = 1 / variance[design.scan_class]
     prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
-    if design.spec.bias_ratio == "scanner":
-        prior[design.of_scanner[:, 0]] *= size**0.5
+    own = design.bias_ratio_of
+    prior = prior * np.where(own >= 0, size[own] ** 0.5, 1.0)
     covariance = np.linalg.inv((x.T * weight) @ x + np.diag(prior**-2.0))
     rng = np.random.default_rng(f)
     effects = rng.multivariate_normal(covariance @ x.T @ (weight * values[:, f]), covariance, N_DRAWS, method="cholesky")
