@@ -206,8 +206,8 @@ class Trials:
             place = pd.Index(ours.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
             mean[told], sd[told] = expected.mean[:, place], expected.sd[:, place]
             rmse = measures.prediction_rmse(self.raw - mean, scans, unit=self.unit)
-            self._add("visit_rmse", f"{OURS}, its own prediction", rmse)
-            self._add("visit_coverage", f"{OURS}, its own prediction", measures.interval_coverage(self.raw, mean, sd, scans))
+            self._add("visit_rmse", f"{OURS}, own prediction", rmse)
+            self._add("visit_coverage", f"{OURS}, own prediction", measures.interval_coverage(self.raw, mean, sd, scans))
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Measures, averaged over parts, and what is to be said of each method."""

@@ -43,8 +43,8 @@ def say_verdict(table: pd.DataFrame, methods: pd.DataFrame, about: Mapping[str, 
     sentences = [*_on_removable(table)]
     for measure, said in SAID.items():
         sentences += _compare(table, measure, said)
-    if ("visit_coverage", f"{OURS}, its own prediction") in table.index:
-        row = table.loc[("visit_coverage", f"{OURS}, its own prediction")]
+    if ("visit_coverage", f"{OURS}, own prediction") in table.index:
+        row = table.loc[("visit_coverage", f"{OURS}, own prediction")]
         sentences.append(f"90% intervals of visits that were left out hold {_percent(row.value, row.se)} of them.")
     if left := [name for name in methods.index if name not in table.index.get_level_values("method")]:
         sentences.append(f"Not compared, see the notes: {listed(left)}.")

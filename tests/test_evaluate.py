@@ -119,7 +119,7 @@ def test_differences_from_bayesharm_are_positive_where_others_are_better(found):
 
 def test_intervals_of_visits_hold_them(found):
     """24 visits × 12 features; features of a visit are independent given the person: se of the coverage about 2.5%."""
-    row = found.measures.loc["visit_coverage", f"{OURS}, its own prediction"]
+    row = found.measures.loc["visit_coverage", f"{OURS}, own prediction"]
     assert abs(row.value - 0.9) < 4.3 * 0.025
     assert row.n_scans == N_PEOPLE * len(SCANNERS)
 

@@ -9,7 +9,7 @@ from bayesharm.plots.canvas import COLOURS, ROW, Axes, Figure, name_rows, new_fi
 
 TITLES = {
     "share_removed": "Removed of what scanners add",
-    "icc": "Intraclass correlation of people",
+    "icc": "Intraclass correlation (ICC)",
     "identification": "People identified on another scanner",
     "scanner_accuracy": "Scanner found by a classifier",
     "prediction_rmse": "Error of a new person's scan, in sd",
