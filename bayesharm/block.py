@@ -274,7 +274,7 @@ class BlockSampler:
     Attributes
     ----------
     study : Study
-    log_ratio : (scanner,) array
+    log_ratio : (2 × scanner,) array
     mixture : Mixture
         Predictive prior of all features.
     """

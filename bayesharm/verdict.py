@@ -84,7 +84,8 @@ def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
         return [f"{said}, {own} is better than every other by more than one standard error; the next is {best} "
                 f"{_number(measure, others.value[best], others.se[best])}."]  # fmt: skip
     equal = [str(name) for name in others.index[others.better_se.notna()] if name not in behind.index]
-    return [f"{said}, no method is better than {own}; within one standard error of it: {listed(equal)}."]
+    near = f"; within one standard error of it: {listed(equal)}" if equal else ""
+    return [f"{said}, no method is better than {own}{near}."]
 
 
 def _number(measure: str, value: float, se: float) -> str:

@@ -193,6 +193,12 @@ def test_the_verdict_says_who_is_better(others, said):
     assert pd.Series(verdict).str.contains(said).all(), verdict
 
 
+def test_the_verdict_bears_differences_without_a_standard_error():
+    table = table_of(bayesharm=(0.5, np.nan, np.nan), glm=(0.6, -0.1, 0.02), reml=(0.5, 0.0, np.nan))
+    (said,) = say_verdict(table, pd.DataFrame(index=["bayesharm", "glm", "reml"]), {"preview": False})
+    assert said.endswith("no method is better than bayesharm (0.500 ± 0.010).")
+
+
 def test_the_verdict_says_where_there_is_little_to_remove():
     rows = [("between_scanner_sd", "none", 1.0), ("noise_floor", "", 0.99)]
     table = pd.DataFrame(rows, columns=["measure", "method", "value"]).set_index(["measure", "method"])

@@ -86,7 +86,7 @@ def average_effects(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (scanner,) array
+    log_ratio : (2 × scanner,) array
     moments : Moments
     log_scales : (draw, scale, feature) array
     mesh : Mesh, optional

@@ -47,7 +47,7 @@ def know(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array
     Parameters
     ----------
     problem : Problem
-    log_ratio : (scanner,) array
+    log_ratio : (2 × scanner,) array
     moments : Moments
     log_scales : (node, scale, feature) array
     """

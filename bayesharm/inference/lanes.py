@@ -129,7 +129,7 @@ def sample_block(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (scanner,) array
+    log_ratio : (2 × scanner,) array
     moments : Moments
         Of the block.
     mixture : Mixture

@@ -196,7 +196,7 @@ def leave_out(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (scanner,) array
+    log_ratio : (2 × scanner,) array
     moments : Moments
     values : (scan, feature) array
         Standardized features, in the order of the design's scans.

@@ -94,7 +94,7 @@ def draw_sizes(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (scanner,) array
+    log_ratio : (2 × scanner,) array
     levels : Levels
     moments : Moments
     log_scales : (draw, scale, feature) array
