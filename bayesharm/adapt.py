@@ -84,8 +84,9 @@ def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]
     there = np.isin(design.scanners, posterior.scanners)
     log_ratio = posterior.log_ratios(design.scanners)
     in_fit = _find_those_of_fit(posterior, design)
+    n_effective = posterior.tree["hyper"].attrs["features_effective"]
     with find_devices().in_use("float64"):
-        log_ratio = fit_new_ratios(problem, both.moments, log_scales, log_ratio, ~there)
+        log_ratio = fit_new_ratios(problem, both.moments, log_scales, log_ratio, n_effective, ~there)
         effects = _summarize(problem, both, in_fit, log_ratio, log_scales, scales["unit"].values)
         told = _describe(problem, both, in_fit, log_ratio, np.nanmedian(log_scales, axis=1)[:, None])
     by_scanner = _count_scans(both)

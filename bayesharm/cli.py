@@ -169,6 +169,7 @@ def simulate(
     seed: opt.Seed = 0,
     no_sampling_bias: opt.NoSamplingBias = False,
     noise_ratio_sd: opt.NoiseRatioSd = 0.0,
+    bias_ratio_sd: opt.BiasRatioSd = 0.0,
     hub_and_spoke: opt.HubAndSpoke = False,
     without_travelers: opt.WithoutTravelers = None,
     scale_log_sd: opt.ScaleLogSd = 0.3,
@@ -190,6 +191,7 @@ def simulate(
         sampling_bias=not no_sampling_bias,
         tail_df=tail_df,
         noise_ratio_log_sd=noise_ratio_sd,
+        bias_ratio_log_sd=bias_ratio_sd,
         travelers="hub-and-spoke" if hub_and_spoke else "published",
         without_travelers=without_travelers or (),
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from bayesharm.block import ROUNDS, BlockSampler, Settings, Study, join_features
 from bayesharm.checkpoints import Arrays, Checkpoints
+from bayesharm.effective import count_effective, list_people
 from bayesharm.errors import shorten
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import Hyper, fit_hyper
@@ -192,12 +193,17 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     moments, _ = study.moments(sample)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
 
+    people, scanner = list_people(study.design, study.dataset.scans), study.design.class_scanner[study.design.scan_class]
+    n_effective = count_effective(study.values(sample), people, scanner)
+
     def tell(note: str) -> None:
         report("hyperparameters", 0, n_sample, note)
 
     def learn() -> Hyper | None:
         with study.devices.in_use("float64"):
-            return fit_hyper(study.problem, moments, sample, seed=study.seed, preview=settings.preview, report=tell)
+            return fit_hyper(
+                study.problem, moments, sample, n_effective, seed=study.seed, preview=settings.preview, report=tell
+            )
 
     ahead = pool.submit(_compile, study, n_sample)
     hyper = pool.submit(learn).result()

@@ -146,37 +146,3 @@ def standardized(study: Study, features: np.ndarray) -> np.ndarray:
     """Standardized features, (scan of the design, feature)."""
     moments, standard = study.moments(features)
     return (study.values(features) - standard.centre) / standard.sd
-
-
-def cells(study: Study) -> np.ndarray:
-    """The scanner and population of each scan of people who did not travel; -1 of others."""
-    design = study.design
-    once = ~np.isin(design.participants, design.travelers)
-    scans = study.dataset.scans.iloc[design.rows]
-    labels = scans[[name for name in ("scanner", "site", "diagnosis") if name in scans]].astype(str).agg("\0".join, axis=1)
-    return np.where(once, pd.factorize(labels)[0], -1)
-
-
-def count_effective(values: np.ndarray, cells: np.ndarray) -> float:
-    """Effective number of independent features, for sums over features of what depends on squares.
-
-    ``F² / Σ r²`` over all pairs, where r is the correlation between two features of people of one cell (scanner and
-    population), and its square is corrected for what it is by chance.
-
-    Parameters
-    ----------
-    values : (scan, feature) array
-    cells : (scan,) int array
-        -1 is left out.
-    """
-    there = cells >= 0
-    labels, y = pd.factorize(cells[there])[0], values[there]
-    count = np.bincount(labels)
-    means = np.stack([np.bincount(labels, column) / count for column in y.T], axis=1)
-    y = y - means[labels]
-    freedom, n = len(y) - len(count), y.shape[1]
-    y /= np.sqrt((y**2).sum(0))
-    squares = ((y.T @ y) ** 2).sum() - n
-    by_chance = n * (n - 1) / freedom
-    excess = max(0.0, (squares - by_chance) / (1 - 1 / freedom))
-    return n**2 / (n + excess)

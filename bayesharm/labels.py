@@ -66,6 +66,7 @@ def label_posterior(
                 "rhat_max": float(np.nanmax(verdict.rhat)),
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
                 "features": len(hyper.khat),
+                "features_effective": hyper.log_ratio.n_effective,
                 "khat_above_0.7": float((hyper.khat > 0.7).mean()),
             }
             | {f"importance_{name}": float(value) for name, value in zip(("khat", "ess"), hyper.importance, strict=True)

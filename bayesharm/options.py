@@ -264,6 +264,10 @@ NoiseRatioSd = Annotated[
     float,
     _number("--noise-ratio-sd", "How much scanners differ in noise: sd of its log variance.", metavar="X"),
 ]
+BiasRatioSd = Annotated[
+    float,
+    _number("--bias-ratio-sd", "How much scanners differ in the size of their biases: sd of its log variance.", metavar="X"),
+]
 HubAndSpoke = Annotated[
     bool,
     typer.Option("--hub-and-spoke", help="30 travelers on three scanners each, once, instead of 9 men on all."),

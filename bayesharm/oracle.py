@@ -19,7 +19,7 @@ class OraclePosterior:
 
 
 def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior:
-    """Exact posterior of the centred measurement bias given the true scales and noise ratios.
+    """Exact posterior of the centred measurement bias given the true scales, noise ratios and bias ratios.
 
     The mean of a feature has a flat prior; the participant effects of people scanned once are part of their
     noise: variance ``sigma² lambda + tau_p²``. If the noise is Student-t, this is the best linear estimate.
@@ -87,5 +87,6 @@ def _design(simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:
         for label in table.index:
             family = f"sampling_{label.split('/')[1]}" if group == "sampling" else group
             columns.append((level == label).astype(float))
-            scales.append(truth.scales[family])
+            ratio = truth.bias_ratio[label] if group == "measurement" else 1.0
+            scales.append(truth.scales[family] * np.sqrt(ratio))
     return np.column_stack(columns), np.column_stack(scales)

@@ -14,13 +14,12 @@ from bayesharm.block import Study
 from bayesharm.dataset import Dataset
 from bayesharm.design import build_design
 from bayesharm.display import as_text, render_populations
+from bayesharm.effective import count_effective, list_cells
 from bayesharm.errors import InputError, ModelError
 from bayesharm.fit import reopen
 from bayesharm.hypotheses import (
     Report,
     Teachers,
-    cells,
-    count_effective,
     judge,
     standardized,
     teach,
@@ -165,7 +164,7 @@ def find_populations(
     ratio = posterior.log_ratios()
     with study.devices.in_use("float64"):
         teachers = teach(posterior, study, ratio, masks)
-        n_effective = count_effective(standardized(study, teachers.features), cells(study))
+        n_effective = count_effective(standardized(study, teachers.features), list_cells(study.design, study.dataset.scans))
         evidences = weigh_hypotheses(study, teachers, masks, n_effective / len(teachers.features), tell)
         told = _predict(study, teachers, ratio, masks, evidences, tell)
     features = judge(study, ratio, masks, evidences, tell)

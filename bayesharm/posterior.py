@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 7  # of the run folder; a reader refuses any other
+FORMAT = 8  # of the run folder; a reader refuses any other
 # Why a feature is marked, the gravest first; `/scales` holds the place in this list.
 FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")

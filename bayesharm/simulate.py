@@ -35,7 +35,7 @@ class Simulation:
     def write(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
 
-        The truth holds ``mean``, ``noise_ratio``, ``hyper`` (family x (eta, omega)), ``scales/<family>`` and
+        The truth holds ``mean``, ``noise_ratio``, ``bias_ratio``, ``hyper`` (family x (eta, omega)), ``scales/<family>`` and
         ``effects/<group>``, with labels in ``scanner``, ``family`` and ``levels/<group>``; no pickle in it.
 
         Raises
@@ -69,6 +69,7 @@ class Simulation:
         arrays = {
             "mean": truth.mean,
             "noise_ratio": truth.noise_ratio.to_numpy(),
+            "bias_ratio": truth.bias_ratio.to_numpy(),
             "scanner": truth.noise_ratio.index.to_numpy(dtype=str),
             "hyper": truth.hyper.to_numpy(),
             "family": truth.hyper.index.to_numpy(dtype=str),
@@ -87,6 +88,7 @@ def simulate_srpbs(
     scale_log_sd: float = 0.3,
     sampling_bias: bool = True,
     noise_ratio_log_sd: float = 0.0,
+    bias_ratio_log_sd: float = 0.0,
     travelers: Literal["published", "hub-and-spoke"] = "published",
     without_travelers: Sequence[str] | str = (),
     tail_df: float | None = None,
@@ -110,6 +112,8 @@ def simulate_srpbs(
         If false, the cohort is one population: its sampling effects and their scales are 0.
     noise_ratio_log_sd : float
         How much the noise differs between scanners: sd of the log ratio of its variance.
+    bias_ratio_log_sd : float
+        How much the size of measurement bias does: sd of the log ratio of its variance. Not together with `protocol`.
     travelers : {"published", "hub-and-spoke"}
         Nine men on every scanner, or thirty people scanned once at the hub ATT and at each of two others.
     without_travelers : str or sequence of str
@@ -134,7 +138,12 @@ def simulate_srpbs(
         If an option has no meaning.
     """
     left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
-    _check_options(n_features, seed, scale_log_sd, noise_ratio_log_sd, travelers, left_out, tail_df, dtype)
+    _check_options(
+        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, travelers, left_out, tail_df, dtype
+    )
+    if protocol and bias_ratio_log_sd:
+        raise InputError("Bias that protocol factors make has the same size on all scanners.",
+                         got=f"protocol and {bias_ratio_log_sd=}", expected="one of the two", do="leave one out")
     for option, given, known in (("sizes", sizes, RMS), ("protocol", protocol, PROTOCOL_RMS)):
         if unusable := {name: size for name, size in (given or {}).items() if name not in known or not size > 0}:
             raise InputError("These sizes cannot be used.", got=str(unusable),
@@ -154,7 +163,7 @@ def simulate_srpbs(
     names = _feature_names(n_features)
     truth = draw_truth(
         streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd,
-        {**RMS, **(sizes or {})}, protocol or {},
+        bias_ratio_log_sd, {**RMS, **(sizes or {})}, protocol or {},
     )
     features = np.empty((kept.sum() + len(cohort), n_features), dtype)
     parts = [
@@ -220,6 +229,7 @@ def _check_options(
     seed: int,
     scale_log_sd: float,
     noise_ratio_log_sd: float,
+    bias_ratio_log_sd: float,
     travelers: str,
     left_out: tuple[str, ...],
     tail_df: float | None,
@@ -230,12 +240,8 @@ def _check_options(
         (n_features >= 1, "n_features", n_features, "at least 1"),
         (seed >= 0, "seed", seed, "a whole number of at least 0"),
         (0 <= scale_log_sd < np.inf, "scale_log_sd", scale_log_sd, "a number of at least 0"),
-        (
-            0 <= noise_ratio_log_sd < np.inf,
-            "noise_ratio_log_sd",
-            noise_ratio_log_sd,
-            "a number of at least 0",
-        ),
+        (0 <= noise_ratio_log_sd < np.inf, "noise_ratio_log_sd", noise_ratio_log_sd, "a number of at least 0"),
+        (0 <= bias_ratio_log_sd < np.inf, "bias_ratio_log_sd", bias_ratio_log_sd, "a number of at least 0"),
         (
             travelers in ("published", "hub-and-spoke"),
             "travelers",

@@ -25,7 +25,7 @@ PROTOCOL_RMS = {"phase_encoding": 0.028, "manufacturer": 0.022, "coil": 0.017, "
 STREAMS = (
     "mean", "scales", "noise_ratio", "measurement", "sampling", "disorder", "traveler", "cohort",
     "traveler_people", "cohort_people", "traveler_noise", "cohort_noise", "traveler_tails", "cohort_tails",
-    "protocol_scales", "protocol",
+    "protocol_scales", "protocol", "bias_ratio",
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ class Truth:
         ``disorder`` (by diagnosis; HC is 0 and left out), ``participant`` (travelers only).
     noise_ratio : Series by scanner
         Ratio of the noise *variance* of a scanner; geometric mean 1.
+    bias_ratio : Series by scanner
+        The same of the variance of its measurement bias: that of scanner k is ``bias_ratio[k] * scales["measurement"]**2``.
     hyper : DataFrame, family x (eta, omega)
         Mean and sd of the natural log of the scales; a family without effects has no row.
     factors : dict of str to DataFrame, level x feature
@@ -54,6 +56,7 @@ class Truth:
     scales: dict[str, np.ndarray]
     effects: dict[str, pd.DataFrame]
     noise_ratio: pd.Series
+    bias_ratio: pd.Series
     hyper: pd.DataFrame
     factors: dict[str, pd.DataFrame] = field(default_factory=dict)
 
@@ -65,6 +68,7 @@ def draw_truth(
     scale_log_sd: float,
     sampling_bias: bool,
     noise_ratio_log_sd: float,
+    bias_ratio_log_sd: float,
     rms: Mapping[str, float],
     protocol: Mapping[str, float],
 ) -> Truth:
@@ -76,7 +80,7 @@ def draw_truth(
         By the names in `STREAMS`.
     names : (feature,) array
     people : (traveler,) array
-    scale_log_sd, sampling_bias, noise_ratio_log_sd
+    scale_log_sd, sampling_bias, noise_ratio_log_sd, bias_ratio_log_sd
         As for :func:`bayesharm.simulate.simulate_srpbs`.
     rms, protocol : mapping
         Root mean squares of the scales: of every family of `RMS`; of protocol factors, if any.
@@ -103,9 +107,15 @@ def draw_truth(
 
     populations = srpbs.population_labels()
     tau_sampling = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
-    log_ratio = noise_ratio_log_sd * streams["noise_ratio"].standard_normal(len(srpbs.SCANNERS))
     scanners = pd.Index(list(srpbs.SCANNERS), name="scanner")
-    measurement = effects("measurement", list(srpbs.SCANNERS), tau["measurement"][:, None], "scanner")
+
+    def ratio(stream: str, log_sd: float) -> pd.Series:
+        log_ratio = log_sd * streams[stream].standard_normal(len(scanners))
+        return pd.Series(np.exp(log_ratio - log_ratio.mean()), index=scanners, name=stream)
+
+    noise_ratio, bias_ratio = ratio("noise_ratio", noise_ratio_log_sd), ratio("bias_ratio", bias_ratio_log_sd)
+    sizes = tau["measurement"][:, None] * np.sqrt(bias_ratio.to_numpy())
+    measurement = effects("measurement", list(srpbs.SCANNERS), sizes, "scanner")
     factors: dict[str, pd.DataFrame] = {}
     if protocol:
         of_factors, tau_factors = scales("protocol_scales", protocol)
@@ -127,7 +137,8 @@ def draw_truth(
             "disorder": effects("disorder", srpbs.DIAGNOSES, tau["disorder"][:, None], "diagnosis"),
             "participant": effects("traveler", list(people), tau["participant"][:, None], "participant"),
         },
-        noise_ratio=pd.Series(np.exp(log_ratio - log_ratio.mean()), index=scanners, name="noise_ratio"),
+        noise_ratio=noise_ratio,
+        bias_ratio=bias_ratio,
         hyper=hyper,
         factors=factors,
     )

@@ -51,7 +51,9 @@ from bayesharm.simulate import Simulation, scan_levels
 from bayesharm.splits import split_people
 from bayesharm.trials import BayesFitted
 
-STUDIES = {name: CASES[name] for name in ("base", "unequal noise", "hub and spoke", "scanner without travelers")}
+STUDIES = {
+    name: CASES[name] for name in ("base", "unequal noise", "unequal biases", "hub and spoke", "scanner without travelers")
+}
 STUDIES["heavy tails"] = {"tail_df": 3.0}
 FAMILIES = {
     "thickness": [THICKNESS] if isinstance(THICKNESS, str) else list(THICKNESS),

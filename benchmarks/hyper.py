@@ -56,7 +56,7 @@ def learn(problem: Any, moments: Any, features: np.ndarray, seed: int, way: str)
         patch.object(population, not_used, lambda *_: None),
         patch.object(hyper, "draw_exactly", timed),
     ):
-        found = hyper.fit_hyper(problem, moments, features, seed=seed)
+        found = hyper.fit_hyper(problem, moments, features, len(features), seed=seed)
     if found is None:
         return None
     draws = np.concatenate([found.eta, np.log(found.omega)], axis=2)

@@ -39,11 +39,13 @@ CASES: dict[str, dict] = {
     "base": {},
     "scales differ": {"scale_log_sd": 0.9},
     "unequal noise": {"noise_ratio_log_sd": 0.35},
+    "unequal biases": {"bias_ratio_log_sd": 0.7},
     "hub and spoke": {"travelers": "hub-and-spoke"},
     "scanner without travelers": {"without_travelers": "KUT"},
     "all at once": {
         "scale_log_sd": 0.9,
         "noise_ratio_log_sd": 0.35,
+        "bias_ratio_log_sd": 0.7,
         "travelers": "hub-and-spoke",
         "without_travelers": "KUT",
         "tail_df": 4.0,
@@ -86,8 +88,9 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyper:
     unit = np.sqrt(study.features.var(axis=0).mean())
     log_scales = np.log([study.truth.scales[family] / unit for family in design.scales])
     eta, omega = log_scales.mean(axis=1), log_scales.std(axis=1)
-    log_ratio = np.log(study.truth.noise_ratio.loc[list(design.scanners)].to_numpy())
-    ratio = Ratio(log_ratio - log_ratio.mean(), np.zeros((len(log_ratio), len(log_ratio))))
+    truth = study.truth
+    log_ratio = np.concatenate([np.log(part.loc[list(design.scanners)]) for part in (truth.noise_ratio, truth.bias_ratio)])
+    ratio = Ratio(log_ratio, np.zeros((len(log_ratio), len(log_ratio))), float(study.features.shape[1]))
     every = np.ones((4, 8, 1))
     return Hyper(eta * every, omega * every, ratio, Gaussian(eta, omega), None, 0, np.full(2, np.nan), np.zeros(1))
 

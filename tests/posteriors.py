@@ -56,7 +56,7 @@ def make_posterior(
                 "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
             coords={"family": family, "scanner": scanner},
-            attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features},
+            attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features, "features_effective": float(n_features)},
         ),
         "/scales": xr.Dataset(
             scales
@@ -148,6 +148,7 @@ def make_learned(
                 "bias_ratio": (("chain", "draw", "scanner"), size),
             },
             coords={"scanner": scanner},
+            attrs={"features_effective": float(n_features)},
         ),
         "/scales": xr.Dataset(
             {name: (("family", "feature"), size * middle) for name, size in (("q50", 1.0), ("mean", 1.1), ("sd", 0.2))}

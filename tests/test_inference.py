@@ -321,7 +321,7 @@ def test_thinned_nodes_keep_the_expectation_of_marginal_likelihoods():
 
 @pytest.fixture(scope="module")
 def hyper(study, problem) -> Hyper:
-    return fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1, n_draws=250)
+    return fit_hyper(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250)
 
 
 def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 6000):
@@ -359,7 +359,7 @@ def test_both_ways_to_draw_hyperparameters_give_those_of_brute_force(way, study,
     """Importance sampling, and NUTS where that fails, which takes fewer nodes."""
     other = {"_weigh": "_run_chains", "_run_chains": "_weigh"}[way]
     monkeypatch.setattr(population, other, lambda *arguments: None)
-    found = fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=3, n_draws=250)
+    found = fit_hyper(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=3, n_draws=250)
     mean, sd, error = hyperposterior(exact, problem.log_medians)
     draws = np.concatenate([found.eta, found.omega], axis=-1)
     assert_no_larger_than_chance(standardized(draws, mean, sd, np.hypot(error / sd, 0.05)))
@@ -407,7 +407,7 @@ def test_what_all_eta_share_is_left_to_the_amplitude():
 
 
 def test_the_same_seed_gives_the_same_hyperparameters(hyper, study, problem):
-    again = fit_hyper(problem, study.moments, np.arange(N_FEATURES), seed=1, n_draws=250)
+    again = fit_hyper(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250)
     jax.tree.map(np.testing.assert_array_equal, again, hyper)
 
 
@@ -426,7 +426,7 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     design = build_design(scans, replace(load_model("traveling"), noise_ratio="homoscedastic", bias_ratio="same"))
     problem = make_problem(design)
     moments, _ = compute_moments(design, problem.plan.layout, features)
-    found = fit_hyper(problem, moments, np.arange(256), seed=2, n_draws=250)
+    found = fit_hyper(problem, moments, np.arange(256), 256, seed=2, n_draws=250)
     low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
     assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
     assert high.max() < 0.6 and (found.khat < 0.7).mean() > 0.9
@@ -450,8 +450,8 @@ def uneven(noisy):
 @pytest.fixture(scope="module")
 def ratio(noisy, uneven, place) -> Ratio:
     nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
-    mode = fit_ratio(uneven, noisy.moments, nodes, PRIOR, EQUAL)
-    return Ratio(mode, ratio_covariance(uneven, noisy.moments, nodes, PRIOR, mode))
+    mode = fit_ratio(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, EQUAL)
+    return Ratio(mode, ratio_covariance(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, mode), N_FEATURES)
 
 
 def test_ratios_are_recovered_and_centred(ratio):
@@ -479,16 +479,30 @@ def test_ratios_have_the_mode_and_curvature_of_brute_force(ratio, noisy, uneven)
         np.testing.assert_allclose(4 * (ahead + behind - 2 * top), -1, atol=0.15)
 
 
+def test_features_that_go_together_say_less_about_ratios(ratio, noisy, uneven, place):
+    """With a quarter of the log likelihood, curvature is that of the prior and a quarter of the rest; modes are nearer 0."""
+    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
+    found = fit_ratio(uneven, noisy.moments, nodes, PRIOR, N_FEATURES / 4, EQUAL)
+    covariance = ratio_covariance(uneven, noisy.moments, nodes, PRIOR, N_FEATURES / 4, found)
+    contrasts = np.linalg.svd(uneven.centring)[0][:, : 2 * len(SCANNERS) - 2]
+    prior = np.linalg.inv(contrasts.T @ np.diag(uneven.ratio_sd**2) @ contrasts)
+    data = np.linalg.inv(contrasts.T @ ratio.covariance @ contrasts) - prior
+    expected = np.linalg.inv(prior + data / 4)
+    np.testing.assert_allclose(np.diag(contrasts.T @ covariance @ contrasts), np.diag(expected), rtol=0.3)
+    sd = np.sqrt(np.diag(covariance))
+    assert (np.abs(found) < np.abs(ratio.mean) + 0.3 * sd).all() and (sd > np.sqrt(np.diag(ratio.covariance))).all()
+
+
 def test_ratios_bear_nodes_far_from_everything(ratio, noisy, uneven, place):
     """Where a likelihood is no number nothing may be learned, and nothing lost."""
     nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
     moved = np.array(nodes.log_scales)
     moved[3, 0, 2], moved[7, 1, 5], moved[:, :, 9] = -40.0, 700.0, np.nan
-    mode = fit_ratio(uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, EQUAL)
+    mode = fit_ratio(uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, N_FEATURES, EQUAL)
     assert (np.abs(mode - ratio.mean) < 0.6 * np.sqrt(np.diag(ratio.covariance))).all()  # without one of 12 features
     nowhere = nodes._replace(log_proposal=jnp.full_like(nodes.log_proposal, np.nan))
-    np.testing.assert_array_equal(fit_ratio(uneven, noisy.moments, nowhere, PRIOR, EQUAL), EQUAL)
-    assert np.isfinite(ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, EQUAL)).all()
+    np.testing.assert_array_equal(fit_ratio(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL), EQUAL)
+    assert np.isfinite(ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL)).all()
 
 
 # Scales of each feature

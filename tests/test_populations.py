@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import bayesharm
 from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
 from bayesharm.cli import app
-from bayesharm.hypotheses import count_effective
+from bayesharm.effective import count_effective
 from bayesharm.populations import ALL, Populations, populations
 from bayesharm.regression import regress_populations
 
@@ -89,6 +89,11 @@ def test_features_that_go_together_count_once():
     common = rng.normal(size=(600, 1))
     half = np.sqrt(0.5) * (rng.normal(size=(600, 80)) + common)  # correlations of a half: 80² / (80 + 80 · 79 / 4)
     assert count_effective(half, cells) == pytest.approx(80 / (1 + 79 / 4), rel=0.15)
+    people, scanner = np.arange(600) // 6, rng.integers(0, 5, 600)  # means of people and of scanners, not balanced
+    both = own + 5 * rng.normal(size=(100, 1))[people] + 5 * rng.normal(size=(5, 1))[scanner]
+    assert count_effective(both, people, scanner) == pytest.approx(80, rel=0.05)
+    assert count_effective(both, people) < 40
+    assert count_effective(own[:8], np.arange(8)) == 80  # nothing is left to see correlations in
 
 
 def test_the_regression_of_2019_says_several_either_way():

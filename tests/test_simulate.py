@@ -14,6 +14,7 @@ from bayesharm.simulate import PROTOCOL_RMS, RMS, scan_levels, simulate_srpbs
 EVERYTHING = dict(
     scale_log_sd=0.9,
     noise_ratio_log_sd=0.35,
+    bias_ratio_log_sd=0.7,
     travelers="hub-and-spoke",
     without_travelers="KUT",
     tail_df=4,
@@ -171,6 +172,11 @@ def test_an_option_changes_only_what_it_is_for():
     people = people / base.truth.scales["noise"]
     np.testing.assert_allclose(scaled[rows] - people, (noise[rows] - people) * ratio[:, None], atol=1e-4)
 
+    wider = simulate_srpbs(20, 5, bias_ratio_log_sd=0.8).truth
+    assert np.exp(np.log(wider.bias_ratio).mean()) == pytest.approx(1) and wider.bias_ratio.std() > 0.1
+    size = np.sqrt(wider.bias_ratio.loc[wider.effects["measurement"].index].to_numpy())[:, None]
+    np.testing.assert_allclose(wider.effects["measurement"], base.truth.effects["measurement"] * size)
+
 
 @pytest.mark.parametrize("left_out", [(), ("KUT",), ("ATT", "UTO"), tuple(srpbs.COHORT)])
 def test_hub_and_spoke(left_out):
@@ -239,6 +245,8 @@ def test_writing_replaces_nothing_unasked(tmp_path):
         (dict(seed=-1), "(?s)seed.*got: -1"),
         (dict(scale_log_sd=-0.1), "(?s)scale_log_sd.*at least 0"),
         (dict(noise_ratio_log_sd=np.nan), "(?s)noise_ratio_log_sd.*got: nan"),
+        (dict(bias_ratio_log_sd=-1), "(?s)bias_ratio_log_sd.*got: -1"),
+        (dict(bias_ratio_log_sd=1, protocol={"coil": 0.1}), "same size on all scanners"),
         (dict(travelers="none"), "(?s)travelers.*'hub-and-spoke'"),
         (dict(tail_df=2), "(?s)tail_df.*above 2"),
         (dict(dtype="int8"), "(?s)dtype.*'float64'"),
@@ -273,9 +281,8 @@ def test_oracle_is_the_multivariate_normal_conditional(options):
         var = {family: scale[f] ** 2 for family, scale in truth.scales.items()}
         # covariance of all scans, entry by entry from the labels that two of them share
         cov = np.diag(var["noise"] * truth.noise_ratio.loc[scanner].to_numpy())
-        cov += var["measurement"] * (scanner[:, None] == scanner) + var["participant"] * (
-            person[:, None] == person
-        )
+        sizes = var["measurement"] * truth.bias_ratio.loc[scanner].to_numpy()
+        cov += sizes * (scanner[:, None] == scanner) + var["participant"] * (person[:, None] == person)
         cov += var["disorder"] * ((diagnosis[:, None] == diagnosis) & (diagnosis != "HC"))
         for group in ("HC", "MDD", "SCZ"):
             cov += var[f"sampling_{group}"] * (
@@ -286,10 +293,11 @@ def test_oracle_is_the_multivariate_normal_conditional(options):
         ones = precision.sum(0)
         precision -= np.outer(ones, ones) / ones.sum()
         names = list(srpbs.SCANNERS)
-        cross = var["measurement"] * (np.array(names)[:, None] == scanner)
+        cross = sizes * (np.array(names)[:, None] == scanner)
         centre = np.eye(12) - 1 / 12
         mean = centre @ cross @ precision @ study.features[:, f]
-        posterior = centre @ (var["measurement"] * np.eye(12) - cross @ precision @ cross.T) @ centre
+        prior = var["measurement"] * np.diag(truth.bias_ratio.loc[names])
+        posterior = centre @ (prior - cross @ precision @ cross.T) @ centre
         np.testing.assert_allclose(oracle.mean.loc[names].iloc[:, f], mean, rtol=0, atol=1e-10)
         np.testing.assert_allclose(oracle.sd.loc[names].iloc[:, f], np.sqrt(np.diag(posterior)), rtol=1e-8)
 

@@ -94,7 +94,7 @@ class Hyper(NamedTuple):
         return cls(
             arrays["eta"],
             arrays["omega"],
-            Ratio(*(arrays[f"log_ratio_{name}"] for name in Ratio._fields)),
+            Ratio(arrays["log_ratio_mean"], arrays["log_ratio_covariance"], float(arrays["log_ratio_n_effective"])),
             Gaussian(*(arrays[f"predictive_{name}"] for name in Gaussian._fields)),
             arrays.get("log_marginal"),
             int(arrays["diverging"]),
@@ -115,6 +115,7 @@ def fit_hyper(
     problem: Problem,
     moments: Moments,
     features: np.ndarray,
+    n_effective: float,
     *,
     seed: int,
     n_chains: int = 4,
@@ -131,6 +132,8 @@ def fit_hyper(
         Of the sampled features.
     features : (feature,) int array
         Their indices in the study, from which their random numbers derive.
+    n_effective : float
+        As how many independent features they count for the ratios of scanners.
     seed, n_chains, n_draws : int
         Where NUTS is needed, draws of each chain come in parts of `n_draws`, as many as they need.
     preview : bool
@@ -159,7 +162,7 @@ def fit_hyper(
         starts = tuple(mode.mode for mode in modes)
         before = ratio
         if (problem.noise_ratio or problem.bias_ratio) and turn < TURNS_OF_RATIO:
-            ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), ratio)
+            ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), n_effective, ratio)
         kept = kept[1 - MOST_SETS :] if turn > TURNS_OF_RATIO else []  # of the same noise ratio
         kept.append(Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes)))
         log_scales, weight = _together(kept)
@@ -187,7 +190,7 @@ def fit_hyper(
     nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
     prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
     if (problem.noise_ratio or problem.bias_ratio) and turn >= TURNS_OF_RATIO:
-        ratio = fit_ratio(problem, moments, nodes, prior, ratio)
+        ratio = fit_ratio(problem, moments, nodes, prior, n_effective, ratio)
         kept = [each._replace(weight=evaluate_nodes(problem, ratio, moments, each.nodes)) for each in kept]
     last = Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes))
     log_scales, weight = _together([*kept[1 - MOST_SETS :], last] if turn > TURNS_OF_RATIO else [last])
@@ -206,8 +209,8 @@ def fit_hyper(
     predictive = predict(eta, omega, problem.priors.amplitude_sd)
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     if problem.noise_ratio or problem.bias_ratio:
-        uncertain = ratio_covariance(problem, moments, nodes, prior, ratio)
-    shared, basis = Ratio(ratio, uncertain), basis_of(log_scales)
+        uncertain = ratio_covariance(problem, moments, nodes, prior, n_effective, ratio)
+    shared, basis = Ratio(ratio, uncertain, n_effective), basis_of(log_scales)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
         return Hyper(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)

@@ -93,7 +93,7 @@ def sample_joint(
     hyper = Hyper(
         eta=draws["eta"],
         omega=draws["omega"],
-        log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T))),
+        log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T)), float(n_features)),
         predictive=predict(draws["eta"], draws["omega"], problem.priors.amplitude_sd),
         log_marginal=None,
         diverging=int(counts["diverging"].sum()),

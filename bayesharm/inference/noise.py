@@ -22,6 +22,7 @@ from bayesharm.marginal import condense, log_likelihood
 from bayesharm.moments import Moments
 
 Array = jax.Array
+MOST_FEATURES = 256  # that ratios are learned from
 N_EVALUATIONS = 8192  # nodes × features that enter: enough for a standard error below 0.02 in log lambda
 FINE, STEP = 0.02, 0.05  # in about posterior sds: the largest slope at the mode, and half the distance of two slopes
 FAR = 8.0  # from 0, log-scales of standardized features: there a likelihood may not be a number, and nothing weighs
@@ -34,13 +35,18 @@ class Ratio(NamedTuple):
     ----------
     mean : (ratio,) array
     covariance : (ratio, ratio) array
+    n_effective : float
+        As how many independent features those that it was learned from count.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
+    n_effective: float
 
 
-def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, start: np.ndarray) -> np.ndarray:
+def fit_ratio(
+    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float, start: np.ndarray
+) -> np.ndarray:
     """Ratios that maximize the features' summed log marginal likelihood, centred over scanners.
 
     Parameters
@@ -51,28 +57,32 @@ def fit_ratio(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian,
         Of the same features.
     prior : Gaussian
         Prior of the log-scales.
+    n_effective : float
+        As how many independent features these count: their log likelihoods are multiplied by its share of their number.
     start : (ratio,) array
         Also what is returned where nothing better is found.
     """
-    slope_of, unit = _objective(problem, moments, nodes, prior)
+    slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
     found = optimize.minimize(slope_of, start / unit, jac=True, method="BFGS", options={"gtol": FINE})
     mode = unit * found.x
     return problem.centring @ mode if np.isfinite(found.fun) and np.isfinite(mode).all() else start
 
 
-def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, mode: np.ndarray) -> np.ndarray:
+def ratio_covariance(
+    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float, mode: np.ndarray
+) -> np.ndarray:
     """Inverse curvature at the mode, (ratio, ratio): differences of the gradient, for which no program is needed.
 
     Where that is no covariance, it is the prior's.
 
     Parameters
     ----------
-    problem, moments, nodes, prior
+    problem, moments, nodes, prior, n_effective
         As for :func:`fit_ratio`.
     mode : (ratio,) array
         What it gave.
     """
-    slope_of, unit = _objective(problem, moments, nodes, prior)
+    slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
     steps = STEP * np.eye(len(mode))
     curvature = np.stack([slope_of(mode / unit + step)[1] - slope_of(mode / unit - step)[1] for step in steps]) / (2 * STEP)
     curvature = 0.5 * (curvature + curvature.T)
@@ -83,19 +93,22 @@ def ratio_covariance(problem: Problem, moments: Moments, nodes: Nodes, prior: Ga
     return problem.centring @ covariance @ problem.centring
 
 
-def _objective(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian) -> tuple[Callable, np.ndarray]:
+def _objective(
+    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float
+) -> tuple[Callable, np.ndarray]:
     """Minus the log posterior and its gradient, of ratios over a unit that is about their posterior sd; and that unit."""
-    n_features = min(moments.squares.shape[1], 256)
+    n_features = min(moments.squares.shape[1], MOST_FEATURES)
+    power = min(1.0, n_effective / n_features)
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
     picked = np.linspace(0, moments.squares.shape[1] - 1, n_features).astype(int)  # from all over the sample
     few = Moments(*(part[:, picked] for part in moments))
     chosen = Nodes(*(part[:n_nodes][..., picked] for part in nodes))
     n_scans = np.bincount(problem.plan.scanner, weights=problem.plan.size, minlength=problem.n_scanners)
     informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
-    unit = (0.5 * informed * n_features + problem.ratio_sd**-2) ** -0.5
+    unit = (0.5 * informed * power * n_features + problem.ratio_sd**-2) ** -0.5
 
     def slope_of(position: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = ratio_gradient(problem, few, chosen, prior, unit * position)
+        value, slope = ratio_gradient(problem, few, chosen, prior, power, unit * position)
         return float(value), unit * np.asarray(slope)
 
     return slope_of, unit
@@ -103,7 +116,7 @@ def _objective(problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian
 
 @partial(jax.jit, static_argnums=0)
 def ratio_gradient(
-    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, raw: Array
+    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, power: float, raw: Array
 ) -> tuple[Array, Array]:
     """Minus the log posterior of ratios, not yet centred, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
@@ -120,13 +133,13 @@ def ratio_gradient(
 
         value = map_some(evaluate, jnp.where(near[:, None], nodes.log_scales, 0.0)) + base
         total = jnp.where(some, logsumexp(value, axis=0), 0.0).sum()
-        return 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - total
+        return 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - power * total
 
     return jax.value_and_grad(minus_log_density)(raw)
 
 
 def fit_new_ratios(
-    problem: Problem, moments: Moments, log_scales: np.ndarray, log_ratio: np.ndarray, new: np.ndarray
+    problem: Problem, moments: Moments, log_scales: np.ndarray, log_ratio: np.ndarray, n_effective: float, new: np.ndarray
 ) -> np.ndarray:
     """Ratios, with those of new scanners where they maximize the features' marginal likelihood, given their scales.
 
@@ -137,6 +150,8 @@ def fit_new_ratios(
     log_scales : (scale, feature) array
     log_ratio : (ratio,) array
         What new scanners have there does not matter.
+    n_effective : float
+        Of the features of the fit.
     new : (scanner,) bool array
     """
     free = np.concatenate([new & problem.noise_ratio, new & problem.bias_ratio])
@@ -144,7 +159,8 @@ def fit_new_ratios(
     if not free.any():
         return log_ratio
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
-    picked = finite[np.unique(np.linspace(0, len(finite) - 1, min(len(finite), 256)).astype(int))]
+    picked = finite[np.unique(np.linspace(0, len(finite) - 1, min(len(finite), MOST_FEATURES)).astype(int))]
+    power = min(1.0, n_effective / max(1, len(picked)))
     few = Moments(*(part[:, picked] for part in moments))
     places = np.flatnonzero(free)
     sd = problem.ratio_sd[places]
@@ -156,7 +172,7 @@ def fit_new_ratios(
 
     def slope_of(some: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = _likelihood_gradient(problem, few, log_scales[:, picked], with_new(some))
-        return 0.5 * ((some / sd) ** 2).sum() - float(value), some / sd**2 - np.asarray(slope)[places]
+        return 0.5 * ((some / sd) ** 2).sum() - power * float(value), some / sd**2 - power * np.asarray(slope)[places]
 
     return with_new(optimize.minimize(slope_of, np.zeros(len(places)), jac=True, method="L-BFGS-B").x)
 
