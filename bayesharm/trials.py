@@ -15,6 +15,7 @@ from bayesharm import measures
 from bayesharm.baselines import Applied, Fitted
 from bayesharm.dataset import Dataset
 from bayesharm.design import find_travelers
+from bayesharm.equalize import noise_factors
 from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.harmonize import harmonize
 from bayesharm.measures import Measure
@@ -22,6 +23,7 @@ from bayesharm.posterior import Posterior
 from bayesharm.predict import predict
 
 OURS = "bayesharm"
+OWN_PREDICTION, EQUAL_NOISE = f"{OURS}, own prediction", f"{OURS}, equal noise"
 LEAST = 0.5  # of the scans that a method must be able to correct to be compared
 MORE = ("icc", "identification")  # is better
 MANY_REPEATS = 10  # second scans on a scanner, from which noise can be told
@@ -30,9 +32,10 @@ Found = dict[str, dict[str, list[Measure]]]  # by measure, then by method
 
 @dataclass(frozen=True, eq=False)
 class BayesFitted:
-    """A posterior under the interface of the other methods."""
+    """A posterior under the interface of the other methods; with the noise of scanners made equal, or not."""
 
     posterior: Posterior
+    scale: bool = False
 
     @property
     def bias(self) -> pd.DataFrame:
@@ -56,13 +59,18 @@ class BayesFitted:
 
     def apply(self, dataset: Dataset) -> Applied:
         known = np.flatnonzero(dataset.scans["scanner"].isin(self.scanners))
-        values, sd = np.full((2, len(dataset.scans), dataset.features.n_features), np.nan)
+        values, sd, factor = np.full((3, len(dataset.scans), dataset.features.n_features), np.nan)
         if len(known):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of a preview, again and again
-                found = harmonize(self.posterior, dataset.take(known))
+                found = harmonize(self.posterior, dataset.take(known), scale=self.scale)
             values[known], sd[known] = found.mean, found.sd
-        return Applied(values, sd)
+            if self.scale:
+                at = pd.Index(self.posterior.features).get_indexer(pd.Index(found.names))
+                log_lambda = np.split(self.posterior.log_ratios(), 2)[0]
+                of_scanner = noise_factors(self.posterior, log_lambda, -1, at)
+                factor[known] = of_scanner[pd.Index(self.scanners).get_indexer(dataset.scans["scanner"].iloc[known])]
+        return Applied(values, sd, factor if self.scale else None)
 
 
 def _goodness(measure: str, found: Measure) -> Measure:
@@ -112,7 +120,7 @@ class Trials:
         self.floor: Literal["repeats", "residual"] = "repeats" if many else "residual"
         self.found: Found = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in methods}
-        self.notes: dict[str, dict[str, None]] = {name: {} for name in methods}  # in order, each once
+        self.notes: dict[str, dict[str, None]] = {name: {} for name in [*methods, EQUAL_NOISE]}  # in order, each once
 
     def _fit(self, train: np.ndarray) -> dict[str, Fitted]:
         """Every method, fitted to some scans; one that cannot be is told and left out."""
@@ -126,6 +134,8 @@ class Trials:
                 continue
             self.seconds[name].append(time.perf_counter() - start)
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
+        if isinstance(ours := fitted.get(OURS), BayesFitted):
+            fitted[EQUAL_NOISE] = replace(ours, scale=True)
         return fitted
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
@@ -206,8 +216,8 @@ class Trials:
             place = pd.Index(ours.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
             mean[told], sd[told] = expected.mean[:, place], expected.sd[:, place]
             rmse = measures.prediction_rmse(self.raw - mean, scans, unit=self.unit)
-            self._add("visit_rmse", f"{OURS}, own prediction", rmse)
-            self._add("visit_coverage", f"{OURS}, own prediction", measures.interval_coverage(self.raw, mean, sd, scans))
+            self._add("visit_rmse", OWN_PREDICTION, rmse)
+            self._add("visit_coverage", OWN_PREDICTION, measures.interval_coverage(self.raw, mean, sd, scans))
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Measures, averaged over parts, and what is to be said of each method."""
@@ -233,7 +243,7 @@ class Trials:
         table = pd.DataFrame(rows).set_index(["measure", "method"])
         by_method = pd.DataFrame({
             "seconds": {name: np.mean(parts) if parts else np.nan for name, parts in self.seconds.items()},
-            "notes": {name: " ".join(notes) for name, notes in self.notes.items()},
+            "notes": {name: " ".join(self.notes[name]) for name in self.seconds},
         }).rename_axis("method")  # fmt: skip
         return table, by_method
 
