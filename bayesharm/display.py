@@ -125,21 +125,22 @@ def hyper_table(summary: Summary) -> Table:
 def scanners_table(summary: Summary, most: int = 20) -> Table:
     """Scanners, those with the largest bias first."""
     some = summary.scanners.head(most)
+    sized = ["prior size"] if (some["bias_ratio_q05"] < some["bias_ratio_q95"]).any() else []  # else it is 1
     title = "Scanners, largest bias first"
     if len(some) < len(summary.scanners):
         title += f" ({len(some)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
     table = make_table(
         title,
-        "Bias (posterior mean) and its uncertainty (posterior sd): root mean square over features, in sd. Noise: "
-        "variance against the average scanner, as if features were independent. From data: share of what is known about "
-        "the bias that comes from the data, not the prior. "
-        f"{_unit(summary)}",
-        ["scanner", "bias", "uncertainty", "noise", "90% interval", "from data"],
+        "Bias (posterior mean) and its posterior sd: root mean square over features, in sd. Noise: "
+        "variance against the average scanner."
+        + (" Prior size: the same of the variance from which its biases are. " if sized else " ")
+        + f"From data: share of what is known about the bias that comes from the data, not the prior. {_unit(summary)}",
+        ["scanner", "bias", "± sd", "noise", "90% interval", *sized, "from data"],
     )
     for scanner, row in some.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
-        noise = _with_interval(row, "noise_ratio", 2)
-        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, share)
+        noise, size = _with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if sized else []
+        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *size, share)
     return table
 
 

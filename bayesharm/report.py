@@ -54,7 +54,8 @@ from the reference. Made by bayesharm $version from $made_from.</p>
 
 HEADINGS = {
     "tau": "scale of the population", "finite_sd": "sd of the effects", "rms": "bias (rms over features)",
-    "noise_ratio": "noise (variance ratio)", "from_data": "known from the data", "n_scanners": "scanners",
+    "noise_ratio": "noise (variance ratio)", "bias_ratio": "prior size (variance ratio)",
+    "from_data": "known from the data", "n_scanners": "scanners",
     "scale": "typical scale", "spread": "spread over features", "percent": "contribution (%)",
 }  # fmt: skip
 

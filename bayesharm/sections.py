@@ -154,7 +154,9 @@ def tell_ranking(found: Findings) -> Section | None:
 
 def tell_scanners(found: Findings) -> Section:
     """Which scanners are off, and which are noisy."""
-    table = found.scanners.join(found.summary.scanners["from_data"])
+    more = found.summary.scanners[["bias_ratio", "bias_ratio_q05", "bias_ratio_q95", "from_data"]]
+    sized = (more["bias_ratio_q05"] < more["bias_ratio_q95"]).any()  # else it is 1 on all
+    table = found.scanners.join(more if sized else more["from_data"])
     first, last = table.index[0], table.index[-1]
     sentences = [
         f"{first} is furthest from the mean of all scanners: the root mean square of its bias over features is "
@@ -171,6 +173,10 @@ def tell_scanners(found: Findings) -> Section:
                 sentences.append(f"{what} than the average scanner: {named}.")
     else:
         sentences.append("No scanner is noisier or less noisy than the average, as far as the data tell.")
+    if sized and (table["bias_ratio_q05"] > 1).any():
+        large = table[table["bias_ratio_q05"] > 1].sort_values("bias_ratio", ascending=False, kind="stable")
+        named = _listed(f"{name} ({size:.2f} times the variance)" for name, size in large["bias_ratio"].items())
+        sentences.append(f"Larger biases than those of the average scanner, over all features: {named}.")
     unknown = table.index[table["from_data"] < 0.5]
     if len(unknown):
         sentences.append(f"Of {_listed(unknown)} more is known from the prior than from the data.")

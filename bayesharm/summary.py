@@ -43,9 +43,9 @@ class Summary(Tables):
         much the log scales differ between features), with intervals; the worse `rhat` and `ess` of the two.
     scanners : DataFrame by scanner
         `bias`: rms over features of the effect that would be removed; `uncertainty`: rms of its posterior sd
-        (both in standard deviations of a feature); `noise_ratio` of variances, with interval; `from_data`:
-        share of what is known about the effect that comes from the data, not from the prior. Largest bias
-        first.
+        (both in standard deviations of a feature); `noise_ratio` and `bias_ratio`, of variances of noise and of biases
+        against the average scanner, with intervals; `from_data`: share of what is known about the effect that comes from
+        the data, not from the prior. Largest bias first.
     features : DataFrame by feature
         `converged`, `reason` (why it is marked), worst `rhat` and `ess_bulk`, `divergences`, `khat` (of the Laplace
         approximation), and the posterior mean of each scale in the feature's units.
@@ -157,9 +157,9 @@ def _scanners(posterior: Posterior) -> pd.DataFrame:
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
     for name, source in (("bias", "mean"), ("uncertainty", "sd")):
         table[name] = np.sqrt(np.nanmean((effect[source].values / unit) ** 2, axis=1))
-    ratio = posterior.tree["hyper"].to_dataset()["noise_ratio"].values.reshape(-1, len(table))
-    low, middle, high = np.quantile(ratio, INTERVAL, axis=0)
-    table["noise_ratio"], table["noise_ratio_q05"], table["noise_ratio_q95"] = middle, low, high
+    for name in ("noise_ratio", "bias_ratio"):
+        ratio = posterior.tree["hyper"].to_dataset()[name].values.reshape(-1, len(table))
+        table[f"{name}_q05"], table[name], table[f"{name}_q95"] = np.quantile(ratio, INTERVAL, axis=0)
     table["from_data"] = effect["contraction"].values
     return table.sort_values("bias", ascending=False, kind="stable")
 

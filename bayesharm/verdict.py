@@ -78,9 +78,10 @@ def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
     own = f"bayesharm {_number(measure, found.loc[OURS].value, found.loc[OURS].se)}"
     if len(ahead):
         named = listed(f"{name} {_number(measure, row.value, row.se)}" for name, row in ahead.iterrows())
-        variants = [name for name in found.index if name.startswith(f"{OURS},")]
-        beside = listed(f"{name} {_number(measure, found.value[name], found.se[name])}" for name in variants)
-        more = f" (Beside them: {beside}.)" if variants else ""
+        beside = [
+            f"{name} {_number(measure, row.value, row.se)}" for name, row in found.iterrows() if name.startswith(f"{OURS},")
+        ]
+        more = f" Beside them: {listed(beside)}." if beside else ""
         return [f"{said}, better than {own} by more than one standard error: {named}.{more}"]
     if len(behind) == len(others):
         best = others.better.idxmax()

@@ -128,12 +128,20 @@ def published(case: str, edges: int, seed: int) -> pd.DataFrame:
 
 
 def contrasts(case: str, edges: int, seed: int) -> pd.DataFrame:
-    """Coverage of 90% intervals of the differences between diagnoses, in people scanned once."""
+    """Coverage of 90% intervals of the differences between diagnoses, in people scanned once, of the fit and others."""
     study = simulate_srpbs(edges, seed, **STUDIES[case])
-    dataset = load_dataset(study.scans, study.features)
-    posterior = fit(dataset, MODEL, seed=seed, units="shared")
-    once = np.flatnonzero(~dataset.scans["participant_id"].duplicated(keep=False))
-    part, expected = dataset.take(once), expected_of(study)[once]
+    dataset, expected = load_dataset(study.scans, study.features), expected_of(study)
+    once = ~dataset.scans["participant_id"].duplicated(keep=False).to_numpy()
+    every, fold = np.full(len(once), True), split_people(dataset.scans, 2, np.random.default_rng(seed))
+    told = [_contrasts(dataset, expected, every, once, seed).assign(people="of the fit")]
+    for k in range(2):
+        told.append(_contrasts(dataset, expected, fold != k, once & (fold == k), seed).assign(people="others"))
+    return pd.concat(told).assign(case=case, seed=seed)
+
+
+def _contrasts(dataset: Dataset, expected: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> pd.DataFrame:
+    posterior = fit(dataset.take(np.flatnonzero(train)), MODEL, seed=seed, units="shared")
+    part, expected = dataset.take(np.flatnonzero(test)), expected[test]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = harmonize(posterior, part, draws=DRAWS, seed=seed)
@@ -147,7 +155,7 @@ def contrasts(case: str, edges: int, seed: int) -> pd.DataFrame:
         plain = (table["lower_plain"] <= true) & (true <= table["upper_plain"])
         with_it = (table["lower"] <= true) & (true <= table["upper"])
         rows.append({
-            "case": case, "seed": seed, "contrast": f"{diagnosis} - HC", "propagated": with_it.mean(),
+            "contrast": f"{diagnosis} - HC", "propagated": with_it.mean(),
             "not propagated": plain.mean(), "se": table["se"].mean(), "se, not propagated": table["se_plain"].mean(),
             "lost": table["lost"].mean(),
         })  # fmt: skip
@@ -167,12 +175,13 @@ def scanner(case: str, edges: int, seed: int) -> pd.DataFrame:
         learned = adapt(posterior, dataset.take(np.flatnonzero(new)))
         truth = study.truth.effects["measurement"]
         for method, known in (("adapted", learned), ("fitted to all", everything)):
-            effect = known.effect("measurement").to_dataframe().reset_index().pivot(index="scanner", columns="feature")
-            mean = effect["mean"] - effect["mean"].drop(index=name).mean()
+            effect = known.effect("measurement")
+            mean, sd = effect["mean"].to_pandas(), effect["sd"].to_pandas()
+            mean = mean - mean.drop(index=name).mean()
             error = mean.loc[name].to_numpy() - (truth - truth.drop(index=name).mean()).loc[name].to_numpy()
             row = {"seed": seed, "new scans": people, "method": method, "RMSE": np.sqrt((error**2).mean())}
             if method == "adapted":
-                row["coverage"] = (np.abs(error) < 1.6449 * effect["sd"].loc[name].to_numpy()).mean()
+                row["coverage"] = (np.abs(error) < 1.6449 * sd.loc[name].to_numpy()).mean()
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -290,8 +299,9 @@ def main() -> None:
         for seed in options.seeds for case in cases
     ]  # fmt: skip
     table = pd.concat(parts)
-    keys = [name for name in ("case", "new scans", "contrast", "method") if name in table]
-    summary = table.drop(columns=[name for name in ("seed", "fold") if name in table]).groupby(keys, sort=False).mean()
+    keys = [name for name in ("case", "new scans", "people", "contrast", "method") if name in table]
+    seeds = table.drop(columns="fold", errors="ignore").groupby([*keys, "seed"], sort=False).mean().groupby(keys, sort=False)
+    summary = seeds.mean().join(seeds.sem().add_prefix("± ")) if len(options.seeds) > 1 else seeds.mean()
     publish(summary.reset_index(), f"{options.edges} edges, seeds {options.seeds}", options.out / f"{options.what}.md")
 
 
