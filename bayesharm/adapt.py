@@ -23,6 +23,7 @@ from bayesharm.inference.known import know, of_forms, variance_of_forms
 from bayesharm.inference.noise import fit_new_ratios
 from bayesharm.inference.problem import Problem, make_problem
 from bayesharm.joining import add_scans
+from bayesharm.labels import label_effects
 from bayesharm.moments import Moments
 from bayesharm.posterior import Posterior
 from bayesharm.statistics import NODE, Statistics, read_statistics, write_statistics
@@ -240,32 +241,14 @@ def _label(
     for name in ("effects", "sources", "draws"):
         if name in tree.children:
             del tree[name]
-    count = both.count
-    first = n_scanners = len(design.scanners)
-    for group in design.effects:
-        mean, sd = effects[group.name]
-        node = xr.Dataset(
-            {
-                "mean": ((group.dim, "feature"), mean),
-                "sd": ((group.dim, "feature"), sd),
-                "contraction": ((group.dim,), told[group.name]),
-                "n_scans": ((group.dim,), count[group.columns].min(1)),
-            },
-            coords={group.dim: np.array(group.levels, object), "feature": feature},
-            attrs=posterior.tree[f"effects/{group.name}"].attrs if group.name in posterior.tree["effects"] else {},
-        )
-        if group.name in in_fit:
-            node = node.assign(in_fit=(group.dim, in_fit[group.name]))
+    n_scans = {group.name: both.count[group.columns].min(1) for group in design.effects}
+    names = np.array(posterior.features, object)
+    for name, node in label_effects(design, effects, told, n_scans, told["correlation"], names).items():
+        group = name.rpartition("/")[2]
+        if group in in_fit:
+            node = node.assign(in_fit=(node["n_scans"].dims, in_fit[group]))
             node.attrs |= {"contrast": "minus the mean of the levels that share a scale and were in the fit"}
-        if group.name == design.spec.removes:
-            node["correlation"] = (("scanner", "other"), told["correlation"][:n_scanners, :n_scanners])
-        if group.dim == "population":
-            own = slice(first, first := first + len(group.levels))
-            node = node.assign_coords(scanner=scanner).assign(
-                correlation=(("population", "other"), told["correlation"][own, own]),
-                with_scanner=(("population", "scanner"), told["correlation"][own, :n_scanners]),
-            )
-        tree[f"effects/{group.name}"] = xr.DataTree(node)
+        tree[name] = xr.DataTree(node)
     hyper = tree["hyper"].to_dataset()
     ratios = {}
     for name, values in zip(("noise_ratio", "bias_ratio"), np.split(np.exp(log_ratio), 2), strict=True):

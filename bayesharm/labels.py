@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -93,36 +94,17 @@ def label_posterior(
     moments = Moments(*(results[name] for name in Moments._fields))
     nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, lay_out(design), moments).assign_coords(feature=feature)
     study = identify(design, np.log(_typical_scales(design, results)), hyper.log_ratio.mean)
-    start = 0
-    for group in design.effects:
-        stop = start + len(group.levels)
-        told = study.contrasts.query("group == @group.name").set_index("level").loc[list(group.levels)]
-        nodes[f"/effects/{group.name}"] = xr.Dataset(
-            {
-                "mean": ((group.dim, "feature"), results["effect_mean"][start:stop]),
-                "sd": ((group.dim, "feature"), results["effect_sd"][start:stop]),
-                "contraction": ((group.dim,), told.contraction.to_numpy(float)),
-                "n_scans": ((group.dim,), told.n_scans.to_numpy(int)),
-            },
-            coords={group.dim: np.array(group.levels, dtype=object), "feature": feature},
-            attrs={
-                "units": "of the feature",
-                "contrast": "minus the mean of the levels that share a scale"
-                if group.dim not in ("diagnosis", "covariate")
-                else "against the reference",
-            },
-        )
-        start = stop
-    removed = f"/effects/{design.spec.removes}"
-    first = len(design.scanners)
-    nodes[removed] = nodes[removed].assign(correlation=(("scanner", "other"), study.correlation[:first, :first]))
-    for group in design.effects:
-        if group.dim == "population":
-            own = slice(first, first := first + len(group.levels))
-            nodes[f"/effects/{group.name}"] = nodes[f"/effects/{group.name}"].assign_coords(scanner=scanner).assign(
-                correlation=(("population", "other"), study.correlation[own, own]),
-                with_scanner=(("population", "scanner"), study.correlation[own, : len(design.scanners)]),
-            )
+    told = {name: rows.set_index("level") for name, rows in study.contrasts.groupby("group")}
+    stops = np.cumsum([len(group.levels) for group in design.effects])[:-1]
+    effects = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)
+    nodes |= label_effects(
+        design,
+        {group.name: pair for group, pair in zip(design.effects, effects, strict=True)},
+        {group.name: told[group.name].contraction[list(group.levels)].to_numpy(float) for group in design.effects},
+        {group.name: told[group.name].n_scans[list(group.levels)].to_numpy(int) for group in design.effects},
+        study.correlation,
+        np.asarray(dataset.features.names, dtype=object),
+    )
     scanners = study.scanners.loc[list(design.scanners)]
     nodes["/design"] = xr.Dataset(
         {name: (("scanner",), scanners[name].to_numpy(int)) for name in ("component", "n_scans", "n_travelers", "n_once")},
@@ -170,6 +152,56 @@ def label_posterior(
         "notes": list(study.sentences()),
     }
     return Posterior(xr.DataTree.from_dict(nodes), run)
+
+
+def label_effects(
+    design: Design,
+    effects: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    contraction: Mapping[str, np.ndarray],
+    n_scans: Mapping[str, np.ndarray],
+    correlation: np.ndarray,
+    features: np.ndarray,
+) -> dict[str, xr.Dataset]:
+    """Nodes of all groups of effects.
+
+    Parameters
+    ----------
+    design : Design
+    effects : mapping
+        Of each group: means and sds, (level, feature), in the features' units.
+    contraction, n_scans : mapping
+        Of each group, (level,).
+    correlation : (scanner and population, scanner and population) array
+    features : (feature,) str array
+    """
+    first, nodes = len(design.scanners), {}
+    scanner = ("scanner", np.array(design.scanners, dtype=object))
+    for group in design.effects:
+        mean, sd = effects[group.name]
+        against = "minus the mean of the levels that share a scale"
+        node = xr.Dataset(
+            {
+                "mean": ((group.dim, "feature"), mean),
+                "sd": ((group.dim, "feature"), sd),
+                "contraction": ((group.dim,), contraction[group.name]),
+                "n_scans": ((group.dim,), n_scans[group.name]),
+            },
+            coords={group.dim: np.array(group.levels, dtype=object), "feature": ("feature", features)},
+            attrs={
+                "units": "of the feature",
+                "contrast": "against the reference" if group.dim in ("diagnosis", "covariate") else against,
+            },
+        )
+        if group.name == design.spec.removes:
+            node["correlation"] = (("scanner", "other"), correlation[: len(design.scanners), : len(design.scanners)])
+        if group.dim == "population":
+            own = slice(first, first := first + len(group.levels))
+            node = node.assign_coords(scanner=scanner).assign(
+                correlation=(("population", "other"), correlation[own, own]),
+                with_scanner=(("population", "scanner"), correlation[own, : len(design.scanners)]),
+            )
+        nodes[f"/effects/{group.name}"] = node
+    return nodes
 
 
 def leapfrog(results: dict[str, np.ndarray], n_chains: int) -> dict[str, float] | None:
