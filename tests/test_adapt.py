@@ -149,6 +149,7 @@ def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     """Travelers and a cohort on a new scanner, features in another order and more of them, in blocks."""
     monkeypatch.setattr(sys.modules["bayesharm.adapt"], "BLOCK", 100)
     fitted = load_posterior(small_run)
+    assert 1 < fitted.tree["hyper"].attrs["features_effective"] <= len(fitted.features)
     old = pd.read_csv(small_study / "scans.csv", dtype=str)
     people = ["t0", "t1", "t2", *(f"new{k}" for k in range(6))]
     new = pd.DataFrame({"participant_id": people, "scanner": "epsilon", "diagnosis": ["HC"] * 6 + ["MDD"] * 3})
