@@ -13,18 +13,17 @@ import numpy as np
 
 from bayesharm.block import ROUNDS, BlockSampler, Settings, Study, join_features
 from bayesharm.checkpoints import Arrays, Checkpoints
-from bayesharm.effective import count_effective, list_people
+from bayesharm.effective import count_for_ratios
 from bayesharm.errors import shorten
 from bayesharm.inference.effects import average_effects
 from bayesharm.inference.hyper import Hyper, fit_hyper
 from bayesharm.inference.importance import evaluate_nodes, find_modes
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.lanes import approximate_block, make_mixture, sample_block, vague_mixture
-from bayesharm.inference.noise import ratio_gradient
+from bayesharm.inference.noise import pick_features, ratio_gradient
 from bayesharm.inference.problem import Problem, Stage
 from bayesharm.inference.sizes import draw_sizes
 from bayesharm.labels import leapfrog
-from bayesharm.moments import Moments
 
 Report = Callable[[str, int, int, str], None]
 """Receives (stage, done, total, note); stages are `kept parts`, `draws`, `hyperparameters` and those in `STAGES`."""
@@ -96,20 +95,29 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, report: Report) -
     kept, found = parts.read("together-hyper"), parts.read("together")
     if kept is not None and found is not None:
         return Hyper.from_arrays(kept), found
-    moments, standard = study.moments(np.arange(n_features))
     report("features", 0, n_features, "compiling, then sampling all together with what they share")
     n_draws = max(LEAST_DRAWS, study.settings.n_draws)
-    joint = pool.submit(_sample_together, study, moments, n_draws).result()
     every = np.arange(n_features)
+    moments, standard = study.moments(every)
+    joint = pool.submit(_sample_together, study, every, n_draws).result()
     found = pool.submit(study.summarize, every, joint.hyper.log_ratio.mean, moments, standard, joint.scales).result()
     parts.write("together-hyper", joint.hyper.to_arrays())
     parts.write("together", found)
     return joint.hyper, found
 
 
-def _sample_together(study: Study, moments: Moments, n_draws: int) -> Joint:
+def _sample_together(study: Study, features: np.ndarray, n_draws: int) -> Joint:
+    moments, n_effective = study.moments(features)[0], _count_effective(study, features)
     with study.devices.in_use("float64"):
-        return sample_joint(study.problem, moments, seed=study.seed, n_chains=study.settings.chains, n_draws=n_draws)
+        return sample_joint(
+            study.problem, moments, n_effective, seed=study.seed, n_chains=study.settings.chains, n_draws=n_draws
+        )
+
+
+def _count_effective(study: Study, features: np.ndarray) -> float:
+    """As how many independent features those count that ratios are learned from."""
+    few = features[pick_features(len(features))]
+    return count_for_ratios(study.design, study.dataset.scans, study.values(few))
 
 
 def _fit_many(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> tuple[Hyper, Arrays]:
@@ -193,8 +201,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     moments, _ = study.moments(sample)
     report("hyperparameters", 0, n_sample, f"from {n_sample} features")
 
-    people, scanner = list_people(study.design, study.dataset.scans), study.design.class_scanner[study.design.scan_class]
-    n_effective = count_effective(study.values(sample), people, scanner)
+    n_effective = _count_effective(study, sample)
 
     def tell(note: str) -> None:
         report("hyperparameters", 0, n_sample, note)
@@ -213,7 +220,7 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, report: Report) -> 
     if hyper is None:  # what nodes cannot resolve, fewer features teach together
         sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
         tell(f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes")
-        hyper = pool.submit(_sample_together, study, study.moments(sample)[0], LEAST_DRAWS // 2).result().hyper
+        hyper = pool.submit(_sample_together, study, sample, LEAST_DRAWS // 2).result().hyper
     parts.write("hyper", hyper.to_arrays() | {"sample": sample})
     wait([ahead])  # whatever is wrong with it, the first block says
     report("hyperparameters", n_sample, n_sample, "done")

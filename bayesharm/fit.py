@@ -21,7 +21,7 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.inference.devices import find_devices
 from bayesharm.inference.problem import make_problem
 from bayesharm.labels import label_posterior
-from bayesharm.posterior import Posterior, load_posterior
+from bayesharm.posterior import FORMAT, Posterior, load_posterior
 from bayesharm.protocol import name_factors
 from bayesharm.repair import repair_run
 from bayesharm.run_folders import check_output
@@ -217,6 +217,7 @@ def _hash_scans(dataset: Dataset) -> str:
 def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> dict[str, Any]:
     """All that the result depends on."""
     return {
+        "format": FORMAT,
         "spec": design.spec.to_dict(),
         "seed": int(seed),
         "settings": {name: value for name, value in asdict(settings).items() if name != "device"},  # `devices` says which

@@ -13,6 +13,7 @@ from bayesharm.design import Design
 from bayesharm.identifiability import identify
 from bayesharm.inference.convergence import MAX_RHAT, judge
 from bayesharm.inference.hyper import Hyper
+from bayesharm.inference.noise import pick_features
 from bayesharm.inference.problem import Stage
 from bayesharm.moments import Moments, lay_out
 from bayesharm.posterior import FORMAT, PREVIEW, REASONS, Posterior
@@ -44,6 +45,7 @@ def label_posterior(
     n_chains, n_draws = hyper.eta.shape[:2]
     ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
     of_noise, of_bias = np.split(np.exp(ratio), 2, axis=-1)
+    of_bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # biases of no size of their own
     scanner = ("scanner", np.array(design.scanners, dtype=object))
     shared = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
@@ -67,6 +69,7 @@ def label_posterior(
                 "rhat_max": float(np.nanmax(verdict.rhat)),
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
                 "features": len(hyper.khat),
+                "features_of_ratios": len(pick_features(len(hyper.khat))),
                 "features_effective": hyper.log_ratio.n_effective,
                 "khat_above_0.7": float((hyper.khat > 0.7).mean()),
             }

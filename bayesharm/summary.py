@@ -22,6 +22,7 @@ MANY = 0.05  # so many features with such weights are worth a sentence
 # Of the hyperparameters; for features the verdict is stored. R-hat of some twenty numbers, the worst of which counts,
 # is noisy: 1.02 here is as strict as 1.01 for one.
 MAX_RHAT, MIN_ESS, MOST_DIVERGENT = 1.02, 400, 0.01
+GO_TOGETHER = 0.9  # of their number that features count for, below which it is said
 MOST_WAITING = 1.5  # times the leapfrog steps of the mean lane that the slowest may take
 
 
@@ -104,11 +105,12 @@ def summarize(posterior: Posterior) -> Summary:
         scanners=_scanners(posterior),
         features=features,
         verdicts=(
-            (posterior.remark, *_on_approximation(features))
+            (posterior.remark, *_on_approximation(features), *_on_together(draws.attrs))
             if posterior.remark
             else (
                 *_verdicts(hyper, features, divergent, draws.attrs),
                 *_on_teachers(draws.attrs["features"], min(len(features), run["settings"].get("hyper_features", 0))),
+                *_on_together(draws.attrs),
                 *_on_waiting(run["leapfrog"]),
             )
         ),
@@ -213,6 +215,17 @@ def _on_teachers(taught: int, wanted: int) -> list[str]:
     return [
         f"What features share comes from {taught} of them and not from {wanted}, as where a scale is 0 as far as the data "
         "tell: intervals of typical scales and spreads are wide. A preview goes on without that, and may look more exact."
+    ]
+
+
+def _on_together(attrs: Mapping[str, Any]) -> list[str]:
+    """Of features that tell less than independent ones would."""
+    taught, effective = attrs["features_of_ratios"], attrs["features_effective"]
+    if effective > GO_TOGETHER * taught:
+        return []
+    return [
+        f"Features go together: {taught} say as much about how noisy scanners are, and how large their biases, as "
+        f"{effective:.0f} independent ones."
     ]
 
 

@@ -134,7 +134,8 @@ class Trials:
                 continue
             self.seconds[name].append(time.perf_counter() - start)
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
-        if isinstance(ours := fitted.get(OURS), BayesFitted):
+        ours = fitted.get(OURS)
+        if isinstance(ours, BayesFitted) and ours.posterior.spec.noise_ratio == "scanner":
             fitted[EQUAL_NOISE] = replace(ours, scale=True)
         return fitted
 
@@ -142,7 +143,13 @@ class Trials:
         """Corrected values of some scans, in a table of all; NaN for scans that one of the methods could not correct."""
         some, found = self.dataset.take(np.flatnonzero(rows)), {}
         for name, method in fitted.items():
-            applied = method.apply(some)
+            try:
+                applied = method.apply(some)
+            except BayesharmError as error:
+                if name != EQUAL_NOISE:
+                    raise
+                self.notes[name][f"could not be applied: {error.what}"] = None  # it alone asks for their covariates
+                continue
             there = np.isfinite(applied.values).any(1)
             self.notes[name] |= dict.fromkeys(applied.notes)
             if not there.all():
@@ -243,7 +250,7 @@ class Trials:
         table = pd.DataFrame(rows).set_index(["measure", "method"])
         by_method = pd.DataFrame({
             "seconds": {name: np.mean(parts) if parts else np.nan for name, parts in self.seconds.items()},
-            "notes": {name: " ".join(self.notes[name]) for name in self.seconds},
+            "notes": {name: " ".join(notes) for name, notes in self.notes.items() if notes or name != EQUAL_NOISE},
         }).rename_axis("method")  # fmt: skip
         return table, by_method
 

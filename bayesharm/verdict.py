@@ -133,7 +133,7 @@ def render_evaluation(found: Evaluation) -> Group:
         if method and any((measure, method) in table.index for measure in ("prediction_rmse", "visit_rmse")):
             cells = [cell for measure in ("prediction_rmse", "visit_rmse") for cell in _with_gap(table, measure, method)]
             seconds = found.methods.seconds.get(method)
-            second.add_row(method, *cells, "" if seconds is None else f"{seconds:.1f}")
+            second.add_row(method, *cells, "" if pd.isna(seconds) else f"{seconds:.1f}")
     notes = [f"{name}: {row.notes}" for name, row in found.methods.iterrows() if row.notes]
     return Group(first, second, bullets("Verdict", found.verdict), bullets("Beware", notes))
 

@@ -45,7 +45,6 @@ CASES: dict[str, dict] = {
     "all at once": {
         "scale_log_sd": 0.9,
         "noise_ratio_log_sd": 0.35,
-        "bias_ratio_log_sd": 0.7,
         "travelers": "hub-and-spoke",
         "without_travelers": "KUT",
         "tail_df": 4.0,

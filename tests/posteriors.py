@@ -56,7 +56,8 @@ def make_posterior(
                 "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
             coords={"family": family, "scanner": scanner},
-            attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features, "features_effective": float(n_features)},
+            attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features}
+            | {"features_of_ratios": n_features, "features_effective": float(n_features)},
         ),
         "/scales": xr.Dataset(
             scales

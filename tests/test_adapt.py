@@ -190,6 +190,13 @@ def test_the_noise_ratio_of_a_new_scanner_is_found():
         se = (0.5 * (share**2).sum() * (1 - n_lost / is_new.sum())) ** -0.5
         assert abs(np.log(found.mean() / true[new])) < 4.3 * se < 0.2
         assert np.ptp(found) == 0
+        fitted.tree["hyper"].attrs["features_effective"] = 1.0  # of 60 that go together: the prior holds it at 1
+        together = adapt(fitted, load_dataset(scans[is_new], study.features[is_new], check="apply"))
+        held = together.tree["hyper"].to_dataset()["noise_ratio"].sel(scanner=new).values.mean()
+        precision = [(share**2).sum() / 2 / n + spec.priors.noise_ratio_sd**-2 for n in (1, 60)]
+        expected = np.log(found.mean()) * (1 - spec.priors.noise_ratio_sd**-2 / precision[1]) / (
+            1 - spec.priors.noise_ratio_sd**-2 / precision[0])  # fmt: skip
+        assert np.log(held) == pytest.approx(expected, abs=0.15) and abs(np.log(held)) < abs(np.log(found.mean()))
 
 
 def without(case: Case, column: str) -> Dataset:

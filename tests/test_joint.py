@@ -28,7 +28,7 @@ def test_joint_draws_have_the_hyperposterior_of_quadrature():
     study = Study(np.zeros(8), seed=0)
     with jax.enable_x64(True):
         problem = make_problem(study.design)
-        joint = sample_joint(problem, study.moments, seed=1, n_warmup=400, n_draws=500)
+        joint = sample_joint(problem, study.moments, N_FEATURES, seed=1, n_warmup=400, n_draws=500)
     assert joint.scales.log_scales.shape == (4, 500, len(SCALES), N_FEATURES)
     assert joint.hyper.diverging <= MOST_DIVERGENT * 4 * 500
     mean, sd, error = hyperposterior(study.quadrature(), problem.log_medians)

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 import bayesharm
 from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
 from bayesharm.cli import app
-from bayesharm.effective import count_effective
+from bayesharm.design import build_design
+from bayesharm.effective import count_effective, count_for_ratios
 from bayesharm.populations import ALL, Populations, populations
 from bayesharm.regression import regress_populations
+from bayesharm.spec import load_model
 
 N_FEATURES = 60
 
@@ -91,9 +93,31 @@ def test_features_that_go_together_count_once():
     assert count_effective(half, cells) == pytest.approx(80 / (1 + 79 / 4), rel=0.15)
     people, scanner = np.arange(600) // 6, rng.integers(0, 5, 600)  # means of people and of scanners, not balanced
     both = own + 5 * rng.normal(size=(100, 1))[people] + 5 * rng.normal(size=(5, 1))[scanner]
-    assert count_effective(both, people, scanner) == pytest.approx(80, rel=0.05)
+    assert count_effective(both, people, np.eye(5)[scanner]) == pytest.approx(80, rel=0.05)
     assert count_effective(both, people) < 40
-    assert count_effective(own[:8], np.arange(8)) == 80  # nothing is left to see correlations in
+    assert count_effective(own[:8], np.arange(8)) == 1  # nothing is left to see correlations in
+    noisy = rng.normal(size=(600, 80)) * np.where(scanner == 0, 3, 1)[:, None]  # scans that are large in all features
+    assert count_effective(noisy, cells, classes=scanner) == pytest.approx(80, rel=0.05)
+    assert count_effective(noisy, cells) < 70
+
+
+@pytest.mark.parametrize("again", [1, 2, 5])
+def test_people_who_are_scanned_again_do_not_make_features_go_together(again):
+    """Travelers, and people scanned once or more often on one scanner; noise differs between scanners."""
+    rng = np.random.default_rng(again)
+    visits = [(f"t{i}", "ABC"[k]) for i in range(8) for k in range(3)]
+    visits += [(f"c{i}", "ABC"[i % 3]) for i in range(60) for _ in range(again)]
+    scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
+    scans = scans.assign(scan_id=[f"s{k:03d}" for k in range(len(scans))], site=scans.scanner, diagnosis="HC")
+    person = {name: rng.normal(0, 2, 120) for name in scans.participant_id.unique()}
+    noise = scans.scanner.map({"A": 0.5, "B": 1.0, "C": 2.0}).to_numpy()
+    values = np.stack([person[name] for name in scans.participant_id]) + noise[:, None] * rng.normal(size=(len(scans), 120))
+    values += 3 * rng.normal(size=(3, 120))[scans.scanner.factorize()[0]]
+    design = build_design(load_dataset(scans, values).scans, load_model("traveling_and_cohort"))
+    found = count_for_ratios(design, scans, values[design.rows])
+    assert found == pytest.approx(120, rel=0.1)
+    pairs = count_for_ratios(design, scans, np.repeat(values[design.rows], 2, axis=1))
+    assert pairs == pytest.approx(found, rel=0.02)
 
 
 def test_the_regression_of_2019_says_several_either_way():

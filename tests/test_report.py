@@ -99,6 +99,21 @@ def test_words_follow_the_numbers(found):
     assert re.search(r"[ABC] stands apart from all others, in 97%", " ".join(tell_similarity(found).sentences))
 
 
+def test_prior_sizes_of_biases_are_told_where_scanners_differ_in_them():
+    posterior = make_posterior()
+    plain = Findings(posterior)
+    assert "prior size" not in str(plain.summary) and "bias_ratio" not in tell_scanners(plain).table
+    draws = posterior.tree["hyper"]["bias_ratio"]
+    middle = np.array([0.5, 4.0, 0.5])
+    draws[:] = middle * np.random.default_rng(0).uniform(0.9, 1.1, draws.shape)
+    found = Findings(posterior)
+    assert "prior size" in str(found.summary)
+    np.testing.assert_allclose(found.summary.scanners["bias_ratio"][["A", "B", "C"]], middle, rtol=0.02)
+    told = tell_scanners(found)
+    assert re.search(r"Larger biases than those of the average scanner, over all features: B \([34]\.\d+ times", " ".join(told.sentences))
+    assert told.table["bias_ratio_q05"]["B"] > 3.5
+
+
 def test_names_are_escaped():
     names = ("<script>alert(1)</script>", "a & b", "x", "y")
     posterior = add_sources(make_posterior(features=names, not_converged=names[:1], notes=["<b>bold</b>"]))

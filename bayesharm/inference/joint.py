@@ -63,7 +63,14 @@ def collapsed_model(problem: Problem, moments: Moments) -> None:
 
 
 def sample_joint(
-    problem: Problem, moments: Moments, *, seed: int, n_chains: int = 4, n_warmup: int = 500, n_draws: int = LEAST_DRAWS
+    problem: Problem,
+    moments: Moments,
+    n_effective: float,
+    *,
+    seed: int,
+    n_chains: int = 4,
+    n_warmup: int = 500,
+    n_draws: int = LEAST_DRAWS,
 ) -> Joint:
     """Sample hyperparameters, noise ratio and scales of a few features together, in double precision.
 
@@ -72,6 +79,8 @@ def sample_joint(
     problem : Problem
     moments : Moments
         Of all features.
+    n_effective : float
+        As how many independent features they count; only told on, since here all count.
     seed, n_chains, n_warmup, n_draws : int
     """
     non_centred = ["log_scale", *(["amplitude"] if problem.priors.amplitude_sd else [])]  # noise is known well
@@ -93,7 +102,7 @@ def sample_joint(
     hyper = Hyper(
         eta=draws["eta"],
         omega=draws["omega"],
-        log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T)), float(n_features)),
+        log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T)), n_effective),
         predictive=predict(draws["eta"], draws["omega"], problem.priors.amplitude_sd),
         log_marginal=None,
         diverging=int(counts["diverging"].sum()),

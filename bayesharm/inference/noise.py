@@ -97,10 +97,10 @@ def _objective(
     problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float
 ) -> tuple[Callable, np.ndarray]:
     """Minus the log posterior and its gradient, of ratios over a unit that is about their posterior sd; and that unit."""
-    n_features = min(moments.squares.shape[1], MOST_FEATURES)
+    picked = pick_features(moments.squares.shape[1])
+    n_features = len(picked)
     power = min(1.0, n_effective / n_features)
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
-    picked = np.linspace(0, moments.squares.shape[1] - 1, n_features).astype(int)  # from all over the sample
     few = Moments(*(part[:, picked] for part in moments))
     chosen = Nodes(*(part[:n_nodes][..., picked] for part in nodes))
     n_scans = np.bincount(problem.plan.scanner, weights=problem.plan.size, minlength=problem.n_scanners)
@@ -112,6 +112,11 @@ def _objective(
         return float(value), unit * np.asarray(slope)
 
     return slope_of, unit
+
+
+def pick_features(n: int) -> np.ndarray:
+    """Those of a sample that ratios are learned from, from all over it."""
+    return np.linspace(0, n - 1, min(n, MOST_FEATURES)).astype(int)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -159,7 +164,7 @@ def fit_new_ratios(
     if not free.any():
         return log_ratio
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
-    picked = finite[np.unique(np.linspace(0, len(finite) - 1, min(len(finite), MOST_FEATURES)).astype(int))]
+    picked = finite[pick_features(len(finite))]
     power = min(1.0, n_effective / max(1, len(picked)))
     few = Moments(*(part[:, picked] for part in moments))
     places = np.flatnonzero(free)

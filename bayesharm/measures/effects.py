@@ -87,6 +87,13 @@ def effect_preservation(
     lacking = np.isnan(np.asarray(raw)) | scans[list(covariates)].isna().any(axis=1).to_numpy()[:, None]
     rows = select(np.where(lacking, np.nan, values), scans, unit=unit)
     columns = _columns(rows.scans, covariates, reference)
+    if not columns:
+        raise InputError(
+            "Covariates are the same for everybody.",
+            got=f"{listed(covariates)} in {len(rows.used)} scans",
+            expected="covariates that differ between people",
+            do="leave them out",
+        )
     x, names = np.column_stack(list(columns.values())), list(columns)
     spread = x.std(0)
     x = (x - x.mean(0)) / np.where(spread > 0, spread, 1)

@@ -52,7 +52,8 @@ def _draw(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     if rows.chance.notna().any():
         ax.axvline(rows.chance.mean(), color="black", linestyle="--", linewidth=0.8)
     if name == "share_removed":  # with much error a method adds as much as it removes, or many times as much
-        ax.set_xlim(max(ax.get_xlim()[0], LEAST_SHOWN), ax.get_xlim()[1])
+        low, high = ax.get_xlim()
+        ax.set_xlim(max(low, LEAST_SHOWN), max(high, 0.0))
         for row in np.flatnonzero(rows.value < LEAST_SHOWN):
             ax.annotate(f"\u2190 {rows.value.iloc[row]:.1f}", (LEAST_SHOWN, row), (3, 0), textcoords="offset points",
                         va="center", fontsize=7.5)  # fmt: skip
