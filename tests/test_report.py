@@ -110,7 +110,8 @@ def test_prior_sizes_of_biases_are_told_where_scanners_differ_in_them():
     assert "prior size" in str(found.summary)
     np.testing.assert_allclose(found.summary.scanners["bias_ratio"][["A", "B", "C"]], middle, rtol=0.02)
     told = tell_scanners(found)
-    assert re.search(r"Larger biases than those of the average scanner, over all features: B \([34]\.\d+ times", " ".join(told.sentences))
+    said = " ".join(told.sentences)
+    assert re.search(r"Larger biases than those of the average scanner, over all features: B \([34]\.\d+ times", said)
     assert told.table["bias_ratio_q05"]["B"] > 3.5
 
 
