@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from bayesharm.alignment import compare_units, match_features, size_of
 from bayesharm.dataset import Dataset
 from bayesharm.design import FIXED, Design, EffectGroup, add_columns
-from bayesharm.errors import InputError, shorten
+from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.fit import sort_dataset
 from bayesharm.identifiability import identify
 from bayesharm.inference.devices import find_devices
 from bayesharm.inference.effects import average_effects
@@ -74,6 +76,17 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
 
 def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
     """The same without warnings; what they would say comes with the posterior."""
+    check_kind(posterior, Posterior, "adapt", "load_posterior")
+    check_kind(dataset, Dataset, "adapt", "load_dataset")
+    fingerprint = sort_dataset(dataset).features.fingerprint()
+    learned = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
+    if fingerprint in learned:
+        raise InputError(
+            "The posterior has learned from these scans before.",
+            got=f"the same {len(dataset.scans):,} scans again",
+            expected="scans that were not in the fit, or learned from since",
+            do="give new scans only: what is counted twice looks more certain than it is",
+        )
     old = read_statistics(posterior)
     scales = posterior.tree["scales"].to_dataset()
     values, left_out, doubts = _values(posterior, dataset)
@@ -92,7 +105,9 @@ def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]
         told = _describe(problem, both, in_fit, log_ratio, np.nanmedian(log_scales, axis=1)[:, None])
     by_scanner = _count_scans(both)
     notes = [*left_out, *doubts, *_on_new(both, old, len(dataset.scans), by_scanner["n_travelers"]), *without]
-    return _label(posterior, both, effects, told, in_fit, log_ratio, by_scanner, notes), doubts
+    adapted = _label(posterior, both, effects, told, in_fit, log_ratio, by_scanner, notes)
+    adapted.run["learned"] = [*learned, fingerprint]
+    return adapted, doubts
 
 
 def _values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[str], list[str]]:
@@ -110,7 +125,8 @@ def _values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[st
             expected="a finite number for every scan and feature",
             do="adapt to the other scans (bayesharm.adapt), and harmonize all with what comes out",
         )
-    return values, left_out, compare_units(posterior, np.arange(len(at)), size_of(values), names)
+    scanner, scanners = pd.factorize(dataset.scans["scanner"])
+    return values, left_out, compare_units(posterior, np.arange(len(at)), size_of(values, scanner), names, scanners)
 
 
 def _find_those_of_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:

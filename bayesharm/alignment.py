@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -48,35 +50,55 @@ def match_features(posterior: Posterior, features: Features) -> tuple[Features, 
     return features.take(features.names[at >= 0]), at[at >= 0], [note + "."]
 
 
-def size_of(values: np.ndarray) -> np.ndarray:
-    """Root mean square of each feature over the scans that have it; NaN where none has."""
-    count = np.isfinite(values).sum(0)
-    squares = np.square(values, where=np.isfinite(values), out=np.zeros(values.shape)).sum(0)
-    return np.sqrt(np.divide(squares, count, out=np.full(len(count), np.nan), where=count > 0))
+def size_of(values: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
+    """Root mean square of each feature over the scans of each group that have it; NaN where none has.
+
+    Parameters
+    ----------
+    values : (scan, feature) array
+    group : (scan,) int array, optional
+        By default all are of one.
+
+    Returns
+    -------
+    (group, feature) array
+    """
+    group = np.zeros(len(values), int) if group is None else group
+    there = np.isfinite(values)
+    of_group = np.eye(group.max(initial=0) + 1)[:, group]
+    count = of_group @ there
+    squares = of_group @ np.square(values, where=there, out=np.zeros(values.shape), dtype=float)
+    return np.sqrt(np.divide(squares, count, out=np.full(count.shape, np.nan), where=count > 0))
 
 
-def compare_units(posterior: Posterior, at: np.ndarray, size: np.ndarray, names: np.ndarray) -> list[str]:
-    """A sentence about features that seem to be in other units than in the fit.
+def compare_units(
+    posterior: Posterior, at: np.ndarray, size: np.ndarray, names: np.ndarray, scanners: Sequence[str]
+) -> list[str]:
+    """A sentence about features that seem to be in other units than in the fit, on all scanners or on some.
 
     Parameters
     ----------
     posterior : Posterior
     at : (feature,) int array
         Places of the features in the posterior.
-    size : (feature,) array
+    size : (scanner, feature) array
         As :func:`size_of` gives it, of the new scans.
     names : (feature,) str array
+    scanners : sequence of str
     """
     scales = posterior.tree["scales"].to_dataset()
     centre, unit = scales["centre"].values[at], scales["unit"].values[at]
     ratio = size / np.hypot(centre, unit)
     small = ratio < 1 / FACTOR
     other = (ratio > FACTOR) | (small & (np.abs(centre) > CLEAR * unit))
-    if small.mean() > 0.5:  # one feature may be near 0 in a few scans, and not most of them
-        other |= small
-    if not other.any():
+    other |= small & (small.mean(1, keepdims=True) > 0.5)  # one feature may be near 0 in a few scans, not most of them
+    concerned = other.any(1)
+    if not concerned.any():
         return []
+    where = "" if concerned.all() else f" in the scans of {shorten(np.array(scanners, object)[concerned])}"
+    some = other.any(0)
     return [
-        f"{other.sum():,} of {len(at):,} features are about {np.median(ratio[other]):.3g} times as large as in the fit: "
-        f"{shorten(names[other])}. They seem to be in other units, and what is removed from them is in those of the fit."
+        f"{some.sum():,} of {len(at):,} features are about {np.median(ratio[other]):.3g} times as large as in the fit"
+        f"{where}: {shorten(names[some])}. They seem to be in other units, and what is removed from them is in those of the "
+        "fit."
     ]

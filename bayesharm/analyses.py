@@ -6,6 +6,7 @@ Each function here prepares an analysis once; what it returns is then given the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,12 @@ def contrast(
     10.1162/REST_a_00552. With a cluster for each scan it is HC2: Welch's standard error if there are just two groups.
     """
     table = pd.DataFrame(design)
+    _check_same_rows(design=design, participants=participants)
+    if not isinstance(of, str | Mapping) or (not isinstance(of, str) and not any(of.values())):
+        raise InputError(
+            "This is no contrast.", got=repr(of), expected="a column, or column -> weight, not all 0",
+            do='write one of the columns, or such as {"MDD": 1, "SCZ": -1}',
+        )  # fmt: skip
     weights = {of: 1.0} if isinstance(of, str) else dict(of)
     if unknown := [name for name in weights if name not in table]:
         raise InputError(
@@ -99,12 +106,13 @@ def group_difference(
     InputError
         A group has no scans, or covariates tell the groups apart; else as in :func:`contrast`.
     """
+    _check_same_rows(group=group, covariates=covariates, participants=participants)
     labels = pd.Series(np.asarray(group, dtype=object))
     if absent := [name for name in (reference, other) if not (labels == name).any()]:
         raise InputError(
             "A group has no scans.",
-            got=f"no scan of {shorten(absent)}",
-            expected=f"two of the groups there are: {shorten(labels.dropna().unique(), 20)}",
+            got=f"no scan of {', '.join(map(repr, absent))}",
+            expected=f"two of the groups there are: {', '.join(map(repr, labels.dropna().unique()[:20].tolist()))}",
             do="write groups as in the table",
         )
     rows = labels.isin([reference, other]).to_numpy()
@@ -137,7 +145,8 @@ def correlation(x: ArrayLike, covariates: pd.DataFrame | None = None) -> Callabl
     InputError
         `x` is constant or determined by the covariates, these are missing, or there are too few scans.
     """
-    number = np.asarray(x, dtype=float)
+    _check_same_rows(x=x, covariates=covariates)
+    number = _to_numbers(pd.DataFrame({"x": pd.Series(np.asarray(x)).astype(object)}), "numbers", missing=True)[:, 0]
     rows = np.isfinite(number)
     design = _to_design(covariates, rows)
     project = on_scans_there(lambda rows: plan_correlation(number, design, rows), rows)
@@ -192,6 +201,19 @@ def estimator_score(
     return score
 
 
+def _check_same_rows(**given: Any) -> None:
+    """Tables that have labels of scans must have them in the same order: they are used by position."""
+    labelled = {name: part.index for name, part in given.items() if isinstance(part, pd.DataFrame | pd.Series)}
+    for (one, first), (other, index) in combinations(labelled.items(), 2):
+        if len(first) == len(index) and not first.equals(index) and set(first) == set(index):
+            raise InputError(
+                f"{one} and {other} have their scans in different orders.",
+                got=f"{shorten(first, 3)} and {shorten(index, 3)}",
+                expected="the same scans in the same order",
+                do=f"give {other}.loc[{one}.index]",
+            )
+
+
 def _to_design(covariates: pd.DataFrame | None, rows: np.ndarray) -> np.ndarray:
     """A constant and covariates, (scan, column); a column for each category but the first that is used."""
     n = len(rows)
@@ -219,10 +241,10 @@ def _to_design(covariates: pd.DataFrame | None, rows: np.ndarray) -> np.ndarray:
     return design
 
 
-def _to_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
+def _to_numbers(table: pd.DataFrame, what: str, missing: bool = False) -> np.ndarray:
     try:
         x = table.to_numpy(float)
-        wrong = table.columns[~np.isfinite(x).all(0)]
+        wrong = table.columns[~(np.isfinite(x) | (missing & np.isnan(x))).all(0)]
     except (TypeError, ValueError):
         wrong = table.select_dtypes(exclude=["number", "bool"]).columns
     if len(wrong):

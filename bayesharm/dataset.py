@@ -15,7 +15,7 @@ from bayesharm.features import Features, find_flaws, match_names
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_table, table_columns
-from bayesharm.scans import Check, read_scans, resolve_columns
+from bayesharm.scans import Check, check_unique, read_scans, resolve_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,7 @@ def load_dataset(
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
         table = read_scans(scans, columns, check=check)
+        check_unique(table)
         if is_table(features):
             found = _from_feature_table(table, features, mapping, header, select)
         else:
@@ -134,6 +135,7 @@ def _from_wide_table(
         )
     names = match_names(free, select)
     table = read_scans(source, columns, leave_out=names, check=check)
+    check_unique(table)
     return table, Features.from_matrix(open_table(source, names))
 
 
@@ -193,15 +195,14 @@ def _aligned(table: pd.DataFrame, features: Features, named: bool) -> Features:
             do='add it to the scans table, or map one: columns={"scan_id": "…"} (--scan in the shell)',
         )
     wanted, index = table["scan_id"], pd.Index(ids)
-    for labels, where in ((pd.Index(wanted), "the scans table"), (index, "the features")):
-        if labels.has_duplicates:
-            repeated = labels[labels.duplicated()].unique()
-            raise InputError(
-                f"A scan_id occurs more than once in {where}.",
-                got=f"{len(repeated)} repeated: {shorten(repeated)}",
-                expected="one row per scan, so that features can be aligned with scans",
-                do="remove the repeated rows",
-            )
+    if index.has_duplicates:
+        repeated = index[index.duplicated()].unique()
+        raise InputError(
+            "A scan_id occurs more than once in the features.",
+            got=f"{len(repeated)} repeated: {shorten(repeated)}",
+            expected="one row per scan, so that features can be aligned with scans",
+            do="remove the repeated rows",
+        )
     rows = index.get_indexer(pd.Index(wanted))
     without, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
     if len(without) or len(extra):

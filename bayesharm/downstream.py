@@ -133,6 +133,9 @@ def propagate(
         There are fewer than two draws, or something else than one result of the same kind from each.
     """
     _check_options(level)
+    if hasattr(draws, "draws"):
+        raise InputError("The draws are wanted alone.", got=f"a {type(draws).__name__}", expected="its draws",
+                         do="give harmonized.draws")  # fmt: skip
     if draws is None:
         raise InputError("There are no draws.", got="None", expected="draws", do="harmonize with draws=20, for example")
     found = list(map(partial(_run, function), draws))  # lets go of a draw before it takes the next
@@ -215,6 +218,8 @@ def _run(function: Callable[[np.ndarray], Any], values: ArrayLike) -> tuple[Esti
         variance, df = (
             None if part is None else np.broadcast_to(np.asarray(part, float), estimate.shape) for part in found[1:3]
         )
+        if said is None:
+            raise TypeError("nothing was returned")
         if estimate.ndim > 1:
             raise ValueError(f"estimates of shape {estimate.shape}")
     except (KeyError, TypeError, ValueError) as error:

@@ -34,6 +34,17 @@ class RunFolderError(BayesharmError):
     """A run folder cannot be read, or cannot be written where the user asked."""
 
 
+def check_kind(given: object, kind: type, function: str, source: str) -> None:
+    """Raise where what a function is given is something else than what `source` makes."""
+    if not isinstance(given, kind):
+        raise InputError(
+            f"{function} needs a {kind.__name__}.",
+            got=f"a {type(given).__name__}",
+            expected=f"what bayesharm.{source} gives",
+            do=f"call bayesharm.{source} first",
+        )
+
+
 def shorten(names, most: int = 5) -> str:
     """Name the first few of many things: ``'a', 'b' and 7 more``."""
     names = [str(name) for name in names]

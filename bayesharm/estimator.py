@@ -34,7 +34,7 @@ from bayesharm.features import Features, find_flaws
 from bayesharm.fit import choose_model, fit
 from bayesharm.harmonize import Harmonized, harmonize
 from bayesharm.posterior import Posterior, load_posterior
-from bayesharm.removal import Unseen
+from bayesharm.removal import Unseen, choose_families
 from bayesharm.rows import check_rows, find_rows
 from bayesharm.scans import Check, read_scans
 from bayesharm.spec import ModelSpec
@@ -161,6 +161,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             reference=self.reference,
             units=self.units,
         )
+        self._check_options(spec)
         flaws = find_flaws(features.align(build_design(table, spec).rows))
         dropped = flaws.reasons(names)
         if len(dropped) == len(names):
@@ -230,6 +231,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _apply(self, X: Any, scans: pd.DataFrame | None, inverse: bool = False) -> tuple[np.ndarray, np.ndarray, Harmonized]:
         """X as numbers, which of its features the posterior knows, and these harmonized."""
         check_is_fitted(self)
+        self._check_options(self.posterior_.spec)
         values = validate_data(self, X, reset=False, dtype=FLOATS, ensure_all_finite="allow-nan")
         features = Features.from_array(values, self.get_feature_names_out().astype(str))
         known = np.isin(features.names, self.posterior_.features)
@@ -250,6 +252,17 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for note in found.notes:
             _warn(note)
         return values, known, found
+
+    def _check_options(self, spec: ModelSpec) -> None:
+        """Refuse what needs the diagnoses of the scans that are transformed."""
+        adapts = self.unseen == "adapt" and any(family.by in ("diagnosis", "population") for family in spec.families)
+        if adapts or len(choose_families(spec, self.remove)) > 1:
+            raise InputError(
+                "transform does not look at diagnoses, which may be what is to be predicted, and this option needs them.",
+                got=f"remove={self.remove!r}, unseen={self.unseen!r}",
+                expected="only effects of scanners in `remove`; unseen='adapt' with a model that has no diagnoses",
+                do="leave the option out, or use bayesharm.harmonize, outside of pipelines",
+            )
 
     def _read(self, X: Any, n_rows: int, scans: pd.DataFrame | None, check: Check) -> pd.DataFrame:
         """The scans of X under our names."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayesharm.baselines import Fitted, available_methods, get_method
+from bayesharm.baselines import METHODS, Fitted, available_methods, get_method
 from bayesharm.dataset import Dataset
 from bayesharm.display import as_text
-from bayesharm.errors import InputError, shorten
-from bayesharm.fit import fit
+from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.fit import choose_model, fit
 from bayesharm.spec import ModelSpec
 from bayesharm.splits import split_people, split_visits
 from bayesharm.table_files import Tables
@@ -111,7 +111,13 @@ def evaluate(
     InputError
         Too few people traveled, or a method or covariate is unknown.
     """
+    check_kind(dataset, Dataset, "evaluate", "load_dataset")
     tell = report or (lambda *event: None)
+    covariates = [covariates] if isinstance(covariates, str) else list(covariates)
+    methods = [methods] if isinstance(methods, str) else methods
+    for name, number, least in (("folds", folds, 2), ("repeats", repeats, 1), ("visit_folds", visit_folds, 2)):
+        if number < least:
+            raise InputError(f"{name} is too small.", got=str(number), expected=f"at least {least}", do=f"correct {name}")
     preserved = [*dict.fromkeys([*(["diagnosis"] if _several(dataset.scans, "diagnosis") else []), *covariates])]
     if absent := [name for name in preserved if name not in dataset.scans]:
         raise InputError(
@@ -121,9 +127,21 @@ def evaluate(
             do="correct the covariates",
         )
     wanted = list(methods) if methods is not None else [*available_methods(), OURS]
+    if not wanted:
+        raise InputError("There is nothing to evaluate.", got="no method", expected="one or more", do="name some methods")
+    if unknown := [name for name in wanted if name not in (*METHODS, OURS)]:
+        raise InputError(
+            "There is no such method.",
+            got=shorten(unknown),
+            expected=f"some of {', '.join((OURS, *METHODS))}",
+            do="correct the methods",
+        )
     fitters = {name: None if name == OURS else get_method(name).fit for name in wanted}
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
     own = [name for name in preserved if name != "diagnosis"]
+    if OURS in wanted:  # an error in its options is to be seen before the work, and not as that of each fit
+        chosen = {name: settings[name] for name in ("protocol", "units") if name in settings}
+        choose_model(model, dataset, covariates=own, reference=reference, **chosen)
 
     def fit_method(name: str, train: Dataset) -> Fitted:
         if (fitter := fitters[name]) is not None:
@@ -142,6 +160,9 @@ def evaluate(
         tell("visits left out", repeats * folds + k, n_parts, "")
         work.leave_visits_out(fold == k)
     tell("visits left out", n_parts, n_parts, "done")
+    if not work.found:
+        told = "; ".join(f"{name}: {' '.join(notes)}" for name, notes in work.notes.items() if notes)
+        raise InputError("No method could be evaluated.", got=told, do="correct what is wrong with one of them")
     table, by_method = work.tables()
     about = {
         "n_scans": len(dataset.scans), "n_features": dataset.features.n_features, "folds": folds, "repeats": repeats,

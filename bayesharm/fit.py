@@ -109,7 +109,7 @@ def fit(
         )
     chosen = Settings(**settings)
     _check(chosen, seed)
-    dataset = _sorted(dataset)
+    dataset = sort_dataset(dataset)
     design = build_design(dataset.scans, spec)
     devices = find_devices(chosen.device)
     plan = _plan(dataset, design, seed, chosen) | {"devices": str(devices)}
@@ -144,7 +144,7 @@ def choose_model(
     """
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
-        spec = replace(spec, covariates=tuple(covariates))
+        spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
     if protocol:
         spec = name_factors(spec, protocol, dataset.scans)
     if reference is not None:
@@ -176,6 +176,13 @@ def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:
         The data are not there, or are not those of the fit.
     """
     run = posterior.run
+    if run.get("learned"):
+        raise InputError(
+            "An adapted posterior has no data of its own.",
+            got="the posterior of a fit that has learned from more scans",
+            expected="the posterior of a fit",
+            do="take that, or fit again with all scans",
+        )
     origin: dict[str, Any] | None = run.get("data")
     if dataset is None:
         if not origin:
@@ -194,7 +201,7 @@ def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:
                 do="name both after the run: bayesharm … RUN SCANS FEATURES (in Python: give the dataset)",
             )
         dataset = load_dataset(**origin)
-    dataset = _sorted(dataset)
+    dataset = sort_dataset(dataset)
     found = {"fingerprint": dataset.features.fingerprint(), "scans": _hash_scans(dataset)}
     if changed := [what for name, what in (("scans", "scans"), ("fingerprint", "features")) if found[name] != run[name]]:
         raise InputError(
@@ -258,7 +265,7 @@ def _check(settings: Settings, seed: int) -> None:
         )
 
 
-def _sorted(dataset: Dataset) -> Dataset:
+def sort_dataset(dataset: Dataset) -> Dataset:
     """Scans in an order of their own, so that the order of the table does not even change rounding."""
     keys = [dataset.scans[name].to_numpy(str) for name in ("scan_id", "scanner", "participant_id")]
     order = np.lexsort(keys)

@@ -17,7 +17,7 @@ from bayesharm.alignment import compare_units, match_features, size_of
 from bayesharm.corrections import STREAM, Correction
 from bayesharm.dataset import Dataset
 from bayesharm.equalize import Expectation, noise_factors
-from bayesharm.errors import BayesharmError, InputError, shorten
+from bayesharm.errors import BayesharmError, InputError, check_kind, shorten
 from bayesharm.features import Features
 from bayesharm.io.writing import Output, create_matrices
 from bayesharm.posterior import Posterior
@@ -225,6 +225,8 @@ class _Job:
     n_draws: int
     inverse: bool
     removed: str
+    scanner: np.ndarray
+    scanners: Sequence[str]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -239,12 +241,12 @@ class _Job:
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Columns and their values, (scan, block), a block of features at a time."""
-        size = np.empty(self.features.n_features)
+        size = np.empty((len(self.scanners), self.features.n_features))
         for start, stop in self.features.blocks():
             values = self.features.read(start, stop)
-            size[start:stop] = size_of(values)
+            size[:, start:stop] = size_of(values, self.scanner)
             yield slice(start, stop), values
-        self.notes += compare_units(self.posterior, self.correction.at, size, self.features.names)
+        self.notes += compare_units(self.posterior, self.correction.at, size, self.features.names, self.scanners)
 
     def corrected(self, values: np.ndarray, part: slice) -> np.ndarray:
         """Harmonized values."""
@@ -303,6 +305,8 @@ def _prepare(
     seed: int,
 ) -> _Job:
     """Check that the posterior speaks about these scans and features, and line both up."""
+    check_kind(posterior, Posterior, "harmonize", "load_posterior")
+    check_kind(dataset, Dataset, "harmonize", "load_dataset")
     for name, number in (("number of draws", draws), ("seed", seed)):
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
             raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
@@ -323,4 +327,5 @@ def _prepare(
     correction = Correction(effects, scanner, population, place, at, seed)
     expectation = Expectation(posterior, dataset.scans, families, at, goal) if scale else None
     notes = list(dict.fromkeys([*notes, *about]))
-    return _Job(posterior, features, correction, expectation, int(draws), inverse, ", ".join(families), notes)
+    code, names = pd.factorize(dataset.scans["scanner"])
+    return _Job(posterior, features, correction, expectation, int(draws), inverse, ", ".join(families), code, names, notes)

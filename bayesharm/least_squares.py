@@ -106,7 +106,7 @@ def on_scans_there(plan: Callable[[np.ndarray], LeastSquares], rows: np.ndarray)
             )
         found = whole(values)
         missing = np.flatnonzero(np.isnan(found.estimate))
-        keys = [row.tobytes() for row in np.packbits(~np.isnan(values[:, missing]), axis=0).T]
+        keys = pd.Series([row.tobytes() for row in np.packbits(~np.isnan(values[:, missing]), axis=0).T], dtype=object)
         for key, columns in pd.Series(missing).groupby(keys):
             if (fitting := plan_for(key)) is not None:
                 for every, some in zip(found[:3], fitting(values[:, columns])[:3], strict=True):

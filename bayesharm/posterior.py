@@ -92,6 +92,12 @@ class Posterior:
             [mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)]
         )
 
+    def __repr__(self) -> str:
+        return (
+            f"<Posterior of {self.spec.name!r}: {len(self.features):,} features, {len(self.scanners)} scanners, "
+            f"{self.run['n_scans']:,} scans{', PREVIEW' if self.remark else ''}>"
+        )
+
     def effect(self, family: str) -> xr.Dataset:
         """Mean and sd of a family's effects, in the features' units: finite-population contrasts.
 
@@ -128,6 +134,13 @@ class Posterior:
             The folder holds something already, or cannot be written.
         """
         folder = Path(folder)
+        if run_state(folder) != "empty":
+            raise RunFolderError(
+                f"{folder} already holds {run_state(folder)}.",
+                got=contents_of(folder),
+                expected="a new or empty folder",
+                do="choose another name",
+            )
         check_output(folder)
         new = not folder.exists()
         try:
@@ -287,6 +300,6 @@ def load_posterior(folder: str | Path) -> Posterior:
             f"{folder} cannot be read.",
             got=str(error) or repr(error),
             expected="the files that bayesharm wrote",
-            do="give the same command as before with --repair: what is damaged is computed again",
+            do="give the command bayesharm fit that made it once more, with --repair: what is damaged is computed again",
         ) from None
     return Posterior(tree, run)

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pandas as pd
 
+from bayesharm.dataset import Dataset
+from bayesharm.errors import check_kind
 from bayesharm.inference.devices import find_devices
 from bayesharm.inference.known import know, variance_of_forms
 from bayesharm.inference.problem import make_problem
@@ -27,7 +29,7 @@ class Prediction:
     sd: np.ndarray
 
 
-def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
+def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
     """What is expected of scans, given all that was fitted; noise is part of the sd.
 
     The scales are taken at their posterior medians, the noise ratios at their means. What a new scanner, person or
@@ -37,7 +39,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
     Parameters
     ----------
     posterior : Posterior
-    scans : DataFrame
+    scans : DataFrame or Dataset
         Canonical columns as in :class:`bayesharm.dataset.Dataset`. Known people go by their ``participant_id``.
 
     Raises
@@ -48,6 +50,8 @@ def predict(posterior: Posterior, scans: pd.DataFrame) -> Prediction:
     RunFolderError
         The posterior keeps no statistics.
     """
+    check_kind(posterior, Posterior, "predict", "load_posterior")
+    scans = scans.scans if isinstance(scans, Dataset) else scans
     joined, scales = join_scans(read_statistics(posterior), scans), posterior.tree["scales"].to_dataset()
     design, unit = joined.old.design, scales["unit"].values
     log_scales = np.log(scales["q50"].values / unit)

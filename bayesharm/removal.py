@@ -30,8 +30,8 @@ def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tupl
     """
     by_scanner = [spec.removes, *(f.name for f in spec.families if f.by == "scanner" and f.name not in spec.parts)]
     by_population = [family.name for family in spec.families if family.by == "population"]
-    wanted = (spec.removes,) if remove is None else (remove,) if isinstance(remove, str) else tuple(remove)
-    wanted = tuple(name.strip() for part in wanted for name in part.split(","))
+    wanted = (spec.removes,) if remove is None else tuple(remove) if isinstance(remove, list | tuple) else (remove,)
+    wanted = tuple(name.strip() for part in wanted for name in str(part).split(","))
     first = [name for name in wanted if name in by_scanner]
     others = [name for name in wanted if name in by_population]
     if len(first) != 1 or len(others) > 1 or len(wanted) != 1 + len(others):

@@ -172,7 +172,8 @@ def _yes_or_no(values: pd.Series) -> np.ndarray:
     return np.isin(labels, _TRUE)
 
 
-def _check_for_fit(scans: pd.DataFrame) -> None:
+def check_unique(scans: pd.DataFrame) -> None:
+    """Refuse a table that lists a scan more than once."""
     repeated = scans["scan_id"][scans["scan_id"].duplicated()].unique()
     if len(repeated):
         raise InputError(
@@ -181,6 +182,10 @@ def _check_for_fit(scans: pd.DataFrame) -> None:
             expected="one row per scan, each with its own scan_id",
             do="remove the repeated rows, or give repeated scans of one visit different names",
         )
+
+
+def _check_for_fit(scans: pd.DataFrame) -> None:
+    check_unique(scans)
     for column in ("scanner", "site", "diagnosis"):
         names = pd.Series(scans[column].unique() if column in scans else [], dtype=object)
         plain = names.str.split().str.join(" ").str.casefold()

@@ -101,9 +101,9 @@ def compare_sources(
     if "sources" not in posterior.tree.children:
         raise RunFolderError(
             "The run does not say how large its sources are.",
-            got="a preview" if posterior.remark else "a run folder without /sources",
+            got="a preview" if posterior.remark else "an adapted posterior, or a run folder without /sources",
             expected="the run folder of a whole fit",
-            do="fit without --preview",
+            do="fit without --preview" if posterior.remark else "take the posterior of a fit",
         )
     if networks is not None and nodes is None:
         raise InputError(

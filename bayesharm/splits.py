@@ -29,7 +29,7 @@ def split_people(scans: pd.DataFrame, folds: int, rng: np.random.Generator) -> n
             "There are too few traveling subjects to leave some of them out.",
             got=f"{n} travelers for {folds} folds",
             expected="at least one traveler in each fold",
-            do="take fewer folds",
+            do="take fewer folds" if n > 1 else "evaluate on a study in which people were scanned on several scanners",
         )
     diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
     people = pd.DataFrame({"person": scans["participant_id"], "scanner": scans["scanner"], "diagnosis": diagnosis})

@@ -122,6 +122,9 @@ def test_adapting_twice_is_adapting_once_with_both():
     adapted = adapt(adapt(fitted, case.part(lone)), case.part(case.is_new & ~lone))
     compare(case, fitted, adapted)
 
+    with pytest.raises(InputError, match=r"learned from these scans before[\s\S]*scans again"):
+        adapt(adapted, case.part(lone))
+
     case = known_scanners()  # where no noise ratio is learned on the way
     fitted, some = case.fitted, case.is_new & (case.scans.participant_id == "p5")
     once = adapt(fitted, case.part(case.is_new))

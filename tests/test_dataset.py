@@ -167,7 +167,7 @@ def test_features_and_scans_that_do_not_align(tmp_path):
     refused("rows without 'scan_id'.*got: empty in row.*'0'", scans, table.assign(scan_id=[None, *"12345"]))
     refused("does not say which row is which scan.*a column 'scan_id'", scans, table[NAMES])
     refused("labelled by scan_id, the scans are not", scans.drop(columns="scan_id"), table)
-    refused("more than once in the scans table", scans.assign(scan_id="x"), table, check="apply")
+    refused("The scans table lists scans more than once", scans.assign(scan_id="x"), table, check="apply")
 
 
 def test_missing_infinite_and_constant_values_are_refused_or_dropped():

@@ -304,11 +304,14 @@ def test_partial_correlations():
     np.testing.assert_allclose(found.variance, 1 / (60 - 3 - 2))
 
 
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("what", ["difference", "correlation"])
-def test_a_feature_uses_the_scans_that_have_it(what):
+def test_a_feature_uses_the_scans_that_have_it(what, few):
     group, covariates, people, values = unequal_study(np.random.default_rng(11), features=6)
     x = np.random.default_rng(12).normal(size=60)
     values[::7, 1:3] = values[:20, 3] = values[:, 4] = np.nan
+    if few:  # one feature alone
+        values = values[:, [3]]
 
     def prepare(rows):
         if what == "correlation":
@@ -316,12 +319,12 @@ def test_a_feature_uses_the_scans_that_have_it(what):
         return group_difference(group[rows], "HC", "MDD", covariates[rows], participants=people[rows])
 
     found = prepare(np.ones(60, bool))(values)
-    for k in (0, 1, 2, 3, 5):
+    for k in (0,) if few else (0, 1, 2, 3, 5):
         rows = ~np.isnan(values[:, k])
         alone = prepare(rows)(values[rows, k : k + 1])
         assert found.estimate[k] == pytest.approx(alone.estimate[0])
         assert found.variance[k] == pytest.approx(alone.variance[0])
-    assert np.isnan([found.estimate[4], propagate(lambda y: found, [values, values]).se[4]]).all()
+    assert few or np.isnan([found.estimate[4], propagate(lambda y: found, [values, values]).se[4]]).all()
 
 
 def test_scans_without_what_is_asked_about_are_left_out():
@@ -356,6 +359,13 @@ def test_analyses_that_cannot_be_made_are_refused():
         (lambda: correlation(np.ones(60)), "nothing to correlate"),
         (lambda: correlation(covariates.age, covariates), "nothing to correlate"),
         (lambda: correlation([1.0, 2.0, 3.0]), "3 scans"),
+        (lambda: correlation(covariates.sex), "not made of finite numbers"),
+        (lambda: contrast(design, ["a", "b"]), "no contrast"),
+        (lambda: contrast(design, {"a": 0}), "no contrast"),
+        (lambda: group_difference(np.arange(60) % 2, "0", "1"), "no scan of '0', '1'[\\s\\S]*: 0, 1"),
+        (lambda: group_difference(pd.Series(group), "HC", "MDD", covariates.iloc[::-1]), "in different orders"),
+        (lambda: contrast(design, "a", participants=pd.Series(people).iloc[::-1]), "in different orders"),
+        (lambda: propagate(lambda y: None, [values, values]), "NoneType: nothing was returned"),
         (lambda: correlation(covariates.age)(values[:9]), r"shape \(9, 4\)[\s\S]*60 scans"),
     ]
     for make, message in refused:

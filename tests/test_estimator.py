@@ -357,5 +357,5 @@ def test_what_transform_gives_does_not_depend_on_diagnoses(small_run, small_stud
     others = scans.assign(diagnosis=scans.diagnosis[::-1].to_numpy())
     np.testing.assert_array_equal(first, harmonizer.transform(X, scans=others))
     assert not np.allclose(first, harmonizer.set_params(scale=False).transform(X, scans=scans))
-    with pytest.raises(InputError, match="without their diagnosis"):
+    with pytest.raises(InputError, match="does not look at diagnoses"):
         harmonizer.set_params(remove="measurement,sampling").transform(X, scans=scans)

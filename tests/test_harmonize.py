@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from posteriors import make_posterior
 
 from bayesharm.alignment import compare_units, size_of
@@ -222,6 +223,35 @@ def test_nothing_is_left_behind_when_it_is_refused(tmp_path):
     with pytest.raises(InputError, match="would replace a folder"):
         harmonize_to_files(make_posterior(), make_dataset(), tmp_path / "mean.zarr")
     assert list((tmp_path / "mean.zarr").iterdir()) == []
+    with pytest.raises(InputError, match="more than once"):
+        load_dataset(make_dataset().scans.assign(scan_id="s"), np.ones((3, 4)), check="apply")
+
+
+def test_an_output_never_replaces_what_is_not_an_earlier_output(tmp_path):
+    """Nor the run that it is made with."""
+    run = make_posterior().save(tmp_path / "run")
+    zarr.open_group(tmp_path / "mine.zarr", mode="w").create_array("raw", data=np.ones(3))
+    (tmp_path / "file.zarr").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, message in (
+        ("run/posterior.zarr", "replace a folder"), ("run/posterior.zarr/x.npy", "inside a Zarr store"),
+        ("run/posterior.zarr/scales/x.csv", "inside a Zarr store"), ("mine.zarr", "replace a folder"),
+        ("file.zarr", "or a file"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            harmonize_to_files(load_posterior(run), make_dataset(), tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for _ in range(2):  # an earlier output is replaced
+        harmonize_to_files(load_posterior(run), make_dataset(), tmp_path / "mean.zarr")
+
+
+def test_what_is_no_posterior_or_no_dataset_is_said_to_be_none():
+    for arguments in (("run", make_dataset()), (make_posterior(), "scans.csv"), (make_posterior(), np.ones((3, 4)))):
+        with pytest.raises(InputError, match=r"harmonize needs a (Posterior|Dataset)[\s\S]*do this: call bayesharm.load_"):
+            harmonize(*arguments)
+    with pytest.raises(InputError, match="cannot be removed"):
+        harmonize(make_posterior(), make_dataset(), remove=5)
+    assert repr(make_posterior()).startswith("<Posterior of ")
 
 
 @pytest.mark.parametrize("full", ["table", "array", "half way"])
@@ -352,10 +382,20 @@ def test_a_feature_in_another_unit_is_named():
     posterior = make_posterior()
     posterior.tree["scales"]["centre"][:] = [50.0, 50.0, 0.0, 0.0]
     at, names = np.arange(4), np.array(NAMES)
-    said = compare_units(posterior, at, np.array([50.0, 0.05, 2.0, 0.001]), names)
+    said = compare_units(posterior, at, np.array([[50.0, 0.05, 2.0, 0.001]]), names, "A")
     assert "1 of 4" in said[0] and "'f1'" in said[0] and "about 0.000999 times" in said[0]
-    assert compare_units(posterior, at, np.array([50.0, 50.0, 2.0, 0.001]), names) == []
-    assert compare_units(posterior, at, size_of(np.full((3, 4), np.nan)), names) == []
+    assert compare_units(posterior, at, np.array([[50.0, 50.0, 2.0, 0.001]]), names, "A") == []
+    assert compare_units(posterior, at, size_of(np.full((3, 4), np.nan)), names, "A") == []
+
+
+def test_one_scanner_in_another_unit_is_named():
+    posterior, dataset = edges(30)
+    scans = dataset.scans.assign(scanner=["A", "B", "C"] * 10)
+    for factor, told in ((1000.0, r"\d{3,4}"), (0.001, r"0\.00\d+")):
+        values = dataset.features.read(0, 400) * np.where(scans.scanner == "B", factor, 1.0)[:, None]
+        table = pd.DataFrame(values, columns=dataset.features.names).assign(scan_id=scans.scan_id)
+        with pytest.warns(UserWarning, match=rf"about {told} times as large as in the fit in the scans of 'B':"):
+            harmonize(posterior, load_dataset(scans, table, check="apply"))
 
 
 # ---- draws

@@ -124,9 +124,16 @@ def _check(output: Output, others: list[Path]) -> None:
             expected="an existing folder and a name ending in " + ", ".join(WRITTEN_FORMATS),
             do="create the folder, or choose another name",
         )
-    if path.is_dir() and (output.suffix != ".zarr" or not (path / "zarr.json").exists()):
+    if inside := [folder for folder in path.absolute().resolve().parents if (folder / "zarr.json").exists()]:
         raise InputError(
-            "The output would replace a folder.",
+            "The output would lie inside a Zarr store.",
+            got=f"{path}, in {inside[-1]}",
+            expected="a name outside of it",
+            do="choose another name",
+        )
+    if (path.is_dir() and not _is_ours(path, output)) or (output.suffix == ".zarr" and path.is_file()):
+        raise InputError(
+            "The output would replace a folder that is none of ours, or a file.",
             got=str(path),
             expected="a new name, or that of an earlier output",
             do="choose another name",
@@ -138,6 +145,12 @@ def _check(output: Output, others: list[Path]) -> None:
             expected="a file of its own for each",
             do="choose another name for one of them",
         )
+
+
+def _is_ours(path: Path, output: Output) -> bool:
+    """Whether a folder is what an earlier output of this kind left."""
+    there = {inside.name for inside in path.iterdir()} - {"zarr.json"}
+    return output.suffix == ".zarr" and there in ({"scan_id", "names", "features"}, {"scan_id", "names", "draws"})
 
 
 def _start(output: Output) -> Any:

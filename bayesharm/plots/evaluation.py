@@ -39,6 +39,7 @@ def plot_evaluation(found: Evaluation) -> Figure:
         _draw(ax, table.loc[name].reindex(methods), name)
     for ax in axes[len(there) :]:
         ax.set_axis_off()
+    figure.supxlabel("Bars: standard errors over people. Dashed: by chance.", fontsize=8)
     if found.about["preview"]:
         figure.suptitle("PREVIEW: bayesharm was not sampled", color="#D55E00", fontsize=9, fontweight="bold")
     return figure
