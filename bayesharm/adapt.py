@@ -6,6 +6,7 @@ Given the scales, the posterior of all effects is Gaussian, and follows from sum
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -106,8 +107,7 @@ def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]
     by_scanner = _count_scans(both)
     notes = [*left_out, *doubts, *_on_new(both, old, len(dataset.scans), by_scanner["n_travelers"]), *without]
     adapted = _label(posterior, both, effects, told, in_fit, log_ratio, by_scanner, notes)
-    adapted.run["learned"] = [*learned, fingerprint]
-    return adapted, doubts
+    return replace(adapted, run={**adapted.run, "learned": [*learned, fingerprint]}), doubts
 
 
 def _values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[str], list[str]]:

@@ -146,6 +146,9 @@ def evaluate(
     def fit_method(name: str, train: Dataset) -> Fitted:
         if (fitter := fitters[name]) is not None:
             return fitter(train, preserved)
+        import jax
+
+        jax.clear_caches()  # programs of the fit before, hundreds of MB: hardly any serves another part of the study
         return BayesFitted(fit(train, covariates=own, **options))
 
     rng, work = np.random.default_rng(seed), Trials(dataset, fit_method, wanted, preserved, reference or "HC")

@@ -1,7 +1,5 @@
 """Evaluation: who is left out, what is measured of whom, and what is said about it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,7 @@ from typer.testing import CliRunner
 
 from bayesharm import harmonize, load_dataset
 from bayesharm.cli import app
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, ModelError
 from bayesharm.evaluate import OURS, evaluate
 from bayesharm.spec import load_model
 from bayesharm.splits import split_people, split_visits
@@ -140,29 +138,25 @@ def test_a_scanner_that_training_people_never_saw_is_left_out_for_all():
 
 
 def test_a_person_scanned_again_and_again_and_a_rare_scanner():
-    """Two scans of each visit, some of them missing, and a scanner that halves of the people never saw."""
+    """Two scans of each visit, some of them missing, and a scanner that halves of the people never saw.
+
+    Hands that these halves lack as well: equal noise needs to know what is expected of people, and nothing else does.
+    """
     scans, values = make_study(with_rare=True)
+    scans["hand"] = scans.participant_id.map({"p0": "left", "p1": "both"}).fillna("right")
     rng = np.random.default_rng(1)
     again = scans.assign(scan_id=scans.scan_id + "b").iloc[rng.permutation(len(scans))[:15]]
     dataset = load_dataset(
         pd.concat([scans, again], ignore_index=True),
         np.concatenate([values, values[again.index] + rng.normal(0, 0.3, (len(again), N_FEATURES))]),
     )
-    found = evaluate(dataset, ["none", "glm", OURS], **FEW | {"visit_folds": 2})
+    found = evaluate(dataset, ["none", "glm", OURS], covariates=("hand",), **FEW | {"visit_folds": 2})
     table = found.measures
     assert 0.2 < table.value["noise_floor", ""] * dataset.features.read(0, N_FEATURES).std(0).mean() < 0.42  # it is 0.3
     for measure in ("prediction_rmse", "visit_rmse"):
         assert table.loc[measure].n_scans.nunique() == 1 and table.value[measure, OURS] < table.value[measure, "none"]
     assert "could not correct scans of 'rare'" in found.methods.notes[OURS]
-
-
-def test_equal_noise_is_left_out_where_it_lacks_covariates(study):
-    """It needs to know what is expected of people, and so their covariates; nothing else does."""
-    hand = study.scans.participant_id.map({"p0": "left", "p1": "both"}).fillna("right")
-    scans = study.scans.assign(hand=hand)
-    found = evaluate(replace(study, scans=scans), ["none", OURS], covariates=("hand",), **FEW)
     assert "could not be applied" in found.methods.notes[EQUAL_NOISE] and EQUAL_NOISE in str(found)
-    assert found.measures.loc["prediction_rmse"].n_scans[OURS] == len(scans)
 
 
 def test_equal_noise_is_what_scale_gives_and_says_what_it_multiplied_by():
@@ -249,3 +243,23 @@ def test_the_verdict_says_where_there_is_little_to_remove():
     table = pd.DataFrame(rows, columns=["measure", "method", "value"]).set_index(["measure", "method"])
     (said,) = say_verdict(table, pd.DataFrame(index=["none"]), {"preview": False})
     assert "2% is more than noise: there is little to remove" in said
+
+
+def test_options_that_make_no_sense_are_refused_before_any_work(study):
+    refused = [
+        ({"methods": [OURS], "model": "bla"}, ModelError, "no model 'bla'"),
+        ({"methods": []}, InputError, "nothing to evaluate"),
+        ({"methods": "bla"}, InputError, r"no such method[\s\S]*bayesharm, none"),
+        ({"folds": 1}, InputError, "folds is too small"),
+        ({"repeats": 0}, InputError, "repeats is too small"),
+        ({"visit_folds": 1}, InputError, "visit_folds is too small"),
+        ({"covariates": "weight"}, InputError, "no covariate 'weight'"),
+    ]
+    for options, kind, message in refused:
+        with pytest.raises(kind, match=message):
+            evaluate(study, **(FEW | {"methods": ["none"]} | options), report=lambda *event: pytest.fail("worked"))
+    with pytest.raises(InputError, match=r"evaluate needs a Dataset[\s\S]*load_dataset"):
+        evaluate("study.csv")
+    cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))
+    with pytest.raises(InputError, match="people were scanned on several scanners"):
+        evaluate(cohort, ["none"], **FEW)
