@@ -129,7 +129,7 @@ def test_intervals_of_visits_hold_them(found):
 
 def test_a_scanner_that_training_people_never_saw_is_left_out_for_all():
     dataset = load_dataset(*make_study(with_rare=True))
-    found = evaluate(dataset, ["none", "glm"], **(FEW | {"visit_folds": 2}))
+    found = evaluate(dataset, ["none", "glm"], **FEW)
     assert "could not correct scans of 'rare'" in found.methods.notes["glm"]
     assert found.methods.notes["none"] == ""
     n_scans = found.measures.loc["prediction_rmse"].n_scans
