@@ -287,7 +287,7 @@ def test_values_are_written_back_exactly(values, tmp_path, suffix, dtype):
 
 def test_whole_numbers_are_written_as_fractions(tmp_path):
     with create_matrices(Output(tmp_path / "out.npy", SCANS, NAMES, np.int16)) as (out,):
-        out[:] = 0.5
+        out[:, :] = 0.5
     assert np.load(tmp_path / "out.npy").dtype == np.float64
 
 
@@ -296,7 +296,7 @@ def test_an_error_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path, suf
     (tmp_path / f"out{suffix}").write_text("old")
     with pytest.raises(RuntimeError, match="half way"):
         with create_matrices(Output(tmp_path / f"out{suffix}", SCANS, NAMES, float)) as (out,):
-            out[0] = 1
+            out[:, :2] = 1
             raise RuntimeError("half way")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 

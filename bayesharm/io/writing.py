@@ -97,8 +97,10 @@ def create_matrices(*outputs: Output) -> Iterator[list[Any]]:
     """
     for output in outputs:
         _check(output, [other.final for other in outputs if other is not output])
+    arrays: list[Any] = []
     try:
-        arrays = [_start(output) for output in outputs]
+        for output in outputs:
+            arrays.append(_start(output))
         yield arrays
         ready = [_finish(output, array) for output, array in zip(outputs, arrays, strict=True)]
         for output, path in zip(outputs, ready, strict=True):
@@ -108,6 +110,9 @@ def create_matrices(*outputs: Output) -> Iterator[list[Any]]:
             aside, label = output.labels
             os.replace(aside, label) if output.remark else label.unlink(missing_ok=True)  # of an earlier file of this name
     finally:
+        for array in arrays:
+            if isinstance(array, _Columns):
+                array.close()
         for output in outputs:
             for path in (output.table, output.labels[0]):
                 path.unlink(missing_ok=True)
@@ -157,9 +162,45 @@ def _start(output: Output) -> Any:
     """An array on the disk."""
     if output.suffix == ".zarr":
         return _create_zarr(output.unfinished, output.shape, output.kept_dtype, output.scan_ids, output.names)
-    array = np.lib.format.open_memmap(output.unfinished, mode="w+", dtype=output.kept_dtype, shape=output.shape)
-    _reserve(output.unfinished)
-    return array
+    return _Columns(output.unfinished, output.kept_dtype, output.shape)
+
+
+class _Columns:
+    """A .npy file that is filled some columns at a time, by writing: mapped, most of the time would go into page faults."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        self.path, self.dtype, self.shape, self.offset = path, dtype, shape, array.offset
+        del array
+        _reserve(path)
+        self.file = path.open("r+b", buffering=0)
+
+    def __setitem__(self, key: tuple[Any, ...], values: Any) -> None:
+        """``[:, columns]``, or ``[draw, :, columns]``."""
+        *draw, _, columns = key
+        n_scans, n_features = self.shape[-2:]
+        start, stop, _ = columns.indices(n_features)
+        rows = np.ascontiguousarray(np.broadcast_to(values, (n_scans, stop - start)), self.dtype)
+        first = (draw[0] if draw else 0) * n_scans * n_features + start
+        pieces = [rows] if rows.shape[1] == n_features else rows
+        for k, piece in enumerate(pieces):
+            place = self.offset + (first + k * n_features) * self.dtype.itemsize
+            left = memoryview(piece).cast("B")
+            while left:
+                done = os.pwrite(self.file.fileno(), left, place)
+                left, place = left[done:], place + done
+
+    def read(self) -> np.ndarray:
+        """All of it, mapped, once it is on the disk."""
+        self.flush()
+        return np.load(self.path, mmap_mode="r")
+
+    def flush(self) -> None:
+        """Wait until it is on the disk."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _reserve(path: Path) -> None:
@@ -181,10 +222,10 @@ def _finish(output: Output, array: Any) -> Path:
         output.labels[0].write_text(f"{output.final.name}: {output.remark}\n", encoding="utf-8")
     if output.suffix == ".zarr":
         return output.unfinished
-    array.flush()
     if output.suffix == ".npy":
+        array.flush()
         return output.unfinished
-    _write_rows(output.table, array, output.scan_ids, output.names)
+    _write_rows(output.table, array.read(), output.scan_ids, output.names)
     return output.table
 
 
