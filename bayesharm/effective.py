@@ -30,8 +30,8 @@ def count_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) ->
     values : (scan of the design, feature) array
     """
     people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
-    again = np.bincount(people)[people] > 1
-    labels = np.where(again, people, people.max() + 1 + list_cells(design, scans))
+    again, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
+    labels = np.where(again, people, np.where(cells < 0, -1, people.max() + 1 + cells))
     return count_effective(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
 
 
