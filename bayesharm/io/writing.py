@@ -184,11 +184,10 @@ class _Columns:
         first = (draw[0] if draw else 0) * n_scans * n_features + start
         pieces = [rows] if rows.shape[1] == n_features else rows
         for k, piece in enumerate(pieces):
-            place = self.offset + (first + k * n_features) * self.dtype.itemsize
+            self.file.seek(self.offset + (first + k * n_features) * self.dtype.itemsize)
             left = memoryview(piece).cast("B")
             while left:
-                done = os.pwrite(self.file.fileno(), left, place)
-                left, place = left[done:], place + done
+                left = left[self.file.write(left) :]
 
     def read(self) -> np.ndarray:
         """All of it, mapped, once it is on the disk."""
