@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 STREAM = 12  # of random numbers, after those of the inference
-TOGETHER = 256  # features whose random numbers are drawn together
 
 
 class Effects(NamedTuple):
@@ -192,20 +191,18 @@ class Correction:
             row[:] = np.einsum("if,ij,jf->f", scaled, self.effects.correlation[np.ix_(own, own)], scaled)
         return np.sqrt(np.maximum(found, 0))
 
-    def draw(self, part: slice, n_draws: int) -> np.ndarray:
-        """Joint draws of it, (draw, kind, feature): the first ones are the same however many there are.
+    def draw(self, part: slice, number: int) -> np.ndarray:
+        """One of its joint draws, (kind, feature); the number says which.
 
-        Those of levels that the posterior knows depend neither on other features nor on levels that it does not know, so
-        that parts of a study that are harmonized apart have lost the same in a draw.
+        Those of levels that the posterior knows do not depend on levels that it does not know, so that parts of a study
+        that are harmonized apart have lost the same in a draw.
         """
         places, seen = self.at[part], self.effects.seen
-        normal = np.empty((n_draws, len(seen), len(places)))
-        for block in np.unique(places // TOGETHER):
-            own = places // TOGETHER == block
-            for some in (seen, ~seen):
-                rng = np.random.default_rng([self.seed, STREAM, int(block), int(some is seen)])
-                those = rng.standard_normal((n_draws, some.sum(), TOGETHER))
-                normal[:, some[:, None] & own] = those[..., places[own] % TOGETHER].reshape(n_draws, -1)
+        normal = np.empty((len(seen), len(places)))
+        for known in (True, False):
+            some = seen == known
+            rng = np.random.default_rng([self.seed, STREAM, number, known])
+            normal[some] = rng.standard_normal((some.sum(), len(self.at)))[:, places]
         variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular: effects sum to 0
         root = (vectors * np.sqrt(np.maximum(variance, 0))) @ vectors.T
         levels = self.effects.mean[:, part] + self.effects.sd[:, part] * (root @ normal)

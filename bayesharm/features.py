@@ -99,9 +99,9 @@ class Features:
             return size - size % chunk
         return chunk if chunk * self.n_scans <= 4 * BLOCK_VALUES else size
 
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Limits (start, stop) of consecutive blocks of `block_size` features."""
-        size = self.block_size
+    def blocks(self, values: int = 0) -> Iterator[tuple[int, int]]:
+        """Limits (start, stop) of consecutive blocks of `block_size` features, or of several of them with so many values."""
+        size = self.block_size * max(1, values // (self.block_size * self.n_scans))
         return ((start, min(start + size, self.n_features)) for start in range(0, self.n_features, size))
 
     def align(self, rows: np.ndarray) -> Features:

@@ -230,38 +230,51 @@ def _tell(stage: str, done: int, total: int, note: str) -> None:
     print(stage, done, total, note, file=sys.stderr, flush=True)
 
 
-def speed(run: Path, scans: Path, features: Path, n_draws: int = 100) -> pd.DataFrame:
-    """Seconds and memory of the command, and how fast the disk takes a file of the same size."""
+def speed(run: Path, scans: Path, features: Path, n_draws: int = 100, rounds: int = 3, pause: float = 20) -> pd.DataFrame:
+    """Seconds and memory of the command, and how fast the disk takes a file of the size of the draws.
+
+    Both take turns, each after a pause: a virtual machine hands free memory back to its host, and who writes first into
+    what it gets again waits as long as for the disk.
+    """
     rows = []
     with tempfile.TemporaryDirectory(dir=run.parent) as name:
         folder = Path(name)
         base = [Path(sys.executable).with_name("bayesharm"), "harmonize", run, scans, features, "--quiet", "--out"]
-        jobs = {
-            "mean and sd": [*base, folder / "mean.npy", "--sd", folder / "sd.npy"],
-            f"{n_draws} draws": [*base, folder / "mean.npy", "--draws", str(n_draws), "--draws-file", folder / "draws.npy"],
-        }
-        for job, command in jobs.items():
+        draws = ["--draws", str(n_draws), "--draws-file", folder / "draws.npy"]
+
+        def timed(what: str, *command: object) -> float:
+            """MB that were written."""
+            time.sleep(pause)
             start = time.perf_counter()
             process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
             assert status == 0
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            rows.append({"what": job, "seconds": seconds, "MB written": size / 1e6, "MB/s": size / 1e6 / seconds,
+            size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+            rows.append({"what": what, "seconds": seconds, "MB written": size, "MB/s": size / seconds,
                          "peak MB, files included": usage.ru_maxrss / 1e3})  # fmt: skip
+            print(rows[-1], flush=True)
             for file in folder.iterdir():
                 file.unlink()
-        block, n_blocks = os.urandom(1 << 24), int(size) >> 24
-        start = time.perf_counter()
-        with (folder / "plain").open("wb") as file:
-            for _ in range(n_blocks):
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        seconds = time.perf_counter() - start
-        rows.append({"what": "plain writing", "seconds": seconds, "MB written": (n_blocks << 24) / 1e6,
-                     "MB/s": (n_blocks << 24) / 1e6 / seconds})  # fmt: skip
-    return pd.DataFrame(rows)
+            return size
+
+        for _ in range(rounds):
+            timed("mean and sd", *base, folder / "mean.npy", "--sd", folder / "sd.npy")
+            size = timed(f"{n_draws} draws", *base, folder / "mean.npy", *draws)
+            for what, past in (("plain writing", ""), ("writing past the system's memory", "O_DIRECT")):
+                timed(what, sys.executable, "-c", PLAIN, folder / "plain", int(size * 1e6) >> 24, past)
+    return pd.DataFrame(rows).groupby("what", sort=False).median().reset_index()
+
+
+PLAIN = """
+import mmap, os, sys
+block = mmap.mmap(-1, 1 << 24)
+block.write(os.urandom(1 << 24))
+file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | getattr(os, sys.argv[3], 0))
+for _ in range(int(sys.argv[2])):
+    assert os.write(file, block) == len(block)
+os.fsync(file)
+"""
 
 
 def kept(file: Path, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:

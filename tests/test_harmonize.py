@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import sys
 import warnings
 from dataclasses import replace
 
@@ -14,7 +15,6 @@ import zarr
 from posteriors import make_posterior
 
 from bayesharm.alignment import compare_units, size_of
-from bayesharm.corrections import TOGETHER
 from bayesharm.dataset import Dataset, load_dataset
 from bayesharm.errors import BayesharmError, InputError
 from bayesharm.harmonize import harmonize, harmonize_to_files
@@ -24,6 +24,7 @@ from bayesharm.posterior import Posterior, load_posterior
 from bayesharm.simulate import simulate_srpbs
 from bayesharm.summary import summarize
 
+MODULE = sys.modules["bayesharm.harmonize"]  # the function has its name
 NAMES = ["f0", "f1", "f2", "f3"]
 BIAS = {"A": -10.0, "B": 0.0, "C": 10.0}  # of the posterior made by hand, in every feature
 
@@ -178,7 +179,7 @@ def test_files_hold_what_the_arrays_hold(tmp_path, suffix, dtype):
     for _ in range(2):  # the second time in place of the first
         report = lambda done, total: told.append((done, total))  # noqa: E731
         assert harmonize_to_files(posterior, dataset, mean, sd, draws, draws=3, seed=5, report=report) == ()
-        assert told[-1] == (4, 4)
+        assert told[-1] == (16, 16)
         assert sorted(tmp_path.iterdir()) == sorted([mean, sd, draws])
     for path, values in ((mean, expected.mean), (sd, expected.sd), (draws, expected.draws)):
         found = written(path, NAMES, 3 if path == draws else 0)
@@ -198,6 +199,8 @@ def test_a_zarr_can_be_harmonized_again(tmp_path):
 def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
     whole = harmonize(make_posterior(), make_dataset(), draws=2)
     monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 4)
+    monkeypatch.setattr(MODULE, "DRAWN_VALUES", 12)
+    monkeypatch.setattr(MODULE, "STRIP_VALUES", 8)
     paths = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")]
     harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2)
     for path, values in zip(paths, (whole.mean, whole.sd, whole.draws), strict=True):
@@ -290,6 +293,27 @@ def test_the_room_that_is_needed_is_taken_first(tmp_path, monkeypatch):
     harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=7)
     header = 128  # of a .npy file
     assert taken == [(0, header + 16 * 8), (0, header + 16 * 8), (0, header + 7 * 16 * 8)]
+
+
+def test_draws_leave_memory_while_they_are_written(tmp_path, monkeypatch):
+    """And what goes wrong then is not lost."""
+    monkeypatch.setattr("bayesharm.io.writing.SETTLED_BYTES", 1)
+    put_down = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *args: put_down.append(args), raising=False)
+    mean, draws = tmp_path / "mean.npy", tmp_path / "draws.npy"
+    harmonize_to_files(make_posterior(), make_dataset(), mean, None, draws, draws=5)
+    assert len(put_down) > 5
+    np.testing.assert_array_equal(np.load(draws), harmonize(make_posterior(), make_dataset(), draws=5).draws)
+    before = draws.read_bytes()
+
+    def fail(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for n_draws in (1, 5):
+        monkeypatch.setattr(os, "fdatasync", fail, raising=False)
+        with pytest.raises(BayesharmError, match="Input/output error"):
+            harmonize_to_files(make_posterior(), make_dataset(), mean, None, draws, draws=n_draws)
+        assert draws.read_bytes() == before and sorted(tmp_path.iterdir()) == [draws, mean]
 
 
 # ---- the input
@@ -432,7 +456,7 @@ def test_scans_of_a_scanner_lose_the_same_in_a_draw():
 
 
 def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
-    names = [f"e{k}" for k in range(2 * TOGETHER + 30)]
+    names = [f"e{k}" for k in range(542)]
     posterior, dataset = make_posterior(features=tuple(names)), make_dataset("ABC", names)
     posterior.tree["scales"]["centre"][:] = 500.0
     few, many = (harmonize(posterior, dataset, draws=n, seed=3).draws for n in (2, 9))
@@ -443,6 +467,7 @@ def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
     table = pd.DataFrame(dataset.features.read(0, len(names)), columns=names)[turned]
     again = load_dataset(dataset.scans, table.assign(scan_id=dataset.scans.scan_id), check="apply")
     monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 100)
+    monkeypatch.setattr(MODULE, "DRAWN_VALUES", 300)
     np.testing.assert_allclose(harmonize(posterior, again, draws=2, seed=3).draws, few[..., order], atol=1e-12)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from bayesharm.io.tables import SEPARATORS, TABLE_FORMATS
 WRITTEN_FORMATS = (".npy", ".zarr", *TABLE_FORMATS)
 ROWS_BYTES = 1 << 26  # of rows of a table that are written together
 CHUNK_BYTES = 1 << 23  # of a chunk of a Zarr array
+SETTLED_BYTES = 1 << 27  # of new draws that go to the disk together
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -174,6 +176,8 @@ class _Columns:
         del array
         _reserve(path)
         self.file = path.open("r+b", buffering=0)
+        self.new_bytes, self.beside, self.settling = 0, ThreadPoolExecutor(1), Future[None]()
+        self.settling.set_result(None)
 
     def __setitem__(self, key: tuple[Any, ...], values: Any) -> None:
         """``[:, columns]``, or ``[draw, :, columns]``."""
@@ -182,12 +186,24 @@ class _Columns:
         start, stop, _ = columns.indices(n_features)
         rows = np.ascontiguousarray(np.broadcast_to(values, (n_scans, stop - start)), self.dtype)
         first = (draw[0] if draw else 0) * n_scans * n_features + start
-        pieces = [rows] if rows.shape[1] == n_features else rows
+        whole = rows.shape[1] == n_features
+        pieces = [rows] if whole else rows
         for k, piece in enumerate(pieces):
             self.file.seek(self.offset + (first + k * n_features) * self.dtype.itemsize)
             left = memoryview(piece).cast("B")
             while left:
                 left = left[self.file.write(left) :]
+        self.new_bytes += rows.nbytes
+        if whole and self.new_bytes >= SETTLED_BYTES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Send what was written to the disk and out of memory, beside what comes next.
+
+        A file that stays in memory until there is no more takes three times as long, and that memory from others.
+        """
+        self.settling.result()  # or its error
+        self.settling, self.new_bytes = self.beside.submit(_put_down, self.file.fileno()), 0
 
     def read(self) -> np.ndarray:
         """All of it, mapped, once it is on the disk."""
@@ -196,10 +212,19 @@ class _Columns:
 
     def flush(self) -> None:
         """Wait until it is on the disk."""
+        self.settling.result()
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
+        self.beside.shutdown()
         self.file.close()
+
+
+def _put_down(file: int) -> None:
+    """Where the system can do so."""
+    if hasattr(os, "posix_fadvise"):
+        os.fdatasync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _reserve(path: Path) -> None:
