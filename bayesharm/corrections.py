@@ -201,7 +201,7 @@ class Correction:
         normal = np.empty((len(seen), len(places)))
         for known in (True, False):
             some = seen == known
-            rng = np.random.default_rng([self.seed, STREAM, number, known])
+            rng = np.random.default_rng([self.seed, STREAM, 1 + number, known])  # trailing zeros say nothing
             normal[some] = rng.standard_normal((some.sum(), len(self.at)))[:, places]
         variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular: effects sum to 0
         root = (vectors * np.sqrt(np.maximum(variance, 0))) @ vectors.T

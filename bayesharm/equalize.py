@@ -82,9 +82,9 @@ class Expectation:
                 levels = pd.Index(effect[dim].values).get_indexer(pd.Index(labels))
                 self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
 
-    def __call__(self, part: slice) -> np.ndarray:
-        """(scan, feature)."""
-        return self.mean[part] + sum(weights @ values[:, part] for weights, values in self.terms)
+    def __call__(self, part: slice, rows: slice) -> np.ndarray:
+        """Of some features and scans, (scan, feature)."""
+        return self.mean[part] + sum(weights[rows] @ values[:, part] for weights, values in self.terms)
 
 
 def _labels(posterior: Posterior, scans: pd.DataFrame, dim: str, levels: np.ndarray) -> pd.Series | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -80,10 +82,10 @@ class Features:
         """Type of the values in the source."""
         return self.matrix.dtype
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Values of features `start` to `stop` (exclusive): a new (scan, feature) float64 array, C order."""
+    def read(self, start: int, stop: int, dtype: Any = np.float64) -> np.ndarray:
+        """Values of features `start` to `stop` (exclusive): a new (scan, feature) array, C order."""
         block = self.stored(start, stop)
-        return np.array(block if self.rows is None else block[self.rows], dtype=np.float64, order="C")
+        return np.array(block if self.rows is None else block[self.rows], dtype=dtype, order="C")
 
     def stored(self, start: int, stop: int) -> np.ndarray:
         """The same as they are stored, with the rows of the source; may be a view."""
@@ -100,8 +102,10 @@ class Features:
         return chunk if chunk * self.n_scans <= 4 * BLOCK_VALUES else size
 
     def blocks(self, values: int = 0) -> Iterator[tuple[int, int]]:
-        """Limits (start, stop) of consecutive blocks of `block_size` features, or of several of them with so many values."""
-        size = self.block_size * max(1, values // (self.block_size * self.n_scans))
+        """Limits (start, stop) of consecutive blocks of `block_size` features, or of several with about `values` values."""
+        most = max(1, values // (self.block_size * self.n_scans))
+        n_blocks = math.ceil(self.n_features / self.block_size)
+        size = self.block_size * math.ceil(n_blocks / max(1, math.ceil(n_blocks / most)))  # alike
         return ((start, min(start + size, self.n_features)) for start in range(0, self.n_features, size))
 
     def align(self, rows: np.ndarray) -> Features:

@@ -199,7 +199,7 @@ def test_a_zarr_can_be_harmonized_again(tmp_path):
 def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
     whole = harmonize(make_posterior(), make_dataset(), draws=2)
     monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 4)
-    monkeypatch.setattr(MODULE, "DRAWN_VALUES", 12)
+    monkeypatch.setattr(MODULE, "DRAWN_BYTES", 12 * 8)
     monkeypatch.setattr(MODULE, "STRIP_VALUES", 8)
     paths = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")]
     harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2)
@@ -299,18 +299,27 @@ def test_draws_leave_memory_while_they_are_written(tmp_path, monkeypatch):
     """And what goes wrong then is not lost."""
     monkeypatch.setattr("bayesharm.io.writing.SETTLED_BYTES", 1)
     put_down = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda *args: put_down.append(args), raising=False)
+
+    def advise(*args):
+        put_down.append(args)
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    for name, value in (("posix_fadvise", advise), ("fdatasync", os.fsync), ("POSIX_FADV_DONTNEED", 4)):
+        monkeypatch.setattr(os, name, value, raising=False)
     mean, draws = tmp_path / "mean.npy", tmp_path / "draws.npy"
     harmonize_to_files(make_posterior(), make_dataset(), mean, None, draws, draws=5)
     assert len(put_down) > 5
     np.testing.assert_array_equal(np.load(draws), harmonize(make_posterior(), make_dataset(), draws=5).draws)
     before = draws.read_bytes()
 
-    def fail(file):
-        raise OSError(errno.EIO, "Input/output error")
+    def fail_later(file):
+        calls.append(file)
+        if len(calls) > 1:  # the first one is of the means
+            raise OSError(errno.EIO, "Input/output error")
 
+    monkeypatch.setattr(os, "fdatasync", fail_later)
     for n_draws in (1, 5):
-        monkeypatch.setattr(os, "fdatasync", fail, raising=False)
+        calls = []
         with pytest.raises(BayesharmError, match="Input/output error"):
             harmonize_to_files(make_posterior(), make_dataset(), mean, None, draws, draws=n_draws)
         assert draws.read_bytes() == before and sorted(tmp_path.iterdir()) == [draws, mean]
@@ -467,7 +476,7 @@ def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
     table = pd.DataFrame(dataset.features.read(0, len(names)), columns=names)[turned]
     again = load_dataset(dataset.scans, table.assign(scan_id=dataset.scans.scan_id), check="apply")
     monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 100)
-    monkeypatch.setattr(MODULE, "DRAWN_VALUES", 300)
+    monkeypatch.setattr(MODULE, "DRAWN_BYTES", 300 * 8)
     np.testing.assert_allclose(harmonize(posterior, again, draws=2, seed=3).draws, few[..., order], atol=1e-12)
 
 

@@ -366,7 +366,8 @@ def test_what_is_expected_after_adapting(posterior, study):
     adapted = adapt(posterior, load_dataset(scans, values, check="apply"))
     both = pd.concat([study.scans, scans.assign(site="new")], ignore_index=True)
     dataset = load_dataset(both, np.concatenate([study.features.read(0, 160), values]), check="apply")
-    rest = quietly(adapted, dataset).mean - Expectation(adapted, both, ("measurement",), np.arange(160), None)(slice(None))
+    expectation = Expectation(adapted, both, ("measurement",), np.arange(160), None)
+    rest = quietly(adapted, dataset).mean - expectation(slice(None), slice(None))
     participants = adapted.effect("participant")
     told = participants["n_scans"].values @ participants["mean"].values
     np.testing.assert_allclose(rest.sum(0), told, atol=1e-9)

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,16 @@ def create_matrices(*outputs: Output) -> Iterator[list[Any]]:
             aside, label = output.labels
             os.replace(aside, label) if output.remark else label.unlink(missing_ok=True)  # of an earlier file of this name
     finally:
-        for array in arrays:
-            if isinstance(array, _Columns):
-                array.close()
-        for output in outputs:
-            for path in (output.table, output.labels[0]):
-                path.unlink(missing_ok=True)
-            unfinished = output.unfinished
-            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
+        try:
+            for array in arrays:
+                if isinstance(array, _Columns):
+                    array.close()
+        finally:
+            for output in outputs:
+                for path in (output.table, output.labels[0]):
+                    path.unlink(missing_ok=True)
+                unfinished = output.unfinished
+                shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
 
 
 def _check(output: Output, others: list[Path]) -> None:
@@ -216,15 +218,18 @@ class _Columns:
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        self.beside.shutdown()
-        self.file.close()
+        try:
+            self.beside.shutdown()
+        finally:
+            self.file.close()
 
 
 def _put_down(file: int) -> None:
     """Where the system can do so."""
     if hasattr(os, "posix_fadvise"):
         os.fdatasync(file)
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # it is only advice
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _reserve(path: Path) -> None:
