@@ -97,11 +97,12 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
                 do=f"choose another {option}",
             )
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            there = path.parent.is_dir()
             raise InputError(
                 f"{option} cannot be written.",
-                got=f"no folder {path.parent} to write to",
+                got=f"{path.parent}, where nothing may be written" if there else f"no folder {path.parent} to write to",
                 expected="an existing folder",
-                do=f"make the folder, or choose another {option}",
+                do=f"{'get the permission' if there else 'make the folder'}, or choose another {option}",
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,12 +33,15 @@ class Dataset:
         Features left out because no model can use them: name -> reason.
     origin : dict, optional
         The arguments of :func:`load_dataset`, if the study is in files.
+    files : tuple of Path
+        Where scans and features are read from, if these are files; features may be read later on.
     """
 
     scans: pd.DataFrame
     features: Features
     dropped: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, Any] | None = None
+    files: tuple[Path, ...] = ()
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Some scans, by their places."""
@@ -101,10 +105,11 @@ def load_dataset(
         found = _aligned(table, found, named="scan_id" in mapping)
         if select is not None and not is_table(features):
             found = found.take(match_names(found.names, select))
+    files = tuple(Path(source).resolve() for source in (scans, features) if isinstance(source, str | os.PathLike))
     if check == "apply":
-        return Dataset(table, found)
+        return Dataset(table, found, files=files)
     origin = _origin(scans, features, columns, select, bad_features)
-    return replace(_without_flaws(table, found, bad_features), origin=origin)
+    return replace(_without_flaws(table, found, bad_features), origin=origin, files=files)
 
 
 def _origin(scans: TableSource, features: Any, columns, select, bad_features: str) -> dict[str, Any] | None:

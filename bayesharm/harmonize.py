@@ -133,8 +133,13 @@ def harmonize_to_files(
     draws_file: str | os.PathLike[str] | None = None,
     *,
     draws: int = 0,
-    report: Callable[[int, int], None] | None = None,
-    **options: Any,
+    remove: str | Sequence[str] | None = None,
+    target: str | None = None,
+    scale: bool = False,
+    unseen: Unseen = "error",
+    inverse: bool = False,
+    seed: int = 0,
+    report: Callable[[str, int, int, str], object] = lambda *_: None,
 ) -> tuple[str, ...]:
     """The same as :func:`harmonize`, block by block into files: large data are never in memory as a whole.
 
@@ -147,11 +152,10 @@ def harmonize_to_files(
         ``<file>.PREVIEW.txt``, which says so.
     draws_file : path
         Where `draws` joint draws go; tables have a row for each scan of each draw.
-    draws : int
+    draws, remove, target, scale, unseen, inverse, seed
+        As in :func:`harmonize`.
     report : callable, optional
-        Receives how many features are done, and of how many; those of each draw count.
-    **options
-        `remove`, `target`, `scale`, `unseen`, `inverse` and `seed`, as in :func:`harmonize`.
+        Receives (stage, done, total, note), as in :func:`fit`: features, draws, rows of tables.
 
     Returns
     -------
@@ -161,7 +165,7 @@ def harmonize_to_files(
     Raises
     ------
     InputError
-        As in :func:`harmonize`, or a file has an unknown format or no folder; nothing is written then.
+        As in :func:`harmonize`, or a file has an unknown format, no folder or the name of an input; nothing is written then.
     BayesharmError
         The files could not be written.
     """
@@ -172,8 +176,7 @@ def harmonize_to_files(
             expected="both, or neither",
             do="give the other too",
         )
-    chosen = {"remove": None, "target": None, "scale": False, "unseen": "error", "inverse": False, "seed": 0} | options
-    job = _prepare(posterior, dataset, draws=draws, **chosen)
+    job = _prepare(posterior, dataset, remove, target, scale, draws, unseen, inverse, seed)
     wanted = ((mean, job.dtype, None), (sd, job.sd_dtype, None), (draws_file, job.dtype, draws))
     outputs = {
         name: Output(path, dataset.scans["scan_id"].to_numpy(str), job.features.names, dtype, n, posterior.remark)
@@ -181,7 +184,7 @@ def harmonize_to_files(
         if path is not None
     }
     try:
-        with create_matrices(*outputs.values()) as arrays:
+        with create_matrices(*outputs.values(), inputs=dataset.files, report=report) as arrays:
             files = dict(zip(outputs, arrays, strict=True))
             job.fill(files["mean"], files.get("sd"), files.get("draws"), report)
     except OSError as error:
@@ -232,13 +235,12 @@ class _Job:
         """In half precision a small sd would round to 0, which is to say: certain."""
         return np.promote_types(self.dtype, np.float32)
 
-    def fill(self, mean: Any, sd: Any, draws: Any, report: Callable[[int, int], None] | None = None) -> None:
+    def fill(self, mean: Any, sd: Any, draws: Any, report: Callable[[str, int, int, str], object] = lambda *_: None) -> None:
         """Write means, and sds and draws where there is something that takes them, some columns at a time.
 
         Of a draw many columns are written together, best all of them: a file takes whole rows faster.
         """
         n_features = self.features.n_features
-        total = n_features * (1 + self.n_draws)
         size = np.empty((len(self.scanners), n_features))
         for start, stop in self.features.blocks():
             part, values = slice(start, stop), self.features.read(start, stop)
@@ -246,17 +248,18 @@ class _Job:
             mean[:, part] = next(self._corrected(values, part))
             if sd is not None:
                 sd[:, part] = self._spread(values, part)
-            if report is not None:
-                report(stop, total)
+            report("harmonizing", stop, n_features, "")
         self.notes += compare_units(self.posterior, self.correction.at, size, self.features.names, self.scanners)
-        for start, stop in self.features.blocks(DRAWN_BYTES // self.dtype.itemsize) if self.n_draws else ():
-            self._draw(draws, slice(start, stop), lambda done: report is not None and report(n_features + done, total))
+        parts = list(self.features.blocks(DRAWN_BYTES // self.dtype.itemsize)) if self.n_draws else []
+        for k, (start, stop) in enumerate(parts):
+            note = f"part {k + 1} of {len(parts)}" if len(parts) > 1 else ""
+            for number, drawn in enumerate(self._drawn(slice(start, stop))):
+                draws[number, :, start:stop] = drawn
+                report("drawing", k * self.n_draws + number + 1, len(parts) * self.n_draws, note)
 
-    def _draw(self, draws: Any, part: slice, tell: Callable[[int], object]) -> None:
-        values = self.features.read(part.start, part.stop, self.dtype)
-        for number, drawn in enumerate(self._corrected(values, part, range(self.n_draws))):
-            draws[number, :, part] = drawn
-            tell(self.n_draws * part.start + (number + 1) * (part.stop - part.start))
+    def _drawn(self, part: slice) -> Iterator[np.ndarray]:
+        """Joint draws, one after the other in the same array."""
+        yield from self._corrected(self.features.read(part.start, part.stop, self.dtype), part, range(self.n_draws))
 
     def _spread(self, values: np.ndarray, part: slice) -> np.ndarray:
         """Sds of harmonized values."""

@@ -37,7 +37,7 @@ def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tupl
     if len(first) != 1 or len(others) > 1 or len(wanted) != 1 + len(others):
         known = dict.fromkeys(by_scanner)
         raise InputError(
-            f"{shorten(wanted)} effects cannot be removed.",
+            f"{shorten([name for name in wanted if name not in (*first, *others)] or wanted)} effects cannot be removed.",
             got=f"remove={remove!r}",
             expected=f"a family of effects by scanner: {', '.join(known)}"
             + (f"; with {by_population[0]} if wanted" if by_population else ""),

@@ -64,16 +64,17 @@ def harmonize(
         scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
     )
     dataset = checks.read_dataset(scans, features, select, columns, check="apply")
-    options = {"remove": remove, "target": target, "scale": scale, "unseen": unseen, "inverse": inverse, "seed": seed}
     with Progress(quiet) as progress:
         notes = harmonize_to_files(
-            posterior, dataset, out, sd, draws_file, draws=draws,
-            report=lambda done, total: progress("harmonizing", done, total, ""), **options,
+            posterior, dataset, out, sd, draws_file, draws=draws, remove=remove, target=target, scale=scale,
+            unseen=unseen, inverse=inverse, seed=seed, report=progress,
         )  # fmt: skip
     for note in notes:
         typer.echo(f"Note: {note}", err=True)
-    more = [f"{what}: {path}" for what, path in (("uncertainty", sd), (f"{draws} draws", draws_file)) if path]
-    typer.echo("; ".join([f"Harmonized {len(dataset.scans):,} scans: {out}", *more]))
+    drawn = f"{draws} draw{'s' * (draws != 1)}"
+    more = [f"{what}: {path}" for what, path in (("uncertainty", sd), (drawn, draws_file)) if path]
+    n_scans = len(dataset.scans)
+    typer.echo("; ".join([f"Harmonized {n_scans:,} scan{'s' * (n_scans != 1)}: {out}", *more]))
 
 
 def summary(run: opt.Run, out: opt.TableFolder = None, format: opt.Format = "csv") -> None:

@@ -173,13 +173,18 @@ def written(path, names: list[str], n_draws: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("suffix", WRITTEN_FORMATS)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_files_hold_what_the_arrays_hold(tmp_path, suffix, dtype):
-    dataset, posterior, told = make_dataset(dtype=dtype), make_posterior(), []
+    dataset, posterior = make_dataset(dtype=dtype), make_posterior()
     expected = harmonize(posterior, dataset, draws=3, seed=5)
     mean, sd, draws = (tmp_path / f"{name}{suffix}" for name in ("mean", "sd", "draws"))
+    told: list[tuple] = []
     for _ in range(2):  # the second time in place of the first
-        report = lambda done, total: told.append((done, total))  # noqa: E731
+        told.clear()
+        report = lambda *event: told.append(event)  # noqa: E731
         assert harmonize_to_files(posterior, dataset, mean, sd, draws, draws=3, seed=5, report=report) == ()
-        assert told[-1] == (16, 16)
+        stages = [("harmonizing", 4, 4, ""), *(("drawing", k, 3, "") for k in (1, 2, 3))]
+        if suffix not in (".npy", ".zarr"):
+            stages += [(f"writing {path.name}", n, n, "") for path, n in ((mean, 4), (sd, 4), (draws, 12))]
+        assert [event for event in told if event[0][:7] != "writing" or event[1] == event[2]] == stages
         assert sorted(tmp_path.iterdir()) == sorted([mean, sd, draws])
     for path, values in ((mean, expected.mean), (sd, expected.sd), (draws, expected.draws)):
         found = written(path, NAMES, 3 if path == draws else 0)
@@ -230,6 +235,36 @@ def test_nothing_is_left_behind_when_it_is_refused(tmp_path):
         load_dataset(make_dataset().scans.assign(scan_id="s"), np.ones((3, 4)), check="apply")
 
 
+def test_an_output_never_replaces_an_input_or_another_output(tmp_path):
+    """By whatever path."""
+    dataset, link = make_dataset(), tmp_path / "link.csv"
+    table = pd.DataFrame(dataset.features.read(0, 4), columns=NAMES).assign(scan_id=dataset.scans.scan_id)
+    table.to_csv(tmp_path / "features.csv", index=False)
+    dataset.scans.to_csv(tmp_path / "scans.csv", index=False)
+    link.symlink_to(tmp_path / "scans.csv")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    features = ["features.csv", f"../{tmp_path.name}/features.csv"]
+    for scans, names in ((dataset.scans, features), (tmp_path / "scans.csv", [*features, "scans.csv", "link.csv"])):
+        study = load_dataset(scans, tmp_path / "features.csv", check="apply").take(np.arange(3))
+        for path in (tmp_path / name for name in names):
+            for outputs in ((path,), (tmp_path / "x.csv", path), (tmp_path / "x.csv", None, path)):
+                with pytest.raises(InputError, match="overwrite an input"):
+                    harmonize_to_files(make_posterior(), study, *outputs, draws=len(outputs) // 3)
+    with pytest.raises(InputError, match="same name"):
+        same = tmp_path / ".." / tmp_path.name / "x.npy"
+        harmonize_to_files(make_posterior(), dataset, tmp_path / "x.npy", draws_file=same, draws=1)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr", ".csv"])
+def test_what_does_not_fit_on_the_disk_is_refused_first(tmp_path, suffix):
+    with pytest.raises(BayesharmError, match=r"draws\S* needs 3,200,000\.0 GB|needs 6,400,000\.0 GB"):
+        harmonize_to_files(
+            make_posterior(), make_dataset(), tmp_path / "x.npy", draws_file=tmp_path / f"draws{suffix}", draws=5 * 10**13
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_output_never_replaces_what_is_not_an_earlier_output(tmp_path):
     """Nor the run that it is made with."""
     run = make_posterior().save(tmp_path / "run")
@@ -270,10 +305,10 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch, ful
         monkeypatch.setattr(os, "posix_fallocate", fail)
     paths = [tmp_path / name for name in ("mean.csv", "sd.npy", "draws.zarr")]
     paths[0].write_text("as it was")
-    report = fail if full == "half way" else None
+    options = {"report": fail} if full == "half way" else {}
     posterior = make_posterior(settings={"preview": True})
     with pytest.raises(BayesharmError, match="No space left"):
-        harmonize_to_files(posterior, make_dataset(), *paths, draws=2, report=report)
+        harmonize_to_files(posterior, make_dataset(), *paths, draws=2, **options)
     assert list(tmp_path.iterdir()) == paths[:1] and paths[0].read_text() == "as it was"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -86,25 +87,35 @@ class Output:
 
 
 @contextmanager
-def create_matrices(*outputs: Output) -> Iterator[list[Any]]:
+def create_matrices(
+    *outputs: Output, inputs: Sequence[Path] = (), report: Callable[[str, int, int, str], object] = lambda *_: None
+) -> Iterator[list[Any]]:
     """Arrays to fill, feature by feature; the files appear under their names only once the block ends without error.
 
     They lie on the disk while they are filled, where there is room for them from the beginning. Either all files appear or
     none.
 
+    Parameters
+    ----------
+    *outputs : Output
+    inputs : sequence of Path
+        Resolved; files that may not be replaced.
+    report : callable
+        Receives (stage, done, total, note) while rows of tables are written.
+
     Raises
     ------
     InputError
-        A file has an unknown format, no folder, the name of a folder that is no Zarr, or that of another one.
+        A file has an unknown format, no folder, the name of a folder that is no Zarr, or that of another one or of an input.
     """
     for output in outputs:
-        _check(output, [other.final for other in outputs if other is not output])
+        _check(output, [other.final.resolve() for other in outputs if other is not output], inputs)
     arrays: list[Any] = []
     try:
         for output in outputs:
             arrays.append(_start(output))
         yield arrays
-        ready = [_finish(output, array) for output, array in zip(outputs, arrays, strict=True)]
+        ready = [_finish(output, array, report) for output, array in zip(outputs, arrays, strict=True)]
         for output, path in zip(outputs, ready, strict=True):
             if output.final.is_dir():
                 shutil.rmtree(output.final)
@@ -124,7 +135,7 @@ def create_matrices(*outputs: Output) -> Iterator[list[Any]]:
                 shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
 
 
-def _check(output: Output, others: list[Path]) -> None:
+def _check(output: Output, others: Sequence[Path], inputs: Sequence[Path]) -> None:
     path = output.final
     if output.suffix not in WRITTEN_FORMATS or not path.parent.is_dir():
         raise InputError(
@@ -147,7 +158,14 @@ def _check(output: Output, others: list[Path]) -> None:
             expected="a new name, or that of an earlier output",
             do="choose another name",
         )
-    if path in others:
+    if path.resolve() in inputs:
+        raise InputError(
+            "The output would overwrite an input.",
+            got=str(path),
+            expected="a file of its own",
+            do="choose another name",
+        )
+    if path.resolve() in others:
         raise InputError(
             "Two outputs have the same name.",
             got=str(path),
@@ -163,7 +181,10 @@ def _is_ours(path: Path, output: Output) -> bool:
 
 
 def _start(output: Output) -> Any:
-    """An array on the disk."""
+    """An array on the disk, if there is room for its values; a Zarr may need half of that."""
+    size = math.prod(output.shape) * output.kept_dtype.itemsize // (2 if output.suffix == ".zarr" else 1)
+    if size > (free := shutil.disk_usage(output.final.parent).free):
+        raise OSError(errno.ENOSPC, f"{output.final.name} needs {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
     if output.suffix == ".zarr":
         return _create_zarr(output.unfinished, output.shape, output.kept_dtype, output.scan_ids, output.names)
     return _Columns(output.unfinished, output.kept_dtype, output.shape)
@@ -245,7 +266,7 @@ def _reserve(path: Path) -> None:
             # other file systems cannot do that
 
 
-def _finish(output: Output, array: Any) -> Path:
+def _finish(output: Output, array: Any, report: Callable[[str, int, int, str], object]) -> Path:
     """All that was written, on the disk under a name of its own."""
     if output.remark:
         output.labels[0].write_text(f"{output.final.name}: {output.remark}\n", encoding="utf-8")
@@ -254,7 +275,7 @@ def _finish(output: Output, array: Any) -> Path:
     if output.suffix == ".npy":
         array.flush()
         return output.unfinished
-    _write_rows(output.table, array.read(), output.scan_ids, output.names)
+    _write_rows(output, array.read(), report)
     return output.table
 
 
@@ -277,11 +298,11 @@ def _create_zarr(path: Path, shape: tuple[int, ...], dtype: np.dtype, scan_ids: 
     )
 
 
-def _write_rows(path: Path, array: np.ndarray, scan_ids: Any, names: Any) -> None:
+def _write_rows(output: Output, array: np.ndarray, report: Callable[[str, int, int, str], object]) -> None:
     """A table of an array, some rows at a time."""
-    labels = pd.DataFrame({"scan_id": np.asarray(scan_ids, dtype=str).astype(object)})
+    labels = pd.DataFrame({"scan_id": np.asarray(output.scan_ids, dtype=str).astype(object)})
     step = max(1, ROWS_BYTES // (array.shape[-1] * array.itemsize))
-    columns, writer = pd.Index(list(names)), None
+    columns, writer, done = pd.Index(list(output.names)), None, 0
     draws = [(labels, array)] if array.ndim == 2 else [(_numbered(labels, k), part) for k, part in enumerate(array)]
     try:
         for first, values in draws:
@@ -289,7 +310,9 @@ def _write_rows(path: Path, array: np.ndarray, scan_ids: Any, names: Any) -> Non
                 rows = slice(start, start + step)
                 frame = pd.DataFrame(np.asarray(values[rows]), columns=columns)
                 frame = pd.concat([first[rows].reset_index(drop=True), frame], axis=1)
-                writer = _append(path, frame, writer)
+                writer = _append(output.table, frame, writer)
+                done += len(frame)
+                report(f"writing {output.final.name}", done, array.size // array.shape[-1], "")
     finally:
         if writer is not None and hasattr(writer, "close"):
             writer.close()
