@@ -15,7 +15,7 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.features import Features, find_flaws, match_names
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
-from bayesharm.io.tables import TableSource, index_name, is_table, table_columns
+from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
 from bayesharm.scans import Check, check_unique, read_scans, resolve_columns
 
 
@@ -105,7 +105,7 @@ def load_dataset(
         found = _aligned(table, found, named="scan_id" in mapping)
         if select is not None and not is_table(features):
             found = found.take(match_names(found.names, select))
-    files = tuple(Path(source).resolve() for source in (scans, features) if isinstance(source, str | os.PathLike))
+    files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
     if check == "apply":
         return Dataset(table, found, files=files)
     origin = _origin(scans, features, columns, select, bad_features)
@@ -115,7 +115,7 @@ def load_dataset(
 def _origin(scans: TableSource, features: Any, columns, select, bad_features: str) -> dict[str, Any] | None:
     """The arguments as plain data, if they lead to files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})
-    if not all(isinstance(file, str | os.PathLike) for file in files.values()):
+    if not all(is_path(file) for file in files.values()):
         return None
     chosen = [select] if isinstance(select, str) else select
     return {name: os.path.abspath(file) for name, file in files.items()} | {

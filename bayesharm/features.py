@@ -105,7 +105,7 @@ class Features:
         """Limits (start, stop) of consecutive blocks of `block_size` features, or of several with about `values` values."""
         most = max(1, values // (self.block_size * self.n_scans))
         n_blocks = math.ceil(self.n_features / self.block_size)
-        size = self.block_size * math.ceil(n_blocks / max(1, math.ceil(n_blocks / most)))  # alike
+        size = self.block_size * math.ceil(n_blocks / max(1, math.ceil(n_blocks / most)))  # all blocks about as wide
         return ((start, min(start + size, self.n_features)) for start in range(0, self.n_features, size))
 
     def align(self, rows: np.ndarray) -> Features:

@@ -256,6 +256,7 @@ class _Job:
             for number, drawn in enumerate(self._drawn(slice(start, stop))):
                 draws[number, :, start:stop] = drawn
                 report("drawing", k * self.n_draws + number + 1, len(parts) * self.n_draws, note)
+            del drawn  # its array would stay while the next part is read
 
     def _drawn(self, part: slice) -> Iterator[np.ndarray]:
         """Joint draws, one after the other in the same array."""

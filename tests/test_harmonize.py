@@ -205,9 +205,11 @@ def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
     whole = harmonize(make_posterior(), make_dataset(), draws=2)
     monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 4)
     monkeypatch.setattr(MODULE, "DRAWN_BYTES", 12 * 8)
-    monkeypatch.setattr(MODULE, "STRIP_VALUES", 8)
-    paths = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")]
-    harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2)
+    monkeypatch.setattr(MODULE, "STRIP_VALUES", 2)
+    paths, told = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")], []
+    harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2, report=lambda *event: told.append(event))
+    assert told[:4] == [("harmonizing", k, 4, "") for k in (1, 2, 3, 4)]
+    assert told[4:] == [("drawing", k + 1, 4, f"part {k // 2 + 1} of 2") for k in range(4)]
     for path, values in zip(paths, (whole.mean, whole.sd, whole.draws), strict=True):
         np.testing.assert_allclose(np.load(path), values, atol=1e-13)
 

@@ -1,5 +1,6 @@
 """What is removed from which scans: targets, sampling bias, unseen scanners, noise, and back again."""
 
+import sys
 import warnings
 from dataclasses import replace
 
@@ -65,6 +66,26 @@ def test_scans_of_the_target_stay_as_they_are_to_the_last_bit(posterior, study, 
         np.testing.assert_array_equal(bits(same[own]), bits(values[own]))
         assert (same[~own] != values[~own]).mean() > 0.8
     np.testing.assert_array_equal(result.sd[own], np.where(np.isnan(values[own]), np.nan, 0))
+
+
+def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(posterior, study):
+    result = quietly(posterior, study, target="beta", remove=BOTH)
+    own, values = (study.scans.scanner == "beta").to_numpy(), study.features.read(0, 160)
+    travelers = study.scans.participant_id.isin(posterior.tree["design"].attrs["travelers"]).to_numpy()
+    assert (own & travelers).any() and (own & ~travelers).any()
+    np.testing.assert_array_equal(result.mean[own & travelers], values[own & travelers])
+    assert (result.mean[own & ~travelers] != values[own & ~travelers]).mean() > 0.8
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": True}, {"scale": True, "inverse": True, "target": "beta"}])
+def test_nothing_depends_on_how_many_scans_and_features_are_corrected_together(posterior, study, monkeypatch, options):
+    whole = quietly(posterior, study, draws=3, **options)
+    monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 37 * len(study.scans))
+    monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "DRAWN_BYTES", 8 * 80 * len(study.scans))
+    monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "STRIP_VALUES", 200)
+    parts = quietly(posterior, study, draws=3, **options)
+    for name in ("mean", "sd", "draws"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5)  # of single precision
 
 
 def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study):

@@ -158,16 +158,9 @@ def _check(output: Output, others: Sequence[Path], inputs: Sequence[Path]) -> No
             expected="a new name, or that of an earlier output",
             do="choose another name",
         )
-    if path.resolve() in inputs:
+    if (place := path.resolve()) in (*inputs, *others):
         raise InputError(
-            "The output would overwrite an input.",
-            got=str(path),
-            expected="a file of its own",
-            do="choose another name",
-        )
-    if path.resolve() in others:
-        raise InputError(
-            "Two outputs have the same name.",
+            "The output would overwrite an input." if place in inputs else "Two outputs have the same name.",
             got=str(path),
             expected="a file of its own for each",
             do="choose another name for one of them",
