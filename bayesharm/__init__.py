@@ -7,53 +7,53 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesharm.adapt import adapt
-    from bayesharm.analyses import contrast, correlation, estimator_score, group_difference
+    from bayesharm.analysis.model_comparison import Comparison, compare
+    from bayesharm.analysis.population_structure import Populations, populations
+    from bayesharm.analysis.scanner_similarity import Similarity, compare_scanners
+    from bayesharm.analysis.summary import Summary, summarize
+    from bayesharm.analysis.variance_components import Sources, compare_sources
     from bayesharm.baselines import Yamashita2019, one_factor_at_a_time, yamashita2019
-    from bayesharm.block import Settings
-    from bayesharm.compare import Comparison, compare
-    from bayesharm.dataset import Dataset, load_dataset
-    from bayesharm.datasets import fetch_onharmony
-    from bayesharm.downstream import compare_propagation, pool, propagate
+    from bayesharm.data.dataset import Dataset, load_dataset
+    from bayesharm.datasets.download import fetch_onharmony
+    from bayesharm.datasets.simulate import Simulation, simulate_srpbs
     from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
-    from bayesharm.estimator import BayesHarmonizer
-    from bayesharm.evaluate import Evaluation, evaluate
-    from bayesharm.fit import fit
-    from bayesharm.harmonize import Harmonized, harmonize, harmonize_to_files
-    from bayesharm.least_squares import Estimate
-    from bayesharm.populations import Populations, populations
-    from bayesharm.posterior import Posterior, load_posterior
-    from bayesharm.predict import Prediction, predict
-    from bayesharm.similarity import Similarity, compare_scanners
-    from bayesharm.simulate import Simulation, simulate_srpbs
-    from bayesharm.sources import Sources, compare_sources
-    from bayesharm.spec import ModelSpec, load_model, model_card, model_names
-    from bayesharm.summary import Summary, summarize
+    from bayesharm.evaluation.evaluate import evaluate
+    from bayesharm.evaluation.result import Evaluation
+    from bayesharm.fitting.fit import fit
+    from bayesharm.fitting.settings import Settings
+    from bayesharm.harmonization.adaptation import adapt
+    from bayesharm.harmonization.estimator import BayesHarmonizer
+    from bayesharm.harmonization.harmonize import Harmonized, harmonize, harmonize_to_files
+    from bayesharm.harmonization.prediction import Prediction, predict
+    from bayesharm.model.catalog import load_model, model_card, model_names
+    from bayesharm.model.spec import ModelSpec
+    from bayesharm.propagation.analyses import contrast, correlation, estimator_score, group_difference
+    from bayesharm.propagation.least_squares import Estimate
+    from bayesharm.propagation.pooling import compare_propagation, pool, propagate
+    from bayesharm.results.posterior import Posterior, load_posterior
 
 # Public name -> module; imported when it is first used, so that `import bayesharm` is quick.
 _HOMES = {
-    "Dataset": "dataset", "load_dataset": "dataset", "fetch_onharmony": "datasets",
+    "Dataset": "data.dataset", "load_dataset": "data.dataset", "fetch_onharmony": "datasets.download",
     "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
-    "Settings": "block", "fit": "fit", "BayesHarmonizer": "estimator",
-    "adapt": "adapt", "Prediction": "predict", "predict": "predict",
-    "Evaluation": "evaluate", "evaluate": "evaluate",
-    "Harmonized": "harmonize", "harmonize": "harmonize", "harmonize_to_files": "harmonize",
-    "pool": "downstream", "propagate": "downstream", "compare_propagation": "downstream",
-    "contrast": "analyses", "group_difference": "analyses", "correlation": "analyses", "estimator_score": "analyses",
-    "Estimate": "least_squares",
-    "Comparison": "compare", "compare": "compare", "Populations": "populations", "populations": "populations",
-    "Posterior": "posterior", "load_posterior": "posterior",
-    "Similarity": "similarity", "compare_scanners": "similarity",
-    "Simulation": "simulate", "simulate_srpbs": "simulate",
-    "ModelSpec": "spec", "load_model": "spec", "model_card": "spec", "model_names": "spec",
-    "Sources": "sources", "compare_sources": "sources",
-    "Summary": "summary", "summarize": "summary",
+    "Settings": "fitting.settings", "fit": "fitting.fit", "BayesHarmonizer": "harmonization.estimator",
+    "adapt": "harmonization.adaptation", "Prediction": "harmonization.prediction", "predict": "harmonization.prediction",
+    "Evaluation": "evaluation.result", "evaluate": "evaluation.evaluate",
+    "Harmonized": "harmonization.harmonize", "harmonize": "harmonization.harmonize", "harmonize_to_files": "harmonization.harmonize",
+    "pool": "propagation.pooling", "propagate": "propagation.pooling", "compare_propagation": "propagation.pooling",
+    "contrast": "propagation.analyses", "group_difference": "propagation.analyses", "correlation": "propagation.analyses", "estimator_score": "propagation.analyses",
+    "Estimate": "propagation.least_squares",
+    "Comparison": "analysis.model_comparison", "compare": "analysis.model_comparison", "Populations": "analysis.population_structure", "populations": "analysis.population_structure",
+    "Posterior": "results.posterior", "load_posterior": "results.posterior",
+    "Similarity": "analysis.scanner_similarity", "compare_scanners": "analysis.scanner_similarity",
+    "Simulation": "datasets.simulate", "simulate_srpbs": "datasets.simulate",
+    "ModelSpec": "model.spec", "load_model": "model.catalog", "model_card": "model.catalog", "model_names": "model.catalog",
+    "Sources": "analysis.variance_components", "compare_sources": "analysis.variance_components",
+    "Summary": "analysis.summary", "summarize": "analysis.summary",
     "Yamashita2019": "baselines", "yamashita2019": "baselines", "one_factor_at_a_time": "baselines",
 }  # fmt: skip
 
@@ -84,15 +84,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps ``bayesharm.fit`` the function: importing the module of that name would put that in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and name in _HOMES:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -20,8 +20,9 @@ import pandas as pd
 from recovery import centred_truth, publish
 
 from bayesharm import load_dataset, simulate_srpbs
-from bayesharm.baselines import METHODS, available_methods, comparators, get_method
-from bayesharm.dataset import Dataset
+from bayesharm.baselines import METHODS, available_methods, get_method
+from bayesharm.baselines import external_process as comparators
+from bayesharm.data.dataset import Dataset
 
 COVARIATES = ["diagnosis"]
 SIZES = {1216: 4, 120: 20}  # scans, and features of REML by statsmodels

@@ -21,9 +21,9 @@ import pandas as pd
 from recovery import publish
 
 from bayesharm import fit, load_dataset
-from bayesharm.inference.devices import find_devices
-from bayesharm.posterior import Posterior
-from bayesharm.simulate import simulate_srpbs
+from bayesharm.algorithms.devices import find_devices
+from bayesharm.datasets.simulate import simulate_srpbs
+from bayesharm.results.posterior import Posterior
 
 MODEL = "traveling_and_cohort"
 
@@ -45,7 +45,7 @@ def timed_fit(study: Path, out: Path, **settings) -> dict[str, float]:
     """Fit from disk to disk."""
     watch = Stopwatch()
     dataset = load_dataset(study / "scans.csv", study / "features.npy")
-    posterior = fit(dataset, MODEL, seed=1, out=out, report=watch, **settings)
+    posterior = fit(dataset, MODEL, seed=1, out=out, progress=watch, **settings)
     watch("after")
     return {
         "seconds": round(sum(watch.seconds.values()), 1),

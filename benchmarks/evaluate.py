@@ -39,17 +39,17 @@ from bayesharm import (
     group_difference,
     harmonize,
     load_dataset,
-    measures,
     simulate_srpbs,
 )
 from bayesharm.baselines import available_methods, get_method
-from bayesharm.dataset import Dataset
-from bayesharm.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
-from bayesharm.oracle import gaussian_oracle
-from bayesharm.plots import plot_evaluation, save_figure
-from bayesharm.simulate import Simulation, scan_levels
-from bayesharm.splits import split_people
-from bayesharm.trials import BayesFitted
+from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.splits import split_people
+from bayesharm.datasets.oracle import gaussian_oracle
+from bayesharm.datasets.simulate import Simulation, scan_levels
+from bayesharm.evaluation import metrics as measures
+from bayesharm.evaluation.bayesharm_method import BayesFitted
+from bayesharm.reporting.plots import plot_evaluation, save_figure
 
 STUDIES = {
     name: CASES[name] for name in ("base", "unequal noise", "unequal biases", "hub and spoke", "scanner without travelers")
@@ -193,7 +193,7 @@ def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
     typical = fit(dataset, "traveling", covariates=("age", "sex"), seed=seed, preview=True)
     n_effective = typical.tree["hyper"].attrs["features_effective"]
     print(f"{family}: {dataset.features.n_features} features count for {n_effective:.0f}", flush=True)
-    found = evaluate(dataset, model="traveling", covariates=("age", "sex"), seed=seed, report=_tell)
+    found = evaluate(dataset, model="traveling", covariates=("age", "sex"), seed=seed, progress=_tell)
     print(found, flush=True)
     if figures:
         file = figures / f"evaluation_{family.replace(', ', '_').replace(' ', '_')}.png"

@@ -36,12 +36,12 @@ import numpy as np
 import pandas as pd
 from recovery import publish
 
-from bayesharm import srpbs
-from bayesharm.dataset import load_dataset
-from bayesharm.design import build_design
-from bayesharm.fit import fit
-from bayesharm.simulate import RMS, simulate_srpbs
-from bayesharm.spec import load_model
+from bayesharm.data.dataset import load_dataset
+from bayesharm.datasets import srpbs
+from bayesharm.datasets.simulate import RMS, simulate_srpbs
+from bayesharm.fitting.fit import fit
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 EDGES = (2000, 8000, 35778)
 COVARIATES = ("age", "motion", "temperature", "hour", "duration")
@@ -140,7 +140,7 @@ def fit_once(features: Path, scans: Path, out: Path, options: Row) -> None:
     def report(stage: str, done: int, total: int, note: str) -> None:
         events.append((stage, done, time.perf_counter() - started, time.process_time()))
 
-    posterior = fit(load_dataset(scans, features), seed=1, out=out, report=report, **options)
+    posterior = fit(load_dataset(scans, features), seed=1, out=out, progress=report, **options)
     ended, (_, _, learned, learned_cpu) = time.perf_counter() - started, _last(events, "hyperparameters")
     _, _, sampled, sampled_cpu = events[-1]
     begun = next(at for stage, _, at, _ in events if stage == "hyperparameters")
@@ -206,8 +206,9 @@ def grow_scans(folder: Path, full: bool) -> list[Row]:
 
 def read_moments(folder: Path, full: bool) -> list[Row]:
     """Medians of nine passes, processor time."""
-    from bayesharm.block import Settings, Study
-    from bayesharm.inference.problem import make_problem
+    from bayesharm.fitting.settings import Settings
+    from bayesharm.fitting.study import Study
+    from bayesharm.likelihood.problem import make_problem
 
     rows = []
     for times in (1, 10):

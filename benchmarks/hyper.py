@@ -22,14 +22,15 @@ import pandas as pd
 from growth import Row, srpbs_scans, write_study
 from recovery import publish
 
-from bayesharm.dataset import load_dataset
-from bayesharm.design import build_design
-from bayesharm.inference import hyper, population
-from bayesharm.inference.convergence import judge
-from bayesharm.inference.devices import find_devices
-from bayesharm.inference.problem import make_problem
-from bayesharm.moments import MomentReader
-from bayesharm.spec import load_model
+from bayesharm.algorithms.devices import find_devices
+from bayesharm.algorithms.diagnostics import judge
+from bayesharm.data.dataset import load_dataset
+from bayesharm.inference import hyperparameters as hyper
+from bayesharm.inference import hyperposterior as population
+from bayesharm.likelihood.moments import MomentReader
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 N_FEATURES = 512
 WAYS: dict[str, tuple[int, str]] = {

@@ -13,8 +13,8 @@ import pandas as pd
 from recovery import publish
 
 from bayesharm import compare_scanners, compare_sources, fetch_onharmony, fit, load_dataset
-from bayesharm.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
-from bayesharm.plots import plot_dendrogram, plot_sources, save_figure
+from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.reporting.plots import plot_dendrogram, plot_sources, save_figure
 
 
 def with_interval(row: pd.Series, name: str) -> str:

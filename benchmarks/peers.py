@@ -36,18 +36,18 @@ from numpyro.infer.reparam import LocScaleReparam
 from recovery import publish
 
 from bayesharm import load_dataset
-from bayesharm.dataset import Dataset
-from bayesharm.design import Design, build_design
-from bayesharm.fit import fit
-from bayesharm.inference import explicit
-from bayesharm.inference.convergence import Verdict, judge
+from bayesharm.algorithms.diagnostics import Verdict, judge
+from bayesharm.data.dataset import Dataset
+from bayesharm.datasets.simulate import simulate_srpbs
+from bayesharm.fitting.fit import fit
 from bayesharm.inference.joint import collapsed_model
-from bayesharm.inference.problem import make_problem
-from bayesharm.inference.pymc_model import build_pymc
-from bayesharm.moments import compute_moments
-from bayesharm.posterior import Posterior
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.spec import load_model
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import Design, build_design
+from bayesharm.reference_models import numpyro_model as explicit
+from bayesharm.reference_models.pymc_model import build_pymc
+from bayesharm.results.posterior import Posterior
 
 MODEL = "traveling_and_cohort"
 N_CHAINS, TARGET = 4, 0.9  # acceptance that peers aim at
@@ -169,7 +169,7 @@ def run_bayesharm(dataset: Dataset) -> tuple[Posterior, dict[str, float]]:
             learned.append(time.perf_counter())
 
     started = time.perf_counter()
-    posterior = fit(dataset, MODEL, seed=1, report=report)
+    posterior = fit(dataset, MODEL, seed=1, progress=report)
     ended = time.perf_counter()
     whole = ended - started
     return posterior, {"compiling": first - whole, "whole": whole, "features": ended - learned[0]}

@@ -17,7 +17,7 @@ import pandas as pd
 from recovery import publish
 
 from bayesharm import fit, load_dataset, simulate_srpbs
-from bayesharm.populations import ALL, populations
+from bayesharm.analysis.population_structure import ALL, populations
 
 KINDS = ("none", "published", "half")
 SURE = 0.95

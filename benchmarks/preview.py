@@ -17,9 +17,9 @@ import pandas as pd
 from recovery import publish
 
 from bayesharm import load_dataset
-from bayesharm.fit import fit
-from bayesharm.posterior import Posterior
-from bayesharm.simulate import simulate_srpbs
+from bayesharm.datasets.simulate import simulate_srpbs
+from bayesharm.fitting.fit import fit
+from bayesharm.results.posterior import Posterior
 
 
 def timed_fit(study, **settings) -> tuple[Posterior, float]:

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 
 from bayesharm import fit, load_dataset
+from bayesharm.analysis.summary import summarize
+from bayesharm.analysis.variance_components import compare_sources
 from bayesharm.baselines import one_factor_at_a_time
-from bayesharm.datasets import fetch_onharmony
-from bayesharm.demo import EDGES, THICKNESS
-from bayesharm.posterior import Posterior
-from bayesharm.simulate import PROTOCOL_RMS, simulate_srpbs
-from bayesharm.sources import compare_sources
-from bayesharm.summary import summarize
+from bayesharm.cli.demo.demo import EDGES, THICKNESS
+from bayesharm.datasets.download import fetch_onharmony
+from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
+from bayesharm.results.posterior import Posterior
 
 REAL = {"thickness": THICKNESS, "d25 edges": EDGES}
 

@@ -23,17 +23,17 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
-import bayesharm.engine
+import bayesharm.fitting.scheduler
 from bayesharm import load_dataset
-from bayesharm.dataset import Dataset
-from bayesharm.design import build_design
-from bayesharm.fit import fit
-from bayesharm.inference.hyper import Hyper
-from bayesharm.inference.noise import Ratio
-from bayesharm.inference.problem import Gaussian
-from bayesharm.oracle import gaussian_oracle
-from bayesharm.simulate import Simulation, simulate_srpbs
-from bayesharm.spec import load_model
+from bayesharm.data.dataset import Dataset
+from bayesharm.datasets.oracle import gaussian_oracle
+from bayesharm.datasets.simulate import Simulation, simulate_srpbs
+from bayesharm.fitting.fit import fit
+from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.inference.variance_ratios import Ratio
+from bayesharm.likelihood.problem import Gaussian
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 CASES: dict[str, dict] = {
     "base": {},
@@ -98,7 +98,7 @@ def measure(study: Simulation, seed: int, units: str, known: bool) -> dict[str, 
     """Fit one study and compare with its truth."""
     started = time.perf_counter()
     dataset = load_dataset(study.scans, study.features)
-    told = patch.object(bayesharm.engine, "fit_hyper", lambda *args, **options: true_hyper(study, dataset))
+    told = patch.object(bayesharm.fitting.scheduler, "fit_hyper", lambda *args, **options: true_hyper(study, dataset))
     with told if known else nullcontext():
         posterior = fit(dataset, "traveling_and_cohort", seed=seed, units=units)
     seconds = time.perf_counter() - started

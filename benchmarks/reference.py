@@ -16,10 +16,10 @@ import numpy as np
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from bayesharm import load_dataset
-from bayesharm.design import build_design
-from bayesharm.inference.explicit import sample_explicit
-from bayesharm.reference import reference_study
-from bayesharm.spec import load_model, model_names, models_folder
+from bayesharm.datasets.reference_study import reference_study
+from bayesharm.model.catalog import load_model, model_names, models_folder
+from bayesharm.model.design import build_design
+from bayesharm.reference_models.numpyro_model import sample_explicit
 
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 700, 1500
 LONGER = {"protocol": (1500, 4000)}  # warmup and draws: five scanners hardly tell factors apart, and chains move slowly
@@ -64,8 +64,8 @@ def make(model: str) -> None:
         "divergences": int(posterior.sampler["diverging"].values.sum()),
     }
     reference = {
-        "study": "bayesharm.reference.reference_study()",
-        "sampler": "bayesharm.inference.explicit.sample_explicit",
+        "study": "bayesharm.datasets.reference_study.reference_study()",
+        "sampler": "bayesharm.reference_models.numpyro_model.sample_explicit",
         "settings": {"seed": 1, "chains": N_CHAINS, "warmup": n_warmup, "draws": n_draws},
         "versions": {name: version(name) for name in ("bayesharm", "numpyro", "jax")},
         "families": list(design.scales),

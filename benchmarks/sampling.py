@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from recovery import CASES, SIZES
 
-import bayesharm.engine
+import bayesharm.fitting.scheduler
 from bayesharm import fit, load_dataset
-from bayesharm.simulate import simulate_srpbs
+from bayesharm.datasets.simulate import simulate_srpbs
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="large", choices=list(SIZES))
     parser.add_argument("--units", default="shared", choices=["each", "shared"])
     options = parser.parse_args()
-    bayesharm.engine.ROUNDS = bayesharm.engine.ROUNDS[:1]  # no feature is run again
+    bayesharm.fitting.scheduler.ROUNDS = bayesharm.fitting.scheduler.ROUNDS[:1]  # no feature is run again
     rows = []
     for case in options.case:
         study = simulate_srpbs(options.features, seed=0, sizes=SIZES[options.sizes], **CASES[case])

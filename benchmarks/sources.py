@@ -19,10 +19,10 @@ import pandas as pd
 from recovery import SIZES, publish
 
 from bayesharm import fit, load_dataset
-from bayesharm.design import build_design
-from bayesharm.simulate import Simulation, scan_levels, simulate_srpbs
-from bayesharm.sources import compare_sources
-from bayesharm.spec import load_model
+from bayesharm.analysis.variance_components import compare_sources
+from bayesharm.datasets.simulate import Simulation, scan_levels, simulate_srpbs
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 MODEL = "traveling_and_cohort"
 N_REGIONS = 20

@@ -9,9 +9,10 @@ from dense import travels
 from posteriors import make_learned
 from studies import random_study, with_protocol
 
-from bayesharm.dataset import Dataset, load_dataset
-from bayesharm.posterior import Posterior
-from bayesharm.spec import ModelSpec, load_model
+from bayesharm.data.dataset import Dataset, load_dataset
+from bayesharm.model.catalog import load_model
+from bayesharm.model.spec import ModelSpec
+from bayesharm.results.posterior import Posterior
 
 
 class Case(NamedTuple):

@@ -70,7 +70,7 @@ def small_run(small_study) -> Path:
     """The run folder of `small_study`, made by the command that users type; fitted once for all tests."""
     from typer.testing import CliRunner
 
-    from bayesharm.cli import app
+    from bayesharm.cli.app import app
 
     out = small_study.parent / f"{small_study.name}_run"
     result = CliRunner().invoke(app, [

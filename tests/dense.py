@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bayesharm.spec import ModelSpec
+from bayesharm.model.spec import ModelSpec
 
 
 class Dense(NamedTuple):

@@ -19,11 +19,12 @@ import numpy as np
 import zarr  # noqa: F401 -- once, not in every fork
 
 import bayesharm
-from bayesharm import engine, posterior
-from bayesharm.block import BlockSampler
-from bayesharm.checkpoints import Checkpoints
-from bayesharm.fit import fit as fit_model
-from bayesharm.inference.hyper import Hyper
+from bayesharm.fitting import scheduler as engine
+from bayesharm.fitting.block_sampler import BlockSampler
+from bayesharm.fitting.fit import fit as fit_model
+from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.results import posterior
+from bayesharm.results.checkpoints import Checkpoints
 
 FEATURES_A_FILE = 32
 SECONDS_OF_HYPER, SECONDS_OF_A_BLOCK = 0.3, 0.03

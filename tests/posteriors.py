@@ -3,12 +3,14 @@
 import numpy as np
 import xarray as xr
 
-from bayesharm.dataset import Dataset
-from bayesharm.design import build_design
-from bayesharm.moments import compute_moments, lay_out
-from bayesharm.posterior import FORMAT, REASONS, Posterior
-from bayesharm.spec import ModelSpec, load_model
-from bayesharm.statistics import keep_statistics
+from bayesharm.data.dataset import Dataset
+from bayesharm.likelihood.layout import lay_out
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
+from bayesharm.model.spec import ModelSpec
+from bayesharm.results.nodes import keep_statistics
+from bayesharm.results.posterior import FORMAT, REASONS, Posterior
 
 SCANNERS = ("A", "B", "C")
 

@@ -8,7 +8,7 @@ from scipy.special import logsumexp, ndtr
 from scipy.stats import norm
 from studies import covariance
 
-from bayesharm.spec import ModelSpec
+from bayesharm.model.spec import ModelSpec
 
 
 class Quadrature:

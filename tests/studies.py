@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from bayesharm.protocol import name_factors
-from bayesharm.spec import ModelSpec, load_model
+from bayesharm.model.catalog import load_model
+from bayesharm.model.protocol_factors import name_factors
+from bayesharm.model.spec import ModelSpec
 
 DIAGNOSES = ("HC", "MDD", "SCZ")
 

@@ -27,13 +27,13 @@ from dense import Dense, solve_dense
 from posteriors import make_learned, make_posterior
 from studies import random_study
 
-from bayesharm.adapt import adapt
-from bayesharm.dataset import Dataset, load_dataset
+from bayesharm.analysis.summary import summarize
+from bayesharm.data.dataset import Dataset, load_dataset
+from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import InputError, RunFolderError
-from bayesharm.posterior import Posterior, load_posterior
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.spec import load_model
-from bayesharm.summary import summarize
+from bayesharm.harmonization.adaptation import adapt
+from bayesharm.model.catalog import load_model
+from bayesharm.results.posterior import Posterior, load_posterior
 
 EXACT = 1e-8  # of a feature's sd: rounding of sums, and of systems whose prior of the mean is wide
 

@@ -1,6 +1,6 @@
 """What the times of the small benchmark say of a whole connectome."""
 
-from bayesharm.bench import CONNECTOME, Bench
+from bayesharm.cli.demo.benchmark import CONNECTOME, Bench
 
 
 def test_only_what_grows_with_the_features_is_scaled_up():

@@ -17,7 +17,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm.cli import app
+from bayesharm.cli.app import app
 from bayesharm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,7 @@ def test_the_same_seed_gives_the_same_bytes_from_the_shell_and_from_python(small
     told: list[str] = []
     bayesharm.fit(
         dataset, "traveling_and_cohort", seed=1, out=tmp_path / "again", keep_draws="thin",
-        report=lambda stage, *_: told.append(stage),
+        progress=lambda stage, *_: told.append(stage),
     )  # fmt: skip
     assert told.index("draws") < told.index("hyperparameters")  # how much room they will take
     first, again = files_of(small_run), files_of(tmp_path / "again")
@@ -431,10 +431,10 @@ def test_runs_that_are_not_whole_are_refused(small_run, study, damage, message):
 
 def test_dropped_features_are_noted(study, monkeypatch):
     spoil_value(study, np.nan)
-    monkeypatch.setattr("bayesharm.spec.load_model", _interrupt)  # far enough
+    monkeypatch.setattr("bayesharm.model.catalog.load_model", _interrupt)  # far enough
     run("fit", study / "scans.csv", study / "features.csv", "--out", study / "run", code=130)
     monkeypatch.undo()
-    from bayesharm.checks import read_dataset
+    from bayesharm.cli.input import read_dataset
 
     dataset = read_dataset(study / "scans.csv", study / "features.csv", None, {}, bad_features="drop")
     assert dataset.features.names.tolist() == ["f0", "f2"] and list(dataset.dropped) == ["f1"]
@@ -445,14 +445,14 @@ def _interrupt(*args, **kwargs):
 
 
 def test_ctrl_c_and_bugs_have_exit_codes_of_their_own(study, monkeypatch):
-    monkeypatch.setattr("bayesharm.checks.read_dataset", _interrupt)
+    monkeypatch.setattr("bayesharm.cli.input.read_dataset", _interrupt)
     result = run("fit", study / "scans.csv", study / "features.npy", "--out", study / "run", code=130)
     assert "Stopped." in result.stderr and not (study / "run").exists()
 
     def fail(*args, **kwargs):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bayesharm.checks.read_dataset", fail)
+    monkeypatch.setattr("bayesharm.cli.input.read_dataset", fail)
     result = run("fit", study / "scans.csv", study / "features.npy", "--out", study / "run", code=1)
     assert isinstance(result.exception, RuntimeError)
 
@@ -492,7 +492,7 @@ def test_simulate_writes_a_study_with_its_truth(tmp_path):
 
 
 def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
-    from bayesharm.demo import claim_folder
+    from bayesharm.cli.demo.demo import claim_folder
 
     folder = claim_folder(tmp_path / "demo", ("run", "mean.npy"))
     (folder / "run").mkdir()
@@ -532,7 +532,7 @@ def test_the_demo_recovers_the_truth_and_leaves_its_results(tmp_path):
 
 @pytest.mark.slow
 def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tmp_path):
-    from bayesharm.demo import HELD_OUT, harmonize_held_out
+    from bayesharm.cli.demo.demo import HELD_OUT, harmonize_held_out
 
     table = pd.read_csv(data_dir / "onharmony.csv", encoding="utf-8-sig")
     result = harmonize_held_out(table, tmp_path, 1, lambda *event: None)
@@ -551,7 +551,7 @@ def test_help_fits_a_terminal_and_gives_an_example(command):
 
 
 def test_help_and_import_are_quick():
-    code = "import sys, bayesharm.cli; print(*{name.split('.')[0] for name in sys.modules})"
+    code = "import sys, bayesharm.cli.app; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert not {"numpy", "pandas", "jax", "numpyro", "xarray", "zarr", "pyarrow"} & set(loaded.split())
 

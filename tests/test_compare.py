@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm import InputError, load_dataset, load_model, load_posterior
-from bayesharm.cli import app
-from bayesharm.compare import Comparison, _deal, arrange_schemes, compare
-from bayesharm.design import build_design
-from bayesharm.inference.leave_out import Left
-from bayesharm.predictive import average_below, difference, score, to_elpd
+from bayesharm.analysis.model_comparison import Comparison, compare
+from bayesharm.analysis.predictive_scores import average_below, difference, score, to_elpd
+from bayesharm.analysis.validation_schemes import _deal, arrange_schemes
+from bayesharm.cli.app import app
+from bayesharm.conditional.leave_group_out import Left
+from bayesharm.model.design import build_design
 
 
 @pytest.fixture(scope="module")

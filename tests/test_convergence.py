@@ -7,9 +7,10 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import signal
 
-from bayesharm.block import Settings, Study
-from bayesharm.inference.convergence import MAX_RHAT, MIN_ESS, Verdict, judge, pareto_k, quantiles
-from bayesharm.posterior import REASONS
+from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, Verdict, judge, pareto_k, quantiles
+from bayesharm.fitting.settings import Settings
+from bayesharm.fitting.study import Study
+from bayesharm.results.posterior import REASONS
 
 
 def chains(n_chains: int = 4, n_draws: int = 200, memory: float = 0.3, n_features: int = 6, seed: int = 0) -> np.ndarray:

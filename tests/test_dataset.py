@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayesharm.dataset import Dataset, load_dataset
+from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
 
 N = 6

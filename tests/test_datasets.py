@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bayesharm.datasets import ONHARMONY, RemoteFile, fetch, fetch_onharmony
+from bayesharm.datasets.download import ONHARMONY, RemoteFile, fetch, fetch_onharmony
 from bayesharm.errors import BayesharmError, InputError
 
 CONTENT = b"subject,edge\n1,0.25\n"

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from studies import random_study
 
-from bayesharm.design import FIXED, Design, build_design
+from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import InputError, ModelError
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.spec import load_model
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import FIXED, Design, build_design
 
 MODELS = ["cohort", "traveling", "traveling_and_cohort"]
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 import bayesharm
-from bayesharm.block import BlockSampler, Settings, Study
-from bayesharm.design import build_design
+from bayesharm.algorithms.devices import find_devices
 from bayesharm.errors import InputError
-from bayesharm.inference.devices import find_devices
-from bayesharm.inference.lanes import vague_mixture
-from bayesharm.inference.problem import make_problem
-from bayesharm.spec import load_model
+from bayesharm.fitting.block_sampler import BlockSampler
+from bayesharm.fitting.settings import Settings
+from bayesharm.fitting.study import Study
+from bayesharm.inference.predictive_prior import vague_mixture
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 N_DEVICES, BLOCK = 2, np.arange(64)
 SAMPLE = """

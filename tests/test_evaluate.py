@@ -7,13 +7,14 @@ from posteriors import make_learned
 from typer.testing import CliRunner
 
 from bayesharm import harmonize, load_dataset
-from bayesharm.cli import app
+from bayesharm.cli.app import app
+from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, ModelError
-from bayesharm.evaluate import OURS, evaluate
-from bayesharm.spec import load_model
-from bayesharm.splits import split_people, split_visits
-from bayesharm.trials import EQUAL_NOISE, BayesFitted
-from bayesharm.verdict import say_verdict
+from bayesharm.evaluation.bayesharm_method import BayesFitted
+from bayesharm.evaluation.conclusions import say_verdict
+from bayesharm.evaluation.cross_validation import EQUAL_NOISE
+from bayesharm.evaluation.evaluate import OURS, evaluate
+from bayesharm.model.catalog import load_model
 
 SCANNERS, N_PEOPLE, N_FEATURES = ("A", "B", "C"), 8, 12
 METHODS = ["none", "glm", OURS]
@@ -189,8 +190,8 @@ def test_what_it_says_and_writes(found, tmp_path):
 
 
 def test_its_figure_shows_every_measure(found):
-    from bayesharm.plots import plot_evaluation
-    from bayesharm.plots.evaluation import TITLES
+    from bayesharm.reporting.plots import plot_evaluation
+    from bayesharm.reporting.plots.evaluation import TITLES
 
     figure = plot_evaluation(found)
     assert {ax.get_title() or ax.get_title(loc="left") for ax in figure.axes} >= set(TITLES.values())
@@ -257,7 +258,7 @@ def test_options_that_make_no_sense_are_refused_before_any_work(study):
     ]
     for options, kind, message in refused:
         with pytest.raises(kind, match=message):
-            evaluate(study, **(FEW | {"methods": ["none"]} | options), report=lambda *event: pytest.fail("worked"))
+            evaluate(study, **(FEW | {"methods": ["none"]} | options), progress=lambda *event: pytest.fail("worked"))
     with pytest.raises(InputError, match=r"evaluate needs a Dataset[\s\S]*load_dataset"):
         evaluate("study.csv")
     cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))

@@ -11,10 +11,11 @@ import pytest
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from scipy.stats import halfnorm, norm
 
-from bayesharm.design import FIXED, build_design
 from bayesharm.errors import BayesharmError, InputError
-from bayesharm.inference import explicit, pymc_model
-from bayesharm.spec import load_model, model_names
+from bayesharm.model.catalog import load_model, model_names
+from bayesharm.model.design import FIXED, build_design
+from bayesharm.reference_models import numpyro_model as explicit
+from bayesharm.reference_models import pymc_model
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayesharm import features as features_module
+from bayesharm.data import features as features_module
+from bayesharm.data.features import Features, find_flaws, match_names, number_features
 from bayesharm.errors import InputError
-from bayesharm.features import Features, find_flaws, match_names, number_features
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
-from bayesharm.io.writing import Output, create_matrices
+from bayesharm.io.writers import Output, create_matrices
 
 NAMES = ["a", "b", "a.b", "d"]
 SCANS = ["s1", "s2", "s3"]

@@ -14,15 +14,15 @@ import xarray as xr
 import zarr
 from posteriors import make_posterior
 
-from bayesharm.alignment import compare_units, size_of
-from bayesharm.dataset import Dataset, load_dataset
+from bayesharm.analysis.summary import summarize
+from bayesharm.data.dataset import Dataset, load_dataset
+from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import BayesharmError, InputError
-from bayesharm.harmonize import harmonize, harmonize_to_files
+from bayesharm.harmonization.feature_matching import compare_units, size_of
+from bayesharm.harmonization.harmonize import harmonize, harmonize_to_files
 from bayesharm.io.tables import read_table
-from bayesharm.io.writing import WRITTEN_FORMATS
-from bayesharm.posterior import Posterior, load_posterior
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.summary import summarize
+from bayesharm.io.writers import WRITTEN_FORMATS
+from bayesharm.results.posterior import Posterior, load_posterior
 
 MODULE = sys.modules["bayesharm.harmonize"]  # the function has its name
 NAMES = ["f0", "f1", "f2", "f3"]
@@ -180,7 +180,7 @@ def test_files_hold_what_the_arrays_hold(tmp_path, suffix, dtype):
     for _ in range(2):  # the second time in place of the first
         told.clear()
         report = lambda *event: told.append(event)  # noqa: E731
-        assert harmonize_to_files(posterior, dataset, mean, sd, draws, draws=3, seed=5, report=report) == ()
+        assert harmonize_to_files(posterior, dataset, mean, sd, draws, draws=3, seed=5, progress=report) == ()
         stages = [("harmonizing", 4, 4, ""), *(("drawing", k, 3, "") for k in (1, 2, 3))]
         if suffix not in (".npy", ".zarr"):
             stages += [(f"writing {path.name}", n, n, "") for path, n in ((mean, 4), (sd, 4), (draws, 12))]
@@ -203,11 +203,11 @@ def test_a_zarr_can_be_harmonized_again(tmp_path):
 
 def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
     whole = harmonize(make_posterior(), make_dataset(), draws=2)
-    monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 4)
+    monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 4)
     monkeypatch.setattr(MODULE, "DRAWN_BYTES", 12 * 8)
     monkeypatch.setattr(MODULE, "STRIP_VALUES", 2)
     paths, told = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")], []
-    harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2, report=lambda *event: told.append(event))
+    harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2, progress=lambda *event: told.append(event))
     assert told[:4] == [("harmonizing", k, 4, "") for k in (1, 2, 3, 4)]
     assert told[4:] == [("drawing", k + 1, 4, f"part {k // 2 + 1} of 2") for k in range(4)]
     for path, values in zip(paths, (whole.mean, whole.sd, whole.draws), strict=True):
@@ -302,7 +302,7 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch, ful
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if full == "table":
-        monkeypatch.setattr("bayesharm.io.writing._append", fail)
+        monkeypatch.setattr("bayesharm.io.writers._append", fail)
     elif full == "array":
         monkeypatch.setattr(os, "posix_fallocate", fail)
     paths = [tmp_path / name for name in ("mean.csv", "sd.npy", "draws.zarr")]
@@ -334,7 +334,7 @@ def test_the_room_that_is_needed_is_taken_first(tmp_path, monkeypatch):
 
 def test_draws_leave_memory_while_they_are_written(tmp_path, monkeypatch):
     """And what goes wrong then is not lost."""
-    monkeypatch.setattr("bayesharm.io.writing.SETTLED_BYTES", 1)
+    monkeypatch.setattr("bayesharm.io.writers.SETTLED_BYTES", 1)
     put_down = []
 
     def advise(*args):
@@ -512,7 +512,7 @@ def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
     order = [names.index(name) for name in turned]
     table = pd.DataFrame(dataset.features.read(0, len(names)), columns=names)[turned]
     again = load_dataset(dataset.scans, table.assign(scan_id=dataset.scans.scan_id), check="apply")
-    monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 100)
+    monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 100)
     monkeypatch.setattr(MODULE, "DRAWN_BYTES", 300 * 8)
     np.testing.assert_allclose(harmonize(posterior, again, draws=2, seed=3).draws, few[..., order], atol=1e-12)
 

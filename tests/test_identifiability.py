@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from studies import covariance, random_study
 
-from bayesharm.design import Design, build_design
+from bayesharm.conditional.identifiability import Identifiability, identify
+from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import InputError
-from bayesharm.identifiability import Identifiability, identify
-from bayesharm.inference.problem import make_problem
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.spec import load_model
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import Design, build_design
 
 MODELS = ["cohort", "traveling", "traveling_and_cohort"]
 

@@ -15,35 +15,24 @@ from quadrature import Quadrature
 from scipy import stats
 from studies import random_study, sized_scanners, with_protocol
 
-from bayesharm.design import FIXED, build_design
-from bayesharm.inference import population
-from bayesharm.inference.effects import average_effects
-from bayesharm.inference.hyper import ENOUGH_FEATURES, Hyper, components, fit_hyper
-from bayesharm.inference.importance import (
-    basis_of,
-    draw_nodes,
-    evaluate_nodes,
-    find_modes,
-    log_marginal,
-    log_prior,
-    thin_nodes,
-)
-from bayesharm.inference.lanes import (
-    Effort,
-    Mixture,
-    Pace,
-    log_mixture,
-    make_mixture,
-    sample_block,
-    start_chains,
-)
-from bayesharm.inference.laplace import Laplace
-from bayesharm.inference.noise import Ratio, fit_ratio, ratio_covariance
-from bayesharm.inference.nuts import sample_lanes
-from bayesharm.inference.population import predict
-from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem, to_coordinates, to_log_scales
-from bayesharm.moments import compute_moments, lay_out
-from bayesharm.spec import Priors, load_model
+from bayesharm.algorithms.laplace import Laplace
+from bayesharm.algorithms.nuts import sample_lanes
+from bayesharm.algorithms.random_streams import Stage, feature_keys
+from bayesharm.algorithms.student_t import draw_nodes
+from bayesharm.conditional.effects import average_effects
+from bayesharm.inference import hyperposterior as population
+from bayesharm.inference.hyperparameters import ENOUGH_FEATURES, Hyper, components, fit_hyper
+from bayesharm.inference.hyperposterior import predict
+from bayesharm.inference.importance import basis_of, evaluate_nodes, find_modes, log_marginal, log_prior, thin_nodes
+from bayesharm.inference.predictive_prior import Mixture, log_mixture, make_mixture
+from bayesharm.inference.scales import Effort, Pace, sample_block, start_chains
+from bayesharm.inference.variance_ratios import Ratio, fit_ratio, ratio_covariance
+from bayesharm.likelihood.layout import lay_out
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.likelihood.problem import Gaussian, make_problem, to_coordinates, to_log_scales
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import FIXED, build_design
+from bayesharm.model.spec import Priors
 
 FALSE_ALARMS = 2e-5
 

@@ -13,15 +13,15 @@ from scipy import stats
 from studies import random_study
 from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, Study, hyperposterior
 
-from bayesharm.dataset import load_dataset
-from bayesharm.design import build_design
-from bayesharm.engine import MOST_TOGETHER
-from bayesharm.fit import fit
+from bayesharm.data.dataset import load_dataset
+from bayesharm.fitting.fit import fit
+from bayesharm.fitting.scheduler import MOST_TOGETHER
 from bayesharm.inference.joint import FEW_FEATURES, MOST_DIVERGENT, collapsed_model, sample_joint
-from bayesharm.inference.problem import make_problem
-from bayesharm.marginal import condense, log_likelihood
-from bayesharm.moments import compute_moments
-from bayesharm.spec import load_model
+from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 
 def test_joint_draws_have_the_hyperposterior_of_quadrature():
@@ -81,7 +81,7 @@ def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
     features = person + bias + rng.normal(0, 0.5, person.shape)
     notes = []
     dataset = load_dataset(scans, features)
-    posterior = fit(dataset, "traveling_and_cohort", seed=1, report=lambda *line: notes.append(line[-1]))
+    posterior = fit(dataset, "traveling_and_cohort", seed=1, progress=lambda *line: notes.append(line[-1]))
     assert any("do not settle" in str(note) for note in notes)
     hyper = posterior.tree["hyper"]
     assert hyper.attrs["features"] == FEW_FEATURES and hyper.attrs["rhat_max"] < 1.05

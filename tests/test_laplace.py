@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from bayesharm.design import build_design
-from bayesharm.inference.laplace import Laplace, cholesky, fit_laplace
-from bayesharm.marginal import condense, log_likelihood
-from bayesharm.moments import compute_moments, lay_out
-from bayesharm.plan import make_plan
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.spec import load_model
+from bayesharm.algorithms.laplace import Laplace, fit_laplace
+from bayesharm.algorithms.linalg import cholesky
+from bayesharm.datasets.simulate import simulate_srpbs
+from bayesharm.likelihood.layout import lay_out, make_plan
+from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 LANES = 6
 

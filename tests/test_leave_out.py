@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 from studies import random_study, sized_scanners
 
-from bayesharm.design import build_design
-from bayesharm.features import Features
-from bayesharm.inference.leave_out import arrange_folds, leave_out
-from bayesharm.inference.problem import make_problem
-from bayesharm.moments import MomentReader
-from bayesharm.spec import load_model
+from bayesharm.conditional.leave_group_out import arrange_folds, leave_out
+from bayesharm.data.features import Features
+from bayesharm.likelihood.moments import MomentReader
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 N_FEATURES, N_NODES = 3, 2
 

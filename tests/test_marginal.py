@@ -18,16 +18,17 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
 
-from bayesharm import features as features_module
-from bayesharm import marginal
-from bayesharm.design import Design, build_design
-from bayesharm.features import Features
-from bayesharm.marginal import condense, log_likelihood
-from bayesharm.moments import MomentReader, compute_moments, lay_out
-from bayesharm.packed import MANY_ROWS, invert, matvec, pack, solve, unpack
-from bayesharm.plan import make_plan
-from bayesharm.simulate import simulate_srpbs
-from bayesharm.spec import Family, load_model
+from bayesharm.algorithms.linalg import MANY_ROWS, invert, matvec, pack, solve, unpack
+from bayesharm.data import features as features_module
+from bayesharm.data.features import Features
+from bayesharm.datasets.simulate import simulate_srpbs
+from bayesharm.likelihood import marginal
+from bayesharm.likelihood.layout import lay_out, make_plan
+from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.moments import MomentReader, compute_moments
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import Design, build_design
+from bayesharm.model.spec import Family
 
 MODELS = ["cohort", "traveling", "traveling_and_cohort"]
 COVARIATES = ("age", "sex", "coil")
@@ -399,11 +400,12 @@ import sys
 sys.path[:0] = {path!r}
 import jax, jax.numpy as jnp, numpy as np
 from studies import random_study
-from bayesharm.design import build_design
-from bayesharm.marginal import condense, log_likelihood
-from bayesharm.plan import make_plan
-from bayesharm.moments import compute_moments, lay_out
-from bayesharm.spec import load_model
+from bayesharm.model.design import build_design
+from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.layout import make_plan
+from bayesharm.likelihood.layout import lay_out
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.model.catalog import load_model
 
 design = build_design(random_study(0), load_model("traveling_and_cohort"))
 layout = lay_out(design)

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from bayesharm import InputError, load_dataset, simulate_srpbs, yamashita2019
-from bayesharm.measures import (
+from bayesharm.evaluation.metrics import (
     average,
     between_scanner_sd,
     bias_error,

@@ -8,8 +8,17 @@ import pytest
 from scipy.optimize import minimize
 
 from bayesharm import InputError, load_dataset
-from bayesharm.baselines import METHODS, OTHER_LIBRARIES, available_methods, comparators, get_method, yamashita2019
-from bayesharm.dataset import Dataset
+from bayesharm.baselines import (
+    METHODS,
+    OTHER_LIBRARIES,
+    available_methods,
+    get_method,
+    yamashita2019,
+)
+from bayesharm.baselines import (
+    external_process as comparators,
+)
+from bayesharm.data.dataset import Dataset
 
 COVARIATES = ["diagnosis", "age"]
 SCANNERS = ["A", "B", "C", "D"]

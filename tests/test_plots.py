@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from posteriors import add_sources, make_posterior
 from typer.testing import CliRunner
 
-from bayesharm.cli import app
+from bayesharm.cli.app import app
 from bayesharm.errors import BayesharmError, InputError, RunFolderError
-from bayesharm.plots import PLOTS, Findings, draw_plot, possible_plots
-from bayesharm.plots.canvas import draw_matrix, new_figure, no_narrower
-from bayesharm.posterior import load_posterior
-from bayesharm.sections import tell_ranking
+from bayesharm.reporting.plots import PLOTS, Findings, draw_plot, possible_plots
+from bayesharm.reporting.plots.style import draw_matrix, new_figure, no_narrower
+from bayesharm.reporting.sections import tell_ranking
+from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D", "A/D", "B/D")
 NODES = pd.DataFrame([(name, *name.split("/")) for name in NAMES], columns=["feature", "node_a", "node_b"])
@@ -233,7 +233,7 @@ def test_what_is_missing_is_asked_for(tables, name, message):
 
 
 def test_without_matplotlib_or_nilearn_the_install_command_is_told(found, monkeypatch):
-    code = "import sys; sys.modules['matplotlib'] = None\nimport bayesharm.plots"
+    code = "import sys; sys.modules['matplotlib'] = None\nimport bayesharm.reporting.plots"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Plots need matplotlib" in told.stderr and "pip install 'bayesharm[plots]'" in told.stderr
     monkeypatch.setitem(sys.modules, "nilearn", None)

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
-from bayesharm.cli import app
-from bayesharm.design import build_design
-from bayesharm.effective import count_effective, count_for_ratios
-from bayesharm.populations import ALL, Populations, populations
-from bayesharm.regression import regress_populations
-from bayesharm.spec import load_model
+from bayesharm.analysis.population_structure import ALL, Populations, populations
+from bayesharm.analysis.yamashita_regression import regress_populations
+from bayesharm.cli.app import app
+from bayesharm.inference.effective_features import count_effective, count_for_ratios
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 N_FEATURES = 60
 

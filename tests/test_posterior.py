@@ -10,11 +10,11 @@ import pytest
 import xarray as xr
 from posteriors import SCANNERS, make_posterior
 
-from bayesharm import posterior
+from bayesharm.analysis.summary import summarize
 from bayesharm.errors import RunFolderError
-from bayesharm.posterior import FORMAT, load_posterior
-from bayesharm.run_folders import check_output
-from bayesharm.summary import summarize
+from bayesharm.results import posterior
+from bayesharm.results.posterior import FORMAT, load_posterior
+from bayesharm.results.run_folder import check_output
 
 MEAN = "posterior.zarr/effects/measurement/mean"
 

@@ -22,12 +22,12 @@ from posteriors import make_learned
 from scipy import stats
 from studies import random_study
 
-from bayesharm.adapt import adapt
-from bayesharm.dataset import load_dataset
+from bayesharm.data.dataset import load_dataset
 from bayesharm.errors import InputError
-from bayesharm.posterior import Posterior
-from bayesharm.predict import predict
-from bayesharm.spec import load_model
+from bayesharm.harmonization.adaptation import adapt
+from bayesharm.harmonization.prediction import predict
+from bayesharm.model.catalog import load_model
+from bayesharm.results.posterior import Posterior
 
 EXACT = 1e-8  # of a feature's sd
 

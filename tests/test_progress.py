@@ -4,15 +4,15 @@ import re
 
 import pytest
 
+from bayesharm.cli.progress_bar import ProgressBar
 from bayesharm.errors import InputError
-from bayesharm.progress import Progress
 
 
 def test_lines_and_log_say_the_same_and_quiet_is_quiet(tmp_path, capsys):
     for quiet in (False, True):
         log = tmp_path / f"{quiet}.txt"
         log.write_text("kept\n")
-        with Progress(quiet, log) as progress:
+        with ProgressBar(quiet, log) as progress:
             progress.say("reading")
             progress("features", 0, 640, "compiling")
             progress("features", 640, 640, "all converged")
@@ -24,5 +24,5 @@ def test_lines_and_log_say_the_same_and_quiet_is_quiet(tmp_path, capsys):
 
 
 def test_a_log_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(InputError, match="choose another --log"), Progress(log=tmp_path / "nowhere" / "log.txt"):
+    with pytest.raises(InputError, match="choose another --log"), ProgressBar(log=tmp_path / "nowhere" / "log.txt"):
         pass

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from bayesharm import InputError, ModelError, compare_sources, fit, harmonize, load_dataset, load_posterior, summarize
 from bayesharm.baselines import one_factor_at_a_time, yamashita2019
-from bayesharm.cli import app
-from bayesharm.design import build_design
-from bayesharm.identifiability import identify
-from bayesharm.protocol import count_contrasts, name_factors
-from bayesharm.simulate import PROTOCOL_RMS, simulate_srpbs
-from bayesharm.spec import Family, load_model, spec_from_dict
+from bayesharm.cli.app import app
+from bayesharm.conditional.identifiability import identify
+from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
+from bayesharm.model.protocol_factors import count_contrasts, name_factors
+from bayesharm.model.spec import Family, spec_from_dict
 
 FACTORS = ("phase_encoding", "manufacturer", "coil", "scanner_model")
 

@@ -10,8 +10,8 @@ from numpyro.diagnostics import effective_sample_size
 from scipy.stats import kurtosis, norm
 
 from bayesharm import fit, load_dataset
-from bayesharm.reference import load_reference, reference_study
-from bayesharm.spec import model_names
+from bayesharm.datasets.reference_study import reference_study
+from bayesharm.model.catalog import load_reference, model_names
 
 DRAWS = {"draws": 500, "effect_draws": 400, "block_size": 6, "keep_draws": "all"}
 

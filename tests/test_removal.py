@@ -12,13 +12,13 @@ from dense import solve_dense
 from posteriors import make_learned
 from scipy import stats
 
-from bayesharm.adapt import adapt
-from bayesharm.dataset import Dataset, load_dataset
-from bayesharm.equalize import Expectation
+from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
-from bayesharm.harmonize import Harmonized, harmonize
-from bayesharm.posterior import Posterior, load_posterior
-from bayesharm.spec import load_model
+from bayesharm.harmonization.adaptation import adapt
+from bayesharm.harmonization.harmonize import Harmonized, harmonize
+from bayesharm.harmonization.noise_scaling import Expectation
+from bayesharm.model.catalog import load_model
+from bayesharm.results.posterior import Posterior, load_posterior
 
 BOTH = ("measurement", "sampling")
 
@@ -80,7 +80,7 @@ def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(poster
 @pytest.mark.parametrize("options", [{}, {"scale": True}, {"scale": True, "inverse": True, "target": "beta"}])
 def test_nothing_depends_on_how_many_scans_and_features_are_corrected_together(posterior, study, monkeypatch, options):
     whole = quietly(posterior, study, draws=3, **options)
-    monkeypatch.setattr("bayesharm.features.BLOCK_VALUES", 37 * len(study.scans))
+    monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 37 * len(study.scans))
     monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "DRAWN_BYTES", 8 * 80 * len(study.scans))
     monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "STRIP_VALUES", 200)
     parts = quietly(posterior, study, draws=3, **options)

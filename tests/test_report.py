@@ -9,12 +9,12 @@ import pytest
 from posteriors import add_sources, make_posterior
 from typer.testing import CliRunner
 
-from bayesharm.cli import app
+from bayesharm.cli.app import app
 from bayesharm.errors import RunFolderError
-from bayesharm.plots import Findings
-from bayesharm.posterior import load_posterior
-from bayesharm.report import render_report, write_report
-from bayesharm.sections import SECTIONS, tell_scanners, tell_similarity, tell_sources
+from bayesharm.reporting.html import render_report, write_report
+from bayesharm.reporting.plots import Findings
+from bayesharm.reporting.sections import SECTIONS, tell_scanners, tell_similarity, tell_sources
+from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D")
 NODES = pd.DataFrame([(name, *name.split("/")) for name in NAMES], columns=["feature", "node_a", "node_b"])
@@ -169,9 +169,9 @@ def test_every_section_can_be_left_out_but_says_something():
 def test_the_demo_goes_on_without_matplotlib(tmp_path, monkeypatch):
     import sys
 
-    from bayesharm.demo import _write_report
+    from bayesharm.cli.demo.demo import _write_report
 
-    parts = ("bayesharm.plots", "bayesharm.report", "bayesharm.sections")
+    parts = ("bayesharm.reporting.plots", "bayesharm.reporting.html", "bayesharm.reporting.sections")
     for name in [name for name in sys.modules if name.startswith(parts)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -25,16 +25,22 @@ from filelock import FileLock
 from killed import contents
 
 import bayesharm
-from bayesharm import checkpoints, engine, posterior, repair
-from bayesharm.block import BlockSampler, Settings, Study
-from bayesharm.checkpoints import Checkpoints, keep_parts
-from bayesharm.design import build_design
+from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, RunFolderError
-from bayesharm.inference.lanes import sample_block, vague_mixture
-from bayesharm.inference.problem import Stage, make_problem
-from bayesharm.posterior import REASONS
-from bayesharm.run_folders import check_output
-from bayesharm.spec import load_model
+from bayesharm.fitting import repair
+from bayesharm.fitting import scheduler as engine
+from bayesharm.fitting.block_sampler import BlockSampler
+from bayesharm.fitting.settings import Settings
+from bayesharm.fitting.study import Study
+from bayesharm.inference.predictive_prior import vague_mixture
+from bayesharm.inference.scales import sample_block
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
+from bayesharm.results import checkpoints, posterior
+from bayesharm.results.checkpoints import Checkpoints, keep_parts
+from bayesharm.results.posterior import REASONS
+from bayesharm.results.run_folder import check_output
 
 SETTINGS = {"block_size": 2}  # so that 96 features are three parts
 MODEL = "traveling"
@@ -127,7 +133,7 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
         return found
 
     monkeypatch.setattr(BlockSampler, "sample", recorded)
-    fit(study, None, report=lambda stage, done, *_: events.append((stage, done)))
+    fit(study, None, progress=lambda stage, done, *_: events.append((stage, done)))
     assert events.index(("ends", 0)) < events.index(("features", 0))  # while hyperparameters are learned
     assert events.index(("features", 2)) < events.index(("starts", 94))
 
@@ -193,7 +199,7 @@ def test_a_damaged_part_is_named_and_computed_again(study, whole, nearly, tmp_pa
     part.write_bytes(content[:-5] if damage == "cut" else content)
     if damage == "missing":
         part.unlink()
-    fit(study, out, report=lambda *event: notes.append(str(event[-1])))
+    fit(study, out, progress=lambda *event: notes.append(str(event[-1])))
     assert contents(out) == contents(whole)
     assert damage == "missing" or any("damaged, computed again" in note and part.name in note for note in notes)
 
@@ -306,7 +312,7 @@ def repaired(study, run, monkeypatch, **options):
         return sample(self, block, turn)
 
     monkeypatch.setattr(BlockSampler, "sample", recorded)
-    fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])), **options)
+    fit(study, run, repair=True, progress=lambda *event: notes.append(str(event[-1])), **options)
     return sampled, notes
 
 
@@ -329,7 +335,7 @@ def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(st
     assert any("damaged: 'effects/measurement/sd/c/0/1'" in note for note in notes)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     (run / "unfinished").mkdir()  # as if it had been killed on its way out
-    fit(study, run, repair=True, report=lambda *event: notes.append(str(event[-1])))
+    fit(study, run, repair=True, progress=lambda *event: notes.append(str(event[-1])))
     assert notes[-1] == "nothing is damaged" and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
@@ -461,7 +467,7 @@ def test_memory_does_not_grow(study, tmp_path):
 def test_what_does_not_converge_is_run_three_times_and_marked(study):
     """Eight draws of each chain can never be 400 effective ones."""
     stages: list[str] = []
-    posterior = fit(study, None, draws=8, report=lambda stage, *_: stages.append(stage))
+    posterior = fit(study, None, draws=8, progress=lambda stage, *_: stages.append(stage))
     assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
     scales = posterior.tree["scales"].to_dataset()
     assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()

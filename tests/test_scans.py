@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bayesharm.data.scans import read_scans
 from bayesharm.errors import InputError
 from bayesharm.io.tables import read_table, to_labels
-from bayesharm.scans import read_scans
 
 
 def refused(message: str, call, *arguments, **options) -> None:

@@ -10,12 +10,12 @@ from posteriors import make_posterior
 from scipy.cluster.hierarchy import average
 from scipy.spatial.distance import squareform
 
-from bayesharm.design import build_design
+from bayesharm.analysis.scanner_similarity import compare_scanners
+from bayesharm.conditional.identifiability import identify
 from bayesharm.errors import RunFolderError
-from bayesharm.identifiability import identify
-from bayesharm.posterior import load_posterior
-from bayesharm.similarity import compare_scanners
-from bayesharm.spec import load_model
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
+from bayesharm.results.posterior import load_posterior
 
 N_FEATURES, N_DRAWS = 300, 2000
 

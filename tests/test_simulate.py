@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayesharm import simulate, srpbs
+from bayesharm.datasets import simulate, srpbs
+from bayesharm.datasets.oracle import gaussian_oracle
+from bayesharm.datasets.simulate import PROTOCOL_RMS, RMS, scan_levels, simulate_srpbs
 from bayesharm.errors import InputError
-from bayesharm.oracle import gaussian_oracle
-from bayesharm.simulate import PROTOCOL_RMS, RMS, scan_levels, simulate_srpbs
 
 EVERYTHING = dict(
     scale_log_sd=0.9,

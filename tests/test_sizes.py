@@ -11,12 +11,13 @@ import pytest
 from scipy import stats
 from studies import random_study, with_protocol
 
-from bayesharm.design import build_design
-from bayesharm.features import Features
-from bayesharm.inference.problem import Stage, feature_keys, make_problem
-from bayesharm.inference.sizes import draw_sizes, list_levels
-from bayesharm.moments import MomentReader
-from bayesharm.spec import load_model
+from bayesharm.algorithms.random_streams import Stage, feature_keys
+from bayesharm.conditional.finite_population import draw_sizes, list_levels
+from bayesharm.data.features import Features
+from bayesharm.likelihood.moments import MomentReader
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 
 N_FEATURES, N_DRAWS = 3, 4000
 FALSE_ALARMS = 2e-5

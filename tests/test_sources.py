@@ -7,10 +7,10 @@ import xarray as xr
 from posteriors import make_posterior
 from typer.testing import CliRunner
 
-from bayesharm.cli import app
+from bayesharm.analysis.variance_components import compare_sources
+from bayesharm.cli.app import app
 from bayesharm.errors import InputError, RunFolderError
-from bayesharm.posterior import load_posterior
-from bayesharm.sources import compare_sources
+from bayesharm.results.posterior import load_posterior
 
 NAMES = tuple(f"f{k}" for k in range(6))
 NODES = pd.DataFrame({"feature": NAMES, "node_a": list("AAABBC"), "node_b": list("BCDCDD")})

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from bayesharm.errors import ModelError
-from bayesharm.spec import Family, Priors, load_model, model_names, spec_from_dict
+from bayesharm.model.catalog import load_model, model_names
+from bayesharm.model.spec import Family, Priors, spec_from_dict
 
 OWN = """
 name = "mine"

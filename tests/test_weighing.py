@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayesharm.inference.weighing import ENOUGH, N_POINTS, N_ROUNDS, weigh_points
+from bayesharm.algorithms.adaptive_importance import ENOUGH, N_POINTS, N_ROUNDS, weigh_points
 
 Z = 4.3
 

@@ -12,9 +12,11 @@ import pytest
 from scipy.special import logsumexp
 from test_inference import AXES, EQUAL, N_FEATURES, PRIOR, SCALES, Study
 
-from bayesharm.inference.importance import basis_of, draw_nodes, find_modes, log_marginal, log_prior
-from bayesharm.inference.problem import Gaussian, Stage, feature_keys, make_problem
-from bayesharm.inference.zero import LOG_ZERO, Evidence, evaluate_masked, find_chances, find_evidence
+from bayesharm.algorithms.random_streams import Stage, feature_keys
+from bayesharm.algorithms.student_t import draw_nodes
+from bayesharm.inference.importance import basis_of, find_modes, log_marginal, log_prior
+from bayesharm.inference.spike_and_slab import LOG_ZERO, Evidence, evaluate_masked, find_chances, find_evidence
+from bayesharm.likelihood.problem import Gaussian, make_problem
 
 Z = 4.3
 N_NODES, N_REPEATS = 2048, 20

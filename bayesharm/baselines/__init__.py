@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from bayesharm.baselines.base import Applied, Fitted, Method
 from bayesharm.baselines.combat import fit_combat
-from bayesharm.baselines.comparators import has_environment, require_environment
-from bayesharm.baselines.interface import Applied, Fitted, Method
+from bayesharm.baselines.external_process import has_environment, require_environment
 from bayesharm.baselines.linear import fit_adjusted_glm, fit_glm, fit_none, fit_yamashita2019
 from bayesharm.baselines.reml import fit_reml
 from bayesharm.baselines.yamashita import MODEL, RIDGE, Yamashita2019, one_factor_at_a_time, yamashita2019

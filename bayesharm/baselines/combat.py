@@ -11,9 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from bayesharm.baselines.comparators import ComparatorFailed, run_script, start_folder, write_arrays
-from bayesharm.baselines.encoding import Encoding, indicators, learn_encoding
-from bayesharm.baselines.interface import (
+from bayesharm.baselines.base import (
     Applied,
     bias_table,
     check_features,
@@ -23,12 +21,13 @@ from bayesharm.baselines.interface import (
     read_finite,
     scanner_names,
 )
+from bayesharm.baselines.encoding import Encoding, indicators, learn_encoding
+from bayesharm.baselines.external_process import ComparatorFailed, run_script, start_folder, write_arrays
 from bayesharm.baselines.linear import REPEATED
-from bayesharm.dataset import Dataset
+from bayesharm.data.dataset import Dataset
 from bayesharm.errors import listed
 
 Library = Literal["neuroCombat", "neuroHarmonize", "combatlearn"]
-
 AVERAGE = (
     "Applied to new scans it does not use their covariates: it takes everybody for the average person of the training scans "
     "(neuroCombatFromTraining)."

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bayesharm.baselines.encoding import indicators, learn_encoding
-from bayesharm.baselines.interface import (
+from bayesharm.baselines.base import (
     Applied,
     Subtraction,
     bias_table,
@@ -19,10 +18,11 @@ from bayesharm.baselines.interface import (
     read_finite,
     scanner_names,
 )
+from bayesharm.baselines.encoding import indicators, learn_encoding
 from bayesharm.baselines.yamashita import RIDGE, yamashita2019
-from bayesharm.dataset import Dataset
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.features import Features
 from bayesharm.errors import ModelError, listed
-from bayesharm.features import Features
 
 N_SCANS = 1216  # of the 2019 study
 REPEATED = "It takes every scan for another person's: that travelers are the same people is not used."

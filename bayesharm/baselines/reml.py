@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from bayesharm.baselines.comparators import ComparatorFailed, run_script, start_folder, write_arrays
+from bayesharm.baselines.base import Subtraction, bias_table, no_bias, read_finite, scanner_names
 from bayesharm.baselines.encoding import learn_encoding
-from bayesharm.baselines.interface import Subtraction, bias_table, no_bias, read_finite, scanner_names
-from bayesharm.dataset import Dataset
-from bayesharm.design import find_travelers
+from bayesharm.baselines.external_process import ComparatorFailed, run_script, start_folder, write_arrays
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, listed
 
 FEATURES_PER_JOB = 200  # a process takes seconds to start

@@ -10,12 +10,13 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from bayesharm.columns import levels_by
-from bayesharm.dataset import Dataset
-from bayesharm.design import Design, build_design
+from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
-from bayesharm.protocol import name_factors
-from bayesharm.spec import ModelSpec, load_model
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import Design, build_design
+from bayesharm.model.protocol_factors import name_factors
+from bayesharm.model.spec import ModelSpec
+from bayesharm.model.terms import levels_by
 
 MODEL = "traveling_and_cohort"  # whose columns are those of the paper: people scanned once have no effect of their own
 RIDGE = 14.0

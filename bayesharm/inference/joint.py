@@ -18,13 +18,14 @@ from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_median
 from numpyro.infer.reparam import LocScaleReparam
 
-from bayesharm.inference.hyper import Hyper
-from bayesharm.inference.lanes import ScaleDraws
-from bayesharm.inference.noise import Ratio
-from bayesharm.inference.population import predict
-from bayesharm.inference.problem import Problem, Stage, stage_key
-from bayesharm.marginal import condense, log_likelihood
-from bayesharm.moments import Moments
+from bayesharm.algorithms.random_streams import Stage, stage_key
+from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.inference.hyperposterior import predict
+from bayesharm.inference.scales import ScaleDraws
+from bayesharm.inference.variance_ratios import Ratio
+from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem
 
 FEW_FEATURES = 32  # up to so many are sampled together
 LEAST_DRAWS = 1000  # of a chain: these draws are less independent than those of single features

@@ -15,7 +15,6 @@ import pandas as pd
 from bayesharm.errors import InputError, shorten
 
 type TableSource = str | os.PathLike[str] | pd.DataFrame
-
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLE_FORMATS = (*SEPARATORS, ".parquet")
 _BLOCK_BYTES = 1 << 26  # a line of a text file must fit into one block

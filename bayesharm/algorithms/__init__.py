@@ -1,0 +1,1 @@
+"""Numerical algorithms that know no model."""

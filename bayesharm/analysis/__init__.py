@@ -1,0 +1,1 @@
+"""What a posterior says: summaries, variance components, populations, comparison of models."""

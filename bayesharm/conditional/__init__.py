@@ -1,0 +1,1 @@
+"""The exact posterior of the effects given the scales."""

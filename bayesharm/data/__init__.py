@@ -1,0 +1,1 @@
+"""Scans, features, and the dataset that holds both."""

@@ -1,0 +1,1 @@
+"""Example studies: simulated ones with known truth, and public ones."""

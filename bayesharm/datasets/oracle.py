@@ -1,0 +1,92 @@
+"""The best that can be done on a simulated study: its measurement bias estimated with the true scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.datasets.simulate import Simulation, scan_levels
+
+
+@dataclass(frozen=True, eq=False)
+class OraclePosterior:
+    """Posterior mean and sd of the centred measurement bias (scanner x feature, units of the feature)."""
+
+    mean: pd.DataFrame
+    sd: pd.DataFrame
+
+
+def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior:
+    """Exact posterior of the centred measurement bias given the true scales, noise ratios and bias ratios.
+
+    The mean of a feature has a flat prior; the participant effects of people scanned once are part of their
+    noise: variance ``sigma² lambda + tau_p²``. If the noise is Student-t, this is the best linear estimate.
+
+    Parameters
+    ----------
+    simulation : Simulation
+    block : int
+        Features solved at a time: speed and memory only.
+
+    Returns
+    -------
+    OraclePosterior
+    """
+    scans, truth = simulation.scans, simulation.truth
+    traveling = scans["participant_id"].isin(truth.effects["participant"].index).to_numpy()
+    columns, scales = _design(simulation)
+    # Scans of a scanner, of travelers or of the cohort, share their noise variance, so their moments suffice.
+    classes = [
+        (scanner, once, np.flatnonzero((scans["scanner"] == scanner).to_numpy() & (traveling != once)))
+        for scanner in truth.noise_ratio.index
+        for once in (False, True)
+    ]
+    gram = np.stack([columns[rows].T @ columns[rows] for _, _, rows in classes])
+
+    n_columns, n_features = columns.shape[1], len(truth.mean)
+    n_scanners = len(truth.noise_ratio)
+    scanner_columns = slice(1, 1 + n_scanners)
+    centre = np.eye(n_scanners) - 1 / n_scanners
+    prior = np.eye(n_columns)
+    prior[0, 0] = 0
+    mean, sd = np.empty((2, n_scanners, n_features))
+    for start in range(0, n_features, block):
+        part = slice(start, min(start + block, n_features))
+        noise, person = truth.scales["noise"][part] ** 2, truth.scales["participant"][part] ** 2
+        weight = np.stack(
+            [1 / (noise * truth.noise_ratio[scanner] + person * once) for scanner, once, _ in classes]
+        )
+        y = simulation.features[:, part].astype(float)
+        moment = sum(columns[rows].T @ y[rows] * w for w, (_, _, rows) in zip(weight, classes, strict=True)).T
+        # Effects are their scale times a standard normal, so a scale of 0 needs no care.
+        scale = scales[part]
+        precision = (
+            np.einsum("cf,cij->fij", weight, gram, optimize=True) * scale[:, :, None] * scale[:, None, :]
+            + prior
+        )
+        covariance = np.linalg.inv(precision)
+        effects = (covariance @ (scale * moment)[:, :, None])[:, :, 0] * scale
+        covariance *= scale[:, :, None] * scale[:, None, :]
+        mean[:, part] = centre @ effects[:, scanner_columns].T
+        contrast = centre @ covariance[:, scanner_columns, scanner_columns] @ centre
+        sd[:, part] = np.sqrt(np.diagonal(contrast, axis1=1, axis2=2)).T
+    labels = truth.effects["measurement"]
+    return OraclePosterior(
+        *(pd.DataFrame(values, index=labels.index, columns=labels.columns) for values in (mean, sd))
+    )
+
+
+def _design(simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:
+    """0/1 columns (scan, column) of mean, scanners and other levels, and their scales (feature, column)."""
+    truth = simulation.truth
+    columns, scales = [np.ones(len(simulation.scans))], [np.ones_like(truth.mean)]
+    for group, table in truth.effects.items():
+        level = scan_levels(simulation.scans, group).to_numpy()
+        for label in table.index:
+            family = f"sampling_{label.split('/')[1]}" if group == "sampling" else group
+            columns.append((level == label).astype(float))
+            ratio = truth.bias_ratio[label] if group == "measurement" else 1.0
+            scales.append(truth.scales[family] * np.sqrt(ratio))
+    return np.column_stack(columns), np.column_stack(scales)

@@ -1,0 +1,35 @@
+"""The fixed small study on which every model has reference posterior summaries (``models/<name>/reference.json``)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.datasets.simulate import simulate_srpbs
+
+SCANNERS = ("ATT", "COI", "KUT", "SWA", "UTO")
+SIZES = {
+    "measurement": 0.08,
+    "participant": 0.10,
+    "disorder": 0.08,
+    "sampling_HC": 0.06,
+    "sampling_MDD": 0.06,
+    "sampling_SCZ": 0.06,
+}
+
+
+def reference_study() -> tuple[pd.DataFrame, np.ndarray]:
+    """A corner of the simulated SRPBS study: five scanners, two scans a visit, at most ten people of a population.
+
+    Returns
+    -------
+    scans : DataFrame
+    features : (scan, 40) float64 array
+    """
+    study = simulate_srpbs(40, seed=20190418, noise_ratio_log_sd=0.3, sizes=SIZES, dtype="float64")
+    scans = study.scans[study.scans.scanner.isin(SCANNERS)]
+    counts = scans.groupby("participant_id").scanner.transform("size")
+    visits = scans[counts > 1].groupby(["participant_id", "scanner"], sort=False).head(2)
+    people = scans[counts == 1].groupby(["site", "diagnosis"], sort=False).head(10)
+    rows = np.sort(np.concatenate([visits.index, people.index]))
+    return study.scans.loc[rows].reset_index(drop=True), study.features[rows]

@@ -1,0 +1,272 @@
+"""Simulate a study shaped like SRPBS (411 traveling scans and a cohort of 805 people) whose truth is known.
+
+The model is the one that is fitted (values in Fisher z)::
+
+    y = mean + measurement[scanner] + sampling[population] + disorder[diagnosis] + participant + noise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.datasets import srpbs
+from bayesharm.datasets.ground_truth import PROTOCOL_RMS, RMS, STREAMS, Truth, draw_truth
+from bayesharm.errors import InputError, shorten
+
+BLOCK = 512  # features simulated at a time, bounding memory; the numbers do not depend on it
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A simulated study; `features` is scan x feature, with its rows in the order of `scans`."""
+
+    scans: pd.DataFrame
+    features: np.ndarray
+    feature_names: np.ndarray
+    truth: Truth
+
+    def write(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
+
+        The truth holds ``mean``, ``noise_ratio``, ``bias_ratio``, ``hyper`` (family x (eta, omega)), ``scales/<family>`` and
+        ``effects/<group>``, with labels in ``scanner``, ``family`` and ``levels/<group>``; no pickle in it.
+
+        Raises
+        ------
+        InputError
+            If one of these files is there already and ``overwrite`` is not set.
+        """
+        folder = Path(folder)
+        names = ("scans.csv", "features.npy", "feature_names.txt", "truth.npz")
+        there = [name for name in names if (folder / name).exists()]
+        if folder.exists() and not folder.is_dir():
+            raise InputError(
+                "the simulation needs a folder to write to",
+                got=f"the file {folder}",
+                do="name another folder",
+            )
+        if there and not overwrite:
+            raise InputError(
+                "the folder already holds a simulation",
+                got=f"{shorten(there)} in {folder}",
+                expected="a folder without these files",
+                do="name another folder, or ask for overwriting",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.scans.to_csv(folder / "scans.csv", index=False, lineterminator="\n")
+        np.save(folder / "features.npy", self.features, allow_pickle=False)
+        (folder / "feature_names.txt").write_text(
+            "".join(f"{name}\n" for name in self.feature_names), encoding="utf-8"
+        )
+        truth, effects = self.truth, {**self.truth.effects, **self.truth.factors}
+        arrays = {
+            "mean": truth.mean,
+            "noise_ratio": truth.noise_ratio.to_numpy(),
+            "bias_ratio": truth.bias_ratio.to_numpy(),
+            "scanner": truth.noise_ratio.index.to_numpy(dtype=str),
+            "hyper": truth.hyper.to_numpy(),
+            "family": truth.hyper.index.to_numpy(dtype=str),
+            **{f"scales/{family}": scale for family, scale in truth.scales.items()},
+            **{f"effects/{name}": table.to_numpy() for name, table in effects.items()},
+            **{f"levels/{name}": table.index.to_numpy(dtype=str) for name, table in effects.items()},
+        }
+        np.savez(folder / "truth.npz", allow_pickle=False, **arrays)
+        return folder
+
+
+def simulate_srpbs(
+    n_features: int = 1000,
+    seed: int = 0,
+    *,
+    scale_log_sd: float = 0.3,
+    sampling_bias: bool = True,
+    noise_ratio_log_sd: float = 0.0,
+    bias_ratio_log_sd: float = 0.0,
+    travelers: Literal["published", "hub-and-spoke"] = "published",
+    without_travelers: Sequence[str] | str = (),
+    tail_df: float | None = None,
+    sizes: Mapping[str, float] | None = None,
+    protocol: Mapping[str, float] | None = None,
+    dtype: Literal["float32", "float64"] = "float32",
+) -> Simulation:
+    """Simulate the SRPBS study: 1,216 scans of 814 people on 12 scanners.
+
+    The same arguments give the same bytes, and fewer features give the first of more.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features. R(R-1)/2 of them are named as the edges of R nodes, lower triangle by rows.
+    seed : int
+    scale_log_sd : float
+        How much the scales differ between features: ``log tau ~ Normal(eta, scale_log_sd²)`` for every family
+        and for the noise, with eta such that the root mean square of tau is `RMS`.
+    sampling_bias : bool
+        If false, the cohort is one population: its sampling effects and their scales are 0.
+    noise_ratio_log_sd : float
+        How much the noise differs between scanners: sd of the log ratio of its variance.
+    bias_ratio_log_sd : float
+        How much the size of measurement bias does: sd of the log ratio of its variance. Not together with `protocol`.
+    travelers : {"published", "hub-and-spoke"}
+        Nine men on every scanner, or thirty people scanned once at the hub ATT and at each of two others.
+    without_travelers : str or sequence of str
+        Scanners where nobody travels; they must have people of the cohort.
+    tail_df : float, optional
+        Degrees of freedom (above 2) of Student-t noise of the same variance; Gaussian if not given.
+    sizes : mapping, optional
+        Other root mean squares than `RMS` for some of its families.
+    protocol : mapping, optional
+        Make measurement bias of protocol factors with these root mean squares, such as `PROTOCOL_RMS`: some of
+        ``phase_encoding``, ``manufacturer``, ``coil``, ``scanner_model``, and ``scanner`` for what is left.
+    dtype : {"float32", "float64"}
+        Of the features.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    InputError
+        If an option has no meaning.
+    """
+    left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
+    _check_options(
+        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, travelers, left_out, tail_df, dtype
+    )
+    if protocol and bias_ratio_log_sd:
+        raise InputError("Bias that protocol factors make has the same size on all scanners.",
+                         got=f"protocol and {bias_ratio_log_sd=}", expected="one of the two", do="leave one out")
+    for option, given, known in (("sizes", sizes, RMS), ("protocol", protocol, PROTOCOL_RMS)):
+        if unusable := {name: size for name, size in (given or {}).items() if name not in known or not size > 0}:
+            raise InputError("These sizes cannot be used.", got=str(unusable),
+                             expected=f"numbers above 0 for some of {shorten(known, 9)}", do=f"correct {option}")
+    streams = {
+        name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
+        for i, name in enumerate(STREAMS)
+    }
+    if travelers == "published":
+        traveling = srpbs.travelers_published(streams["traveler_people"])
+        kept = ~traveling["scanner"].isin(left_out).to_numpy()
+    else:
+        traveling = srpbs.travelers_hub_and_spoke(streams["traveler_people"], left_out)
+        kept = np.ones(len(traveling), bool)
+    cohort = srpbs.cohort(streams["cohort_people"])
+
+    names = _feature_names(n_features)
+    truth = draw_truth(
+        streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd,
+        bias_ratio_log_sd, {**RMS, **(sizes or {})}, protocol or {},
+    )
+    features = np.empty((kept.sum() + len(cohort), n_features), dtype)
+    parts = [
+        ("traveler", traveling, kept, features[: kept.sum()]),
+        ("cohort", cohort, np.ones(len(cohort), bool), features[kept.sum() :]),
+    ]
+    for part, scans, rows, out in parts:
+        columns = [_columns(truth, scans, group) for group in truth.effects]
+        ratio = np.sqrt(truth.noise_ratio.loc[scans["scanner"]].to_numpy())
+        for start in range(0, n_features, BLOCK):
+            block = slice(start, min(start + BLOCK, n_features))
+            # features first: a stream is then read feature by feature, whatever the size of a block
+            values = _noise(streams, part, (block.stop - start, len(scans)), tail_df)
+            values *= truth.scales["noise"][block, None] * ratio
+            values += truth.mean[block, None]
+            for effects, column in columns:
+                values += effects[block][:, column]
+            if part == "cohort":
+                people = streams["cohort"].standard_normal(values.shape)
+                values += truth.scales["participant"][block, None] * people
+            out[:, block] = values[:, rows].T
+    scans = pd.concat([traveling[kept], cohort], ignore_index=True)
+    return Simulation(scans, features, names, truth)
+
+
+def scan_levels(scans: pd.DataFrame, group: str) -> pd.Series:
+    """Level of an effect group that each scan carries; a level that is not among the effects stands for 0."""
+    if group != "sampling":
+        return scans[
+            {"measurement": "scanner", "disorder": "diagnosis", "participant": "participant_id"}[group]
+        ]
+    traveling = scans.groupby("participant_id")["scanner"].transform("nunique") > 1
+    return (scans["site"] + "/" + scans["diagnosis"]).mask(traveling, "")
+
+
+def _columns(truth: Truth, scans: pd.DataFrame, group: str) -> tuple[np.ndarray, np.ndarray]:
+    """Effects (feature, level and a last one of zeros) of a group and the column of each scan."""
+    table = truth.effects[group]
+    effects = np.vstack([table.to_numpy(), np.zeros(table.shape[1])]).T
+    return effects, table.index.get_indexer(scan_levels(scans, group))  # -1, the zeros, where it carries none
+
+
+def _noise(
+    streams: dict[str, np.random.Generator], part: str, shape: tuple[int, int], tail_df: float | None
+) -> np.ndarray:
+    """Noise of variance 1, Gaussian or Student-t."""
+    noise = streams[f"{part}_noise"].standard_normal(shape)
+    if tail_df is not None:
+        noise *= np.sqrt((tail_df - 2) / streams[f"{part}_tails"].chisquare(tail_df, shape))
+    return noise
+
+
+def _feature_names(n: int) -> np.ndarray:
+    """Edges ``node_001/node_002`` of all pairs of nodes if their number allows it, else ``feature_00001``."""
+    nodes = (1 + isqrt(1 + 8 * n)) // 2
+    if nodes * (nodes - 1) // 2 == n:
+        return np.array([f"node_{a:03d}/node_{b:03d}" for b in range(2, nodes + 1) for a in range(1, b)])
+    return np.array([f"feature_{i:05d}" for i in range(1, n + 1)])
+
+
+def _check_options(
+    n_features: int,
+    seed: int,
+    scale_log_sd: float,
+    noise_ratio_log_sd: float,
+    bias_ratio_log_sd: float,
+    travelers: str,
+    left_out: tuple[str, ...],
+    tail_df: float | None,
+    dtype: str,
+) -> None:
+    unknown = [name for name in left_out if name not in srpbs.COHORT]
+    checks = [
+        (n_features >= 1, "n_features", n_features, "at least 1"),
+        (seed >= 0, "seed", seed, "a whole number of at least 0"),
+        (0 <= scale_log_sd < np.inf, "scale_log_sd", scale_log_sd, "a number of at least 0"),
+        (0 <= noise_ratio_log_sd < np.inf, "noise_ratio_log_sd", noise_ratio_log_sd, "a number of at least 0"),
+        (0 <= bias_ratio_log_sd < np.inf, "bias_ratio_log_sd", bias_ratio_log_sd, "a number of at least 0"),
+        (
+            travelers in ("published", "hub-and-spoke"),
+            "travelers",
+            travelers,
+            "'published' or 'hub-and-spoke'",
+        ),
+        (
+            tail_df is None or 2 < tail_df < np.inf,
+            "tail_df",
+            tail_df,
+            "a number above 2, for the noise to have a variance",
+        ),
+        (str(dtype) in ("float32", "float64"), "dtype", dtype, "'float32' or 'float64'"),
+        (
+            not unknown,
+            "without_travelers",
+            shorten(unknown),
+            f"scanners with people of the cohort: {', '.join(srpbs.COHORT)}",
+        ),
+    ]
+    for good, option, got, expected in checks:
+        if not good:
+            raise InputError(
+                f"{option} cannot be used for a simulation",
+                got=str(got),
+                expected=expected,
+                do="leave it out, or change it",
+            )

@@ -1,0 +1,1 @@
+"""How well methods harmonize scans that they have not seen."""

@@ -1,0 +1,1 @@
+"""The inference run over all features, resumably."""

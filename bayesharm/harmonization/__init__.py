@@ -1,0 +1,1 @@
+"""Harmonized data: corrections, adaptation to new scanners, predictions."""

@@ -1,0 +1,1 @@
+"""The likelihood with all effects integrated out."""

@@ -1,0 +1,1 @@
+"""The specification of a model, its terms, and the design matrix."""

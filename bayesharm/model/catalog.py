@@ -1,0 +1,75 @@
+"""The catalog of models: names, specifications, cards and reference results."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+
+from bayesharm.errors import ModelError
+from bayesharm.model.spec import ModelSpec, spec_from_dict
+
+
+def load_reference(model: str) -> dict:
+    """Posterior summaries of a model on :func:`reference_study`, their Monte-Carlo errors and the checks made."""
+    return json.loads((models_folder() / model / "reference.json").read_text(encoding="utf-8"))
+
+
+def models_folder() -> Path:
+    """The folder of model folders: inside the installed package, or beside it in a checkout.
+
+    Raises
+    ------
+    ModelError
+        Neither is there: the installation is broken.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "models", package.parent / "models"):
+        if folder.is_dir():
+            return folder
+    raise ModelError(
+        "The models folder is missing.",
+        expected=f"a folder {package / 'models'}",
+        do="install bayesharm again",
+    )
+
+
+def model_names() -> list[str]:
+    """Names of the models that come with the package, sorted."""
+    return sorted(path.parent.name for path in models_folder().glob("*/model.toml"))
+
+
+def load_model(name: str) -> ModelSpec:
+    """Read a model by name, or from a folder that holds a ``model.toml``.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`model_names`, or a path to a folder of your own.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or it is malformed.
+    """
+    inside, outside = models_folder() / name / "model.toml", Path(name) / "model.toml"
+    path = inside if inside.is_file() else outside
+    if not path.is_file():
+        near = get_close_matches(name, model_names(), n=1)
+        raise ModelError(
+            f"There is no model {name!r}.",
+            got=f"neither a model of the package nor a file {path}",
+            expected=f"one of {', '.join(model_names())}, or a folder with a model.toml",
+            do=f"did you mean {near[0]!r}?" if near else "list the models with: bayesharm models",
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(f"{path} is not valid TOML.", got=str(error), do="correct the file") from None
+    return spec_from_dict(table)
+
+
+def model_card(name: str) -> str:
+    """The model's ``card.md``: equations, what it estimates, when it is not identified, when not to use."""
+    return (models_folder() / name / "card.md").read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Uncertainty of harmonization carried into later analyses: Rubin's rules."""

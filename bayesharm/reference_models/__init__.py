@@ -1,0 +1,1 @@
+"""The model written twice more, in NumPyro and in PyMC, as a reference."""

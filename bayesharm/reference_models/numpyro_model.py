@@ -1,0 +1,253 @@
+"""The reference: the whole model in NumPyro, every effect a sampled site. For small studies, tests and trust.
+
+For scan n, feature f (centred, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
+scanner k, effect column j::
+
+    eta[c] ~ Normal(log median[c], eta_sd)       omega[c]² = excess[c]² + least_omega²,  excess[c] ~ HalfNormal(omega_sd)
+    amplitude[f] ~ Normal(0, amplitude_sd)       0 where features share one unit
+    log_scale[c,f] ~ Normal(eta[c] + amplitude[f], omega[c])
+    raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
+    raw_bias[k] ~ Normal(0, bias_ratio_sd)       log kappa = raw_bias - mean(raw_bias)
+    u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates;
+                                                 times sqrt(kappa[k]) if it is the effect of scanner k
+    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + once[n] tau_p[f]²))
+
+Nothing is integrated out but the participant effects of people scanned once, which are part of their noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import xarray as xr
+from numpyro.handlers import reparam
+from numpyro.infer import MCMC, NUTS, init_to_uniform
+from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.util import log_density
+
+from bayesharm.errors import InputError, shorten
+from bayesharm.model.design import FIXED, Design
+
+
+@dataclass(frozen=True, eq=False)
+class ExplicitPosterior:
+    """Draws of everything, dims (chain, draw, …), labelled.
+
+    Attributes
+    ----------
+    hyper : Dataset
+        ``eta``, ``omega`` (…, family), of scales in standard deviations of a feature; ``log_ratio`` and
+        ``log_bias_ratio`` (…, scanner), log lambda and log kappa.
+    scales : (chain, draw, family, feature) DataArray
+        Scales in the units of the features.
+    effects : dict of DataArray
+        For each of ``design.effects``, its contrasts (chain, draw, level, feature) in the units of the
+        features; the level dimension is called `scanner`, `population`, ….
+    sampler : Dataset
+        ``diverging``, ``n_steps`` (chain, draw): NUTS's own account.
+    """
+
+    hyper: xr.Dataset
+    scales: xr.DataArray
+    effects: dict[str, xr.DataArray]
+    sampler: xr.Dataset
+
+
+def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
+    """The generative model as a NumPyro program, centred: each site is the quantity itself.
+
+    Scans determine the noise of a feature, which is why it comes first, ``log_noise ~ Normal(eta, omega² +
+    amplitude_sd²)``, and the amplitude given it: the same joint density as the other way round.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array or DataFrame
+        All rows of the scans table, in the user's units, complete.
+    """
+    y = _standardize(design, features)[0]
+    priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
+
+    eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
+    excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
+    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.least_omega))
+    centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    amplitude_sd = design.spec.amplitude_sd
+    total_sd = jnp.sqrt(spread[0] ** 2 + amplitude_sd**2)
+    log_noise = numpyro.sample("log_noise", dist.Normal(centre[0], total_sd))
+    if amplitude_sd:
+        share = (amplitude_sd / total_sd) ** 2
+        given_noise = dist.Normal(share * (log_noise - centre[0]), jnp.sqrt(share) * spread[0])
+        centre += numpyro.sample("amplitude", given_noise)
+    other = numpyro.sample("log_scale", dist.Normal(centre[1:], spread[1:]))
+    log_scale = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
+    log_ratio = jnp.zeros(len(design.scanners))
+    if design.spec.noise_ratio == "scanner":
+        raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
+        log_ratio = raw - raw.mean()
+    numpyro.deterministic("log_ratio", log_ratio)
+
+    scale = jnp.exp(log_scale)
+    fixed = (design.column_scale == FIXED)[:, None]
+    prior_sd = jnp.where(fixed, design.column_sd[:, None], scale[design.column_scale])
+    log_bias = jnp.zeros(len(design.scanners))
+    if design.spec.bias_ratio == "scanner":
+        raw_bias = numpyro.sample("raw_bias", dist.Normal(log_bias, priors.bias_ratio_sd))
+        log_bias = raw_bias - raw_bias.mean()
+        own = design.bias_ratio_of
+        prior_sd *= jnp.where(own >= 0, jnp.exp(0.5 * log_bias[own]), 1.0)[:, None]
+    numpyro.deterministic("log_bias_ratio", log_bias)
+    u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
+
+    scanner, once = design.class_scanner[design.scan_class], design.class_once[design.scan_class]
+    variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
+    variance += once[:, None] * scale[design.once_scale] ** 2
+    numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=y)
+
+
+def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
+    """Log joint density of the NumPyro model, priors and all constants included.
+
+    It is a density with respect to Lebesgue measure on the coordinates of `point` as they are named here (for
+    excess itself, not its logarithm: no Jacobian is added) and on the standardized features.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array or DataFrame
+        All rows of the scans table, in the user's units.
+    point : mapping of arrays
+        ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
+        with a unit for each feature ``amplitude`` (feature,), and if they are by scanner ``raw`` (scanner,) of the noise
+        and ``raw_bias`` of biases;
+        in standard deviations of a feature.
+    """
+    _standardize(design, features)  # refuses features that do not fit
+    with jax.enable_x64(True):
+        sites = {name: jnp.asarray(value, float) for name, value in point.items()}
+        sites["log_noise"], sites["log_scale"] = sites["log_scale"][0], sites["log_scale"][1:]
+        return float(log_density(numpyro_model, (design, features), {}, sites)[0])
+
+
+def sample_explicit(
+    design: Design,
+    features: np.ndarray | pd.DataFrame,
+    *,
+    seed: int,
+    n_chains: int = 4,
+    n_warmup: int = 1000,
+    n_draws: int = 1000,
+) -> ExplicitPosterior:
+    """Sample the posterior with NUTS in float64, whatever the caller's JAX settings.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array or DataFrame
+        All rows of the scans table, in the user's units. The columns of a DataFrame name the features; those
+        of an array are numbered.
+    seed : int
+        The same seed gives the same draws on the same machine with the same versions.
+    n_chains, n_warmup, n_draws : int
+        Chains, run as one vectorized program; iterations thrown away first, and kept, in each.
+
+    Raises
+    ------
+    InputError
+        The features do not match the design, have missing values or are constant.
+    """
+    sd = _standardize(design, features)[1]
+    with jax.enable_x64(True):
+        model = reparam(partial(numpyro_model, design, features), config=_parametrization(design))
+        kernel = NUTS(model, init_strategy=init_to_uniform(radius=0.5), target_accept_prob=0.9)
+        mcmc = MCMC(
+            kernel,
+            num_warmup=n_warmup,
+            num_samples=n_draws,
+            num_chains=n_chains,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        mcmc.run(jax.random.key(seed), extra_fields=("diverging", "num_steps"))
+        sites = jax.tree.map(np.asarray, mcmc.get_samples(group_by_chain=True))
+        counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
+
+    draws = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
+    families = {"family": list(design.scales)}
+    feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
+    arrays = partial(_labelled, draws)
+    hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
+    for name in ("log_ratio", "log_bias_ratio"):
+        hyper[name] = arrays(sites[name], {"scanner": list(design.scanners)})
+    effects = {
+        group.name: arrays((group.contrasts @ sites["u"]) * sd, {group.dim: list(group.levels), **feature})
+        for group in design.effects
+    }
+    return ExplicitPosterior(
+        hyper=xr.Dataset(hyper),
+        scales=arrays(np.exp(sites["log_scales"]) * sd, {**families, **feature}),
+        effects=effects,
+        sampler=xr.Dataset(
+            {"diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})}
+        ),
+    )
+
+
+def _labelled(draws: dict, values: np.ndarray, labels: dict) -> xr.DataArray:
+    return xr.DataArray(values, {**draws, **labels}, [*draws, *labels])
+
+
+def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the scans that the model uses, with mean 0, in units of `sd`; `sd` in the user's units."""
+    values = np.asarray(features, float)
+    if values.ndim != 2 or len(values) <= design.rows.max():
+        raise InputError(
+            "The features do not match the scans.",
+            got=f"an array of shape {values.shape}",
+            expected=f"(scan, feature), row {design.rows.max()} among the scans",
+            do="give the features of all rows of the scans table",
+        )
+    y = values[design.rows]
+    sd = y.std(axis=0)
+    unfit = np.flatnonzero(~(np.isfinite(sd) & (np.ptp(y, axis=0) > 0)))
+    if len(unfit):
+        raise InputError(
+            "The explicit model takes complete features that vary.",
+            got=f"missing values or a constant in the feature columns {shorten(unfit)}",
+            expected="a finite number for every scan, not all equal",
+            do="leave those features out",
+        )
+    if design.spec.units == "shared":
+        sd = np.full_like(sd, np.sqrt((sd**2).mean()))
+    return (y - y.mean(axis=0)) / sd, sd
+
+
+def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
+    """How NUTS sees each quantity, between itself (1, centred) and itself in units of its prior sd (0).
+
+    An effect is best taken as it is in so far as the scans determine it (Gorinova, Moore and Hoffman 2020,
+    *Automatic reparameterisation of probabilistic programs*): the share is their part of its precision, at
+    half the prior median of its scale, because it is at small scales that a centred effect misleads NUTS. What a
+    part of a scanner's effect has in common with other parts is not determined by its scans. Few
+    features say little about omega, so that the log-scales are taken in its units; not so the noise, whose prior
+    is never narrow where features have an amplitude.
+    """
+    fixed = design.column_scale == FIXED
+    sums_of_squares = (design.matrix.toarray() ** 2).sum(axis=0)
+    signal = sums_of_squares * (design.scale_medians[design.column_scale] / 2) ** 2
+    share = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
+    if design.of_scanner.shape[1] > 1:
+        prior = np.where(fixed, design.column_sd, design.scale_medians[design.column_scale] / 2)
+        x = design.matrix.toarray() * prior / design.scale_medians[0]
+        of_part = np.isin(np.arange(len(prior)), design.of_scanner)
+        share = np.where(of_part, 1 - np.diag(np.linalg.inv(np.eye(len(prior)) + x.T @ x)), share)
+    non_centred = dict.fromkeys(["log_scale", "amplitude" if design.spec.amplitude_sd else "log_noise"], LocScaleReparam(0))
+    return {"u": LocScaleReparam(share[:, None]), **non_centred}

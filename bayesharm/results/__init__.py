@@ -1,0 +1,1 @@
+"""The posterior, its run folder, and tables."""

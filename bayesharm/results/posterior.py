@@ -1,0 +1,306 @@
+"""The posterior: one labelled tree, and the run folder that holds it.
+
+A run folder has ``posterior.zarr`` (an xarray ``DataTree`` that ``xarray.open_datatree`` opens) and ``run.json`` (model,
+seed, versions, fingerprint of the data, sha256 of every file), which is written last: without it a folder is not a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesharm.errors import BayesharmError, RunFolderError, shorten
+from bayesharm.io.atomic import digests, find_damage, write_whole
+from bayesharm.model.spec import ModelSpec, spec_from_dict
+from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
+from bayesharm.results.run_folder import check_output, contents_of, run_state
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
+FORMAT = 8  # of the run folder; a reader refuses any other
+# Why a feature is marked, the gravest first; `/scales` holds the place in this list.
+FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
+REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Everything that a fit has learned, labelled.
+
+    Attributes
+    ----------
+    tree : xarray.DataTree
+        ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio`, `bias_ratio` over scanner), ``/scales`` (`mean`,
+        `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
+        `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
+        ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
+        `contraction` over level; of what the model removes also `correlation` of what is uncertain of two scanners),
+        ``/design`` (scanners: component, numbers of scans and travelers), ``/statistics`` (sums of products of the scans, by
+        which it can learn from new ones) and ``/draws`` where draws were kept.
+    run : dict
+        Model, seed, settings, versions, fingerprint of the data, notes.
+    """
+
+    tree: xr.DataTree
+    run: Mapping[str, Any]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return spec_from_dict(self.run["spec"])
+
+    @property
+    def remark(self) -> str:
+        """What must be said with everything that is made from it; empty if there is nothing."""
+        return PREVIEW if self.run["settings"].get("preview") else ""
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features."""
+        return [str(name) for name in self.tree["scales"].to_dataset()["feature"].values]
+
+    @property
+    def scanners(self) -> list[str]:
+        """Scanners that the posterior knows."""
+        return [str(name) for name in self.tree["design"].to_dataset()["scanner"].values]
+
+    @property
+    def alike(self) -> bool:
+        """Whether features may be of one kind; else a mean of their units says nothing."""
+        unit = self.tree["scales"].to_dataset()["unit"].values
+        return bool(unit.max() < 100 * unit.min())
+
+    def log_ratios(self, scanners: Sequence[str] | None = None) -> np.ndarray:
+        """Means of log lambda of scanners, then of log kappa, (2 × scanner,); for unknown ones the log of the mean."""
+        hyper: Any = self.tree["hyper"].to_dataset()
+        wanted = np.array(self.scanners if scanners is None else list(scanners), object)
+        means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
+        unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
+        return np.concatenate(
+            [mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)]
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Posterior of {self.spec.name!r}: {len(self.features):,} features, {len(self.scanners)} scanners, "
+            f"{self.run['n_scans']:,} scans{', PREVIEW' if self.remark else ''}>"
+        )
+
+    def effect(self, family: str) -> xr.Dataset:
+        """Mean and sd of a family's effects, in the features' units: finite-population contrasts.
+
+        Parameters
+        ----------
+        family : str
+            Such as `measurement`, `sampling`, `disorder`, `participant`.
+
+        Raises
+        ------
+        RunFolderError
+            The model has no such family; the message lists those it has.
+        """
+        families = list(self.tree["effects"].children)
+        if family not in families:
+            raise RunFolderError(
+                f"This posterior has no {family!r} effects.",
+                expected=f"one of {shorten(families)}",
+                do="choose one of these, or fit a model that has them",
+            )
+        return self.tree["effects"][family].to_dataset()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder; it appears only when it is complete.
+
+        Parameters
+        ----------
+        folder : path
+            Must not exist, or be empty.
+
+        Raises
+        ------
+        RunFolderError
+            The folder holds something already, or cannot be written.
+        """
+        folder = Path(folder)
+        if run_state(folder) != "empty":
+            raise RunFolderError(
+                f"{folder} already holds {run_state(folder)}.",
+                got=contents_of(folder),
+                expected="a new or empty folder",
+                do="choose another name",
+            )
+        check_output(folder)
+        new = not folder.exists()
+        try:
+            self.write(folder)
+        except BaseException:  # an interruption too leaves nothing
+            (folder / RECORD).unlink(missing_ok=True)
+            shutil.rmtree(folder if new else folder / TREE, ignore_errors=True)
+            raise
+        return folder
+
+    def write(self, folder: Path) -> None:
+        """Write the run into a folder that may be there and hold its unfinished parts; ``run.json`` comes last.
+
+        Raises
+        ------
+        RunFolderError
+        """
+        with self.write_aside(folder) as tree:
+            run = {**self.run, "files": digests(tree)}
+            run.pop("sha256", None)  # of a folder that this was read from
+            if (folder / TREE).exists():  # of a run that was interrupted here
+                shutil.rmtree(folder / TREE)
+            tree.rename(folder / TREE)
+        write_whole(folder / RECORD, _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
+
+    @contextmanager
+    def write_aside(self, folder: Path) -> Iterator[Path]:
+        """The tree in files, and on the disk, beside where they belong; what is not taken from there is removed.
+
+        Raises
+        ------
+        RunFolderError
+            It, or what is done with it, cannot be written.
+        """
+        unfinished = folder / UNFINISHED
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".", dir=unfinished if unfinished.exists() else folder))
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+                    self.tree.to_zarr(partial / TREE, consolidated=False, encoding=_pieces(self.tree))
+                for path in (partial / TREE).rglob("*"):
+                    if path.is_file():
+                        with path.open("r+b") as file:
+                            os.fsync(file.fileno())
+                yield partial / TREE
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"{folder} could not be written.", got=str(error), do="make room, or choose another --out, and try again"
+            ) from None
+
+
+def _pieces(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
+    """Files of how many features each array becomes, by node."""
+    return {
+        node.path: {
+            str(name): {"chunks": (*array.shape[:-1], min(array.shape[-1], FEATURES_A_FILE))}
+            for name, array in node.data_vars.items()
+            if array.dims[-1:] == ("feature",)
+        }
+        for node in tree.subtree
+    }
+
+
+def _to_json(run: Mapping[str, Any]) -> bytes:
+    return (json.dumps(run, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _load(node: xr.Dataset) -> xr.Dataset:
+    """In memory; labels as plain strings, since xarray cannot do everything with numpy's string type."""
+    node = node.load()
+    return node.assign_coords({name: label.astype(object) for name, label in node.coords.items() if label.dtype.kind == "T"})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a finished run.
+
+    Raises
+    ------
+    RunFolderError
+        There is no run, it is half-written, its record is damaged, or another version of the format wrote it.
+    """
+    if not (folder / RECORD).is_file():
+        if run_state(folder) == "an unfinished run":
+            state, advice = "unfinished", "give the same command as before: it goes on where it stopped"
+        elif (folder / TREE).exists():
+            state, advice = "half-written: it has no run.json", "fit again, into a new folder or with --overwrite"
+        else:
+            state, advice = "not a run folder", "name a folder that 'bayesharm fit' has made"
+        raise RunFolderError(
+            f"{folder} is {state}.",
+            got=contents_of(folder),
+            expected="a folder that 'bayesharm fit … --out' finished",
+            do=advice,
+        )
+    try:
+        run = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        version = run["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{folder / 'run.json'} is damaged.",
+            got=str(error),
+            expected="what bayesharm wrote",
+            do="compute it again: the same command as before with --overwrite",
+        ) from None
+    if version != FORMAT:
+        raise RunFolderError(
+            f"{folder} was written in another version of the run format.",
+            got=f"format {version}",
+            expected=f"format {FORMAT}",
+            do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, or fit again",
+        )
+    try:
+        record = {name: value for name, value in run.items() if name != "sha256"}
+        if run["sha256"] != hashlib.sha256(_to_json(record)).hexdigest():
+            raise ValueError("run.json: changed")
+        spec_from_dict(run["spec"])
+    except (ValueError, KeyError, BayesharmError) as error:
+        raise RunFolderError(
+            f"{folder} cannot be read.",
+            got=str(error) or repr(error),
+            expected="the run.json that bayesharm wrote",
+            do="compute it again: the same command as before with --overwrite",
+        ) from None
+    return run
+
+
+def load_posterior(folder: str | Path) -> Posterior:
+    """Open a run folder.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    RunFolderError
+        There is no run, it is half-written or damaged, or another version of the format wrote it.
+    """
+    import xarray as xr
+
+    folder = Path(folder)
+    run = read_record(folder)
+    try:
+        if damaged := find_damage(folder / TREE, run["files"]):
+            raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
+        tree = xr.open_datatree(folder / TREE, engine="zarr", consolidated=False)
+        tree = tree.map_over_datasets(_load)
+        missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
+        if missing:
+            raise ValueError(f"no {shorten(missing)}")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise RunFolderError(
+            f"{folder} cannot be read.",
+            got=str(error) or repr(error),
+            expected="the files that bayesharm wrote",
+            do="give the command bayesharm fit that made it once more, with --repair: what is damaged is computed again",
+        ) from None
+    return Posterior(tree, run)
