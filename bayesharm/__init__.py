@@ -1,4 +1,4 @@
-"""Tells measurement bias from sampling bias in multi-scanner brain imaging, and removes it.
+"""Separation of measurement bias from sampling bias in multi-scanner brain imaging, and its removal.
 
 >>> dataset = bayesharm.load_dataset("scans.csv", "features.npy")
 >>> posterior = bayesharm.fit(dataset, "traveling_and_cohort", seed=1, out="run")
@@ -11,61 +11,136 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesharm.analysis.model_comparison import Comparison, compare
-    from bayesharm.analysis.population_structure import Populations, populations
-    from bayesharm.analysis.scanner_similarity import Similarity, compare_scanners
-    from bayesharm.analysis.summary import Summary, summarize
-    from bayesharm.analysis.variance_components import Sources, compare_sources
-    from bayesharm.baselines import Yamashita2019, one_factor_at_a_time, yamashita2019
-    from bayesharm.data.dataset import Dataset, load_dataset
-    from bayesharm.datasets.download import fetch_onharmony
-    from bayesharm.datasets.simulate import Simulation, simulate_srpbs
-    from bayesharm.errors import BayesharmError, InputError, ModelError, RunFolderError
-    from bayesharm.evaluation.evaluate import evaluate
-    from bayesharm.evaluation.result import Evaluation
-    from bayesharm.fitting.fit import fit
-    from bayesharm.fitting.settings import Settings
-    from bayesharm.harmonization.adaptation import adapt
-    from bayesharm.harmonization.estimator import BayesHarmonizer
-    from bayesharm.harmonization.harmonize import Harmonized, harmonize, harmonize_to_files
-    from bayesharm.harmonization.prediction import Prediction, predict
-    from bayesharm.model.catalog import load_model, model_card, model_names
-    from bayesharm.model.spec import ModelSpec
-    from bayesharm.propagation.analyses import contrast, correlation, estimator_score, group_difference
-    from bayesharm.propagation.least_squares import Estimate
-    from bayesharm.propagation.pooling import compare_propagation, pool, propagate
-    from bayesharm.results.posterior import Posterior, load_posterior
+    from bayesharm.analysis.model_comparison import ModelComparison as ModelComparison
+    from bayesharm.analysis.model_comparison import compare_models as compare_models
+    from bayesharm.analysis.population_structure import (
+        PopulationTest as PopulationTest,
+    )
+    from bayesharm.analysis.population_structure import (
+        test_populations as test_populations,
+    )
+    from bayesharm.analysis.scanner_similarity import (
+        ScannerSimilarity as ScannerSimilarity,
+    )
+    from bayesharm.analysis.scanner_similarity import (
+        scanner_similarity as scanner_similarity,
+    )
+    from bayesharm.analysis.summary import Summary as Summary
+    from bayesharm.analysis.summary import summarize as summarize
+    from bayesharm.analysis.variance_components import (
+        VarianceComponents as VarianceComponents,
+    )
+    from bayesharm.analysis.variance_components import (
+        variance_components as variance_components,
+    )
+    from bayesharm.baselines.yamashita import (
+        Yamashita2019 as Yamashita2019,
+    )
+    from bayesharm.baselines.yamashita import (
+        univariate_effects as univariate_effects,
+    )
+    from bayesharm.baselines.yamashita import (
+        yamashita2019 as yamashita2019,
+    )
+    from bayesharm.data.dataset import Dataset as Dataset
+    from bayesharm.data.dataset import load_dataset as load_dataset
+    from bayesharm.datasets.download import fetch_onharmony as fetch_onharmony
+    from bayesharm.datasets.simulate import Simulation as Simulation
+    from bayesharm.datasets.simulate import simulate_srpbs as simulate_srpbs
+    from bayesharm.errors import (
+        BayesharmError as BayesharmError,
+    )
+    from bayesharm.errors import (
+        InputError as InputError,
+    )
+    from bayesharm.errors import (
+        ModelError as ModelError,
+    )
+    from bayesharm.errors import (
+        RunFolderError as RunFolderError,
+    )
+    from bayesharm.evaluation.cross_validate import cross_validate as cross_validate
+    from bayesharm.evaluation.result import Evaluation as Evaluation
+    from bayesharm.fitting.fit import fit as fit
+    from bayesharm.fitting.settings import Settings as Settings
+    from bayesharm.harmonization.adaptation import adapt as adapt
+    from bayesharm.harmonization.estimator import BayesHarmonizer as BayesHarmonizer
+    from bayesharm.harmonization.harmonize import (
+        Harmonized as Harmonized,
+    )
+    from bayesharm.harmonization.harmonize import (
+        harmonize as harmonize,
+    )
+    from bayesharm.harmonization.harmonize import (
+        harmonize_to_files as harmonize_to_files,
+    )
+    from bayesharm.harmonization.prediction import Prediction as Prediction
+    from bayesharm.harmonization.prediction import predict as predict
+    from bayesharm.model.catalog import (
+        load_model as load_model,
+    )
+    from bayesharm.model.catalog import (
+        model_card as model_card,
+    )
+    from bayesharm.model.catalog import (
+        model_names as model_names,
+    )
+    from bayesharm.model.spec import ModelSpec as ModelSpec
+    from bayesharm.propagation.analyses import (
+        contrast as contrast,
+    )
+    from bayesharm.propagation.analyses import (
+        correlation as correlation,
+    )
+    from bayesharm.propagation.analyses import (
+        estimator_score as estimator_score,
+    )
+    from bayesharm.propagation.analyses import (
+        group_difference as group_difference,
+    )
+    from bayesharm.propagation.least_squares import FeatureEstimates as FeatureEstimates
+    from bayesharm.propagation.pooling import (
+        compare_propagation as compare_propagation,
+    )
+    from bayesharm.propagation.pooling import (
+        pool as pool,
+    )
+    from bayesharm.propagation.pooling import (
+        propagate as propagate,
+    )
+    from bayesharm.results.posterior import Posterior as Posterior
+    from bayesharm.results.posterior import load_posterior as load_posterior
 
-# Public name -> module; imported when it is first used, so that `import bayesharm` is quick.
-_HOMES = {
-    "Dataset": "data.dataset", "load_dataset": "data.dataset", "fetch_onharmony": "datasets.download",
-    "BayesharmError": "errors", "InputError": "errors", "ModelError": "errors", "RunFolderError": "errors",
-    "Settings": "fitting.settings", "fit": "fitting.fit", "BayesHarmonizer": "harmonization.estimator",
-    "adapt": "harmonization.adaptation", "Prediction": "harmonization.prediction", "predict": "harmonization.prediction",
-    "Evaluation": "evaluation.result", "evaluate": "evaluation.evaluate",
-    "Harmonized": "harmonization.harmonize", "harmonize": "harmonization.harmonize", "harmonize_to_files": "harmonization.harmonize",
-    "pool": "propagation.pooling", "propagate": "propagation.pooling", "compare_propagation": "propagation.pooling",
-    "contrast": "propagation.analyses", "group_difference": "propagation.analyses", "correlation": "propagation.analyses", "estimator_score": "propagation.analyses",
-    "Estimate": "propagation.least_squares",
-    "Comparison": "analysis.model_comparison", "compare": "analysis.model_comparison", "Populations": "analysis.population_structure", "populations": "analysis.population_structure",
-    "Posterior": "results.posterior", "load_posterior": "results.posterior",
-    "Similarity": "analysis.scanner_similarity", "compare_scanners": "analysis.scanner_similarity",
-    "Simulation": "datasets.simulate", "simulate_srpbs": "datasets.simulate",
-    "ModelSpec": "model.spec", "load_model": "model.catalog", "model_card": "model.catalog", "model_names": "model.catalog",
-    "Sources": "analysis.variance_components", "compare_sources": "analysis.variance_components",
-    "Summary": "analysis.summary", "summarize": "analysis.summary",
-    "Yamashita2019": "baselines", "yamashita2019": "baselines", "one_factor_at_a_time": "baselines",
-}  # fmt: skip
+# Module -> its public names, imported when they are first used, so that `import bayesharm` is quick.
+_PUBLIC = {
+    "analysis.model_comparison": ["ModelComparison", "compare_models"],
+    "analysis.population_structure": ["PopulationTest", "test_populations"],
+    "analysis.scanner_similarity": ["ScannerSimilarity", "scanner_similarity"],
+    "analysis.summary": ["Summary", "summarize"],
+    "analysis.variance_components": ["VarianceComponents", "variance_components"],
+    "baselines.yamashita": ["Yamashita2019", "univariate_effects", "yamashita2019"],
+    "data.dataset": ["Dataset", "load_dataset"],
+    "datasets.download": ["fetch_onharmony"],
+    "datasets.simulate": ["Simulation", "simulate_srpbs"],
+    "errors": ["BayesharmError", "InputError", "ModelError", "RunFolderError"],
+    "evaluation.cross_validate": ["cross_validate"],
+    "evaluation.result": ["Evaluation"],
+    "fitting.fit": ["fit"],
+    "fitting.settings": ["Settings"],
+    "harmonization.adaptation": ["adapt"],
+    "harmonization.estimator": ["BayesHarmonizer"],
+    "harmonization.harmonize": ["Harmonized", "harmonize", "harmonize_to_files"],
+    "harmonization.prediction": ["Prediction", "predict"],
+    "model.catalog": ["load_model", "model_card", "model_names"],
+    "model.spec": ["ModelSpec"],
+    "propagation.analyses": ["contrast", "correlation", "estimator_score", "group_difference"],
+    "propagation.least_squares": ["FeatureEstimates"],
+    "propagation.pooling": ["compare_propagation", "pool", "propagate"],
+    "results.posterior": ["Posterior", "load_posterior"],
+}
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = [
-    "BayesHarmonizer", "BayesharmError", "Comparison", "Dataset", "Estimate", "Evaluation", "Harmonized",
-    "InputError", "ModelError", "ModelSpec", "Populations", "Posterior", "Prediction", "RunFolderError", "Settings",
-    "Similarity", "Simulation", "Sources", "Summary", "Yamashita2019", "__version__", "adapt", "compare",
-    "compare_propagation", "compare_scanners", "compare_sources", "contrast", "correlation", "estimator_score",
-    "evaluate", "fetch_onharmony", "fit", "group_difference", "harmonize", "harmonize_to_files", "load_dataset",
-    "load_model", "load_posterior", "model_card", "model_names", "one_factor_at_a_time", "pool", "populations",
-    "predict", "propagate", "simulate_srpbs", "summarize", "yamashita2019",
-]  # fmt: skip
+__all__ = [*_HOMES, "__version__"]
 
 __version__: str
 
@@ -76,7 +151,7 @@ def __getattr__(name: str) -> Any:
 
         return version("bayesharm")
     if name not in _HOMES:
-        raise AttributeError(f"module 'bayesharm' has no attribute {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(f"module 'bayesharm' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
     value = getattr(import_module(f"bayesharm.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from recovery import centred_truth, publish
+from recovery import centered_truth, publish
 
 from bayesharm import load_dataset, simulate_srpbs
 from bayesharm.baselines import METHODS, available_methods, get_method
@@ -64,7 +64,7 @@ def main() -> None:
     for n_scans, few in SIZES.items():
         chosen = np.sort(np.random.default_rng(1).choice(len(everyone.scans), n_scans, replace=False))
         dataset = Dataset(everyone.scans.iloc[chosen].reset_index(drop=True), everyone.features.align(chosen))
-        truth = centred_truth(study)["measurement"].set_axis(dataset.features.names, axis="columns")
+        truth = centered_truth(study)["measurement"].set_axis(dataset.features.names, axis="columns")
         cases = [(name, name, {}, options.edges) for name in METHODS if name in available_methods()]
         if "reml" in available_methods():
             cases.append(("reml by statsmodels", "reml", {"library": "statsmodels"}, few))

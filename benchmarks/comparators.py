@@ -7,7 +7,7 @@ ComBats run in environments that this script makes (``--environments``, default 
 they need other versions of numpy and pandas; Python 3.12 has wheels for all of them.
 
 The error is that of the scanners' biases: what each scanner's scans lose on average, against the simulated truth, both
-centred over scanners. All are given the same scans, travelers included. ComBat does not know that travelers are the same
+centered over scanners. All are given the same scans, travelers included. ComBat does not know that travelers are the same
 people on all scanners, and the population of a site is part of what it removes.
 """
 
@@ -30,7 +30,7 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-from recovery import centred_truth, publish
+from recovery import centered_truth, publish
 
 from bayesharm.datasets.simulate import Simulation, simulate_srpbs
 from bayesharm.results.posterior import load_posterior
@@ -115,7 +115,7 @@ def describe(name: str, once: Callable[[], dict], repeats: int, study: Simulatio
     runs = [once()]
     while len(runs) < repeats and runs[0]["seconds"] < QUICK and "nothing compiled" not in name:
         runs.append(once())
-    truth = centred_truth(study)["measurement"].sort_index().to_numpy()
+    truth = centered_truth(study)["measurement"].sort_index().to_numpy()
     bias = runs[0]["bias"] - runs[0]["bias"].mean(axis=0)
     row = {
         "tool": name,
@@ -150,7 +150,7 @@ def main() -> None:
             if kind in options.only:
                 once = partial(fit, arguments, files, folder / f"run_{kind}", folder / f"cache_{kind}")
                 rows.append(describe(row, once, options.repeats, study))
-    no_correction = np.sqrt((centred_truth(study)["measurement"].to_numpy() ** 2).mean())
+    no_correction = np.sqrt((centered_truth(study)["measurement"].to_numpy() ** 2).mean())
     rows.append({"tool": "nothing removed", "RMSE of measurement bias": float(no_correction)})
     versions = [f"{name} {version(name)}" for name in ("bayesharm", "jax")]
     versions += [versions_in(python, tool) for tool, python in pythons.items()]

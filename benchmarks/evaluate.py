@@ -9,8 +9,8 @@
 
 *simulated*: error of the measurement bias, fits to whole studies. *published*: the 2019 study's three measures, of people
 who were left out. *contrasts*: coverage of differences between diagnoses with and without the uncertainty of harmonization.
-*scanner*: a scanner that the fit has not seen, learned from its scans afterwards. *onharmony*: `bayesharm.evaluate` on five
-families of measures. *speed*: of `bayesharm harmonize`. Other libraries are compared with where `make comparators` has put
+*scanner*: a scanner that the fit has not seen, learned from its scans afterwards. *onharmony*: `bayesharm.cross_validate`
+on five families of measures. *speed*: of `bayesharm harmonize`. Other libraries are compared with where `make comparators` has put
 them. Each seed, or family, is written as soon as it is there, and not computed again.
 """
 
@@ -28,12 +28,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from recovery import CASES, centred_truth, publish
+from recovery import CASES, centered_truth, publish
 
 from bayesharm import (
     adapt,
     compare_propagation,
-    evaluate,
+    cross_validate,
     fetch_onharmony,
     fit,
     group_difference,
@@ -63,18 +63,18 @@ FAMILIES = {
     "diffusion": ["dMRI_TBSS_FA*", "dMRI_TBSS_MD*", "dMRI_TBSS_ICVF*"],
 }
 MODEL, DRAWS = "traveling_and_cohort", 50
-OURS = "bayesharm"
+BAYESHARM = "bayesharm"
 
 
 def ours(train: Dataset, seed: int) -> BayesFitted:
-    return BayesFitted(fit(train, MODEL, seed=seed, units="shared"))
+    return BayesFitted(fit(train, MODEL, seed=seed, feature_scaling="common"))
 
 
 def fitted_methods(train: Dataset, seed: int):
     """Each method, fitted, and the seconds it took."""
-    for name in [*available_methods(), OURS]:
+    for name in [*available_methods(), BAYESHARM]:
         start = time.perf_counter()
-        found = ours(train, seed) if name == OURS else get_method(name).fit(train, ["diagnosis"])
+        found = ours(train, seed) if name == BAYESHARM else get_method(name).fit(train, ["diagnosis"])
         yield name, found, time.perf_counter() - start
 
 
@@ -92,7 +92,7 @@ def simulated(case: str, edges: int, seed: int) -> pd.DataFrame:
     """Error of the measurement bias of each method, as a ratio to the oracle's, and coverage."""
     study = simulate_srpbs(edges, seed, **STUDIES[case])
     dataset, best = load_dataset(study.scans, study.features), gaussian_oracle(study)
-    truth = centred_truth(study)["measurement"]
+    truth = centered_truth(study)["measurement"]
     truth.columns = best.mean.columns = dataset.features.names
     rows = []
     for name, found, seconds in fitted_methods(dataset, seed):
@@ -140,7 +140,7 @@ def contrasts(case: str, edges: int, seed: int) -> pd.DataFrame:
 
 
 def _contrasts(dataset: Dataset, expected: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> pd.DataFrame:
-    posterior = fit(dataset.take(np.flatnonzero(train)), MODEL, seed=seed, units="shared")
+    posterior = fit(dataset.take(np.flatnonzero(train)), MODEL, seed=seed, feature_scaling="common")
     part, expected = dataset.take(np.flatnonzero(test)), expected[test]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -166,12 +166,12 @@ def scanner(case: str, edges: int, seed: int) -> pd.DataFrame:
     """A scanner that is left out of the fit, learned afterwards from its scans, against a fit that had them."""
     study = simulate_srpbs(edges, seed, **STUDIES[case])
     dataset, rows = load_dataset(study.scans, study.features), []
-    everything = fit(dataset, MODEL, seed=seed, units="shared")
+    everything = fit(dataset, MODEL, seed=seed, feature_scaling="common")
     for name, people in (("COI", "travelers and cohort"), ("COI", "cohort only"), ("COI", "travelers only")):
         own = dataset.scans["scanner"] == name
         travels = dataset.scans["participant_id"].isin(everything.tree["design"].attrs["travelers"])
         new = own & {"travelers and cohort": True, "cohort only": ~travels, "travelers only": travels}[people]
-        posterior = fit(dataset.take(np.flatnonzero(~own)), MODEL, seed=seed, units="shared")
+        posterior = fit(dataset.take(np.flatnonzero(~own)), MODEL, seed=seed, feature_scaling="common")
         learned = adapt(posterior, dataset.take(np.flatnonzero(new)))
         truth = study.truth.effects["measurement"]
         for method, known in (("adapted", learned), ("fitted to all", everything)):
@@ -193,7 +193,7 @@ def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
     typical = fit(dataset, "traveling", covariates=("age", "sex"), seed=seed, preview=True)
     n_effective = typical.tree["hyper"].attrs["features_effective"]
     print(f"{family}: {dataset.features.n_features} features count for {n_effective:.0f}", flush=True)
-    found = evaluate(dataset, model="traveling", covariates=("age", "sex"), seed=seed, progress=_tell)
+    found = cross_validate(dataset, model="traveling", covariates=("age", "sex"), seed=seed, progress=_tell)
     print(found, flush=True)
     if figures:
         file = figures / f"evaluation_{family.replace(', ', '_').replace(' ', '_')}.png"

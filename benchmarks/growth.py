@@ -207,7 +207,7 @@ def grow_scans(folder: Path, full: bool) -> list[Row]:
 def read_moments(folder: Path, full: bool) -> list[Row]:
     """Medians of nine passes, processor time."""
     from bayesharm.fitting.settings import Settings
-    from bayesharm.fitting.study import Study
+    from bayesharm.fitting.study import FitContext
     from bayesharm.likelihood.problem import make_problem
 
     rows = []
@@ -219,7 +219,7 @@ def read_moments(folder: Path, full: bool) -> list[Row]:
         problem = make_problem(design)
 
         def moments_pass(dataset=dataset, design=design, problem=problem) -> None:
-            study = Study(dataset, design, problem, None, 1, Settings())
+            study = FitContext(dataset, design, problem, None, 1, Settings())
             for start, stop in dataset.features.blocks():
                 study.moments(np.arange(start, stop))
 
@@ -250,7 +250,7 @@ def fit_large(folder: Path, full: bool) -> list[Row]:
     """A file of 0.8 GB."""
     import zarr
 
-    scans = srpbs_scans().iloc[:: -1].head(1000)  # of both parts
+    scans = srpbs_scans().iloc[::-1].head(1000)  # of both parts
     study = write_study(folder / "study", scans.assign(scan_id=scans.scan_id.sort_values().to_numpy()), 200_000)
     values = np.load(study / "features.npy", mmap_mode="r")
     store = zarr.create_array(study / "features.zarr", shape=values.shape, dtype=values.dtype, chunks=(250, 8192))

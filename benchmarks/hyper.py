@@ -23,7 +23,7 @@ from growth import Row, srpbs_scans, write_study
 from recovery import publish
 
 from bayesharm.algorithms.devices import find_devices
-from bayesharm.algorithms.diagnostics import judge
+from bayesharm.algorithms.diagnostics import diagnose
 from bayesharm.data.dataset import load_dataset
 from bayesharm.inference import hyperparameters as hyper
 from bayesharm.inference import hyperposterior as population
@@ -40,11 +40,11 @@ WAYS: dict[str, tuple[int, str]] = {
 }
 
 
-def learn(problem: Any, moments: Any, features: np.ndarray, seed: int, way: str) -> Row | None:
+def update_posterior(problem: Any, moments: Any, features: np.ndarray, seed: int, way: str) -> Row | None:
     """Draws by one of the ways, and the time of that stage."""
     n_evaluations, not_used = WAYS[way]
     seconds: list[float] = []
-    draw = population.draw_exactly
+    draw = population.sample_hyperposterior
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -57,11 +57,11 @@ def learn(problem: Any, moments: Any, features: np.ndarray, seed: int, way: str)
         patch.object(population, not_used, lambda *_: None),
         patch.object(hyper, "draw_exactly", timed),
     ):
-        found = hyper.fit_hyper(problem, moments, features, len(features), seed=seed)
+        found = hyper.fit_hyperparameters(problem, moments, features, len(features), seed=seed)
     if found is None:
         return None
     draws = np.concatenate([found.eta, np.log(found.omega)], axis=2)
-    verdict = judge(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
+    verdict = diagnose(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
     pooled = draws.reshape(-1, draws.shape[2])
     return {"mean": pooled.mean(0), "sd": pooled.std(0), "seconds": seconds[0], "rhat": verdict.rhat.max()}
 
@@ -81,7 +81,7 @@ def main() -> None:
         features = np.sort(np.random.default_rng(0).choice(options.edges, N_FEATURES, replace=False))
         moments, _ = MomentReader(dataset.features, design, problem.plan.layout, None)(features)
         for way in WAYS:
-            found = [learn(problem, moments, features, seed, way) for seed in options.seeds]
+            found = [update_posterior(problem, moments, features, seed, way) for seed in options.seeds]
             there = [row for row in found if row is not None]
             row: Row = {"": way, "found": f"{len(there)} of {len(found)}"}
             if len(there) > 1:

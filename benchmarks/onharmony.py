@@ -1,6 +1,6 @@
 """Sources, likeness of scanners and figures of ON-Harmony: thickness and the edges of a connectome.
 
-    BAYESHARM_DATA=folder python benchmarks/onharmony.py --figures docs/figures --out table.md
+BAYESHARM_DATA=folder python benchmarks/onharmony.py --figures docs/figures --out table.md
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from recovery import publish
 
-from bayesharm import compare_scanners, compare_sources, fetch_onharmony, fit, load_dataset
+from bayesharm import fetch_onharmony, fit, load_dataset, scanner_similarity, variance_components
 from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
 from bayesharm.reporting.plots import plot_dendrogram, plot_sources, save_figure
 
@@ -30,7 +30,7 @@ def main() -> None:
     for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
         dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, bad_features="drop")
         posterior = fit(dataset, "traveling", seed=1)
-        found, alike = compare_sources(posterior), compare_scanners(posterior)
+        found, alike = variance_components(posterior), scanner_similarity(posterior)
         for family, row in found.families.iterrows():
             share = {"contribution": f"{row.contribution:.2%} ({row.contribution_q05:.2%} to {row.contribution_q95:.2%})"}
             sizes = {size: with_interval(row, size) for size in ("tau", "finite_sd")}

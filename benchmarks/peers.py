@@ -6,7 +6,7 @@ The simulated SRPBS study, `traveling_and_cohort`, four chains each; needs the o
 
 - bayesharm: the whole inference, hyperparameters, features and effects; and its part that grows with the features.
 - explicit NumPyro: every effect a sampled site, each parametrized as the scans determine it, as an experienced user would.
-- PyMC + nutpie: the same model written apart from it, non-centred.
+- PyMC + nutpie: the same model written apart from it, non-centered.
 - collapsed NumPyro: effects integrated out by our likelihood, all scales and what they share in one NUTS, without lanes.
 
 Everything is compiled before the clock starts. A peer first has a pilot, outside its time, that says how many iterations
@@ -36,7 +36,7 @@ from numpyro.infer.reparam import LocScaleReparam
 from recovery import publish
 
 from bayesharm import load_dataset
-from bayesharm.algorithms.diagnostics import Verdict, judge
+from bayesharm.algorithms.diagnostics import Diagnostics, diagnose
 from bayesharm.data.dataset import Dataset
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.fitting.fit import fit
@@ -175,7 +175,7 @@ def run_bayesharm(dataset: Dataset) -> tuple[Posterior, dict[str, float]]:
     return posterior, {"compiling": first - whole, "whole": whole, "features": ended - learned[0]}
 
 
-def describe(name: str, verdict: Verdict, seconds: float, **more: object) -> dict[str, object]:
+def describe(name: str, verdict: Diagnostics, seconds: float, **more: object) -> dict[str, object]:
     """A row: effective draws of the worst scale of each feature, added up, and those of the worst of all."""
     total, least = float(verdict.ess_bulk.min(0).sum()), float(verdict.ess_bulk.min())
     return {
@@ -205,7 +205,7 @@ def main() -> None:
 
     posterior, took = run_bayesharm(dataset)
     scales = posterior.tree["scales"].to_dataset()
-    found = Verdict(*(scales[key].values for key in ("rhat", "ess_bulk", "divergences", "converged")))
+    found = Diagnostics(*(scales[key].values for key in ("rhat", "ess_bulk", "divergences", "converged")))
     more = {
         "compiling": round(took["compiling"], 1),
         "warm-up + draws": f"{int(scales['draws'].median()) // N_CHAINS} draws",
@@ -214,7 +214,7 @@ def main() -> None:
     rows = [describe("bayesharm", found, took["whole"], **more)]
     rows.append(describe("bayesharm, features only", found, took["features"], **more | {"compiling": ""}))
     jax.config.update("jax_enable_x64", True)  # peers are no faster in single precision
-    centre, spread = np.log(scales["q50"].values / scales["unit"].values), (scales["sd"] / scales["mean"]).values
+    center, spread = np.log(scales["q50"].values / scales["unit"].values), (scales["sd"] / scales["mean"]).values
     for name in options.only:
         print(pd.Series(rows[-1]).to_string(), "\n", flush=True)
         run = PEERS[name](dataset, design, 60 * options.minutes)
@@ -223,8 +223,8 @@ def main() -> None:
             rows.append({"sampler": name, "seconds": round(run.seconds, 1), "warm-up + draws": done})
             continue
         diverging = np.repeat(run.diverging[..., None], options.edges, axis=2)
-        verdict = judge(run.log_scales, diverging)
-        away = (np.median(run.log_scales, axis=(0, 1)) - centre) / spread
+        verdict = diagnose(run.log_scales, diverging)
+        away = (np.median(run.log_scales, axis=(0, 1)) - center) / spread
         row = describe(
             name, verdict, run.seconds, compiling=round(run.compiling, 1),
             **{"warm-up + draws": f"{run.n_warmup} + {run.log_scales.shape[1]}", "steps per draw": run.n_steps},

@@ -17,7 +17,7 @@ import pandas as pd
 from recovery import publish
 
 from bayesharm import fit, load_dataset, simulate_srpbs
-from bayesharm.analysis.population_structure import ALL, populations
+from bayesharm.analysis.population_structure import ALL, test_populations
 
 KINDS = ("none", "published", "half")
 SURE = 0.95
@@ -31,11 +31,11 @@ def measure(kind: str, seed: int, n_features: int, preview: bool) -> dict[str, o
         null[::2] = True
         features = np.where(null, simulate_srpbs(n_features, seed=seed, sampling_bias=False).features, features)
     dataset = load_dataset(study.scans, features)
-    posterior = fit(dataset, "traveling_and_cohort", seed=seed, units="shared", preview=preview)
+    posterior = fit(dataset, "traveling_and_cohort", seed=seed, feature_scaling="common", preview=preview)
     started = time.perf_counter()
-    found = populations(posterior, dataset)
+    found = test_populations(posterior, dataset)
     took = time.perf_counter() - started
-    regression = populations(posterior, dataset, method="yamashita2019")
+    regression = test_populations(posterior, dataset, method="yamashita2019")
     row: dict[str, object] = {"kind": kind, "seed": seed, "seconds": took, "yamashita2019": regression.several}
     row |= {name: value for name, value in found.families["probability"].items()}
     for (family, what), told in found.predictions.iterrows():

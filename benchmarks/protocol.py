@@ -22,8 +22,8 @@ import pandas as pd
 
 from bayesharm import fit, load_dataset
 from bayesharm.analysis.summary import summarize
-from bayesharm.analysis.variance_components import compare_sources
-from bayesharm.baselines import one_factor_at_a_time
+from bayesharm.analysis.variance_components import variance_components
+from bayesharm.baselines import univariate_effects
 from bayesharm.cli.demo.demo import EDGES, THICKNESS
 from bayesharm.datasets.download import fetch_onharmony
 from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
@@ -37,10 +37,10 @@ def recover(seed: int, n_features: int) -> tuple[pd.DataFrame, dict[str, float]]
     study = simulate_srpbs(n_features, seed, protocol=PROTOCOL_RMS)
     dataset = load_dataset(study.scans, study.features)
     started = time.perf_counter()
-    posterior = fit(dataset, "protocol", seed=seed, units="shared")
+    posterior = fit(dataset, "protocol", seed=seed, feature_scaling="common")
     seconds = time.perf_counter() - started
-    plain = fit(dataset, "traveling_and_cohort", seed=seed, units="shared")
-    ranking, single = compare_sources(posterior).ranking, one_factor_at_a_time(dataset)
+    plain = fit(dataset, "traveling_and_cohort", seed=seed, feature_scaling="common")
+    ranking, single = variance_components(posterior).ranking, univariate_effects(dataset)
     assert ranking is not None
     rows = []
     for name, effects in study.truth.factors.items():
@@ -104,7 +104,7 @@ def main() -> None:
                     file.write(f"{text}\n")
     for name, select in REAL.items() if options.real else ():
         posterior = on_real_data(select)
-        found = compare_sources(posterior)
+        found = variance_components(posterior)
         print(f"\n{name}: {len(posterior.features)} features", found.ranking, found.families, found.about, sep="\n")
         print("\n".join(summarize(posterior).verdicts + summarize(posterior).notes), flush=True)
 

@@ -1,6 +1,7 @@
 """Recovery of a simulated truth: error against the Gaussian oracle, and coverage of 90% intervals.
 
-    python benchmarks/recovery.py [--features 1000] [--seeds 0 1 2] [--case base …] [--sizes large] [--units shared]
+    python benchmarks/recovery.py [--features 1000] [--seeds 0 1 2] [--case base …] [--sizes large]
+        [--feature-scaling common]
 
 The oracle knows the true scales and noise ratio of every feature and is the exact posterior mean under them: no method
 that must learn the scales can do better on average. Prints one row a case, the mean over seeds.
@@ -29,8 +30,8 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.datasets.oracle import gaussian_oracle
 from bayesharm.datasets.simulate import Simulation, simulate_srpbs
 from bayesharm.fitting.fit import fit
-from bayesharm.inference.hyperparameters import Hyper
-from bayesharm.inference.variance_ratios import Ratio
+from bayesharm.inference.hyperparameters import Hyperparameters
+from bayesharm.inference.variance_ratios import VarianceRatios
 from bayesharm.likelihood.problem import Gaussian
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -72,7 +73,7 @@ SIZES: dict[str, dict[str, float] | None] = {
 }
 
 
-def centred_truth(study: Simulation) -> dict[str, pd.DataFrame]:
+def centered_truth(study: Simulation) -> dict[str, pd.DataFrame]:
     """True effects as the contrasts that are reported."""
     effects = dict(study.truth.effects)
     effects["measurement"] = effects["measurement"] - effects["measurement"].mean()
@@ -81,7 +82,7 @@ def centred_truth(study: Simulation) -> dict[str, pd.DataFrame]:
     return effects
 
 
-def true_hyper(study: Simulation, dataset: Dataset) -> Hyper:
+def true_hyper(study: Simulation, dataset: Dataset) -> Hyperparameters:
     """As if a fit in shared units had learned the hyperparameters without error."""
     design = build_design(dataset.scans, load_model("traveling_and_cohort"))
     unit = np.sqrt(study.features.var(axis=0).mean())
@@ -89,20 +90,20 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyper:
     eta, omega = log_scales.mean(axis=1), log_scales.std(axis=1)
     truth = study.truth
     log_ratio = np.concatenate([np.log(part.loc[list(design.scanners)]) for part in (truth.noise_ratio, truth.bias_ratio)])
-    ratio = Ratio(log_ratio, np.zeros((len(log_ratio), len(log_ratio))), float(study.features.shape[1]))
+    ratio = VarianceRatios(log_ratio, np.zeros((len(log_ratio), len(log_ratio))), float(study.features.shape[1]))
     every = np.ones((4, 8, 1))
-    return Hyper(eta * every, omega * every, ratio, Gaussian(eta, omega), None, 0, np.full(2, np.nan), np.zeros(1))
+    return Hyperparameters(eta * every, omega * every, ratio, Gaussian(eta, omega), None, 0, np.full(2, np.nan), np.zeros(1))
 
 
-def measure(study: Simulation, seed: int, units: str, known: bool) -> dict[str, float]:
+def measure(study: Simulation, seed: int, feature_scaling: str, known: bool) -> dict[str, float]:
     """Fit one study and compare with its truth."""
     started = time.perf_counter()
     dataset = load_dataset(study.scans, study.features)
     told = patch.object(bayesharm.fitting.scheduler, "fit_hyper", lambda *args, **options: true_hyper(study, dataset))
     with told if known else nullcontext():
-        posterior = fit(dataset, "traveling_and_cohort", seed=seed, units=units)
+        posterior = fit(dataset, "traveling_and_cohort", seed=seed, feature_scaling=feature_scaling)
     seconds = time.perf_counter() - started
-    truth, row = centred_truth(study), {}
+    truth, row = centered_truth(study), {}
     for name in ("measurement", "sampling", "disorder"):
         effect = posterior.effect(name)
         true = truth[name].loc[[str(level) for level in effect[effect["mean"].dims[0]].values]].to_numpy()
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--sizes", default="published", choices=list(SIZES))
-    parser.add_argument("--units", default="shared", choices=["each", "shared"])
+    parser.add_argument("--feature-scaling", default="common", choices=["per_feature", "common"])
     parser.add_argument("--known", action="store_true", help="tell the hyperparameters; only with shared units")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -168,12 +169,14 @@ def main() -> None:
     for case in options.case:
         for seed in options.seeds:
             study = simulate_srpbs(options.features, seed=seed, sizes=SIZES[options.sizes], **CASES[case])
-            rows.append({"case": case, "seed": seed} | measure(study, seed, options.units, options.known))
+            rows.append({"case": case, "seed": seed} | measure(study, seed, options.feature_scaling, options.known))
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     table = pd.DataFrame(rows)
     means = table.drop(columns=["seed", "which"]).groupby("case", sort=False).mean().round(4)
     means.insert(0, "asked", pd.Series(ASKED))
-    made_with = f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, units {options.units!r}"
+    made_with = (
+        f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, units {options.feature_scaling!r}"
+    )
     publish(means.reset_index(), made_with + ", known hyperparameters" * options.known, options.out)
 
 

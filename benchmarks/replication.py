@@ -15,7 +15,7 @@ import pandas as pd
 from recovery import publish
 from sources import MODEL, true_sizes
 
-from bayesharm import compare_sources, fit, load_dataset, simulate_srpbs
+from bayesharm import fit, load_dataset, simulate_srpbs, variance_components
 
 
 def main() -> None:
@@ -31,8 +31,8 @@ def main() -> None:
 def measure(n_features: int, seed: int) -> list[dict[str, object]]:
     """A row for each source of one study, largest first."""
     study = simulate_srpbs(n_features, seed)
-    posterior = fit(load_dataset(study.scans, study.features), MODEL, seed=seed, units="shared")
-    found, truth = compare_sources(posterior), true_sizes(study)["finite_sd"]
+    posterior = fit(load_dataset(study.scans, study.features), MODEL, seed=seed, feature_scaling="common")
+    found, truth = variance_components(posterior), true_sizes(study)["finite_sd"]
     order, rows = found.families.finite_sd.sort_values(ascending=False).index, []
     for family, following in zip(order, [*order[1:], None], strict=True):
         row, true = found.families.loc[family], float(truth[str(family)].mean())

@@ -1,6 +1,6 @@
 """How NUTS does on the features in their first run: what must be run again, effective draws, leapfrog steps, Pareto-k.
 
-    python benchmarks/sampling.py [--features 512] [--case base …] [--sizes large] [--units shared]
+    python benchmarks/sampling.py [--features 512] [--case base …] [--sizes large] [--feature-scaling common]
 
 Prints one row a case of the simulated SRPBS study.
 """
@@ -23,13 +23,15 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--sizes", default="large", choices=list(SIZES))
-    parser.add_argument("--units", default="shared", choices=["each", "shared"])
+    parser.add_argument("--feature-scaling", default="common", choices=["per_feature", "common"])
     options = parser.parse_args()
-    bayesharm.fitting.scheduler.ROUNDS = bayesharm.fitting.scheduler.ROUNDS[:1]  # no feature is run again
+    bayesharm.fitting.scheduler.RETRY_SCHEDULE = bayesharm.fitting.scheduler.RETRY_SCHEDULE[:1]  # no feature is run again
     rows = []
     for case in options.case:
         study = simulate_srpbs(options.features, seed=0, sizes=SIZES[options.sizes], **CASES[case])
-        posterior = fit(load_dataset(study.scans, study.features), "traveling_and_cohort", seed=0, units=options.units)
+        posterior = fit(
+            load_dataset(study.scans, study.features), "traveling_and_cohort", seed=0, units=options.feature_scaling
+        )
         scales = posterior.tree["scales"].to_dataset()
         draws = scales["draws"].values
         row = {

@@ -19,7 +19,7 @@ import pandas as pd
 from recovery import SIZES, publish
 
 from bayesharm import fit, load_dataset
-from bayesharm.analysis.variance_components import compare_sources
+from bayesharm.analysis.variance_components import variance_components
 from bayesharm.datasets.simulate import Simulation, scan_levels, simulate_srpbs
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -62,8 +62,8 @@ def measure(seed: int, n_features: int, sizes: dict[str, float] | None) -> tuple
     names = [str(name) for name in dataset.features.names]
     ends = np.array([rng.choice(N_REGIONS, 2, replace=False) for _ in names])
     nodes = pd.DataFrame({"feature": names, "node_a": ends[:, 0].astype(str), "node_b": ends[:, 1].astype(str)})
-    posterior = fit(dataset, MODEL, seed=seed, units="shared")
-    found, truth = compare_sources(posterior, nodes), true_sizes(study)
+    posterior = fit(dataset, MODEL, seed=seed, feature_scaling="common")
+    found, truth = variance_components(posterior, nodes), true_sizes(study)
     assert found.regions is not None
     rows = []
     for size, of_family in truth.items():

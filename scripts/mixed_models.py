@@ -59,7 +59,7 @@ def fit_gpboost(data: Arrays, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     n_scanners = data["scanner"].max() + 1
     new = np.full((n_scanners, n_random + 1), -1)  # on every scanner the same new person of no population
     new[:, 0], new[:, -1] = np.arange(n_scanners), 0
-    centre = np.eye(n_scanners) - 1 / n_scanners
+    center = np.eye(n_scanners) - 1 / n_scanners
     effects, sd = np.full((2, n_scanners, values.shape[1]), np.nan)
     unit = values.std(axis=0)
     for k in np.flatnonzero(unit):
@@ -73,8 +73,8 @@ def fit_gpboost(data: Arrays, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
             )
         except gpboost.basic.GPBoostError:
             continue
-        effects[:, k] = unit[k] * centre @ found["mu"]
-        sd[:, k] = unit[k] * np.sqrt(np.diag(centre @ found["cov"] @ centre).clip(0))
+        effects[:, k] = unit[k] * center @ found["mu"]
+        sd[:, k] = unit[k] * np.sqrt(np.diag(center @ found["cov"] @ center).clip(0))
     return effects, sd
 
 

@@ -101,7 +101,7 @@ def two_new_scanners() -> Case:
 def everybody(case: Case) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Scans that the model uses, their values, and which of them are of the fit."""
     scans = rename_once(case.scans, ~case.is_new)
-    used = travels(scans) if case.spec.people == "travelers" else np.full(len(scans), True)
+    used = travels(scans) if case.spec.participants == "travelers" else np.full(len(scans), True)
     return scans[used].reset_index(drop=True), case.values[used], ~case.is_new[used]
 
 

@@ -22,7 +22,7 @@ import bayesharm
 from bayesharm.fitting import scheduler as engine
 from bayesharm.fitting.block_sampler import BlockSampler
 from bayesharm.fitting.fit import fit as fit_model
-from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.results import posterior
 from bayesharm.results.checkpoints import Checkpoints
 
@@ -48,16 +48,18 @@ def stage(out):
 def hand_over(recorded):
     """Put what was recorded in the place of the samplers."""
 
-    def learn(*args, **kwargs):
+    def update_posterior(*args, **kwargs):
         time.sleep(SECONDS_OF_HYPER)
-        return Hyper.from_arrays({name[6:]: array for name, array in recorded.items() if name.startswith("hyper-")})
+        return Hyperparameters.from_arrays(
+            {name[6:]: array for name, array in recorded.items() if name.startswith("hyper-")}
+        )
 
     def sample(self, block, turn=0):
         time.sleep(SECONDS_OF_A_BLOCK)
         start = f"{turn}-{block[0]}-"
         return {name.removeprefix(start): array for name, array in recorded.items() if name.startswith(start)}
 
-    engine.fit_hyper, engine._compile, BlockSampler.sample = learn, lambda *_: None, sample
+    engine.fit_hyperparameters, engine._compile, BlockSampler.sample = update_posterior, lambda *_: None, sample
     posterior.FEATURES_A_FILE = FEATURES_A_FILE
 
 

@@ -21,9 +21,9 @@ def make_posterior(
     not_converged: tuple[str, ...] = (),
     **run: object,
 ) -> Posterior:
-    """Three scanners; effects of mean ``10 * scanner``, centred, and sd ``scanner + 1 + feature / 10``."""
+    """Three scanners; effects of mean ``10 * scanner``, centered, and sd ``scanner + 1 + feature / 10``."""
     spec = load_model(model)
-    effects = {family.name: family.by for family in spec.families if family.by == "scanner"}
+    effects = {family.name: family.grouping for family in spec.families if family.grouping == "scanner"}
     families = ["noise", *(family.name for family in spec.families)]
     n_features, n_families = len(features), len(families)
     rng = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def make_posterior(
         "divergences": np.zeros(n_features, int),
         "khat": np.full(n_features, 0.1),
         "unit": np.full(n_features, 2.0),
-        "centre": np.zeros(n_features),
+        "center": np.zeros(n_features),
         "converged": ~np.isin(features, not_converged),
         "reason": np.where(np.isin(features, not_converged), REASONS.index("R-hat"), 0).astype(np.int8),
         "draws": np.full(n_features, 800),
@@ -155,7 +155,7 @@ def make_learned(
         ),
         "/scales": xr.Dataset(
             {name: (("family", "feature"), size * middle) for name, size in (("q50", 1.0), ("mean", 1.1), ("sd", 0.2))}
-            | {"centre": ("feature", standard.centre), "unit": ("feature", standard.sd)}
+            | {"center": ("feature", standard.center), "unit": ("feature", standard.sd)}
             | {"converged": ("feature", np.full(n_features, True))},
             coords={"family": ("family", np.array(design.scales, dtype=object)), "feature": feature},
         ),

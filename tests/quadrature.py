@@ -25,7 +25,12 @@ class Quadrature:
     """
 
     def __init__(
-        self, scans: pd.DataFrame, spec: ModelSpec, names: Sequence[str], axes: Sequence[np.ndarray], features: np.ndarray,
+        self,
+        scans: pd.DataFrame,
+        spec: ModelSpec,
+        names: Sequence[str],
+        axes: Sequence[np.ndarray],
+        features: np.ndarray,
         log_ratio: Sequence[float] | None = None,
     ) -> None:
         scanners = sorted(scans.scanner.unique())

@@ -56,7 +56,7 @@ def refit(case: Case, fitted: Posterior, adapted: Posterior) -> Dense:
     ratios = geometric(adapted, "noise_ratio"), geometric(adapted, "bias_ratio")
     return solve_dense(
         scans,
-        (values - scales["centre"].values) / unit,
+        (values - scales["center"].values) / unit,
         case.spec,
         {str(name): scales["q50"].sel(family=name).values / unit for name in scales["family"].values},
         ratios[0],
@@ -73,7 +73,7 @@ def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
     for name in adapted.tree["effects"].children:
         effect = adapted.effect(name)
         dim = str(effect["n_scans"].dims[0])
-        if name == case.spec.removes and case.spec.factors:
+        if name == case.spec.removed_effect and case.spec.factors:
             levels, forms = list(adapted.scanners), dense.forms(name, case.spec, everybody(case)[0])
             levels = dense.levels(name, case.spec)
         else:
@@ -96,10 +96,10 @@ def count_from(forms, levels: list[str], dim: str, name: str, case: Case, fitted
     known = {str(level) for level in first[str(first["n_scans"].dims[0])].values}
     group = [level.partition("/")[2] if dim == "population" else "" for level in levels]
     counted = forms.copy()
-    for mates in set(group):
-        own = np.array([each == mates for each in group])
+    for contrast_group in set(group):
+        own = np.array([each == contrast_group for each in group])
         base = own & np.isin(levels, list(known))
-        if not (name == case.spec.removes or dim == "population") or not base.any():
+        if not (name == case.spec.removed_effect or dim == "population") or not base.any():
             base = own
         counted[own] -= forms[base].mean(0)
     return counted

@@ -60,7 +60,7 @@ def test_summary_prints_tables_and_writes_them(small_run, tmp_path):
         "No traveler joins delta and omega",
     ):
         assert part in text
-    assert "\x1b[" not in text  # no colours where there is no terminal
+    assert "\x1b[" not in text  # no colors where there is no terminal
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
         "sources.csv",
         "hyper.csv",
@@ -100,7 +100,8 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
     dataset = bayesharm.load_dataset(*files, check="apply")
     with pytest.warns(UserWarning, match="Real differences"):
         expected = bayesharm.harmonize(
-            bayesharm.load_posterior(small_run), dataset, remove="measurement,sampling", target="alpha", scale=True, draws=3,
+            bayesharm.load_posterior(small_run), dataset, remove="measurement,sampling", target="alpha",
+            match_noise=True, draws=3,
             seed=7,
         )  # fmt: skip
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), expected.mean)
@@ -113,11 +114,11 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
     moved.to_csv(tmp_path / "moved.csv", index=False)
     out = ["--out", tmp_path / "new.csv"]
     error = run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, code=2).stderr
-    assert "1 scans from 'new'" in error and "--unseen" in error and not (tmp_path / "new.csv").exists()
+    assert "1 scans from 'new'" in error and "--new-scanners" in error and not (tmp_path / "new.csv").exists()
     error = run("harmonize", small_run, *files, *out, "--draws", 2, code=2).stderr
     assert "belong together" in error
     for choice, note in (("prior", "taken as those of the average"), ("adapt", "Adapted to 1 scans")):
-        assert note in run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, "--unseen", choice).stderr
+        assert note in run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, "--new-scanners", choice).stderr
 
 
 def test_harmonize_takes_new_people_in_a_wide_table_on_some_scanners(small_run, tmp_path):
@@ -473,7 +474,7 @@ def test_models_are_listed_and_their_cards_shown():
             assert part in card, (name, part)
         spec = bayesharm.load_model(name)
         for family in spec.families:  # the card quotes the priors of model.toml
-            assert re.search(rf"{family.scale}[^0-9]", card), (name, family)
+            assert re.search(rf"{family.prior_median}[^0-9]", card), (name, family)
     assert "not separable" in run("models", "cohort").output
     assert "did you mean" in run("models", "cohorts", code=2).stderr
 

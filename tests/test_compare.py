@@ -11,12 +11,12 @@ from scipy.special import logsumexp
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm import InputError, load_dataset, load_model, load_posterior
-from bayesharm.analysis.model_comparison import Comparison, compare
+from bayesharm import InputError, compare_models, load_dataset, load_model, load_posterior
+from bayesharm.analysis.model_comparison import ModelComparison
 from bayesharm.analysis.predictive_scores import average_below, difference, score, to_elpd
 from bayesharm.analysis.validation_schemes import _deal, arrange_schemes
 from bayesharm.cli.app import app
-from bayesharm.conditional.leave_group_out import Left
+from bayesharm.conditional.leave_group_out import HeldOutDensity
 from bayesharm.model.design import build_design
 
 
@@ -27,8 +27,8 @@ def runs(small_study, small_run):
 
 
 @pytest.fixture(scope="module")
-def compared(runs) -> Comparison:
-    return compare(*runs)
+def compared(runs) -> ModelComparison:
+    return compare_models(*runs)
 
 
 def test_scores_are_ratios_of_marginal_likelihoods():
@@ -38,7 +38,7 @@ def test_scores_are_ratios_of_marginal_likelihoods():
     log_all, fold = rng.normal(size=(n_nodes, n_features)), rng.normal(size=(n_nodes, n_folds, n_features))
     units = rng.normal(size=(n_nodes, 4, n_features))
     below = rng.uniform(size=(n_nodes, 5, n_features)).astype(np.float32)
-    left = Left(fold, units, below)
+    left = HeldOutDensity(fold, units, below)
     found = score(log_all, left, np.array([0, 0, 1, 1]))
     for unit, k in enumerate([0, 0, 1, 1]):
         others = log_all - fold[:, k]
@@ -110,16 +110,16 @@ def test_what_is_left_out_lies_where_it_is_predicted(compared):
 
 def test_a_run_is_as_good_as_itself(runs):
     one, _, dataset = runs
-    found = compare(one, one, dataset, names=("a", "b"), folds=2)
+    found = compare_models(one, one, dataset, names=("a", "b"), folds=2)
     assert (found.predictions.difference == 0).all() and found.about["runs"] == ["a", "b"]
 
 
 def test_runs_of_different_data_are_refused(runs, small_study):
     one, other, dataset = runs
     with pytest.raises(InputError, match=r"different data[\s\S]*other features"):
-        compare(one, replace(other, run={**other.run, "fingerprint": "x"}), dataset)
+        compare_models(one, replace(other, run={**other.run, "fingerprint": "x"}), dataset)
     with pytest.raises(InputError, match="two folds or more"):
-        compare(one, other, dataset, folds=1)
+        compare_models(one, other, dataset, folds=1)
 
 
 def test_the_command_compares_two_run_folders(small_run, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import signal
 
-from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, Verdict, judge, pareto_k, quantiles
+from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, Diagnostics, diagnose, pareto_k, quantiles
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import Study
+from bayesharm.fitting.study import FitContext
 from bayesharm.results.posterior import REASONS
 
 
@@ -25,8 +25,9 @@ def no_divergence(draws: np.ndarray) -> np.ndarray:
 
 def one_by_one(function, draws: np.ndarray, **options) -> np.ndarray:
     """(scale, feature)"""
-    return np.apply_along_axis(lambda x: function(x.reshape(draws.shape[:2]), **options), 0,
-                               draws.reshape(-1, *draws.shape[2:]))
+    return np.apply_along_axis(
+        lambda x: function(x.reshape(draws.shape[:2]), **options), 0, draws.reshape(-1, *draws.shape[2:])
+    )
 
 
 @pytest.mark.parametrize(("n_draws", "memory"), [(200, 0.3), (200, 0.95), (31, 0.5)])
@@ -34,7 +35,7 @@ def test_rhat_is_that_of_arviz(n_draws, memory):
     """Of the bulk: split chains, ranks made normal; ArviZ's default is the larger of this and that of the tails."""
     draws = chains(n_draws=n_draws, memory=memory)
     expected = one_by_one(array_stats.rhat, draws, method="z_scale")
-    np.testing.assert_allclose(judge(draws, no_divergence(draws)).rhat, expected, atol=1e-10)
+    np.testing.assert_allclose(diagnose(draws, no_divergence(draws)).rhat, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize(("n_draws", "memory"), [(200, 0.0), (200, 0.3), (401, 0.7)])
@@ -45,7 +46,7 @@ def test_bulk_ess_is_that_of_arviz(n_draws, memory):
     """
     draws = chains(n_draws=n_draws, memory=memory)
     n = draws.shape[0] * (draws.shape[1] // 2 * 2)
-    ours = n / judge(draws, no_divergence(draws)).ess_bulk
+    ours = n / diagnose(draws, no_divergence(draws)).ess_bulk
     theirs = n / one_by_one(array_stats.ess, draws, method="bulk")
     assert (theirs > ours - 1e-6).all() and (theirs < ours + 0.2).all()
     assert (np.abs(theirs - ours) < 1e-6).any()
@@ -54,7 +55,7 @@ def test_bulk_ess_is_that_of_arviz(n_draws, memory):
 def test_drifting_chains_have_few_effective_draws():
     """All chains drift alike, so that only their halves differ."""
     draws = chains(memory=0.0) + np.linspace(-2, 2, 200)[:, None, None]
-    verdict = judge(draws, no_divergence(draws))
+    verdict = diagnose(draws, no_divergence(draws))
     assert (verdict.rhat > 1.1).all() and (verdict.ess_bulk < 50).all() and not verdict.converged.any()
 
 
@@ -63,7 +64,7 @@ def test_the_verdict():
     draws[2, :, 1, 1] += 0.5  # one chain elsewhere
     draws[:, :, 0, 2] = chains(n_draws=400, memory=0.9)[:, :, 0, 2]  # slow
     diverging[0, [5, 7], 3] = True
-    verdict = judge(draws, diverging)
+    verdict = diagnose(draws, diverging)
     assert verdict.rhat.shape == verdict.ess_bulk.shape == (2, 6)
     assert verdict.converged.tolist() == [True, False, False, False, True, True]
     assert verdict.rhat[1, 1] > MAX_RHAT and verdict.rhat[0, 1] < MAX_RHAT
@@ -86,7 +87,7 @@ def test_chains_that_do_not_move_or_are_not_numbers_are_never_good(how):
     good = chains(n_draws=400)
     bad = good.copy()
     spoil(bad, how)
-    before, after = judge(good, no_divergence(good)), judge(bad, no_divergence(bad))
+    before, after = diagnose(good, no_divergence(good)), diagnose(bad, no_divergence(bad))
     assert before.converged.all()
     assert after.converged.tolist() == [True, True, False, True, True, True]
     others = np.arange(6) != 2
@@ -129,7 +130,7 @@ def test_the_gravest_reason_is_kept(preview):
     if preview:
         rhat, ess, divergences = rhat * np.nan, ess * np.nan, divergences * 0
     study = SimpleNamespace(settings=Settings(preview=preview))
-    found = Study._reasons(study, Verdict(rhat, ess, divergences, converged), finite)
+    found = FitContext._reasons(study, Diagnostics(rhat, ess, divergences, converged), finite)
     sampled = ["converged", "not finite", "divergences", "R-hat", "few effective draws", "not finite"]
     approximated = ["converged", "not finite", "no mode", "no mode", "no mode", "not finite"]
     assert [REASONS[code] for code in found] == (approximated if preview else sampled)

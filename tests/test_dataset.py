@@ -60,9 +60,7 @@ def test_labelled_features_are_brought_into_the_order_of_the_scans(tmp_path, for
         shuffled.set_index("scan_id").rename_axis("session").to_parquet(path)
     elif form == "npz":
         np.savez(path, features=shuffled[NAMES], names=NAMES, scan_id=shuffled["scan_id"].to_numpy(str))
-    source = {"frame": shuffled, "index": shuffled.set_index("scan_id").rename_axis("session")}.get(
-        form, path
-    )
+    source = {"frame": shuffled, "index": shuffled.set_index("scan_id").rename_axis("session")}.get(form, path)
     dataset = load_dataset(make_scans(), source)
     np.testing.assert_array_equal(all_values(dataset), make_values())
     assert dataset.features.names.tolist() == NAMES
@@ -104,9 +102,7 @@ def test_a_wide_table_needs_no_scan_id(tmp_path, form):
 
 
 def test_a_mapped_scan_id_labels_both(tmp_path):
-    scans, table = (
-        frame.rename(columns={"scan_id": "session"}) for frame in (make_scans(), make_table()[::-1])
-    )
+    scans, table = (frame.rename(columns={"scan_id": "session"}) for frame in (make_scans(), make_table()[::-1]))
     table.to_csv(tmp_path / "features.csv", index=False)
     for features in (tmp_path / "features.csv", make_table()[::-1]):
         dataset = load_dataset(scans, features, columns={"scan_id": "session"})
@@ -152,9 +148,7 @@ def test_inputs_are_never_modified(tmp_path):
 
 def test_features_and_scans_that_do_not_align(tmp_path):
     scans, table, values = make_scans(), make_table(), make_values()
-    refused(
-        r"do not align.*shape \(5, 4\) for a table of 6 scans.*expected: one row per scan", scans, values[:5]
-    )
+    refused(r"do not align.*shape \(5, 4\) for a table of 6 scans.*expected: one row per scan", scans, values[:5])
     refused(r"look transposed.*got: features of shape \(4, 6\).*array\.T", scans, values.T)
     refused(r"look transposed.*columns named after scans", scans, table.set_index("scan_id").T)
     turned = table.set_index("scan_id").T.rename_axis("scan_id").reset_index().rename_axis(None, axis=1)
@@ -240,9 +234,7 @@ def test_a_real_traveling_study(data_dir):
     assert edges.scans["sex"].tolist()[0] == "M"
     thickness = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", check="apply")
     assert thickness.features.n_features == 236
-    refused(
-        "in 52 of 236 features.*3120 such values", path, columns=ONHARMONY, select="freesurfer_*ThickAvg*"
-    )
+    refused("in 52 of 236 features.*3120 such values", path, columns=ONHARMONY, select="freesurfer_*ThickAvg*")
     kept = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", bad_features="drop")
     assert (kept.features.n_features, len(kept.dropped)) == (184, 52)
     frame = pd.read_csv(path, encoding="utf-8-sig")

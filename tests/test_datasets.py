@@ -29,9 +29,7 @@ def requested(tmp_path, monkeypatch):
 
     folder = tmp_path / "server"
     folder.mkdir()
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
-    ) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         paths.append(f"http://127.0.0.1:{server.server_port}")
@@ -69,9 +67,7 @@ def test_a_damaged_cached_file_is_downloaded_again(requested, tmp_path):
 )
 def test_a_bad_download_says_what_to_do_and_leaves_nothing(requested, tmp_path, served, reason):
     file = remote(requested, tmp_path, served)
-    with pytest.raises(
-        BayesharmError, match=f"(?s)small.csv could not be downloaded.*{reason}.*by hand.*BAYESHARM_DATA"
-    ):
+    with pytest.raises(BayesharmError, match=f"(?s)small.csv could not be downloaded.*{reason}.*by hand.*BAYESHARM_DATA"):
         fetch(file, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -90,9 +86,7 @@ def test_the_folder_of_the_environment_comes_first_and_is_checked(requested, tmp
     local.write_bytes(CONTENT)
     assert fetch(file, tmp_path / "cache") == local
     local.write_bytes(CONTENT + b"\n")
-    with pytest.raises(
-        InputError, match=r"(?s)is not the expected file.*got: sha256.*expected: sha256.*replace it"
-    ):
+    with pytest.raises(InputError, match=r"(?s)is not the expected file.*got: sha256.*expected: sha256.*replace it"):
         fetch(file, tmp_path / "cache")
     assert requested == [] and not (tmp_path / "cache").exists()
     local.unlink()

@@ -56,14 +56,24 @@ def test_the_srpbs_study(srpbs):
     design = design_of(srpbs)
     assert (design.n_scans, len(design.columns), design.n_dense) == (1216, 38, 17)
     assert design.scales == (
-        "noise", "participant", "measurement", "sampling_HC", "sampling_MDD", "sampling_SCZ", "disorder")
+        "noise",
+        "participant",
+        "measurement",
+        "sampling_HC",
+        "sampling_MDD",
+        "sampling_SCZ",
+        "disorder",
+    )
     assert design.scale_medians.tolist() == [0.8, 0.4, 0.3, 0.2, 0.2, 0.2, 0.2]
     assert [(group.name, group.dim, len(group.levels)) for group in design.effects] == [
-        ("participant", "participant", 9), ("measurement", "scanner", 12), ("sampling", "population", 12),
-        ("disorder", "diagnosis", 4)]
+        ("participant", "participant", 9),
+        ("measurement", "scanner", 12),
+        ("sampling", "population", 12),
+        ("disorder", "diagnosis", 4),
+    ]
     assert design.travelers == tuple(f"T{k:02d}" for k in range(1, 10))
     assert [note.split(":")[0] for note in design.notes] == ["ASD", "OCD"]
-    once = design.class_once[design.scan_class]
+    once = design.class_single_scan[design.scan_class]
     assert once.sum() == 805 and not once[srpbs.participant_id.isin(design.travelers)].any()
     assert design.class_size.sum() == 1216 and len(design.class_size) == 12 + 9
     scanner = np.array(design.scanners)[design.class_scanner[design.scan_class]]
@@ -78,15 +88,16 @@ def test_travelers_carry_no_sampling_bias(srpbs):
     lone = srpbs.diagnosis.isin(["ASD", "OCD"]).to_numpy()
     assert not carried[traveling].any() and not carried[lone].any()
     assert (carried[~traveling & ~lone] == 1).all()
-    assert scans_of(design, "sampling:UTO/SCZ") == np.flatnonzero(
-        (srpbs.site == "UTO") & (srpbs.diagnosis == "SCZ")).tolist()
+    assert (
+        scans_of(design, "sampling:UTO/SCZ") == np.flatnonzero((srpbs.site == "UTO") & (srpbs.diagnosis == "SCZ")).tolist()
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("seed", range(4))
 def test_eliminated_columns_share_no_scan_and_scales_belong_to_their_family(model, seed):
     design = design_of(random_study(seed), model)
-    eliminated = design.matrix[:, design.n_dense:]
+    eliminated = design.matrix[:, design.n_dense :]
     assert eliminated.shape[1] > 0 and eliminated.sum(axis=1).max() <= 1
     assert len(set(design.columns)) == len(design.columns) == design.matrix.shape[1]
     for column, scale, sd in zip(design.columns, design.column_scale, design.column_sd, strict=True):
@@ -122,7 +133,7 @@ def test_people_marked_as_traveling_carry_no_sampling_bias():
     assert "p1" in marked.travelers and "p1" not in plain.travelers
     assert levels(marked)["sampling"] == ("B/HC", "C/HC", "A/MDD", "B/MDD")
     # on one scanner once: no participant column either, the participant effect is in the noise
-    assert levels(marked)["participant"] == ("t1", "t2") and marked.class_once[marked.scan_class[4]]
+    assert levels(marked)["participant"] == ("t1", "t2") and marked.class_single_scan[marked.scan_class[4]]
 
 
 def test_one_marked_scan_marks_the_person():
@@ -142,9 +153,9 @@ def test_a_person_scanned_repeatedly_on_one_scanner_is_no_traveler():
     assert levels(design)["participant"] == ("p1", "t1", "t2")
     assert scans_of(design, "sampling:A/HC") == scans_of(design, "participant:p1") == [4, 10]
     # so that population stays dense, the others are eliminated
-    dense = design.columns[:design.n_dense]
+    dense = design.columns[: design.n_dense]
     assert "sampling:A/HC" in dense and "sampling:B/HC" not in dense and "participant:p1" not in dense
-    assert not design.class_once[design.scan_class[[4, 10]]].any()
+    assert not design.class_single_scan[design.scan_class[[4, 10]]].any()
 
 
 def test_a_diagnosis_of_one_site_has_no_sampling_bias():
@@ -217,7 +228,8 @@ def test_the_traveling_model_leaves_the_cohort_out_and_says_so():
     assert design.scales == ("noise", "participant", "measurement")
     assert design.notes == (
         "7 scans of people who did not travel are not used by this model.",
-        "No traveling subject was scanned on 'D': this model says nothing about it.")
+        "No traveling subject was scanned on 'D': this model says nothing about it.",
+    )
 
 
 def test_only_travelers_in_a_model_for_everybody():
@@ -229,7 +241,7 @@ def test_the_cohort_model_without_travelers():
     scans = make_scans("p1:A:HC p2:A:MDD p3:B:HC p4:B:MDD")
     design = design_of(scans, "cohort")
     assert design.scales == ("noise", "site", "disorder") and design.travelers == ()
-    assert design.once_scale == 0 and not design.class_once.any()
+    assert design.single_scan_scale == 0 and not design.class_single_scan.any()
     assert design.notes == ("Nobody was scanned twice: participant effects are part of the noise.",)
     assert design.columns == ("mean:mean", "disorder:MDD", "site:A", "site:B") and design.n_dense == 2
 
@@ -280,8 +292,13 @@ def test_categories_that_do_not_occur_are_left_out_and_their_order_is_kept():
 def test_covariates_that_cannot_be_used_are_refused(covariate, message):
     age = np.arange(10.0)
     scans = small().assign(
-        constant=1.0, missing=np.where(age == 3, np.nan, age), infinite=np.where(age == 9, np.inf, age),
-        unnamed=[None, *"abcdefghi"], mixed=[*"0123?56789"], date=pd.date_range("2020-01-01", periods=10))
+        constant=1.0,
+        missing=np.where(age == 3, np.nan, age),
+        infinite=np.where(age == 9, np.inf, age),
+        unnamed=[None, *"abcdefghi"],
+        mixed=[*"0123?56789"],
+        date=pd.date_range("2020-01-01", periods=10),
+    )
     refused(InputError, message, scans, covariates=(covariate,))
 
 
@@ -340,5 +357,5 @@ def test_which_scanners_have_biases_of_a_size_of_their_own():
     assert sized("traveling_and_cohort") == {"A", "B", "C"}
     assert sized("traveling") == {"A", "B", "C"}
     assert sized("cohort") == {"A", "B", "C", "D"}
-    assert sized("traveling_and_cohort", bias_ratio="same") == set()
+    assert sized("traveling_and_cohort", bias_ratio="homogeneous") == set()
     assert sized("traveling_and_cohort", scans[scans.scanner.isin(["A", "B"])]) == set()

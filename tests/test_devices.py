@@ -12,8 +12,8 @@ from bayesharm.algorithms.devices import find_devices
 from bayesharm.errors import InputError
 from bayesharm.fitting.block_sampler import BlockSampler
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import Study
-from bayesharm.inference.predictive_prior import vague_mixture
+from bayesharm.fitting.study import FitContext
+from bayesharm.inference.predictive_prior import placeholder_prior
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -34,9 +34,9 @@ def sample(folder, block_size):
     devices = find_devices("cpu")
     with devices.in_use("float64"):
         problem = make_problem(design)
-        study = Study(dataset, design, problem, None, 1, Settings(block_size=block_size), devices)
+        study = FitContext(dataset, design, problem, None, 1, Settings(block_size=block_size), devices)
         assert study.block_size == len(BLOCK)
-        mixture = vague_mixture(problem, len(dataset.features.names), len(dataset.features.names))
+        mixture = placeholder_prior(problem, len(dataset.features.names), len(dataset.features.names))
         return BlockSampler(study, np.zeros(problem.n_ratios), mixture).sample(BLOCK) | {"devices": str(devices)}
 
 

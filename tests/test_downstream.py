@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 
 import bayesharm
 from bayesharm import (
-    Estimate,
+    FeatureEstimates,
     InputError,
     compare_propagation,
     contrast,
@@ -112,7 +112,7 @@ def test_a_function_may_return_its_results_in_any_form():
     forms = [
         lambda x: (x.mean(0), x.var(0) / 10, 9),
         lambda x: (pd.Series(x.mean(0), list("abc")), x.var(0) / 10, np.full(3, 9.0)),
-        lambda x: Estimate(x.mean(0), x.var(0) / 10, 9),
+        lambda x: FeatureEstimates(x.mean(0), x.var(0) / 10, 9),
         lambda x: pd.DataFrame({"estimate": x.mean(0), "variance": x.var(0) / 10, "df": 9}, index=list("abc")),
     ]
     expected = pool(draws.mean(1), draws.var(1) / 10, df=9)

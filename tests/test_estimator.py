@@ -165,10 +165,12 @@ def test_inverse_transform_and_target(study, fitted):
 
 
 @pytest.mark.filterwarnings("ignore")  # notes of harmonize, which it tests itself
-@pytest.mark.parametrize("choice", [{"remove": "measurement"}, {"target": "B"}, {"scale": True}, {"unseen": "prior"}])
+@pytest.mark.parametrize(
+    "choice", [{"remove": "measurement"}, {"target": "B"}, {"match_noise": True}, {"new_scanners": "prior"}]
+)
 def test_choices_of_transform_need_no_new_fit(study, fitted, choice):
     X, scans = study
-    if "unseen" in choice:
+    if "new_scanners" in choice:
         scans = scans.replace({"scanner": {"B": "C"}})
     harmonizer = joblib_copy(fitted).set_params(**choice)
     found = bayesharm.harmonize(fitted.posterior_, dataset_of(X, scans), **choice)
@@ -349,13 +351,13 @@ def test_what_transform_gives_does_not_depend_on_diagnoses(small_run, small_stud
     """They may be what a classifier is to tell: a scan that is brought towards what its diagnosis has would give it away."""
     posterior, scans = load_posterior(small_run), pd.read_csv(small_study / "scans.csv")
     X = np.load(small_study / "features.npy").astype(float)
-    harmonizer = BayesHarmonizer(scale=True)
+    harmonizer = BayesHarmonizer(match_noise=True)
     harmonizer.posterior_, harmonizer.n_features_in_ = posterior, X.shape[1]
     harmonizer.feature_names_in_ = np.array(posterior.features, object)
     X = pd.DataFrame(X, columns=posterior.features)
     first = harmonizer.transform(X, scans=scans)
     others = scans.assign(diagnosis=scans.diagnosis[::-1].to_numpy())
     np.testing.assert_array_equal(first, harmonizer.transform(X, scans=others))
-    assert not np.allclose(first, harmonizer.set_params(scale=False).transform(X, scans=scans))
+    assert not np.allclose(first, harmonizer.set_params(match_noise=False).transform(X, scans=scans))
     with pytest.raises(InputError, match="does not look at diagnoses"):
         harmonizer.set_params(remove="measurement,sampling").transform(X, scans=scans)

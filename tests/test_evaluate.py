@@ -6,18 +6,18 @@ import pytest
 from posteriors import make_learned
 from typer.testing import CliRunner
 
-from bayesharm import harmonize, load_dataset
+from bayesharm import cross_validate, harmonize, load_dataset
 from bayesharm.cli.app import app
 from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, ModelError
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import say_verdict
+from bayesharm.evaluation.cross_validate import BAYESHARM
 from bayesharm.evaluation.cross_validation import EQUAL_NOISE
-from bayesharm.evaluation.evaluate import OURS, evaluate
 from bayesharm.model.catalog import load_model
 
 SCANNERS, N_PEOPLE, N_FEATURES = ("A", "B", "C"), 8, 12
-METHODS = ["none", "glm", OURS]
+METHODS = ["none", "glm", BAYESHARM]
 FEW = {"folds": 2, "repeats": 1, "visit_folds": 3, "preview": True, "model": "traveling"}
 
 
@@ -43,7 +43,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def found(study):
-    return evaluate(study, METHODS, covariates=("age",), **FEW)
+    return cross_validate(study, METHODS, covariates=("age",), **FEW)
 
 
 def test_people_stay_together_and_kinds_of_people_are_dealt_out():
@@ -83,24 +83,24 @@ def test_too_few_travelers_are_refused(study):
         split_people(study.scans, 9, np.random.default_rng(0))
     cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))
     with pytest.raises(InputError, match="0 travelers for 2 folds"):
-        evaluate(cohort, ["none"], **FEW)
+        cross_validate(cohort, ["none"], **FEW)
 
 
 def test_unknown_methods_and_covariates_are_refused(study):
     with pytest.raises(InputError, match=r"no such method[\s\S]*'combats'"):
-        evaluate(study, ["none", "combats"], **FEW)
+        cross_validate(study, ["none", "combats"], **FEW)
     with pytest.raises(InputError, match=r"no covariate 'weight'"):
-        evaluate(study, ["none"], covariates=("weight",), **FEW)
+        cross_validate(study, ["none"], covariates=("weight",), **FEW)
 
 
 def test_a_method_that_knows_travelers_removes_what_scanners_add(found):
     value = found.measures["value"]
     assert value["share_removed", "none"] == 0
-    assert value["share_removed", OURS] > 0.8  # 3 scanners from 4 people: 1 - 1 / 4 * (0.3 / 1)² is .98
-    assert value["between_scanner_sd", OURS] < 0.6 * value["between_scanner_sd", "none"]
-    assert value["prediction_rmse", OURS] < 0.6 * value["prediction_rmse", "none"]
-    assert value["visit_rmse", OURS] < 0.6 * value["visit_rmse", "none"]
-    assert value["icc", OURS] > value["icc", "none"]
+    assert value["share_removed", BAYESHARM] > 0.8  # 3 scanners from 4 people: 1 - 1 / 4 * (0.3 / 1)² is .98
+    assert value["between_scanner_sd", BAYESHARM] < 0.6 * value["between_scanner_sd", "none"]
+    assert value["prediction_rmse", BAYESHARM] < 0.6 * value["prediction_rmse", "none"]
+    assert value["visit_rmse", BAYESHARM] < 0.6 * value["visit_rmse", "none"]
+    assert value["icc", BAYESHARM] > value["icc", "none"]
 
 
 def test_every_method_is_measured_on_the_same_scans(found):
@@ -115,27 +115,27 @@ def test_differences_from_bayesharm_are_positive_where_others_are_better(found):
     goodness = {"prediction_rmse": lambda x: -x, "share_removed": lambda x: -abs(x - 1), "icc": lambda x: x}
     for measure, good in goodness.items():
         rows = found.measures.loc[measure]
-        gap = good(rows.value["none"]) - good(rows.value[OURS])
+        gap = good(rows.value["none"]) - good(rows.value[BAYESHARM])
         assert rows.better["none"] == pytest.approx(gap) and gap < 0
         assert rows.better_se["none"] > 0
-        assert np.isnan(rows.better[OURS])
+        assert np.isnan(rows.better[BAYESHARM])
 
 
 def test_intervals_of_visits_hold_them(found):
     """24 visits × 12 features, independent given the person: binomial se 1.8%, and the fit's own error."""
-    row = found.measures.loc["visit_coverage", f"{OURS}, own prediction"]
+    row = found.measures.loc["visit_coverage", f"{BAYESHARM}, own prediction"]
     assert abs(row.value - 0.9) < 4.3 * 0.018
     assert row.n_scans == N_PEOPLE * len(SCANNERS)
 
 
 def test_a_scanner_that_training_people_never_saw_is_left_out_for_all():
     dataset = load_dataset(*make_study(with_rare=True))
-    found = evaluate(dataset, ["none", "glm"], **FEW)
+    found = cross_validate(dataset, ["none", "glm"], **FEW)
     assert "could not correct scans of 'rare'" in found.methods.notes["glm"]
     assert found.methods.notes["none"] == ""
     n_scans = found.measures.loc["prediction_rmse"].n_scans
     assert n_scans["none"] == n_scans["glm"] == N_PEOPLE * len(SCANNERS)
-    assert f"{OURS}" not in found.measures.index.get_level_values("method")
+    assert f"{BAYESHARM}" not in found.measures.index.get_level_values("method")
 
 
 def test_a_person_scanned_again_and_again_and_a_rare_scanner():
@@ -151,12 +151,12 @@ def test_a_person_scanned_again_and_again_and_a_rare_scanner():
         pd.concat([scans, again], ignore_index=True),
         np.concatenate([values, values[again.index] + rng.normal(0, 0.3, (len(again), N_FEATURES))]),
     )
-    found = evaluate(dataset, ["none", "glm", OURS], covariates=("hand",), **FEW | {"visit_folds": 2})
+    found = cross_validate(dataset, ["none", "glm", BAYESHARM], covariates=("hand",), **FEW | {"visit_folds": 2})
     table = found.measures
     assert 0.2 < table.value["noise_floor", ""] * dataset.features.read(0, N_FEATURES).std(0).mean() < 0.42  # it is 0.3
     for measure in ("prediction_rmse", "visit_rmse"):
-        assert table.loc[measure].n_scans.nunique() == 1 and table.value[measure, OURS] < table.value[measure, "none"]
-    assert "could not correct scans of 'rare'" in found.methods.notes[OURS]
+        assert table.loc[measure].n_scans.nunique() == 1 and table.value[measure, BAYESHARM] < table.value[measure, "none"]
+    assert "could not correct scans of 'rare'" in found.methods.notes[BAYESHARM]
     assert "could not be applied" in found.methods.notes[EQUAL_NOISE] and EQUAL_NOISE in str(found)
 
 
@@ -164,8 +164,8 @@ def test_equal_noise_is_what_scale_gives_and_says_what_it_multiplied_by():
     scans, values = make_study()
     dataset = load_dataset(scans, values)
     posterior = make_learned(dataset, load_model("traveling"))
-    applied, plain = BayesFitted(posterior, scale=True).apply(dataset), BayesFitted(posterior).apply(dataset)
-    np.testing.assert_array_equal(applied.values, harmonize(posterior, dataset, scale=True).mean)
+    applied, plain = BayesFitted(posterior, match_noise=True).apply(dataset), BayesFitted(posterior).apply(dataset)
+    np.testing.assert_array_equal(applied.values, harmonize(posterior, dataset, match_noise=True).mean)
     assert plain.factor is None and len(np.unique(applied.factor[:, 0].round(12))) == len(SCANNERS)
     first, last = 0, len(SCANNERS) * (N_PEOPLE - 1)  # two people on one scanner: what is expected of them is the same
     np.testing.assert_allclose(
@@ -175,7 +175,7 @@ def test_equal_noise_is_what_scale_gives_and_says_what_it_multiplied_by():
 
 def test_the_dataset_is_not_modified(study):
     before = study.features.fingerprint(), study.scans.to_csv()
-    evaluate(study, ["glm"], **FEW)
+    cross_validate(study, ["glm"], **FEW)
     assert (study.features.fingerprint(), study.scans.to_csv()) == before
 
 
@@ -248,7 +248,7 @@ def test_the_verdict_says_where_there_is_little_to_remove():
 
 def test_options_that_make_no_sense_are_refused_before_any_work(study):
     refused = [
-        ({"methods": [OURS], "model": "bla"}, ModelError, "no model 'bla'"),
+        ({"methods": [BAYESHARM], "model": "bla"}, ModelError, "no model 'bla'"),
         ({"methods": []}, InputError, "nothing to evaluate"),
         ({"methods": "bla"}, InputError, r"no such method[\s\S]*bayesharm, none"),
         ({"folds": 1}, InputError, "folds is too small"),
@@ -258,9 +258,9 @@ def test_options_that_make_no_sense_are_refused_before_any_work(study):
     ]
     for options, kind, message in refused:
         with pytest.raises(kind, match=message):
-            evaluate(study, **(FEW | {"methods": ["none"]} | options), progress=lambda *event: pytest.fail("worked"))
+            cross_validate(study, **(FEW | {"methods": ["none"]} | options), progress=lambda *event: pytest.fail("worked"))
     with pytest.raises(InputError, match=r"evaluate needs a Dataset[\s\S]*load_dataset"):
-        evaluate("study.csv")
+        cross_validate("study.csv")
     cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))
     with pytest.raises(InputError, match="people were scanned on several scanners"):
-        evaluate(cohort, ["none"], **FEW)
+        cross_validate(cohort, ["none"], **FEW)

@@ -49,9 +49,9 @@ def small_study() -> pd.DataFrame:
 
 
 SPECS = {name: load_model(name) for name in model_names()} | {
-    "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homoscedastic", bias_ratio="same"),
+    "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homogeneous", bias_ratio="homogeneous"),
     "covariate": replace(load_model("cohort"), covariates=("age",)),
-    "shared units": replace(load_model("cohort"), units="shared"),
+    "shared units": replace(load_model("cohort"), feature_scaling="common"),
 }
 
 
@@ -59,11 +59,11 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     """Log joint density scan by scan, from the table; the design only names the columns and scales."""
     counts = scans.participant_id.value_counts()
     travelers = [p for p, rows in scans.groupby("participant_id") if rows.scanner.nunique() > 1]
-    used = scans[scans.participant_id.isin(travelers)] if spec.people == "travelers" else scans
+    used = scans[scans.participant_id.isin(travelers)] if spec.participants == "travelers" else scans
     y = features[used.index]
     own = y.std(0)
-    y = (y - y.mean(0)) / (own if spec.units == "each" else np.sqrt((own**2).mean()))
-    amplitude = point["amplitude"] if spec.units == "each" else 0.0
+    y = (y - y.mean(0)) / (own if spec.feature_scaling == "per_feature" else np.sqrt((own**2).mean()))
+    amplitude = point["amplitude"] if spec.feature_scaling == "per_feature" else 0.0
     families = {family.name for family in spec.families}
     u = dict(zip(design.columns, point["u"], strict=True))
     log_scale = dict(zip(design.scales, point["log_scale"], strict=True))
@@ -81,7 +81,7 @@ def density_by_hand(scans, features, spec, design, point) -> float:
             mean = u["mean:mean"] + u[f"manufacturer:{scan.Manufacturer}"] + u[f"scanner:{scan.scanner}"]
             mean = mean + u[f"phase_encoding:{scan.PhaseEncodingDirection}"]
         else:
-            mean = u["mean:mean"] + u[f"{spec.removes}:{scan.scanner}"]
+            mean = u["mean:mean"] + u[f"{spec.removed_effect}:{scan.scanner}"]
         variance = np.exp(2 * log_scale["noise"] + log_ratio[scan.scanner])
         if counts[scan.participant_id] > 1:
             mean = mean + u[f"participant:{scan.participant_id}"]
@@ -99,17 +99,17 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     for name, effect in u.items():
         family, level = name.split(":")
         scale = f"sampling_{level.split('/')[1]}" if family == "sampling" else family
-        wider = bias_ratio[level] ** 0.5 if family == spec.removes else 1.0
+        wider = bias_ratio[level] ** 0.5 if family == spec.removed_effect else 1.0
         total += norm.logpdf(effect, 0, fixed[family] if family in fixed else wider * np.exp(log_scale[scale])).sum()
-    medians = {"noise": spec.noise_scale} | {family.name: family.scale for family in spec.families}
+    medians = {"noise": spec.noise_scale} | {family.name: family.prior_median for family in spec.families}
     for name, eta, excess in zip(design.scales, point["eta"], point["excess"], strict=True):
         omega = np.sqrt(excess**2 + 0.05**2)
         median = medians["sampling" if name.startswith("sampling_") else name]
         total += norm.logpdf(eta, np.log(median), spec.priors.eta_sd)
         total += halfnorm.logpdf(excess, scale=spec.priors.omega_sd)
         total += norm.logpdf(log_scale[name], eta + amplitude, omega).sum()
-    if spec.units == "each":
-        total += norm.logpdf(amplitude, 0, spec.priors.amplitude_sd).sum()
+    if spec.feature_scaling == "per_feature":
+        total += norm.logpdf(amplitude, 0, spec.priors.feature_offset_sd).sum()
     if spec.noise_ratio == "scanner":
         total += norm.logpdf(point["raw"], 0, spec.priors.noise_ratio_sd).sum()
     if spec.bias_ratio == "scanner":
@@ -118,13 +118,16 @@ def density_by_hand(scans, features, spec, design, point) -> float:
 
 
 def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
-    shapes = {"eta": len(design.scales), "log_scale": (len(design.scales), n_features),
-              "u": (len(design.columns), n_features)}
+    shapes = {
+        "eta": len(design.scales),
+        "log_scale": (len(design.scales), n_features),
+        "u": (len(design.columns), n_features),
+    }
     if design.spec.noise_ratio == "scanner":
         shapes["raw"] = len(design.scanners)
     if design.spec.bias_ratio == "scanner":
         shapes["raw_bias"] = len(design.scanners)
-    if design.spec.units == "each":
+    if design.spec.feature_scaling == "per_feature":
         shapes["amplitude"] = n_features
     return {"excess": rng.exponential(size=len(design.scales))} | {
         name: rng.normal(size=shape) for name, shape in shapes.items()
@@ -171,8 +174,8 @@ def simulated():
     u = scale[design.column_scale] * rng.normal(size=(len(design.columns), 2))
     u[design.column_scale == FIXED] = 0
     ratio = np.exp([-0.4, -0.1, 0.1, 0.4])[design.class_scanner[design.scan_class]]
-    once = design.class_once[design.scan_class]
-    sd = np.sqrt(scale[0] ** 2 * ratio[:, None] + once[:, None] * scale[design.once_scale] ** 2)
+    once = design.class_single_scan[design.scan_class]
+    sd = np.sqrt(scale[0] ** 2 * ratio[:, None] + once[:, None] * scale[design.single_scan_scale] ** 2)
     y = design.matrix @ u + sd * rng.normal(size=sd.shape)
     measurement = next(group for group in design.effects if group.name == "measurement")
     features = pd.DataFrame(0.7 + UNIT * y, columns=["V1-V2", "V1-MT"])
@@ -195,7 +198,9 @@ def test_sampling_recovers_what_was_simulated(simulated, posterior):
     _, _, scales, measurement = simulated
     draws = everything(posterior)
     for name, truth in {
-        "scales": np.log(scales), "measurement": measurement, "log_ratio": np.array([-0.4, -0.1, 0.1, 0.4])
+        "scales": np.log(scales),
+        "measurement": measurement,
+        "log_ratio": np.array([-0.4, -0.1, 0.1, 0.4]),
     }.items():
         z = (draws[name].mean((0, 1)) - truth) / draws[name].std((0, 1))
         assert np.abs(z).max() < 3.5, (name, z)

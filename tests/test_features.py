@@ -134,9 +134,7 @@ def test_globs():
 
 
 def test_take_names_what_is_absent(values):
-    refused(
-        "not there.*got: 4 features.*1 are absent: 'z'", Features.from_array(values, NAMES).take, ["a", "z"]
-    )
+    refused("not there.*got: 4 features.*1 are absent: 'z'", Features.from_array(values, NAMES).take, ["a", "z"])
 
 
 @pytest.mark.parametrize(

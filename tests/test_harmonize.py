@@ -18,7 +18,7 @@ from bayesharm.analysis.summary import summarize
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import BayesharmError, InputError
-from bayesharm.harmonization.feature_matching import compare_units, size_of
+from bayesharm.harmonization.feature_matching import compare_units, root_mean_square
 from bayesharm.harmonization.harmonize import harmonize, harmonize_to_files
 from bayesharm.io.tables import read_table
 from bayesharm.io.writers import WRITTEN_FORMATS
@@ -448,14 +448,14 @@ def test_other_units_are_doubted_and_ordinary_scans_are_not(tmp_path, n_scans):
 
 
 def test_a_feature_in_another_unit_is_named():
-    """One of many, whose centre is far from 0 in the fit: 2.5 mm written as 0.0025."""
+    """One of many, whose center is far from 0 in the fit: 2.5 mm written as 0.0025."""
     posterior = make_posterior()
-    posterior.tree["scales"]["centre"][:] = [50.0, 50.0, 0.0, 0.0]
+    posterior.tree["scales"]["center"][:] = [50.0, 50.0, 0.0, 0.0]
     at, names = np.arange(4), np.array(NAMES)
     said = compare_units(posterior, at, np.array([[50.0, 0.05, 2.0, 0.001]]), names, "A")
     assert "1 of 4" in said[0] and "'f1'" in said[0] and "about 0.000999 times" in said[0]
     assert compare_units(posterior, at, np.array([[50.0, 50.0, 2.0, 0.001]]), names, "A") == []
-    assert compare_units(posterior, at, size_of(np.full((3, 4), np.nan)), names, "A") == []
+    assert compare_units(posterior, at, root_mean_square(np.full((3, 4), np.nan)), names, "A") == []
 
 
 def test_one_scanner_in_another_unit_is_named():
@@ -504,7 +504,7 @@ def test_scans_of_a_scanner_lose_the_same_in_a_draw():
 def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
     names = [f"e{k}" for k in range(542)]
     posterior, dataset = make_posterior(features=tuple(names)), make_dataset("ABC", names)
-    posterior.tree["scales"]["centre"][:] = 500.0
+    posterior.tree["scales"]["center"][:] = 500.0
     few, many = (harmonize(posterior, dataset, draws=n, seed=3).draws for n in (2, 9))
     np.testing.assert_array_equal(many[:2], few)
     assert (harmonize(posterior, dataset, draws=2, seed=4).draws != few).all()
@@ -520,7 +520,7 @@ def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
 def test_draws_of_equal_noise_depend_on_the_seed_only(small_study, small_run):
     posterior = load_posterior(small_run)
     dataset = load_dataset(small_study / "scans.csv", small_study / "features.npy", check="apply")
-    few, many = (harmonize(posterior, dataset, draws=n, scale=True).draws for n in (2, 5))
+    few, many = (harmonize(posterior, dataset, draws=n, match_noise=True).draws for n in (2, 5))
     np.testing.assert_array_equal(many[:2], few)
     plain = harmonize(posterior, dataset, draws=2).draws
     assert (few != plain).mean() > 0.9 and np.abs(few - plain).max() < 5
@@ -533,14 +533,14 @@ def test_removing_the_true_bias_leaves_only_the_rest():
     posterior = make_posterior(features=tuple(study.feature_names))
     tree = posterior.tree.copy()
     effect = tree["effects/measurement"].to_dataset()
-    centred = true - true.mean()
-    known = {"mean": (("scanner", "feature"), centred.to_numpy()), "sd": (("scanner", "feature"), np.zeros(true.shape))}
+    centered = true - true.mean()
+    known = {"mean": (("scanner", "feature"), centered.to_numpy()), "sd": (("scanner", "feature"), np.zeros(true.shape))}
     effect = effect.drop_dims("scanner").assign(known)
     tree["effects/measurement"] = effect.assign_coords(scanner=list(true.index))
     posterior = Posterior(tree, posterior.run)
     table = pd.DataFrame(study.features, columns=study.feature_names).assign(scan_id=study.scans.scan_id)
     result = harmonize(posterior, load_dataset(study.scans, table, check="apply"))
-    by_scanner = (study.features - result.mean) - centred.loc[study.scans.scanner].to_numpy()
+    by_scanner = (study.features - result.mean) - centered.loc[study.scans.scanner].to_numpy()
     np.testing.assert_allclose(by_scanner, 0, atol=1e-6)
 
 

@@ -62,10 +62,10 @@ def test_contraction_is_that_of_conditioning_the_joint_normal(model, seed):
 
     everyone = np.arange(len(scans))
     travelers = np.flatnonzero(scans.participant_id.isin(design.travelers))
-    name, scanner = design.spec.removes, scans.scanner.map(design.scanners.index)
-    centred = np.eye(len(design.scanners)) - 1 / len(design.scanners)
+    name, scanner = design.spec.removed_effect, scans.scanner.map(design.scanners.index)
+    centered = np.eye(len(design.scanners)) - 1 / len(design.scanners)
     for column, rows in (("contraction", everyone), ("contraction_travelers", travelers)):
-        expected = contraction(scales[name], centred, scanner, rows)
+        expected = contraction(scales[name], centered, scanner, rows)
         np.testing.assert_allclose(found.loc[name][column], expected, atol=1e-10)
     if "disorder" in design.scales:
         levels = list(found.loc["disorder"].index)
@@ -145,8 +145,8 @@ def test_a_scanner_without_travelers_rests_on_the_prior_of_sampling_bias():
     assert found.components == (("A", "B"), ("C",))
     assert pair(found, "A", "C").rests_on == "prior of sampling bias"
     assert found.sentences()[0] == (
-        "No traveler joins C with any other scanner: the difference from the others rests on the prior of "
-        "sampling bias.")
+        "No traveler joins C with any other scanner: the difference from the others rests on the prior of sampling bias."
+    )
     # the prior makes contraction look fine; that of travelers does not
     c = found.contrasts.set_index("level").loc["C"]
     assert c.contraction > 0.5 and abs(c.contraction_travelers) < 0.01
@@ -166,7 +166,8 @@ def test_scanners_of_travelers_only_rest_on_people_being_alike():
         assert pair(found, "A", "C").rests_on == "prior of participant effects"
         assert found.sentences()[0] == (
             "No traveler joins C and D with A and B: the difference between them rests on the prior of "
-            "participant effects, which takes the people there to be alike.")
+            "participant effects, which takes the people there to be alike."
+        )
 
 
 def test_many_scanners_without_travelers_share_a_sentence():
@@ -195,11 +196,12 @@ def test_nobody_traveled():
     assert found.components == (("A",), ("B",))
     assert found.sentences()[0] == (
         "Nobody traveled: measurement and sampling bias are not separable; the site effect of a scanner is "
-        "both together, and removing it also removes real differences between populations.")
+        "both together, and removing it also removes real differences between populations."
+    )
     assert not any(text.startswith("No traveler") for text in found.sentences())
     site = found.contrasts.set_index("level").loc["A"]
     assert site.contraction > 0.1 and site.contraction_travelers == 0
-    found = identified(cohort("A", "A") + cohort("B", "B"), needs_travelers=False)
+    found = identified(cohort("A", "A") + cohort("B", "B"), requires_travelers=False)
     assert found.sentences()[0].endswith("not separable; only their priors tell them apart.")
 
 

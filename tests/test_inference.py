@@ -16,17 +16,24 @@ from scipy import stats
 from studies import random_study, sized_scanners, with_protocol
 
 from bayesharm.algorithms.laplace import Laplace
-from bayesharm.algorithms.nuts import sample_lanes
+from bayesharm.algorithms.nuts import sample_batched
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.algorithms.student_t import draw_nodes
+from bayesharm.algorithms.student_t import draw_importance_sample
 from bayesharm.conditional.effects import average_effects
 from bayesharm.inference import hyperposterior as population
-from bayesharm.inference.hyperparameters import ENOUGH_FEATURES, Hyper, components, fit_hyper
+from bayesharm.inference.hyperparameters import ENOUGH_FEATURES, Hyperparameters, components, fit_hyperparameters
 from bayesharm.inference.hyperposterior import predict
-from bayesharm.inference.importance import basis_of, evaluate_nodes, find_modes, log_marginal, log_prior, thin_nodes
-from bayesharm.inference.predictive_prior import Mixture, log_mixture, make_mixture
-from bayesharm.inference.scales import Effort, Pace, sample_block, start_chains
-from bayesharm.inference.variance_ratios import Ratio, fit_ratio, ratio_covariance
+from bayesharm.inference.importance import (
+    find_modes,
+    log_importance_weights,
+    log_marginal,
+    log_prior,
+    quadratic_features,
+    subsample,
+)
+from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior, make_predictive_prior
+from bayesharm.inference.scales import NutsSettings, SampleShape, sample_block, start_chains
+from bayesharm.inference.variance_ratios import VarianceRatios, fit_variance_ratios, variance_ratio_covariance
 from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import Gaussian, make_problem, to_coordinates, to_log_scales
@@ -92,8 +99,9 @@ def sample_gaussians():
     @jax.jit
     def sample(own, lanes):
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(5), lanes)
-        return sample_lanes(potential, 1.0, own, own[0] + 1.0, keys, n_warmup=20, n_draws=N_DRAWS, step_size=0.8,
-                            max_tree_depth=5)
+        return sample_batched(
+            potential, 1.0, own, own[0] + 1.0, keys, n_warmup=20, n_draws=N_DRAWS, step_size=0.8, max_tree_depth=5
+        )
 
     return sample
 
@@ -146,13 +154,13 @@ def test_a_lane_of_nan_spoils_no_other(gaussians, gaussian_draws, sample_gaussia
 
 SCANNERS = ("A", "B", "C", "D")
 SCALES = ("noise", "participant", "measurement")
-N_FEATURES, N_NODES = 12, 2048  # as many nodes as `fit_hyper` takes, so that they share programs
+N_FEATURES, N_NODES = 12, 2048  # as many nodes as `fit_hyperparameters` takes, so that they share programs
 AXES = (np.linspace(-2.0, 0.6, 40), np.linspace(-4.0, 1.4, 36), np.linspace(-4.0, 1.4, 36))
 EQUAL = np.zeros(2 * len(SCANNERS))
 PRIOR = Gaussian(np.log([0.6, 0.6, 0.6]), np.array([0.3, 0.5, 0.5]))
 
 
-class Study:
+class FitContext:
     """Five travelers on three or four of four scanners, one of them twice on one."""
 
     def __init__(self, log_ratio: np.ndarray, seed: int, by_scanner: bool = False) -> None:
@@ -164,15 +172,18 @@ class Study:
         rng = np.random.default_rng(seed)
         log_noise, log_bias = np.split(np.asarray(log_ratio, float), 2)
         person, scanner = self.scans.participant_id.astype(int), self.scans.scanner.map(SCANNERS.index)
-        noise, participant, measurement = np.exp(np.log([[0.5], [0.6], [0.4]])
-                                                 + [[0.4], [0.6], [0.6]] * rng.normal(size=(3, N_FEATURES)))
+        noise, participant, measurement = np.exp(
+            np.log([[0.5], [0.6], [0.4]]) + [[0.4], [0.6], [0.6]] * rng.normal(size=(3, N_FEATURES))
+        )
         self.features = (
-            3 + participant * rng.normal(size=(5, N_FEATURES))[person]
+            3
+            + participant * rng.normal(size=(5, N_FEATURES))[person]
             + measurement * (np.exp(log_bias / 2)[:, None] * rng.normal(size=(len(SCANNERS), N_FEATURES)))[scanner]
-            + noise * np.exp(log_noise / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES)))
+            + noise * np.exp(log_noise / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES))
+        )
         ratios = ("scanner", "scanner") if by_scanner else ("homoscedastic", "same")
         spec = load_model("traveling")
-        self.spec = replace(spec, noise_ratio=ratios[0], bias_ratio=ratios[1], units="shared")  # no amplitude
+        self.spec = replace(spec, noise_ratio=ratios[0], bias_ratio=ratios[1], feature_scaling="common")  # no amplitude
         self.design = build_design(self.scans, self.spec)
         assert self.design.scales == SCALES
         self.moments, _ = compute_moments(self.design, lay_out(self.design), self.features)
@@ -182,8 +193,8 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return Study(EQUAL, seed=0)
+def study() -> FitContext:
+    return FitContext(EQUAL, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -202,13 +213,16 @@ def place(problem):
 
     def place(moments) -> tuple[Laplace, ...]:
         start = jnp.broadcast_to(problem.log_medians[:, None], (len(SCALES), N_FEATURES))
-        return tuple(find_modes(problem, EQUAL, moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start)
-                     for width in (0.5, 1.0, 2.0, 4.0))
+        return tuple(
+            find_modes(problem, EQUAL, moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start)
+            for width in (0.5, 1.0, 2.0, 4.0)
+        )
 
     return place
 
 
 # Importance sampling
+
 
 def random_proposals(rng, n_features: int, sizes) -> tuple[Laplace, ...]:
     def proposal(size):
@@ -225,11 +239,13 @@ def test_nodes_are_unbiased_and_fill_the_space(sizes):
     n_features, n_nodes = 400, 256
     proposals = random_proposals(np.random.default_rng(1), n_features, sizes)
     keys = feature_keys(0, Stage.NODES, np.arange(n_features))
-    nodes = jax.tree.map(np.asarray, draw_nodes(keys, proposals, n_nodes))
+    nodes = jax.tree.map(np.asarray, draw_importance_sample(keys, proposals, n_nodes))
 
     for f in range(3):
-        densities = [stats.multivariate_t(p.mode[:, f], p.factor[:, :, f] @ p.factor[:, :, f].T, df=7).pdf(
-            nodes.log_scales[:, :, f]) for p in proposals]
+        densities = [
+            stats.multivariate_t(p.mode[:, f], p.factor[:, :, f] @ p.factor[:, :, f].T, df=7).pdf(nodes.log_scales[:, :, f])
+            for p in proposals
+        ]
         np.testing.assert_allclose(nodes.log_proposal[:, f], np.log(np.mean(densities, axis=0)), atol=1e-10)
 
     x = nodes.log_scales
@@ -246,8 +262,8 @@ def test_nodes_are_unbiased_and_fill_the_space(sizes):
 def test_prior_of_many_hyperparameters_is_scipys():
     rng = np.random.default_rng(2)
     x, mean, log_sd = rng.normal(size=(5, 3, 4)), rng.normal(size=(3, 2)), rng.normal(size=(3, 2))
-    basis = basis_of(x)
-    assert basis.shape == (6, 5, 4) and basis_of(x[0]).shape == (6, 4)
+    basis = quadratic_features(x)
+    assert basis.shape == (6, 5, 4) and quadratic_features(x[0]).shape == (6, 4)
     expected = stats.norm.logpdf(x[None], mean.T[:, None, :, None], np.exp(log_sd).T[:, None, :, None]).sum(2)
     np.testing.assert_allclose(jax.jit(log_prior)(basis, mean, log_sd), expected, atol=1e-10)
     with_amplitude = jax.jit(log_prior, static_argnums=3)(basis, mean, log_sd, 0.5)
@@ -274,9 +290,9 @@ def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact)
     proposals, n_repeats = place(study.moments), 20
 
     def estimate(seed):
-        nodes = draw_nodes(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), proposals, N_NODES)
-        weight = evaluate_nodes(problem, EQUAL, study.moments, nodes)
-        return jax.jit(log_marginal)(basis_of(nodes.log_scales), weight, mean.T, np.log(sd.T))
+        nodes = draw_importance_sample(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), proposals, N_NODES)
+        weight = log_importance_weights(problem, EQUAL, study.moments, nodes)
+        return jax.jit(log_marginal)(quadratic_features(nodes.log_scales), weight, mean.T, np.log(sd.T))
 
     found = np.array([estimate(seed) for seed in range(n_repeats)])
     relative = np.exp(found - exact.log_marginal(mean, sd)) - 1
@@ -288,47 +304,49 @@ def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact)
 def test_thinned_nodes_keep_the_expectation_of_marginal_likelihoods():
     """At hyperparameters that the thinning was not told; the largest shares are kept as they are."""
     rng, n_nodes, n_kept, n_repeats = np.random.default_rng(8), 256, 32, 400
-    basis = basis_of(jnp.asarray(rng.normal(size=(n_nodes, 3, 5))))
+    basis = quadratic_features(jnp.asarray(rng.normal(size=(n_nodes, 3, 5))))
     weight = jnp.asarray(rng.normal(size=(n_nodes, 5)))
     told = (jnp.asarray(rng.normal(0, 0.2, (3, 8))), jnp.full((3, 8), np.log(0.4)))
     hyper = jnp.asarray(rng.normal(0, 0.2, (3, 2))), jnp.full((3, 2), np.log(0.5))
     exact = log_marginal(basis, weight, *hyper)
 
     def estimate(key):
-        return log_marginal(*thin_nodes(key, basis, weight, told, n_kept), *hyper)
+        return log_marginal(*subsample(key, basis, weight, told, n_kept), *hyper)
 
     ratio = np.exp(np.array([estimate(key) for key in jax.random.split(jax.random.key(0), n_repeats)]) - exact)
     z = (ratio.mean(0) - 1) / ratio.std(0, ddof=1) * np.sqrt(n_repeats)
     assert_no_larger_than_chance(z, n_repeats - 1)
     plain = np.exp(np.array([log_marginal(basis[:, k::8], weight[k::8], *hyper) for k in range(8)]) - exact)
     assert (ratio.std(0) < 0.5 * plain.std(0)).all()  # of as many nodes as they come
-    whole = log_marginal(*thin_nodes(jax.random.key(0), basis, weight, told, n_nodes), *hyper)
+    whole = log_marginal(*subsample(jax.random.key(0), basis, weight, told, n_nodes), *hyper)
     np.testing.assert_allclose(whole, exact, atol=1e-10)
 
 
 # Hyperparameters
 
+
 @pytest.fixture(scope="module")
-def hyper(study, problem) -> Hyper:
-    return fit_hyper(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250)
+def hyper(study, problem) -> Hyperparameters:
+    return fit_hyperparameters(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250)
 
 
 def hyperposterior(exact: Quadrature, log_medians: np.ndarray, n_draws: int = 6000):
     """Mean, sd and standard error of (eta, omega) by adaptive importance sampling from multivariate Student-t."""
     rng = np.random.default_rng(0)
-    centre, spread = np.r_[log_medians, np.log([0.4] * 3)], np.diag([0.25] * 3 + [1.0] * 3)
+    center, spread = np.r_[log_medians, np.log([0.4] * 3)], np.diag([0.25] * 3 + [1.0] * 3)
     for n in (2000, 4000, 4000, n_draws):
-        proposal = stats.multivariate_t(centre, spread, df=5)
+        proposal = stats.multivariate_t(center, spread, df=5)
         x = proposal.rvs(n, random_state=rng)
         eta, log_excess = x[:, :3], x[:, 3:]
         omega = np.hypot(np.exp(log_excess), 0.05)
         parts = zip(np.array_split(eta, 20), np.array_split(omega, 20), strict=True)
         log_weight = np.concatenate([exact.log_marginal(*part).sum(1) for part in parts]) - proposal.logpdf(x)
-        log_weight += (stats.norm.logpdf(eta, log_medians, 1.0) + log_excess
-                       + stats.halfnorm.logpdf(np.exp(log_excess), scale=0.5)).sum(1)
+        log_weight += (
+            stats.norm.logpdf(eta, log_medians, 1.0) + log_excess + stats.halfnorm.logpdf(np.exp(log_excess), scale=0.5)
+        ).sum(1)
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
-        centre, spread = weight @ x, 1.2 * np.cov(x.T, aweights=weight)
+        center, spread = weight @ x, 1.2 * np.cov(x.T, aweights=weight)
     assert 1 / (weight**2).sum() > 500
     values = np.concatenate([eta, omega], axis=1)
     mean = weight @ values
@@ -348,15 +366,15 @@ def test_both_ways_to_draw_hyperparameters_give_those_of_brute_force(way, study,
     """Importance sampling, and NUTS where that fails, which takes fewer nodes."""
     other = {"_weigh": "_run_chains", "_run_chains": "_weigh"}[way]
     monkeypatch.setattr(population, other, lambda *arguments: None)
-    found = fit_hyper(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=3, n_draws=250)
+    found = fit_hyperparameters(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=3, n_draws=250)
     mean, sd, error = hyperposterior(exact, problem.log_medians)
     draws = np.concatenate([found.eta, found.omega], axis=-1)
     assert_no_larger_than_chance(standardized(draws, mean, sd, np.hypot(error / sd, 0.05)))
 
 
 def test_many_hyperparameters_at_once_have_the_density_of_one():
-    rng, priors = np.random.default_rng(9), Priors(amplitude_sd=0.5)
-    basis, weight = basis_of(jnp.asarray(rng.normal(size=(64, 3, 5)))), jnp.asarray(rng.normal(size=(64, 5)))
+    rng, priors = np.random.default_rng(9), Priors(feature_offset_sd=0.5)
+    basis, weight = quadratic_features(jnp.asarray(rng.normal(size=(64, 3, 5)))), jnp.asarray(rng.normal(size=(64, 5)))
     medians, points = rng.normal(size=3), rng.normal(size=(6, 40))
     points[3:] = np.abs(points[3:])
     points[4, 7] *= -1
@@ -396,7 +414,7 @@ def test_what_all_eta_share_is_left_to_the_amplitude():
 
 
 def test_the_same_seed_gives_the_same_hyperparameters(hyper, study, problem):
-    again = fit_hyper(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250)
+    again = fit_hyperparameters(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250)
     jax.tree.map(np.testing.assert_array_equal, again, hyper)
 
 
@@ -410,12 +428,15 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     person, scanner = scans.participant_id.astype(int), scans.scanner.str[1:].astype(int)
     log_scales = np.log([[0.94], [0.25], [0.22]]) + 0.3 * rng.normal(size=(3, 256))
     noise, participant, measurement = np.exp(log_scales)
-    features = (participant * rng.normal(size=(16, 256))[person] + measurement * rng.normal(size=(8, 256))[scanner]
-                + noise * rng.normal(size=(len(scans), 256)))
-    design = build_design(scans, replace(load_model("traveling"), noise_ratio="homoscedastic", bias_ratio="same"))
+    features = (
+        participant * rng.normal(size=(16, 256))[person]
+        + measurement * rng.normal(size=(8, 256))[scanner]
+        + noise * rng.normal(size=(len(scans), 256))
+    )
+    design = build_design(scans, replace(load_model("traveling"), noise_ratio="homogeneous", bias_ratio="homogeneous"))
     problem = make_problem(design)
     moments, _ = compute_moments(design, problem.plan.layout, features)
-    found = fit_hyper(problem, moments, np.arange(256), 256, seed=2, n_draws=250)
+    found = fit_hyperparameters(problem, moments, np.arange(256), 256, seed=2, n_draws=250)
     low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
     assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
     assert high.max() < 0.6 and (found.khat < 0.7).mean() > 0.9
@@ -427,8 +448,8 @@ LOG_RATIO = np.array([0.9, -0.6, -0.9, 0.6, 0.8, -0.8, -0.4, 0.4])
 
 
 @pytest.fixture(scope="module")
-def noisy() -> Study:
-    return Study(LOG_RATIO, seed=4, by_scanner=True)
+def noisy() -> FitContext:
+    return FitContext(LOG_RATIO, seed=4, by_scanner=True)
 
 
 @pytest.fixture(scope="module")
@@ -437,13 +458,13 @@ def uneven(noisy):
 
 
 @pytest.fixture(scope="module")
-def ratio(noisy, uneven, place) -> Ratio:
-    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
-    mode = fit_ratio(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, EQUAL)
-    return Ratio(mode, ratio_covariance(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, mode), N_FEATURES)
+def ratio(noisy, uneven, place) -> VarianceRatios:
+    nodes = draw_importance_sample(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
+    mode = fit_variance_ratios(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, EQUAL)
+    return VarianceRatios(mode, variance_ratio_covariance(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, mode), N_FEATURES)
 
 
-def test_ratios_are_recovered_and_centred(ratio):
+def test_ratios_are_recovered_and_centered(ratio):
     sd = np.sqrt(np.diag(ratio.covariance))
     assert (np.abs(ratio.mean - LOG_RATIO) < 5 * sd).all()
     assert ((0.05 < sd) & (sd < 0.4)).all()
@@ -457,10 +478,10 @@ def test_ratios_have_the_mode_and_curvature_of_brute_force(share, ratio, noisy, 
     together, and count for a share of their number."""
     axes = tuple(axis[::2] for axis in AXES)
     if share < 1:
-        nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
+        nodes = draw_importance_sample(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
         count = share * N_FEATURES
-        mode = fit_ratio(uneven, noisy.moments, nodes, PRIOR, count, EQUAL)
-        ratio = Ratio(mode, ratio_covariance(uneven, noisy.moments, nodes, PRIOR, count, mode), count)
+        mode = fit_variance_ratios(uneven, noisy.moments, nodes, PRIOR, count, EQUAL)
+        ratio = VarianceRatios(mode, variance_ratio_covariance(uneven, noisy.moments, nodes, PRIOR, count, mode), count)
 
     def log_posterior(log_ratio):
         marginal = noisy.quadrature(log_ratio, axes).log_marginal(PRIOR.mean[None], PRIOR.sd[None])
@@ -477,19 +498,21 @@ def test_ratios_have_the_mode_and_curvature_of_brute_force(share, ratio, noisy, 
 
 def test_ratios_bear_nodes_far_from_everything(ratio, noisy, uneven, place):
     """Where a likelihood is no number nothing may be learned, and nothing lost."""
-    nodes = draw_nodes(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
+    nodes = draw_importance_sample(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
     moved = np.array(nodes.log_scales)
     moved[3, 0, 2], moved[7, 1, 5], moved[:, :, 9] = -40.0, 700.0, np.nan
-    mode = fit_ratio(uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, N_FEATURES, EQUAL)
+    mode = fit_variance_ratios(
+        uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, N_FEATURES, EQUAL
+    )
     assert (np.abs(mode - ratio.mean) < 0.6 * np.sqrt(np.diag(ratio.covariance))).all()  # without one of 12 features
     nowhere = nodes._replace(log_proposal=jnp.full_like(nodes.log_proposal, np.nan))
-    np.testing.assert_array_equal(fit_ratio(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL), EQUAL)
-    assert np.isfinite(ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL)).all()
+    np.testing.assert_array_equal(fit_variance_ratios(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL), EQUAL)
+    assert np.isfinite(variance_ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL)).all()
 
 
 # Scales of each feature
 
-EFFORT, PACE = Effort(n_chains=4, n_draws=300), Pace(n_warmup=15, step_size=1.2)
+EFFORT, PACE = SampleShape(n_chains=4, n_draws=300), NutsSettings(n_warmup=15, step_size=1.2)
 
 
 @pytest.fixture(scope="module")
@@ -497,7 +520,7 @@ def mixture():
     rng = np.random.default_rng(3)
     mean = PRIOR.mean[:, None] + rng.normal(0, 0.2, (len(SCALES), 32))
     log_sd = np.log(PRIOR.sd)[:, None] + rng.normal(0, 0.3, mean.shape)
-    return Mixture(mean, log_sd, rng.normal(0, 1, (32, N_FEATURES)))
+    return PredictivePrior(mean, log_sd, rng.normal(0, 1, (32, N_FEATURES)))
 
 
 @pytest.fixture(scope="module")
@@ -534,7 +557,7 @@ def test_log_ratios_give_the_marginal_likelihood(block, mixture, exact):
 
 
 def test_draws_of_a_feature_do_not_depend_on_its_block(block, sample):
-    """Its neighbours, its place and the size of the block; but for rounding, which a smooth posterior does not amplify."""
+    """Its neighbors, its place and the size of the block; but for rounding, which a smooth posterior does not amplify."""
     for features in (np.arange(N_FEATURES)[::-1], np.array([8, 3, 11, 3, 0])):
         other = sample(features)
         np.testing.assert_allclose(other.log_scales, block.log_scales[..., features], atol=1e-8)
@@ -553,7 +576,7 @@ def test_a_feature_of_nan_spoils_no_other(block, sample, study):
 
 def test_few_features_keep_the_draws_of_the_hyperparameters(hyper):
     """Components are draws, weighted by one over the marginal likelihood of each feature."""
-    mixture = make_mixture(hyper)
+    mixture = make_predictive_prior(hyper)
     n_draws, n_components = hyper.eta[..., 0].size, mixture.mean.shape[1]
     assert 100 < n_components <= n_draws
     eta, omega = hyper.eta.reshape(n_draws, -1).T, hyper.omega.reshape(n_draws, -1).T
@@ -565,14 +588,15 @@ def test_few_features_keep_the_draws_of_the_hyperparameters(hyper):
 
 
 def test_many_features_have_one_predictive_prior(hyper):
-    many = make_mixture(hyper._replace(log_marginal=None, khat=np.zeros(ENOUGH_FEATURES)))
+    many = make_predictive_prior(hyper._replace(log_marginal=None, khat=np.zeros(ENOUGH_FEATURES)))
     assert many.mean.shape == (len(SCALES), 1) and (many.log_weight == np.zeros((1, ENOUGH_FEATURES))).all()
     x = np.random.default_rng(0).normal(size=(2, len(SCALES), ENOUGH_FEATURES))
     expected = stats.norm.logpdf(x, hyper.predictive.mean[:, None], hyper.predictive.sd[:, None]).sum(1)
-    np.testing.assert_allclose(jax.jit(log_mixture, static_argnums=2)(many, x, 0.0), expected, atol=1e-10)
+    np.testing.assert_allclose(jax.jit(log_predictive_prior, static_argnums=2)(many, x, 0.0), expected, atol=1e-10)
 
 
 # Effects
+
 
 @pytest.mark.parametrize("model", ["traveling_and_cohort", "protocol"])
 def test_effects_are_those_of_dense_algebra(model):
@@ -591,7 +615,7 @@ def test_effects_are_those_of_dense_algebra(model):
     y = features[design.rows]
     y = (y - y.mean(0)) / y.std(0)
     noise_ratio, bias_ratio = np.split(np.exp(log_ratio), 2)
-    once, ratio = design.class_once[design.scan_class], noise_ratio[design.class_scanner[design.scan_class]]
+    once, ratio = design.class_single_scan[design.scan_class], noise_ratio[design.class_scanner[design.scan_class]]
     assert once.any() and not once.all()
     mean, variance = np.empty((2, 4, len(contrasts), 3))
     for k, f in np.ndindex(4, 3):

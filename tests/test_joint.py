@@ -11,13 +11,13 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer.util import log_density
 from scipy import stats
 from studies import random_study
-from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, Study, hyperposterior
+from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, FitContext, hyperposterior
 
 from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
 from bayesharm.fitting.scheduler import MOST_TOGETHER
 from bayesharm.inference.joint import FEW_FEATURES, MOST_DIVERGENT, collapsed_model, sample_joint
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
@@ -25,7 +25,7 @@ from bayesharm.model.design import build_design
 
 
 def test_joint_draws_have_the_hyperposterior_of_quadrature():
-    study = Study(np.zeros(8), seed=0)
+    study = FitContext(np.zeros(8), seed=0)
     with jax.enable_x64(True):
         problem = make_problem(study.design)
         joint = sample_joint(problem, study.moments, N_FEATURES, seed=1, n_warmup=400, n_draws=500)
@@ -39,31 +39,36 @@ def test_joint_draws_have_the_hyperposterior_of_quadrature():
     assert np.abs(z).max() < stats.norm.isf(FALSE_ALARMS / 2 / z.size), z.round(1)
 
 
-@pytest.mark.parametrize("units", ["each", "shared"])
-def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(units):
+@pytest.mark.parametrize("feature_scaling", ["per_feature", "common"])
+def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_scaling):
     """With amplitude, noise ratio and people scanned once."""
     scans, rng = random_study(5), np.random.default_rng(1)
-    design = build_design(scans, replace(load_model("traveling_and_cohort"), units=units))
+    design = build_design(scans, replace(load_model("traveling_and_cohort"), feature_scaling=feature_scaling))
     features, n_scales, priors = rng.normal(size=(len(scans), 2)), len(design.scales), design.spec.priors
     eta, excess = rng.normal(-1, 0.3, n_scales), rng.uniform(0.2, 0.6, n_scales)
     omega = np.sqrt(excess**2 + 0.05**2)
-    amplitude, raw = rng.normal(0, 0.5, 2) * (units == "each"), rng.normal(0, 0.3, (2, len(design.scanners)))
+    amplitude, raw = (
+        rng.normal(0, 0.5, 2) * (feature_scaling == "per_feature"),
+        rng.normal(0, 0.3, (2, len(design.scanners))),
+    )
     log_scales = eta[:, None] + amplitude + omega[:, None] * rng.normal(size=(n_scales, 2))
     with jax.enable_x64(True):
         problem = make_problem(design)
         moments = jax.tree.map(jnp.asarray, compute_moments(design, problem.plan.layout, features)[0])
         site = {"eta": eta, "excess": excess, "log_noise": log_scales[0], "log_scale": log_scales[1:]}
         site |= {"raw": raw[0], "raw_bias": raw[1]}
-        site |= {"amplitude": amplitude} if units == "each" else {}
+        site |= {"amplitude": amplitude} if feature_scaling == "per_feature" else {}
         found = float(log_density(collapsed_model, (problem, moments), {}, jax.tree.map(jnp.asarray, site))[0])
-        constants, condensed = condense(problem.plan, jnp.asarray(raw - raw.mean(1, keepdims=True)).reshape(-1), moments)
+        constants, condensed = weight_statistics(
+            problem.plan, jnp.asarray(raw - raw.mean(1, keepdims=True)).reshape(-1), moments
+        )
         expected = float(log_likelihood(problem.plan, constants, condensed, jnp.asarray(log_scales)).sum())
     expected += stats.norm.logpdf(eta, np.log(design.scale_medians), priors.eta_sd).sum()
     expected += stats.halfnorm.logpdf(excess, scale=priors.omega_sd).sum()
     expected += stats.norm.logpdf(log_scales, eta[:, None] + amplitude, omega[:, None]).sum()
     expected += stats.norm.logpdf(raw, 0, [[priors.noise_ratio_sd], [priors.bias_ratio_sd]]).sum()
-    if units == "each":
-        expected += stats.norm.logpdf(amplitude, 0, priors.amplitude_sd).sum()
+    if feature_scaling == "per_feature":
+        expected += stats.norm.logpdf(amplitude, 0, priors.feature_offset_sd).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 

@@ -10,7 +10,7 @@ from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.likelihood.layout import lay_out, make_plan
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -139,7 +139,7 @@ def test_a_lane_does_not_depend_on_how_long_others_take():
     np.testing.assert_array_equal(together.factor[:, :, 0], alone.factor[:, :, 0])
 
 
-class Study:
+class FitContext:
     """The real likelihood of some features, with a Normal prior on the log-scales."""
 
     def __init__(self, n_features: int):
@@ -157,7 +157,7 @@ class Study:
         """Constants, and moments of some features in some order."""
         moments = jax.tree.map(lambda leaf: leaf[..., features], self.moments)
         log_ratio = jnp.zeros(2 * len(self.design.scanners), dtype)
-        return jax.jit(lambda *data: condense(self.plan, *data))(log_ratio, moments)
+        return jax.jit(lambda *data: weight_statistics(self.plan, *data))(log_ratio, moments)
 
     def log_density(self, constants, moments, x):
         prior = -0.5 * ((x - jnp.asarray(self.center, x.dtype)) ** 2).sum(0)
@@ -173,8 +173,8 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return Study(24)
+def study() -> FitContext:
+    return FitContext(24)
 
 
 @pytest.fixture(scope="module")

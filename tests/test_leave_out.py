@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from studies import random_study, sized_scanners
 
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_out
+from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
@@ -38,7 +38,7 @@ def study(request):
         problem = make_problem(design)
         reader = MomentReader(features, design, problem.plan.layout, None)
         moments, standard = reader(np.arange(N_FEATURES))
-    values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
+    values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
     return scans, design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
 
 
@@ -49,7 +49,7 @@ def covariance_of(scans, design, log_scales, log_ratio):
     for scanner in sized_scanners(scans, design.spec):
         place = design.scanners.index(scanner)
         prior[design.of_scanner[place, 0]] *= size[place] ** 0.5
-    noise = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
+    noise = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.single_scan_scale] ** 2 * design.class_single_scan
     return (x * prior**2) @ x.T + np.diag(noise[design.scan_class])
 
 
@@ -62,7 +62,7 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
     units = np.unique(np.where(folds < 0, -1, person), return_inverse=True)[1] - (folds < 0).any()
     with jax.enable_x64(True):
         held = arrange_folds(design, folds, units if by == "thirds" else None)
-        found = leave_out(problem, log_ratio, moments, values, log_scales, held, below=True)
+        found = leave_group_out(problem, log_ratio, moments, values, log_scales, held, below=True)
     assert np.isnan(found.below[:, folds < 0]).all()
     for node in range(N_NODES):
         for f in range(N_FEATURES):
@@ -93,7 +93,7 @@ def test_a_node_without_noise_is_lost_and_stops_nothing(study):
     person = np.unique(design.participants, return_inverse=True)[1]
     with jax.enable_x64(True):
         held = arrange_folds(design, person % 3)
-        found, whole = (leave_out(problem, log_ratio, moments, values, x, held, below=True) for x in (far, log_scales))
+        found, whole = (leave_group_out(problem, log_ratio, moments, values, x, held, below=True) for x in (far, log_scales))
     assert not np.isnan(found.folds).any() and not np.isnan(found.units).any() and not np.isnan(found.below).any()
     assert np.isposinf(found.folds[0]).any() == (design.spec.name != "cohort")  # there nobody is scanned twice
     np.testing.assert_allclose(found.folds[1], whole.folds[1], rtol=1e-9)

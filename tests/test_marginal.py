@@ -24,7 +24,7 @@ from bayesharm.data.features import Features
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.likelihood import marginal
 from bayesharm.likelihood.layout import lay_out, make_plan
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import MomentReader, compute_moments
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
@@ -53,7 +53,7 @@ def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray,
 
     @jax.jit
     def evaluate(log_scales, log_ratio):
-        return log_likelihood(plan, *condense(plan, log_ratio, moments), log_scales)
+        return log_likelihood(plan, *weight_statistics(plan, log_ratio, moments), log_scales)
 
     return evaluate
 
@@ -65,9 +65,7 @@ def random_point(design: Design, n_features: int, seed: int = 0) -> tuple[np.nda
     return log_scales, rng.normal(0, 0.5, 2 * len(design.scanners))
 
 
-def ratios_of(
-    design: Design, scans: pd.DataFrame, log_ratio: np.ndarray
-) -> tuple[dict[str, float], dict[str, float]]:
+def ratios_of(design: Design, scans: pd.DataFrame, log_ratio: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
     """Lambda and kappa by scanner; the latter 1 where the model has none."""
     noise, bias = (dict(zip(design.scanners, part, strict=True)) for part in np.split(np.exp(log_ratio), 2))
     sized = sized_scanners(scans, design.spec)
@@ -143,9 +141,9 @@ class TestOracles:
 
         The trapezoidal rule is exact to rounding for integrands so smooth.
         """
-        scans = pd.DataFrame({
-            "scan_id": list("0123"), "participant_id": ["r", "r", "p", "q"], "scanner": list("AAAB"),
-            "site": list("AAAB")})
+        scans = pd.DataFrame(
+            {"scan_id": list("0123"), "participant_id": ["r", "r", "p", "q"], "scanner": list("AAAB"), "site": list("AAAB")}
+        )
         priors = replace(load_model("cohort").priors, mean_sd=1.0)
         design = design_of(scans, "cohort", priors=priors)
         assert set(design.columns) == {"mean:mean", "site:A", "site:B", "participant:r"}
@@ -160,7 +158,8 @@ class TestOracles:
         once = {name: np.hypot(value, scales["participant"]) for name, value in sd.items()}
         prior_site, prior_person = (stats.norm.pdf(grid, 0, scales[name]) for name in ("site", "participant"))
         twice = prior_person * np.prod(
-            [stats.norm.pdf(z[k], (mean + site)[..., None] + grid, sd["A"]) for k in (0, 1)], axis=0)
+            [stats.norm.pdf(z[k], (mean + site)[..., None] + grid, sd["A"]) for k in (0, 1)], axis=0
+        )
         at_a = integrate.trapezoid(twice, grid) * stats.norm.pdf(z[2], mean + site, once["A"]) * prior_site
         at_b = stats.norm.pdf(z[3], mean + site, once["B"]) * prior_site
         given_mean = integrate.trapezoid(at_a, grid) * integrate.trapezoid(at_b, grid)
@@ -265,9 +264,16 @@ class TestSmallMatrices:
         np.testing.assert_allclose(solution.quadratic, (rhs * solution.x).sum(0), rtol=1e-9)
 
     @pytest.mark.parametrize(
-        "bad", [[[1.0, 2, 0], [2, 1, 0], [0, 0, 1]], [[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]], np.zeros((3, 3)),
-                [[1.0, 0, 0], [0, 1, 0], [0, 0, 0]], np.full((3, 3), np.nan)],
-        ids=["indefinite", "two negative", "zero", "singular", "NaN"])
+        "bad",
+        [
+            [[1.0, 2, 0], [2, 1, 0], [0, 0, 1]],
+            [[-1.0, 0, 0], [0, -1, 0], [0, 0, 1]],
+            np.zeros((3, 3)),
+            [[1.0, 0, 0], [0, 1, 0], [0, 0, 0]],
+            np.full((3, 3), np.nan),
+        ],
+        ids=["indefinite", "two negative", "zero", "singular", "NaN"],
+    )
     def test_not_positive_definite_is_nan_and_stays_in_its_lane(self, bad):
         matrix = positive_definite(3, 5, seed=0)
         expected = invert(pack(jnp.asarray(matrix)))
@@ -360,12 +366,13 @@ def test_the_moments_are_sums_over_scans_and_the_units_come_back(study):
     design, features, _, _ = study
     layout = lay_out(design)
     moments, standard = compute_moments(design, layout, features)
-    y = (features - standard.centre) / standard.sd
-    np.testing.assert_allclose(standard.centre, features.mean(axis=0))
+    y = (features - standard.center) / standard.sd
+    np.testing.assert_allclose(standard.center, features.mean(axis=0))
     np.testing.assert_allclose(standard.sd, features.std(axis=0))
     x = design.matrix.toarray()
     for entries, values, first in (
-        (layout.dense, moments.dense, 0), (layout.eliminated, moments.eliminated, design.n_dense)
+        (layout.dense, moments.dense, 0),
+        (layout.eliminated, moments.eliminated, design.n_dense),
     ):
         for c, column, value in zip(entries.classes, entries.columns, values, strict=True):
             scans = design.scan_class == c
@@ -392,7 +399,7 @@ def test_moments_are_read_in_windows(study, monkeypatch, dtype):
     y = values.astype(float)
     np.testing.assert_allclose(standard.sd, y.std(axis=0), rtol=1e-9)
     np.testing.assert_allclose(everything.squares.sum(axis=0), len(y), rtol=1e-9)
-    np.testing.assert_allclose(standard.centre, y.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(standard.center, y.mean(axis=0), rtol=1e-12, atol=1e-12)
 
 
 MANY_LANES = """
@@ -440,9 +447,9 @@ def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
     def evaluate(plan) -> np.ndarray:
         with jax.enable_x64(True):
             ratio, scales = jnp.asarray(log_ratio), jnp.asarray(log_scales)
-            return np.asarray(log_likelihood(plan, *condense(plan, ratio, moments), scales))
+            return np.asarray(log_likelihood(plan, *weight_statistics(plan, ratio, moments), scales))
 
     plan, alike = make_plan(design, lay_out(design)), make_plan(design, lay_out(design))
-    program = jax.jit(lambda ratio, scales: log_likelihood(plan, *condense(plan, ratio, moments), scales))
+    program = jax.jit(lambda ratio, scales: log_likelihood(plan, *weight_statistics(plan, ratio, moments), scales))
     assert program(np.float32(log_ratio), np.float32(log_scales)).dtype == np.float32
     np.testing.assert_array_equal(evaluate(plan), evaluate(alike))

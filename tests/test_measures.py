@@ -86,7 +86,7 @@ MEASURES = {
     "repeats": noise_floor,
     "residual": lambda values, scans: noise_floor(values, scans, of="residual"),
     "icc": participant_icc,
-    "identification": lambda values, scans: identification_rate(values, scans, centre=3.0, unit=1.0),
+    "identification": lambda values, scans: identification_rate(values, scans, center=3.0, unit=1.0),
     "rmse": lambda values, scans: prediction_rmse(difference_from_others(values, scans), scans),
     "coverage": lambda values, scans: interval_coverage(values, np.full_like(values, 3), np.ones_like(values), scans),
     "correlation": preserved,
@@ -314,7 +314,7 @@ def test_people_are_identified_by_hand():
     scans = everywhere(2, 2)
     a, b = np.array([1.0, 0, 0, -1]), np.array([0, 1.0, -1, 0])
     values = 5 + np.stack([a, a, b, 2 * a + 0.1 * b])
-    found = identification_rate(values, scans, centre=5.0, unit=1.0)
+    found = identification_rate(values, scans, center=5.0, unit=1.0)
     # A to B: p0 finds its own (correlation 1 against less), p1 too (0.05 against 0). B to A: p0 its own, p1 finds p0.
     assert found.value == 0.75
     assert found.chance == 0.5
@@ -324,25 +324,25 @@ def test_people_are_identified_by_hand():
 def test_chance_of_identification_is_that_of_guesses():
     rng, rates = np.random.default_rng(9), []
     for _ in range(300):
-        found = identification_rate(rng.normal(size=(len(UNBALANCED), 8)), UNBALANCED, centre=0.0, unit=1.0)
+        found = identification_rate(rng.normal(size=(len(UNBALANCED), 8)), UNBALANCED, center=0.0, unit=1.0)
         rates.append(found.value)
     assert abs(np.mean(rates) - found.chance) < FAR * np.std(rates) / np.sqrt(300)
     values, _ = simulate(UNBALANCED, 400, rng, scanner=0.1)
-    assert identification_rate(values, UNBALANCED, centre=3.0, unit=1.0).value == 1
+    assert identification_rate(values, UNBALANCED, center=3.0, unit=1.0).value == 1
 
 
 def test_features_are_standardized_by_what_is_given():
     rng, scans = np.random.default_rng(10), everywhere(6, 2)
     values, _ = simulate(scans, 20, rng)
-    centre, unit = rng.normal(size=20) * 100, np.exp(rng.normal(size=20) * 3)
-    found = identification_rate(values * unit + centre, scans, centre=centre, unit=unit)
-    assert found.value == identification_rate(values, scans, centre=0.0, unit=1.0).value
+    center, unit = rng.normal(size=20) * 100, np.exp(rng.normal(size=20) * 3)
+    found = identification_rate(values * unit + center, scans, center=center, unit=unit)
+    assert found.value == identification_rate(values, scans, center=0.0, unit=1.0).value
 
 
 def test_nobody_to_be_mistaken_for_is_refused():
     scans = make_scans({"p": {"A": 1, "B": 1}, "q": {"C": 1, "D": 1}})
     with pytest.raises(InputError, match=r"(?s)mistaken.*2 people on several scanners, no two"):
-        identification_rate(np.eye(4), scans, centre=0.0, unit=1.0)
+        identification_rate(np.eye(4), scans, center=0.0, unit=1.0)
 
 
 def test_scanners_are_told_apart_if_they_differ():
@@ -512,17 +512,17 @@ def biases(values, scanners=SCANNERS) -> pd.DataFrame:
 def test_errors_of_biases_count_from_the_mean_of_the_scanners():
     rng = np.random.default_rng(20)
     truth, error = biases(rng.normal(size=(4, 200))), rng.normal(size=(4, 200))
-    centred = error - error.mean(0)
+    centered = error - error.mean(0)
     sd = biases(np.full((4, 200), np.sqrt(3 / 4)))
     found = bias_error(truth + error + 7, truth, sd=sd, oracle=truth + error / 2)
-    assert found.rmse.value == pytest.approx(np.sqrt((centred**2).mean()))
+    assert found.rmse.value == pytest.approx(np.sqrt((centered**2).mean()))
     assert found.ratio.value == pytest.approx(2)
     assert found.ratio.se == pytest.approx(0, abs=1e-12)
-    np.testing.assert_allclose(found.by_scanner, np.sqrt((centred**2).mean(1)))
+    np.testing.assert_allclose(found.by_scanner, np.sqrt((centered**2).mean(1)))
     assert abs(found.coverage.value - 0.9) < FAR * found.coverage.se
     for k in (0, 17):
         some = np.delete(np.arange(200), k)
-        assert found.rmse.without[f"f{k}"] == pytest.approx(np.sqrt((centred[:, some] ** 2).mean()))
+        assert found.rmse.without[f"f{k}"] == pytest.approx(np.sqrt((centered[:, some] ** 2).mean()))
     assert bias_error(truth - 3, truth).rmse.value == pytest.approx(0, abs=1e-12)
 
 

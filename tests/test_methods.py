@@ -125,14 +125,14 @@ def test_least_squares_finds_additive_scanner_effects_exactly_where_they_are_all
 
 
 def test_ridge_subtracts_what_the_regression_of_the_study_calls_measurement_whatever_the_mean_of_a_feature(study):
-    def centre(values):
+    def center(values):
         values -= values.mean(axis=0)
 
     def lift(values):
         values += 1000
 
     fitted = get_method("yamashita2019", ridge=3.0).fit(study, COVARIATES)
-    effects = yamashita2019(with_values(study, centre), ridge=3.0).effects["measurement"]
+    effects = yamashita2019(with_values(study, center), ridge=3.0).effects["measurement"]
     np.testing.assert_allclose(fitted.bias, effects.loc[SCANNERS], atol=1e-12)
     assert any("age" in note for note in fitted.notes)
     expected = study.features.read(0, 12) - effects.loc[study.scans.scanner].to_numpy()
@@ -259,7 +259,7 @@ def test_a_library_that_takes_too_long_is_stopped_and_corrects_nothing(study, na
 
 
 def dense_reml(study: Dataset, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centred scanner effects and their sd by REML, from the density of error contrasts, with dense matrices only."""
+    """Centerd scanner effects and their sd by REML, from the density of error contrasts, with dense matrices only."""
     scans = study.scans
     travels = scans.groupby("participant_id").scanner.transform("nunique") > 1
     population = (scans.site + scans.diagnosis).where(~travels)
@@ -282,9 +282,9 @@ def dense_reml(study: Dataset, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Contrasts know the random effects, but not the fixed ones: a joint normal, conditioned.
     inner = np.linalg.inv(contrasts.T @ covariance(found) @ contrasts)
     gain = variance * parts[0].T @ contrasts @ inner
-    centre = np.eye(4) - 1 / 4
-    left = centre @ (variance * np.eye(4) - gain @ (variance * contrasts.T @ parts[0])) @ centre
-    return centre @ gain @ contrasts.T @ y, np.sqrt(np.diag(left))
+    center = np.eye(4) - 1 / 4
+    left = center @ (variance * np.eye(4) - gain @ (variance * contrasts.T @ parts[0])) @ center
+    return center @ gain @ contrasts.T @ y, np.sqrt(np.diag(left))
 
 
 @needs_environment

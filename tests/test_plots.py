@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bayesharm.cli.app import app
 from bayesharm.errors import BayesharmError, InputError, RunFolderError
-from bayesharm.reporting.plots import PLOTS, Findings, draw_plot, possible_plots
+from bayesharm.reporting.plots import PLOTS, RunView, draw_plot, possible_plots
 from bayesharm.reporting.plots.style import draw_matrix, new_figure, no_narrower
 from bayesharm.reporting.sections import tell_ranking
 from bayesharm.results.posterior import load_posterior
@@ -26,7 +26,7 @@ PLACES = pd.DataFrame({"region": list("DCBA"), "x": [-40, 40, -30, 30], "y": [-6
 
 @pytest.fixture
 def found():
-    return Findings(add_sources(make_posterior("traveling_and_cohort", NAMES)), NODES, NETWORKS, PLACES)
+    return RunView(add_sources(make_posterior("traveling_and_cohort", NAMES)), NODES, NETWORKS, PLACES)
 
 
 def intervals(ax) -> list[tuple[float, float, float]]:
@@ -184,7 +184,7 @@ def test_plots_can_share_a_figure(found):
 
 
 def test_a_preview_says_so_and_has_no_sources():
-    found = Findings(make_posterior(settings={"preview": True}))
+    found = RunView(make_posterior(settings={"preview": True}))
     assert possible_plots(found) == ["scales", "scanners", "bias", "distance", "dendrogram"]
     for name in possible_plots(found):
         assert "PREVIEW" in draw_plot(name, found).get_suptitle()
@@ -218,18 +218,18 @@ def test_numbers_are_left_out_where_they_could_not_be_read():
 
 
 @pytest.mark.parametrize(("tables", "name", "message"), [
-    ((), "regions", r"which regions[\s\S]*--nodes"),
+    ((), "regions", r"which regions[\s\S]*--edge-table"),
     ((NODES,), "networks", r"which networks[\s\S]*--networks"),
     ((NODES,), "brain", r"places of its regions[\s\S]*--coordinates"),
     ((NODES, None, PLACES.drop(columns="z")), "brain", r"coordinates lacks 'z'"),
     ((NODES, None, PLACES.iloc[1:]), "connectome", r"no place[\s\S]*'D'"),
     ((NODES, None, PLACES.assign(x="left")), "brain", r"no place[\s\S]*numbers"),
-    ((None, None, PLACES), "brain", r"coordinates without nodes"),
+    ((None, None, PLACES), "brain", r"coordinates without edge_table"),
     ((), "scaners", r"no plot 'scaners'[\s\S]*scanners"),
 ])  # fmt: skip
 def test_what_is_missing_is_asked_for(tables, name, message):
     with pytest.raises(InputError, match=message):
-        draw_plot(name, Findings(add_sources(make_posterior(features=NAMES)), *tables))
+        draw_plot(name, RunView(add_sources(make_posterior(features=NAMES)), *tables))
 
 
 def test_without_matplotlib_or_nilearn_the_install_command_is_told(found, monkeypatch):
@@ -262,7 +262,7 @@ def test_the_command_draws_one_or_all(small_run, tmp_path):
     assert out.read_bytes() == before and not (tmp_path / "x.png").exists()
     names = load_posterior(small_run).features
     pd.DataFrame({"feature": names, "node_a": "a", "node_b": ["b", "c"] * (len(names) // 2)}).to_csv(tmp_path / "n.csv")
-    assert run("--what", "all", "--nodes", tmp_path / "n.csv", "--out", tmp_path / "all").exit_code == 0
+    assert run("--what", "all", "--edge-table", tmp_path / "n.csv", "--out", tmp_path / "all").exit_code == 0
     drawn = {path.stem for path in (tmp_path / "all").iterdir()}
     assert drawn == set(PLOTS) - {"ranking", "networks", "brain", "connectome"}
 

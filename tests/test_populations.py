@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
-from bayesharm.analysis.population_structure import ALL, Populations, populations
+from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.analysis.yamashita_regression import regress_populations
 from bayesharm.cli.app import app
-from bayesharm.inference.effective_features import count_effective, count_for_ratios
+from bayesharm.inference.effective_features import count_independent_features, count_independent_for_ratios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -23,7 +23,7 @@ N_FEATURES = 60
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[bool, Populations]:
+def verdicts() -> dict[bool, PopulationTest]:
     """Of one small study without sampling bias, and of one with the published size of it.
 
     In the former whoever did not travel differs from the travelers, and as much at every site.
@@ -34,9 +34,9 @@ def verdicts() -> dict[bool, Populations]:
         cohort = study.scans.participant_id.str.startswith("P").to_numpy()
         offset = 0.0 if bias else np.random.default_rng(0).normal(0, 0.05, N_FEATURES)
         dataset = load_dataset(study.scans, study.features + cohort[:, None] * offset)
-        posterior = bayesharm.fit(dataset, seed=1, units="shared", preview=True)
-        result = populations(posterior, dataset)
-        assert isinstance(result, Populations)
+        posterior = bayesharm.fit(dataset, seed=1, feature_scaling="common", preview=True)
+        result = bayesharm.test_populations(posterior, dataset)
+        assert isinstance(result, PopulationTest)
         found[bias] = result
     return found
 
@@ -49,8 +49,8 @@ def test_one_population_is_not_taken_for_several(verdicts):
     told = verdicts[False].predictions  # a standard error of few sites is itself hardly known
     limit = stats.t.isf(2e-5 / len(told), told.n - 1)
     assert (told.difference < limit * told.se).all()
-    rough = told.khat_high > 0.2  # nodes lie where the run has put them
-    assert rough.any() == any("Predictions are rough" in note for note in verdicts[False].notes)
+    reliability_warnings = told.khat_high > 0.2  # nodes lie where the run has put them
+    assert reliability_warnings.any() == any("Predictions are rough" in note for note in verdicts[False].notes)
 
 
 def test_several_populations_are_found(verdicts):
@@ -86,19 +86,19 @@ def test_features_that_go_together_count_once():
     cells = np.repeat(np.arange(10), 60)
     cells[:20] = -1
     own = rng.normal(size=(600, 80)) + 5 * rng.normal(size=(10, 80))[np.maximum(cells, 0)]  # cells do not make a correlation
-    assert count_effective(own, cells) == pytest.approx(80, rel=0.05)
-    assert count_effective(np.repeat(own, 2, axis=1), cells) == pytest.approx(80, rel=0.05)
+    assert count_independent_features(own, cells) == pytest.approx(80, rel=0.05)
+    assert count_independent_features(np.repeat(own, 2, axis=1), cells) == pytest.approx(80, rel=0.05)
     common = rng.normal(size=(600, 1))
     half = np.sqrt(0.5) * (rng.normal(size=(600, 80)) + common)  # correlations of a half: 80² / (80 + 80 · 79 / 4)
-    assert count_effective(half, cells) == pytest.approx(80 / (1 + 79 / 4), rel=0.15)
+    assert count_independent_features(half, cells) == pytest.approx(80 / (1 + 79 / 4), rel=0.15)
     people, scanner = np.arange(600) // 6, rng.integers(0, 5, 600)  # means of people and of scanners, not balanced
     both = own + 5 * rng.normal(size=(100, 1))[people] + 5 * rng.normal(size=(5, 1))[scanner]
-    assert count_effective(both, people, np.eye(5)[scanner]) == pytest.approx(80, rel=0.05)
-    assert count_effective(both, people) < 40
-    assert count_effective(own[:8], np.arange(8)) == 1  # nothing is left to see correlations in
+    assert count_independent_features(both, people, np.eye(5)[scanner]) == pytest.approx(80, rel=0.05)
+    assert count_independent_features(both, people) < 40
+    assert count_independent_features(own[:8], np.arange(8)) == 1  # nothing is left to see correlations in
     noisy = rng.normal(size=(600, 80)) * np.where(scanner == 0, 3, 1)[:, None]  # scans that are large in all features
-    assert count_effective(noisy, cells, classes=scanner) == pytest.approx(80, rel=0.05)
-    assert count_effective(noisy, cells) < 70
+    assert count_independent_features(noisy, cells, classes=scanner) == pytest.approx(80, rel=0.05)
+    assert count_independent_features(noisy, cells) < 70
 
 
 @pytest.mark.parametrize("again", [1, 2, 5])
@@ -114,9 +114,9 @@ def test_people_who_are_scanned_again_do_not_make_features_go_together(again):
     values = np.stack([person[name] for name in scans.participant_id]) + noise[:, None] * rng.normal(size=(len(scans), 120))
     values += 3 * rng.normal(size=(3, 120))[scans.scanner.factorize()[0]]
     design = build_design(load_dataset(scans, values).scans, load_model("traveling_and_cohort"))
-    found = count_for_ratios(design, scans, values[design.rows])
+    found = count_independent_for_ratios(design, scans, values[design.rows])
     assert found == pytest.approx(120, rel=0.1)
-    pairs = count_for_ratios(design, scans, np.repeat(values[design.rows], 2, axis=1))
+    pairs = count_independent_for_ratios(design, scans, np.repeat(values[design.rows], 2, axis=1))
     assert pairs == pytest.approx(found, rel=0.02)
 
 
@@ -137,27 +137,27 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
     posterior = load_posterior(small_run)
     dataset = load_dataset(small_study / "scans.csv", small_study / "features.npy")
     with pytest.raises(InputError, match="method is not known"):
-        populations(posterior, dataset, method="anova")
-    assert populations(posterior, method="yamashita2019").several  # reads the data from where they were
+        bayesharm.test_populations(posterior, dataset, method="anova")
+    assert bayesharm.test_populations(posterior, method="yamashita2019").several  # reads the data from where they were
     table = pd.read_csv(small_study / "scans.csv").assign(site=lambda scans: scans.scanner.eq("alpha").map(str))
     with pytest.raises(InputError, match=r"too few sites[\s\S]*from 2 sites[\s\S]*leave method out"):
         regress_populations(load_dataset(table, np.load(small_study / "features.npy")))
     other = load_dataset(small_study / "scans.csv", np.load(small_study / "features.npy") * 2)
     with pytest.raises(InputError, match=r"not the data[\s\S]*got: *other features"):
-        populations(posterior, other)
+        bayesharm.test_populations(posterior, other)
     fewer = dataset.scans[dataset.scans.scanner != "omega"]
     with pytest.raises(InputError, match="other scans and features"):
-        populations(posterior, load_dataset(fewer, dataset.features.read(0, 160)[fewer.index]))
+        bayesharm.test_populations(posterior, load_dataset(fewer, dataset.features.read(0, 160)[fewer.index]))
     run = shutil.copytree(small_run, tmp_path / "run")
     origin = json.loads((run / "run.json").read_text())["data"]
     moved = replace(posterior, run={**posterior.run, "data": {**origin, "scans": str(tmp_path / "gone.csv")}})
     with pytest.raises(InputError, match=r"no longer where they were[\s\S]*gone\.csv"):
-        populations(moved)
+        bayesharm.test_populations(moved)
     with pytest.raises(InputError, match="does not say where its data are"):
-        populations(replace(posterior, run={**posterior.run, "data": None}))
+        bayesharm.test_populations(replace(posterior, run={**posterior.run, "data": None}))
     cohort = bayesharm.fit(dataset, "cohort", preview=True)
     with pytest.raises(ModelError, match=r"no sampling bias[\s\S]*'cohort'"):
-        populations(cohort, dataset)
+        bayesharm.test_populations(cohort, dataset)
 
 
 def test_the_command_reads_the_data_from_where_they_were_and_ends_with_a_verdict(small_run, small_study, tmp_path):

@@ -36,10 +36,10 @@ def expected(case: Case, fitted: Posterior, relative: dict[str, float] | None = 
     """Mean and sd of the new scans that the model uses, in the features' units."""
     scans, values, first = everybody(case)
     scales = fitted.tree["scales"].to_dataset()
-    centre, unit = scales["centre"].values, scales["unit"].values
+    center, unit = scales["center"].values, scales["unit"].values
     mean, sd = predict_dense(
         scans,
-        ((values - centre) / unit)[first],
+        ((values - center) / unit)[first],
         first,
         case.spec,
         {str(name): scales["q50"].sel(family=name).values / unit for name in scales["family"].values},
@@ -47,7 +47,7 @@ def expected(case: Case, fitted: Posterior, relative: dict[str, float] | None = 
         standardize(case, scans, first),
         of_any(scans, ratios(fitted, "bias_ratio")),
     )
-    return mean * unit + centre, sd * unit
+    return mean * unit + center, sd * unit
 
 
 def of_any(scans: pd.DataFrame, known: dict[str, float]) -> dict[str, float]:
@@ -84,10 +84,10 @@ def test_what_was_learned_since_the_fit_counts(monkeypatch):
     predicted = predict(adapted, case.part(case.is_new & ~some).scans)
     scans, new = rename_once(rename_once(case.scans, ~case.is_new), ~case.is_new | some), case.is_new & ~some
     scales = fitted.tree["scales"].to_dataset()
-    unit, centre = scales["unit"].values, scales["centre"].values
+    unit, center = scales["unit"].values, scales["center"].values
     mean, sd = predict_dense(
         scans,
-        ((case.values - centre) / unit)[~new],
+        ((case.values - center) / unit)[~new],
         ~new,
         case.spec,
         {str(name): scales["q50"].sel(family=name).values / unit for name in scales["family"].values},
@@ -95,7 +95,7 @@ def test_what_was_learned_since_the_fit_counts(monkeypatch):
         standardize(case, scans, ~case.is_new),
         ratios(adapted, "bias_ratio"),
     )
-    np.testing.assert_allclose(predicted.mean, mean * unit + centre, rtol=0, atol=EXACT * (sd * unit).max())
+    np.testing.assert_allclose(predicted.mean, mean * unit + center, rtol=0, atol=EXACT * (sd * unit).max())
     np.testing.assert_allclose(predicted.sd, sd * unit, rtol=EXACT)
 
 

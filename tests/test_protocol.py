@@ -13,8 +13,8 @@ from studies import covariance, random_study, with_protocol
 from test_design import make_scans
 from typer.testing import CliRunner
 
-from bayesharm import InputError, ModelError, compare_sources, fit, harmonize, load_dataset, load_posterior, summarize
-from bayesharm.baselines import one_factor_at_a_time, yamashita2019
+from bayesharm import InputError, ModelError, fit, harmonize, load_dataset, load_posterior, summarize, variance_components
+from bayesharm.baselines import univariate_effects, yamashita2019
 from bayesharm.cli.app import app
 from bayesharm.conditional.identifiability import identify
 from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
@@ -105,9 +105,9 @@ def test_contraction_of_sums_is_that_of_conditioning_the_joint_normal(seed):
     def contraction(rows: np.ndarray) -> np.ndarray:
         return 1 - np.diag(rows @ posterior @ rows.T) / np.diag(rows @ prior @ rows.T)
 
-    centred = np.eye(len(names)) - 1 / len(names)
+    centered = np.eye(len(names)) - 1 / len(names)
     total = found.contrasts.set_index(["group", "level"]).loc["measurement"].loc[list(names)]
-    np.testing.assert_allclose(total.contraction, contraction(centred), atol=1e-10)
+    np.testing.assert_allclose(total.contraction, contraction(centered), atol=1e-10)
     assert list(total.n_scans) == [int(n) for n in of_scan.sum(0)]
     place = {name: k for k, name in enumerate(names)}
     unit = np.eye(len(names))
@@ -183,17 +183,18 @@ def test_other_models_have_no_factors():
 def test_named_factors_take_the_place_of_those_of_the_model():
     spec = name_factors(load_model("protocol"), ["vendor", "coil"], small(vendor="GGSS", coil="1211"))
     assert [family.name for family in spec.families] == ["participant", "vendor", "coil", "scanner", "sampling", "disorder"]
-    assert spec.parts == ("vendor", "coil", "scanner") and spec_from_dict(spec.to_dict()) == spec
+    assert spec.components == ("vendor", "coil", "scanner") and spec_from_dict(spec.to_dict()) == spec
 
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"families": (Family("vendor", "vendor", 0.1), Family("measurement", "scanner", 0.1))}, "unknown levels.*part_of"),
-    ({"families": (Family("vendor", "vendor", 0.1, part_of="measurement"),)}, "not one family by scanner among the parts"),
-    ({"families": (Family("measurement", "scanner", 0.1, part_of="measurement"),)}, "is a family itself"),
-    ({"families": (Family("who", "participant", 0.1, part_of="measurement"),)}, "'who' cannot be a part"),
-    ({"families": (Family("a:b", "vendor", 0.1, part_of="measurement"),)}, "impossible name"),
-    ({"families": (Family("sd", "vendor", 0.1, part_of="measurement"),)}, "called 'sd'"),
-    ({"families": (Family("population", "vendor", 0.1, part_of="measurement"),)}, "the name of something else"),
+    ({"families": (Family("vendor", "vendor", 0.1, component_of="measurement"),)},
+     "not one family by scanner among the parts"),
+    ({"families": (Family("measurement", "scanner", 0.1, component_of="measurement"),)}, "is a family itself"),
+    ({"families": (Family("who", "participant", 0.1, component_of="measurement"),)}, "'who' cannot be a part"),
+    ({"families": (Family("a:b", "vendor", 0.1, component_of="measurement"),)}, "impossible name"),
+    ({"families": (Family("sd", "vendor", 0.1, component_of="measurement"),)}, "called 'sd'"),
+    ({"families": (Family("population", "vendor", 0.1, component_of="measurement"),)}, "the name of something else"),
 ])  # fmt: skip
 def test_a_mistake_in_a_model_of_parts_is_named(change, message):
     with pytest.raises(ModelError, match=f"(?s){message}"):
@@ -216,22 +217,23 @@ def test_the_command_takes_names_of_factors(tmp_path):
 
 # The 2019 study's way
 
+
 def test_one_factor_at_a_time_is_the_same_regression_with_levels_for_scanners():
     study = simulate_srpbs(3, seed=2, protocol=PROTOCOL_RMS)
-    found = one_factor_at_a_time(load_dataset(study.scans, study.features))
+    found = univariate_effects(load_dataset(study.scans, study.features))
     assert list(found) == [*FACTORS]
     renamed = study.scans.assign(scanner=study.scans.ReceiveCoilName)  # everybody travels from coil to coil still
     expected = yamashita2019(load_dataset(renamed, study.features))
     np.testing.assert_allclose(found["coil"].effects["coil"], expected.effects["measurement"], atol=1e-10)
     assert found["coil"].contributions["coil"] == pytest.approx(expected.contributions["measurement"], rel=1e-8)
-    named = one_factor_at_a_time(load_dataset(study.scans, study.features), ["ReceiveCoilName"])
+    named = univariate_effects(load_dataset(study.scans, study.features), ["ReceiveCoilName"])
     assert named["ReceiveCoilName"].contributions["ReceiveCoilName"] == pytest.approx(found["coil"].contributions["coil"])
     with pytest.raises(ModelError, match="none of its own"):
-        one_factor_at_a_time(load_dataset(study.scans.drop(columns=protocol_columns(study.scans)), study.features))
+        univariate_effects(load_dataset(study.scans.drop(columns=protocol_columns(study.scans)), study.features))
 
 
 def protocol_columns(scans: pd.DataFrame) -> list[str]:
-    return [family.by for family in load_model("protocol").factors if family.by in scans]
+    return [family.grouping for family in load_model("protocol").factors if family.grouping in scans]
 
 
 # Ranking
@@ -265,7 +267,7 @@ def ranked():
 
 def test_ranking_is_that_of_draws_of_all_parts_together(ranked):
     posterior, families, draws = ranked
-    found = compare_sources(posterior).ranking
+    found = variance_components(posterior).ranking
     assert set(found.index) == {*FACTORS, "scanner"} and found.rms.is_monotonic_decreasing
     square = (draws[:, [families.index(name) for name in found.index]] ** 2).mean(2)
     np.testing.assert_allclose(found.rms, np.sqrt(square.mean(0)), rtol=1e-3)
@@ -281,11 +283,11 @@ def test_what_typical_scales_have_in_common_counts_in_the_ranking(ranked):
     """Of two factors that could be each other, either may be the larger, although single features know their sizes."""
     posterior, families, _ = ranked
     posterior.tree["sources"]["with_scale"][1] = 0.05
-    alone = compare_sources(posterior)
+    alone = variance_components(posterior)
     eta = posterior.tree["hyper"]["eta"].values
     one, other = families.index("coil"), families.index("manufacturer")
     eta[..., one] = 2 * eta[..., other].mean() - eta[..., other]
-    together = compare_sources(posterior)
+    together = variance_components(posterior)
     for pair in (("coil", "scanner_model"), ("manufacturer", "phase_encoding")):
         assert together.larger.loc[pair] == pytest.approx(alone.larger.loc[pair], abs=0.02)
     widths = [-stats.norm.ppf(table.larger.loc["coil", "manufacturer"]) for table in (alone, together)]
@@ -295,7 +297,7 @@ def test_what_typical_scales_have_in_common_counts_in_the_ranking(ranked):
 def test_a_model_without_factors_has_no_ranking(ranked):
     posterior = make_posterior("traveling")
     posterior.tree["sources"] = ranked[0].tree["sources"].isel(family=slice(3), other=slice(3), feature=slice(4))
-    found = compare_sources(posterior)
+    found = variance_components(posterior)
     assert found.ranking is None and "Parts of" not in str(found)
 
 
@@ -320,14 +322,14 @@ def dataset(study):
 
 @pytest.fixture(scope="module")
 def posterior(dataset):
-    return fit(dataset, "protocol", protocol=["PhaseEncodingDirection", "ReceiveCoilName"], units="shared", seed=1)
+    return fit(dataset, "protocol", protocol=["PhaseEncodingDirection", "ReceiveCoilName"], feature_scaling="common", seed=1)
 
 
 @pytest.mark.slow
 def test_factors_come_back_in_their_order_and_with_their_sizes(study, posterior):
     """Sizes differ by more than chance in 40 features, and no coil is a phase-encoding direction."""
     assert posterior.run["n_converged"] >= 39
-    ranking = compare_sources(posterior).ranking
+    ranking = variance_components(posterior).ranking
     assert list(ranking.index) == [COLUMNS[name] for name in SIZES]
     places = ranking.filter(like="rank_").to_numpy()
     np.testing.assert_allclose(places.sum(0), 1)
@@ -359,13 +361,13 @@ def test_measurement_bias_is_that_of_the_truth_and_is_removed_as_a_whole(study, 
 def test_the_run_says_what_its_parts_are_and_what_tells_them_apart(posterior, tmp_path):
     posterior.write(tmp_path / "run")
     again = load_posterior(tmp_path / "run")
-    assert again.spec.parts == ("PhaseEncodingDirection", "ReceiveCoilName", "scanner")
+    assert again.spec.components == ("PhaseEncodingDirection", "ReceiveCoilName", "scanner")
     assert any("12 scanners are all there is" in note for note in again.run["notes"])
-    assert set(again.tree["effects"].children) > {*again.spec.parts, "measurement"}
+    assert set(again.tree["effects"].children) > {*again.spec.components, "measurement"}
     assert again.effect("ReceiveCoilName")["mean"].dims == ("ReceiveCoilName", "feature")
     summary = summarize(again)
-    assert summary.about["parts"] == again.spec.parts and "part of measurement" in str(summary)
-    text = str(compare_sources(again))
+    assert summary.about["parts"] == again.spec.components and "part of measurement" in str(summary)
+    text = str(variance_components(again))
     assert "Parts of measurement; PhaseEncodingDirection is the largest: > 0.999" in text
     np.testing.assert_allclose(summary.scanners.loc[again.scanners].from_data, again.effect("measurement")["contraction"])
 
@@ -373,7 +375,7 @@ def test_the_run_says_what_its_parts_are_and_what_tells_them_apart(posterior, tm
 @pytest.mark.slow
 def test_measurement_bias_is_nearly_that_of_the_model_without_factors(dataset, posterior):
     """They differ as two posterior means do of which one knows more: by the difference of the variances."""
-    plain = fit(dataset, "traveling_and_cohort", units="shared", seed=1).effect("measurement")
+    plain = fit(dataset, "traveling_and_cohort", feature_scaling="common", seed=1).effect("measurement")
     found = posterior.effect("measurement")
     mean, sd, plain_mean, plain_sd = (effect[name].values for effect in (found, plain) for name in ("mean", "sd"))
     assert np.corrcoef(mean.ravel(), plain_mean.ravel())[0, 1] > 0.97

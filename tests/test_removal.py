@@ -59,7 +59,7 @@ def effect_of(posterior: Posterior, scans: pd.DataFrame, name: str = "mean") -> 
 def test_scans_of_the_target_stay_as_they_are_to_the_last_bit(posterior, study, dtype, scale):
     values = study.features.read(0, 160).astype(dtype)
     values[study.scans.scanner == "beta", :5] = [np.nan, -0.0, np.inf, 1e-7, 30]
-    result = harmonize(posterior, with_values(study, values), target="beta", scale=scale, draws=2)
+    result = harmonize(posterior, with_values(study, values), target="beta", match_noise=scale, draws=2)
     own = (study.scans.scanner == "beta").to_numpy()
     for same in (result.mean, *result.draws):
         assert same.dtype == dtype
@@ -77,7 +77,7 @@ def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(poster
     assert (result.mean[own & ~travelers] != values[own & ~travelers]).mean() > 0.8
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": True}, {"scale": True, "inverse": True, "target": "beta"}])
+@pytest.mark.parametrize("options", [{}, {"match_noise": True}, {"scale": True, "inverse": True, "target": "beta"}])
 def test_nothing_depends_on_how_many_scans_and_features_are_corrected_together(posterior, study, monkeypatch, options):
     whole = quietly(posterior, study, draws=3, **options)
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 37 * len(study.scans))
@@ -104,7 +104,7 @@ def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study)
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"target": "gamma"}, {"scale": True}, {"scale": True, "target": "gamma"}, {"remove": BOTH},
+    {}, {"target": "gamma"}, {"match_noise": True}, {"scale": True, "target": "gamma"}, {"remove": BOTH},
     {"remove": "measurement,sampling", "scale": True, "target": "alpha"},
 ])  # fmt: skip
 def test_what_was_removed_can_be_added_back(posterior, study, options):
@@ -179,7 +179,7 @@ def test_people_without_diagnosis(posterior, study):
     table = study.scans.assign(diagnosis=study.scans.diagnosis.where(study.scans.index % 3 > 0))
     partly = load_dataset(table, study.features.read(0, 160).astype("float32"), check="apply")
     np.testing.assert_array_equal(harmonize(posterior, partly).mean, plain.mean)
-    assert np.isfinite(quietly(posterior, partly, scale=True, target="alpha").mean).all()
+    assert np.isfinite(quietly(posterior, partly, match_noise=True, target="alpha").mean).all()
     for dataset, message in ((absent, r"'scan30', 'scan31'"), (partly, r"'scan30', 'scan33'")):
         with pytest.raises(InputError, match=r"without their diagnosis[\s\S]*" + message):
             harmonize(posterior, dataset, remove=BOTH)
@@ -204,7 +204,7 @@ def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(poste
     with pytest.raises(InputError, match=r"5 scans from 'new', 'newer'"):
         harmonize(posterior, dataset)
     with pytest.warns(UserWarning, match=r"Not seen in the fit: 'new', 'newer'\..*average scanner; the sd is that of"):
-        result = harmonize(posterior, dataset, unseen="prior", draws=3)
+        result = harmonize(posterior, dataset, new_scanners="prior", draws=3)
     values = study.features.read(0, 160).astype("float32")
     np.testing.assert_array_equal(bits(result.mean[unseen]), bits(values[unseen]))
     known = harmonize(posterior, study, draws=5)
@@ -214,7 +214,7 @@ def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(poste
     sd = np.sqrt((tau["mean"].values ** 2 + tau["sd"].values ** 2) * kappa * (1 + 1 / 5))
     np.testing.assert_allclose(result.sd[unseen], np.broadcast_to(sd, result.sd[unseen].shape), rtol=1e-6)
     np.testing.assert_allclose(result.draws[:, ~unseen], known.draws[:3, ~unseen], atol=2e-6)  # as if they were not there
-    to_alpha = quietly(posterior, dataset, unseen="prior", target="alpha")
+    to_alpha = quietly(posterior, dataset, new_scanners="prior", target="alpha")
     shift = posterior.effect("measurement")["mean"].sel(scanner="alpha").values
     np.testing.assert_allclose(to_alpha.mean[unseen], values[unseen] + shift, atol=2e-6)
 
@@ -222,7 +222,7 @@ def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(poste
 def test_unseen_scanners_go_together_as_the_prior_says(posterior, study):
     """Both are counted from the mean of the five of the fit: of their variance one part in six is common."""
     scans = pd.DataFrame({"scan_id": ["a", "b"], "participant_id": ["p", "q"], "scanner": ["new", "newer"]})
-    result = quietly(posterior, load_dataset(scans, np.zeros((2, 160)), check="apply"), unseen="prior", draws=2000)
+    result = quietly(posterior, load_dataset(scans, np.zeros((2, 160)), check="apply"), new_scanners="prior", draws=2000)
     z = result.draws / result.sd
     correlation = (z[:, 0] * z[:, 1]).mean()
     assert abs(correlation - 1 / 6) < 4.3 / np.sqrt(z.shape[0] * z.shape[2])
@@ -236,7 +236,7 @@ def test_unseen_populations(posterior, study):
     assert set(scans.diagnosis[own]) == {"MDD", "HC"}
     with pytest.raises(InputError, match=r"4 scans of people from 'elsewhere/HC', 'elsewhere/MDD'"):
         quietly(posterior, dataset, remove=BOTH)
-    result, plain = quietly(posterior, dataset, remove=BOTH, unseen="prior"), harmonize(posterior, dataset)
+    result, plain = quietly(posterior, dataset, remove=BOTH, new_scanners="prior"), harmonize(posterior, dataset)
     np.testing.assert_array_equal(result.mean[own], plain.mean[own])
     tau = posterior.tree["scales"].to_dataset()
     for group, n_known in (("HC", 5), ("MDD", 4)):
@@ -255,7 +255,7 @@ def test_a_new_scanner_is_learned_first(posterior, study):
     values = rng.normal(6, 1, (len(scans), 160))
     dataset = load_dataset(scans, values, check="apply")
     with pytest.warns(UserWarning, match="Adapted to 4 scans") as told:
-        result = harmonize(posterior, dataset, unseen="adapt")
+        result = harmonize(posterior, dataset, new_scanners="adapt")
     assert any("Scans of 'x' on known scanners may have been in the fit" in str(each.message) for each in told)
     own = (scans.scanner == "new").to_numpy()
     new = load_dataset(scans[own].assign(traveling=[True, True, True, False]), values[own], check="apply")
@@ -267,19 +267,19 @@ def test_a_new_scanner_is_learned_first(posterior, study):
     back = quietly(adapted, with_values(dataset, result.mean), inverse=True)
     np.testing.assert_allclose(back.mean, values, atol=1e-12)
     with pytest.raises(InputError, match=r"inverse[\s\S]*bayesharm.adapt"):
-        harmonize(posterior, with_values(dataset, result.mean), unseen="adapt", inverse=True)
-    known = quietly(posterior, study, unseen="adapt")
+        harmonize(posterior, with_values(dataset, result.mean), new_scanners="adapt", inverse=True)
+    known = quietly(posterior, study, new_scanners="adapt")
     np.testing.assert_array_equal(known.mean, harmonize(posterior, study).mean)
     with pytest.raises(InputError, match=r"missing or infinite[\s\S]*bayesharm.adapt"):
-        harmonize(posterior, with_values(dataset, np.where(values > 7, np.nan, values)), unseen="adapt")
+        harmonize(posterior, with_values(dataset, np.where(values > 7, np.nan, values)), new_scanners="adapt")
 
 
 def test_a_new_scanner_can_be_the_target_once_it_is_learned(posterior, study):
     scans = study.scans.assign(scanner=study.scans.scanner.replace({"gamma": "new"}))
     dataset = replace(study, scans=scans)
     with pytest.raises(InputError, match="target is not a scanner of the fit"):
-        harmonize(posterior, dataset, unseen="prior", target="new")
-    result = quietly(posterior, dataset, unseen="adapt", target="new")
+        harmonize(posterior, dataset, new_scanners="prior", target="new")
+    result = quietly(posterior, dataset, new_scanners="adapt", target="new")
     own = (scans.scanner == "new").to_numpy()
     np.testing.assert_array_equal(bits(result.mean[own]), bits(study.features.read(0, 160)[own].astype("float32")))
 
@@ -289,7 +289,7 @@ def test_a_model_of_travelers_learns_nothing_from_others():
     some = case.is_new & ~case.scans.participant_id.str.startswith("t")
     dataset = case.part(some)
     with pytest.warns(UserWarning) as told:
-        result = harmonize(case.fitted, dataset, unseen="adapt")
+        result = harmonize(case.fitted, dataset, new_scanners="adapt")
     said = " ".join(str(each.message) for each in told)
     assert "5 scans of people who did not travel are not used by this model" in said and "Not seen in the fit: 's1'" in said
     np.testing.assert_array_equal(result.mean, case.values[some])
@@ -299,7 +299,7 @@ def test_an_unseen_scanner_of_a_model_of_protocol_factors():
     """Its prior is that of all parts together, and of a scanner more than the three of the fit."""
     case = of_protocol()
     fitted = case.fitted
-    result = quietly(fitted, case.part(case.is_new), unseen="prior")
+    result = quietly(fitted, case.part(case.is_new), new_scanners="prior")
     scales = fitted.tree["scales"].to_dataset().sel(family=["vendor", "field", "scanner"])
     variance = (scales["mean"] ** 2 + scales["sd"] ** 2).sum("family").values * (1 + 1 / 3)
     np.testing.assert_allclose(result.sd**2, np.broadcast_to(variance, result.sd.shape), rtol=1e-12)
@@ -308,7 +308,7 @@ def test_an_unseen_scanner_of_a_model_of_protocol_factors():
 def test_options_that_cannot_be(posterior, study):
     for options, message in (
         ({"target": "epsilon"}, r"not a scanner of the fit[\s\S]*'alpha', 'beta'"),
-        ({"unseen": "guess"}, r"unseen='guess'[\s\S]*error, prior, adapt"),
+        ({"new_scanners": "guess"}, r"new_scanners='guess'[\s\S]*error, prior, adapt"),
         ({"remove": "sampling"}, r"'sampling' effects cannot be removed[\s\S]*with sampling if wanted"),
         ({"remove": "measurement,disorder"}, "cannot be removed"),
         ({"draws": -1}, "number of draws is impossible"),
@@ -346,10 +346,10 @@ def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
 
     error = 4.5 * np.sqrt(2 / (39 * 200))
     np.testing.assert_allclose(variances(quietly(posterior, dataset).mean), [0.74, 1.49, 4.49], rtol=error)
-    equal = quietly(posterior, dataset, scale=True)
+    equal = quietly(posterior, dataset, match_noise=True)
     np.testing.assert_allclose(variances(equal.mean), 1.49, rtol=error)
     np.testing.assert_allclose(equal.mean.mean(0), values.mean(0), atol=4.5 * np.sqrt(4.49 / 120))  # about what is expected
-    to_noisy = quietly(posterior, dataset, scale=True, target="C")
+    to_noisy = quietly(posterior, dataset, match_noise=True, target="C")
     np.testing.assert_allclose(variances(to_noisy.mean), 4.49, rtol=error)
     ranks = stats.spearmanr(equal.mean[scans.scanner == "C", 0], values[scans.scanner == "C", 0]).statistic
     assert ranks == pytest.approx(1)
@@ -359,7 +359,7 @@ def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
     """Of the mean, the diagnosis and the population; travelers belong to none."""
     values, scans = study.features.read(0, 160), study.scans
     dataset = with_values(study, values)
-    plain, scaled = harmonize(posterior, dataset).mean, harmonize(posterior, dataset, scale=True)
+    plain, scaled = harmonize(posterior, dataset).mean, harmonize(posterior, dataset, match_noise=True)
     scales = posterior.tree["scales"].to_dataset()["q50"]
     person, noise = (scales.sel(family=name).values ** 2 for name in ("participant", "noise"))
     draws = np.log(posterior.tree["hyper"].to_dataset()["noise_ratio"])
@@ -392,5 +392,5 @@ def test_what_is_expected_after_adapting(posterior, study):
     participants = adapted.effect("participant")
     told = participants["n_scans"].values @ participants["mean"].values
     np.testing.assert_allclose(rest.sum(0), told, atol=1e-9)
-    expected = harmonize(adapted, dataset, scale=True)
+    expected = harmonize(adapted, dataset, match_noise=True)
     assert np.isfinite(expected.mean).all()

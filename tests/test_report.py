@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bayesharm.cli.app import app
 from bayesharm.errors import RunFolderError
 from bayesharm.reporting.html import render_report, write_report
-from bayesharm.reporting.plots import Findings
+from bayesharm.reporting.plots import RunView
 from bayesharm.reporting.sections import SECTIONS, tell_scanners, tell_similarity, tell_sources
 from bayesharm.results.posterior import load_posterior
 
@@ -50,14 +50,14 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def found():
-    return Findings(add_sources(make_posterior("traveling_and_cohort", NAMES)), NODES)
+    return RunView(add_sources(make_posterior("traveling_and_cohort", NAMES)), NODES)
 
 
 def test_nothing_outside_the_file_is_needed(found):
     html = render_report(found)
     page = Page(html)
     assert page.links and all(link.startswith(("#s", "data:image/png;base64,")) for link in page.links)
-    assert "url(" not in html and "@import" not in html and "http" not in re.sub("base64,[^\"]*", "", html)
+    assert "url(" not in html and "@import" not in html and "http" not in re.sub('base64,[^"]*', "", html)
     assert len(html) < 3e6
 
 
@@ -91,7 +91,7 @@ def test_words_follow_the_numbers(found):
     assert "No scanner is noisier" in told and "Of C more is known from the prior" in told
     posterior = make_posterior()
     posterior.tree["hyper"]["noise_ratio"][..., 1] = 2.0
-    told = " ".join(tell_scanners(Findings(posterior)).sentences)
+    told = " ".join(tell_scanners(RunView(posterior)).sentences)
     assert "Noisier than the average scanner: B (2.00 times its variance)" in told
     found.similarity.splits["support"] = [0.4, 1.0]
     assert "No group of scanners is in more than 40%" in " ".join(tell_similarity(found).sentences)
@@ -101,12 +101,12 @@ def test_words_follow_the_numbers(found):
 
 def test_prior_sizes_of_biases_are_told_where_scanners_differ_in_them():
     posterior = make_posterior()
-    plain = Findings(posterior)
+    plain = RunView(posterior)
     assert "prior size" not in str(plain.summary) and "bias_ratio" not in tell_scanners(plain).table
     draws = posterior.tree["hyper"]["bias_ratio"]
     middle = np.array([0.5, 4.0, 0.5])
     draws[:] = middle * np.random.default_rng(0).uniform(0.9, 1.1, draws.shape)
-    found = Findings(posterior)
+    found = RunView(posterior)
     assert "prior size" in str(found.summary)
     np.testing.assert_allclose(found.summary.scanners["bias_ratio"][["A", "B", "C"]], middle, rtol=0.02)
     told = tell_scanners(found)
@@ -118,16 +118,16 @@ def test_prior_sizes_of_biases_are_told_where_scanners_differ_in_them():
 def test_names_are_escaped():
     names = ("<script>alert(1)</script>", "a & b", "x", "y")
     posterior = add_sources(make_posterior(features=names, not_converged=names[:1], notes=["<b>bold</b>"]))
-    html = render_report(Findings(posterior))
+    html = render_report(RunView(posterior))
     assert "<script>" not in html and "<b>" not in html
     assert "<script>alert(1)</script>" in Page(html).text and "<b>bold</b>" in Page(html).text
     nodes = pd.DataFrame({"feature": names, "node_a": "<i>Left</i>", "node_b": "R&L"})
-    html = render_report(Findings(posterior, nodes))
+    html = render_report(RunView(posterior, nodes))
     assert "<i>" not in html and "<i>Left</i>" in Page(html).text
 
 
 def test_a_preview_is_labelled_and_lacks_the_sources():
-    page = Page(render_report(Findings(make_posterior(settings={"preview": True}))))
+    page = Page(render_report(RunView(make_posterior(settings={"preview": True}))))
     assert "This is a PREVIEW" in page.text and "Sizes of sources are not part of it" in page.text
     assert "Sources of differences" not in page.titles and "Scanners" in page.titles
 
@@ -135,7 +135,7 @@ def test_a_preview_is_labelled_and_lacks_the_sources():
 def test_a_long_table_is_cut_and_says_so():
     names = tuple(f"{k:02d}" for k in range(40))
     nodes = pd.DataFrame({"feature": names, "node_a": [f"r{name}" for name in names], "node_b": "hub"})
-    text = Page(render_report(Findings(add_sources(make_posterior(features=names)), nodes))).text
+    text = Page(render_report(RunView(add_sources(make_posterior(features=names)), nodes))).text
     assert "25 of 41 rows" in text
 
 
@@ -155,14 +155,14 @@ def test_the_command_writes_it(small_run, tmp_path):
     text = Page(out.read_text()).text
     posterior = load_posterior(small_run)
     assert f"{len(posterior.scanners)} scanners" in text and all(name in text for name in posterior.scanners)
-    assert np.isfinite(Findings(posterior).scanners.to_numpy()).all()
+    assert np.isfinite(RunView(posterior).scanners.to_numpy()).all()
     for wrong, message in ((out, "exists already"), (tmp_path / "report.pdf", "name ending in .html")):
         result = CliRunner().invoke(app, ["report", str(small_run), "--out", str(wrong)])
         assert result.exit_code == 2 and message in result.stderr
 
 
 def test_every_section_can_be_left_out_but_says_something():
-    told = [section for tell in SECTIONS if (section := tell(Findings(make_posterior(settings={"preview": True}))))]
+    told = [section for tell in SECTIONS if (section := tell(RunView(make_posterior(settings={"preview": True}))))]
     assert len(told) >= 4 and all(section.sentences for section in told)
 
 

@@ -31,8 +31,8 @@ from bayesharm.fitting import repair
 from bayesharm.fitting import scheduler as engine
 from bayesharm.fitting.block_sampler import BlockSampler
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import Study
-from bayesharm.inference.predictive_prior import vague_mixture
+from bayesharm.fitting.study import FitContext
+from bayesharm.inference.predictive_prior import placeholder_prior
 from bayesharm.inference.scales import sample_block
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
@@ -85,10 +85,10 @@ def fit(study, out, **options):
 def whole(study, tmp_path_factory):
     """The run folder of a fit that nothing interrupted; beside it, what its samplers found."""
     out, recorded = tmp_path_factory.mktemp("whole") / "run", {}
-    learn, sample = engine.fit_hyper, BlockSampler.sample
+    update_posterior, sample = engine.fit_hyperparameters, BlockSampler.sample
 
     def learned(*args, **kwargs):
-        hyper = learn(*args, **kwargs)
+        hyper = update_posterior(*args, **kwargs)
         recorded.update({f"hyper-{name}": array for name, array in hyper.to_arrays().items()})
         return hyper
 
@@ -207,7 +207,7 @@ def test_a_damaged_part_is_named_and_computed_again(study, whole, nearly, tmp_pa
 @pytest.mark.parametrize("change", ["seed", "settings", "features", "scans", "versions", "spec"])
 def test_a_run_goes_on_only_as_it_was_started(study, nearly, tmp_path, change, monkeypatch):
     out, options = tmp_path / "run", {"seed": {"seed": 2}, "settings": {"block_size": 64},
-                                      "spec": {"units": "shared"}}.get(change, {})  # fmt: skip
+                                      "spec": {"feature_scaling": "common"}}.get(change, {})  # fmt: skip
     shutil.copytree(nearly, out)
     other = tmp_path / "other"
     shutil.copytree(study, other)
@@ -263,12 +263,12 @@ def test_parts_of_which_nobody_knows_the_plan_are_not_used(nearly, tmp_path):
 
 
 def test_what_changed_is_named_by_itself(tmp_path):
-    plans = [{"spec": {"units": units, "families": ["a"] * 99}} for units in ("each", "shared")]
+    plans = [{"spec": {"feature_scaling": scaling, "families": ["a"] * 99}} for scaling in ("per_feature", "common")]
     with pytest.raises(KeyboardInterrupt), keep_parts(tmp_path / "run", plans[0]):
         stop()
     with pytest.raises(RunFolderError) as error, keep_parts(tmp_path / "run", plans[1]):
         pass
-    assert "got: spec.units: shared\n  expected: spec.units: each\n" in str(error.value)
+    assert "got: spec.feature_scaling: shared\n  expected: spec.feature_scaling: each\n" in str(error.value)
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
@@ -458,8 +458,8 @@ def test_memory_does_not_grow(study, tmp_path):
 
     with jax.enable_x64(True), ThreadPoolExecutor(2) as pool:
         problem = make_problem(design)
-        whole = Study(dataset, design, problem, None, 1, Settings(**SETTINGS))
-        work = BlockSampler(whole, np.zeros(problem.n_ratios), vague_mixture(problem, 96, 96))
+        whole = FitContext(dataset, design, problem, None, 1, Settings(**SETTINGS))
+        work = BlockSampler(whole, np.zeros(problem.n_ratios), placeholder_prior(problem, 96, 96))
         engine._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
     assert resident[1000] < 1.01 * resident[100]
 
@@ -497,7 +497,7 @@ def test_more_features_need_no_more_programs(study):
 
 def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch):
     """As if its density were not finite; it is not one of those that teach what all share."""
-    before, moments = fit(study, None, hyper_features=48), Study.moments
+    before, moments = fit(study, None, hyper_features=48), FitContext.moments
     learners = np.sort(np.random.default_rng([1, Stage.SAMPLE]).choice(96, 48, replace=False))
     good = before.tree["scales"]["draws"].values == 4 * 125  # others are run again, then in other blocks
     bad = next(k for k in range(96) if k not in learners and good[k])
@@ -506,7 +506,7 @@ def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch)
         found, standard = moments(self, features)
         return type(found)(*(np.where(features == bad, np.nan, part) for part in found)), standard
 
-    monkeypatch.setattr(Study, "moments", with_nan)
+    monkeypatch.setattr(FitContext, "moments", with_nan)
     after = fit(study, None, hyper_features=48)
     reason = after.tree["scales"]["reason"].values
     assert REASONS[reason[bad]] == "not finite" and not np.delete(reason, bad).any()

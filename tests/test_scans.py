@@ -63,12 +63,8 @@ def test_a_scanner_may_be_called_na(table, tmp_path):
 
 
 def test_columns_are_mapped(table):
-    renamed = table.rename(columns={"participant_id": "subject", "scanner": "machine", "age": "Age"}).assign(
-        site="x"
-    )
-    scans = read_scans(
-        renamed, {"participant_id": "subject", "scanner": "machine", "site": "machine", "age": "Age"}
-    )
+    renamed = table.rename(columns={"participant_id": "subject", "scanner": "machine", "age": "Age"}).assign(site="x")
+    scans = read_scans(renamed, {"participant_id": "subject", "scanner": "machine", "site": "machine", "age": "Age"})
     pd.testing.assert_frame_equal(scans, read_scans(table))
 
 
@@ -152,9 +148,7 @@ def test_refused_mappings(table):
         table,
         {"participant_id": "subject"},
     )
-    refused(
-        "'participant' is not a column.*write 'participant_id'", read_scans, table, {"participant": "scan_id"}
-    )
+    refused("'participant' is not a column.*write 'participant_id'", read_scans, table, {"participant": "scan_id"})
     refused("no column 'Age' for 'age'", read_scans, table, {"age": "Age"})
 
 
@@ -202,8 +196,7 @@ def test_columns_without_heading_and_dots_in_names(tmp_path):
 
 def test_text_files_are_read_to_the_letter_and_the_last_digit(tmp_path):
     (tmp_path / "t.csv").write_text(
-        '\ufeffid,"long, name",x,empty,note\nNA,"a\nb",0.1,,None\n\n"007", c ,n/a,,NA\n'
-        "None,d,1.2345678901234567e-5,,b\n"
+        '\ufeffid,"long, name",x,empty,note\nNA,"a\nb",0.1,,None\n\n"007", c ,n/a,,NA\nNone,d,1.2345678901234567e-5,,b\n'
     )
     frame = read_table(tmp_path / "t.csv", text=["id"])
     assert frame["id"].tolist() == ["NA", "007", "None"]

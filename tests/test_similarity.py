@@ -10,7 +10,7 @@ from posteriors import make_posterior
 from scipy.cluster.hierarchy import average
 from scipy.spatial.distance import squareform
 
-from bayesharm.analysis.scanner_similarity import compare_scanners
+from bayesharm.analysis.scanner_similarity import scanner_similarity
 from bayesharm.conditional.identifiability import identify
 from bayesharm.errors import RunFolderError
 from bayesharm.model.catalog import load_model
@@ -72,7 +72,7 @@ def exact():
 
 def test_distances_and_correlations_are_those_of_the_joint_posterior(exact):
     """The correlation of errors is taken at typical scales though scales differ by a third and noise by scanner."""
-    found = compare_scanners(posterior_of(exact.names, exact.mean, exact.sd, exact.correlation))
+    found = scanner_similarity(posterior_of(exact.names, exact.mean, exact.sd, exact.correlation))
     off = ~np.eye(len(exact.names), dtype=bool)
     for name, draws in (("distance", exact.distance), ("correlation", exact.matrices)):
         spread = draws.std(0)[off]
@@ -89,13 +89,13 @@ def test_distances_and_correlations_are_those_of_the_joint_posterior(exact):
 def test_scanners_must_not_be_taken_as_independent(exact):
     """A and B, compared in the same people, are known better against one another than against the others."""
     n = len(exact.names)
-    wrong = compare_scanners(posterior_of(exact.names, exact.mean, exact.sd, np.eye(n))).matrix("distance")
+    wrong = scanner_similarity(posterior_of(exact.names, exact.mean, exact.sd, np.eye(n))).matrix("distance")
     off = ~np.eye(n, dtype=bool)
     assert np.abs(wrong.to_numpy()[off] / exact.distance.mean(0)[off] - 1).max() > 0.05
 
 
 def test_the_tree_and_its_support_are_those_of_the_draws(exact):
-    found = compare_scanners(posterior_of(exact.names, exact.mean, exact.sd, exact.correlation))
+    found = scanner_similarity(posterior_of(exact.names, exact.mean, exact.sd, exact.correlation))
     expected = average(squareform(exact.distance.mean(0), checks=False))
     np.testing.assert_array_equal(found.linkage[:, :2], expected[:, :2])
     assert found.splits["scanners"].iloc[-1] == ", ".join(found.scanners) and found.splits["support"].iloc[-1] == 1
@@ -111,7 +111,7 @@ def test_what_is_plain_is_found():
     kinds = rng.normal(size=(2, 200))
     mean = np.stack([kinds[0], kinds[0], kinds[1], kinds[1]]) + 0.2 * rng.normal(size=(4, 200))
     mean -= mean.mean(0)
-    found = compare_scanners(posterior_of("KLMN", mean, np.full(mean.shape, 0.1), np.eye(4) - (1 - np.eye(4)) / 3))
+    found = scanner_similarity(posterior_of("KLMN", mean, np.full(mean.shape, 0.1), np.eye(4) - (1 - np.eye(4)) / 3))
     assert list(found.splits["scanners"][:2].sort_values()) == ["K, L", "M, N"]
     assert (found.splits["support"] == 1).all()
     assert found.matrix("correlation").loc["K", "L"] > 0.8 > 0 > found.matrix("correlation").loc["K", "M"]
@@ -122,8 +122,8 @@ def test_features_of_different_kinds_are_compared_in_their_sd():
     found = make_posterior()
     scales = found.tree["scales"].to_dataset()
     found.tree["scales"] = xr.DataTree(scales.assign(unit=("feature", np.array([1.0, 1.0, 1.0, 1000.0]))))
-    other = compare_scanners(found)
-    assert other.about["unit"] == "sd" and compare_scanners(make_posterior()).about["unit"] == "the features' own"
+    other = scanner_similarity(found)
+    assert other.about["unit"] == "sd" and scanner_similarity(make_posterior()).about["unit"] == "the features' own"
     of_means = np.sqrt((3 * 10.0**2 + 0.01**2) / 4)
     assert other.matrix("distance_of_means").loc["A", "B"] == pytest.approx(of_means)
 
@@ -131,12 +131,12 @@ def test_features_of_different_kinds_are_compared_in_their_sd():
 def test_a_feature_without_a_result_is_left_out():
     found = make_posterior()
     found.tree["effects/measurement"]["mean"][:, 1] = np.nan
-    assert compare_scanners(found).about["n_features"] == 3
+    assert scanner_similarity(found).about["n_features"] == 3
 
 
 def test_two_scanners_and_one_feature_are_enough():
     opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
-    found = compare_scanners(posterior_of("AB", np.array([[1.0], [-1.0]]), np.full((2, 1), 0.1), opposite))
+    found = scanner_similarity(posterior_of("AB", np.array([[1.0], [-1.0]]), np.full((2, 1), 0.1), opposite))
     assert found.pairs["distance"].iloc[0] == pytest.approx(2, abs=0.05) and found.pairs["correlation"].isna().all()
     assert len(found.splits) == 1 and "A, B" not in str(found)
 
@@ -144,18 +144,18 @@ def test_two_scanners_and_one_feature_are_enough():
 def test_one_scanner_cannot_be_compared():
     one = posterior_of("A", np.zeros((1, 3)), np.zeros((1, 3)), np.array([[np.nan]]))
     with pytest.raises(RunFolderError, match=r"nothing to compare[\s\S]*two scanners or more"):
-        compare_scanners(one)
+        scanner_similarity(one)
 
 
 def test_a_run_has_what_is_needed_and_its_tables_are_written(small_run, tmp_path):
     posterior = load_posterior(small_run)
-    found = compare_scanners(posterior)
+    found = scanner_similarity(posterior)
     assert set(found.scanners) == set(posterior.scanners)
     correlation = posterior.effect("measurement")["correlation"].values
     np.testing.assert_allclose(np.diagonal(correlation), 1)
     np.testing.assert_allclose(correlation, correlation.T)
     assert (np.linalg.eigvalsh(correlation) > -1e-9).all()
-    assert found.pairs.equals(compare_scanners(posterior).pairs)  # the same draws again
+    assert found.pairs.equals(scanner_similarity(posterior).pairs)  # the same draws again
     assert {path.name for path in found.write(tmp_path)} == {"pairs.csv", "splits.csv"}
     assert len(pd.read_csv(tmp_path / "pairs.csv")) == 20
     assert found.pairs[["distance_q05", "distance", "distance_q95"]].T.diff().iloc[1:].gt(0).to_numpy().all()

@@ -96,9 +96,7 @@ def test_effects_have_the_size_of_their_scales(study):
         for label, effect in effects.iterrows():
             scale = scales[f"sampling_{label.split('/')[1]}" if group == "sampling" else group]
             z = effect.to_numpy() / scale
-            assert abs(z.mean()) < 4.5 / 2000**0.5 and z.var() == pytest.approx(
-                1, abs=4.5 * (2 / 2000) ** 0.5
-            )
+            assert abs(z.mean()) < 4.5 / 2000**0.5 and z.var() == pytest.approx(1, abs=4.5 * (2 / 2000) ** 0.5)
     assert {group: len(effects) for group, effects in truth.effects.items()} == {
         "measurement": 12, "sampling": 12, "disorder": 4, "participant": 9,
     }  # fmt: skip
@@ -149,9 +147,7 @@ def test_an_option_changes_only_what_it_is_for():
 
     alike = simulate_srpbs(20, 5, sampling_bias=False)
     assert np.array_equal(alike.features[rows], base.features[rows])
-    assert (alike.truth.effects["sampling"] == 0).all(axis=None) and (
-        alike.truth.scales["sampling_SCZ"] == 0
-    ).all()
+    assert (alike.truth.effects["sampling"] == 0).all(axis=None) and (alike.truth.scales["sampling_SCZ"] == 0).all()
     assert list(alike.truth.hyper.index) == ["noise", "participant", "measurement", "disorder"]
     sampled = base.truth.effects["sampling"].reindex(scan_levels(base.scans, "sampling")).fillna(0)
     np.testing.assert_allclose(base.features - alike.features, sampled, atol=1e-6)
@@ -217,19 +213,14 @@ def test_written_files_are_the_same_twice_and_need_no_pickle(tmp_path, options):
             assert np.array_equal(truth[f"effects/{group}"], effects)
             assert list(truth[f"levels/{group}"]) == list(effects.index)
         assert np.array_equal(truth["scales/sampling_HC"], study.truth.scales["sampling_HC"])
-        assert (
-            dict(zip(truth["scanner"], truth["noise_ratio"], strict=True))
-            == study.truth.noise_ratio.to_dict()
-        )
+        assert dict(zip(truth["scanner"], truth["noise_ratio"], strict=True)) == study.truth.noise_ratio.to_dict()
         assert truth["hyper"].shape == (7, 2) and list(truth["family"]) == list(RMS)
 
 
 def test_writing_replaces_nothing_unasked(tmp_path):
     study = simulate_srpbs(3)
     (tmp_path / "features.npy").write_text("mine")
-    with pytest.raises(
-        InputError, match="(?s)already holds a simulation.*'features.npy' in .*another folder"
-    ):
+    with pytest.raises(InputError, match="(?s)already holds a simulation.*'features.npy' in .*another folder"):
         study.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["features.npy"]
     with pytest.raises(InputError, match="needs a folder"):
@@ -294,10 +285,10 @@ def test_oracle_is_the_multivariate_normal_conditional(options):
         precision -= np.outer(ones, ones) / ones.sum()
         names = list(srpbs.SCANNERS)
         cross = sizes * (np.array(names)[:, None] == scanner)
-        centre = np.eye(12) - 1 / 12
-        mean = centre @ cross @ precision @ study.features[:, f]
+        center = np.eye(12) - 1 / 12
+        mean = center @ cross @ precision @ study.features[:, f]
         prior = var["measurement"] * np.diag(truth.bias_ratio.loc[names])
-        posterior = centre @ (prior - cross @ precision @ cross.T) @ centre
+        posterior = center @ (prior - cross @ precision @ cross.T) @ center
         np.testing.assert_allclose(oracle.mean.loc[names].iloc[:, f], mean, rtol=0, atol=1e-10)
         np.testing.assert_allclose(oracle.sd.loc[names].iloc[:, f], np.sqrt(np.diag(posterior)), rtol=1e-8)
 

@@ -12,7 +12,7 @@ from scipy import stats
 from studies import random_study, with_protocol
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.conditional.finite_population import draw_sizes, list_levels
+from bayesharm.conditional.finite_population import draw_finite_population, list_levels
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
@@ -47,10 +47,10 @@ def drawn(study):
         problem, levels = make_problem(design), list_levels(design)
         reader = MomentReader(Features.from_array(features), design, problem.plan.layout, None)
         moments, standard = reader(np.arange(N_FEATURES))
-        values = (reader.values(np.arange(N_FEATURES)) - standard.centre) / standard.sd
+        values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
         keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
         many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
-        found = draw_sizes(problem, log_ratio, levels, moments, many, keys, values)
+        found = draw_finite_population(problem, log_ratio, levels, moments, many, keys, values)
         return values, *(np.asarray(part) for part in found)
 
 
@@ -59,7 +59,7 @@ def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
     design, _, log_scales, log_ratio = study
     scale, x = np.exp(log_scales[:, f]), design.matrix.toarray()
     ratio, size = np.split(np.exp(log_ratio), 2)
-    variance = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.once_scale] ** 2 * design.class_once
+    variance = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.single_scan_scale] ** 2 * design.class_single_scan
     weight = 1 / variance[design.scan_class]
     prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
     own = design.bias_ratio_of

@@ -7,7 +7,7 @@ import xarray as xr
 from posteriors import make_posterior
 from typer.testing import CliRunner
 
-from bayesharm.analysis.variance_components import compare_sources
+from bayesharm.analysis.variance_components import variance_components
 from bayesharm.cli.app import app
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.results.posterior import load_posterior
@@ -47,7 +47,7 @@ def posterior(draws):
 
 
 def test_means_over_features_have_the_intervals_of_their_draws(posterior, draws):
-    found = compare_sources(posterior).families
+    found = variance_components(posterior).families
     assert set(found.index) == {"noise", "measurement", "participant"}
     mean = 2 * draws.mean(2)
     np.testing.assert_allclose(found["finite_sd"], mean.mean(0))
@@ -59,7 +59,7 @@ def test_means_over_features_have_the_intervals_of_their_draws(posterior, draws)
 
 def test_probabilities_know_that_families_of_a_feature_go_together(posterior, draws):
     """Their difference is known far better than each of them."""
-    found = compare_sources(posterior).larger.to_numpy()
+    found = variance_components(posterior).larger.to_numpy()
     mean = draws.mean(2)
     expected = (mean[:, :, None] > mean[:, None]).mean(0)
     off = ~np.eye(3, dtype=bool)
@@ -69,9 +69,9 @@ def test_probabilities_know_that_families_of_a_feature_go_together(posterior, dr
 
 def test_what_features_share_widens_their_means(posterior):
     """By a posterior sd of eta every feature moves to the same side, as much as it goes with its log-scale."""
-    before = compare_sources(posterior).families
+    before = variance_components(posterior).families
     posterior.tree["sources"]["with_scale"][1] = 0.04
-    found = compare_sources(posterior).families
+    found = variance_components(posterior).families
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, 3) for name in ("eta", "omega"))
     common = np.cov(eta.T)[np.triu_indices(3, 1)].mean()  # left to the amplitude, which each feature has for itself
@@ -84,9 +84,9 @@ def test_what_features_share_widens_their_means(posterior):
 
 
 def test_noise_is_known_no_better_than_the_noise_ratios_of_all_scans(posterior):
-    before = compare_sources(posterior).families
+    before = variance_components(posterior).families
     posterior.tree["design"]["n_scans"][:] = [50, 5, 5]
-    found = compare_sources(posterior).families
+    found = variance_components(posterior).families
     ratio = np.log(posterior.tree["hyper"]["noise_ratio"].values)
     expected = 0.5 * (ratio @ np.array([50, 5, 5]) / 60).std()
     half = [np.log(table.tau_q95 / table.tau_q05) / 2 / 1.645 for table in (before, found)]
@@ -96,7 +96,7 @@ def test_noise_is_known_no_better_than_the_noise_ratios_of_all_scans(posterior):
 
 
 def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
-    found = compare_sources(posterior, NODES, NETWORKS)
+    found = variance_components(posterior, NODES, NETWORKS)
     families = [str(name) for name in posterior.tree["scales"]["family"].values]
     mean = 2 * draws.mean(0)
     for region, edges in {"A": [0, 1, 2], "B": [0, 3, 4], "C": [1, 3, 5], "D": [2, 4, 5]}.items():
@@ -110,7 +110,7 @@ def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
 
 
 def test_levels_have_the_size_of_their_effects(posterior):
-    found = compare_sources(posterior).levels.loc["measurement"]
+    found = variance_components(posterior).levels.loc["measurement"]
     effect = posterior.effect("measurement")
     expected = np.sqrt((effect["mean"].values ** 2 + effect["sd"].values ** 2).mean(1))
     np.testing.assert_allclose(found["rms"], expected)
@@ -122,7 +122,7 @@ def test_levels_have_the_size_of_their_effects(posterior):
 
 
 def test_features_have_all_three_sizes(posterior, draws):
-    found = compare_sources(posterior).features
+    found = variance_components(posterior).features
     assert list(found.index) == list(NAMES) and found.notna().to_numpy().all()
     np.testing.assert_allclose(found["finite_sd_measurement"], 2 * draws.mean(0)[_place(posterior, "measurement")])
 
@@ -141,12 +141,12 @@ def _place(posterior, family: str) -> int:
 ])  # fmt: skip
 def test_tables_that_do_not_fit_are_refused(posterior, nodes, networks, message):
     with pytest.raises(InputError, match=message):
-        compare_sources(posterior, nodes, networks)
+        variance_components(posterior, nodes, networks)
 
 
 def test_a_preview_has_no_sources():
     with pytest.raises(RunFolderError, match=r"a preview[\s\S]*fit without --preview"):
-        compare_sources(make_posterior(settings={"preview": True}))
+        variance_components(make_posterior(settings={"preview": True}))
 
 
 def test_the_command_prints_and_writes_tables(small_run, tmp_path):
@@ -154,7 +154,7 @@ def test_the_command_prints_and_writes_tables(small_run, tmp_path):
     nodes, networks = tmp_path / "nodes.csv", tmp_path / "networks.csv"
     pd.DataFrame({"feature": names, "node_a": ["a", "b"] * (len(names) // 2), "node_b": "c"}).to_csv(nodes, index=False)
     pd.DataFrame({"region": list("abc"), "network": ["x", "y", "x"]}).to_csv(networks, index=False)
-    options = {"--nodes": nodes, "--networks": networks, "--out": tmp_path / "tables"}
+    options = {"--edge-table": nodes, "--networks": networks, "--out": tmp_path / "tables"}
     result = CliRunner().invoke(app, ["sources", str(small_run), *(str(part) for pair in options.items() for part in pair)])
     assert result.exit_code == 0, result.output
     assert "Which is larger" in result.output and "sampling_HC" in result.output

@@ -36,13 +36,13 @@ def refused(message: str, table: dict) -> None:
 def test_the_models_that_come_with_the_package():
     found = {name: load_model(name) for name in ("cohort", "traveling", "traveling_and_cohort")}
     assert set(found) <= set(model_names())
-    levels = {name: {family.name: family.by for family in spec.families} for name, spec in found.items()}
+    levels = {name: {family.name: family.grouping for family in spec.families} for name, spec in found.items()}
     site = {"participant": "participant", "site": "scanner", "disorder": "diagnosis"}
     bias = {"participant": "participant", "measurement": "scanner"}
     both = bias | {"sampling": "population", "disorder": "diagnosis"}
     assert levels == {"cohort": site, "traveling": bias, "traveling_and_cohort": both}
-    assert {name for name, spec in found.items() if not spec.needs_travelers} == {"cohort"}
-    assert {name for name, spec in found.items() if spec.people == "travelers"} == {"traveling"}
+    assert {name for name, spec in found.items() if not spec.requires_travelers} == {"cohort"}
+    assert {name for name, spec in found.items() if spec.participants == "travelers"} == {"traveling"}
     assert [family.name for family in found["traveling_and_cohort"].families if family.split] == ["sampling"]
 
 
@@ -91,7 +91,7 @@ def test_broken_toml_is_named_with_its_file(tmp_path):
         ({"noise_scale": "0.8"}, "malformed"),
         ({"noise_scale": float("nan")}, "impossible 'noise_scale'"),
         ({"removes": "participant"}, "'removes' is not a family by scanner"),
-        ({"colour": "red"}, "malformed.*colour"),
+        ({"color": "red"}, "malformed.*color"),
         ({"families": [{"name": "measurement"}]}, "malformed.*by"),
         ({"priors": {"eta_sd": -1.0}}, "impossible 'eta_sd'"),
         ({"priors": {"eta": 1.0}}, "malformed.*eta"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayesharm.algorithms.adaptive_importance import ENOUGH, N_POINTS, N_ROUNDS, weigh_points
+from bayesharm.algorithms.adaptive_importance import ENOUGH, N_POINTS, N_ROUNDS, adaptive_importance_sampling
 
 Z = 4.3
 
@@ -22,7 +22,9 @@ def test_a_gaussian_is_found_from_a_poor_start(start):
     root = rng.normal(size=(n, n)) / np.sqrt(n) + np.eye(n)
     target = stats.multivariate_normal(rng.normal(size=n), root @ root.T)
     mean, factor = (target.mean, 0.7 * np.eye(n)) if start == "near" else (target.mean + 1.5, 2.0 * np.eye(n))
-    found = weigh_points(lambda points: 7.0 + target.logpdf(points.T), mean, factor, np.random.default_rng(2))
+    found = adaptive_importance_sampling(
+        lambda points: 7.0 + target.logpdf(points.T), mean, factor, np.random.default_rng(2)
+    )
     assert found.good and found.weight.sum() == pytest.approx(1) and found.n_effective >= ENOUGH
     sd = np.sqrt(np.diag(target.cov))
     average = found.weight @ found.points
@@ -36,7 +38,7 @@ def test_a_gaussian_is_found_from_a_poor_start(start):
 def test_an_edge_and_a_skew_tail_are_kept():
     """Gamma and half-normal numbers, nothing below 0."""
     gamma, half = stats.gamma(3), stats.halfnorm()
-    found = weigh_points(
+    found = adaptive_importance_sampling(
         lambda points: gamma.logpdf(points[0]) + half.logpdf(points[1]), np.ones(2), np.eye(2), np.random.default_rng(3)
     )
     assert found.good and (found.draw(1000, np.random.default_rng(4)) >= 0).all()
@@ -53,7 +55,7 @@ def test_an_edge_and_a_skew_tail_are_kept():
     lambda points: np.where(np.abs(points[0] - 300) < 1e-3, 0.0, -np.inf),
 ])  # fmt: skip
 def test_what_cannot_be_found_is_not_said_to_be(density):
-    found = weigh_points(density, np.zeros(3), np.eye(3), np.random.default_rng(5))
+    found = adaptive_importance_sampling(density, np.zeros(3), np.eye(3), np.random.default_rng(5))
     assert not found.good and len(found.points) <= N_POINTS * N_ROUNDS
 
 
@@ -66,11 +68,13 @@ def test_one_heavy_point_is_no_good_sign():
         calls[-1][0] += 12.0 * (len(calls) == 1)
         return calls[-1]
 
-    found = weigh_points(density, np.zeros(4), np.eye(4), np.random.default_rng(7))
+    found = adaptive_importance_sampling(density, np.zeros(4), np.eye(4), np.random.default_rng(7))
     assert not found.good and found.khat < 0.5 and found.n_effective < ENOUGH and len(calls) == N_ROUNDS
     assert found.weight[0] < 0.1  # and averages bear it
 
 
 def test_a_start_that_is_no_number_is_not_good():
-    found = weigh_points(lambda points: -(points**2).sum(0), np.full(3, np.nan), np.eye(3), np.random.default_rng(6))
+    found = adaptive_importance_sampling(
+        lambda points: -(points**2).sum(0), np.full(3, np.nan), np.eye(3), np.random.default_rng(6)
+    )
     assert not found.good

@@ -10,12 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from test_inference import AXES, EQUAL, N_FEATURES, PRIOR, SCALES, Study
+from test_inference import AXES, EQUAL, N_FEATURES, PRIOR, SCALES, FitContext
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.algorithms.student_t import draw_nodes
-from bayesharm.inference.importance import basis_of, find_modes, log_marginal, log_prior
-from bayesharm.inference.spike_and_slab import LOG_ZERO, Evidence, evaluate_masked, find_chances, find_evidence
+from bayesharm.algorithms.student_t import draw_importance_sample
+from bayesharm.inference.importance import find_modes, log_marginal, log_prior, quadratic_features
+from bayesharm.inference.spike_and_slab import (
+    LOG_NULL_SCALE,
+    Evidence,
+    evaluate_masked,
+    find_evidence,
+    inclusion_probabilities,
+)
 from bayesharm.likelihood.problem import Gaussian, make_problem
 
 Z = 4.3
@@ -32,7 +38,7 @@ def in_double_precision():
 
 @pytest.fixture(scope="module")
 def study():
-    return Study(EQUAL, seed=3)
+    return FitContext(EQUAL, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def weigh(study):
     )
 
     def weigh(seed: int):
-        nodes = draw_nodes(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), modes, N_NODES)
+        nodes = draw_importance_sample(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), modes, N_NODES)
         return nodes.log_scales, evaluate_masked(problem, EQUAL, study.moments, nodes, modes, MASKS)
 
     return weigh
@@ -58,8 +64,8 @@ def weighed(weigh):
 
 def test_marginal_likelihoods_without_a_scale_are_those_of_quadrature(study, weigh):
     """What is left of the nodes is weighed as a marginal of their proposal."""
-    at_zero = study.quadrature(axes=(*AXES[:2], LOG_ZERO + np.array([-0.5, 0.0, 0.5])))
-    pinned = np.r_[PRIOR.mean[:2], LOG_ZERO], np.r_[PRIOR.sd[:2], 0.01]
+    at_zero = study.quadrature(axes=(*AXES[:2], LOG_NULL_SCALE + np.array([-0.5, 0.0, 0.5])))
+    pinned = np.r_[PRIOR.mean[:2], LOG_NULL_SCALE], np.r_[PRIOR.sd[:2], 0.01]
     expected = np.stack([
         study.quadrature().log_marginal(PRIOR.mean[None], PRIOR.sd[None])[0],
         at_zero.log_marginal(pinned[0][None], pinned[1][None])[0],
@@ -67,7 +73,8 @@ def test_marginal_likelihoods_without_a_scale_are_those_of_quadrature(study, wei
 
     def estimate(seed: int) -> np.ndarray:
         log_scales, weights = weigh(seed)
-        priors = [log_prior(basis_of(log_scales), PRIOR.mean[:, None], np.log(PRIOR.sd)[:, None], keep=mask[:, None])
+        basis = quadratic_features(log_scales)
+        priors = [log_prior(basis, PRIOR.mean[:, None], np.log(PRIOR.sd)[:, None], keep=mask[:, None])
                   for mask in MASKS]  # fmt: skip
         return np.stack([logsumexp(w + p[0], axis=0) - np.log(N_NODES) for w, p in zip(weights, priors, strict=True)])
 
@@ -80,12 +87,12 @@ def test_marginal_likelihoods_without_a_scale_are_those_of_quadrature(study, wei
 
 
 @pytest.mark.parametrize("amplitude_sd", [0.0, 0.8])
-def test_a_prior_without_a_scale_is_that_of_the_others(amplitude_sd):
+def test_a_prior_without_a_scale_is_that_of_the_others(feature_offset_sd):
     rng = np.random.default_rng(2)
     x, mean, log_sd = rng.normal(size=(5, 3, 4)), rng.normal(size=(3, 2)), rng.normal(size=(3, 2))
-    found = log_prior(basis_of(jnp.asarray(x)), mean, log_sd, amplitude_sd, np.array([[1.0], [0.0], [1.0]]))
+    found = log_prior(quadratic_features(jnp.asarray(x)), mean, log_sd, feature_offset_sd, np.array([[1.0], [0.0], [1.0]]))
     rest = [0, 2]
-    expected = log_prior(basis_of(jnp.asarray(x[:, rest])), mean[rest], log_sd[rest], amplitude_sd)
+    expected = log_prior(quadratic_features(jnp.asarray(x[:, rest])), mean[rest], log_sd[rest], feature_offset_sd)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -102,12 +109,12 @@ def test_the_evidence_is_the_average_over_the_prior(study, weighed, kinds):
     )  # fmt: skip
     rng, n = np.random.default_rng(1), 40_000
     eta = problem.log_medians[:, None] + priors.eta_sd * rng.normal(size=(3, n))
-    log_omega = 0.5 * np.log((priors.omega_sd * rng.normal(size=(3, n))) ** 2 + priors.least_omega**2)
+    log_omega = 0.5 * np.log((priors.omega_sd * rng.normal(size=(3, n))) ** 2 + priors.omega_floor**2)
     share = rng.uniform(size=(n, 1))
     told = []
     for k in kinds:
         keep = [j for j in range(3) if MASKS[k, j]]
-        basis = basis_of(log_scales[:, jnp.array(keep)])
+        basis = quadratic_features(log_scales[:, jnp.array(keep)])
         told.append(np.concatenate([
             log_marginal(basis, weights[k], eta[keep][:, some], log_omega[keep][:, some])
             for some in np.array_split(np.arange(n), 40)
@@ -124,14 +131,16 @@ def test_the_evidence_is_the_average_over_the_prior(study, weighed, kinds):
 
 def test_chances_are_those_of_two_marginal_likelihoods(weighed):
     log_scales, weights = weighed
-    problem_priors = replace(Study(EQUAL, seed=3).spec.priors, amplitude_sd=0.0)
+    problem_priors = replace(FitContext(EQUAL, seed=3).spec.priors, feature_offset_sd=0.0)
     rng = np.random.default_rng(4)
     eta = PRIOR.mean + 0.1 * rng.normal(size=(5, 3))
     evidence = Evidence(0.0, 0.0, 1.0, True, eta, np.full((5, 3), 0.4), rng.uniform(size=5))
-    found = find_chances(problem_priors, log_scales, weights, MASKS, evidence)
+    found = inclusion_probabilities(problem_priors, log_scales, weights, MASKS, evidence)
     keep = np.array([0, 1])
-    with_it = log_marginal(basis_of(log_scales), weights[0], evidence.eta.T, np.log(evidence.omega.T))
-    without = log_marginal(basis_of(log_scales[:, keep]), weights[1], evidence.eta.T[keep], np.log(evidence.omega.T[keep]))
+    with_it = log_marginal(quadratic_features(log_scales), weights[0], evidence.eta.T, np.log(evidence.omega.T))
+    without = log_marginal(
+        quadratic_features(log_scales[:, keep]), weights[1], evidence.eta.T[keep], np.log(evidence.omega.T[keep])
+    )
     share = evidence.share[:, None]
     expected = share / (share + (1 - share) * np.exp(without - with_it))
     np.testing.assert_allclose(found.probability, expected.mean(0), rtol=1e-10)

@@ -17,7 +17,7 @@ N_ROUNDS = 8  # at most
 ENOUGH = 2000  # effective points
 
 
-class Weighed(NamedTuple):
+class WeightedSample(NamedTuple):
     """What importance sampling found.
 
     Attributes
@@ -29,7 +29,7 @@ class Weighed(NamedTuple):
         Pareto-k of the weights, before the largest are cut.
     n_effective : float
         Independent draws that the points were worth by these.
-    log_mean : float
+    log_evidence : float
         log of the integral of the density: its evidence, if it is a likelihood times a prior.
     good : bool
         Whether averages over the points can be relied upon.
@@ -39,7 +39,7 @@ class Weighed(NamedTuple):
     weight: np.ndarray
     khat: float
     n_effective: float
-    log_mean: float
+    log_evidence: float
     good: bool
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,7 +49,7 @@ class Weighed(NamedTuple):
         return self.points[rng.permutation(chosen)]
 
 
-def weigh_points(
+def adaptive_importance_sampling(
     log_density: Callable[[np.ndarray], np.ndarray],
     mean: np.ndarray,
     factor: np.ndarray,
@@ -57,7 +57,7 @@ def weigh_points(
     max_khat: float = 0.5,
     n_rounds: int = N_ROUNDS,
     enough: int = ENOUGH,
-) -> Weighed:
+) -> WeightedSample:
     """Importance sampling whose proposal, a Student-t, takes on mean and covariance of what it has found.
 
     The points of all rounds are kept, and weighed as if drawn from the mixture of all proposals (Cornuet, Marin, Mira &
@@ -96,15 +96,15 @@ def weigh_points(
         log_target = np.r_[log_target, np.where(np.isfinite(value), value, -np.inf)]
         points = np.concatenate(rounds)
         if np.isfinite(log_target).sum() <= 2 * n:
-            return Weighed(points, np.full(len(points), 1 / len(points)), np.inf, 0.0, -np.inf, False)
+            return WeightedSample(points, np.full(len(points), 1 / len(points)), np.inf, 0.0, -np.inf, False)
         log_weight = log_target - logsumexp([_log_student(points, *proposal) for proposal in proposals], axis=0)
         weight = np.exp(log_weight - logsumexp(log_weight))
         khat, n_effective = float(pareto_k(log_weight[np.isfinite(log_weight)][:, None])[0]), 1 / (weight**2).sum()
         weight = np.minimum(weight, len(weight) ** -0.5)
-        log_mean = float(logsumexp(log_weight) - np.log(N_POINTS)) + np.log(weight.sum())
+        log_evidence = float(logsumexp(log_weight) - np.log(N_POINTS)) + np.log(weight.sum())
         weight /= weight.sum()
         good = bool(khat < max_khat and n_effective >= enough)
-        found = Weighed(points, weight, khat, n_effective, log_mean, good)
+        found = WeightedSample(points, weight, khat, n_effective, log_evidence, good)
         if found.good or len(rounds) == n_rounds:
             return found
         mean = weight @ points

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from bayesharm.errors import InputError
 
 
-def keep_programs() -> None:
+def cache_programs() -> None:
     """Compiled programs are kept in the cache folder of the user, if it can be written: a second run need not compile."""
     import jax
     import pooch
@@ -51,7 +51,7 @@ class Devices:
         return Mesh(np.array(self.all), (AXIS,)) if len(self.all) > 1 else None
 
     @property
-    def of_cpu(self) -> bool:
+    def is_cpu(self) -> bool:
         """Whether they are cores of the processor and not accelerators."""
         return self.all[0].platform == "cpu"
 

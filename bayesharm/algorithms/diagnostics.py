@@ -13,7 +13,7 @@ MAX_RHAT = 1.01
 MIN_ESS = 400.0
 
 
-class Verdict(NamedTuple):
+class Diagnostics(NamedTuple):
     """Convergence of a block of features.
 
     Attributes
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
     converged: np.ndarray
 
 
-def judge(log_scales: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS) -> Verdict:
+def diagnose(log_scales: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS) -> Diagnostics:
     """Bulk R-hat (rank-normalized, split) and bulk effective sample size (Vehtari et al., *Bayesian Analysis* 16, 2021).
 
     Parameters
@@ -52,7 +52,7 @@ def judge(log_scales: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ES
     rhat, ess = np.where(finite, rhat, np.nan), np.where(finite, ess, np.nan)
     divergences = diverging.sum(axis=(0, 1))
     converged = (rhat < MAX_RHAT).all(0) & (ess >= min_ess).all(0) & (divergences == 0)
-    return Verdict(rhat, ess, divergences, converged)
+    return Diagnostics(rhat, ess, divergences, converged)
 
 
 def quantiles(draws: np.ndarray, shares: Sequence[float]) -> np.ndarray:

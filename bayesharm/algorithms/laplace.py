@@ -32,9 +32,7 @@ class Laplace(NamedTuple):
     converged: Array
 
 
-def fit_laplace(
-    log_density: LogDensity, start: Array, fallback_sd: Array, *, n_iterations: int = 60
-) -> Laplace:
+def fit_laplace(log_density: LogDensity, start: Array, fallback_sd: Array, *, n_iterations: int = 60) -> Laplace:
     """Damped Newton (Levenberg–Marquardt) in every lane, stopped when all lanes have converged.
 
     Parameters

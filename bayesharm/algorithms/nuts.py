@@ -26,7 +26,7 @@ class Draws(NamedTuple):
     n_steps: Array  # (draw, lane) leapfrog steps
 
 
-def sample_lanes(
+def sample_batched(
     potential: Potential,
     shared: Any,
     own: Any,

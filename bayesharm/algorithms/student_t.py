@@ -27,7 +27,7 @@ def _quasi_random(n_nodes: int, n_scales: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @partial(jax.jit, static_argnums=2)
-def draw_student(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> tuple[Array, Array]:
+def draw_student_t(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> tuple[Array, Array]:
     """Draw nodes from Student-t proposals with the modes and covariance factors of Laplace approximations.
 
     The points are quasi-random with a random shift for each feature (Cranley & Patterson, *SIAM J. Numer. Anal.* 13,
@@ -57,7 +57,7 @@ def draw_student(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> t
         return z * jnp.asarray(radii)[(u[:, -1:] * len(radii)).astype(int)]
 
     z = jnp.moveaxis(jax.vmap(standard)(keys), 0, -1)  # (node, scale, feature)
-    # Neighbours in a Sobol sequence fill the space, and every fourth point does not: each proposal gets neighbours.
+    # Neighbors in a Sobol sequence fill the space, and every fourth point does not: each proposal gets neighbors.
     # The proposals take turns in the result, so that its first few nodes are of all of them too.
     by_proposal = [
         p.mode + jax.vmap(matvec, (None, 0))(p.factor, share)
@@ -67,9 +67,7 @@ def draw_student(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int) -> t
     return coordinates, log_proposals(proposals, coordinates)
 
 
-def log_proposals(
-    proposals: tuple[Laplace, ...], coordinates: Array, keep: Array | np.ndarray | None = None
-) -> Array:
+def log_proposals(proposals: tuple[Laplace, ...], coordinates: Array, keep: Array | np.ndarray | None = None) -> Array:
     """Log density of a mixture of Student-t, (node, feature); of its marginal in the coordinates that are kept."""
     log_densities = jnp.stack([_log_student(proposal, coordinates, keep) for proposal in proposals])
     return logsumexp(log_densities, axis=0) - np.log(len(proposals))

@@ -12,17 +12,17 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.analysis.null_scales import centre_of
-from bayesharm.analysis.predictive_scores import Scores, average_below, difference, rough, score, to_elpd
+from bayesharm.analysis.null_scales import center_of
+from bayesharm.analysis.predictive_scores import Scores, average_below, difference, reliability_warnings, score, to_elpd
 from bayesharm.analysis.validation_schemes import Scheme, arrange_schemes
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_out
+from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
-from bayesharm.fitting.study import Study, reopen
-from bayesharm.inference.hyperparameters import place_nodes
+from bayesharm.fitting.study import FitContext, load_fit_context
+from bayesharm.inference.hyperparameters import place_importance_samples
 from bayesharm.inference.hyperposterior import approximate
-from bayesharm.inference.importance import basis_of, evaluate_nodes, log_prior
-from bayesharm.likelihood.moments import Moments, Standard
+from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
+from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.problem import to_coordinates
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import as_text, bullets, make_table
@@ -39,7 +39,7 @@ FAR = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(Tables):
+class ModelComparison(Tables):
     """Two runs on the same data, compared by what they have not seen.
 
     Attributes
@@ -86,7 +86,7 @@ class Comparison(Tables):
         return sentences
 
 
-def compare(
+def compare_models(
     one: Posterior,
     other: Posterior,
     dataset: Dataset | None = None,
@@ -95,7 +95,7 @@ def compare(
     folds: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Comparison:
+) -> ModelComparison:
     """Compare two runs on the same data by what they have not seen.
 
     Of each fold, hyperparameters (at their mode) and scales are learned from the other scans, and its scans predicted from
@@ -136,8 +136,8 @@ def compare(
         raise InputError("There must be two folds or more.", got=f"folds={folds}", expected="2 or more", do="leave it out")
     progress = progress or no_progress
     progress("comparing", 0, 1, "reading the data")
-    first = reopen(one, dataset)
-    studies = (first, reopen(other, first.dataset))
+    first = load_fit_context(one, dataset)
+    studies = (first, load_fit_context(other, first.dataset))
     called = names or _names(one, other)
     rng = np.random.default_rng([seed, Stage.SAMPLE])
     n_features = len(first.dataset.features.names)
@@ -164,14 +164,14 @@ def compare(
         table = pd.DataFrame({"left_out": what, "unit": scheme.labels} | by_unit)
         units.append(table.assign(difference=table.iloc[:, 2] - table.iloc[:, 3]))
     predictions = pd.DataFrame(rows).T.rename_axis("left_out").astype({"n": int, "n_features": int})
-    return Comparison(
+    return ModelComparison(
         about={
             "runs": list(called),
             "models": [one.spec.name, other.spec.name],
             "n_features": len(features),
             "of_features": n_features,
             "folds": folds,
-            "preview": bool(one.remark or other.remark),
+            "preview": bool(one.preview_notice or other.preview_notice),
         },
         predictions=predictions,
         units=pd.concat(units).set_index(["left_out", "unit"]),
@@ -180,7 +180,7 @@ def compare(
             what: {name: to_elpd(found[what][name], scheme.labels, what, N_NODES) for name in called}
             for what, scheme in schemes.items()
         },
-        notes=(*filter(None, [one.remark or other.remark]), *notes, *rough(predictions)),
+        notes=(*filter(None, [one.preview_notice or other.preview_notice]), *notes, *reliability_warnings(predictions)),
     )
 
 
@@ -193,28 +193,28 @@ def _names(one: Posterior, other: Posterior) -> tuple[str, str]:
 class _Predictor:
     """Importance nodes of some features of one run."""
 
-    study: Study
+    study: FitContext
     ratio: np.ndarray
-    centre: np.ndarray
+    center: np.ndarray
     moments: Moments
-    standard: Standard
+    standard: Standardization
     values: np.ndarray
     log_scales: np.ndarray
     weight: np.ndarray
 
     @classmethod
-    def of(cls, posterior: Posterior, study: Study, features: np.ndarray) -> _Predictor:
+    def of(cls, posterior: Posterior, study: FitContext, features: np.ndarray) -> _Predictor:
         problem = study.problem
         ratio = posterior.log_ratios()
-        centre, eta_sd = centre_of(posterior, problem.priors.least_omega)
+        center, eta_sd = center_of(posterior, problem.priors.omega_floor)
         with study.devices.in_use("float64"):
             moments, standard = study.moments(features)
-            start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(centre[0])[:, None], len(features), axis=1))
+            start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
             keys = feature_keys(study.seed, Stage.NODES, features)
-            nodes, _ = place_nodes(problem, moments, centre.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
-            weight = np.asarray(evaluate_nodes(problem, ratio, moments, nodes))
-        values = (study.values(features) - standard.centre) / standard.sd
-        return cls(study, ratio, centre, moments, standard, values, np.asarray(nodes.log_scales), weight)
+            nodes, _ = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
+            weight = np.asarray(log_importance_weights(problem, ratio, moments, nodes))
+        values = (study.values(features) - standard.center) / standard.sd
+        return cls(study, ratio, center, moments, standard, values, np.asarray(nodes.log_scales), weight)
 
     def predict(self, scheme: Scheme, below: bool) -> tuple[Scores, np.ndarray | None]:
         """Scores of units in the features' own units, and if wanted the probability of less than each scan."""
@@ -225,16 +225,16 @@ class _Predictor:
         fold_of_unit[units[units >= 0]] = folds[units >= 0]
         with self.study.devices.in_use("float64"):
             held = arrange_folds(design, folds, units)
-            left = leave_out(problem, self.ratio, self.moments, self.values, self.log_scales, held, below)
-            basis = basis_of(jnp.asarray(self.log_scales))
+            left = leave_group_out(problem, self.ratio, self.moments, self.values, self.log_scales, held, below)
+            basis = quadratic_features(jnp.asarray(self.log_scales))
             weights = []
             for fold in range(folds.max() + 1):
                 told = jnp.asarray(self.weight - left.folds[:, fold])  # by the others
-                start = jnp.asarray(self.centre.reshape(-1, 1))
+                start = jnp.asarray(self.center.reshape(-1, 1))
                 mode = np.asarray(approximate(problem.priors, problem.log_medians, basis, told, start).mode)
                 eta, log_excess = np.split(mode, 2)
-                log_omega = 0.5 * np.log(np.exp(2 * log_excess) + problem.priors.least_omega**2)
-                prior = log_prior(basis, eta, log_omega, problem.priors.amplitude_sd)[0]
+                log_omega = 0.5 * np.log(np.exp(2 * log_excess) + problem.priors.omega_floor**2)
+                prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd)[0]
                 weights.append(self.weight + np.asarray(prior))
         weight = np.stack(weights)
         scores = score(weight, left, fold_of_unit)
@@ -242,7 +242,7 @@ class _Predictor:
         return scores, average_below(weight, left, folds) if below else None
 
 
-def _check(below: np.ndarray, study: Study) -> pd.DataFrame:
+def _check(below: np.ndarray, study: FitContext) -> pd.DataFrame:
     """How what was measured lies within what was predicted, by scanner."""
     design, rows = study.design, []
     scanner = design.class_scanner[design.scan_class]
@@ -260,7 +260,7 @@ def _check(below: np.ndarray, study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def render_comparison(found: Comparison) -> Group:
+def render_comparison(found: ModelComparison) -> Group:
     """What each run predicts, which is better, and how predictions fit the scans of each scanner."""
     from rich.console import Group
 

@@ -12,30 +12,30 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.fitting.study import Study
-from bayesharm.inference.hyperparameters import place_nodes
+from bayesharm.fitting.study import FitContext
+from bayesharm.inference.hyperparameters import place_importance_samples
 from bayesharm.inference.hyperposterior import predict
-from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, find_evidence, judge_features
+from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, feature_inclusion, find_evidence
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, to_coordinates
 from bayesharm.progress import Progress
 from bayesharm.results.posterior import Posterior
 
-N_TEACHERS, N_NODES = 256, 512  # features, and nodes of each, that the verdict about all features is from
+N_TRAINING_FEATURES, N_NODES = 256, 512  # features, and nodes of each, that the verdict about all features is from
 NODES_OF_FEATURE, BLOCK = 64, 256
 LEAST_EXCESS = 0.03  # to begin with
 ARRAYS = ("eta", "omega", "share")
 HYPOTHESES = ("none", "some", "all")  # of the features have the scales
 
 
-class Teachers(NamedTuple):
+class TrainingFeatures(NamedTuple):
     """Features from which the verdict on all is, and their importance nodes.
 
     Attributes
     ----------
     features : (feature,) int array
     moments : Moments
-    centre : (2, scale) array
+    center : (2, scale) array
         eta and log excess of the run.
     log_scales : (node, scale, feature) array
     weights : (mask, node, feature) array
@@ -44,47 +44,49 @@ class Teachers(NamedTuple):
 
     features: np.ndarray
     moments: Moments
-    centre: np.ndarray
+    center: np.ndarray
     log_scales: jax.Array
     weights: jax.Array
 
 
-def centre_of(posterior: Posterior, least_omega: float) -> tuple[np.ndarray, np.ndarray]:
+def center_of(posterior: Posterior, omega_floor: float) -> tuple[np.ndarray, np.ndarray]:
     """eta and log excess of a run, (2, scale), and how well eta is known, (scale,)."""
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
-    excess = np.sqrt(np.maximum((omega**2).mean(0) - least_omega**2, LEAST_EXCESS**2))
+    excess = np.sqrt(np.maximum((omega**2).mean(0) - omega_floor**2, LEAST_EXCESS**2))
     return np.stack([eta.mean(0), np.log(excess)]), eta.std(0)
 
 
-def teach(posterior: Posterior, study: Study, ratio: np.ndarray, masks: Mapping[str, np.ndarray]) -> Teachers:
+def sample_training_features(
+    posterior: Posterior, study: FitContext, ratio: np.ndarray, masks: Mapping[str, np.ndarray]
+) -> TrainingFeatures:
     """Nodes of a sample of features, weighed with all scales and without those of each mask."""
     problem = study.problem
-    centre, eta_sd = centre_of(posterior, problem.priors.least_omega)
+    center, eta_sd = center_of(posterior, problem.priors.omega_floor)
     n_features = len(study.dataset.features.names)
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
-    features = np.sort(rng.choice(n_features, min(n_features, N_TEACHERS), replace=False))
+    features = np.sort(rng.choice(n_features, min(n_features, N_TRAINING_FEATURES), replace=False))
     moments, _ = study.moments(features)
-    start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(centre[0])[:, None], len(features), axis=1))
+    start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
     keys = feature_keys(study.seed, Stage.NODES, features)
-    nodes, modes = place_nodes(problem, moments, centre.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
+    nodes, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
     every = np.stack([np.ones_like(eta_sd), *masks.values()])
     weights = evaluate_masked(problem, ratio, moments, nodes, modes, every)
-    return Teachers(features, moments, centre, nodes.log_scales, weights)
+    return TrainingFeatures(features, moments, center, nodes.log_scales, weights)
 
 
 def weigh_hypotheses(
-    study: Study, teachers: Teachers, masks: Mapping[str, np.ndarray], power: float, progress: Progress
+    study: FitContext, teachers: TrainingFeatures, masks: Mapping[str, np.ndarray], power: float, progress: Progress
 ) -> dict[str, dict[str, Evidence]]:
     """Evidence of sampling bias in no feature, in some, and in all of them."""
-    every = np.stack([np.ones_like(teachers.centre[0]), *masks.values()])
+    every = np.stack([np.ones_like(teachers.center[0]), *masks.values()])
 
     def weigh(kinds: tuple[int, ...]) -> Evidence:
         rng = np.random.default_rng([study.seed, Stage.HYPER, *kinds])
         with study.devices.in_use("float64"):
             return find_evidence(
                 study.problem.priors, study.problem.log_medians, teachers.log_scales, teachers.weights[np.array(kinds)],
-                every[np.array(kinds)], power, teachers.centre, rng,
+                every[np.array(kinds)], power, teachers.center, rng,
             )  # fmt: skip
 
     hypotheses: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
@@ -98,8 +100,8 @@ def weigh_hypotheses(
     return {name: {what: found[name if what != "all" else "", what] for what in HYPOTHESES} for name in masks}
 
 
-def judge(
-    study: Study,
+def feature_posteriors(
+    study: FitContext,
     ratio: np.ndarray,
     masks: Mapping[str, np.ndarray],
     evidences: Mapping[str, Mapping[str, Evidence]],
@@ -109,13 +111,13 @@ def judge(
     names, n_features = list(masks), len(study.dataset.features.names)
     some = tuple(evidences[name]["some"] for name in names)
     last = some[-1]
-    wanted = predict(last.eta, last.omega, study.problem.priors.amplitude_sd)
+    wanted = predict(last.eta, last.omega, study.problem.priors.feature_offset_sd)
     blocks = [
         np.pad(block, (0, BLOCK - len(block)), mode="edge") if n_features > BLOCK else block
         for block in np.split(np.arange(n_features), range(BLOCK, n_features, BLOCK))
     ]
 
-    def judge(block: np.ndarray) -> np.ndarray:
+    def feature_posteriors(block: np.ndarray) -> np.ndarray:
         with study.devices.in_use(study.settings.dtype):
             dtype = np.dtype(study.settings.dtype)
             moments, _ = study.moments(block)
@@ -123,14 +125,14 @@ def judge(
             prior = Gaussian(*(part.astype(dtype) for part in wanted))
             without = np.stack([*masks.values()]).astype(dtype)
             told = tuple(each._replace(**{name: getattr(each, name).astype(dtype) for name in ARRAYS}) for each in some)
-            chances = judge_features(
+            chances = feature_inclusion(
                 study.problem, ratio.astype(dtype), moments, keys, prior, told, without, NODES_OF_FEATURE
             )
             return np.asarray(chances)  # (set, number, feature)
 
     done, found = 0, []
     with ThreadPoolExecutor(2) as pool:
-        for part in pool.map(judge, blocks):
+        for part in pool.map(feature_posteriors, blocks):
             found.append(part)
             done = min(done + BLOCK, n_features)
             progress("features", done, n_features, "")
@@ -143,7 +145,7 @@ def judge(
     return pd.DataFrame(columns, index=pd.Index(study.dataset.features.names, name="feature"))
 
 
-def standardized(study: Study, features: np.ndarray) -> np.ndarray:
+def standardized(study: FitContext, features: np.ndarray) -> np.ndarray:
     """Standardized features, (scan of the design, feature)."""
     moments, standard = study.moments(features)
-    return (study.values(features) - standard.centre) / standard.sd
+    return (study.values(features) - standard.center) / standard.sd

@@ -10,16 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.null_scales import Teachers, judge, standardized, teach, weigh_hypotheses
-from bayesharm.analysis.predictive_scores import Scores, difference, rough, score, to_elpd
+from bayesharm.analysis.null_scales import (
+    TrainingFeatures,
+    feature_posteriors,
+    sample_training_features,
+    standardized,
+    weigh_hypotheses,
+)
+from bayesharm.analysis.predictive_scores import Scores, difference, reliability_warnings, score, to_elpd
 from bayesharm.analysis.yamashita_regression import PopulationRegression, regress_populations
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_out
+from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, ModelError
-from bayesharm.fitting.study import Study, reopen
-from bayesharm.inference.effective_features import count_effective, list_cells
-from bayesharm.inference.importance import basis_of, log_prior
-from bayesharm.inference.spike_and_slab import LOG_ZERO, Evidence
+from bayesharm.fitting.study import FitContext, load_fit_context
+from bayesharm.inference.effective_features import count_independent_features, list_cells
+from bayesharm.inference.importance import log_prior, quadratic_features
+from bayesharm.inference.spike_and_slab import LOG_NULL_SCALE, Evidence
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.design import build_design
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
-def render_populations(found: Populations) -> Group:
+def render_populations(found: PopulationTest) -> Group:
     """Whether sites sample populations of their own, how well that predicts, and a verdict for each diagnosis."""
     from rich.console import Group
 
@@ -67,13 +73,14 @@ PRIOR = {"none": 0.5, "some": 0.25, "all": 0.25}  # of features that have the sa
 
 
 @dataclass(frozen=True, eq=False)
-class Populations(Tables):
+class PopulationTest(Tables):
     """Whether sites sample populations of their own, for each diagnosis and for all together (`all`).
 
     Attributes
     ----------
     about : dict
-        `n_features`, `n_teachers` (features that the verdict on all of them is from), `n_effective` (what these are worth,
+        `n_features`, `n_training_features` (features that the verdict on all of them is from), `n_effective` (what
+        these are worth,
         since features go together), `preview`.
     families : DataFrame by family
         `probability` of several populations (½ beforehand); `log_bayes_factor_some`, `log_bayes_factor_all`: log marginal
@@ -123,9 +130,9 @@ def _people(family: str) -> str:
     return "everybody" if family == ALL or not diagnosis else PEOPLE.get(diagnosis, diagnosis)
 
 
-def populations(
+def test_populations(
     posterior: Posterior, dataset: Dataset | None = None, *, method: str = "posterior", progress: Progress | None = None
-) -> Populations | PopulationRegression:
+) -> PopulationTest | PopulationRegression:
     """Compare one population with several, for each diagnosis.
 
     The scales of the sampling bias of a diagnosis are 0 in all features, in a share of them that is not known, or in none:
@@ -168,50 +175,52 @@ def populations(
     if method == METHODS[0]:
         return find_populations(posterior, dataset, progress)
     sampling_scales(posterior)
-    return regress_populations(reopen(posterior, dataset).dataset, reference=posterior.spec.reference)
+    return regress_populations(load_fit_context(posterior, dataset).dataset, reference=posterior.spec.reference)
 
 
 def find_populations(
     posterior: Posterior, dataset: Dataset | None = None, progress: Progress | None = None
-) -> Populations:
-    """By the posterior, as :func:`populations` says."""
+) -> PopulationTest:
+    """By the posterior, as :func:`test_populations` says."""
     names = sampling_scales(posterior)
     progress = progress or no_progress
     progress("populations", 0, 1, "reading the data")
-    study = _with_offset(reopen(posterior, dataset))
+    study = _with_offset(load_fit_context(posterior, dataset))
     scales = np.array(study.design.scales)
     masks = {name: (scales != name).astype(float) for name in names}  # 0 for what is 0
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
     ratio = posterior.log_ratios()
     with study.devices.in_use("float64"):
-        teachers = teach(posterior, study, ratio, masks)
-        n_effective = count_effective(standardized(study, teachers.features), list_cells(study.design, study.dataset.scans))
+        teachers = sample_training_features(posterior, study, ratio, masks)
+        n_effective = count_independent_features(
+            standardized(study, teachers.features), list_cells(study.design, study.dataset.scans)
+        )
         evidences = weigh_hypotheses(study, teachers, masks, n_effective / len(teachers.features), progress)
         told = _predict(study, teachers, ratio, masks, evidences, progress)
-    features = judge(study, ratio, masks, evidences, progress)
+    features = feature_posteriors(study, ratio, masks, evidences, progress)
     rows = {name: _row(found, masks[name] == 0) for name, found in evidences.items()}
     families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
     for name in masks:  # where no feature has it, or all have, so has or has not each
         weight = families.loc[name]
         some, every = weight["probability_some"], weight["probability_all"]
         features[f"probability_{name}"] = features[f"probability_{name}"] * some + every
-    return Populations(
+    return PopulationTest(
         about={
             "n_features": len(features),
             "n_teachers": len(teachers.features),
             "n_effective": n_effective,
-            "preview": bool(posterior.remark),
+            "preview": bool(posterior.preview_notice),
         },
         families=families.drop(columns=["probability_some", "probability_all"]),
         predictions=told[0],
         features=features,
         elpd=told[1],
-        notes=(*filter(None, [posterior.remark]), *rough(told[0])),
+        notes=(*filter(None, [posterior.preview_notice]), *reliability_warnings(told[0])),
     )
 
 
-def _with_offset(study: Study) -> Study:
+def _with_offset(study: FitContext) -> FitContext:
     """The study with a column for whoever did not travel: what all sites have in common against travelers does not tell them
     apart."""
     travels = study.dataset.scans["participant_id"].isin(study.design.travelers)
@@ -232,7 +241,7 @@ def sampling_scales(posterior: Posterior) -> list[str]:
     ModelError
         There are none.
     """
-    families = [family.name for family in posterior.spec.families if family.by == "population"]
+    families = [family.name for family in posterior.spec.families if family.grouping == "population"]
     scales = [str(name) for name in posterior.tree["scales"].to_dataset()["family"].values]
     names = [scale for scale in scales if any(scale == name or scale.startswith(f"{name}_") for name in families)]
     effects = posterior.tree["effects"].children  # a scale of a single site has nothing to be compared with
@@ -275,7 +284,7 @@ def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:
 
 
 def _predict(
-    study: Study, teachers: Teachers, ratio: np.ndarray, masks: Mapping[str, np.ndarray],
+    study: FitContext, teachers: TrainingFeatures, ratio: np.ndarray, masks: Mapping[str, np.ndarray],
     evidences: Mapping[str, Mapping[str, Evidence]], progress: Progress,
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], dict[str, Any]]]:  # fmt: skip
     """Leave out each participant, and the people of each site who did not travel, with sampling bias and without."""
@@ -287,10 +296,12 @@ def _predict(
     scales = np.asarray(teachers.log_scales[:NODES_OF_PREDICTIONS, :, some])
 
     def predict(k: int, mask: np.ndarray, evidence: Evidence, folds: np.ndarray) -> Scores:
-        nodes = np.where(mask[:, None] > 0, scales, LOG_ZERO)
-        left = leave_out(problem, ratio, moments, values, nodes, arrange_folds(design, folds))
+        nodes = np.where(mask[:, None] > 0, scales, LOG_NULL_SCALE)
+        left = leave_group_out(problem, ratio, moments, values, nodes, arrange_folds(design, folds))
         hyper = evidence.eta.mean(0)[:, None], np.log(evidence.omega).mean(0)[:, None]
-        prior = log_prior(basis_of(jnp.asarray(scales)), *hyper, problem.priors.amplitude_sd, mask[:, None])[0]
+        prior = log_prior(quadratic_features(jnp.asarray(scales)), *hyper, problem.priors.feature_offset_sd, mask[:, None])[
+            0
+        ]
         weight = np.asarray(teachers.weights[k][:NODES_OF_PREDICTIONS, some] + prior)
         return score(weight, left, np.arange(folds.max() + 1))
 
@@ -314,7 +325,7 @@ def _predict(
     return table.astype({"n": int, "n_features": int}), elpd
 
 
-def _sites(study: Study, zero: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sites(study: FitContext, zero: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sites of people with the sampling bias of some scales, and that of each scan; -1 of others."""
     design = study.design
     theirs = np.asarray(design.matrix[:, np.isin(design.column_scale, np.flatnonzero(zero))].sum(axis=1)).reshape(-1) > 0

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import logsumexp, softmax
 
 from bayesharm.algorithms.diagnostics import pareto_k
-from bayesharm.conditional.leave_group_out import Left
+from bayesharm.conditional.leave_group_out import HeldOutDensity
 
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
@@ -33,7 +33,7 @@ class Scores(NamedTuple):
     khat: np.ndarray
 
 
-def score(log_weight: np.ndarray, left: Left, fold_of_unit: np.ndarray) -> Scores:
+def score(log_weight: np.ndarray, left: HeldOutDensity, fold_of_unit: np.ndarray) -> Scores:
     """Average predictions over the scales, given the scans that are not in the fold.
 
     The weight of a node given these is its weight given all scans over the density of the fold: exact but for the number of
@@ -57,7 +57,7 @@ def score(log_weight: np.ndarray, left: Left, fold_of_unit: np.ndarray) -> Score
     return found
 
 
-def average_below(log_weight: np.ndarray, left: Left, folds: np.ndarray) -> np.ndarray:
+def average_below(log_weight: np.ndarray, left: HeldOutDensity, folds: np.ndarray) -> np.ndarray:
     """Probability of less than what was measured, (scan, feature), given the scans that are not in its fold.
 
     Parameters
@@ -120,7 +120,7 @@ def difference(one: Scores, other: Scores) -> dict[str, float]:
     }
 
 
-def rough(predictions: pd.DataFrame) -> list[str]:
+def reliability_warnings(predictions: pd.DataFrame) -> list[str]:
     """A sentence where the nodes of many features miss part of what is known without a fold."""
     many = predictions["khat_high"][predictions["khat_high"] > MANY]
     named = ", ".join(f"{' '.join(np.atleast_1d(name))} {share:.0%}" for name, share in many.items())

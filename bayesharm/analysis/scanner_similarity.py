@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
-def render_similarity(similarity: Similarity) -> Group:
+def render_similarity(similarity: ScannerSimilarity) -> Group:
     """For each scanner the one that is nearest, and the groups that scanners form."""
     from rich.console import Group
 
@@ -59,14 +59,14 @@ LIMITS = (0.05, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity(Tables):
+class ScannerSimilarity(Tables):
     """How alike scanners measure. Intervals are 90%: columns `…_q05` and `…_q95`.
 
     Attributes
     ----------
     about : dict
         `unit`: what distances are in, the `features'` own or `sd` of each feature over the scans; `n_features`, `model`,
-        `family` (whose maps are compared) and `remark`.
+        `family` (whose maps are compared) and `preview_notice`.
     pairs : DataFrame by scanner and other
         Each pair twice. `distance`: root mean square over features of the difference of their biases, the posterior mean, so
         that what is unknown of them keeps scanners apart; `distance_of_means`: the same of the posterior means, which says
@@ -100,7 +100,7 @@ class Similarity(Tables):
         return render_similarity(self)
 
 
-def compare_scanners(posterior: Posterior) -> Similarity:
+def scanner_similarity(posterior: Posterior) -> ScannerSimilarity:
     """How alike the scanners of a run measure, and which groups they form.
 
     Features are independent given what they share, and what is uncertain of that is left out. The correlation of errors is
@@ -115,7 +115,7 @@ def compare_scanners(posterior: Posterior) -> Similarity:
     RunFolderError
         The run has a single scanner.
     """
-    effect = posterior.effect(posterior.spec.removes)
+    effect = posterior.effect(posterior.spec.removed_effect)
     names = pd.Index(effect["scanner"].values.astype(str), name="scanner")
     if len(names) < 2:
         raise RunFolderError(
@@ -125,7 +125,7 @@ def compare_scanners(posterior: Posterior) -> Similarity:
             do="fit a study of several scanners",
         )
     mean, sd = effect["mean"].values, effect["sd"].values
-    divide = 1.0 if posterior.alike else posterior.tree["scales"].to_dataset()["unit"].values
+    divide = 1.0 if posterior.is_single_modality else posterior.tree["scales"].to_dataset()["unit"].values
     good = np.isfinite(mean).all(0) & np.isfinite(sd).all(0)
     mean, sd = (mean / divide)[:, good], (sd / divide)[:, good]
     rng = np.random.default_rng([posterior.run["seed"], Stage.SIMILARITY])
@@ -142,13 +142,13 @@ def compare_scanners(posterior: Posterior) -> Similarity:
     columns["distance_of_means"] = of_means[first, second]
     index = pd.MultiIndex.from_arrays([names[first], names[second]], names=["scanner", "other"])
     tree = average(squareform(distance.mean(0), checks=False))
-    return Similarity(
+    return ScannerSimilarity(
         about={
-            "unit": "the features' own" if posterior.alike else "sd",
+            "unit": "the features' own" if posterior.is_single_modality else "sd",
             "n_features": mean.shape[1],
             "model": posterior.spec.name,
-            "family": posterior.spec.removes,
-            "remark": posterior.remark,
+            "family": posterior.spec.removed_effect,
+            "remark": posterior.preview_notice,
         },
         pairs=pd.DataFrame(columns, index=index),
         splits=_splits(tree, distance, names),

@@ -57,14 +57,14 @@ def sources_table(summary: Summary) -> Table:
 
 def _unit(summary: Summary) -> str:
     return {
-        "each": "Sd: of each feature over the scans.",
-        "shared": "Sd: one for all features, root mean square of theirs over the scans.",
-    }[summary.about["units"]]
+        "per_feature": "Sd: of each feature over the scans.",
+        "common": "Sd: one for all features, root mean square of theirs over the scans.",
+    }[summary.about["feature_scaling"]]
 
 
 def hyper_table(summary: Summary) -> Table:
     """Hyperparameters with their intervals."""
-    apart = ", what all scales of a feature share apart" if summary.about["units"] == "each" else ""
+    apart = ", what all scales of a feature share apart" if summary.about["feature_scaling"] == "per_feature" else ""
     table = make_table(
         "Scales over all features, with 90% intervals",
         f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features{apart}. {_unit(summary)}",
@@ -116,8 +116,8 @@ class Summary(Tables):
     ----------
     about : dict
         Model, title, numbers of scans, scanners and features, seed, `parts` of measurement bias that have effects of their
-        own, and `units`: whether "standard deviations" below
-        are those of each feature (`each`) or their root mean square (`shared`).
+        own, and `feature_scaling`: whether "standard deviations" below
+        are those of each feature (`per_feature`) or their root mean square (`common`).
     sources : DataFrame by source
         Root mean square of the effects over levels and features: `rms` in the features' units (missing where these
         differ by more than a hundredfold), `rms_in_sd` in standard deviations of a feature. That of `noise` is its sd.
@@ -173,10 +173,10 @@ def summarize(posterior: Posterior) -> Summary:
         "n_scans": run["n_scans"],
         "n_scanners": len(posterior.scanners),
         "n_features": len(features),
-        "units": spec.units,
-        "parts": spec.parts if len(spec.parts) > 1 else (),
+        "feature_scaling": spec.feature_scaling,
+        "parts": spec.components if len(spec.components) > 1 else (),
         "seed": run["seed"],
-        "preview": bool(posterior.remark),
+        "preview": bool(posterior.preview_notice),
     }
     draws = posterior.tree["hyper"].to_dataset()
     divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
@@ -187,8 +187,8 @@ def summarize(posterior: Posterior) -> Summary:
         scanners=_scanners(posterior),
         features=features,
         verdicts=(
-            (posterior.remark, *_on_approximation(features), *_on_together(draws.attrs))
-            if posterior.remark
+            (posterior.preview_notice, *_on_approximation(features), *_on_together(draws.attrs))
+            if posterior.preview_notice
             else (
                 *_verdicts(hyper, features, divergent, draws.attrs),
                 *_on_teachers(draws.attrs["features"], min(len(features), run["settings"].get("hyper_features", 0))),
@@ -210,7 +210,7 @@ def _sources(posterior: Posterior) -> pd.DataFrame:
             rows[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
     noise = scales.sel(family="noise")
     rows["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
-    alike = posterior.alike
+    alike = posterior.is_single_modality
     rms = {name: np.sqrt(np.nanmean(square)) if alike else np.nan for name, square in rows.items()}
     rms_in_sd = {name: np.sqrt(np.nanmean(square / unit**2)) for name, square in rows.items()}
     return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("source")
@@ -231,12 +231,12 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
             rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
             ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
         sampled = {"rhat": max(rhat), "ess": min(ess)}
-        rows.append(row | (dict.fromkeys(sampled, np.nan) if posterior.remark else sampled))
+        rows.append(row | (dict.fromkeys(sampled, np.nan) if posterior.preview_notice else sampled))
     return pd.DataFrame(rows).set_index("family")
 
 
 def _scanners(posterior: Posterior) -> pd.DataFrame:
-    effect = posterior.effect(posterior.spec.removes)
+    effect = posterior.effect(posterior.spec.removed_effect)
     unit = posterior.tree["scales"].to_dataset()["unit"].values
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
     for name, source in (("bias", "mean"), ("uncertainty", "sd")):

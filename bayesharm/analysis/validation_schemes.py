@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError
-from bayesharm.fitting.study import Study
+from bayesharm.fitting.study import FitContext
 
 MOST_VALUES = 100  # of a fold that are not shared by people: with more, people of this fold stay with the others
 
@@ -29,7 +29,7 @@ class Scheme(NamedTuple):
 
 
 def arrange_schemes(
-    studies: tuple[Study, Study], n_folds: int, rng: np.random.Generator
+    studies: tuple[FitContext, FitContext], n_folds: int, rng: np.random.Generator
 ) -> tuple[dict[str, Scheme], list[str]]:
     """Who is left out with whom, of the scans that both models use.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_LEVELS = 20
 
 
-def render_sources(sources: Sources) -> Group:
+def render_sources(sources: VarianceComponents) -> Group:
     """Sizes of the sources, their order, and the levels with the largest effects."""
     from rich.console import Group
 
@@ -90,7 +90,7 @@ N_RANKED = 20_000  # draws of the sizes of protocol factors that are ranked
 
 
 @dataclass(frozen=True, eq=False)
-class Sources(Tables):
+class VarianceComponents(Tables):
     """Sizes of the sources of differences. Intervals are 90%: columns `…_q05` and `…_q95`.
 
     Attributes
@@ -130,9 +130,9 @@ class Sources(Tables):
         return render_sources(self)
 
 
-def compare_sources(
-    posterior: Posterior, nodes: TableSource | None = None, networks: TableSource | None = None
-) -> Sources:
+def variance_components(
+    posterior: Posterior, edge_table: TableSource | None = None, networks: TableSource | None = None
+) -> VarianceComponents:
     """How large each source of differences is, and which is largest.
 
     Features are independent given what they share. The variance of a mean over features is that of independent ones, and
@@ -145,7 +145,7 @@ def compare_sources(
     ----------
     posterior : Posterior
         Of a whole fit.
-    nodes : path or DataFrame, optional
+    edge_table : path or DataFrame, optional
         Table of edges: `feature`, and `node_a` and `node_b`, the regions that it joins.
     networks : path or DataFrame, optional
         Table of regions: `region` and its `network`.
@@ -159,35 +159,35 @@ def compare_sources(
     RunFolderError
         The run is a preview.
     InputError
-        `nodes` lacks features of the run or a column, or `networks` lacks regions.
+        `edge_table` lacks features of the run or a column, or `networks` lacks regions.
     """
     if "sources" not in posterior.tree.children:
         raise RunFolderError(
             "The run does not say how large its sources are.",
-            got="a preview" if posterior.remark else "an adapted posterior, or a run folder without /sources",
+            got="a preview" if posterior.preview_notice else "an adapted posterior, or a run folder without /sources",
             expected="the run folder of a whole fit",
-            do="fit without --preview" if posterior.remark else "take the posterior of a fit",
+            do="fit without --preview" if posterior.preview_notice else "take the posterior of a fit",
         )
-    if networks is not None and nodes is None:
+    if networks is not None and edge_table is None:
         raise InputError(
             "Networks are given, but not which regions a feature joins.",
-            got="networks without nodes",
+            got="networks without edge_table",
             expected="both",
             do="give a table of features with node_a and node_b too",
         )
     scales = posterior.tree["scales"].to_dataset()
     unit = scales["unit"].values
-    own = posterior.alike
+    own = posterior.is_single_modality
     divide = np.ones_like(unit) if own else unit
     sizes, shared = _sizes(posterior, divide), _shared_errors(posterior, divide)
     features = _by_feature(posterior, sizes)
     regions = pairs = None
-    if nodes is not None:
-        ends = find_ends(nodes, posterior.features)
+    if edge_table is not None:
+        ends = find_ends(edge_table, posterior.features)
         regions = _averages(sizes, shared, posterior, *group_by_region(ends), ["region"])
         if networks is not None:
             pairs = _averages(sizes, shared, posterior, *group_by_networks(ends, networks), ["network", "other"])
-    return Sources(
+    return VarianceComponents(
         about={"unit": "the features' own" if own else "sd", "n_features": len(unit), "model": posterior.spec.name},
         families=_averages(sizes, shared, posterior, [()], np.ones((1, len(unit))), []),
         larger=_larger(posterior, sizes, shared, divide),
@@ -214,7 +214,7 @@ def _shared_errors(posterior: Posterior, divide: np.ndarray) -> dict[str, np.nda
     """What a posterior sd of eta moves each size by, (family, feature)."""
     hyper, found = posterior.tree["hyper"].to_dataset(), posterior.tree["sources"].to_dataset()
     eta, omega = hyper["eta"].values, hyper["omega"].values
-    variance = predict(eta, omega, posterior.spec.amplitude_sd).sd ** 2
+    variance = predict(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
     uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
     scaled = found["with_scale"].values * uncertain[:, None]
     # the noise, the first family, is that of a scanner of ratio 1: what is uncertain of the ratios of all scans together
@@ -274,7 +274,7 @@ def _eta_correlation(posterior: Posterior) -> np.ndarray:
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
     covariance = np.cov(eta.T)
-    own = predict(eta, omega, posterior.spec.amplitude_sd).sd ** 2 - (omega**2).mean(0)
+    own = predict(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
     covariance -= np.mean(np.diag(covariance) - own)
     sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
     return covariance / sd[:, None] / sd
@@ -303,7 +303,7 @@ def _ranking(
     Gaussian. The mean finite_sd would not do: of two levels it is 0.80 tau, of eight 0.96 tau.
     """
     families = pd.Index(_families(posterior), name="family")
-    parts = np.flatnonzero(families.isin(posterior.spec.parts))
+    parts = np.flatnonzero(families.isin(posterior.spec.components))
     if len(parts) < 2:
         return None
     within = posterior.tree["sources"].to_dataset()["finite_covariance"].values[np.ix_(parts, parts)] / divide**2
@@ -322,13 +322,16 @@ def _ranking(
 
 
 def measure_levels(posterior: Posterior) -> pd.DataFrame:
-    """As `levels` of :class:`Sources`, of a preview too.
+    """As `levels` of :class:`VarianceComponents`, of a preview too.
 
     Parameters
     ----------
     posterior : Posterior
     """
-    divide, rows = np.array(1.0) if posterior.alike else posterior.tree["scales"].to_dataset()["unit"].values, []
+    divide, rows = (
+        np.array(1.0) if posterior.is_single_modality else posterior.tree["scales"].to_dataset()["unit"].values,
+        [],
+    )
     for name in posterior.tree["effects"].children:
         if name in ("covariate", "participant"):  # slopes; and people, who are many and have no names worth telling
             continue

@@ -45,9 +45,7 @@ class PopulationRegression(Tables):
         return f"{self.sites}\n\n{self.models}\n\n{verdict} (regression of the 2019 study). {NOT_SPECIFIC}"
 
 
-def regress_populations(
-    dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None
-) -> PopulationRegression:
+def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None) -> PopulationRegression:
     """One population or several, by the regression of the 2019 study: not specific, see :data:`NOT_SPECIFIC`.
 
     If all sites sample one population, the variance over features of a site's mean is inversely proportional to its number

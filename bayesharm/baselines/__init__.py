@@ -16,12 +16,12 @@ from bayesharm.baselines.combat import fit_combat
 from bayesharm.baselines.external_process import has_environment, require_environment
 from bayesharm.baselines.linear import fit_adjusted_glm, fit_glm, fit_none, fit_yamashita2019
 from bayesharm.baselines.reml import fit_reml
-from bayesharm.baselines.yamashita import MODEL, RIDGE, Yamashita2019, one_factor_at_a_time, yamashita2019
+from bayesharm.baselines.yamashita import MODEL, RIDGE, Yamashita2019, univariate_effects, yamashita2019
 from bayesharm.errors import InputError
 
 __all__ = [
     "METHODS", "MODEL", "RIDGE", "Applied", "Fitted", "Method", "Yamashita2019", "available_methods", "get_method",
-    "one_factor_at_a_time", "yamashita2019",
+    "univariate_effects", "yamashita2019",
 ]  # fmt: skip
 
 METHODS: dict[str, Callable[..., Fitted]] = {

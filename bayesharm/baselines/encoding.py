@@ -100,8 +100,8 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], apart_from: n
 
 def _standardized(values: pd.Series) -> np.ndarray:
     """Without units, so that the rank does not depend on them."""
-    centred = (values - values.mean()).to_numpy()
-    return centred / max(np.abs(centred).max(), np.finfo(float).tiny)
+    centered = (values - values.mean()).to_numpy()
+    return centered / max(np.abs(centered).max(), np.finfo(float).tiny)
 
 
 def indicators(labels: pd.Series, levels: Sequence[str]) -> np.ndarray:

@@ -83,7 +83,7 @@ def fit_yamashita2019(
     """Measurement bias of the constrained ridge regression of the 2019 study (see :func:`yamashita2019`).
 
     Diagnosis is in it, and sites and travelers are; other covariates are not. Where nobody traveled it can correct nothing.
-    Features are centred first: its penalty is on the constant too, and what is shrunk of a constant that is far from 0, as
+    Features are centered first: its penalty is on the constant too, and what is shrunk of a constant that is far from 0, as
     those of connectivity are not, would go into the scanners.
 
     Parameters
@@ -96,11 +96,11 @@ def fit_yamashita2019(
     """
     ridge = RIDGE * len(train.scans) / N_SCANS if ridge is None else ridge
     notes, values = [], read_finite(train)
-    centred = replace(train, features=Features.from_array(values - values.mean(axis=0), train.features.names))
+    centered = replace(train, features=Features.from_array(values - values.mean(axis=0), train.features.names))
     if unused := [name for name in covariates if name != "diagnosis"]:
         notes.append(f"The regression of the study has no covariates: {listed(unused)} not used.")
     try:
-        found = yamashita2019(centred, ridge=ridge, reference=reference).effects["measurement"]
+        found = yamashita2019(centered, ridge=ridge, reference=reference).effects["measurement"]
     except ModelError as error:
         return Subtraction(no_bias(train), (*notes, f"It cannot be fitted to these scans: {error.what}"))
     return Subtraction(bias_table(train, found.to_numpy(), found.index), tuple(notes))

@@ -81,7 +81,7 @@ def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | No
     return _regress(dataset, build_design(dataset.scans, spec), ridge)
 
 
-def one_factor_at_a_time(
+def univariate_effects(
     dataset: Dataset,
     factors: Sequence[str] | None = None,
     *,
@@ -114,9 +114,9 @@ def one_factor_at_a_time(
     spec = _model("protocol", ridge, reference)
     if factors is not None:
         spec = name_factors(spec, factors, dataset.scans)
-    others = tuple(family for family in spec.families if not family.part_of)
+    others = tuple(family for family in spec.families if not family.component_of)
     found = {}
-    for factor in [family for family in spec.factors if family.by in dataset.scans] or spec.factors[:1]:
+    for factor in [family for family in spec.factors if family.grouping in dataset.scans] or spec.factors[:1]:
         alone = replace(spec, families=(*others, factor))
         found[factor.name] = _regress(dataset, build_design(dataset.scans, alone), ridge)
     return found
@@ -165,9 +165,9 @@ def _regress(dataset: Dataset, design: Design, ridge: float) -> Yamashita2019:
 
 def _constraints(design: Design) -> sparse.csr_array:
     """A row of ones for the columns of each scale but those of diagnoses."""
-    centred = {family.name for family in design.spec.families if family.by != "diagnosis"}
+    centered = {family.name for family in design.spec.families if family.grouping != "diagnosis"}
     rows = [
-        [scale == k and name.partition(":")[0] in centred
+        [scale == k and name.partition(":")[0] in centered
          for scale, name in zip(design.column_scale, design.columns, strict=True)]
         for k in range(len(design.scales))
     ]  # fmt: skip

@@ -23,7 +23,7 @@ def summary(run: opt.Run, out: opt.TableFolder = None, format: opt.Format = "csv
 
 def sources(
     run: opt.Run,
-    nodes: opt.Nodes = None,
+    edge_table: opt.EdgeTableOption = None,
     networks: opt.Networks = None,
     out: opt.TableFolder = None,
     format: opt.Format = "csv",
@@ -32,12 +32,12 @@ def sources(
 
     Example:
 
-    $ bayesharm sources run/ --nodes edges.csv --networks networks.csv --out tables/
+    $ bayesharm sources run/ --edge-table edges.csv --networks networks.csv --out tables/
     """
-    from bayesharm.analysis.variance_components import compare_sources
+    from bayesharm.analysis.variance_components import variance_components
     from bayesharm.results.posterior import load_posterior
 
-    show_found(compare_sources(load_posterior(run), nodes, networks), out, format)
+    show_found(variance_components(load_posterior(run), edge_table, networks), out, format)
 
 
 def populations(
@@ -59,17 +59,17 @@ def populations(
 
     Reads the data of the fit from where they were then.
     """
-    from bayesharm.analysis.population_structure import populations as find_populations
+    from bayesharm.analysis.population_structure import test_populations
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.posterior import load_posterior
 
     outputs.check_table_folder(out, format)
-    from bayesharm.algorithms.devices import keep_programs
+    from bayesharm.algorithms.devices import cache_programs
 
-    keep_programs()
+    cache_programs()
     posterior = load_posterior(run)
     with ProgressBar(quiet) as progress:
-        found = find_populations(posterior, inputs.moved_data(posterior, scans, features), method=method, progress=progress)
+        found = test_populations(posterior, inputs.moved_data(posterior, scans, features), method=method, progress=progress)
     show_found(found, out, format)
 
 
@@ -92,18 +92,18 @@ def compare(
 
     Reads the data of the fits from where they were then.
     """
-    from bayesharm.analysis.model_comparison import compare as compare_runs
+    from bayesharm.analysis.model_comparison import compare_models
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.posterior import load_posterior
 
     outputs.check_table_folder(out, format)
-    from bayesharm.algorithms.devices import keep_programs
+    from bayesharm.algorithms.devices import cache_programs
 
-    keep_programs()
+    cache_programs()
     one, two = load_posterior(run), load_posterior(other)
     names = (run.resolve().name, other.resolve().name)
     with ProgressBar(quiet) as progress:
-        found = compare_runs(
+        found = compare_models(
             one, two, inputs.moved_data(one, scans, features), names=names if names[0] != names[1] else None, folds=folds,
             seed=seed, progress=progress,
         )  # fmt: skip

@@ -79,4 +79,3 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(130)
         raise
-

@@ -25,7 +25,7 @@ def evaluate(
     covariates: opt.Covariates = None,
     reference: opt.Reference = None,
     bad_features: opt.BadFeatures = "error",
-    units: opt.Units = None,
+    feature_scaling: opt.FeatureScalingOption = None,
     folds: opt.PeopleFolds = 2,
     repeats: opt.Repeats = 2,
     visit_folds: opt.VisitFolds = 6,
@@ -49,20 +49,21 @@ def evaluate(
     outputs.check_table_folder(out, format)
     if out is not None and out.exists():
         outputs.check_new_file(out / "evaluation.png", (".png",))
-    from bayesharm.algorithms.devices import keep_programs
+    from bayesharm.algorithms.devices import cache_programs
 
-    keep_programs()
+    cache_programs()
     from bayesharm.cli.progress_bar import ProgressBar
-    from bayesharm.evaluation.evaluate import evaluate as evaluate_methods
+    from bayesharm.evaluation.cross_validate import cross_validate
 
     columns = inputs.column_mapping(
         scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
     )
     dataset = inputs.read_dataset(scans, features, select, columns, bad_features=bad_features)
     with ProgressBar(quiet) as progress:
-        found = evaluate_methods(
+        found = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
-            reference=reference, units=units, folds=folds, repeats=repeats, visit_folds=visit_folds, preview=preview,
+            reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
+            visit_folds=visit_folds, preview=preview,
             seed=seed, progress=progress,
         )  # fmt: skip
     show_found(found, out, format)

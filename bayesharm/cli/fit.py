@@ -28,7 +28,7 @@ def fit(
     protocol: opt.Protocol = None,
     reference: opt.Reference = None,
     bad_features: opt.BadFeatures = "error",
-    units: opt.Units = None,
+    feature_scaling: opt.FeatureScalingOption = None,
     seed: opt.Seed = 0,
     preview: opt.Preview = False,
     keep_draws: opt.KeepDraws = "none",
@@ -73,13 +73,13 @@ def fit(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} features"
         )
-        from bayesharm.algorithms.devices import keep_programs
+        from bayesharm.algorithms.devices import cache_programs
         from bayesharm.fitting.fit import fit as fit_model
 
-
-        keep_programs()
+        cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, reference=reference, units=units, out=out, overwrite=overwrite, progress=progress,
+            dataset, spec, seed=seed, reference=reference, feature_scaling=feature_scaling, out=out, overwrite=overwrite,
+            progress=progress,
             covariates=opt.split_names(covariates), protocol=opt.split_names(protocol),
             preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
             block_size=block_size, dtype=dtype, device=device, repair=repair,

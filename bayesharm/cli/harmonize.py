@@ -20,8 +20,8 @@ def harmonize(
     draws_file: opt.DrawsFile = None,
     remove: opt.Remove = None,
     target: opt.Target = None,
-    scale: opt.Scale = False,
-    unseen: opt.WhatUnseen = "error",
+    match_noise: opt.MatchNoise = False,
+    new_scanners: opt.NewScannersOption = "error",
     inverse: opt.Inverse = False,
     seed: opt.Seed = 0,
     scan: opt.Scan = None,
@@ -46,7 +46,7 @@ def harmonize(
         --draws 20 --draws-file draws.npy
 
     Scans and people may be new; scanners and features must be those of the fit,
-    but for --unseen. Rows, columns, labels, units and precision of the input are kept.
+    but for --new-scanners. Rows, columns, labels, units and precision of the input are kept.
     """
     files = {"--out": out, "--sd": sd, "--draws-file": draws_file}
     outputs.check_new_files(files, {"RUN": run, "SCANS": scans, "FEATURES": features})
@@ -55,10 +55,10 @@ def harmonize(
     from bayesharm.harmonization.harmonize import harmonize_to_files
     from bayesharm.results.posterior import load_posterior
 
-    if unseen == "adapt":
-        from bayesharm.algorithms.devices import keep_programs
+    if new_scanners == "adapt":
+        from bayesharm.algorithms.devices import cache_programs
 
-        keep_programs()
+        cache_programs()
     posterior = load_posterior(run)
     columns = inputs.column_mapping(
         scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
@@ -66,8 +66,8 @@ def harmonize(
     dataset = inputs.read_dataset(scans, features, select, columns, check="apply")
     with ProgressBar(quiet) as progress:
         notes = harmonize_to_files(
-            posterior, dataset, out, sd, draws_file, draws=draws, remove=remove, target=target, scale=scale,
-            unseen=unseen, inverse=inverse, seed=seed, progress=progress,
+            posterior, dataset, out, sd, draws_file, draws=draws, remove=remove, target=target, match_noise=match_noise,
+            new_scanners=new_scanners, inverse=inverse, seed=seed, progress=progress,
         )  # fmt: skip
     for note in notes:
         typer.echo(f"Note: {note}", err=True)

@@ -86,13 +86,13 @@ BadFeatures = Annotated[
     Literal["error", "drop"],
     typer.Option(help="If features are constant or have missing or infinite values: refuse, or leave them out."),
 ]
-Units = Annotated[
-    Literal["each", "shared"] | None,
+FeatureScalingOption = Annotated[
+    Literal["per_feature", "common"] | None,
     typer.Option(
         show_default=False,
         help="In what the scales of features are compared: in each feature's own sd, right for any mixture of "
         "measures, or in one unit for all, better where all are of one kind, such as connectivity edges. "
-        "[dim]Default: as the model says; each.[/dim]",
+        "[dim]Default: as the model says; per_feature.[/dim]",
     ),
 ]
 Seed = Annotated[int, _number("--seed", "The same seed gives the same result.")]
@@ -189,18 +189,18 @@ Target = Annotated[
     str | None,
     _text("--target", "SCANNER", "The scanner that scans are brought to. [dim]Default: the average of all.[/dim]"),
 ]
-Scale = Annotated[bool, typer.Option("--scale", help="Equalize the noise of scanners too.")]
-WhatUnseen = Annotated[
+MatchNoise = Annotated[bool, typer.Option("--match-noise", help="Equalize the noise of scanners too.")]
+NewScannersOption = Annotated[
     Literal["error", "prior", "adapt"],
     typer.Option(
-        "--unseen",
+        "--new-scanners",
         help="Scanners that the fit has not seen: refuse them, leave their scans as they are with the uncertainty of the "
         "prior, or learn what they do from their scans first.",
     ),
 ]
 Inverse = Annotated[bool, typer.Option("--inverse", help="Add what would be subtracted: back from harmonized features.")]
-Nodes = Annotated[
-    Path | None, _text("--nodes", "FILE", "Table of edges: feature, node_a, node_b. Sizes are then told by region too.")
+EdgeTableOption = Annotated[
+    Path | None, _text("--edge-table", "FILE", "Table of edges: feature, node_a, node_b. Sizes are then told by region too.")
 ]
 Networks = Annotated[
     Path | None, _text("--networks", "FILE", "Table of regions: region, network. Sizes are then told by pairs of them too.")

@@ -12,7 +12,7 @@ def plot(
     run: opt.Run,
     what: opt.What,
     out: opt.FigureFile,
-    nodes: opt.Nodes = None,
+    edge_table: opt.EdgeTableOption = None,
     networks: opt.Networks = None,
     coordinates: opt.Coordinates = None,
 ) -> None:
@@ -22,16 +22,16 @@ def plot(
 
     $ bayesharm plot run/ --what scanners --out scanners.png
 
-    $ bayesharm plot run/ --what all --nodes edges.csv --out figures/
+    $ bayesharm plot run/ --what all --edge-table edges.csv --out figures/
     """
     if what == "all":
         outputs.check_new_folder(out)
     else:
         outputs.check_new_file(out, (".png", ".svg", ".pdf"))
-    from bayesharm.reporting.plots import Findings, draw_plot, possible_plots, save_figure
+    from bayesharm.reporting.plots import RunView, draw_plot, possible_plots, save_figure
     from bayesharm.results.posterior import load_posterior
 
-    found = Findings(load_posterior(run), nodes, networks, coordinates)
+    found = RunView(load_posterior(run), edge_table, networks, coordinates)
     if what != "all":
         save_figure(draw_plot(what, found), out, out.suffix.lower())
         return typer.echo(f"Figure: {out}")
@@ -44,7 +44,7 @@ def plot(
 def report(
     run: opt.Run,
     out: opt.ReportFile,
-    nodes: opt.Nodes = None,
+    edge_table: opt.EdgeTableOption = None,
     networks: opt.Networks = None,
     coordinates: opt.Coordinates = None,
     with_populations: opt.WithPopulations = False,
@@ -57,17 +57,16 @@ def report(
     """
     outputs.check_new_file(out, (".html",))
     from bayesharm.reporting.html import write_report
-    from bayesharm.reporting.plots import Findings
+    from bayesharm.reporting.plots import RunView
     from bayesharm.results.posterior import load_posterior
 
     posterior, told = load_posterior(run), None
     if with_populations:
-        from bayesharm.algorithms.devices import keep_programs
+        from bayesharm.algorithms.devices import cache_programs
         from bayesharm.analysis.population_structure import find_populations
         from bayesharm.cli.progress_bar import ProgressBar
 
-
-        keep_programs()
+        cache_programs()
         with ProgressBar(False) as progress:
             told = find_populations(posterior, progress=progress)
-    typer.echo(f"Report: {write_report(Findings(posterior, nodes, networks, coordinates, told), out)}")
+    typer.echo(f"Report: {write_report(RunView(posterior, edge_table, networks, coordinates, told), out)}")

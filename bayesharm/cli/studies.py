@@ -63,12 +63,11 @@ def demo(
 
     $ bayesharm demo --edges 500 --out demo/
     """
-    from bayesharm.algorithms.devices import keep_programs
+    from bayesharm.algorithms.devices import cache_programs
     from bayesharm.cli.demo.demo import demo_onharmony, demo_simulated
     from bayesharm.cli.progress_bar import ProgressBar
 
-
-    keep_programs()
+    cache_programs()
     folder = out or Path("bayesharm-demo" if data == "simulated" else "bayesharm-demo-onharmony")
     with ProgressBar(quiet) as work:
         told = demo_simulated(folder, edges, seed, work) if data == "simulated" else demo_onharmony(folder, seed, work)
@@ -85,12 +84,11 @@ def bench(
 
     $ bayesharm bench --edges 1000
     """
-    from bayesharm.algorithms.devices import keep_programs
+    from bayesharm.algorithms.devices import cache_programs
     from bayesharm.cli.demo.benchmark import run_bench
     from bayesharm.cli.progress_bar import ProgressBar
 
-
-    keep_programs()
+    cache_programs()
     with ProgressBar(quiet) as progress:
         found = run_bench(edges, progress)
     show_found(found)

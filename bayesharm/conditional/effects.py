@@ -20,7 +20,7 @@ from bayesharm.algorithms.devices import share_out
 from bayesharm.algorithms.linalg import pack, unpack
 from bayesharm.conditional.gaussian import condition
 from bayesharm.likelihood.layout import Plan
-from bayesharm.likelihood.marginal import add_up, condense, merge_eliminated
+from bayesharm.likelihood.marginal import merge_eliminated, segment_sum, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 
@@ -51,7 +51,7 @@ class Forms(NamedTuple):
 
 
 class Averages(NamedTuple):
-    """Averages over draws, the feature axis last; *centres* are means of mates.
+    """Averages over draws, the feature axis last; *centers* are means of mates.
 
     Attributes
     ----------
@@ -61,18 +61,18 @@ class Averages(NamedTuple):
         Second moments of the augmented effects times two g.
     own : (kind, feature) array
         Variance that columns have of their own.
-    centre, centre_square : (mates, feature) arrays
-        Centres and their second moments.
-    with_centre : (like, mates, augmented, feature) array
-        Second moments of augmented effects times g and centres.
+    center, center_square : (mates, feature) arrays
+        Centers and their second moments.
+    with_center : (like, mates, augmented, feature) array
+        Second moments of augmented effects times g and centers.
     """
 
     form: Array
     square: Array
     own: Array
-    centre: Array
-    centre_square: Array
-    with_centre: Array
+    center: Array
+    center_square: Array
+    with_center: Array
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
@@ -101,13 +101,13 @@ def average_effects(
 
 
 def _summarize(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
-    columns, weight, mates, sums = problem.reported
+    columns, weight, contrast_group, sums = problem.reported
     forms = _write_forms(problem.plan)
     cross, eliminated = merge_eliminated(problem.plan, log_ratio, moments)
     n_dense, n_features = cross.shape[1], log_scales.shape[-1]
     slope = jnp.concatenate([jnp.eye(n_dense, dtype=cross.dtype), -cross])
     constant = jnp.concatenate([jnp.zeros((n_dense, n_features), cross.dtype), eliminated])
-    n_mates = np.bincount(mates[mates >= 0])
+    n_mates = np.bincount(contrast_group[contrast_group >= 0])
 
     averages = _average(problem, log_ratio, moments, log_scales, forms, slope, constant)
 
@@ -117,26 +117,30 @@ def _summarize(problem: Problem, log_ratio: Array, moments: Moments, log_scales:
     def of_entry(item):
         entry, like, of_mates = item
         here = augmented(entry)
-        return (here * averages.form[like]).sum(0), (here * averages.with_centre[like, of_mates]).sum(0)
+        return (here * averages.form[like]).sum(0), (here * averages.with_center[like, of_mates]).sum(0)
 
     def of_pair(item):
         first, second, group = item
         square = (unpack(averages.square[group]) * augmented(second)).sum(1)
         return jnp.where(first == second, 1.0, 2.0) * (augmented(first) * square).sum(0)
 
-    entries = (np.arange(len(forms.like)), forms.like, np.maximum(mates[forms.column], 0))
+    entries = (np.arange(len(forms.like)), forms.like, np.maximum(contrast_group[forms.column], 0))
     pairs = (forms.first, forms.second, forms.group)
-    form, with_centre = (
-        add_up(forms.column, len(mates), part)[columns]
+    form, with_center = (
+        segment_sum(forms.column, len(contrast_group), part)[columns]
         for part in jax.lax.map(of_entry, entries, batch_size=MANY_ENTRIES)
     )
-    square = add_up(forms.column[forms.first], len(mates), jax.lax.map(of_pair, pairs, batch_size=MANY_ENTRIES))[columns]
+    square = segment_sum(
+        forms.column[forms.first], len(contrast_group), jax.lax.map(of_pair, pairs, batch_size=MANY_ENTRIES)
+    )[columns]
 
-    own, mates = averages.own[forms.kind[columns]], mates[columns]
-    centred = np.where(mates >= 0, 1.0, 0.0)[:, None]
-    mean = form - centred * averages.centre[mates]
-    second = square + own - centred * (
-        2 * with_centre - averages.centre_square[mates] + 2 * own / n_mates[mates][:, None]
+    own, contrast_group = averages.own[forms.kind[columns]], contrast_group[columns]
+    centered = np.where(contrast_group >= 0, 1.0, 0.0)[:, None]
+    mean = form - centered * averages.center[contrast_group]
+    second = (
+        square
+        + own
+        - centered * (2 * with_center - averages.center_square[contrast_group] + 2 * own / n_mates[contrast_group][:, None])
     )
     sd = jnp.sqrt(jnp.maximum(second - mean**2, 0.0))
     mean, sd = mean * weight[:, None], sd * weight[:, None]
@@ -174,19 +178,19 @@ def _average(
     constant: Array,
 ) -> Averages:
     """Average over the draws, some of them at a time."""
-    plan, mates = problem.plan, problem.reported.mates
+    plan, contrast_group = problem.plan, problem.reported.contrast_group
     n_draws, _, n_features = log_scales.shape
     n_like, n_kinds = 1 + len(plan.kinds.entries), 1 + len(plan.kinds.first)
-    n_mates = np.bincount(mates[mates >= 0])
-    # centres as forms: the mean over mates of what entries of each like have
-    shares = [np.where(mates == s, 1 / n, 0.0)[forms.column][:, None] for s, n in enumerate(n_mates)]
-    centre_constant, centre_slope = (
-        jnp.stack([add_up(forms.like, n_like, share * part) for share in shares]) for part in (constant, slope)
+    n_mates = np.bincount(contrast_group[contrast_group >= 0])
+    # centers as forms: the mean over mates of what entries of each like have
+    shares = [np.where(contrast_group == s, 1 / n, 0.0)[forms.column][:, None] for s, n in enumerate(n_mates)]
+    center_constant, center_slope = (
+        jnp.stack([segment_sum(forms.like, n_like, share * part) for share in shares]) for part in (constant, slope)
     )
     own_share = np.stack(
-        [np.bincount(forms.kind[mates == s], minlength=n_kinds) / n**2 for s, n in enumerate(n_mates)]
+        [np.bincount(forms.kind[contrast_group == s], minlength=n_kinds) / n**2 for s, n in enumerate(n_mates)]
     )
-    constants, condensed = condense(plan, log_ratio, moments)
+    constants, condensed = weight_statistics(plan, log_ratio, moments)
     at_once = next(k for k in range(MOST_DRAWS, 0, -1) if n_draws % k == 0)
     condensed = jax.tree.map(lambda leaf: jnp.tile(leaf, at_once), condensed)
 
@@ -202,8 +206,8 @@ def _average(
         square = (augmented[:, None] * augmented).at[1:, 1:].add(covariance)
         direction = jnp.concatenate(
             [
-                (centre_constant[:, :, None] * g).sum(1)[:, None],
-                jnp.einsum("slr,lkf->srkf", centre_slope, g),
+                (center_constant[:, :, None] * g).sum(1)[:, None],
+                jnp.einsum("slr,lkf->srkf", center_slope, g),
             ],
             axis=1,
         )

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from bayesharm.algorithms.devices import share_out
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.conditional.gaussian import condition
-from bayesharm.likelihood.marginal import add_up, condense, merge_eliminated
+from bayesharm.likelihood.marginal import merge_eliminated, segment_sum, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 from bayesharm.model.design import Design
@@ -35,7 +35,7 @@ class Levels(NamedTuple):
     ----------
     of_family : tuple of int arrays
         Columns of each family, in the order of the design's scales but the noise.
-    centred : (family,) array
+    centered : (family,) array
         1 for families whose effects are compared with their own mean, 0 for those compared with a reference.
     column : (family, pattern) int array
         The column that scans of a pattern have of each family; the number of columns where they have none.
@@ -47,7 +47,7 @@ class Levels(NamedTuple):
     """
 
     of_family: tuple[np.ndarray, ...]
-    centred: np.ndarray
+    centered: np.ndarray
     column: np.ndarray
     fixed: np.ndarray
     which: np.ndarray
@@ -56,7 +56,7 @@ class Levels(NamedTuple):
 
 def list_levels(design: Design) -> Levels:
     """Read off a design which scan has which level of which family."""
-    by_diagnosis = {family.name for family in design.spec.families if family.by == "diagnosis"}
+    by_diagnosis = {family.name for family in design.spec.families if family.grouping == "diagnosis"}
     of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, len(design.scales)))
     of_name = np.array([name.partition(":")[0] in by_diagnosis for name in design.columns])
     which = np.flatnonzero(design.column_scale < 0).astype(np.int32)
@@ -79,7 +79,7 @@ def list_levels(design: Design) -> Levels:
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
-def draw_sizes(
+def draw_finite_population(
     problem: Problem,
     log_ratio: Array,
     levels: Levels,
@@ -122,7 +122,7 @@ def _of_draws(problem, log_ratio, levels, moments, log_scales, keys, values):
     """Some draws at a time, as lanes of their own; the first of them goes through all scans."""
     plan, (n_draws, _, n_features) = problem.plan, log_scales.shape
     at_once = next(k for k in range(MOST_DRAWS, 0, -1) if n_draws % k == 0)
-    constants, condensed = condense(plan, log_ratio, moments)
+    constants, condensed = weight_statistics(plan, log_ratio, moments)
     condensed = jax.tree.map(lambda leaf: jnp.tile(leaf, at_once), condensed)
     cross, eliminated = merge_eliminated(plan, log_ratio, moments)
     eliminated = jnp.tile(eliminated, at_once)
@@ -138,7 +138,7 @@ def _of_draws(problem, log_ratio, levels, moments, log_scales, keys, values):
         dense, covariance, g, _, own = condition(plan, constants, condensed, log_scales)
         z = jax.vmap(normal)(lane_keys, start + lane_draw).T
         dense += jnp.einsum("ijf,jf->if", cholesky(covariance), z[:n_dense])
-        rest = add_up(column, n_eliminated, g[1 + plan.kinds.of_entry] * (eliminated - cross @ dense))
+        rest = segment_sum(column, n_eliminated, g[1 + plan.kinds.of_entry] * (eliminated - cross @ dense))
         rest += jnp.sqrt(own[1 + plan.kinds.of_column]) * z[n_dense:]
         effects = jnp.concatenate([dense, rest, jnp.zeros_like(dense[:1])])
         first = effects[:, :n_features]
@@ -146,9 +146,9 @@ def _of_draws(problem, log_ratio, levels, moments, log_scales, keys, values):
         finite = [jnp.exp(log_scales[0])]
         for k, columns in enumerate(levels.of_family):
             # what all levels share cannot be told from the mean of the scans
-            away = effects[columns] - levels.centred[k] * effects[columns].mean(0)
+            away = effects[columns] - levels.centered[k] * effects[columns].mean(0)
             effects = effects.at[columns].set(away)
-            finite.append(jnp.sqrt((away**2).sum(0) / (len(away) - levels.centred[k])))
+            finite.append(jnp.sqrt((away**2).sum(0) / (len(away) - levels.centered[k])))
         squares = effects[levels.column, :n_features] ** 2  # (family, pattern, feature)
         residual = (values - fitted[levels.pattern]) ** 2
         total = squares.sum(0)[levels.pattern] + residual

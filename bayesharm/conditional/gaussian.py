@@ -12,7 +12,13 @@ from scipy import sparse
 
 from bayesharm.algorithms.linalg import solve, unpack
 from bayesharm.likelihood.layout import Plan
-from bayesharm.likelihood.marginal import Condensed, Constants, condense, merge_eliminated, normal_equations
+from bayesharm.likelihood.marginal import (
+    SharedTerms,
+    WeightedStatistics,
+    merge_eliminated,
+    normal_equations,
+    weight_statistics,
+)
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 
@@ -20,7 +26,7 @@ Array = jax.Array
 
 
 def condition(
-    plan: Plan, constants: Constants, moments: Condensed, log_scales: Array
+    plan: Plan, constants: SharedTerms, moments: WeightedStatistics, log_scales: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Dense effects given the scales, mean and covariance; g, products of two g, and variances of columns of their own.
 
@@ -40,7 +46,7 @@ def condition(
     )
 
 
-class Known(NamedTuple):
+class ConditionalPosterior(NamedTuple):
     """What all scans say of the effects; the node and feature axes first.
 
     Attributes
@@ -63,7 +69,7 @@ class Known(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def know(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> Known:
+def condition_effects(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> ConditionalPosterior:
     """The joint posterior of all effects at each node of the log-scales.
 
     Parameters
@@ -74,7 +80,7 @@ def know(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array
     log_scales : (node, scale, feature) array
     """
     plan = problem.plan
-    constants, condensed = condense(plan, log_ratio, moments)
+    constants, condensed = weight_statistics(plan, log_ratio, moments)
     cross, eliminated = merge_eliminated(plan, log_ratio, moments)
     columns, n_eliminated = plan.eliminated[1], len(plan.kinds.of_column)
 
@@ -84,12 +90,12 @@ def know(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array
         constant = jax.ops.segment_sum(g * eliminated, columns, n_eliminated)
         slope = jax.ops.segment_sum(g[:, None] * cross[..., None], columns, n_eliminated)
         own = own[1 + plan.kinds.of_column]
-        return Known(*(jnp.moveaxis(part, -1, 0) for part in (dense, covariance, constant, slope, own)))
+        return ConditionalPosterior(*(jnp.moveaxis(part, -1, 0) for part in (dense, covariance, constant, slope, own)))
 
     return jax.lax.map(of_node, log_scales)
 
 
-def of_forms(known: Known, forms: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+def linear_combinations(known: ConditionalPosterior, forms: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of linear forms of the effects.
 
     Parameters
@@ -108,13 +114,13 @@ def of_forms(known: Known, forms: sparse.csr_array) -> tuple[np.ndarray, np.ndar
     return mean, covariance + (some * own[..., None, :]) @ some.T
 
 
-def variance_of_forms(known: Known, forms: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each of many forms, (node, feature, form) both; parameters as for :func:`of_forms`."""
+def variance_of_combinations(known: ConditionalPosterior, forms: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each of many forms, (node, feature, form) both; parameters as for :func:`linear_combinations`."""
     form, some, mean, own = _apply(known, forms)
     return mean, ((form @ known.covariance) * form).sum(-1) + own @ (some**2).T
 
 
-def _apply(known: Known, forms: sparse.csr_array) -> tuple[Any, ...]:
+def _apply(known: ConditionalPosterior, forms: sparse.csr_array) -> tuple[Any, ...]:
     """Forms of the dense effects alone, what they take of eliminated ones, their means, and variances of the latter."""
     n_dense = known.mean.shape[-1]
     dense, eliminated = forms[:, :n_dense].toarray(), forms[:, n_dense:].tocsc()

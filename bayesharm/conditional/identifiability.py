@@ -74,9 +74,7 @@ class Identifiability:
         return list(self.remarks)
 
 
-def identify(
-    design: Design, log_scales: np.ndarray | None = None, log_ratio: np.ndarray | None = None
-) -> Identifiability:
+def identify(design: Design, log_scales: np.ndarray | None = None, log_ratio: np.ndarray | None = None) -> Identifiability:
     """Find out what the data of a study identify.
 
     Parameters
@@ -95,10 +93,12 @@ def identify(
     """
     log_scales = np.asarray(np.log(design.scale_medians) if log_scales is None else log_scales, float)
     if log_scales.shape != design.scale_medians.shape:
-        raise InputError("There must be one log-scale for each scale of the model.",
-                         got=f"an array of shape {log_scales.shape}",
-                         expected=f"shape {design.scale_medians.shape}: {', '.join(design.scales)}",
-                         do="give one for each")
+        raise InputError(
+            "There must be one log-scale for each scale of the model.",
+            got=f"an array of shape {log_scales.shape}",
+            expected=f"shape {design.scale_medians.shape}: {', '.join(design.scales)}",
+            do="give one for each",
+        )
     traveling = np.isin(design.participants, design.travelers)
     person = pd.factorize(design.participants)[0]
     joined = _joined(design, traveling, person)
@@ -113,8 +113,12 @@ def identify(
     pairs = _pair_table(design, everything, by_travelers, _rests_on(design, traveling, joined, shared))
     factors = count_contrasts(_levels_of_factors(design))
     remarks = (
-        *_on_separation(design, components), *_on_components(design, components, pairs),
-        *on_factors(factors, len(design.scanners)), *_on_scanners(scanners), *_on_levels(contrasts), *design.notes,
+        *_on_separation(design, components),
+        *_on_components(design, components, pairs),
+        *on_factors(factors, len(design.scanners)),
+        *_on_scanners(scanners),
+        *_on_levels(contrasts),
+        *design.notes,
     )
     return Identifiability(components, contrasts, scanners, pairs, _correlation(design, everything), factors, remarks)
 
@@ -142,12 +146,15 @@ class Gaussian(NamedTuple):
 def _posterior(design: Design, log_scales: np.ndarray, log_ratio: np.ndarray, rows: np.ndarray) -> Gaussian:
     """What is known of the effects once the scans in rows are in."""
     variance = np.exp(2 * log_scales)
-    prior_sd = np.where(design.column_scale == FIXED, design.column_sd,
-                        np.sqrt(variance[np.maximum(design.column_scale, 0)]))
+    prior_sd = np.where(
+        design.column_scale == FIXED, design.column_sd, np.sqrt(variance[np.maximum(design.column_scale, 0)])
+    )
     noise, bias = np.split(np.exp(log_ratio), 2)
     own, scanner = design.bias_ratio_of, design.class_scanner[design.scan_class]
     prior_sd = prior_sd * np.where(own >= 0, np.sqrt(bias[own]), 1.0)
-    noise_sd = np.sqrt(variance[0] * noise[scanner] + design.class_once[design.scan_class] * variance[design.once_scale])
+    noise_sd = np.sqrt(
+        variance[0] * noise[scanner] + design.class_single_scan[design.scan_class] * variance[design.single_scan_scale]
+    )
     # in units of prior and noise sd the prior precision is the identity: well conditioned at any scales
     x = (sparse.diags_array(1 / noise_sd) @ design.matrix @ sparse.diags_array(prior_sd)).tocsr()[rows]
     dense, eliminated = x[:, : design.n_dense], x[:, design.n_dense :]
@@ -164,18 +171,18 @@ def _contraction(known: Gaussian, group: EffectGroup) -> np.ndarray:
     """1 − posterior variance / prior variance of each contrast of a group."""
     if group.is_sum:
         return _contraction_of_forms(known, sparse.csr_array(group.contrasts))
-    alone = group.mates < 0
-    mates = np.where(alone, 0, np.unique(group.mates, return_inverse=True)[1])
-    n_mates = np.bincount(mates, minlength=1)
+    alone = group.contrast_group < 0
+    contrast_group = np.where(alone, 0, np.unique(group.contrast_group, return_inverse=True)[1])
+    n_mates = np.bincount(contrast_group, minlength=1)
     form, own, prior = (part[group.columns[:, 0]] for part in (known.form, known.own, known.prior))
 
     def of_contrasts(variance: np.ndarray) -> np.ndarray:
         """Variance of independent effects minus the mean of their mates."""
-        of_mean = np.bincount(mates, variance) / n_mates**2
-        return np.where(alone, variance, variance * (1 - 2 / n_mates[mates]) + of_mean[mates])
+        of_mean = np.bincount(contrast_group, variance) / n_mates**2
+        return np.where(alone, variance, variance * (1 - 2 / n_mates[contrast_group]) + of_mean[contrast_group])
 
-    centre = sparse.csr_array((1 / n_mates[mates], (mates, np.arange(len(mates))))) @ form
-    form = np.where(alone[:, None], form, form - centre[mates])
+    center = sparse.csr_array((1 / n_mates[contrast_group], (contrast_group, np.arange(len(contrast_group))))) @ form
+    form = np.where(alone[:, None], form, form - center[contrast_group])
     after = ((form @ known.covariance) * form).sum(axis=1) + of_contrasts(own)
     return 1 - after / of_contrasts(prior)
 
@@ -197,7 +204,7 @@ def _joined(design: Design, rows: np.ndarray, node: np.ndarray) -> np.ndarray:
 
 def _joined_by_population(design: Design, traveling: np.ndarray, person: np.ndarray) -> np.ndarray:
     """The same when also different people join scanners if they share all effects but their own."""
-    own = {f.name for f in design.spec.families if f.by in ("scanner", "participant")} | {*design.spec.parts}
+    own = {f.name for f in design.spec.families if f.grouping in ("scanner", "participant")} | {*design.spec.components}
     shared = (design.column_scale != FIXED) & ~np.isin(design.families, list(own))
     pattern = np.unique(design.matrix[:, shared].toarray(), axis=0, return_inverse=True)[1].reshape(-1)
     node = np.where(traveling, person, person.max() + 1 + pattern)
@@ -215,13 +222,14 @@ def _rests_on(design: Design, traveling: np.ndarray, joined: np.ndarray, shared:
     # the prior of sampling bias speaks where both sides have a cohort; else only people can be compared
     scanner = design.class_scanner[design.scan_class]
     cohort = np.isin(shared, shared[scanner[~traveling]])
-    return np.select([joined[i] == joined[j], shared[i] == shared[j], cohort[i] & cohort[j]],
-                     [TRAVELERS, POPULATION, SAMPLING], PARTICIPANTS)
+    return np.select(
+        [joined[i] == joined[j], shared[i] == shared[j], cohort[i] & cohort[j]],
+        [TRAVELERS, POPULATION, SAMPLING],
+        PARTICIPANTS,
+    )
 
 
-def _scanner_table(
-    design: Design, traveling: np.ndarray, components: tuple[tuple[str, ...], ...]
-) -> pd.DataFrame:
+def _scanner_table(design: Design, traveling: np.ndarray, components: tuple[tuple[str, ...], ...]) -> pd.DataFrame:
     names = np.array(design.scanners, object)[design.class_scanner[design.scan_class]]
     scans = pd.DataFrame({"scanner": names, "person": design.participants})
     component = {scanner: k for k, group in enumerate(components) for scanner in group}
@@ -234,36 +242,41 @@ def _scanner_table(
     return table
 
 
-def _contrast_table(
-    design: Design, everything: Gaussian, by_travelers: Gaussian, person: np.ndarray
-) -> pd.DataFrame:
+def _contrast_table(design: Design, everything: Gaussian, by_travelers: Gaussian, person: np.ndarray) -> pd.DataFrame:
     matrix, parts = design.matrix.tocsc(), []
     n_scans = np.diff(matrix.indptr)
     for group in design.effects:
         own = [columns[n_scans[columns].argmin()] for columns in group.columns]  # of a scanner: what nothing else shares
         scans = [matrix.indices[matrix.indptr[column] : matrix.indptr[column + 1]] for column in own]
-        parts.append(pd.DataFrame({
-            "group": group.name, "level": group.levels,
-            "n_scans": [len(some) for some in scans],
-            "n_participants": [len(np.unique(person[some])) for some in scans],
-            "contraction": _contraction(everything, group),
-            "contraction_travelers": _contraction(by_travelers, group) if group.dim == "scanner" else np.nan,
-        }))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "group": group.name,
+                    "level": group.levels,
+                    "n_scans": [len(some) for some in scans],
+                    "n_participants": [len(np.unique(person[some])) for some in scans],
+                    "contraction": _contraction(everything, group),
+                    "contraction_travelers": _contraction(by_travelers, group) if group.dim == "scanner" else np.nan,
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
-def _pair_table(
-    design: Design, everything: Gaussian, by_travelers: Gaussian, rests_on: np.ndarray
-) -> pd.DataFrame:
+def _pair_table(design: Design, everything: Gaussian, by_travelers: Gaussian, rests_on: np.ndarray) -> pd.DataFrame:
     i, j = np.triu_indices(len(design.scanners), 1)
     effect = add_columns(design.of_scanner, len(design.columns))
     difference = effect[i] - effect[j]
     names = np.array(design.scanners, object)
-    return pd.DataFrame({
-        "first": names[i], "second": names[j], "rests_on": rests_on,
-        "contraction": _contraction_of_forms(everything, difference),
-        "contraction_travelers": _contraction_of_forms(by_travelers, difference),
-    })
+    return pd.DataFrame(
+        {
+            "first": names[i],
+            "second": names[j],
+            "rests_on": rests_on,
+            "contraction": _contraction_of_forms(everything, difference),
+            "contraction_travelers": _contraction_of_forms(by_travelers, difference),
+        }
+    )
 
 
 def _correlation(design: Design, known: Gaussian) -> np.ndarray:
@@ -279,24 +292,27 @@ def _correlation(design: Design, known: Gaussian) -> np.ndarray:
 
 def _separates(design: Design) -> bool:
     """Whether the model has a term for sampling bias, or leaves out everyone who has any."""
-    return design.spec.people == "travelers" or any(f.by == "population" for f in design.spec.families)
+    return design.spec.participants == "travelers" or any(f.grouping == "population" for f in design.spec.families)
 
 
 def _on_separation(design: Design, components: tuple[tuple[str, ...], ...]) -> list[str]:
-    effect = f"the {design.spec.removes} effect of a scanner is both together"
+    effect = f"the {design.spec.removed_effect} effect of a scanner is both together"
     if len(components) == len(design.scanners):
-        rest = ("only their priors tell them apart." if _separates(design) else
-                f"{effect}, and removing it also removes real differences between populations.")
+        rest = (
+            "only their priors tell them apart."
+            if _separates(design)
+            else f"{effect}, and removing it also removes real differences between populations."
+        )
         return [f"Nobody traveled: measurement and sampling bias are not separable; {rest}"]
     if not _separates(design):
-        return [f"This model does not separate measurement from sampling bias: {effect}. People traveled: "
-                "the model traveling_and_cohort separates them."]
+        return [
+            f"This model does not separate measurement from sampling bias: {effect}. People traveled: "
+            "the model traveling_and_cohort separates them."
+        ]
     return []
 
 
-def _on_components(
-    design: Design, components: tuple[tuple[str, ...], ...], pairs: pd.DataFrame
-) -> list[str]:
+def _on_components(design: Design, components: tuple[tuple[str, ...], ...], pairs: pd.DataFrame) -> list[str]:
     """Which scanners no traveler joins with the largest group, and what their difference rests on."""
     if not _separates(design) or len(components) == len(design.scanners):
         return []  # said already
@@ -310,12 +326,12 @@ def _on_components(
             continue
         others = [scanner for scanner in design.scanners if scanner not in group]
         rest = listed(others) if len(others) <= 3 else f"the other {len(others)} scanners"
-        sentences.append(f"No traveler joins {listed(group)} with {rest}: the difference between them "
-                         f"{SAID[best]}.")
+        sentences.append(f"No traveler joins {listed(group)} with {rest}: the difference between them {SAID[best]}.")
     for reason, names in alone.items():
         if names:
-            sentences.append(f"No traveler joins {listed(names)} with any other scanner: the difference "
-                             f"from the others {SAID[reason]}.")
+            sentences.append(
+                f"No traveler joins {listed(names)} with any other scanner: the difference from the others {SAID[reason]}."
+            )
     return sentences
 
 
@@ -329,12 +345,14 @@ def _on_scanners(scanners: pd.DataFrame) -> list[str]:
     sentences = []
     one = scanners.index[(scanners.n_travelers == 1) & scanners.component.duplicated(keep=False)]
     if len(one):
-        sentences.append(f"{listed(one)}: one traveler only; what was particular to that visit cannot be "
-                         "told from the scanner.")
+        sentences.append(
+            f"{listed(one)}: one traveler only; what was particular to that visit cannot be told from the scanner."
+        )
     one = scanners.index[scanners.n_scans == 1]
     if len(one):
-        sentences.append(f"{listed(one)}: one scan only; whether it is noisier there than elsewhere is judged from "
-                         "that scan alone.")
+        sentences.append(
+            f"{listed(one)}: one scan only; whether it is noisier there than elsewhere is judged from that scan alone."
+        )
     return sentences
 
 
@@ -346,6 +364,7 @@ def _on_levels(contrasts: pd.DataFrame) -> list[str]:
         levels = weak[weak.group == group]
         shares = zip(levels.level, levels.contraction, strict=True)
         named = listed(f"{level} ({share:.0%})" for level, share in shares)
-        sentences.append(f"{group}: less than half of what is known about {named} comes from the data, the "
-                         "rest from the prior.")
+        sentences.append(
+            f"{group}: less than half of what is known about {named} comes from the data, the rest from the prior."
+        )
     return sentences

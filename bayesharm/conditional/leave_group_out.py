@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import ndtr
 
-from bayesharm.conditional.gaussian import know
+from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.likelihood.moments import Moments, number_rows
 from bayesharm.likelihood.problem import Problem
 from bayesharm.model.design import Design
@@ -34,7 +34,7 @@ class Units(NamedTuple):
     Attributes
     ----------
     numbers, fold : (unit,) int arrays
-        Their numbers, and the places of their folds in :attr:`Held.folds`.
+        Their numbers, and the places of their folds in :attr:`HeldOutGroups.folds`.
     pattern, n_scans : (value,) int arrays
         Which values of the fold they have, and of how many scans.
     means : (unit × value, scan) sparse array
@@ -47,7 +47,7 @@ class Units(NamedTuple):
     means: sparse.csr_array
 
 
-class Held(NamedTuple):
+class HeldOutGroups(NamedTuple):
     """Folds that are alike: the same values of f, each of the same number of scans.
 
     Attributes
@@ -82,7 +82,7 @@ class Held(NamedTuple):
     units: tuple[Units, ...]
 
 
-class Left(NamedTuple):
+class HeldOutDensity(NamedTuple):
     """Predictions of what was left out, of standardized features.
 
     Attributes
@@ -100,7 +100,7 @@ class Left(NamedTuple):
     below: np.ndarray | None
 
 
-def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = None) -> tuple[Held, ...]:
+def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = None) -> tuple[HeldOutGroups, ...]:
     """Compare the scans of each fold, and folds with one another.
 
     Parameters
@@ -113,7 +113,7 @@ def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = 
         folds.
     """
     rows = np.column_stack([number_rows(design.matrix), design.class_scanner[design.scan_class]])
-    rows = np.column_stack([rows, design.class_once[design.scan_class]])
+    rows = np.column_stack([rows, design.class_single_scan[design.scan_class]])
     pattern = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
     alike: dict[tuple, list[int]] = {}
     members = {fold: np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)}
@@ -123,12 +123,12 @@ def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = 
     first = np.unique(pattern, return_index=True)[1]
     matrix = design.matrix.tocsr()
     return tuple(
-        _hold(design, matrix, pattern, first, np.array(key[: key.index(-1)]), np.array(numbers), members, units)
+        _held_out_groups(design, matrix, pattern, first, np.array(key[: key.index(-1)]), np.array(numbers), members, units)
         for key, numbers in alike.items()
     )
 
 
-def _hold(design, matrix, pattern, first, values, numbers, members, units) -> Held:
+def _held_out_groups(design, matrix, pattern, first, values, numbers, members, units) -> HeldOutGroups:
     scans = np.concatenate([members[fold] for fold in numbers])
     place = np.repeat(np.arange(len(numbers)), [len(members[fold]) for fold in numbers])
     value = np.searchsorted(values, pattern[scans])
@@ -140,12 +140,12 @@ def _hold(design, matrix, pattern, first, values, numbers, members, units) -> He
     column[filled] = eliminated.indices[eliminated.indptr[:-1][filled]]
     classes = design.scan_class[examples]
     count = np.bincount(value[place == 0], minlength=len(values))
-    return Held(
+    return HeldOutGroups(
         numbers,
         rows[:, : design.n_dense].toarray(),
         column,
         design.class_scanner[classes],
-        design.class_once[classes],
+        design.class_single_scan[classes],
         count,
         _means(place, value, scans, (len(numbers), len(values)), design.n_scans),
         scans,
@@ -181,15 +181,15 @@ def _split(units, scans, place, value, n_scans) -> tuple[Units, ...]:
     return tuple(found)
 
 
-def leave_out(
+def leave_group_out(
     problem: Problem,
     log_ratio: np.ndarray,
     moments: Moments,
     values: np.ndarray,
     log_scales: np.ndarray,
-    held: tuple[Held, ...],
+    held: tuple[HeldOutGroups, ...],
     below: bool = False,
-) -> Left:
+) -> HeldOutDensity:
     """Predict the scans of each fold from all others, in double precision.
 
     Parameters
@@ -208,7 +208,7 @@ def leave_out(
     n_nodes, _, n_features = log_scales.shape
     n_folds = sum(len(each.folds) for each in held)
     n_units = max((int(units.numbers.max()) + 1 for each in held for units in each.units), default=n_folds)
-    found = Left(
+    found = HeldOutDensity(
         np.empty((n_nodes, n_folds, n_features)),
         np.empty((n_nodes, n_units, n_features)),
         np.full((n_nodes, *values.shape), np.nan, np.float32) if below else None,
@@ -221,34 +221,34 @@ def leave_out(
     for first in range(0, n_features, width):
         own = slice(first, first + width)
         data = [
-            (each, _look(each.means, each.n_scans, values[:, own]),
-             [_look(units.means, units.n_scans, values[:, own]) for units in each.units])
+            (each, _group_moments(each.means, each.n_scans, values[:, own]),
+             [_group_moments(units.means, units.n_scans, values[:, own]) for units in each.units])
             for each in held
         ]  # fmt: skip
         those = Moments(*(part[..., own] for part in moments))
         for start in range(0, n_nodes, lanes // width):
             some = slice(start, start + lanes // width)
             scales = np.asarray(log_scales[some, :, own])
-            known = jax.tree.map(np.asarray, know(problem, log_ratio, those, scales))
+            known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, those, scales))
             single = None if found.below is None else found.below[some, :, own]
-            parts = Left(found.folds[some, :, own], found.units[some, :, own], single)
+            parts = HeldOutDensity(found.folds[some, :, own], found.units[some, :, own], single)
             for each, seen, of_units in data:
                 _predict(problem, log_ratio, scales, each, seen, of_units, values[:, own], known, parts)
     return found
 
 
-def _look(means: sparse.csr_array, n_scans: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _group_moments(means: sparse.csr_array, n_scans: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the scans of each value, and the sum of their squares from it: (feature, group, value) both."""
     shape = (-1, len(n_scans), values.shape[1])
     mean, square = (np.moveaxis((means @ part).reshape(shape), 2, 0) for part in (values, values**2))
     return mean, np.maximum(square - mean**2, 0) * n_scans
 
 
-def _predict(problem, log_ratio, log_scales, held: Held, seen, of_units, values, known, found) -> None:
+def _predict(problem, log_ratio, log_scales, held: HeldOutGroups, seen, of_units, values, known, found) -> None:
     """Fill in what is found of some folds, for some nodes and features."""
     variance = np.exp(2 * log_scales[:, 0, :, None]) * np.exp(log_ratio[held.scanner])
-    if problem.plan.once_scale:
-        variance = variance + np.exp(2 * log_scales[:, problem.plan.once_scale, :, None]) * held.once
+    if problem.plan.single_scan_scale:
+        variance = variance + np.exp(2 * log_scales[:, problem.plan.single_scan_scale, :, None]) * held.once
     there = held.column >= 0
     column = np.where(there, held.column, 0)
     form = held.dense - there[:, None] * known.slope[..., column, :]  # (node, feature, value, dense)
@@ -275,12 +275,12 @@ def _predict(problem, log_ratio, log_scales, held: Held, seen, of_units, values,
         if found.below is None:
             return
     # f given the other folds
-    centre = average - solved / root[..., None, :]
+    center = average - solved / root[..., None, :]
     spread = (np.linalg.inv(b) - identity) / root[..., :, None] / root[..., None, :]
     for units, (average, within) in zip(held.units, of_units, strict=True):
         noise, n_values = variance[..., units.pattern], len(units.pattern)
         total = spread[..., units.pattern[:, None], units.pattern] + np.eye(n_values) * (noise / units.n_scans)[..., None]
-        away = average - centre[:, :, units.fold][..., units.pattern]
+        away = average - center[:, :, units.fold][..., units.pattern]
         solved = np.swapaxes(np.linalg.solve(total, np.swapaxes(away, -1, -2)), -1, -2)
         log_det = np.linalg.slogdet(total)[1] - np.log(noise / units.n_scans).sum(-1)
         apart = (units.n_scans * np.log(2 * np.pi * noise)).sum(-1)[..., None] + (within / noise[..., None, :]).sum(-1)
@@ -289,5 +289,5 @@ def _predict(problem, log_ratio, log_scales, held: Held, seen, of_units, values,
         found.units[:, units.numbers] = np.swapaxes(density, 1, 2)
     if found.below is not None:
         sd = np.sqrt(np.diagonal(spread, axis1=-2, axis2=-1) + variance)[..., held.value]
-        away = values[held.scans].T - centre[:, :, held.place, held.value]
+        away = values[held.scans].T - center[:, :, held.place, held.value]
         found.below[:, held.scans] = np.swapaxes(np.where(lost[..., None], 0.5, ndtr(away / sd)), 1, 2)

@@ -139,7 +139,7 @@ def _from_wide_table(
             do="give `features`, or select='thickness_*' (--features 'thickness_*' in the shell)",
         )
     names = match_names(free, select)
-    table = read_scans(source, columns, leave_out=names, check=check)
+    table = read_scans(source, columns, leave_group_out=names, check=check)
     check_unique(table)
     return table, Features.from_matrix(open_table(source, names))
 

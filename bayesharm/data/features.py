@@ -173,8 +173,7 @@ def match_names(names: Sequence[str] | np.ndarray, select: str | Sequence[str]) 
                 "No feature matches the pattern.",
                 got=f"pattern {pattern!r} among {len(there)} columns: {shorten(there, 10)}",
                 expected="the name of a column, or a glob such as 'thickness_*' that matches some",
-                do="correct the pattern, and quote it in the shell"
-                + (f"; did you mean {shorten(near)}?" if near else ""),
+                do="correct the pattern, and quote it in the shell" + (f"; did you mean {shorten(near)}?" if near else ""),
             )
         chosen.update(hits)
     return [name for name in there if name in chosen]

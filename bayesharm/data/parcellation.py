@@ -22,12 +22,12 @@ def _read(source: TableSource, what: str, *columns: str) -> pd.DataFrame:
     return read_table(source, text=columns, columns=columns, what=what).set_index(columns[0])
 
 
-def find_ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
+def find_ends(edge_table: TableSource, features: list[str]) -> pd.DataFrame:
     """The two regions of each feature, `node_a` and `node_b`, in the order of the features.
 
     Parameters
     ----------
-    nodes : path or DataFrame
+    edge_table : path or DataFrame
     features : list of str
 
     Raises
@@ -35,7 +35,7 @@ def find_ends(nodes: TableSource, features: list[str]) -> pd.DataFrame:
     InputError
         The table lacks a column or features.
     """
-    table = _read(nodes, "the table of edges", "feature", "node_a", "node_b")
+    table = _read(edge_table, "the table of edges", "feature", "node_a", "node_b")
     absent = pd.Index(features).difference(table.index)
     if len(absent) or table.index.has_duplicates:
         raise InputError(

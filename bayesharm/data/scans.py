@@ -83,7 +83,7 @@ def read_scans(
     source: TableSource,
     columns: Mapping[str, str] | None = None,
     *,
-    leave_out: Collection[str] = (),
+    leave_group_out: Collection[str] = (),
     check: Check = "fit",
 ) -> pd.DataFrame:
     """Read the table of scans under our names.
@@ -94,7 +94,7 @@ def read_scans(
         One row per scan.
     columns : mapping, optional
         From our name to the user's (see `resolve_columns`); a mapped column replaces one that has our name.
-    leave_out : collection of str
+    leave_group_out : collection of str
         Columns that are features and no part of the table.
     check : {"fit", "apply"}
         For "apply", one scanner is enough, a scan_id may occur twice, and `site` and `diagnosis` may be missing: "".
@@ -114,7 +114,7 @@ def read_scans(
     header = table_columns(source, "the scans table")
     found = resolve_columns(header, columns)
     used = set(found.values())
-    reserved = {*used, *found, *leave_out}
+    reserved = {*used, *found, *leave_group_out}
     others = [name for name in header if name not in reserved]
     text = {found[name] for name in CANONICAL if name in found}
     raw = read_table(source, text=text, columns={*used, *others}, what="the scans table")

@@ -40,7 +40,7 @@ class Truth:
         Standard deviation of the effects of each family and of the noise; that of ``measurement``, where it is made of
         protocol factors, is the root of their sum of squares.
     effects : dict of str to DataFrame, level x feature
-        As drawn, not centred: ``measurement`` (by scanner), ``sampling`` (by ``site/diagnosis``),
+        As drawn, not centered: ``measurement`` (by scanner), ``sampling`` (by ``site/diagnosis``),
         ``disorder`` (by diagnosis; HC is 0 and left out), ``participant`` (travelers only).
     noise_ratio : Series by scanner
         Ratio of the noise *variance* of a scanner; geometric mean 1.

@@ -12,14 +12,14 @@ from bayesharm.datasets.simulate import Simulation, scan_levels
 
 @dataclass(frozen=True, eq=False)
 class OraclePosterior:
-    """Posterior mean and sd of the centred measurement bias (scanner x feature, units of the feature)."""
+    """Posterior mean and sd of the centered measurement bias (scanner x feature, units of the feature)."""
 
     mean: pd.DataFrame
     sd: pd.DataFrame
 
 
 def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior:
-    """Exact posterior of the centred measurement bias given the true scales, noise ratios and bias ratios.
+    """Exact posterior of the centered measurement bias given the true scales, noise ratios and bias ratios.
 
     The mean of a feature has a flat prior; the participant effects of people scanned once are part of their
     noise: variance ``sigma² lambda + tau_p²``. If the noise is Student-t, this is the best linear estimate.
@@ -48,34 +48,27 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
     n_columns, n_features = columns.shape[1], len(truth.mean)
     n_scanners = len(truth.noise_ratio)
     scanner_columns = slice(1, 1 + n_scanners)
-    centre = np.eye(n_scanners) - 1 / n_scanners
+    center = np.eye(n_scanners) - 1 / n_scanners
     prior = np.eye(n_columns)
     prior[0, 0] = 0
     mean, sd = np.empty((2, n_scanners, n_features))
     for start in range(0, n_features, block):
         part = slice(start, min(start + block, n_features))
         noise, person = truth.scales["noise"][part] ** 2, truth.scales["participant"][part] ** 2
-        weight = np.stack(
-            [1 / (noise * truth.noise_ratio[scanner] + person * once) for scanner, once, _ in classes]
-        )
+        weight = np.stack([1 / (noise * truth.noise_ratio[scanner] + person * once) for scanner, once, _ in classes])
         y = simulation.features[:, part].astype(float)
         moment = sum(columns[rows].T @ y[rows] * w for w, (_, _, rows) in zip(weight, classes, strict=True)).T
         # Effects are their scale times a standard normal, so a scale of 0 needs no care.
         scale = scales[part]
-        precision = (
-            np.einsum("cf,cij->fij", weight, gram, optimize=True) * scale[:, :, None] * scale[:, None, :]
-            + prior
-        )
+        precision = np.einsum("cf,cij->fij", weight, gram, optimize=True) * scale[:, :, None] * scale[:, None, :] + prior
         covariance = np.linalg.inv(precision)
         effects = (covariance @ (scale * moment)[:, :, None])[:, :, 0] * scale
         covariance *= scale[:, :, None] * scale[:, None, :]
-        mean[:, part] = centre @ effects[:, scanner_columns].T
-        contrast = centre @ covariance[:, scanner_columns, scanner_columns] @ centre
+        mean[:, part] = center @ effects[:, scanner_columns].T
+        contrast = center @ covariance[:, scanner_columns, scanner_columns] @ center
         sd[:, part] = np.sqrt(np.diagonal(contrast, axis1=1, axis2=2)).T
     labels = truth.effects["measurement"]
-    return OraclePosterior(
-        *(pd.DataFrame(values, index=labels.index, columns=labels.columns) for values in (mean, sd))
-    )
+    return OraclePosterior(*(pd.DataFrame(values, index=labels.index, columns=labels.columns) for values in (mean, sd)))
 
 
 def _design(simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:

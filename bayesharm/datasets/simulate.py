@@ -62,9 +62,7 @@ class Simulation:
         folder.mkdir(parents=True, exist_ok=True)
         self.scans.to_csv(folder / "scans.csv", index=False, lineterminator="\n")
         np.save(folder / "features.npy", self.features, allow_pickle=False)
-        (folder / "feature_names.txt").write_text(
-            "".join(f"{name}\n" for name in self.feature_names), encoding="utf-8"
-        )
+        (folder / "feature_names.txt").write_text("".join(f"{name}\n" for name in self.feature_names), encoding="utf-8")
         truth, effects = self.truth, {**self.truth.effects, **self.truth.factors}
         arrays = {
             "mean": truth.mean,
@@ -142,16 +140,21 @@ def simulate_srpbs(
         n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, travelers, left_out, tail_df, dtype
     )
     if protocol and bias_ratio_log_sd:
-        raise InputError("Bias that protocol factors make has the same size on all scanners.",
-                         got=f"protocol and {bias_ratio_log_sd=}", expected="one of the two", do="leave one out")
+        raise InputError(
+            "Bias that protocol factors make has the same size on all scanners.",
+            got=f"protocol and {bias_ratio_log_sd=}",
+            expected="one of the two",
+            do="leave one out",
+        )
     for option, given, known in (("sizes", sizes, RMS), ("protocol", protocol, PROTOCOL_RMS)):
         if unusable := {name: size for name, size in (given or {}).items() if name not in known or not size > 0}:
-            raise InputError("These sizes cannot be used.", got=str(unusable),
-                             expected=f"numbers above 0 for some of {shorten(known, 9)}", do=f"correct {option}")
-    streams = {
-        name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
-        for i, name in enumerate(STREAMS)
-    }
+            raise InputError(
+                "These sizes cannot be used.",
+                got=str(unusable),
+                expected=f"numbers above 0 for some of {shorten(known, 9)}",
+                do=f"correct {option}",
+            )
+    streams = {name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i, name in enumerate(STREAMS)}
     if travelers == "published":
         traveling = srpbs.travelers_published(streams["traveler_people"])
         kept = ~traveling["scanner"].isin(left_out).to_numpy()
@@ -162,8 +165,15 @@ def simulate_srpbs(
 
     names = _feature_names(n_features)
     truth = draw_truth(
-        streams, names, traveling["participant_id"].unique(), scale_log_sd, sampling_bias, noise_ratio_log_sd,
-        bias_ratio_log_sd, {**RMS, **(sizes or {})}, protocol or {},
+        streams,
+        names,
+        traveling["participant_id"].unique(),
+        scale_log_sd,
+        sampling_bias,
+        noise_ratio_log_sd,
+        bias_ratio_log_sd,
+        {**RMS, **(sizes or {})},
+        protocol or {},
     )
     features = np.empty((kept.sum() + len(cohort), n_features), dtype)
     parts = [
@@ -192,9 +202,7 @@ def simulate_srpbs(
 def scan_levels(scans: pd.DataFrame, group: str) -> pd.Series:
     """Level of an effect group that each scan carries; a level that is not among the effects stands for 0."""
     if group != "sampling":
-        return scans[
-            {"measurement": "scanner", "disorder": "diagnosis", "participant": "participant_id"}[group]
-        ]
+        return scans[{"measurement": "scanner", "disorder": "diagnosis", "participant": "participant_id"}[group]]
     traveling = scans.groupby("participant_id")["scanner"].transform("nunique") > 1
     return (scans["site"] + "/" + scans["diagnosis"]).mask(traveling, "")
 
@@ -206,9 +214,7 @@ def _columns(truth: Truth, scans: pd.DataFrame, group: str) -> tuple[np.ndarray,
     return effects, table.index.get_indexer(scan_levels(scans, group))  # -1, the zeros, where it carries none
 
 
-def _noise(
-    streams: dict[str, np.random.Generator], part: str, shape: tuple[int, int], tail_df: float | None
-) -> np.ndarray:
+def _noise(streams: dict[str, np.random.Generator], part: str, shape: tuple[int, int], tail_df: float | None) -> np.ndarray:
     """Noise of variance 1, Gaussian or Student-t."""
     noise = streams[f"{part}_noise"].standard_normal(shape)
     if tail_df is not None:

@@ -122,24 +122,15 @@ def travelers_hub_and_spoke(rng: np.random.Generator, left_out: Collection[str] 
 
 def cohort(rng: np.random.Generator) -> pd.DataFrame:
     """The 805 people scanned once."""
-    people = [
-        (name, diagnosis)
-        for name, counts in COHORT.items()
-        for diagnosis, n in counts.items()
-        for _ in range(n)
-    ]
+    people = [(name, diagnosis) for name, counts in COHORT.items() for diagnosis, n in counts.items() for _ in range(n)]
     return _table([(f"P{i:04d}", *person) for i, person in enumerate(people, 1)], COHORT_PEOPLE, rng)
 
 
-def _table(
-    visits: list[tuple[str, str, str]], age_and_sex: AgeAndSex, rng: np.random.Generator
-) -> pd.DataFrame:
+def _table(visits: list[tuple[str, str, str]], age_and_sex: AgeAndSex, rng: np.random.Generator) -> pd.DataFrame:
     """One row per visit (participant, scanner, diagnosis) with what belongs to the scanner and the person."""
     table = pd.DataFrame(visits, columns=["participant_id", "scanner", "diagnosis"])
     run = table.groupby(["participant_id", "scanner"], sort=False).cumcount() + 1
-    table.insert(
-        0, "scan_id", table["participant_id"] + "_" + table["scanner"] + "_" + run.map("{:02d}".format)
-    )
+    table.insert(0, "scan_id", table["participant_id"] + "_" + table["scanner"] + "_" + run.map("{:02d}".format))
     table.insert(3, "site", [SCANNERS[name].site for name in table["scanner"]])
 
     people = table.drop_duplicates("participant_id").set_index("participant_id")["diagnosis"]

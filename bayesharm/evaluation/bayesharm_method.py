@@ -20,7 +20,7 @@ class BayesFitted:
     """A posterior under the interface of the other methods; with the noise of scanners made equal, or not."""
 
     posterior: Posterior
-    scale: bool = False
+    match_noise: bool = False
 
     @property
     def bias(self) -> pd.DataFrame:
@@ -32,7 +32,7 @@ class BayesFitted:
         return self._table("sd")
 
     def _table(self, what: str) -> pd.DataFrame:
-        return self.posterior.effect(self.posterior.spec.removes)[what].to_pandas()
+        return self.posterior.effect(self.posterior.spec.removed_effect)[what].to_pandas()
 
     @property
     def scanners(self) -> tuple[str, ...]:
@@ -48,11 +48,11 @@ class BayesFitted:
         if len(known):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of a preview, again and again
-                found = harmonize(self.posterior, dataset.take(known), scale=self.scale)
+                found = harmonize(self.posterior, dataset.take(known), match_noise=self.match_noise)
             values[known], sd[known] = found.mean, found.sd
-            if self.scale:
+            if self.match_noise:
                 at = pd.Index(self.posterior.features).get_indexer(pd.Index(found.names))
                 log_lambda = np.split(self.posterior.log_ratios(), 2)[0]
                 of_scanner = noise_factors(self.posterior, log_lambda, -1, at)
                 factor[known] = of_scanner[pd.Index(self.scanners).get_indexer(dataset.scans["scanner"].iloc[known])]
-        return Applied(values, sd, factor if self.scale else None)
+        return Applied(values, sd, factor if self.match_noise else None)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bayesharm.errors import listed
 
-OURS, NONE = "bayesharm", "none"
+BAYESHARM, NONE = "bayesharm", "none"
 SAID = {
     "prediction_rmse": "In predicting scans of people that no model had seen from their other scans",
     "visit_rmse": "In predicting visits that were left out from the person's other visits",
@@ -37,8 +37,8 @@ def say_verdict(table: pd.DataFrame, methods: pd.DataFrame, about: Mapping[str, 
     sentences = [*_on_removable(table)]
     for measure, said in SAID.items():
         sentences += _compare(table, measure, said)
-    if ("visit_coverage", f"{OURS}, own prediction") in table.index:
-        row = table.loc[("visit_coverage", f"{OURS}, own prediction")]
+    if ("visit_coverage", f"{BAYESHARM}, own prediction") in table.index:
+        row = table.loc[("visit_coverage", f"{BAYESHARM}, own prediction")]
         sentences.append(f"90% intervals of visits that were left out hold {_percent(row.value, row.se)} of them.")
     if left := [name for name in methods.index if name not in table.index.get_level_values("method")]:
         sentences.append(f"Not compared, see the notes: {listed(left)}.")
@@ -60,20 +60,22 @@ def _on_removable(table: pd.DataFrame) -> list[str]:
 
 
 def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
-    if measure not in table.index.get_level_values("measure") or (measure, OURS) not in table.index:
+    if measure not in table.index.get_level_values("measure") or (measure, BAYESHARM) not in table.index:
         return []
     found = table.loc[measure]
-    others = found.drop(index=[OURS, *[name for name in found.index if name.startswith(f"{OURS},")]])
+    others = found.drop(index=[BAYESHARM, *[name for name in found.index if name.startswith(f"{BAYESHARM},")]])
     others = others[others.better.notna()]
     if others.empty:
         return []
     ahead = others[others.better > others.better_se]
     behind = others[others.better < -others.better_se]
-    own = f"bayesharm {_number(measure, found.loc[OURS].value, found.loc[OURS].se)}"
+    own = f"bayesharm {_number(measure, found.loc[BAYESHARM].value, found.loc[BAYESHARM].se)}"
     if len(ahead):
         named = listed(f"{name} {_number(measure, row.value, row.se)}" for name, row in ahead.iterrows())
         beside = [
-            f"{name} {_number(measure, row.value, row.se)}" for name, row in found.iterrows() if name.startswith(f"{OURS},")
+            f"{name} {_number(measure, row.value, row.se)}"
+            for name, row in found.iterrows()
+            if name.startswith(f"{BAYESHARM},")
         ]
         more = f" Beside them: {listed(beside)}." if beside else ""
         return [f"{said}, better than {own} by more than one standard error: {named}.{more}"]

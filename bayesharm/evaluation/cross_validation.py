@@ -19,8 +19,8 @@ from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.metrics import Measure
 from bayesharm.harmonization.prediction import predict
 
-OURS = "bayesharm"
-OWN_PREDICTION, EQUAL_NOISE = f"{OURS}, own prediction", f"{OURS}, equal noise"
+BAYESHARM = "bayesharm"
+OWN_PREDICTION, EQUAL_NOISE = f"{BAYESHARM}, own prediction", f"{BAYESHARM}, equal noise"
 LEAST = 0.5  # of the scans that a method must be able to correct to be compared
 MORE = ("icc", "identification")  # is better
 MANY_REPEATS = 10  # second scans on a scanner, from which noise can be told
@@ -42,7 +42,7 @@ class Corrected(NamedTuple):
     factor: np.ndarray
 
 
-class Trials:
+class CrossValidation:
     """Fits of methods to parts of a study, and measures of what they do for the rest.
 
     Parameters
@@ -66,7 +66,7 @@ class Trials:
         self.dataset, self.fit_method, self.methods = dataset, fit_method, list(methods)
         self.covariates, self.reference = list(covariates), reference
         self.raw = dataset.features.read(0, dataset.features.n_features)
-        self.centre, self.unit = self.raw.mean(0), self.raw.std(0)
+        self.center, self.unit = self.raw.mean(0), self.raw.std(0)
         travels, visit = find_travelers(dataset.scans), ["participant_id", "scanner"]
         self.travels = travels
         self.scans = dataset.scans.assign(traveling=travels)  # also with one visit in what is learned from
@@ -88,9 +88,9 @@ class Trials:
                 continue
             self.seconds[name].append(time.perf_counter() - start)
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
-        ours = fitted.get(OURS)
+        ours = fitted.get(BAYESHARM)
         if isinstance(ours, BayesFitted) and ours.posterior.spec.noise_ratio == "scanner":
-            fitted[EQUAL_NOISE] = replace(ours, scale=True)
+            fitted[EQUAL_NOISE] = replace(ours, match_noise=True)
         return fitted
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
@@ -138,7 +138,7 @@ class Trials:
             own = corrected.values
             self._add("between_scanner_sd", name, measures.between_scanner_sd(own, scans, unit=unit))
             self._add("icc", name, measures.participant_icc(own, scans))
-            self._add("identification", name, measures.identification_rate(own, scans, centre=self.centre, unit=unit))
+            self._add("identification", name, measures.identification_rate(own, scans, center=self.center, unit=unit))
             traveled = np.where(self.travels[:, None], own, np.nan)
             self._add("scanner_accuracy", name, measures.scanner_accuracy(traveled, scans, unit=unit))
             self._add("prediction_rmse", name, measures.prediction_rmse(self._errors(corrected), scans, unit=unit))
@@ -169,10 +169,10 @@ class Trials:
         for name, own in values.items():
             errors = np.where(out[:, None], self._errors(own), np.nan)
             self._add("visit_rmse", name, measures.prediction_rmse(errors, scans, unit=self.unit))
-        ours = fitted.get(OURS)
-        if isinstance(ours, BayesFitted) and OURS in values:
+        ours = fitted.get(BAYESHARM)
+        if isinstance(ours, BayesFitted) and BAYESHARM in values:
             mean, sd = np.full((2, *self.raw.shape), np.nan)
-            told = out & np.isfinite(values[OURS].values).any(1)  # what no method lacks
+            told = out & np.isfinite(values[BAYESHARM].values).any(1)  # what no method lacks
             expected = predict(ours.posterior, self.scans[told].reset_index(drop=True))
             place = pd.Index(ours.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
             mean[told], sd[told] = expected.mean[:, place], expected.sd[:, place]
@@ -192,11 +192,11 @@ class Trials:
             shares = {name: measures.share_removed(raw, sd, floor) for name, sd in found["between_scanner_sd"].items()}
             found["share_removed"] = shares
         for measure, averages in found.items():
-            ours = averages.get(OURS)
+            ours = averages.get(BAYESHARM)
             for name, one in averages.items():
                 row = {"measure": measure, "method": name, "value": one.value, "se": one.se, "chance": one.chance,
                        "better": np.nan, "better_se": np.nan}  # fmt: skip
-                comparable = name != OURS and not measure.startswith("slope")
+                comparable = name != BAYESHARM and not measure.startswith("slope")
                 if ours is not None and comparable and np.array_equal(ours.used, one.used):
                     gap = measures.difference(_goodness(measure, one), _goodness(measure, ours))
                     row |= {"better": gap.value, "better_se": gap.se}

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayesharm.algorithms.diagnostics import MAX_RHAT, judge
+from bayesharm.algorithms.diagnostics import MAX_RHAT, diagnose
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.fitting.feature_summary import leapfrog
-from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import Moments
@@ -24,7 +24,7 @@ from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 def label_posterior(
     dataset: Dataset,
     design: Design,
-    hyper: Hyper,
+    hyper: Hyperparameters,
     results: dict[str, np.ndarray],
     plan: dict[str, Any],
 ) -> Posterior:
@@ -49,7 +49,7 @@ def label_posterior(
     of_bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # biases of no size of their own
     scanner = ("scanner", np.array(design.scanners, dtype=object))
     shared = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
-    verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
+    verdict = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
     nodes = {
         "/": xr.Dataset(
             attrs={"title": design.spec.title, "model": design.spec.name}
@@ -74,8 +74,11 @@ def label_posterior(
                 "features_effective": hyper.log_ratio.n_effective,
                 "khat_above_0.7": float((hyper.khat > 0.7).mean()),
             }
-            | {f"importance_{name}": float(value) for name, value in zip(("khat", "ess"), hyper.importance, strict=True)
-               if np.isfinite(value)},
+            | {
+                f"importance_{name}": float(value)
+                for name, value in zip(("khat", "ess"), hyper.importance, strict=True)
+                if np.isfinite(value)
+            },
         ),
         "/scales": xr.Dataset(
             {
@@ -84,7 +87,7 @@ def label_posterior(
             }
             | {
                 name: (("feature",), results[name])
-                for name in ("divergences", "khat", "converged", "reason", "draws", "steps", "centre", "unit")
+                for name in ("divergences", "khat", "converged", "reason", "draws", "steps", "center", "unit")
             },
             coords={"family": family, "feature": feature},
             attrs={
@@ -121,8 +124,13 @@ def label_posterior(
             {name: (("statistic", "family", "feature"), results[name]) for name in ("finite_sd", "contribution")}
             | {name: (("family", "other", "feature"), results[name]) for name in ("finite_covariance", "larger")}
             | {"with_scale": (("size", "family", "feature"), results["with_scale"])},
-            coords={"statistic": statistic, "family": family, "other": ("other", family[1]), "feature": feature,
-                    "size": ("size", np.array(["tau", "finite_sd", "contribution"], dtype=object))},
+            coords={
+                "statistic": statistic,
+                "family": family,
+                "other": ("other", family[1]),
+                "feature": feature,
+                "size": ("size", np.array(["tau", "finite_sd", "contribution"], dtype=object)),
+            },
             attrs={
                 "with_scale": "posterior covariance of a size with the natural logarithm of its family's scale",
                 "finite_sd": "standard deviation of the effects that are there, in units of the feature",

@@ -10,13 +10,17 @@ import numpy as np
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.fitting.feature_summary import summarize_features
-from bayesharm.fitting.study import Study
-from bayesharm.inference.predictive_prior import Mixture
-from bayesharm.inference.scales import Effort, Pace, ScaleDraws, approximate_block, sample_block, start_chains
+from bayesharm.fitting.study import FitContext
+from bayesharm.inference.predictive_prior import PredictivePrior
+from bayesharm.inference.scales import NutsSettings, SampleShape, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.likelihood.moments import Moments
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
-ROUNDS = ((Pace(15, 1.2),), (Pace(30, 0.8), Pace(0, 0.8)), (Pace(100, 0.6), *[Pace(0, 0.6)] * 3))
+RETRY_SCHEDULE = (
+    (NutsSettings(15, 1.2),),
+    (NutsSettings(30, 0.8), NutsSettings(0, 0.8)),
+    (NutsSettings(100, 0.6), *[NutsSettings(0, 0.6)] * 3),
+)
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
 
 
@@ -32,12 +36,12 @@ class BlockSampler:
         Predictive prior of all features.
     """
 
-    study: Study
+    study: FitContext
     log_ratio: np.ndarray
-    mixture: Mixture
+    mixture: PredictivePrior
 
     def sample(self, block: np.ndarray, turn: int = 0) -> dict[str, np.ndarray]:
-        """Summaries of the posterior of a block of features, from one of the `ROUNDS`, without those that fill it up."""
+        """Summaries of a block of features, from one turn of the `RETRY_SCHEDULE`, without those that fill it up."""
         with self.study.devices.in_use(self.study.settings.dtype):
             moments, standard = self.study.moments(block)
             draws = self._draws(block, moments, turn)
@@ -50,9 +54,9 @@ class BlockSampler:
         if self.study.settings.preview:
             return approximate_block(self.study.problem, self.log_ratio, moments, mixture, node_keys, mesh=mesh)
         keys = feature_keys(self.study.seed, STREAMS[turn], block)
-        effort = Effort(self.study.settings.chains, self.study.settings.n_draws)
+        effort = SampleShape(self.study.settings.chains, self.study.settings.n_draws)
         last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
-        for k, pace in enumerate(ROUNDS[turn]):
+        for k, pace in enumerate(RETRY_SCHEDULE[turn]):
             part = sample_block(
                 self.study.problem,
                 self.log_ratio,

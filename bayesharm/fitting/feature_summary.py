@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from scipy import stats
 
-from bayesharm.algorithms.diagnostics import MAX_RHAT, Verdict, judge, pareto_k, quantiles
+from bayesharm.algorithms.diagnostics import MAX_RHAT, Diagnostics, diagnose, pareto_k, quantiles
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.finite_population import draw_sizes
-from bayesharm.fitting.study import Study
+from bayesharm.conditional.finite_population import draw_finite_population
+from bayesharm.fitting.study import FitContext
 from bayesharm.inference.scales import ScaleDraws
-from bayesharm.likelihood.moments import Moments, Standard
+from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.results.posterior import REASONS
 
 SIZE_DRAWS = 50  # of effects, at most, from which sizes of families are computed
@@ -64,11 +64,11 @@ def leapfrog(results: dict[str, np.ndarray], n_chains: int) -> dict[str, float] 
 
 
 def summarize_features(
-    study: Study,
+    study: FitContext,
     features: np.ndarray,
     log_ratio: np.ndarray,
     moments: Moments,
-    standard: Standard,
+    standard: Standardization,
     draws: ScaleDraws,
     n_own: int | None = None,
 ) -> dict[str, np.ndarray]:
@@ -99,26 +99,31 @@ def summarize_features(
 
 
 def _draw_sizes(
-    study: Study, features: np.ndarray, log_ratio: np.ndarray, moments: Moments, standard: Standard, draws: np.ndarray
+    study: FitContext,
+    features: np.ndarray,
+    log_ratio: np.ndarray,
+    moments: Moments,
+    standard: Standardization,
+    draws: np.ndarray,
 ) -> tuple[jax.Array, jax.Array, np.ndarray]:
-    """As :func:`draw_sizes` gives them, and the log-scales that they are of."""
-    values = (study.values(features) - standard.centre) / standard.sd
+    """As :func:`draw_finite_population` gives them, and the log-scales that they are of."""
+    values = (study.values(features) - standard.center) / standard.sd
     keys = feature_keys(study.seed, Stage.SIZES, features)
     some = draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
     mesh = study.devices.mesh
-    return *draw_sizes(study.problem, log_ratio, study.levels, moments, some, keys, values, mesh=mesh), some
+    return *draw_finite_population(study.problem, log_ratio, study.levels, moments, some, keys, values, mesh=mesh), some
 
 
 def _describe(
-    study: Study, standard: Standard, draws: ScaleDraws, effects: tuple, sizes: tuple[np.ndarray, ...]
+    study: FitContext, standard: Standardization, draws: ScaleDraws, effects: tuple, sizes: tuple[np.ndarray, ...]
 ) -> dict[str, np.ndarray]:
     log_scales = np.asarray(draws.log_scales, float)
     pooled = log_scales.reshape(-1, *log_scales.shape[2:])
     if study.settings.preview:  # no chains to judge
         nothing = np.full(log_scales.shape[2:], np.nan)
-        verdict = Verdict(nothing, nothing, np.zeros(len(standard.sd), int), ~np.asarray(draws.diverging).any((0, 1)))
+        verdict = Diagnostics(nothing, nothing, np.zeros(len(standard.sd), int), ~np.asarray(draws.diverging).any((0, 1)))
     else:
-        verdict = judge(log_scales, np.asarray(draws.diverging), study.settings.target_ess)
+        verdict = diagnose(log_scales, np.asarray(draws.diverging), study.settings.target_ess)
     effect_mean, effect_sd = (part * standard.sd for part in effects)
     finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
     reason = _reasons(study, verdict, finite)
@@ -137,7 +142,7 @@ def _describe(
         "converged": reason == 0,
         "reason": reason,
         "khat": pareto_k(np.asarray(draws.log_ratios)),
-        "centre": standard.centre,
+        "center": standard.center,
         "unit": standard.sd,
         "effect_mean": effect_mean,
         "effect_sd": effect_sd,
@@ -159,7 +164,7 @@ def _describe(
     return found
 
 
-def _reasons(study: Study, verdict: Verdict, finite: np.ndarray) -> np.ndarray:
+def _reasons(study: FitContext, verdict: Diagnostics, finite: np.ndarray) -> np.ndarray:
     """Why each feature is marked, (feature,): places in `REASONS`."""
     applies = {
         "not finite": ~finite,

@@ -16,12 +16,12 @@ from bayesharm.fitting.assembly import label_posterior
 from bayesharm.fitting.repair import repair_run
 from bayesharm.fitting.scheduler import run_study
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import Study, _hash_scans, _unit_of
+from bayesharm.fitting.study import FitContext, _hash_scans, _unit_of
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import UNITS, ModelSpec
+from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.checkpoints import keep_parts
 from bayesharm.results.posterior import FORMAT, Posterior, load_posterior
@@ -38,7 +38,7 @@ def fit(
     covariates: Sequence[str] = (),
     protocol: Sequence[str] = (),
     reference: str | None = None,
-    units: str | None = None,
+    feature_scaling: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     repair: bool = False,
@@ -61,7 +61,7 @@ def fit(
         Columns that describe the scanners, in place of the protocol factors of the model.
     reference : str, optional
         The diagnosis that disorder effects are measured against; default: the model's, `HC`.
-    units : {'each', 'shared'}, optional
+    feature_scaling : {'per_feature', 'common'}, optional
         Compare the scales of features in each feature's own sd (the default: right for any mixture of measures), or in
         one unit for all (better where all features are of one kind, such as the edges of a connectome).
     out : path, optional
@@ -98,7 +98,9 @@ def fit(
         )
     if out is not None:
         check_output(out, resume=True, overwrite=overwrite, repair=repair)
-    spec = choose_model(model, dataset, covariates=covariates, protocol=protocol, reference=reference, units=units)
+    spec = configure_model(
+        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling
+    )
     if unknown := sorted(settings.keys() - {field.name for field in fields(Settings)}):
         raise InputError(
             "Unknown settings.",
@@ -114,7 +116,7 @@ def fit(
     plan = _plan(dataset, design, seed, chosen) | {"devices": str(devices)}
     with devices.in_use("float64"):
         problem, unit = make_problem(design), _unit_of(dataset, design)
-        study = Study(dataset, design, problem, unit, plan["seed"], chosen, devices)
+        study = FitContext(dataset, design, problem, unit, plan["seed"], chosen, devices)
         if repair and out is not None:
             repair_run(out, study, plan, progress or no_progress)
             return load_posterior(out)
@@ -126,14 +128,14 @@ def fit(
     return posterior
 
 
-def choose_model(
+def configure_model(
     model: str | ModelSpec,
     dataset: Dataset,
     *,
     covariates: Sequence[str] = (),
     protocol: Sequence[str] = (),
     reference: str | None = None,
-    units: str | None = None,
+    feature_scaling: str | None = None,
 ) -> ModelSpec:
     """The model that :func:`fit` fits, with what the user has chosen; parameters as there.
 
@@ -148,15 +150,15 @@ def choose_model(
         spec = name_factors(spec, protocol, dataset.scans)
     if reference is not None:
         spec = replace(spec, reference=reference)
-    if units is not None:
-        if units not in UNITS:
+    if feature_scaling is not None:
+        if feature_scaling not in FEATURE_SCALINGS:
             raise InputError(
-                "Unknown units.",
-                got=repr(units),
-                expected=f"one of {', '.join(UNITS)}",
+                "Unknown feature_scaling.",
+                got=repr(feature_scaling),
+                expected=f"one of {', '.join(FEATURE_SCALINGS)}",
                 do="leave it out: each feature then has its own",
             )
-        spec = replace(spec, units=units)
+        spec = replace(spec, feature_scaling=feature_scaling)
     return spec
 
 

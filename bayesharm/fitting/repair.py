@@ -12,11 +12,11 @@ import numpy as np
 
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.fitting.assembly import label_posterior
-from bayesharm.fitting.block_sampler import ROUNDS
+from bayesharm.fitting.block_sampler import RETRY_SCHEDULE
 from bayesharm.fitting.scheduler import MOST_TOGETHER, run_again, run_study
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import Study
-from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.fitting.study import FitContext
+from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.io.atomic import digests, find_damage
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_plans, keep_parts
@@ -31,7 +31,7 @@ PIECE = re.compile(
 OF_ALL = ("/contraction/c/", "/correlation/c/")  # from the typical scales of all features
 
 
-def repair_run(out: Path, study: Study, plan: dict[str, Any], progress: Progress) -> None:
+def repair_run(out: Path, study: FitContext, plan: dict[str, Any], progress: Progress) -> None:
     """Mend the tree of a finished run, so that it holds the same bytes as before.
 
     What features share is learned again, and then the features of which a file is damaged are sampled again, with those
@@ -90,8 +90,8 @@ def repair_run(out: Path, study: Study, plan: dict[str, Any], progress: Progress
 
 
 def _compute(
-    out: Path, study: Study, parts: Checkpoints, progress: Progress, damaged: Sequence[str]
-) -> tuple[Hyper, Arrays]:
+    out: Path, study: FitContext, parts: Checkpoints, progress: Progress, damaged: Sequence[str]
+) -> tuple[Hyperparameters, Arrays]:
     """Hyperparameters, and at least the features of which something is damaged."""
     n_features = len(study.dataset.features.names)
     everything = (
@@ -114,10 +114,10 @@ def _compute(
 
 
 def _last_turns(out: Path, settings: Settings) -> np.ndarray:
-    """The last of the `ROUNDS` in which each feature was sampled, from the number of its draws."""
+    """The last of the `RETRY_SCHEDULE` in which each feature was sampled, from the number of its draws."""
     import zarr
 
     draws = np.asarray(zarr.open_array(out / TREE / "scales" / "draws", mode="r")[:])
     if settings.preview:
         return np.zeros(len(draws), int)
-    return np.searchsorted([len(parts) for parts in ROUNDS], draws // (settings.chains * settings.n_draws))
+    return np.searchsorted([len(parts) for parts in RETRY_SCHEDULE], draws // (settings.chains * settings.n_draws))

@@ -13,17 +13,17 @@ import numpy as np
 
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.finite_population import draw_sizes
+from bayesharm.conditional.finite_population import draw_finite_population
 from bayesharm.errors import shorten
-from bayesharm.fitting.block_sampler import ROUNDS, BlockSampler
+from bayesharm.fitting.block_sampler import RETRY_SCHEDULE, BlockSampler
 from bayesharm.fitting.feature_summary import join_features, leapfrog, summarize_features
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import Study
-from bayesharm.inference.effective_features import count_for_ratios
-from bayesharm.inference.hyperparameters import Hyper, fit_hyper
-from bayesharm.inference.importance import evaluate_nodes, find_modes
+from bayesharm.fitting.study import FitContext
+from bayesharm.inference.effective_features import count_independent_for_ratios
+from bayesharm.inference.hyperparameters import Hyperparameters, fit_hyperparameters
+from bayesharm.inference.importance import find_modes, log_importance_weights
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
-from bayesharm.inference.predictive_prior import make_mixture, vague_mixture
+from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.scales import approximate_block, sample_block
 from bayesharm.inference.variance_ratios import pick_features, ratio_gradient
 from bayesharm.likelihood.problem import Problem
@@ -34,11 +34,19 @@ STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
 MOST_TOGETHER = 48  # features of a study that are sampled together with what they share where nodes do not resolve that
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy, and more where an accelerator does most of the work
-PROGRAMS = (find_modes, evaluate_nodes, ratio_gradient, approximate_block, sample_block, average_effects, draw_sizes)
+PROGRAMS = (
+    find_modes,
+    log_importance_weights,
+    ratio_gradient,
+    approximate_block,
+    sample_block,
+    average_effects,
+    draw_finite_population,
+)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
 
-def run_study(study: Study, parts: Checkpoints, progress: Progress) -> tuple[Hyper, Arrays]:
+def run_study(study: FitContext, parts: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
     """What features share, and summaries of every feature.
 
     Parameters
@@ -49,13 +57,13 @@ def run_study(study: Study, parts: Checkpoints, progress: Progress) -> tuple[Hyp
     progress : callable
     """
     n_features = len(study.dataset.features.names)
-    _tell_kept(parts, progress)
+    _report_resumed(parts, progress)
     if n_kept := study.settings.n_kept:
         size = n_kept * len(study.problem.log_medians) * n_features * np.dtype(np.float32).itemsize
         progress("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
     _keep_programs_of(study)
     # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
-    pool = _hire(study)
+    pool = _make_executor(study)
     try:
         few = n_features <= FEW_FEATURES and not study.settings.preview
         hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, progress)
@@ -70,17 +78,17 @@ def run_study(study: Study, parts: Checkpoints, progress: Progress) -> tuple[Hyp
     return hyper, results
 
 
-def _hire(study: Study) -> Executor:
-    return ThreadPoolExecutor(N_WORKERS if study.devices.of_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2))
+def _make_executor(study: FitContext) -> Executor:
+    return ThreadPoolExecutor(N_WORKERS if study.devices.is_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2))
 
 
-def _tell_kept(parts: Checkpoints, progress: Progress) -> None:
+def _report_resumed(parts: Checkpoints, progress: Progress) -> None:
     if parts.kept or parts.damaged:
         note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
         progress("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
 
 
-def _keep_programs_of(study: Study) -> None:
+def _keep_programs_of(study: FitContext) -> None:
     """Drop what was compiled for another design or other sizes: all would fill the memory after some twenty fits."""
     global _compiled_for
     n_sample = min(len(study.dataset.features.names), study.settings.hyper_features)
@@ -91,12 +99,12 @@ def _keep_programs_of(study: Study) -> None:
         _compiled_for = wanted
 
 
-def _fit_few(pool: Executor, study: Study, parts: Checkpoints, progress: Progress) -> tuple[Hyper, Arrays]:
+def _fit_few(pool: Executor, study: FitContext, parts: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
     """Everything in one chain of draws."""
     n_features = len(study.dataset.features.names)
     kept, found = parts.read("together-hyper"), parts.read("together")
     if kept is not None and found is not None:
-        return Hyper.from_arrays(kept), found
+        return Hyperparameters.from_arrays(kept), found
     progress("features", 0, n_features, "compiling, then sampling all together with what they share")
     n_draws = max(LEAST_DRAWS, study.settings.n_draws)
     every = np.arange(n_features)
@@ -109,7 +117,7 @@ def _fit_few(pool: Executor, study: Study, parts: Checkpoints, progress: Progres
     return joint.hyper, found
 
 
-def _sample_together(study: Study, features: np.ndarray, n_draws: int) -> Joint:
+def _sample_together(study: FitContext, features: np.ndarray, n_draws: int) -> Joint:
     moments, n_effective = study.moments(features)[0], _count_effective(study, features)
     with study.devices.in_use("float64"):
         return sample_joint(
@@ -117,22 +125,22 @@ def _sample_together(study: Study, features: np.ndarray, n_draws: int) -> Joint:
         )
 
 
-def _count_effective(study: Study, features: np.ndarray) -> float:
+def _count_effective(study: FitContext, features: np.ndarray) -> float:
     """As how many independent features those count that ratios are learned from."""
     few = features[pick_features(len(features))]
-    return count_for_ratios(study.design, study.dataset.scans, study.values(few))
+    return count_independent_for_ratios(study.design, study.dataset.scans, study.values(few))
 
 
-def _fit_many(pool: Executor, study: Study, parts: Checkpoints, progress: Progress) -> tuple[Hyper, Arrays]:
+def _fit_many(pool: Executor, study: FitContext, parts: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
     """What features share from a sample of them, then every feature, block by block."""
-    learned = None if parts.read("together") is not None else _learn(pool, study, parts, progress)
+    learned = None if parts.read("together") is not None else _fit_shared_parameters(pool, study, parts, progress)
     if learned is None:
         return _fit_few(pool, study, parts, progress)
     hyper, sample = learned
     work = _sampler(study, hyper, sample)
     n_features = len(study.dataset.features.names)
     results = _sample_features(pool, work, parts, progress, np.arange(n_features), 0)
-    for turn in range(1, 1 if study.settings.preview else len(ROUNDS)):
+    for turn in range(1, 1 if study.settings.preview else len(RETRY_SCHEDULE)):
         failed = np.flatnonzero(~results["converged"])
         if not len(failed):
             break
@@ -143,8 +151,8 @@ def _fit_many(pool: Executor, study: Study, parts: Checkpoints, progress: Progre
 
 
 def run_again(
-    study: Study, parts: Checkpoints, progress: Progress, wanted: np.ndarray, turns: np.ndarray
-) -> tuple[Hyper, Arrays]:
+    study: FitContext, parts: Checkpoints, progress: Progress, wanted: np.ndarray, turns: np.ndarray
+) -> tuple[Hyperparameters, Arrays]:
     """What features share, and summaries of some features: of the blocks that they were part of, and no others.
 
     Parameters
@@ -153,7 +161,7 @@ def run_again(
         As for :func:`run_study`.
     wanted : (feature,) bool array
     turns : (feature,) int array
-        The last of the `ROUNDS` in which each feature was sampled: who was in a block with whom.
+        The last of the `RETRY_SCHEDULE` in which each feature was sampled: who was in a block with whom.
 
     Returns
     -------
@@ -161,16 +169,16 @@ def run_again(
     results : dict of arrays
         As of :func:`run_study`; features that were not computed are NaN or 0.
     """
-    _tell_kept(parts, progress)
+    _report_resumed(parts, progress)
     _keep_programs_of(study)
-    pool = _hire(study)
+    pool = _make_executor(study)
     try:
-        learned = _learn(pool, study, parts, progress)
+        learned = _fit_shared_parameters(pool, study, parts, progress)
         assert learned is not None  # so few features are all computed again
         hyper, sample = learned
         work, results = _sampler(study, hyper, sample), Arrays()
         size = study.block_size
-        for turn in range(len(ROUNDS)):
+        for turn in range(len(RETRY_SCHEDULE)):
             features, due = np.flatnonzero(turns >= turn), wanted & (turns == turn)
             blocks = [features[start : start + size] for start in range(0, len(features), size)]
             if not (blocks := [block for block in blocks if due[block].any()]):
@@ -185,21 +193,23 @@ def run_again(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _sampler(study: Study, hyper: Hyper, sample: np.ndarray) -> BlockSampler:
+def _sampler(study: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler:
     """What samples a block, given what features share and the features that taught it."""
-    mixture = make_mixture(hyper)
+    mixture = make_predictive_prior(hyper)
     weights = np.zeros((len(mixture.log_weight), len(study.dataset.features.names)))
     weights[:, sample] = mixture.log_weight
     return BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
 
 
-def _learn(pool: Executor, study: Study, parts: Checkpoints, progress: Progress) -> tuple[Hyper, np.ndarray] | None:
+def _fit_shared_parameters(
+    pool: Executor, study: FitContext, parts: Checkpoints, progress: Progress
+) -> tuple[Hyperparameters, np.ndarray] | None:
     """What features share, and the features that taught it; None where it takes all of a few, sampled together."""
     n_features, settings = len(study.dataset.features.names), study.settings
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     n_sample = min(n_features, settings.hyper_features)
     if kept := parts.read("hyper"):
-        return Hyper.from_arrays(kept), kept["sample"]
+        return Hyperparameters.from_arrays(kept), kept["sample"]
     sample = np.sort(rng.choice(n_features, n_sample, replace=False))
     moments, _ = study.moments(sample)
     progress("hyperparameters", 0, n_sample, f"from {n_sample} features")
@@ -209,15 +219,20 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, progress: Progress)
     def note_progress(note: str) -> None:
         progress("hyperparameters", 0, n_sample, note)
 
-    def learn() -> Hyper | None:
+    def update_posterior() -> Hyperparameters | None:
         with study.devices.in_use("float64"):
-            return fit_hyper(
-                study.problem, moments, sample, n_effective, seed=study.seed, preview=settings.preview,
+            return fit_hyperparameters(
+                study.problem,
+                moments,
+                sample,
+                n_effective,
+                seed=study.seed,
+                preview=settings.preview,
                 on_iteration=note_progress,
             )
 
     ahead = pool.submit(_compile, study, n_sample)
-    hyper = pool.submit(learn).result()
+    hyper = pool.submit(update_posterior).result()
     if hyper is None and n_features <= MOST_TOGETHER:
         note_progress("they do not settle; all features are sampled together with what they share, which takes some minutes")
         return None
@@ -233,10 +248,10 @@ def _learn(pool: Executor, study: Study, parts: Checkpoints, progress: Progress)
     return hyper, sample
 
 
-def _compile(study: Study, n_sample: int) -> None:
+def _compile(study: FitContext, n_sample: int) -> None:
     """Sample a block under a prior that means nothing, so that its program is there when hyperparameters are."""
     n_features = len(study.dataset.features.names)
-    mixture = vague_mixture(study.problem, n_sample, n_features)
+    mixture = placeholder_prior(study.problem, n_sample, n_features)
     block = next(_blocks(np.arange(n_features), study.block_size))
     BlockSampler(study, np.zeros(study.problem.n_ratios), mixture).sample(block)
 
@@ -252,7 +267,7 @@ def _sample_features(
     """Summaries of features, each part of them kept as soon as it is there."""
     n_features, size = len(features), work.study.block_size
     step = size * min(BLOCKS_OF_A_PART, max(1, FEATURES_OF_A_PART // size))
-    stage, after = STAGES[turn], "to run again" if turn + 1 < len(ROUNDS) else "not converged"
+    stage, after = STAGES[turn], "to run again" if turn + 1 < len(RETRY_SCHEDULE) else "not converged"
     shares = [features[start : start + step] for start in range(0, n_features, step)]
     kept = [_read_share(parts, f"features-{turn}-{k}", share) for k, share in enumerate(shares)]
     blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]

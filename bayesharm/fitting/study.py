@@ -15,7 +15,7 @@ from bayesharm.conditional.finite_population import Levels, list_levels
 from bayesharm.data.dataset import Dataset, load_dataset, sort_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
-from bayesharm.likelihood.moments import MomentReader, Moments, Standard
+from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
 from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.model.design import Design, build_design
 from bayesharm.results.posterior import Posterior
@@ -25,7 +25,7 @@ LARGEST_VARIANCE = 1e200  # sums of products stay finite
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class FitContext:
     """What is fitted, and how; the same for all features.
 
     Attributes
@@ -52,15 +52,15 @@ class Study:
     def block_size(self) -> int:
         """Features at work at once, on all devices together."""
         n_devices, n_features = len(self.devices.all), len(self.dataset.features.names)
-        of_cpu = BLOCK_OF_PREVIEW if self.settings.preview else BLOCK_OF_CPU
-        size = self.settings.block_size or (of_cpu if self.devices.of_cpu else BLOCK_OF_ACCELERATOR)
+        is_cpu = BLOCK_OF_PREVIEW if self.settings.preview else BLOCK_OF_CPU
+        size = self.settings.block_size or (is_cpu if self.devices.is_cpu else BLOCK_OF_ACCELERATOR)
         return n_devices * min(size, -(-n_features // n_devices))
 
     @cached_property
     def _reader(self) -> MomentReader:
         return MomentReader(self.dataset.features, self.design, self.problem.plan.layout, self.unit)
 
-    def moments(self, features: np.ndarray) -> tuple[Moments, Standard]:
+    def moments(self, features: np.ndarray) -> tuple[Moments, Standardization]:
         """Moments of some features."""
         return self._reader(features)
 
@@ -74,8 +74,7 @@ class Study:
         return list_levels(self.design)
 
 
-
-def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:
+def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> FitContext:
     """The study that a run is of, for what needs the scans themselves.
 
     Parameters
@@ -128,7 +127,7 @@ def reopen(posterior: Posterior, dataset: Dataset | None = None) -> Study:
     design = build_design(dataset.scans, posterior.spec)
     with devices.in_use("float64"):
         problem, unit = make_problem(design), _unit_of(dataset, design)
-        return Study(dataset, design, problem, unit, run["seed"], Settings(**run["settings"]), devices)
+        return FitContext(dataset, design, problem, unit, run["seed"], Settings(**run["settings"]), devices)
 
 
 def _hash_scans(dataset: Dataset) -> str:
@@ -161,4 +160,4 @@ def _unit_of(dataset: Dataset, design: Design) -> float | None:
             expected="at least two different values" if flat else limits,
             do="leave these features out" + ("" if flat else ", or give them in another unit"),
         )
-    return float(np.sqrt(squares / n_features)) if design.spec.units == "shared" else None
+    return float(np.sqrt(squares / n_features)) if design.spec.feature_scaling == "common" else None

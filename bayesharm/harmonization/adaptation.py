@@ -16,16 +16,16 @@ from scipy import sparse
 
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.gaussian import know, of_forms, variance_of_forms
+from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset, sort_dataset
 from bayesharm.errors import InputError, check_kind, shorten
-from bayesharm.harmonization.feature_matching import compare_units, match_features, size_of
-from bayesharm.inference.variance_ratios import fit_new_ratios
-from bayesharm.likelihood.merging import add_scans
+from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
+from bayesharm.inference.variance_ratios import fit_unseen_ratios
+from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, make_problem
-from bayesharm.likelihood.sufficient_statistics import Statistics
+from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import FIXED, Design
 from bayesharm.results.nodes import NODE, label_effects, read_statistics, write_statistics
@@ -69,13 +69,13 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
     RunFolderError
         The posterior keeps no statistics.
     """
-    learned, doubts = learn(posterior, dataset)
+    learned, doubts = update_posterior(posterior, dataset)
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=2)
     return learned
 
 
-def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
+def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
     """The same without warnings; what they would say comes with the posterior."""
     check_kind(posterior, Posterior, "adapt", "load_posterior")
     check_kind(dataset, Dataset, "adapt", "load_dataset")
@@ -91,8 +91,8 @@ def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]
     old = read_statistics(posterior)
     scales = posterior.tree["scales"].to_dataset()
     values, left_out, doubts = _values(posterior, dataset)
-    standard = (values - scales["centre"].values) / scales["unit"].values
-    both, without = add_scans(old, dataset, standard)
+    standard = (values - scales["center"].values) / scales["unit"].values
+    both, without = append_scans(old, dataset, standard)
     design = both.design
     problem = make_problem(design, both.plan)
     log_scales = np.log(scales["q50"].values / scales["unit"].values)
@@ -101,7 +101,7 @@ def learn(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]
     in_fit = _find_those_of_fit(posterior, design)
     n_effective = posterior.tree["hyper"].attrs["features_effective"]
     with find_devices().in_use("float64"):
-        log_ratio = fit_new_ratios(problem, both.moments, log_scales, log_ratio, n_effective, ~there)
+        log_ratio = fit_unseen_ratios(problem, both.moments, log_scales, log_ratio, n_effective, ~there)
         effects = _summarize(problem, both, in_fit, log_ratio, log_scales, scales["unit"].values)
         told = _describe(problem, both, in_fit, log_ratio, np.nanmedian(log_scales, axis=1)[:, None])
     by_scanner = _count_scans(both)
@@ -126,14 +126,14 @@ def _values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[st
             do="adapt to the other scans (bayesharm.adapt), and harmonize all with what comes out",
         )
     scanner, scanners = pd.factorize(dataset.scans["scanner"])
-    return values, left_out, compare_units(posterior, np.arange(len(at)), size_of(values, scanner), names, scanners)
+    return values, left_out, compare_units(posterior, np.arange(len(at)), root_mean_square(values, scanner), names, scanners)
 
 
 def _find_those_of_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
     """Which scanners and populations the fit had, by group."""
     found = {}
     for group in design.effects:
-        if group.name == design.spec.removes or group.dim == "population":
+        if group.name == design.spec.removed_effect or group.dim == "population":
             there: list[str] = []
             if group.name in posterior.tree["effects"]:
                 node = posterior.effect(group.name)
@@ -146,16 +146,16 @@ def _count_from(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
     """Effects from the mean of their mates that were in the fit, if there were any, (level, column)."""
     effect = add_columns(group.columns, group.n_columns).toarray()
     forms = effect.copy()
-    for label in np.unique(group.mates):
-        mates = group.mates == label
-        base = mates & in_fit if (mates & in_fit).any() else mates
-        forms[mates] -= effect[base].mean(0)
+    for label in np.unique(group.contrast_group):
+        contrast_group = group.contrast_group == label
+        base = contrast_group & in_fit if (contrast_group & in_fit).any() else contrast_group
+        forms[contrast_group] -= effect[base].mean(0)
     return sparse.csr_array(forms)
 
 
 def _summarize(
     problem: Problem,
-    both: Statistics,
+    both: SufficientStatistics,
     in_fit: dict[str, np.ndarray],
     log_ratio: np.ndarray,
     log_scales: np.ndarray,
@@ -171,42 +171,42 @@ def _summarize(
         own = slice(start, min(start + width, n_features))
         moments, first = Moments(*(part[:, block] for part in both.moments)), 0
         plain = np.stack(average_effects(problem, log_ratio, moments, log_scales[None, :, block]))
-        known = jax.tree.map(np.asarray, know(problem, log_ratio, moments, log_scales[None, :, block]))
+        known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, moments, log_scales[None, :, block]))
         for group in groups:
             some = plain[:, first : (first := first + len(group.levels))]
             if group.name in forms:
-                mean, variance = variance_of_forms(known, forms[group.name])
+                mean, variance = variance_of_combinations(known, forms[group.name])
                 some = np.stack([mean[0].T, np.sqrt(variance[0].T)])
             found[group.name][..., own] = (some * unit[block])[..., : own.stop - own.start]
     return {name: (mean, sd) for name, (mean, sd) in found.items()}
 
 
 def _describe(
-    problem: Problem, both: Statistics, in_fit: dict[str, np.ndarray], log_ratio: np.ndarray, typical: np.ndarray
+    problem: Problem, both: SufficientStatistics, in_fit: dict[str, np.ndarray], log_ratio: np.ndarray, typical: np.ndarray
 ) -> dict[str, Any]:
     """What follows from the scans alone, at typical scales: contraction of each group, correlations of what is removed."""
     design = both.design
     nothing = Moments(*(np.zeros((len(part), 1)) for part in both.moments))
-    known = jax.tree.map(np.asarray, know(problem, log_ratio, nothing, typical[None]))
+    known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, nothing, typical[None]))
     prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
     own = design.bias_ratio_of
     prior *= np.where(own >= 0, np.exp(log_ratio[len(design.scanners) + own]), 1.0)
     found: dict[str, Any] = {}
     removable = []
-    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removes):  # scanners first
+    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
         if group.name in in_fit:
             removable.append(forms := _count_from(group, in_fit[group.name]))
         else:
             forms = sparse.csr_array(group.contrasts)
-        found[group.name] = 1 - variance_of_forms(known, forms)[1][0, 0] / (forms.power(2) @ prior)
-    covariance = of_forms(known, sparse.vstack(removable).tocsr())[1][0, 0]
+        found[group.name] = 1 - variance_of_combinations(known, forms)[1][0, 0] / (forms.power(2) @ prior)
+    covariance = linear_combinations(known, sparse.vstack(removable).tocsr())[1][0, 0]
     sd = np.sqrt(np.diag(covariance))
     sd = np.where(sd > 0, sd, 1.0)  # the only population that the fit had is known: it is what others are counted from
     found["correlation"] = covariance / sd / sd[:, None]
     return found
 
 
-def _count_scans(both: Statistics) -> dict[str, np.ndarray]:
+def _count_scans(both: SufficientStatistics) -> dict[str, np.ndarray]:
     """As the node `/design` has it, for each scanner."""
     design, n_scanners = both.design, len(both.design.scanners)
     scanners = identify(design).scanners.loc[list(design.scanners)]
@@ -214,11 +214,11 @@ def _count_scans(both: Statistics) -> dict[str, np.ndarray]:
         "component": scanners["component"].to_numpy(),
         "n_travelers": scanners["n_travelers"].to_numpy(),
         "n_scans": np.bincount(design.class_scanner, both.size, n_scanners).astype(int),
-        "n_once": np.bincount(design.class_scanner, both.size * design.class_once, n_scanners).astype(int),
+        "n_once": np.bincount(design.class_scanner, both.size * design.class_single_scan, n_scanners).astype(int),
     }
 
 
-def _on_new(both: Statistics, old: Statistics, n_given: int, n_travelers: np.ndarray) -> list[str]:
+def _on_new(both: SufficientStatistics, old: SufficientStatistics, n_given: int, n_travelers: np.ndarray) -> list[str]:
     """What was learned from."""
     used = int(both.size.sum() - old.size.sum())
     new = [name not in old.design.scanners for name in both.design.scanners]
@@ -231,7 +231,7 @@ def _on_new(both: Statistics, old: Statistics, n_given: int, n_travelers: np.nda
     if used < n_given:
         notes.append(f"{n_given - used:,} scans of people who did not travel are not used by this model.")
     alone = names[new & (n_travelers == 0)]
-    if len(alone) and any(family.by == "population" for family in both.design.spec.families):
+    if len(alone) and any(family.grouping == "population" for family in both.design.spec.families):
         notes.append(
             f"No traveler was scanned on {shorten(alone)}: what is known of it rests on the priors of how people differ."
         )
@@ -240,7 +240,7 @@ def _on_new(both: Statistics, old: Statistics, n_given: int, n_travelers: np.nda
 
 def _label(
     posterior: Posterior,
-    both: Statistics,
+    both: SufficientStatistics,
     effects: dict[str, tuple[np.ndarray, np.ndarray]],
     told: dict[str, Any],
     in_fit: dict[str, np.ndarray],

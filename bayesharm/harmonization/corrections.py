@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-
 class Effects(NamedTuple):
     """Effects that are removed, level by level; scanners first.
 

@@ -32,9 +32,9 @@ from bayesharm.data.features import Features, find_flaws
 from bayesharm.data.row_matching import check_rows, find_rows
 from bayesharm.data.scans import Check, read_scans
 from bayesharm.errors import InputError, shorten
-from bayesharm.fitting.fit import choose_model, fit
+from bayesharm.fitting.fit import configure_model, fit
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
-from bayesharm.harmonization.selection import Unseen, choose_families
+from bayesharm.harmonization.selection import NewScanners, choose_families
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.posterior import Posterior, load_posterior
@@ -59,15 +59,15 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     model : str or ModelSpec
-        As for :func:`bayesharm.fit`, like `covariates`, `protocol`, `reference`, `units` and `seed`.
+        As for :func:`bayesharm.fit`, like `covariates`, `protocol`, `reference`, `feature_scaling` and `seed`.
     columns : mapping, optional
         Our name -> the column of `scans`, such as ``{"participant_id": "subject"}``.
     scans : DataFrame, optional
         A table of all scans, for methods that are not given one. X must be a DataFrame then: its rows are found by its
         index, in the column `scan_id` of the table or, if there is none, in the index.
-    remove, target, scale, unseen
+    remove, target, match_noise, new_scanners
         As for :func:`bayesharm.harmonize`. They matter to `transform` only: to change them nothing has to be fitted again.
-        With ``unseen="adapt"`` what a new scanner does is learned from the scans that are transformed. What needs the
+        With ``new_scanners="adapt"`` what a new scanner does is learned from the scans that are transformed. What needs the
         diagnosis of these scans is refused: to remove sampling, and to adapt a model of disorder effects.
     preview : bool
         Fit quickly and roughly, without sampling.
@@ -102,13 +102,13 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         covariates: Sequence[str] = (),
         protocol: Sequence[str] = (),
         reference: str | None = None,
-        units: str | None = None,
+        feature_scaling: str | None = None,
         columns: Mapping[str, str] | None = None,
         scans: pd.DataFrame | None = None,
         remove: str | Sequence[str] | None = None,
         target: str | None = None,
-        scale: bool = False,
-        unseen: Unseen = "error",
+        match_noise: bool = False,
+        new_scanners: NewScanners = "error",
         preview: bool = False,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
@@ -117,13 +117,13 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.covariates = covariates
         self.protocol = protocol
         self.reference = reference
-        self.units = units
+        self.feature_scaling = feature_scaling
         self.columns = columns
         self.scans = scans
         self.remove = remove
         self.target = target
-        self.scale = scale
-        self.unseen = unseen
+        self.match_noise = match_noise
+        self.new_scanners = new_scanners
         self.preview = preview
         self.seed = seed
         self.settings = settings
@@ -153,13 +153,13 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         _refuse_missing(values, names)
         table = self._read(X, len(values), scans, "fit")
         features = Features.from_array(values, names)
-        spec = choose_model(
+        spec = configure_model(
             self.model,
             Dataset(table, features),
             covariates=self.covariates,
             protocol=self.protocol,
             reference=self.reference,
-            units=self.units,
+            feature_scaling=self.feature_scaling,
         )
         self._check_options(spec)
         flaws = find_flaws(features.align(build_design(table, spec).rows))
@@ -190,7 +190,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Features as in the fit; missing values stay missing.
         scans : DataFrame
             One row for each row of X. Diagnoses are not looked at, since they may be what is to be predicted; covariates are
-            needed only to `scale`.
+            needed only to `match_noise`.
 
         Returns
         -------
@@ -245,8 +245,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 dataset,
                 remove=self.remove,
                 target=self.target,
-                scale=self.scale,
-                unseen=self.unseen,
+                match_noise=self.match_noise,
+                new_scanners=self.new_scanners,
                 inverse=inverse,
             )
         for note in found.notes:
@@ -255,12 +255,14 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _check_options(self, spec: ModelSpec) -> None:
         """Refuse what needs the diagnoses of the scans that are transformed."""
-        adapts = self.unseen == "adapt" and any(family.by in ("diagnosis", "population") for family in spec.families)
+        adapts = self.new_scanners == "adapt" and any(
+            family.grouping in ("diagnosis", "population") for family in spec.families
+        )
         if adapts or len(choose_families(spec, self.remove)) > 1:
             raise InputError(
                 "transform does not look at diagnoses, which may be what is to be predicted, and this option needs them.",
-                got=f"remove={self.remove!r}, unseen={self.unseen!r}",
-                expected="only effects of scanners in `remove`; unseen='adapt' with a model that has no diagnoses",
+                got=f"remove={self.remove!r}, new_scanners={self.new_scanners!r}",
+                expected="only effects of scanners in `remove`; new_scanners='adapt' with a model that has no diagnoses",
                 do="leave the option out, or use bayesharm.harmonize, outside of pipelines",
             )
 

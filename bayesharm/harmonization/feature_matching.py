@@ -12,7 +12,7 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.results.posterior import Posterior
 
 FACTOR = 100.0  # a feature that is so much larger than in the fit, or smaller, is in another unit
-CLEAR = 5.0  # sds that a feature's centre is from 0, so that being near 0 says something
+CLEAR = 5.0  # sds that a feature's center is from 0, so that being near 0 says something
 
 
 def match_features(posterior: Posterior, features: Features) -> tuple[Features, np.ndarray, list[str]]:
@@ -50,7 +50,7 @@ def match_features(posterior: Posterior, features: Features) -> tuple[Features, 
     return features.take(features.names[at >= 0]), at[at >= 0], [note + "."]
 
 
-def size_of(values: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
+def root_mean_square(values: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
     """Root mean square of each feature over the scans of each group that have it; NaN where none has.
 
     Parameters
@@ -82,15 +82,15 @@ def compare_units(
     at : (feature,) int array
         Places of the features in the posterior.
     size : (scanner, feature) array
-        As :func:`size_of` gives it, of the new scans.
+        As :func:`root_mean_square` gives it, of the new scans.
     names : (feature,) str array
     scanners : sequence of str
     """
     scales = posterior.tree["scales"].to_dataset()
-    centre, unit = scales["centre"].values[at], scales["unit"].values[at]
-    ratio = size / np.hypot(centre, unit)
+    center, unit = scales["center"].values[at], scales["unit"].values[at]
+    ratio = size / np.hypot(center, unit)
     small = ratio < 1 / FACTOR
-    other = (ratio > FACTOR) | (small & (np.abs(centre) > CLEAR * unit))
+    other = (ratio > FACTOR) | (small & (np.abs(center) > CLEAR * unit))
     other |= small & (small.mean(1, keepdims=True) > 0.5)  # one feature may be near 0 in a few scans, not most of them
     concerned = other.any(1)
     if not concerned.any():

@@ -18,14 +18,14 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.features import Features
 from bayesharm.errors import BayesharmError, InputError, check_kind, shorten
 from bayesharm.harmonization.corrections import Correction
-from bayesharm.harmonization.feature_matching import compare_units, match_features, size_of
+from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
 from bayesharm.harmonization.selection import (
-    Unseen,
-    adapt_to_unseen,
+    NewScanners,
+    adapt_to_new_scanners,
     choose_families,
     find_target,
-    on_meaning,
+    interpretation_notes,
     place_scans,
 )
 from bayesharm.io.writers import Output, create_matrices
@@ -76,13 +76,13 @@ def harmonize(
     *,
     remove: str | Sequence[str] | None = None,
     target: str | None = None,
-    scale: bool = False,
+    match_noise: bool = False,
     draws: int = 0,
-    unseen: Unseen = "error",
+    new_scanners: NewScanners = "error",
     inverse: bool = False,
     seed: int = 0,
 ) -> Harmonized:
-    """Subtract from every scan the centred effect of its scanner.
+    """Subtract from every scan the centered effect of its scanner.
 
     Works for the scans of the fit, and for new scans and people on some or all of its scanners; nobody's diagnosis needs to
     be known.
@@ -98,13 +98,13 @@ def harmonize(
     target : str, optional
         The scanner that scans are brought to: they become as if it had measured them, and its own stay as they are. By
         default the average of all scanners of the fit.
-    scale : bool
+    match_noise : bool
         Also equalize the noise of scanners: what a person deviates from what is expected of the diagnosis, covariates and
         population is multiplied so that its variance is the same on every scanner. The expectation is taken as known, and
         needs the covariates of the fit.
     draws : int
         How many joint posterior draws to give.
-    unseen : {'error', 'prior', 'adapt'}
+    new_scanners : {'error', 'prior', 'adapt'}
         What to do about scanners (and populations) that the fit has not seen: refuse them; take them as average ones, with
         the uncertainty of the prior; or learn what they do from their scans first, as :func:`bayesharm.adapt` does. Nothing
         is learned from scans on known scanners then, which may have been in the fit.
@@ -123,7 +123,7 @@ def harmonize(
     InputError
         A scanner is unknown to the posterior, features of the fit are absent, or an option is impossible.
     """
-    job = _prepare(posterior, dataset, remove, target, scale, draws, unseen, inverse, seed)
+    job = _prepare(posterior, dataset, remove, target, match_noise, draws, new_scanners, inverse, seed)
     shape = (len(dataset.scans), job.features.n_features)
     mean, sd = np.empty(shape, job.dtype), np.empty(shape, job.sd_dtype)
     every = np.empty((draws, *shape), job.dtype) if draws else None
@@ -144,8 +144,8 @@ def harmonize_to_files(
     draws: int = 0,
     remove: str | Sequence[str] | None = None,
     target: str | None = None,
-    scale: bool = False,
-    unseen: Unseen = "error",
+    match_noise: bool = False,
+    new_scanners: NewScanners = "error",
     inverse: bool = False,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -161,7 +161,7 @@ def harmonize_to_files(
         ``<file>.PREVIEW.txt``, which says so.
     draws_file : path
         Where `draws` joint draws go; tables have a row for each scan of each draw.
-    draws, remove, target, scale, unseen, inverse, seed
+    draws, remove, target, match_noise, new_scanners, inverse, seed
         As in :func:`harmonize`.
     progress : callable, optional
         Receives (stage, done, total, note), as in :func:`fit`: features, draws, rows of tables.
@@ -185,10 +185,10 @@ def harmonize_to_files(
             expected="both, or neither",
             do="give the other too",
         )
-    job = _prepare(posterior, dataset, remove, target, scale, draws, unseen, inverse, seed)
+    job = _prepare(posterior, dataset, remove, target, match_noise, draws, new_scanners, inverse, seed)
     wanted = ((mean, job.dtype, None), (sd, job.sd_dtype, None), (draws_file, job.dtype, draws))
     outputs = {
-        name: Output(path, dataset.scans["scan_id"].to_numpy(str), job.features.names, dtype, n, posterior.remark)
+        name: Output(path, dataset.scans["scan_id"].to_numpy(str), job.features.names, dtype, n, posterior.preview_notice)
         for name, (path, dtype, n) in zip(("mean", "sd", "draws"), wanted, strict=True)
         if path is not None
     }
@@ -253,7 +253,7 @@ class _Job:
         size = np.empty((len(self.scanners), n_features))
         for start, stop in self.features.blocks():
             part, values = slice(start, stop), self.features.read(start, stop)
-            size[:, part] = size_of(values, self.scanner)
+            size[:, part] = root_mean_square(values, self.scanner)
             mean[:, part] = next(self._corrected(values, part))
             if sd is not None:
                 sd[:, part] = self._spread(values, part)
@@ -323,9 +323,9 @@ def _prepare(
     dataset: Dataset,
     remove: str | Sequence[str] | None,
     target: str | None,
-    scale: bool,
+    match_noise: bool,
     draws: int,
-    unseen: Unseen,
+    new_scanners: NewScanners,
     inverse: bool,
     seed: int,
 ) -> _Job:
@@ -337,10 +337,10 @@ def _prepare(
             raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
     families = choose_families(posterior.spec, remove)
     features, at, left_out = match_features(posterior, dataset.features)
-    posterior, learned = adapt_to_unseen(posterior, dataset, unseen, inverse=inverse)
-    notes = [*filter(None, [posterior.remark]), *on_meaning(posterior.spec, families), *left_out, *learned]
+    posterior, learned = adapt_to_new_scanners(posterior, dataset, new_scanners, inverse=inverse)
+    notes = [*filter(None, [posterior.preview_notice]), *interpretation_notes(posterior.spec, families), *left_out, *learned]
     goal = find_target(posterior, target)
-    effects, scanner, population, about = place_scans(posterior, dataset.scans, families, unseen, at)
+    effects, scanner, population, about = place_scans(posterior, dataset.scans, families, new_scanners, at)
     converged = posterior.tree["scales"].to_dataset()["converged"].values[at]
     if not converged.all():
         names = features.names[~converged]
@@ -350,7 +350,7 @@ def _prepare(
         )
     place = -1 if goal is None else effects.levels.index(goal)
     correction = Correction(effects, scanner, population, place, at, seed)
-    expectation = Expectation(posterior, dataset.scans, families, at, goal) if scale else None
+    expectation = Expectation(posterior, dataset.scans, families, at, goal) if match_noise else None
     notes = list(dict.fromkeys([*notes, *about]))
     code, names = pd.factorize(dataset.scans["scanner"])
     return _Job(posterior, features, correction, expectation, int(draws), inverse, ", ".join(families), code, names, notes)

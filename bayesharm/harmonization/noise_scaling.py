@@ -31,7 +31,7 @@ def noise_factors(posterior: Posterior, log_ratio: np.ndarray, target: int, at: 
     noise = scales.sel(family="noise").values ** 2
     person = np.zeros_like(noise)
     for family in spec.families:
-        if family.by == "participant" and family.name in scales["family"]:
+        if family.grouping == "participant" and family.name in scales["family"]:
             person = scales.sel(family=family.name).values ** 2
     ratio = np.exp(log_ratio)[..., None]
     wanted = ratio[..., [target], :] if target >= 0 else 1.0  # so that the target's factor is exactly 1
@@ -65,10 +65,10 @@ class Expectation:
         scales, known = posterior.tree["scales"].to_dataset(), posterior.tree[NODE].to_dataset()
         n_scans = known["size"].values.sum()
         away = known["dense"].values[known["dense_column"].values == 0].sum(0) / n_scans  # the column of ones; of new scans
-        self.mean = (scales["centre"].values + scales["unit"].values * away)[at]
+        self.mean = (scales["center"].values + scales["unit"].values * away)[at]
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # weights of levels in each scan, and their effects
         for name in posterior.tree["effects"].children:
-            if name in posterior.spec.parts and name != posterior.spec.removes:
+            if name in posterior.spec.components and name != posterior.spec.removed_effect:
                 continue  # the sum of the parts is there too
             effect = posterior.effect(name)
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, at]
@@ -101,6 +101,6 @@ def _away_from_mean(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
             "Noise cannot be equalized without the covariates of the fit.",
             got=f"no column {shorten(absent)}",
             expected="covariates that are columns, since deviations from what is expected are scaled",
-            do="add them, or leave scale out",
+            do="add them, or leave match_noise out",
         )
     return np.stack([covariate_values(scans, each) - each.mean for each in covariates], axis=1)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.algorithms.devices import find_devices
-from bayesharm.conditional.gaussian import know, variance_of_forms
+from bayesharm.conditional.gaussian import condition_effects, variance_of_combinations
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import check_kind
-from bayesharm.likelihood.merging import join_scans
+from bayesharm.likelihood.merging import align_new_scans
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.results.nodes import read_statistics
@@ -52,7 +52,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
     """
     check_kind(posterior, Posterior, "predict", "load_posterior")
     scans = scans.scans if isinstance(scans, Dataset) else scans
-    joined, scales = join_scans(read_statistics(posterior), scans), posterior.tree["scales"].to_dataset()
+    joined, scales = align_new_scans(read_statistics(posterior), scans), posterior.tree["scales"].to_dataset()
     design, unit = joined.old.design, scales["unit"].values
     log_scales = np.log(scales["q50"].values / unit)
     problem = make_problem(design, joined.old.plan)
@@ -69,12 +69,12 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         own = slice(start, min(start + width, n_features))
         moments = Moments(*(part[:, block] for part in joined.old.moments))
         with find_devices().in_use("float64"):
-            known = jax.tree.map(np.asarray, know(problem, log_ratio, moments, log_scales[None, :, block]))
-        centre, variance = (part[0].T for part in variance_of_forms(known, joined.matrix[rows]))
+            known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, moments, log_scales[None, :, block]))
+        center, variance = (part[0].T for part in variance_of_combinations(known, joined.matrix[rows]))
         square = np.exp(2 * log_scales[:, block])
         noise = square[0] * np.exp(log_ratio[design.class_scanner[classes]])[:, None]
-        noise = noise + design.class_once[classes][:, None] * square[design.once_scale]
+        noise = noise + design.class_single_scan[classes][:, None] * square[design.single_scan_scale]
         n_own = own.stop - own.start
-        mean[joined.rows, own] = (centre * unit[block] + scales["centre"].values[block])[kind][:, :n_own]
+        mean[joined.rows, own] = (center * unit[block] + scales["center"].values[block])[kind][:, :n_own]
         sd[joined.rows, own] = (np.sqrt(variance + noise) * unit[block])[kind][:, :n_own]
     return Prediction(mean, sd)

@@ -17,7 +17,7 @@ from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import NODE
 from bayesharm.results.posterior import Posterior
 
-Unseen = Literal["error", "prior", "adapt"]
+NewScanners = Literal["error", "prior", "adapt"]
 
 
 def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -28,9 +28,12 @@ def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tupl
     InputError
         The model has no such effects, or they are no effects of scanners.
     """
-    by_scanner = [spec.removes, *(f.name for f in spec.families if f.by == "scanner" and f.name not in spec.parts)]
-    by_population = [family.name for family in spec.families if family.by == "population"]
-    wanted = (spec.removes,) if remove is None else tuple(remove) if isinstance(remove, list | tuple) else (remove,)
+    by_scanner = [
+        spec.removed_effect,
+        *(f.name for f in spec.families if f.grouping == "scanner" and f.name not in spec.components),
+    ]
+    by_population = [family.name for family in spec.families if family.grouping == "population"]
+    wanted = (spec.removed_effect,) if remove is None else tuple(remove) if isinstance(remove, list | tuple) else (remove,)
     wanted = tuple(name.strip() for part in wanted for name in str(part).split(","))
     first = [name for name in wanted if name in by_scanner]
     others = [name for name in wanted if name in by_population]
@@ -64,8 +67,8 @@ def find_target(posterior: Posterior, target: str | None) -> str | None:
     return target
 
 
-def adapt_to_unseen(
-    posterior: Posterior, dataset: Dataset, unseen: Unseen, *, inverse: bool = False
+def adapt_to_new_scanners(
+    posterior: Posterior, dataset: Dataset, new_scanners: NewScanners, *, inverse: bool = False
 ) -> tuple[Posterior, list[str]]:
     """The posterior once it has learned from scans of scanners that it has not seen, if it shall; and notes.
 
@@ -74,28 +77,28 @@ def adapt_to_unseen(
     InputError
         There is no such choice, or nothing that could be learned.
     """
-    if unseen not in get_args(Unseen):
+    if new_scanners not in get_args(NewScanners):
         raise InputError(
             "It is not said what to do about unseen scanners.",
-            got=f"unseen={unseen!r}",
-            expected=f"one of {', '.join(get_args(Unseen))}",
+            got=f"new_scanners={new_scanners!r}",
+            expected=f"one of {', '.join(get_args(NewScanners))}",
             do="choose one of these",
         )
     scans = dataset.scans
     rows = np.flatnonzero(~scans["scanner"].isin(posterior.scanners))
-    if unseen != "adapt" or not len(rows):
+    if new_scanners != "adapt" or not len(rows):
         return posterior, []
     if inverse:
         raise InputError(
             "Harmonized scans do not tell what their scanners did.",
-            got="unseen='adapt' with inverse",
+            got="new_scanners='adapt' with inverse",
             expected="a posterior that knows the scanners",
             do="keep the posterior that bayesharm.adapt makes of the scans as they were measured, and use it both ways",
         )
-    from bayesharm.harmonization.adaptation import learn
+    from bayesharm.harmonization.adaptation import update_posterior
 
     table = scans.assign(traveling=find_travelers(scans)).iloc[rows].reset_index(drop=True)
-    learned, _ = learn(posterior, replace(dataset, scans=table, features=dataset.features.align(rows)))
+    learned, _ = update_posterior(posterior, replace(dataset, scans=table, features=dataset.features.align(rows)))
     notes = list(learned.run["notes"][len(posterior.run["notes"]) :])
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
     known = posterior.tree[NODE].to_dataset()["kind_participant_id"].values
@@ -108,7 +111,7 @@ def adapt_to_unseen(
 
 
 def place_scans(
-    posterior: Posterior, scans: pd.DataFrame, families: tuple[str, ...], unseen: Unseen, at: np.ndarray
+    posterior: Posterior, scans: pd.DataFrame, families: tuple[str, ...], new_scanners: NewScanners, at: np.ndarray
 ) -> tuple[Effects, np.ndarray, np.ndarray, list[str]]:
     """Effects of the families, the places of each scan's scanner and population (-1: none) among them, and notes.
 
@@ -121,26 +124,26 @@ def place_scans(
     known = effects.levels[: effects.n_scanners]
     new = [str(name) for name in scans["scanner"].unique() if name not in known]
     if new:
-        if unseen == "error":
+        if new_scanners == "error":
             refused = scans["scanner"][scans["scanner"].isin(new)]
             raise InputError(
                 "The fit knows nothing about some of the scanners.",
                 got=f"{len(refused)} scans from {shorten(new)}",
                 expected=f"scanners of the fit: {shorten(known, 50)}",
                 do="leave these scans out, write the scanners as in the fit, fit again with scans of them, or say "
-                "unseen='prior' or unseen='adapt' (--unseen in the shell)",
+                "new_scanners='prior' or new_scanners='adapt' (--new-scanners in the shell)",
             )
         notes.append(
             f"Not seen in the fit: {shorten(new)}. Their scans are taken as those of the average scanner; the sd is that of "
             "the prior."
         )
         wider = float(np.exp(posterior.log_ratios())[len(posterior.scanners) :].mean())  # kappa of any scanner
-        scale = _scales(posterior, posterior.spec.parts or (families[0],)) * wider**0.5
+        scale = _scales(posterior, posterior.spec.components or (families[0],)) * wider**0.5
         n_known = int(_in_fit(posterior, families[0]).sum())
         effects = add_unknown(effects, new, scale, at, n_known, scanners=True)
     population = np.full(len(scans), -1)
     if len(families) > 1:
-        effects, population, about = _place_populations(posterior, scans, families[1], unseen, at, effects)
+        effects, population, about = _place_populations(posterior, scans, families[1], new_scanners, at, effects)
         notes += about
     scanner = pd.Index(effects.levels[: effects.n_scanners]).get_indexer(pd.Index(scans["scanner"].astype(str)))
     return effects, scanner, population, notes
@@ -158,7 +161,7 @@ def _in_fit(posterior: Posterior, family: str) -> np.ndarray:
 
 
 def _place_populations(
-    posterior: Posterior, scans: pd.DataFrame, family: str, unseen: Unseen, at: np.ndarray, effects: Effects
+    posterior: Posterior, scans: pd.DataFrame, family: str, new_scanners: NewScanners, at: np.ndarray, effects: Effects
 ) -> tuple[Effects, np.ndarray, list[str]]:
     """Travelers belong to no population, and nobody does whose diagnosis has only one in the fit."""
     known = effects.levels[effects.n_scanners :]
@@ -180,27 +183,28 @@ def _place_populations(
         )
     unknown = populations.notna() & ~alone & ~populations.isin(known)
     new = dict(zip(populations[unknown], diagnosis[unknown], strict=True))
-    if new and unseen == "error":
+    if new and new_scanners == "error":
         raise InputError(
             "The fit knows nothing about some of the populations.",
             got=f"{unknown.sum()} scans of people from {shorten(sorted(new))}",
             expected=f"populations of the fit: {shorten(known, 50)}",
-            do="leave these scans out, remove the effects of scanners only, or say unseen='prior' (--unseen in the shell)",
+            do="leave these scans out, remove the effects of scanners only, or say "
+            "new_scanners='prior' (--new-scanners in the shell)",
         )
     split = next(each.split for each in posterior.spec.families if each.name == family)
     counted_from = np.array(known, object)[_in_fit(posterior, family)]
     for group in sorted(set(new.values())):
         names = sorted(name for name in new if new[name] == group)
-        mates = [name for name in counted_from if not (split and group) or name.endswith(f"/{group}")]
+        contrast_group = [name for name in counted_from if not (split and group) or name.endswith(f"/{group}")]
         scale = _scales(posterior, [f"{family}_{group}", family])
-        effects = add_unknown(effects, names, scale, at, max(len(mates), 1), scanners=False)
+        effects = add_unknown(effects, names, scale, at, max(len(contrast_group), 1), scanners=False)
     place = pd.Index(effects.levels[effects.n_scanners :]).get_indexer(pd.Index(populations))
     return effects, np.where(place >= 0, effects.n_scanners + place, -1), notes
 
 
-def on_meaning(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:
+def interpretation_notes(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:
     """Say what goes with the effect where the model does not separate measurement from sampling bias."""
-    if spec.people == "travelers" or any(family.by == "population" for family in spec.families):
+    if spec.participants == "travelers" or any(family.grouping == "population" for family in spec.families):
         return []
     return [
         f"The {families[0]} effects of this model are measurement and sampling bias together: real "

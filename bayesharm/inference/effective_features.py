@@ -8,7 +8,7 @@ from scipy import sparse
 
 from bayesharm.model.design import Design
 
-ROUNDS = 4  # of noise and what is left
+RETRY_SCHEDULE = 4  # of noise and what is left
 NOTHING = 1e-9  # of the strength of columns: they say the same
 
 
@@ -20,7 +20,7 @@ def list_cells(design: Design, scans: pd.DataFrame) -> np.ndarray:
     return np.where(np.isin(design.participants, design.travelers) | later, -1, pd.factorize(labels)[0])
 
 
-def count_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) -> float:
+def count_independent_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) -> float:
     """Effective number of features for what scanners differ by in all of them: by how their noise goes together.
 
     Parameters
@@ -32,10 +32,10 @@ def count_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) ->
     people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
     again, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
     labels = np.where(again, people, np.where(cells < 0, -1, people.max() + 1 + cells))
-    return count_effective(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
+    return count_independent_features(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
 
 
-def count_effective(
+def count_independent_features(
     values: np.ndarray, labels: np.ndarray, columns: np.ndarray | None = None, classes: np.ndarray | None = None
 ) -> float:
     """Effective number of independent features, for sums over features of what depends on squares.
@@ -66,7 +66,7 @@ def count_effective(
     columns = np.zeros((len(y), 0)) if columns is None else columns[there].astype(float)
     own = np.zeros(len(y), int) if classes is None else pd.factorize(classes[there])[0]
     weight = np.ones(len(y))
-    for _ in range(ROUNDS):  # what noise there is in each class is known from what is left
+    for _ in range(RETRY_SCHEDULE):  # what noise there is in each class is known from what is left
         rest, freedom = _without(weight[:, None] * y, code, weight, weight[:, None] * columns)
         if freedom < 2 or not rest.shape[1]:
             return 1.0

@@ -20,14 +20,22 @@ from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.algorithms.student_t import log_proposals
 from bayesharm.inference.hyperposterior import (
     ENOUGH_FEATURES,
-    Drawn,
+    HyperDraws,
     approximate,
     draw_approximation,
-    draw_exactly,
     predict,
+    sample_hyperposterior,
 )
-from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, evaluate_nodes, find_modes, log_marginals, log_prior
-from bayesharm.inference.variance_ratios import Ratio, fit_ratio, ratio_covariance
+from bayesharm.inference.importance import (
+    ImportanceSample,
+    draw_importance_sample,
+    find_modes,
+    log_importance_weights,
+    log_marginals,
+    log_prior,
+    quadratic_features,
+)
+from bayesharm.inference.variance_ratios import VarianceRatios, fit_variance_ratios, variance_ratio_covariance
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
 from bayesharm.model.spec import Priors
@@ -44,7 +52,7 @@ GOOD_KHAT = 0.5  # of nine features in ten, where nodes see well
 LONGEST_TURN = 0.8  # in eta and log excess: further away the nodes do not see
 
 
-class Hyper(NamedTuple):
+class Hyperparameters(NamedTuple):
     """Posterior of what features share.
 
     Attributes
@@ -62,12 +70,12 @@ class Hyper(NamedTuple):
     importance : (2,) array
         Pareto-k and effective points, if the draws are by importance sampling; else NaN.
     khat : (feature,) array
-        Pareto-k of the weights of each feature's nodes at the centre of the posterior.
+        Pareto-k of the weights of each feature's nodes at the center of the posterior.
     """
 
     eta: np.ndarray
     omega: np.ndarray
-    log_ratio: Ratio
+    log_ratio: VarianceRatios
     predictive: Gaussian
     log_marginal: np.ndarray | None
     diverging: int
@@ -82,12 +90,12 @@ class Hyper(NamedTuple):
         return arrays if self.log_marginal is None else arrays | {"log_marginal": self.log_marginal}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Hyper:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Hyperparameters:
         """What :meth:`to_arrays` gave."""
         return cls(
             arrays["eta"],
             arrays["omega"],
-            Ratio(arrays["log_ratio_mean"], arrays["log_ratio_covariance"], float(arrays["log_ratio_n_effective"])),
+            VarianceRatios(arrays["log_ratio_mean"], arrays["log_ratio_covariance"], float(arrays["log_ratio_n_effective"])),
             Gaussian(*(arrays[f"predictive_{name}"] for name in Gaussian._fields)),
             arrays.get("log_marginal"),
             int(arrays["diverging"]),
@@ -99,12 +107,12 @@ class Hyper(NamedTuple):
 class Placed(NamedTuple):
     """A set of nodes, what they were drawn from, and log likelihood − log proposal at each, (node, feature)."""
 
-    nodes: Nodes
+    nodes: ImportanceSample
     modes: tuple[Laplace, ...]
     weight: Array
 
 
-def fit_hyper(
+def fit_hyperparameters(
     problem: Problem,
     moments: Moments,
     features: np.ndarray,
@@ -115,7 +123,7 @@ def fit_hyper(
     n_draws: int = 100,
     preview: bool = False,
     on_iteration=lambda text: None,
-) -> Hyper | None:
+) -> Hyperparameters | None:
     """Learn the hyperparameters and the noise ratio from a sample of features.
 
     Parameters
@@ -144,35 +152,37 @@ def fit_hyper(
     few, many = (_count_nodes(n, len(features)) for n in (EVALUATIONS_OF_PREVIEW if preview else EVALUATIONS))
     ratio = np.zeros(problem.n_ratios)
     log_medians = problem.log_medians
-    centre = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
+    center = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
     starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),)
     eta_sd = np.zeros(len(log_medians))
     kept: list[Placed] = []
     for turn in range(N_TURNS):
         n_nodes = few if turn < TURNS_OF_FEW else many
-        nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, _turn_keys(keys, turn), n_nodes, starts)
+        nodes, modes = place_importance_samples(
+            problem, moments, center, eta_sd, ratio, _turn_keys(keys, turn), n_nodes, starts
+        )
         starts = tuple(mode.mode for mode in modes)
         before = ratio
         if (problem.noise_ratio or problem.bias_ratio) and turn < TURNS_OF_RATIO:
-            ratio = fit_ratio(problem, moments, nodes, _prior_of(centre, problem.priors.least_omega), n_effective, ratio)
+            ratio = fit_variance_ratios(
+                problem, moments, nodes, _prior_of(center, problem.priors.omega_floor), n_effective, ratio
+            )
         kept = kept[1 - MOST_SETS :] if turn > TURNS_OF_RATIO else []  # of the same noise ratio
-        kept.append(Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes)))
+        kept.append(Placed(nodes, modes, log_importance_weights(problem, ratio, moments, nodes)))
         log_scales, weight = _together(kept)
-        basis = basis_of(log_scales)
-        approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
+        basis = quadratic_features(log_scales)
+        approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(center)[:, None])
         eta_sd = np.sqrt((np.asarray(approximation.factor)[: len(log_medians), :, 0] ** 2).sum(1)).clip(
             0, problem.priors.eta_sd
         )
-        old, target = _prior_of(centre, problem.priors.least_omega), np.asarray(approximation.mode)[:, 0]
-        centre = centre + np.clip(target - centre, -LONGEST_TURN, LONGEST_TURN)
-        new = _prior_of(target, problem.priors.least_omega)
+        old, target = _prior_of(center, problem.priors.omega_floor), np.asarray(approximation.mode)[:, 0]
+        center = center + np.clip(target - center, -LONGEST_TURN, LONGEST_TURN)
+        new = _prior_of(target, problem.priors.omega_floor)
         far = np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd))
         moved = np.max(far / np.maximum(old.sd, 0.05))
         moved_ratio = np.max(np.abs(ratio - before))
-        on_iteration(
-            f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}"
-        )
+        on_iteration(f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}")
         # near enough for the nodes, or where they see it well; the posterior itself comes below
         if moved_ratio < 0.01 and (moved < 0.25 or (turn > TURNS_OF_RATIO and _see(weight, basis, new, problem.priors))):
             break
@@ -180,36 +190,38 @@ def fit_hyper(
         if not preview:
             return None
 
-    nodes, modes = place_nodes(problem, moments, centre, eta_sd, ratio, keys, many, starts)
-    prior, uncertain = _prior_of(centre, problem.priors.least_omega), np.zeros((len(ratio), len(ratio)))
+    nodes, modes = place_importance_samples(problem, moments, center, eta_sd, ratio, keys, many, starts)
+    prior, uncertain = _prior_of(center, problem.priors.omega_floor), np.zeros((len(ratio), len(ratio)))
     if (problem.noise_ratio or problem.bias_ratio) and turn >= TURNS_OF_RATIO:
-        ratio = fit_ratio(problem, moments, nodes, prior, n_effective, ratio)
-        kept = [each._replace(weight=evaluate_nodes(problem, ratio, moments, each.nodes)) for each in kept]
-    last = Placed(nodes, modes, evaluate_nodes(problem, ratio, moments, nodes))
+        ratio = fit_variance_ratios(problem, moments, nodes, prior, n_effective, ratio)
+        kept = [each._replace(weight=log_importance_weights(problem, ratio, moments, each.nodes)) for each in kept]
+    last = Placed(nodes, modes, log_importance_weights(problem, ratio, moments, nodes))
     log_scales, weight = _together([*kept[1 - MOST_SETS :], last] if turn > TURNS_OF_RATIO else [last])
-    drawn: Drawn | None
+    drawn: HyperDraws | None
     if preview:
-        basis = basis_of(log_scales)
-        approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(centre)[:, None])
+        basis = quadratic_features(log_scales)
+        approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(center)[:, None])
         drawn = draw_approximation(problem.priors, approximation, seed, n_chains, n_draws)
     else:
-        drawn = draw_exactly(problem.priors, log_medians, log_scales, weight, approximation, seed, n_chains, n_draws)
+        drawn = sample_hyperposterior(
+            problem.priors, log_medians, log_scales, weight, approximation, seed, n_chains, n_draws
+        )
     if drawn is None:
         return None
     eta, log_omega, diverging, importance = drawn
     omega = np.exp(log_omega)
     flat = (eta.reshape(-1, len(log_medians)).T, log_omega.reshape(-1, len(log_medians)).T)
-    predictive = predict(eta, omega, problem.priors.amplitude_sd)
+    predictive = predict(eta, omega, problem.priors.feature_offset_sd)
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     if problem.noise_ratio or problem.bias_ratio:
-        uncertain = ratio_covariance(problem, moments, nodes, prior, n_effective, ratio)
-    shared, basis = Ratio(ratio, uncertain, n_effective), basis_of(log_scales)
-    khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.amplitude_sd)[0]))
+        uncertain = variance_ratio_covariance(problem, moments, nodes, prior, n_effective, ratio)
+    shared, basis = VarianceRatios(ratio, uncertain, n_effective), quadratic_features(log_scales)
+    khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.feature_offset_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
-        return Hyper(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)
+        return Hyperparameters(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)
     some = (part[:, components(flat[0].shape[1])] for part in flat)
-    marginal = log_marginals(basis, weight, *some, problem.priors.amplitude_sd)
-    return Hyper(eta, omega, shared, predictive, np.asarray(marginal), diverging, np.array(importance), khat)
+    marginal = log_marginals(basis, weight, *some, problem.priors.feature_offset_sd)
+    return Hyperparameters(eta, omega, shared, predictive, np.asarray(marginal), diverging, np.array(importance), khat)
 
 
 def _turn_keys(keys: Array, turn: int) -> Array:
@@ -229,7 +241,7 @@ def _together(sets: list[Placed]) -> tuple[Array, Array]:
 def _see(weight: Array, basis: Array, prior: Gaussian, priors: Priors) -> bool:
     """Whether nodes see the features' posteriors under a prior: Pareto-k of nearly all features is good."""
     mean, log_sd = jnp.asarray(prior.mean)[:, None], jnp.log(jnp.asarray(prior.sd))[:, None]
-    khat = pareto_k(np.asarray(weight + log_prior(basis, mean, log_sd, priors.amplitude_sd)[0]))
+    khat = pareto_k(np.asarray(weight + log_prior(basis, mean, log_sd, priors.feature_offset_sd)[0]))
     return bool(np.quantile(khat, 0.9) < GOOD_KHAT)
 
 
@@ -243,21 +255,21 @@ def components(n_draws: int) -> np.ndarray:
     return np.unique(np.linspace(0, n_draws - 1, N_COMPONENTS).astype(int))
 
 
-def _prior_of(centre: np.ndarray, least_omega: float) -> Gaussian:
-    eta, log_excess = np.split(centre, 2)
-    return Gaussian(eta, np.hypot(np.exp(log_excess), least_omega))
+def _prior_of(center: np.ndarray, omega_floor: float) -> Gaussian:
+    eta, log_excess = np.split(center, 2)
+    return Gaussian(eta, np.hypot(np.exp(log_excess), omega_floor))
 
 
-def place_nodes(
+def place_importance_samples(
     problem: Problem,
     moments: Moments,
-    centre: np.ndarray,
+    center: np.ndarray,
     eta_sd: np.ndarray,
     ratio: np.ndarray,
     keys: Array,
     n_nodes: int,
     starts: tuple[Array, ...],
-) -> tuple[Nodes, tuple[Laplace, ...]]:
+) -> tuple[ImportanceSample, tuple[Laplace, ...]]:
     """Nodes around the features' modes under the prior as it is, narrower, wider, and hardly pooled at all; and these modes.
 
     One proposal would only see an omega like its own: from nodes of a narrow prior a larger one cannot be told from a
@@ -267,7 +279,7 @@ def place_nodes(
     ----------
     problem, moments
         Of the features.
-    centre : (2 × scale,) array
+    center : (2 × scale,) array
         eta and log excess.
     eta_sd : (scale,) array
         How well eta is known.
@@ -277,7 +289,7 @@ def place_nodes(
     starts : tuple of (scale, feature) arrays
         Coordinates where the modes are looked for; each begins at the one before where there is none for it.
     """
-    eta, omega = _prior_of(centre, problem.priors.least_omega)
+    eta, omega = _prior_of(center, problem.priors.omega_floor)
     spreads = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, 0.5), 1.5 * eta_sd))
     modes: list[Laplace] = []
     for k, spread in enumerate(spreads):
@@ -286,8 +298,10 @@ def place_nodes(
     # some features at a time: what is needed on the way takes ten times the room of the nodes
     size = max(1, AT_ONCE // n_nodes)
     parts = [
-        draw_nodes(keys[some], tuple(Laplace(*(part[..., some] for part in mode)) for mode in modes), n_nodes, problem.pair)
+        draw_importance_sample(
+            keys[some], tuple(Laplace(*(part[..., some] for part in mode)) for mode in modes), n_nodes, problem.pair
+        )
         for some in (slice(start, start + size) for start in range(0, len(keys), size))
     ]
-    nodes = Nodes(*(jnp.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+    nodes = ImportanceSample(*(jnp.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
     return nodes, tuple(modes)

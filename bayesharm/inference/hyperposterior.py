@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.algorithms.adaptive_importance import weigh_points
+from bayesharm.algorithms.adaptive_importance import adaptive_importance_sampling
 from bayesharm.algorithms.devices import working_on
-from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, judge
+from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, diagnose
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
-from bayesharm.algorithms.nuts import sample_lanes
+from bayesharm.algorithms.nuts import sample_batched
 from bayesharm.algorithms.random_streams import Stage, stage_key
-from bayesharm.inference.importance import basis_of, log_marginal, log_prior, thin_nodes
+from bayesharm.inference.importance import log_marginal, log_prior, quadratic_features, subsample
 from bayesharm.likelihood.problem import Gaussian
 from bayesharm.model.spec import Priors
 
@@ -56,7 +56,7 @@ class Target(NamedTuple):
     factor: np.ndarray
 
 
-class Drawn(NamedTuple):
+class HyperDraws(NamedTuple):
     """Draws of the hyperparameters.
 
     Attributes
@@ -85,17 +85,15 @@ def approximate(priors: Priors, log_medians: Array, basis: Array, weight: Array,
     return fit_laplace(log_density, start, jnp.full(start.shape, 0.5))
 
 
-def draw_approximation(
-    priors: Priors, approximation: Laplace, seed: int, n_chains: int, n_draws: int
-) -> Drawn:
+def draw_approximation(priors: Priors, approximation: Laplace, seed: int, n_chains: int, n_draws: int) -> HyperDraws:
     """Draws of the Laplace approximation of (eta, log excess)."""
     mode, factor = approximation.mode[:, 0], approximation.factor[:, :, 0]
     z = jax.random.normal(stage_key(seed, Stage.HYPER), (n_chains, n_draws, len(mode)))
     eta, log_excess = np.split(np.asarray(mode + z @ factor.T), 2, axis=2)
-    return Drawn(eta, 0.5 * np.log(np.exp(2 * log_excess) + priors.least_omega**2))
+    return HyperDraws(eta, 0.5 * np.log(np.exp(2 * log_excess) + priors.omega_floor**2))
 
 
-def draw_exactly(
+def sample_hyperposterior(
     priors: Priors,
     log_medians: np.ndarray,
     log_scales: Array,
@@ -104,7 +102,7 @@ def draw_exactly(
     seed: int,
     n_chains: int,
     n_draws: int,
-) -> Drawn | None:
+) -> HyperDraws | None:
     """Draws of the posterior; None if importance sampling fails and chains do not mix.
 
     In single precision, for exponentials take the time; log-scales are counted from the mode of eta, and what a feature adds
@@ -115,8 +113,8 @@ def draw_exactly(
     mode, factor = np.asarray(approximation.mode)[:, 0], np.asarray(approximation.factor)[:, :, 0]
     zero, excess = mode[:n_scales].copy(), np.exp(mode[n_scales:])  # from log excess
     mode, factor = np.r_[np.zeros(n_scales), excess], factor * np.r_[np.ones(n_scales), excess][:, None]
-    log_medians, basis = log_medians - zero, basis_of((log_scales - zero[:, None]).astype(jnp.float32))
-    offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.amplitude_sd)[0]
+    log_medians, basis = log_medians - zero, quadratic_features((log_scales - zero[:, None]).astype(jnp.float32))
+    offset = log_marginal(basis, weight, *_parts(priors, jnp.asarray(mode)[:, None]), priors.feature_offset_sd)[0]
     weight = (weight - offset).astype(jnp.float32)
     target = Target(log_medians, basis, weight, mode, factor)
     found = _weigh(priors, target, seed, n_chains) or _run_chains(priors, target, seed, n_chains, n_draws)
@@ -124,7 +122,7 @@ def draw_exactly(
         return None
     positions, diverging, importance = found
     eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, jnp.moveaxis(positions, 2, 0)))
-    return Drawn(eta + zero, log_omega, diverging, importance)
+    return HyperDraws(eta + zero, log_omega, diverging, importance)
 
 
 def _weigh(priors: Priors, target: Target, seed: int, n_chains: int) -> tuple[np.ndarray, int, tuple[float, float]] | None:
@@ -143,7 +141,9 @@ def _weigh(priors: Priors, target: Target, seed: int, n_chains: int) -> tuple[np
             return np.concatenate([_log_densities(priors, *known, in_single(batch)) for batch in batches])
 
     rng = np.random.default_rng([seed, Stage.HYPER])
-    found = weigh_points(log_density, mode, factor, rng, MAX_KHAT if _affordable(weight) == len(weight) else 0.7)
+    found = adaptive_importance_sampling(
+        log_density, mode, factor, rng, MAX_KHAT if _affordable(weight) == len(weight) else 0.7
+    )
     draws = found.draw(n_chains * N_DRAWS, rng).reshape(n_chains, N_DRAWS, -1)
     return (draws, 0, (found.khat, found.n_effective)) if found.good else None
 
@@ -155,7 +155,7 @@ def _log_densities(priors: Priors, log_medians: Array, basis: Array, weight: Arr
 
     def add(total, feature):
         basis, weight = feature
-        return total + logsumexp(weight + log_prior(basis, *parts, priors.amplitude_sd), axis=1), None
+        return total + logsumexp(weight + log_prior(basis, *parts, priors.feature_offset_sd), axis=1), None
 
     total, _ = jax.lax.scan(add, jnp.zeros_like(positions[0]), (basis, weight))
     eta, excess = jnp.split(positions, 2)
@@ -172,7 +172,7 @@ def _run_chains(
     around = mode[:, None] + 1.5 * factor @ np.asarray(jax.random.normal(key_around, (2 * n_scales, 32)))
     if (n_kept := _affordable(weight)) < len(weight):
         nodes, told = (basis.astype(float), weight.astype(float)), _parts(priors, jnp.asarray(around))
-        basis, weight = thin_nodes(key, *nodes, told, n_kept, priors.amplitude_sd)
+        basis, weight = subsample(key, *nodes, told, n_kept, priors.feature_offset_sd)
     likelihood = tuple(np.asarray(part, np.float32) for part in (log_medians, basis, weight))
     start = np.asarray(0.5 * jax.random.normal(stage_key(seed, Stage.START), (2 * n_scales, n_chains)))
     halves = np.array_split(np.arange(n_chains), 2)  # a thread each
@@ -195,7 +195,7 @@ def _run_chains(
         positions, last = np.concatenate(parts, axis=1), parts[-1][:, -1]
         eta, log_omega = (np.moveaxis(np.asarray(part), 0, 2) for part in _parts(priors, jnp.moveaxis(positions, 2, 0)))
         shared = np.concatenate([eta, log_omega], axis=2)[..., None]
-        verdict = judge(shared, np.zeros((*shared.shape[:2], 1), bool))
+        verdict = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
         worst, n_effective = verdict.rhat.max(), np.nan_to_num(verdict.ess_bulk.min())
         if worst < MAX_RHAT and n_effective > 1.25 * MIN_ESS:
             break
@@ -220,7 +220,7 @@ def _affordable(weight: Array) -> int:
     return min(len(weight), int(np.clip(N_EVALUATIONS // weight.shape[1], LEAST_NODES, MOST_NODES)))
 
 
-def predict(eta: np.ndarray, omega: np.ndarray, amplitude_sd: float) -> Gaussian:
+def predict(eta: np.ndarray, omega: np.ndarray, feature_offset_sd: float) -> Gaussian:
     """Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
 
     Where features have an amplitude, a shift that all eta share cannot be told from it: that part of their uncertainty
@@ -230,22 +230,20 @@ def predict(eta: np.ndarray, omega: np.ndarray, amplitude_sd: float) -> Gaussian
     ----------
     eta, omega : (..., scale) arrays
         Draws.
-    amplitude_sd : float
+    feature_offset_sd : float
     """
     eta, omega = (draws.reshape(-1, draws.shape[-1]) for draws in (eta, omega))
     covariance = np.atleast_2d(np.cov(eta.T))
     common = 0.0
-    if amplitude_sd:  # so that differences between scales are as uncertain as before, on average
+    if feature_offset_sd:  # so that differences between scales are as uncertain as before, on average
         between = covariance[np.triu_indices(len(covariance), 1)]
         common = np.clip(between.mean(), 0, 1 / np.linalg.pinv(covariance).sum()) if len(between) else covariance[0, 0]
     return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + np.diag(covariance) - common))
 
 
-def _log_density(
-    priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array
-) -> Array:
+def _log_density(priors: Priors, log_medians: Array | np.ndarray, basis: Array, weight: Array, position: Array) -> Array:
     """Log posterior of (eta, excess), the excess of either sign, (2 × scale, lane) -> (lane,)."""
-    likelihood = log_marginal(basis, weight, *_parts(priors, position), priors.amplitude_sd).sum(1)
+    likelihood = log_marginal(basis, weight, *_parts(priors, position), priors.feature_offset_sd).sum(1)
     return likelihood + _log_hyperprior(priors, log_medians, *jnp.split(position, 2))
 
 
@@ -256,7 +254,7 @@ def _log_hyperprior(priors: Priors, log_medians: Array | np.ndarray, eta: Array,
 def _parts(priors: Priors, position: Array) -> tuple[Array, Array]:
     """eta and log omega of what is sampled, eta and excess."""
     eta, excess = jnp.split(position, 2)
-    return eta, 0.5 * jnp.log(excess**2 + priors.least_omega**2)
+    return eta, 0.5 * jnp.log(excess**2 + priors.omega_floor**2)
 
 
 @partial(jax.jit, static_argnums=(0, 10))
@@ -267,7 +265,7 @@ def _sample(priors, log_medians, basis, weight, mode, factor, start, keys, n_war
         log_medians, basis, weight, mode, factor = shared
         return -_log_density(priors, log_medians, basis, weight, mode[:, None] + factor @ z)
 
-    draws = sample_lanes(
+    draws = sample_batched(
         potential,
         (log_medians, basis, weight, mode, factor),
         (),

@@ -16,15 +16,15 @@ from jax.scipy.special import logsumexp
 
 from bayesharm.algorithms.devices import map_some
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
-from bayesharm.algorithms.student_t import draw_student
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.algorithms.student_t import draw_student_t
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_log_scales
 
 Array = jax.Array
 
 
-class Nodes(NamedTuple):
+class ImportanceSample(NamedTuple):
     """Importance nodes; the feature axis last.
 
     Attributes
@@ -42,32 +42,30 @@ class Nodes(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def draw_nodes(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: int = 0) -> Nodes:
-    """Draw nodes from Student-t proposals around Laplace approximations, (:func:`draw_student`), as log-scales too."""
-    coordinates, log_proposal = draw_student(keys, proposals, n_nodes)
-    return Nodes(coordinates, to_log_scales(pair, coordinates), log_proposal)
+def draw_importance_sample(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: int = 0) -> ImportanceSample:
+    """Draw nodes from Student-t proposals around Laplace approximations, (:func:`draw_student_t`), as log-scales too."""
+    coordinates, log_proposal = draw_student_t(keys, proposals, n_nodes)
+    return ImportanceSample(coordinates, to_log_scales(pair, coordinates), log_proposal)
 
 
 @partial(jax.jit, static_argnums=0)
-def find_modes(
-    problem: Problem, log_ratio: Array, moments: Moments, prior: Gaussian, start: Array
-) -> Laplace:
+def find_modes(problem: Problem, log_ratio: Array, moments: Moments, prior: Gaussian, start: Array) -> Laplace:
     """Laplace approximation of every feature's posterior under a common Normal prior, in coordinates."""
-    constants, condensed = condense(problem.plan, log_ratio, moments)
+    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
 
     def log_density(coordinates):
         log_scales = to_log_scales(problem.pair, coordinates)
-        prior = log_prior(basis_of(log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
+        prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
         return log_likelihood(problem.plan, constants, condensed, log_scales) + prior
 
     return fit_laplace(log_density, start, jnp.broadcast_to(sd, start.shape))
 
 
 @partial(jax.jit, static_argnums=0)
-def evaluate_nodes(problem: Problem, log_ratio: Array, moments: Moments, nodes: Nodes) -> Array:
+def log_importance_weights(problem: Problem, log_ratio: Array, moments: Moments, nodes: ImportanceSample) -> Array:
     """log likelihood − log proposal at every node, (node, feature)."""
-    constants, condensed = condense(problem.plan, log_ratio, moments)
+    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
 
     def evaluate(log_scales):
         return log_likelihood(problem.plan, constants, condensed, log_scales)
@@ -76,7 +74,7 @@ def evaluate_nodes(problem: Problem, log_ratio: Array, moments: Moments, nodes: 
     return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
 
-def basis_of(log_scales: Array) -> Array:
+def quadratic_features(log_scales: Array) -> Array:
     """What a Normal log density of the log-scales is linear in: squares and values.
 
     Parameters
@@ -94,7 +92,7 @@ def log_prior(
     basis: Array,
     mean: Array | np.ndarray,
     log_sd: Array | np.ndarray,
-    amplitude_sd: float = 0.0,
+    feature_offset_sd: float = 0.0,
     keep: Array | np.ndarray | float = 1.0,
 ) -> Array:
     """Normal log density of log-scales under many hyperparameters at once, as matrix products.
@@ -104,9 +102,9 @@ def log_prior(
     Parameters
     ----------
     basis : (2 × scale, ...) array
-        From :func:`basis_of`.
+        From :func:`quadratic_features`.
     mean, log_sd : (scale, hyper) arrays
-    amplitude_sd : float
+    feature_offset_sd : float
         Prior sd of what all log-scales of a feature have in common.
     keep : (scale, 1) array, optional
         1 for scales that there are, 0 for those that do not count.
@@ -120,42 +118,42 @@ def log_prior(
     constant = -(0.5 * mean**2 * precision + keep * (log_sd + 0.5 * np.log(2 * np.pi))).sum(0)
     basis_rows = basis.reshape(len(basis), -1)
     value = coefficients.T @ basis_rows + constant[:, None]
-    if amplitude_sd:
+    if feature_offset_sd:
         total = precision.sum(0)
         pull = precision.T @ basis_rows[len(precision) :] - (mean * precision).sum(0)[:, None]
-        value += 0.5 * pull**2 / (amplitude_sd**-2 + total)[:, None] - 0.5 * jnp.log1p(amplitude_sd**2 * total)[:, None]
+        value += (
+            0.5 * pull**2 / (feature_offset_sd**-2 + total)[:, None] - 0.5 * jnp.log1p(feature_offset_sd**2 * total)[:, None]
+        )
     return value.reshape(-1, *basis.shape[1:])
 
 
-def log_marginal(
-    basis: Array, log_weight: Array, mean: Array, log_sd: Array, amplitude_sd: float = 0.0
-) -> Array:
+def log_marginal(basis: Array, log_weight: Array, mean: Array, log_sd: Array, feature_offset_sd: float = 0.0) -> Array:
     """log p(feature | eta, omega) for every feature and hyperparameter, (hyper, feature).
 
     Parameters
     ----------
     basis : (2 × scale, node, feature) array
     log_weight : (node, feature) array
-        From :func:`evaluate_nodes`.
+        From :func:`log_importance_weights`.
     mean, log_sd : (scale, hyper) arrays
-    amplitude_sd : float
+    feature_offset_sd : float
     """
-    return logsumexp(log_weight + log_prior(basis, mean, log_sd, amplitude_sd), axis=1) - np.log(log_weight.shape[0])
+    return logsumexp(log_weight + log_prior(basis, mean, log_sd, feature_offset_sd), axis=1) - np.log(log_weight.shape[0])
 
 
 @partial(jax.jit, static_argnums=4)
-def log_marginals(basis: Array, log_weight: Array, mean: Array, log_sd: Array, amplitude_sd: float) -> Array:
+def log_marginals(basis: Array, log_weight: Array, mean: Array, log_sd: Array, feature_offset_sd: float) -> Array:
     """What :func:`log_marginal` gives for many hyperparameters, one after the other, (feature, hyper)."""
 
     def one(hyper):
-        return log_marginal(basis, log_weight, hyper[0][:, None], hyper[1][:, None], amplitude_sd)[0]
+        return log_marginal(basis, log_weight, hyper[0][:, None], hyper[1][:, None], feature_offset_sd)[0]
 
     return jax.lax.map(one, (mean.T, log_sd.T)).T
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def thin_nodes(
-    key: Array, basis: Array, log_weight: Array, hyper: tuple[Array, Array], n_kept: int, amplitude_sd: float = 0.0
+def subsample(
+    key: Array, basis: Array, log_weight: Array, hyper: tuple[Array, Array], n_kept: int, feature_offset_sd: float = 0.0
 ) -> tuple[Array, Array]:
     """Fewer nodes for the same marginal likelihoods: systematic sampling with probability proportional to size.
 
@@ -171,7 +169,7 @@ def thin_nodes(
     hyper : tuple of (scale, hyper) arrays
         Means and log sds that matter.
     n_kept : int
-    amplitude_sd : float
+    feature_offset_sd : float
 
     Returns
     -------
@@ -182,7 +180,7 @@ def thin_nodes(
 
     def largest(size, one):
         mean, log_sd = (part[:, None] for part in one)
-        terms = log_weight + log_prior(basis, mean, log_sd, amplitude_sd)[0]
+        terms = log_weight + log_prior(basis, mean, log_sd, feature_offset_sd)[0]
         return jnp.maximum(size, jax.nn.softmax(terms, axis=0)), None
 
     size, _ = jax.lax.scan(largest, jnp.full_like(log_weight, 1e-6), tuple(part.T for part in hyper))

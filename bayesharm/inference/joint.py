@@ -19,11 +19,11 @@ from numpyro.infer import MCMC, NUTS, init_to_median
 from numpyro.infer.reparam import LocScaleReparam
 
 from bayesharm.algorithms.random_streams import Stage, stage_key
-from bayesharm.inference.hyperparameters import Hyper
+from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.hyperposterior import predict
 from bayesharm.inference.scales import ScaleDraws
-from bayesharm.inference.variance_ratios import Ratio
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.inference.variance_ratios import VarianceRatios
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 
@@ -35,7 +35,7 @@ MOST_DIVERGENT = 0.01  # so many divergences of all together count as divergence
 class Joint(NamedTuple):
     """Draws of everything but the effects."""
 
-    hyper: Hyper
+    hyper: Hyperparameters
     scales: ScaleDraws
 
 
@@ -45,21 +45,21 @@ def collapsed_model(problem: Problem, moments: Moments) -> None:
     log_medians = jnp.asarray(problem.log_medians)
     eta = numpyro.sample("eta", dist.Normal(log_medians, priors.eta_sd))
     excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(len(log_medians), priors.omega_sd)))
-    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.least_omega))
-    centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
-    total_sd = jnp.sqrt(spread[0] ** 2 + priors.amplitude_sd**2)
-    log_noise = numpyro.sample("log_noise", dist.Normal(centre[0], total_sd))
-    if priors.amplitude_sd:
-        share = (priors.amplitude_sd / total_sd) ** 2
-        given_noise = dist.Normal(share * (log_noise - centre[0]), jnp.sqrt(share) * spread[0])
-        centre += numpyro.sample("amplitude", given_noise)
-    other = numpyro.sample("log_scale", dist.Normal(centre[1:], spread[1:]))
+    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.omega_floor))
+    center, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    total_sd = jnp.sqrt(spread[0] ** 2 + priors.feature_offset_sd**2)
+    log_noise = numpyro.sample("log_noise", dist.Normal(center[0], total_sd))
+    if priors.feature_offset_sd:
+        share = (priors.feature_offset_sd / total_sd) ** 2
+        given_noise = dist.Normal(share * (log_noise - center[0]), jnp.sqrt(share) * spread[0])
+        center += numpyro.sample("amplitude", given_noise)
+    other = numpyro.sample("log_scale", dist.Normal(center[1:], spread[1:]))
     log_scales = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
     no_ratio = jnp.zeros(problem.n_scanners)
     noise = numpyro.sample("raw", dist.Normal(no_ratio, priors.noise_ratio_sd)) if problem.noise_ratio else no_ratio
     bias = numpyro.sample("raw_bias", dist.Normal(no_ratio, priors.bias_ratio_sd)) if problem.bias_ratio else no_ratio
     log_ratio = numpyro.deterministic("log_ratio", jnp.concatenate([noise - noise.mean(), bias - bias.mean()]))
-    constants, condensed = condense(problem.plan, log_ratio, moments)
+    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
     numpyro.factor("features", log_likelihood(problem.plan, constants, condensed, log_scales).sum())
 
 
@@ -84,8 +84,8 @@ def sample_joint(
         As how many independent features they count; only told on, since here all count.
     seed, n_chains, n_warmup, n_draws : int
     """
-    non_centred = ["log_scale", *(["amplitude"] if problem.priors.amplitude_sd else [])]  # noise is known well
-    model = reparam(partial(collapsed_model, problem), config=dict.fromkeys(non_centred, LocScaleReparam(0)))
+    non_centered = ["log_scale", *(["amplitude"] if problem.priors.feature_offset_sd else [])]  # noise is known well
+    model = reparam(partial(collapsed_model, problem), config=dict.fromkeys(non_centered, LocScaleReparam(0)))
     mcmc = MCMC(
         NUTS(model, init_strategy=init_to_median, target_accept_prob=0.9),
         num_warmup=n_warmup,
@@ -100,11 +100,11 @@ def sample_joint(
     n_features = moments.squares.shape[1]
 
     ratio = draws["log_ratio"].reshape(-1, problem.n_ratios)
-    hyper = Hyper(
+    hyper = Hyperparameters(
         eta=draws["eta"],
         omega=draws["omega"],
-        log_ratio=Ratio(ratio.mean(0), np.atleast_2d(np.cov(ratio.T)), n_effective),
-        predictive=predict(draws["eta"], draws["omega"], problem.priors.amplitude_sd),
+        log_ratio=VarianceRatios(ratio.mean(0), np.atleast_2d(np.cov(ratio.T)), n_effective),
+        predictive=predict(draws["eta"], draws["omega"], problem.priors.feature_offset_sd),
         log_marginal=None,
         diverging=int(counts["diverging"].sum()),
         importance=np.full(2, np.nan),

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.inference.hyperparameters import ENOUGH_FEATURES, N_COMPONENTS, Hyper, components
-from bayesharm.inference.importance import basis_of, log_prior
+from bayesharm.inference.hyperparameters import ENOUGH_FEATURES, N_COMPONENTS, Hyperparameters, components
+from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.likelihood.problem import Problem
 
 Array = jax.Array
 
 
-class Mixture(NamedTuple):
+class PredictivePrior(NamedTuple):
     """Predictive prior of the log-scales of the features of a block.
 
     Attributes
@@ -29,25 +29,25 @@ class Mixture(NamedTuple):
     log_weight: Array | np.ndarray
 
 
-def log_mixture(mixture: Mixture, log_scales: Array, amplitude_sd: float) -> Array:
+def log_predictive_prior(mixture: PredictivePrior, log_scales: Array, feature_offset_sd: float) -> Array:
     """Log density of the predictive prior, up to a constant of each feature.
 
     Parameters
     ----------
     mixture : Mixture
     log_scales : (..., scale, feature) array
-    amplitude_sd : float
+    feature_offset_sd : float
 
     Returns
     -------
     (..., feature) array
     """
-    terms = log_prior(basis_of(log_scales), mixture.mean, mixture.log_sd, amplitude_sd)
+    terms = log_prior(quadratic_features(log_scales), mixture.mean, mixture.log_sd, feature_offset_sd)
     weight = mixture.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
     return logsumexp(terms + weight, axis=0)
 
 
-def make_mixture(hyper: Hyper) -> Mixture:
+def make_predictive_prior(hyper: Hyperparameters) -> PredictivePrior:
     """The predictive prior that posterior draws of the hyperparameters make.
 
     Many features determine the hyperparameters well: the mixture is then one Normal of its mean and variance. With few
@@ -61,15 +61,15 @@ def make_mixture(hyper: Hyper) -> Mixture:
     """
     if hyper.log_marginal is None:
         mean, log_sd = hyper.predictive.mean[:, None], np.log(hyper.predictive.sd)[:, None]
-        return Mixture(mean, log_sd, np.zeros((1, len(hyper.khat))))
+        return PredictivePrior(mean, log_sd, np.zeros((1, len(hyper.khat))))
     n_scales = hyper.eta.shape[-1]
     eta, omega = (draws.reshape(-1, n_scales) for draws in (hyper.eta, hyper.omega))
     kept = components(len(eta))
-    return Mixture(eta[kept].T, np.log(omega[kept]).T, -hyper.log_marginal.T)
+    return PredictivePrior(eta[kept].T, np.log(omega[kept]).T, -hyper.log_marginal.T)
 
 
-def vague_mixture(problem: Problem, n_sample: int, n_features: int) -> Mixture:
-    """A mixture of the shape that :func:`make_mixture` will give, to compile with before hyperparameters are known."""
+def placeholder_prior(problem: Problem, n_sample: int, n_features: int) -> PredictivePrior:
+    """A prior of the shape that :func:`make_predictive_prior` gives, to compile with."""
     n_components = 1 if n_sample >= ENOUGH_FEATURES else N_COMPONENTS
     mean = np.repeat(problem.log_medians[:, None], n_components, axis=1)
-    return Mixture(mean, np.full_like(mean, np.log(0.5)), np.zeros((n_components, n_features)))
+    return PredictivePrior(mean, np.full_like(mean, np.log(0.5)), np.zeros((n_components, n_features)))

@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 from bayesharm.algorithms.devices import share_out
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.linalg import cholesky, matvec
-from bayesharm.algorithms.nuts import sample_lanes
-from bayesharm.inference.importance import Nodes, draw_nodes, evaluate_nodes
-from bayesharm.inference.predictive_prior import Mixture, log_mixture
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.algorithms.nuts import sample_batched
+from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, log_importance_weights
+from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
 
@@ -29,7 +29,7 @@ Array = jax.Array
 N_NODES = 128  # what a Laplace approximation is judged and mended by
 
 
-class Effort(NamedTuple):
+class SampleShape(NamedTuple):
     """What a compiled program is made for."""
 
     n_chains: int
@@ -37,7 +37,7 @@ class Effort(NamedTuple):
     max_tree_depth: int = 3  # seven steps; deeper trees make a draw no better here, and programs slower
 
 
-class Pace(NamedTuple):
+class NutsSettings(NamedTuple):
     """How carefully it runs; another pace needs no other program."""
 
     n_warmup: int
@@ -83,12 +83,12 @@ def sample_block(
     problem: Problem,
     log_ratio: Array,
     moments: Moments,
-    mixture: Mixture,
+    mixture: PredictivePrior,
     node_keys: Array,
     keys: Array,
     start: Array,
-    effort: Effort,
-    pace: Pace,
+    effort: SampleShape,
+    pace: NutsSettings,
     mesh: Mesh | None = None,
 ) -> ScaleDraws:
     """Sample the log-scales of a block of features.
@@ -109,21 +109,21 @@ def sample_block(
     mesh : Mesh, optional
         As for :func:`bayesharm.algorithms.devices.share_out`.
     """
-    amplitude_sd = problem.priors.amplitude_sd
+    feature_offset_sd = problem.priors.feature_offset_sd
 
     def potential(shared, own, z):
         (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
         log_scales = to_log_scales(problem.pair, mode + matvec(factor, z))
         return -(
             log_likelihood(problem.plan, constants, condensed, log_scales)
-            + log_mixture(Mixture(mean, log_sd, log_weight), log_scales, amplitude_sd)
+            + log_predictive_prior(PredictivePrior(mean, log_sd, log_weight), log_scales, feature_offset_sd)
         )
 
     def sample(shared, own):
         (log_ratio, mean, log_sd, pace), (moments, log_weight, node_keys, keys, start) = shared, own
-        constants, condensed = condense(problem.plan, log_ratio, moments)
-        laplace, nodes, log_ratios = _explore(
-            problem, log_ratio, moments, Mixture(mean, log_sd, log_weight), node_keys
+        constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
+        laplace, nodes, log_ratios = _laplace_with_diagnostics(
+            problem, log_ratio, moments, PredictivePrior(mean, log_sd, log_weight), node_keys
         )
         n_features, n_scales = keys.shape[0], len(mean)
         of_lanes = jax.tree.map(
@@ -131,7 +131,7 @@ def sample_block(
             (condensed, log_weight, *_whitening(laplace, nodes, log_ratios)),
         )
         chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(effort.n_chains)))(keys)
-        draws = sample_lanes(
+        draws = sample_batched(
             potential,
             (constants, mean, log_sd),
             of_lanes,
@@ -162,7 +162,7 @@ def sample_block(
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def approximate_block(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array, mesh: Mesh | None = None
+    problem: Problem, log_ratio: Array, moments: Moments, mixture: PredictivePrior, keys: Array, mesh: Mesh | None = None
 ) -> ScaleDraws:
     """In place of draws, points with the mean and the covariance of each posterior, by Laplace and importance sampling.
 
@@ -183,11 +183,11 @@ def approximate_block(
 
     def approximate(shared, own):
         (log_ratio, mean, log_sd), (moments, log_weight, keys) = shared, own
-        mixture = Mixture(mean, log_sd, log_weight)
-        laplace, nodes, log_ratios = _explore(problem, log_ratio, moments, mixture, keys)
-        centre, factor = _whitening(laplace, nodes, log_ratios)
-        away = np.sqrt(len(centre)).astype(centre.dtype) * jnp.swapaxes(factor, 0, 1)
-        points = jnp.concatenate([centre + away, centre - away])
+        mixture = PredictivePrior(mean, log_sd, log_weight)
+        laplace, nodes, log_ratios = _laplace_with_diagnostics(problem, log_ratio, moments, mixture, keys)
+        center, factor = _whitening(laplace, nodes, log_ratios)
+        away = np.sqrt(len(center)).astype(center.dtype) * jnp.swapaxes(factor, 0, 1)
+        points = jnp.concatenate([center + away, center - away])
         failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
         log_scales = to_log_scales(problem.pair, points)[None]
         return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_ratios, laplace.mode[None])
@@ -196,33 +196,33 @@ def approximate_block(
     return share_out(approximate, mesh, shared, (moments, mixture.log_weight, keys))
 
 
-def _explore(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: Mixture, keys: Array
-) -> tuple[Laplace, Nodes, Array]:
+def _laplace_with_diagnostics(
+    problem: Problem, log_ratio: Array, moments: Moments, mixture: PredictivePrior, keys: Array
+) -> tuple[Laplace, ImportanceSample, Array]:
     """Laplace approximation of each feature, nodes drawn from it, and their log importance ratios, (node, feature)."""
-    constants, condensed = condense(problem.plan, log_ratio, moments)
-    amplitude_sd = problem.priors.amplitude_sd
+    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
+    feature_offset_sd = problem.priors.feature_offset_sd
 
     def log_density(coordinates):
         log_scales = to_log_scales(problem.pair, coordinates)
-        prior = log_mixture(mixture, log_scales, amplitude_sd)
+        prior = log_predictive_prior(mixture, log_scales, feature_offset_sd)
         return log_likelihood(problem.plan, constants, condensed, log_scales) + prior
 
-    centre = jnp.broadcast_to(jnp.asarray(mixture.mean).mean(1)[:, None], (len(mixture.mean), len(keys)))
-    centre = to_coordinates(problem.pair, centre)
-    spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + amplitude_sd**2)
-    laplace = fit_laplace(log_density, centre, jnp.broadcast_to(spread[:, None], centre.shape))
-    nodes = draw_nodes(keys, (laplace,), N_NODES, problem.pair)
-    log_ratios = evaluate_nodes(problem, log_ratio, moments, nodes)
-    return laplace, nodes, log_ratios + log_mixture(mixture, nodes.log_scales, amplitude_sd)
+    center = jnp.broadcast_to(jnp.asarray(mixture.mean).mean(1)[:, None], (len(mixture.mean), len(keys)))
+    center = to_coordinates(problem.pair, center)
+    spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + feature_offset_sd**2)
+    laplace = fit_laplace(log_density, center, jnp.broadcast_to(spread[:, None], center.shape))
+    nodes = draw_importance_sample(keys, (laplace,), N_NODES, problem.pair)
+    log_ratios = log_importance_weights(problem, log_ratio, moments, nodes)
+    return laplace, nodes, log_ratios + log_predictive_prior(mixture, nodes.log_scales, feature_offset_sd)
 
 
-def _whitening(laplace: Laplace, nodes: Nodes, log_ratios: Array) -> tuple[Array, Array]:
-    """Centre and covariance factor of each posterior: the importance-weighted ones, and Laplace's where weights are few.
+def _whitening(laplace: Laplace, nodes: ImportanceSample, log_ratios: Array) -> tuple[Array, Array]:
+    """Center and covariance factor of each posterior: the importance-weighted ones, and Laplace's where weights are few.
 
     Returns
     -------
-    centre : (scale, feature) array
+    center : (scale, feature) array
     factor : (scale, scale, feature) array
     """
     weight = jax.nn.softmax(log_ratios, axis=0)
@@ -234,5 +234,5 @@ def _whitening(laplace: Laplace, nodes: Nodes, log_ratios: Array) -> tuple[Array
     curvature = jnp.einsum("suf,tuf->stf", laplace.factor, laplace.factor)
     factor = cholesky(share * covariance + (1 - share) * curvature)
     fine = jnp.isfinite(factor).all((0, 1))
-    centre = share * mean + (1 - share) * laplace.mode
-    return jnp.where(fine, centre, laplace.mode), jnp.where(fine, factor, laplace.factor)
+    center = share * mean + (1 - share) * laplace.mode
+    return jnp.where(fine, center, laplace.mode), jnp.where(fine, factor, laplace.factor)

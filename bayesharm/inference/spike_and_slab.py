@@ -17,18 +17,24 @@ import numpy as np
 from jax.nn import log_sigmoid
 from jax.scipy.special import logsumexp
 
-from bayesharm.algorithms.adaptive_importance import weigh_points
+from bayesharm.algorithms.adaptive_importance import adaptive_importance_sampling
 from bayesharm.algorithms.devices import map_some, working_on
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.student_t import log_proposals
-from bayesharm.inference.importance import Nodes, basis_of, draw_nodes, find_modes, log_prior
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.inference.importance import (
+    ImportanceSample,
+    draw_importance_sample,
+    find_modes,
+    log_prior,
+    quadratic_features,
+)
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
-LOG_ZERO = -8.0  # of a scale in sds of a feature: with a thousand people its effects add 1e-4 to a log likelihood
+LOG_NULL_SCALE = -8.0  # of a scale in sds of a feature: with a thousand people its effects add 1e-4 to a log likelihood
 BATCH = 512  # of hyperparameters at once
 N_DRAWS = 64  # of the hyperparameters
 MAX_KHAT, ENOUGH, N_ROUNDS = 0.7, 400, 40  # an evidence needs no more, and where a scale may be 0 it takes many rounds
@@ -59,7 +65,7 @@ class Evidence(NamedTuple):
     share: np.ndarray
 
 
-class Chances(NamedTuple):
+class InclusionProbabilities(NamedTuple):
     """Of each feature to have some scales, (feature,) each.
 
     Attributes
@@ -77,7 +83,12 @@ class Chances(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def evaluate_masked(
-    problem: Problem, log_ratio: Array, moments: Moments, nodes: Nodes, proposals: tuple[Laplace, ...], masks: Array
+    problem: Problem,
+    log_ratio: Array,
+    moments: Moments,
+    nodes: ImportanceSample,
+    proposals: tuple[Laplace, ...],
+    masks: Array,
 ) -> Array:
     """log likelihood − log proposal at every node where some scales are 0.
 
@@ -94,13 +105,13 @@ def evaluate_masked(
     -------
     (mask, node, feature) array
     """
-    constants, condensed = condense(problem.plan, log_ratio, moments)
+    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
 
     def evaluate(log_scales):
         return log_likelihood(problem.plan, constants, condensed, log_scales)
 
     def of_mask(mask):
-        value = map_some(evaluate, jnp.where(mask[:, None] > 0, nodes.log_scales, LOG_ZERO))
+        value = map_some(evaluate, jnp.where(mask[:, None] > 0, nodes.log_scales, LOG_NULL_SCALE))
         value -= log_proposals(proposals, nodes.coordinates, mask)
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
@@ -147,7 +158,7 @@ def find_evidence(
     # adds there is taken from it, so that neither squares nor sums over features suffer
     zero = mode[:n].copy()
     mode[:n] = 0.0
-    basis = basis_of(log_scales - zero[:, None])
+    basis = quadratic_features(log_scales - zero[:, None])
     offset = np.asarray(_mix(priors, basis, weights, masks, jnp.asarray(mode)[:, None]))[0]
     known = (np.moveaxis(np.asarray(basis), 2, 0), np.moveaxis(np.asarray(weights - offset), 2, 0))
     with working_on(device, "float32"):
@@ -158,11 +169,11 @@ def find_evidence(
         with working_on(device, "float32"):
             return np.concatenate([np.asarray(_log_densities(priors, *single, batch)) for batch in batches])
 
-    weighed = weigh_points(log_density, mode, factor, rng, MAX_KHAT, N_ROUNDS, ENOUGH)
+    weighed = adaptive_importance_sampling(log_density, mode, factor, rng, MAX_KHAT, N_ROUNDS, ENOUGH)
     draws = weighed.draw(N_DRAWS, rng)
-    omega = np.hypot(draws[:, n : 2 * n], priors.least_omega)
+    omega = np.hypot(draws[:, n : 2 * n], priors.omega_floor)
     share = 1 / (1 + np.exp(-draws[:, 2 * n])) if len(masks) == 2 else np.ones(N_DRAWS)
-    evidence = weighed.log_mean + power * float(offset.sum())
+    evidence = weighed.log_evidence + power * float(offset.sum())
     return Evidence(evidence, weighed.khat, weighed.n_effective, weighed.good, draws[:, :n] + zero, omega, share)
 
 
@@ -171,7 +182,7 @@ def _find_mode(
     priors: Priors, log_medians: Array, log_scales: Array, weights: Array, masks: Array, power: Array, start: Array
 ) -> Laplace:
     """Of eta, log excess and the logit of the share."""
-    n, basis = len(log_medians), basis_of(log_scales)
+    n, basis = len(log_medians), quadratic_features(log_scales)
 
     def log_density(position):
         log_excess = position[n : 2 * n]
@@ -185,9 +196,9 @@ def _find_mode(
 def _mix(priors: Priors, basis: Array, weights: Array, masks: Array | np.ndarray, position: Array) -> Array:
     """log marginal likelihoods, (2 × scale, node, …) and (kind, node, …) -> (hyper, …); of two kinds, by their share."""
     n = len(basis) // 2
-    log_sd = 0.5 * jnp.log(position[n : 2 * n] ** 2 + priors.least_omega**2)
+    log_sd = 0.5 * jnp.log(position[n : 2 * n] ** 2 + priors.omega_floor**2)
     found = [
-        logsumexp(weight + log_prior(basis, position[:n], log_sd, priors.amplitude_sd, mask[:, None]), axis=1)
+        logsumexp(weight + log_prior(basis, position[:n], log_sd, priors.feature_offset_sd, mask[:, None]), axis=1)
         - np.log(len(weight))
         for weight, mask in zip(weights, masks, strict=True)
     ]
@@ -222,9 +233,9 @@ def _log_hyperprior(priors: Priors, log_medians: Array, position: Array) -> Arra
     return constant - 0.5 * (eta**2 + excess**2).sum(0) + (log_sigmoid(logit) + log_sigmoid(-logit)).sum(0)
 
 
-def find_chances(
+def inclusion_probabilities(
     priors: Priors, log_scales: Array, weights: Array, masks: Array, evidence: Evidence
-) -> Chances:
+) -> InclusionProbabilities:
     """Whether each feature is of the first kind, averaged over the hyperparameters.
 
     Parameters
@@ -236,9 +247,9 @@ def find_chances(
     evidence : Evidence
         Of the hypothesis that a share of the features is of the first kind.
     """
-    basis, hyper, found, errors = basis_of(log_scales), (evidence.eta.T, jnp.log(evidence.omega.T)), [], []
+    basis, hyper, found, errors = quadratic_features(log_scales), (evidence.eta.T, jnp.log(evidence.omega.T)), [], []
     for weight, mask in zip(weights, masks, strict=True):
-        terms = weight + log_prior(basis, *hyper, priors.amplitude_sd, mask[:, None])  # (draw, node, feature)
+        terms = weight + log_prior(basis, *hyper, priors.feature_offset_sd, mask[:, None])  # (draw, node, feature)
         found.append(logsumexp(terms, axis=1))
         share = jax.nn.softmax(logsumexp(terms, axis=0), axis=0)  # of each node, which all draws have in common
         errors.append((share**2).sum(0) - 1 / len(weight))
@@ -247,11 +258,11 @@ def find_chances(
     # hyperparameters have seen the feature too: a draw weighs one over its likelihood, so that each scan counts once
     own = jnp.logaddexp(found[0] + log_sigmoid(logit)[:, None], found[1] + log_sigmoid(-logit)[:, None])
     factor = logsumexp(found[0] - own, axis=0) - logsumexp(found[1] - own, axis=0)
-    return Chances(factor, jnp.sqrt(jnp.maximum(errors[0] + errors[1], 0)), probability)
+    return InclusionProbabilities(factor, jnp.sqrt(jnp.maximum(errors[0] + errors[1], 0)), probability)
 
 
 @partial(jax.jit, static_argnums=(0, 7))
-def judge_features(
+def feature_inclusion(
     problem: Problem,
     log_ratio: Array,
     moments: Moments,
@@ -260,7 +271,7 @@ def judge_features(
     evidences: tuple[Evidence, ...],
     masks: Array,
     n_nodes: int,
-) -> tuple[Chances, ...]:
+) -> tuple[InclusionProbabilities, ...]:
     """Which features have the scales that each of some masks leaves out.
 
     Parameters
@@ -274,12 +285,14 @@ def judge_features(
     masks : (mask, scale) array
     n_nodes : int
     """
-    centre = jnp.broadcast_to(jnp.asarray(prior.mean)[:, None], (len(prior.mean), len(keys)))
-    modes = find_modes(problem, log_ratio, moments, prior, to_coordinates(problem.pair, centre))
-    nodes = draw_nodes(keys, (modes,), n_nodes, problem.pair)
+    center = jnp.broadcast_to(jnp.asarray(prior.mean)[:, None], (len(prior.mean), len(keys)))
+    modes = find_modes(problem, log_ratio, moments, prior, to_coordinates(problem.pair, center))
+    nodes = draw_importance_sample(keys, (modes,), n_nodes, problem.pair)
     masks = jnp.concatenate([jnp.ones_like(masks[:1]), masks])
     weights = evaluate_masked(problem, log_ratio, moments, nodes, (modes,), masks)
     return tuple(
-        find_chances(problem.priors, nodes.log_scales, weights[np.array([0, k])], masks[np.array([0, k])], evidence)
+        inclusion_probabilities(
+            problem.priors, nodes.log_scales, weights[np.array([0, k])], masks[np.array([0, k])], evidence
+        )
         for k, evidence in enumerate(evidences, start=1)
     )

@@ -16,8 +16,8 @@ from jax.scipy.special import logsumexp
 from scipy import optimize
 
 from bayesharm.algorithms.devices import map_some
-from bayesharm.inference.importance import Nodes, basis_of, log_prior
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.inference.importance import ImportanceSample, log_prior, quadratic_features
+from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
 
@@ -28,8 +28,8 @@ FINE, STEP = 0.02, 0.05  # in about posterior sds: the largest slope at the mode
 FAR = 8.0  # from 0, log-scales of standardized features: there a likelihood may not be a number, and nothing weighs
 
 
-class Ratio(NamedTuple):
-    """Gaussian posterior of log lambda of each scanner, then log kappa of each, centred over scanners.
+class VarianceRatios(NamedTuple):
+    """Gaussian posterior of log lambda of each scanner, then log kappa of each, centered over scanners.
 
     Attributes
     ----------
@@ -44,10 +44,10 @@ class Ratio(NamedTuple):
     n_effective: float
 
 
-def fit_ratio(
-    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float, start: np.ndarray
+def fit_variance_ratios(
+    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, start: np.ndarray
 ) -> np.ndarray:
-    """Ratios that maximize the features' summed log marginal likelihood, centred over scanners.
+    """Ratios that maximize the features' summed log marginal likelihood, centered over scanners.
 
     Parameters
     ----------
@@ -65,11 +65,11 @@ def fit_ratio(
     slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
     found = optimize.minimize(slope_of, start / unit, jac=True, method="BFGS", options={"gtol": FINE})
     mode = unit * found.x
-    return problem.centring @ mode if np.isfinite(found.fun) and np.isfinite(mode).all() else start
+    return problem.centering @ mode if np.isfinite(found.fun) and np.isfinite(mode).all() else start
 
 
-def ratio_covariance(
-    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float, mode: np.ndarray
+def variance_ratio_covariance(
+    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, mode: np.ndarray
 ) -> np.ndarray:
     """Inverse curvature at the mode, (ratio, ratio): differences of the gradient, for which no program is needed.
 
@@ -78,7 +78,7 @@ def ratio_covariance(
     Parameters
     ----------
     problem, moments, nodes, prior, n_effective
-        As for :func:`fit_ratio`.
+        As for :func:`fit_variance_ratios`.
     mode : (ratio,) array
         What it gave.
     """
@@ -90,11 +90,11 @@ def ratio_covariance(
         covariance = unit[:, None] * np.linalg.inv(curvature) * unit
     else:
         covariance = np.diag(problem.ratio_sd**2)
-    return problem.centring @ covariance @ problem.centring
+    return problem.centering @ covariance @ problem.centering
 
 
 def _objective(
-    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, n_effective: float
+    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float
 ) -> tuple[Callable, np.ndarray]:
     """Minus the log posterior and its gradient, of ratios over a unit that is about their posterior sd; and that unit."""
     picked = pick_features(moments.squares.shape[1])
@@ -102,7 +102,7 @@ def _objective(
     power = min(1.0, n_effective / n_features)
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
     few = Moments(*(part[:, picked] for part in moments))
-    chosen = Nodes(*(part[:n_nodes][..., picked] for part in nodes))
+    chosen = ImportanceSample(*(part[:n_nodes][..., picked] for part in nodes))
     n_scans = np.bincount(problem.plan.scanner, weights=problem.plan.size, minlength=problem.n_scanners)
     informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
     unit = (0.5 * informed * power * n_features + problem.ratio_sd**-2) ** -0.5
@@ -121,17 +121,17 @@ def pick_features(n: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=0)
 def ratio_gradient(
-    problem: Problem, moments: Moments, nodes: Nodes, prior: Gaussian, power: float, raw: Array
+    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, power: float, raw: Array
 ) -> tuple[Array, Array]:
-    """Minus the log posterior of ratios, not yet centred, and its gradient."""
+    """Minus the log posterior of ratios, not yet centered, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    prior_of_nodes = log_prior(basis_of(nodes.log_scales), mean, jnp.log(sd), problem.priors.amplitude_sd)[0]
+    prior_of_nodes = log_prior(quadratic_features(nodes.log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
     near = (jnp.abs(nodes.log_scales) < FAR).all(1)
     some = near.any(0)  # features of which no node is near say nothing
     base = jnp.where(near, prior_of_nodes - nodes.log_proposal, jnp.where(some, -jnp.inf, 0.0))
 
     def minus_log_density(raw):
-        constants, condensed = condense(problem.plan, jnp.asarray(problem.centring) @ raw, moments)
+        constants, condensed = weight_statistics(problem.plan, jnp.asarray(problem.centering) @ raw, moments)
 
         def evaluate(log_scales):
             return log_likelihood(problem.plan, constants, condensed, log_scales)
@@ -143,7 +143,7 @@ def ratio_gradient(
     return jax.value_and_grad(minus_log_density)(raw)
 
 
-def fit_new_ratios(
+def fit_unseen_ratios(
     problem: Problem, moments: Moments, log_scales: np.ndarray, log_ratio: np.ndarray, n_effective: float, new: np.ndarray
 ) -> np.ndarray:
     """Ratios, with those of new scanners where they maximize the features' marginal likelihood, given their scales.
@@ -185,7 +185,7 @@ def fit_new_ratios(
 @partial(jax.jit, static_argnums=0)
 def _likelihood_gradient(problem: Problem, moments: Moments, log_scales: Array, log_ratio: Array) -> tuple[Array, Array]:
     def total(log_ratio):
-        constants, condensed = condense(problem.plan, log_ratio, moments)
+        constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
         return log_likelihood(problem.plan, constants, condensed, log_scales).sum()
 
     return jax.value_and_grad(total)(log_ratio)

@@ -217,7 +217,7 @@ def _lower_triangle(values: Any, regions: np.ndarray | None) -> tuple[Matrix, np
 
 
 def _columns(values: Any, at: np.ndarray) -> np.ndarray:
-    """Columns of a stored array; a run of neighbours is a slice, which for a memory map copies nothing."""
+    """Columns of a stored array; a run of neighbors is a slice, which for a memory map copies nothing."""
     if len(at) and at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
         return values[:, int(at[0]) : int(at[-1]) + 1]
     return values.oindex[:, at] if hasattr(values, "oindex") else values[:, at]

@@ -229,6 +229,4 @@ def _readable(path: Path, what: str) -> Iterator[None]:
             do="save it as UTF-8",
         ) from None
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(
-            f"The file of {what} cannot be read.", got=f"{path}: {error}", expected=expected, do=do
-        ) from error
+        raise InputError(f"The file of {what} cannot be read.", got=f"{path}: {error}", expected=expected, do=do) from error

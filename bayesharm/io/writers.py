@@ -43,7 +43,7 @@ class Output:
         Kept if it is a floating type; harmonized integers need fractions and become float64.
     n_draws : int, optional
         The array is (draw, scan, feature) then, else (scan, feature).
-    remark : str
+    preview_notice : str
         What must be said of it lies beside it as ``<file>.PREVIEW.txt``: arrays have no room for words.
     """
 
@@ -52,7 +52,7 @@ class Output:
     names: Sequence[str] | np.ndarray
     dtype: Any
     n_draws: int | None = None
-    remark: str = ""
+    preview_notice: str = ""
 
     @property
     def final(self) -> Path:
@@ -74,7 +74,7 @@ class Output:
 
     @property
     def labels(self) -> tuple[Path, Path]:
-        """Where the remark is written, and where it belongs."""
+        """Where the preview notice is written, and where it belongs."""
         aside, name = self.unfinished, self.final.name
         return aside.with_name(f"{aside.name}.txt"), self.final.with_name(f"{name}.PREVIEW.txt")
 
@@ -88,9 +88,7 @@ class Output:
 
 
 @contextmanager
-def create_matrices(
-    *outputs: Output, inputs: Sequence[Path] = (), progress: Progress = no_progress
-) -> Iterator[list[Any]]:
+def create_matrices(*outputs: Output, inputs: Sequence[Path] = (), progress: Progress = no_progress) -> Iterator[list[Any]]:
     """Arrays to fill, feature by feature; the files appear under their names only once the block ends without error.
 
     They lie on the disk while they are filled, where there is room for them from the beginning. Either all files appear or
@@ -122,7 +120,9 @@ def create_matrices(
                 shutil.rmtree(output.final)
             os.replace(path, output.final)
             aside, label = output.labels
-            os.replace(aside, label) if output.remark else label.unlink(missing_ok=True)  # of an earlier file of this name
+            os.replace(aside, label) if output.preview_notice else label.unlink(
+                missing_ok=True
+            )  # of an earlier file of this name
     finally:
         try:
             for array in arrays:
@@ -258,14 +258,13 @@ def _reserve(path: Path) -> None:
             if error.errno in FULL:
                 raise
 
-
             # other file systems cannot do that
 
 
 def _finish(output: Output, array: Any, progress: Progress) -> Path:
     """All that was written, on the disk under a name of its own."""
-    if output.remark:
-        output.labels[0].write_text(f"{output.final.name}: {output.remark}\n", encoding="utf-8")
+    if output.preview_notice:
+        output.labels[0].write_text(f"{output.final.name}: {output.preview_notice}\n", encoding="utf-8")
     if output.suffix == ".zarr":
         return output.unfinished
     if output.suffix == ".npy":

@@ -139,7 +139,7 @@ class Plan(NamedTuple):
     column_bias : (column,) int array
         Where the ratios of scanners have the column's log kappa; -1 where it has none.
     n_scanners : int
-    once_scale : int
+    single_scan_scale : int
     """
 
     layout: Layout
@@ -156,7 +156,7 @@ class Plan(NamedTuple):
     column_sd: np.ndarray
     column_bias: np.ndarray
     n_scanners: int
-    once_scale: int
+    single_scan_scale: int
 
 
 def make_plan(design: Design, layout: Layout) -> Plan:
@@ -167,7 +167,7 @@ def make_plan(design: Design, layout: Layout) -> Plan:
     for programs of the other one too.
     """
     merged = np.zeros(len(design.class_scanner), np.int32)
-    merged[design.class_once] = 1 + np.arange(design.class_once.sum())
+    merged[design.class_single_scan] = 1 + np.arange(design.class_single_scan.sum())
 
     def merge(entries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         key = np.stack([merged[entries.classes], entries.columns])
@@ -178,7 +178,7 @@ def make_plan(design: Design, layout: Layout) -> Plan:
     return Plan(
         layout,
         design.class_scanner.astype(np.int32),
-        design.class_once,
+        design.class_single_scan,
         design.class_size.astype(np.int32),
         merged,
         int(merged.max()) + 1,
@@ -189,7 +189,7 @@ def make_plan(design: Design, layout: Layout) -> Plan:
         design.column_sd,
         _find_biases(design),
         len(design.scanners),
-        design.once_scale,
+        design.single_scan_scale,
     )
 
 

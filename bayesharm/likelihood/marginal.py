@@ -27,7 +27,7 @@ Array = jax.Array
 FEW_PAIRS = 16  # of a group
 
 
-class Constants(NamedTuple):
+class SharedTerms(NamedTuple):
     """What all features share once the noise ratio is known (a JAX pytree)."""
 
     variance_ratio: Array  # (merged class,) lambda of each class; 1 for the repeated one
@@ -39,7 +39,7 @@ class Constants(NamedTuple):
     log_ratio: Array  # () sum over repeated scans of log lambda
 
 
-class Condensed(NamedTuple):
+class WeightedStatistics(NamedTuple):
     """What each feature adds once the noise ratio is known; feature axis last (a JAX pytree)."""
 
     dense: Array  # (dense entry, feature)
@@ -53,7 +53,7 @@ def merge_eliminated(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Ar
     """Products of eliminated columns with dense ones (entry, dense) and with features (entry, feature), weighted."""
     entries = plan.layout.eliminated
     weight = _weight(plan, log_ratio)[entries.classes][:, None]
-    spread = partial(add_up, plan.eliminated[2], len(plan.eliminated[0]))
+    spread = partial(segment_sum, plan.eliminated[2], len(plan.eliminated[0]))
     dtype = log_ratio.dtype
     return (
         spread(weight * plan.layout.cross_gram.astype(dtype)),
@@ -65,7 +65,7 @@ def _weight(plan: Plan, log_ratio: Array) -> Array:
     return jnp.where(plan.once, 1.0, jnp.exp(-log_ratio[plan.scanner])).astype(log_ratio.dtype)
 
 
-def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants, Condensed]:
+def weight_statistics(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[SharedTerms, WeightedStatistics]:
     """Weigh the scans of people scanned repeatedly by the noise ratio, and add up what is alike, once and for all.
 
     Parameters
@@ -85,9 +85,9 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
     layout, dtype = plan.layout, log_ratio.dtype
     weight = _weight(plan, log_ratio)
     row, column, _ = positions(layout.dense_gram.shape[1])
-    over_classes = partial(add_up, plan.merged, plan.n_merged)
+    over_classes = partial(segment_sum, plan.merged, plan.n_merged)
     cross, eliminated = merge_eliminated(plan, log_ratio, moments)
-    squares = add_up(
+    squares = segment_sum(
         plan.eliminated[2],
         len(cross),
         (weight[layout.eliminated.classes] * layout.eliminated_gram.astype(dtype))[:, None],
@@ -95,10 +95,10 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
 
     bias = plan.column_bias[_columns(plan)]
     i, j, group, example = plan.pairs
-    over_pairs = partial(add_up, group, len(example))
+    over_pairs = partial(segment_sum, group, len(example))
     other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
     dense = plan.layout.dense
-    constants = Constants(
+    constants = SharedTerms(
         variance_ratio=jnp.ones(plan.n_merged, dtype)
         .at[plan.merged[plan.once]]
         .set(jnp.exp(log_ratio[plan.scanner[plan.once]])),
@@ -114,13 +114,13 @@ def condense(plan: Plan, log_ratio: Array, moments: Moments) -> tuple[Constants,
     place = np.searchsorted(large, group[many])
     one, two, twice = i[many], j[many], other[many]
     by_dense = jax.lax.map(
-        lambda column: add_up(
+        lambda column: segment_sum(
             place, len(large), column[one, None] * eliminated[two] + twice * column[two, None] * eliminated[one]
         ),
         cross.T,
     )
-    condensed = Condensed(
-        dense=add_up(
+    condensed = WeightedStatistics(
+        dense=segment_sum(
             plan.dense[2], len(plan.dense[0]), weight[dense.classes][:, None] * jnp.asarray(moments.dense, dtype)
         ),
         cross=jnp.swapaxes(by_dense, 0, 1),
@@ -142,13 +142,13 @@ class Normal(NamedTuple):
     prior: Array  # (dense, then kind, feature) prior precision
 
 
-def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_scales: Array) -> Normal:
+def normal_equations(plan: Plan, constants: SharedTerms, moments: WeightedStatistics, log_scales: Array) -> Normal:
     """Assemble the normal equations and eliminate the diagonal block.
 
     Parameters
     ----------
     plan, constants, moments
-        From :func:`bayesharm.likelihood.layout.make_plan` and :func:`condense`.
+        From :func:`bayesharm.likelihood.layout.make_plan` and :func:`weight_statistics`.
     log_scales : (scale, feature) array
         Natural logarithms of the scales of the standardized features, noise first.
     """
@@ -157,7 +157,7 @@ def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_s
     once = np.zeros(plan.n_merged)
     once[plan.merged[plan.once]] = 1.0
     ratio = constants.variance_ratio[:, None]
-    w = 1 / (variance[0] * ratio + jnp.asarray(once, dtype)[:, None] * variance[plan.once_scale])
+    w = 1 / (variance[0] * ratio + jnp.asarray(once, dtype)[:, None] * variance[plan.single_scan_scale])
     n_dense = constants.cross.shape[1]
     columns = _columns(plan)
     scale, fixed = plan.column_scale[columns], (plan.column_sd[columns] ** -2.0).astype(dtype)
@@ -179,8 +179,8 @@ def normal_equations(plan: Plan, constants: Constants, moments: Condensed, log_s
     product = coefficient[small.own] * moments.entries
     if len(small.group):
         mixed = coefficient[small.group]
-        product += add_up(small.first, len(product), mixed * moments.entries[small.second])
-        product += add_up(small.second, len(product), mixed * moments.entries[small.first])
+        product += segment_sum(small.first, len(product), mixed * moments.entries[small.second])
+        product += segment_sum(small.second, len(product), mixed * moments.entries[small.first])
     rhs -= constants.cross[small.entries].T @ product
     return Normal(schur, rhs, pivot, coefficient, w, prior)
 
@@ -222,7 +222,7 @@ def _by_size(plan: Plan) -> tuple[np.ndarray, Small]:
     return np.flatnonzero(large), Small(entries, own, first, second, group[mixed])
 
 
-def log_likelihood(plan: Plan, constants: Constants, moments: Condensed, log_scales: Array) -> Array:
+def log_likelihood(plan: Plan, constants: SharedTerms, moments: WeightedStatistics, log_scales: Array) -> Array:
     """log p(feature | scales), all effects integrated out.
 
     Returns
@@ -238,13 +238,11 @@ def log_likelihood(plan: Plan, constants: Constants, moments: Condensed, log_sca
     log_det -= jnp.log(normal.prior[:n_dense]).sum(0)
     size = np.bincount(plan.merged, weights=plan.size, minlength=plan.n_merged).astype(dtype)
     log_det -= size @ jnp.log(normal.precision)
-    quadratic = (
-        (normal.precision * moments.squares).sum(0) - (normal.coefficient * moments.eliminated).sum(0) - quadratic
-    )
+    quadratic = (normal.precision * moments.squares).sum(0) - (normal.coefficient * moments.eliminated).sum(0) - quadratic
     return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
 
 
-def add_up(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
+def segment_sum(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
     """Sums of rows that have the same index, (row, …) -> (n, …)."""
     if len(index) * n > 2**16:
         return jax.ops.segment_sum(jnp.asarray(values), index, n)

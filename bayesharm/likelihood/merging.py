@@ -15,7 +15,7 @@ from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.layout import Entries, arrange_layout
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import NAMELESS, Statistics, find_kinds, with_covariates
+from bayesharm.likelihood.sufficient_statistics import NAMELESS, SufficientStatistics, unique_scan_patterns, with_covariates
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.terms import levels_by
 
@@ -38,7 +38,7 @@ class Joined(NamedTuple):
     notes : tuple of str
     """
 
-    old: Statistics
+    old: SufficientStatistics
     matrix: sparse.csr_array
     classes: np.ndarray
     rows: np.ndarray
@@ -46,7 +46,7 @@ class Joined(NamedTuple):
     notes: tuple[str, ...]
 
 
-def join_scans(old: Statistics, scans: pd.DataFrame) -> Joined:
+def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> Joined:
     """Lay new scans out with the old ones, without learning from them.
 
     New scanners, people and populations make new columns. A scale that the fit does not know can have none: populations of a
@@ -76,7 +76,9 @@ def join_scans(old: Statistics, scans: pd.DataFrame) -> Joined:
     return Joined(rearranged, design.matrix[new], design.scan_class[new], design.rows[new] - n_old, scans, notes)
 
 
-def add_scans(old: Statistics, dataset: Dataset, values: np.ndarray) -> tuple[Statistics, tuple[str, ...]]:
+def append_scans(
+    old: SufficientStatistics, dataset: Dataset, values: np.ndarray
+) -> tuple[SufficientStatistics, tuple[str, ...]]:
     """Statistics of the old scans and of new ones together.
 
     Parameters
@@ -95,18 +97,18 @@ def add_scans(old: Statistics, dataset: Dataset, values: np.ndarray) -> tuple[St
     Raises
     ------
     InputError
-        As :func:`join_scans`.
+        As :func:`align_new_scans`.
     """
-    joined = join_scans(old, dataset.scans)
+    joined = align_new_scans(old, dataset.scans)
     design, values = joined.old.design, values[joined.rows]
     parts = [(joined.matrix[joined.classes == c], values[joined.classes == c]) for c in range(len(design.class_scanner))]
     kinds = old.kinds.assign(traveling=old.kinds.get("traveling", False))
-    kinds = find_kinds(pd.concat([kinds, joined.scans.iloc[joined.rows]], ignore_index=True), design.spec)
+    kinds = unique_scan_patterns(pd.concat([kinds, joined.scans.iloc[joined.rows]], ignore_index=True), design.spec)
     both = _combine(joined.old, design, sparse.eye_array(len(design.columns), format="csr"), parts)
     return replace(both, kinds=kinds), joined.notes
 
 
-def _complete(scans: pd.DataFrame, old: Statistics) -> pd.DataFrame:
+def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
     """The new scans with the columns of the old ones, and no others.
 
     Raises
@@ -131,11 +133,11 @@ def _complete(scans: pd.DataFrame, old: Statistics) -> pd.DataFrame:
                 expected="a value for every scan: a model cannot learn from them, or predict them, otherwise",
                 do="complete the column, or leave these scans out",
             )
-    factors = {family.by: _as_known(scans[family.by], old.kinds[family.by])
-               for family in old.design.spec.factors if family.by in names}  # fmt: skip
+    factors = {family.grouping: _as_known(scans[family.grouping], old.kinds[family.grouping])
+               for family in old.design.spec.factors if family.grouping in names}  # fmt: skip
     traveling = scans["traveling"] if "traveling" in scans else False
     scans = scans[wanted].assign(traveling=traveling, **factors)
-    if not old.design.once_scale:  # nobody has a participant effect
+    if not old.design.single_scan_scale:  # nobody has a participant effect
         scans["participant_id"] = [f"new {NAMELESS.format(k)}" for k in range(len(scans))]
     return scans
 
@@ -150,7 +152,7 @@ def _as_known(values: pd.Series, known: pd.Series) -> np.ndarray:
     return np.array([numbers.get(number, label) for number, label in zip(values, labels, strict=True)], object)
 
 
-def _only_known(design: Design, old: Statistics, n_old: int) -> tuple[Design, tuple[str, ...]]:
+def _only_known(design: Design, old: SufficientStatistics, n_old: int) -> tuple[Design, tuple[str, ...]]:
     """Without columns that have a scale which the old design has not, or that old scans did not have.
 
     Raises
@@ -163,7 +165,7 @@ def _only_known(design: Design, old: Statistics, n_old: int) -> tuple[Design, tu
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
     drop = new & (touches | ~np.isin(scales, ["none", *old.design.scales]))
     names = [design.columns[k] for k in np.flatnonzero(drop)]
-    by_diagnosis = [family.name for family in design.spec.families if family.by == "diagnosis"]
+    by_diagnosis = [family.name for family in design.spec.families if family.grouping == "diagnosis"]
     if unknown := [name for name in names if name.partition(":")[0] in by_diagnosis]:
         raise InputError(
             "Some new scans are of people with a diagnosis, and the fit had none of these.",
@@ -175,7 +177,7 @@ def _only_known(design: Design, old: Statistics, n_old: int) -> tuple[Design, tu
     return restrict_design(design, ~drop, old.design.scales, old.design.scale_medians), notes
 
 
-def _place_columns(old: Statistics, design: Design) -> sparse.csr_array:
+def _place_columns(old: SufficientStatistics, design: Design) -> sparse.csr_array:
     """Old columns in those of a design that has their scans too, (old column, column).
 
     Who has become a traveler leaves a population: what the column of the person has is taken from that of the population.
@@ -207,8 +209,8 @@ def _place_columns(old: Statistics, design: Design) -> sparse.csr_array:
 
 
 def _combine(
-    old: Statistics, design: Design, place: sparse.csr_array, parts: Sequence[tuple[sparse.csr_array, np.ndarray]]
-) -> Statistics:
+    old: SufficientStatistics, design: Design, place: sparse.csr_array, parts: Sequence[tuple[sparse.csr_array, np.ndarray]]
+) -> SufficientStatistics:
     """Old statistics under the columns of a design that has theirs too, and sums over new scans, class by class."""
     own = {name: c for c, name in enumerate(_class_names(design))}
     class_of = np.array([own[name] for name in _class_names(old.design)])
@@ -225,10 +227,10 @@ def _combine(
         _products(Entries(entries.classes, entries.columns + offset), before, place, parts)
         for entries, offset in ((layout.dense, 0), (layout.eliminated, design.n_dense))
     )
-    return Statistics(old.kinds, design, layout, size, Moments(dense, eliminated, squares))
+    return SufficientStatistics(old.kinds, design, layout, size, Moments(dense, eliminated, squares))
 
 
-def _all_products(old: Statistics, class_of: np.ndarray) -> tuple[Entries, np.ndarray]:
+def _all_products(old: SufficientStatistics, class_of: np.ndarray) -> tuple[Entries, np.ndarray]:
     """Products of old columns and features, (entry, feature), under the new numbers of their classes."""
     entries, offset = old.layout, old.design.n_dense
     classes = class_of[np.concatenate([entries.dense.classes, entries.eliminated.classes])]
@@ -253,10 +255,10 @@ def _products(
 
 
 def _class_names(design: Design) -> list[tuple[str, bool]]:
-    return [(design.scanners[k], bool(once)) for k, once in zip(design.class_scanner, design.class_once, strict=True)]
+    return [(design.scanners[k], bool(once)) for k, once in zip(design.class_scanner, design.class_single_scan, strict=True)]
 
 
-def _full_grams(old: Statistics) -> list[sparse.csr_array]:
+def _full_grams(old: SufficientStatistics) -> list[sparse.csr_array]:
     """Products of all columns within each class."""
     n_dense, layout = old.design.n_dense, old.layout
     n = len(old.design.columns)

@@ -36,10 +36,10 @@ class Moments(NamedTuple):
     squares: np.ndarray
 
 
-class Standard(NamedTuple):
-    """Centre and sd of each feature over the scans that the model uses, in the user's units; (feature,)."""
+class Standardization(NamedTuple):
+    """Center and sd of each feature over the scans that the model uses, in the user's units; (feature,)."""
 
-    centre: np.ndarray
+    center: np.ndarray
     sd: np.ndarray
 
 
@@ -117,7 +117,7 @@ def number_rows(matrix: sparse.csr_array) -> np.ndarray:
 
 def compute_moments(
     design: Design, layout: Layout, features: np.ndarray, unit: float | None = None
-) -> tuple[Moments, Standard]:
+) -> tuple[Moments, Standardization]:
     """One pass over a block of features.
 
     Parameters
@@ -132,39 +132,39 @@ def compute_moments(
 
     Returns
     -------
-    Moments, Standard
+    Moments, Standardization
     """
     sums = arrange_sums(design, layout)
     return _add_up(sums, features, design.rows[sums.order], unit)
 
 
 def _add_up(
-    sums: Sums, values: np.ndarray, rows: np.ndarray, unit: float | None, centre: np.ndarray | None = None
-) -> tuple[Moments, Standard]:
+    sums: Sums, values: np.ndarray, rows: np.ndarray, unit: float | None, center: np.ndarray | None = None
+) -> tuple[Moments, Standardization]:
     """Moments of values as they are stored; rows brings them into the order of the sums."""
     by_class, squares = [], np.empty((len(sums.limits), values.shape[1]))
     for limit, adder, square in zip(sums.limits, sums.adders, squares, strict=True):
         y = values[rows[limit]].astype(float)  # of one class: small enough for the processor's cache
-        if centre is not None:
-            y -= centre
+        if center is not None:
+            y -= center
         by_class.append(adder @ y)
         np.einsum("sf,sf->f", y, y, out=square)
     total = np.concatenate(by_class)
     of_class, n = sums.of_class @ total, len(rows)
     mean, square = of_class.sum(axis=0) / n, squares.sum(axis=0) / n
-    if centre is None and not (square < MOST_CANCELLATION * (square - mean**2)).all():
+    if center is None and not (square < MOST_CANCELLATION * (square - mean**2)).all():
         return _add_up(sums, values, rows, unit, mean)
     sd = np.sqrt(np.maximum(square - mean**2, 0.0)) if unit is None else np.full(len(mean), unit)
     squares -= (2 * of_class - sums.class_size[:, None] * mean) * mean
     squares /= sd**2
     total -= sums.size[:, None] * mean
     total /= sd
-    standard = Standard(mean if centre is None else centre + mean, sd)
+    standard = Standardization(mean if center is None else center + mean, sd)
     return Moments(sums.dense @ total, sums.eliminated @ total, squares), standard
 
 
 class MomentReader:
-    """Moments of any features, computed in windows of neighbours: the last ones are kept for the blocks that follow.
+    """Moments of any features, computed in windows of neighbors: the last ones are kept for the blocks that follow.
 
     A file is so read in wide pieces, and once for all the blocks of a window. Safe to call from several threads.
 
@@ -184,29 +184,29 @@ class MomentReader:
         rows = design.rows[self.sums.order]
         self.rows = rows if features.rows is None else features.rows[rows]
         self.design_rows = design.rows if features.rows is None else features.rows[design.rows]
-        self.windows: dict[int, tuple[Moments, Standard, np.ndarray]] = {}
+        self.windows: dict[int, tuple[Moments, Standardization, np.ndarray]] = {}
         self.lock = Lock()
 
-    def __call__(self, features: np.ndarray) -> tuple[Moments, Standard]:
+    def __call__(self, features: np.ndarray) -> tuple[Moments, Standardization]:
         """Moments of features by their positions, in any order."""
         parts = []
         for at, (moments, standard, _) in self._runs(features):
             parts.append((*(part[..., at] for part in moments), *(part[at] for part in standard)))
-        dense, eliminated, squares, centre, sd = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        return Moments(dense, eliminated, squares), Standard(centre, sd)
+        dense, eliminated, squares, center, sd = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        return Moments(dense, eliminated, squares), Standardization(center, sd)
 
     def values(self, features: np.ndarray) -> np.ndarray:
         """Features as they are, (scan, feature), the scans in the order of the design."""
         return np.concatenate([values[:, at][self.design_rows] for at, (_, _, values) in self._runs(features)], axis=1)
 
-    def _runs(self, features: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Moments, Standard, np.ndarray]]]:
-        """Neighbours among the features: where they are in their window, and what is kept of it."""
+    def _runs(self, features: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Moments, Standardization, np.ndarray]]]:
+        """Neighbors among the features: where they are in their window, and what is kept of it."""
         size = self.features.block_size
         for run in np.split(features, np.flatnonzero(np.diff(features // size)) + 1):
             start = int(run[0]) // size * size
             yield run - start, self._window(start)
 
-    def _window(self, start: int) -> tuple[Moments, Standard, np.ndarray]:
+    def _window(self, start: int) -> tuple[Moments, Standardization, np.ndarray]:
         with self.lock:
             if start not in self.windows:
                 while len(self.windows) >= N_WINDOWS:

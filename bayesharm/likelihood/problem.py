@@ -27,7 +27,7 @@ class Reported(NamedTuple):
     columns : (effect,) int array
     weight : (effect,) array
         What each contrast is multiplied by.
-    mates : (column,) int array
+    contrast_group : (column,) int array
         Columns with the same number are reported against their mean; those with -1 as they are.
     sums : (sum, dense) array
         Contrasts of sums of dense columns.
@@ -35,7 +35,7 @@ class Reported(NamedTuple):
 
     columns: np.ndarray
     weight: np.ndarray
-    mates: np.ndarray
+    contrast_group: np.ndarray
     sums: np.ndarray
 
 
@@ -50,7 +50,7 @@ class Problem:
         Prior medians of the log-scales of standardized features.
     reported : Reported
     priors : Priors
-        ``amplitude_sd`` is 0 where features share one unit.
+        ``feature_offset_sd`` is 0 where features share one unit.
     pair : int
         Index of the participants' scale if the noise of people scanned once contains it, else 0.
     noise_ratio, bias_ratio : bool
@@ -74,14 +74,14 @@ class Problem:
 
     @property
     def ratio_sd(self) -> np.ndarray:
-        """Their prior sds before they are centred, (ratio,)."""
+        """Their prior sds before they are centered, (ratio,)."""
         return np.repeat([self.priors.noise_ratio_sd, self.priors.bias_ratio_sd], self.n_scanners)
 
     @property
-    def centring(self) -> np.ndarray:
-        """What centres each kind of ratio over scanners, or makes it 0 where scanners do not differ; (ratio, ratio)."""
-        centre = np.eye(self.n_scanners) - 1 / self.n_scanners
-        return np.kron(np.diag([self.noise_ratio, self.bias_ratio]), centre)
+    def centering(self) -> np.ndarray:
+        """What centers each kind of ratio over scanners, or makes it 0 where scanners do not differ; (ratio, ratio)."""
+        center = np.eye(self.n_scanners) - 1 / self.n_scanners
+        return np.kron(np.diag([self.noise_ratio, self.bias_ratio]), center)
 
     @cached_property
     def digest(self) -> bytes:
@@ -108,8 +108,8 @@ def make_problem(design: Design, plan: Plan | None = None) -> Problem:
         plan=plan or make_plan(design, lay_out(design)),
         log_medians=np.log(design.scale_medians),
         reported=_list_reported(design),
-        priors=replace(design.spec.priors, amplitude_sd=design.spec.amplitude_sd),
-        pair=design.once_scale if design.class_once.any() else 0,
+        priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),
+        pair=design.single_scan_scale if design.class_single_scan.any() else 0,
         noise_ratio=design.spec.noise_ratio == "scanner",
         bias_ratio=design.spec.bias_ratio == "scanner",
         n_scanners=len(design.scanners),
@@ -117,14 +117,14 @@ def make_problem(design: Design, plan: Plan | None = None) -> Problem:
 
 
 def _list_reported(design: Design) -> Reported:
-    mates = np.full(len(design.columns), -1)
+    contrast_group = np.full(len(design.columns), -1)
     single = [group for group in design.effects if not group.is_sum]
     for group in single:
-        for label in np.unique(group.mates[group.mates >= 0]):
-            mates[group.columns[group.mates == label]] = mates.max() + 1
+        for label in np.unique(group.contrast_group[group.contrast_group >= 0]):
+            contrast_group[group.columns[group.contrast_group == label]] = contrast_group.max() + 1
     columns, weight = (np.concatenate([getattr(group, name) for group in single]) for name in ("columns", "weight"))
     sums = [group.contrasts[:, : design.n_dense] for group in design.effects if group.is_sum]
-    return Reported(columns[:, 0], weight, mates, np.concatenate([np.zeros((0, design.n_dense)), *sums]))
+    return Reported(columns[:, 0], weight, contrast_group, np.concatenate([np.zeros((0, design.n_dense)), *sums]))
 
 
 def to_coordinates(pair: int, log_scales: Array) -> Array:

@@ -23,7 +23,7 @@ NAMELESS = "nameless person {}"
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
+class SufficientStatistics:
     """Sums of products of the scans of a study.
 
     Attributes
@@ -58,11 +58,11 @@ class Statistics:
         return make_plan(self.design, self.layout)._replace(size=self.size.astype(np.int32))
 
 
-def find_kinds(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
+def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     """One row for scans that are alike in all but covariates; two where a person was scanned alike more often than once."""
-    by = {family.by for family in spec.families}
+    by = {family.grouping for family in spec.families}
     wanted = {"participant_id": True, "scanner": True, "site": "population" in by}
-    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors}
+    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.grouping: True for family in spec.factors}
     names = [name for name, is_used in wanted.items() if is_used and name in used]
     kinds = pd.DataFrame({name: to_labels(used[name])[0].astype(object) for name in names})
     if "traveling" in used:

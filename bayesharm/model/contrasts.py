@@ -23,7 +23,7 @@ class EffectGroup:
     levels : tuple of str
     columns : (level, part) int array
         The columns that a level's effect is the sum of; one, but for sums.
-    mates : (level,) int array
+    contrast_group : (level,) int array
         Levels with the same number are mates; -1 has none.
     weight : (level,) array
         What the contrast is multiplied by.
@@ -35,14 +35,14 @@ class EffectGroup:
     dim: str
     levels: tuple[str, ...]
     columns: np.ndarray
-    mates: np.ndarray
+    contrast_group: np.ndarray
     weight: np.ndarray
     n_columns: int
 
     @property
     def contrasts(self) -> np.ndarray:
         """Written out, (level, column): large where there are many levels."""
-        same = (self.mates[:, None] == self.mates) & (self.mates >= 0)
+        same = (self.contrast_group[:, None] == self.contrast_group) & (self.contrast_group >= 0)
         rows = np.eye(len(self.levels)) - same / np.maximum(same.sum(axis=1, keepdims=True), 1)
         return self.weight[:, None] * (rows @ add_columns(self.columns, self.n_columns))
 

@@ -47,7 +47,7 @@ class Design:
         Prior sd of fixed columns; infinite elsewhere.
     n_dense : int
         How many columns are not eliminated.
-    scan_class, class_scanner, class_once : int and bool arrays
+    scan_class, class_scanner, class_single_scan : int and bool arrays
         Noise class of each scan; scanner of each class, and whether its people were scanned once.
     effects : tuple of EffectGroup
         Sums last.
@@ -56,7 +56,7 @@ class Design:
     participants : (scan,) array
         Who each scan is of.
     travelers : tuple of str
-    once_scale : int
+    single_scan_scale : int
         Index of the participants' scale in the variance of people scanned once; 0 if nobody has a participant
         effect.
     covariates : tuple of Covariate
@@ -76,12 +76,12 @@ class Design:
     n_dense: int
     scan_class: np.ndarray
     class_scanner: np.ndarray
-    class_once: np.ndarray
+    class_single_scan: np.ndarray
     effects: tuple[EffectGroup, ...]
     of_scanner: np.ndarray
     participants: np.ndarray
     travelers: tuple[str, ...]
-    once_scale: int
+    single_scan_scale: int
     covariates: tuple[Covariate, ...]
     notes: tuple[str, ...]
 
@@ -126,16 +126,15 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         A covariate is missing, constant, or has missing values; a protocol factor cannot be one.
     """
     traveling = find_travelers(scans)
-    if spec.needs_travelers and scans.groupby("participant_id").scanner.nunique().max() < 2:
+    if spec.requires_travelers and scans.groupby("participant_id").scanner.nunique().max() < 2:
         raise ModelError(
-            f"The model {spec.name!r} needs traveling subjects, and nobody was scanned on two or more "
-            "scanners.",
+            f"The model {spec.name!r} needs traveling subjects, and nobody was scanned on two or more scanners.",
             got=f"{scans.participant_id.nunique()} participants, each on one scanner",
             expected="at least one participant_id on two or more scanners",
             do="check the participant column, or use --model cohort (its site effect is measurement and "
             "sampling bias together)",
         )
-    rows = np.flatnonzero(traveling) if spec.people == "travelers" else np.arange(len(scans))
+    rows = np.flatnonzero(traveling) if spec.participants == "travelers" else np.arange(len(scans))
     used, traveling = scans.iloc[rows].reset_index(drop=True), traveling[rows]
     repeated = used.participant_id.map(used.participant_id.value_counts()).to_numpy() > 1
     scanners = tuple(sorted(used.scanner.unique()))
@@ -145,9 +144,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         unused = len(scans) - len(rows)
         notes.append(f"{unused} scans of people who did not travel are not used by this model.")
     if left_out := sorted(set(scans.scanner) - set(scanners)):
-        notes.append(
-            f"No traveling subject was scanned on {shorten(left_out)}: this model says nothing about it."
-        )
+        notes.append(f"No traveling subject was scanned on {shorten(left_out)}: this model says nothing about it.")
     notes += _on_contradictions(used, traveling, spec)
     factors = read_factors(used, spec, notes)
     scales, medians, blocks = ["noise"], [spec.noise_scale], [mean_block(len(used), spec)]
@@ -158,17 +155,17 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         labels, groups, names = levels
         index = {name: len(scales) + k for k, name in enumerate(dict.fromkeys(groups))}
         scales += index.keys()
-        medians += [family.scale] * len(index)
+        medians += [family.prior_median] * len(index)
         codes = pd.Index(names, dtype=object).get_indexer(labels)
         level_scales = np.array([index[group] for group in groups])
         matrix = indicators(codes, len(names))
-        blocks.append(Block(family.name, tuple(names), matrix, level_scales, family.by != "diagnosis"))
+        blocks.append(Block(family.name, tuple(names), matrix, level_scales, family.grouping != "diagnosis"))
     if spec.covariates:
         covariates = covariates or find_covariates(used, spec)
         blocks.append(covariate_block(used, covariates, spec))
 
-    once_scale = next((int(b.scales[0]) for b in blocks if levels_by(spec, b.name) == "participant"), 0)
-    once = ~repeated if once_scale else np.zeros(len(used), bool)
+    single_scan_scale = next((int(b.scales[0]) for b in blocks if levels_by(spec, b.name) == "participant"), 0)
+    once = ~repeated if single_scan_scale else np.zeros(len(used), bool)
     codes = pd.Categorical(used.scanner, categories=scanners).codes.astype(int)
     classes, scan_class = np.unique(2 * codes + once, return_inverse=True)
     design = Design(
@@ -184,12 +181,12 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         n_dense=0,
         scan_class=scan_class,
         class_scanner=classes // 2,
-        class_once=(classes % 2).astype(bool),
+        class_single_scan=(classes % 2).astype(bool),
         effects=(),
         of_scanner=np.zeros((0, 0), int),
         participants=used.participant_id.to_numpy(object),
         travelers=tuple(sorted(used.participant_id[traveling].unique())),
-        once_scale=once_scale,
+        single_scan_scale=single_scan_scale,
         covariates=covariates,
         notes=tuple(notes),
     )
@@ -227,7 +224,7 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
     by_column = matrix.tocsc()
     for by in ("participant", "population", "scanner"):
         for j, block in enumerate(blocks):
-            if levels_by(spec, block.name) == by and not (block.name in spec.parts and len(spec.parts) > 1):
+            if levels_by(spec, block.name) == by and not (block.name in spec.components and len(spec.components) > 1):
                 for column in range(start[j], start[j + 1]):
                     scans = by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
                     if not touched[scans].any():
@@ -237,9 +234,9 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
 
     effects = []
     for j, block in enumerate(blocks[1:], start=1):
-        mates = block.scales if block.centred else np.full(len(block.levels), -1)
+        contrast_group = block.scales if block.centered else np.full(len(block.levels), -1)
         # a level that has its scale for itself has nothing to be compared with
-        told = np.flatnonzero((np.bincount(block.scales + 1)[block.scales + 1] > 1) | ~np.array(block.centred))
+        told = np.flatnonzero((np.bincount(block.scales + 1)[block.scales + 1] > 1) | ~np.array(block.centered))
         if len(told):
             effects.append(
                 EffectGroup(
@@ -247,17 +244,19 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
                     levels_by(spec, block.name),
                     tuple(block.levels[k] for k in told),
                     place[start[j] + told][:, None],
-                    mates[told],
-                    np.broadcast_to(block.weight, len(mates))[told],
+                    contrast_group[told],
+                    np.broadcast_to(block.weight, len(contrast_group))[told],
                     len(names),
                 )
             )
     columns = tuple(names[k] for k in order)
     of_scanner = _of_scanners(design, columns, matrix[:, order].tocsr())
-    if len(spec.parts) > 1:
+    if len(spec.components) > 1:
         n = len(design.scanners)
         none = np.zeros(n, int)
-        effects.append(EffectGroup(spec.removes, "scanner", design.scanners, of_scanner, none, np.ones(n), len(names)))
+        effects.append(
+            EffectGroup(spec.removed_effect, "scanner", design.scanners, of_scanner, none, np.ones(n), len(names))
+        )
     return replace(
         design,
         columns=columns,
@@ -272,7 +271,7 @@ def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Desig
 
 def _of_scanners(design: Design, columns: tuple[str, ...], matrix: sparse.csr_array) -> np.ndarray:
     """The columns of each scanner's effect, read off one scan of each, (scanner, part)."""
-    own = np.isin([name.partition(":")[0] for name in columns], design.spec.parts)
+    own = np.isin([name.partition(":")[0] for name in columns], design.spec.components)
     scanner = design.class_scanner[design.scan_class]
     some = matrix[np.unique(scanner, return_index=True)[1]].toarray() * own
     return np.nonzero(some)[1].reshape(len(design.scanners), -1)
@@ -300,7 +299,7 @@ def restrict_design(design: Design, kept: np.ndarray, scales: tuple[str, ...], s
         column_scale=np.array([FIXED if k == FIXED else place[design.scales[k]] for k in design.column_scale[keep]]),
         column_sd=design.column_sd[keep],
         n_dense=int((keep < design.n_dense).sum()),
-        once_scale=place[design.scales[design.once_scale]],
+        single_scan_scale=place[design.scales[design.single_scan_scale]],
         effects=tuple(_restrict(group, kept, now) for group in design.effects if kept[group.columns].all(1).any()),
         of_scanner=now[design.of_scanner],
     )
@@ -313,7 +312,7 @@ def _restrict(group: EffectGroup, kept: np.ndarray, now: np.ndarray) -> EffectGr
         group,
         levels=tuple(np.array(group.levels, object)[there]),
         columns=now[group.columns[there]],
-        mates=group.mates[there],
+        contrast_group=group.contrast_group[there],
         weight=group.weight[there],
         n_columns=int(kept.sum()),
     )

@@ -49,7 +49,7 @@ def name_factors(spec: ModelSpec, columns: Sequence[str], scans: pd.DataFrame) -
             do="leave it out of --protocol",
         )
     own = spec.factors[0]
-    named = tuple(replace(own, name=name, by=name) for name in columns)
+    named = tuple(replace(own, name=name, grouping=name) for name in columns)
     first = spec.families.index(own)
     others = [tuple(f for f in part if not f.is_factor) for part in (spec.families[:first], spec.families[first:])]
     return replace(spec, families=(*others[0], *named, *others[1]))
@@ -79,35 +79,36 @@ def read_factors(used: pd.DataFrame, spec: ModelSpec, notes: list[str]) -> dict[
         A factor has missing values, differs within a scanner, is the same everywhere, or divides the scanners as another
         one does, or into single ones.
     """
-    there = [family for family in spec.factors if family.by in used]
+    there = [family for family in spec.factors if family.grouping in used]
     if spec.factors and not there:
         raise ModelError(
             f"The model {spec.name!r} needs protocol columns, and the scans table has none of its own.",
             got=f"columns {shorten(used.columns, 30)}",
-            expected=f"at least one of {shorten((family.by for family in spec.factors), 9)}",
+            expected=f"at least one of {shorten((family.grouping for family in spec.factors), 9)}",
             do="name the columns that describe the scanners with --protocol, or use --model traveling_and_cohort",
         )
     notes += [
-        f"No column {family.by}: nothing is said about {family.name}, which is part of what is left of the scanner."
-        for family in spec.factors if family.by not in used
+        f"No column {family.grouping}: nothing is said about {family.name}, which is part of what is left of the scanner."
+        for family in spec.factors if family.grouping not in used
     ]  # fmt: skip
     factors: dict[str, pd.Series] = {}
     divided: dict[tuple[int, ...], Family] = {}
     for family in there:
-        levels = factors[family.name] = _of_scanners(used, family.by)
+        levels = factors[family.name] = _of_scanners(used, family.grouping)
         division = tuple(int(code) for code in pd.factorize(levels)[0])
-        rest = ",".join(other.by for other in there if other is not family)
+        rest = ",".join(other.grouping for other in there if other is not family)
         do = f"leave it out: --protocol {rest}" if rest else "use --model traveling_and_cohort"
         if max(division) == 0:
             raise InputError(
-                f"The protocol factor {family.by!r} is the same for every scanner that the model uses.",
+                f"The protocol factor {family.grouping!r} is the same for every scanner that the model uses.",
                 got=str(levels.iloc[0]),
                 expected="factors that differ between scanners",
                 do=do,
             )
         if len(set(division)) == len(division):
             raise InputError(
-                f"The protocol factor {family.by!r} is another one for every scanner, so that it says nothing but which "
+                f"The protocol factor {family.grouping!r} is another one for every scanner, so that it says nothing but "
+                "which "
                 "scanner it is.",
                 got=f"{len(division)} levels for {len(division)} scanners",
                 expected="factors that some scanners have in common",
@@ -115,7 +116,8 @@ def read_factors(used: pd.DataFrame, spec: ModelSpec, notes: list[str]) -> dict[
             )
         if division in divided:
             raise InputError(
-                f"The protocol factors {divided[division].by!r} and {family.by!r} divide the scanners alike: nothing tells "
+                f"The protocol factors {divided[division].grouping!r} and {family.grouping!r} divide the scanners "
+                "alike: nothing tells "
                 "them apart.",
                 got=shorten(f"{a}, {b}" for a, b in
                             dict.fromkeys(zip(factors[divided[division].name], levels, strict=True))),

@@ -9,10 +9,9 @@ from typing import Any
 from bayesharm.errors import ModelError
 
 LEVELS = ("scanner", "population", "diagnosis", "participant")
-PEOPLE = ("all", "travelers")
-NOISE_RATIOS = ("homoscedastic", "scanner")
-BIAS_RATIOS = ("same", "scanner")
-UNITS = ("each", "shared")
+PARTICIPANTS = ("all", "travelers")
+RATIOS = ("homogeneous", "scanner")
+FEATURE_SCALINGS = ("per_feature", "common")
 # Names that tables and arrays of a run have for other things than families.
 TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column")
 
@@ -25,28 +24,28 @@ class Family:
     ----------
     name : str
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
-    by : str
+    grouping : str
         What its levels are: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`; or the name of a
         column that describes the scanners, a *protocol factor*.
-    scale : float
+    prior_median : float
         Prior median of the scale, as a share of the feature's standard deviation over scans.
     split : bool
         Only for `population`: one family, with a scale of its own, for each diagnosis.
-    part_of : str
+    component_of : str
         What the effects of this family and of others add up to for each scanner, `measurement`; empty for a family that
         stands alone. Protocol factors are parts, and so is what is left of the scanner, the family by `scanner`.
     """
 
     name: str
-    by: str
-    scale: float
+    grouping: str
+    prior_median: float
     split: bool = False
-    part_of: str = ""
+    component_of: str = ""
 
     @property
     def is_factor(self) -> bool:
         """Whether its levels are those of a protocol factor."""
-        return self.by not in LEVELS
+        return self.grouping not in LEVELS
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Priors:
     ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
     ``omega[c]² = excess[c]² + least_omega²``, ``excess[c] ~ HalfNormal(omega_sd)``;
     mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)`` (covariates standardized);
-    ``log lambda ~ Normal(0, noise_ratio_sd²)``, centred, and ``log kappa ~ Normal(0, bias_ratio_sd²)``, centred.
+    ``log lambda ~ Normal(0, noise_ratio_sd²)``, centered, and ``log kappa ~ Normal(0, bias_ratio_sd²)``, centered.
 
-    Features that differ by less than `least_omega` are as good as equal; an omega near 0 is a spike that no sampler enters.
+    Features that differ by less than `omega_floor` are as good as equal; an omega near 0 is a spike that no sampler enters.
 
     ``a[f] ~ Normal(0, amplitude_sd²)`` is what all scales of a feature have in common. It makes up for dividing each
     feature by its own sd, which is an estimate and holds the very scales, and is wide, so that the ratios of scales alone
@@ -67,8 +66,8 @@ class Priors:
 
     eta_sd: float = 1.0
     omega_sd: float = 0.5
-    least_omega: float = 0.05
-    amplitude_sd: float = 2.0
+    omega_floor: float = 0.05
+    feature_offset_sd: float = 2.0
     mean_sd: float = 10.0
     slope_sd: float = 3.0
     noise_ratio_sd: float = 0.5
@@ -82,25 +81,25 @@ class ModelSpec:
     Attributes
     ----------
     name, title : str
-    people : {'all', 'travelers'}
+    participants : {'all', 'travelers'}
         Whose scans the model uses.
-    needs_travelers : bool
+    requires_travelers : bool
         Whether the model makes sense only where somebody was scanned on two or more scanners.
     families : tuple of Family
-    noise_ratio : {'scanner', 'homoscedastic'}
+    noise_ratio : {'scanner', 'homogeneous'}
         Whether each scanner has a noise variance ratio lambda, shared by all features.
-    bias_ratio : {'scanner', 'same'}
+    bias_ratio : {'scanner', 'homogeneous'}
         Whether the biases of each scanner have a variance ratio kappa, shared by all features: some scanners are further
         from the others than others are.
     noise_scale : float
         Prior median of the noise sd, as a share of the feature's sd.
-    removes : str
-        What :func:`bayesharm.harmonize` takes out: a family by scanner, or what protocol factors are `part_of`.
+    removed_effect : str
+        What :func:`bayesharm.harmonize` takes out: a family by scanner, or what protocol factors are `component_of`.
     reference : str
         The diagnosis that disorder effects are measured against.
     covariates : tuple of str
         Columns of the scans table with a linear effect on every feature.
-    units : {'each', 'shared'}
+    feature_scaling : {'per_feature', 'common'}
         What the scales of features are compared in: each feature's own sd (any measures together), or one unit
         for all (features of one kind, such as the edges of a connectome).
     priors : Priors
@@ -108,27 +107,27 @@ class ModelSpec:
 
     name: str
     title: str
-    people: str
-    needs_travelers: bool
+    participants: str
+    requires_travelers: bool
     families: tuple[Family, ...]
-    removes: str
+    removed_effect: str
     noise_ratio: str = "scanner"
     bias_ratio: str = "scanner"
     noise_scale: float = 0.8
     reference: str = "HC"
     covariates: tuple[str, ...] = ()
-    units: str = "each"
+    feature_scaling: str = "per_feature"
     priors: Priors = Priors()
 
     @property
-    def amplitude_sd(self) -> float:
+    def feature_offset_sd(self) -> float:
         """Prior sd of what the log scales of a feature have in common: 0 where features share one unit."""
-        return self.priors.amplitude_sd if self.units == "each" else 0.0
+        return self.priors.feature_offset_sd if self.feature_scaling == "per_feature" else 0.0
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def components(self) -> tuple[str, ...]:
         """Names of the families that add up to the effect of a scanner: several where there are protocol factors."""
-        return tuple(f.name for f in self.families if f.part_of) or (self.removes,)
+        return tuple(f.name for f in self.families if f.component_of) or (self.removed_effect,)
 
     @property
     def factors(self) -> tuple[Family, ...]:
@@ -176,18 +175,20 @@ def _validate(spec: ModelSpec) -> None:
                 do="correct its model.toml",
             )
 
-    check(spec.people in PEOPLE, "unknown 'people'", spec.people, f"one of {', '.join(PEOPLE)}")
     check(
-        spec.noise_ratio in NOISE_RATIOS,
-        "unknown 'noise_ratio'",
-        spec.noise_ratio,
-        f"one of {', '.join(NOISE_RATIOS)}",
+        spec.participants in PARTICIPANTS, "unknown 'participants'", spec.participants, f"one of {', '.join(PARTICIPANTS)}"
     )
     check(
-        spec.bias_ratio in BIAS_RATIOS,
+        spec.noise_ratio in RATIOS,
+        "unknown 'noise_ratio'",
+        spec.noise_ratio,
+        f"one of {', '.join(RATIOS)}",
+    )
+    check(
+        spec.bias_ratio in RATIOS,
         "unknown 'bias_ratio'",
         spec.bias_ratio,
-        f"one of {', '.join(BIAS_RATIOS)}",
+        f"one of {', '.join(RATIOS)}",
     )
     names = [family.name for family in spec.families]
     check(len(set(names)) == len(names), "a family name is used twice", names, "unique names")
@@ -197,15 +198,16 @@ def _validate(spec: ModelSpec) -> None:
         check(fine, "a family has an impossible name", name, "a name without colon and slash")
     for family in spec.families:
         check(
-            not family.is_factor or bool(family.part_of),
+            not family.is_factor or bool(family.component_of),
             f"family {family.name!r} has unknown levels",
-            family.by,
-            f"one of {', '.join(LEVELS)}, or a protocol column together with part_of = {spec.removes!r}",
+            family.grouping,
+            f"one of {', '.join(LEVELS)}, or a protocol column together with part_of = {spec.removed_effect!r}",
         )
         check(
-            not family.part_of or (family.part_of == spec.removes and (family.is_factor or family.by == "scanner")),
+            not family.component_of
+            or (family.component_of == spec.removed_effect and (family.is_factor or family.grouping == "scanner")),
             f"family {family.name!r} cannot be a part",
-            f"by {family.by!r}, part_of {family.part_of!r}",
+            f"by {family.grouping!r}, part_of {family.component_of!r}",
             "part_of what the model removes, by scanner or by a protocol column",
         )
         check(
@@ -215,27 +217,32 @@ def _validate(spec: ModelSpec) -> None:
             "another name",
         )
         check(
-            family.scale > 0,
+            family.prior_median > 0,
             f"family {family.name!r} has an impossible scale",
-            family.scale,
+            family.prior_median,
             "a number above 0",
         )
         check(
-            not family.split or family.by == "population",
+            not family.split or family.grouping == "population",
             f"family {family.name!r} cannot be split",
-            family.by,
+            family.grouping,
             "split = true only with by = 'population'",
         )
-    by_scanner = [family.name for family in spec.families if family.by == "scanner"]
-    if any(family.part_of for family in spec.families):
-        check(spec.removes not in names, "what parts add up to is a family itself", spec.removes, "a name of its own")
-        left = [family.name for family in spec.families if family.part_of and family.by == "scanner"]
+    by_scanner = [family.name for family in spec.families if family.grouping == "scanner"]
+    if any(family.component_of for family in spec.families):
+        check(
+            spec.removed_effect not in names,
+            "what parts add up to is a family itself",
+            spec.removed_effect,
+            "a name of its own",
+        )
+        left = [family.name for family in spec.families if family.component_of and family.grouping == "scanner"]
         check(len(left) == 1, "not one family by scanner among the parts", left, "one, for what is left of the scanner")
     else:
         check(
-            spec.removes in by_scanner,
-            "'removes' is not a family by scanner",
-            spec.removes,
+            spec.removed_effect in by_scanner,
+            "'removed_effect' is not a family by scanner",
+            spec.removed_effect,
             f"one of {', '.join(by_scanner)}",
         )
     scales = {"noise_scale": spec.noise_scale, **asdict(spec.priors)}

@@ -27,7 +27,7 @@ class Block:
     matrix : (scan, level) sparse matrix
     scales : (level,) int array
         Which scale each level has (index into ``Design.scales``), or ``FIXED``.
-    centred : bool
+    centered : bool
         Whether its effects are reported against the mean of the levels that share a scale, or as they are.
     weight : float or (level,) array
         What reported effects are multiplied by.
@@ -39,14 +39,14 @@ class Block:
     levels: tuple[str, ...]
     matrix: sparse.csr_array
     scales: np.ndarray
-    centred: bool
+    centered: bool
     fixed_sd: float = np.inf
     weight: float | np.ndarray = 1.0
 
 
 def levels_by(spec: ModelSpec, name: str) -> str:
     """What the levels of a family or block are; those of a protocol factor have its name."""
-    return next((family.by for family in spec.families if family.name == name and not family.is_factor), name)
+    return next((family.grouping for family in spec.families if family.name == name and not family.is_factor), name)
 
 
 def family_levels(
@@ -65,16 +65,16 @@ def family_levels(
             return None
         names = sorted(factors[family.name].unique())
         return used.scanner.map(factors[family.name]).to_numpy(object), [family.name] * len(names), names
-    if family.by == "scanner":
+    if family.grouping == "scanner":
         return used.scanner.to_numpy(object), [family.name] * len(scanners), list(scanners)
-    if family.by == "participant":
+    if family.grouping == "participant":
         names = sorted(used.participant_id[repeated].unique())
         if not names:
             notes.append("Nobody was scanned twice: participant effects are part of the noise.")
             return None
         labels = used.participant_id.where(repeated, None).to_numpy(object)
         return labels, [family.name] * len(names), names
-    if family.by == "diagnosis":
+    if family.grouping == "diagnosis":
         if "diagnosis" not in used:
             notes.append(f"No diagnosis column: no {family.name} effects.")
             return None
@@ -148,9 +148,9 @@ def sized_biases(
     found = np.full(len(columns), -1, np.int32)
     if spec.bias_ratio != "scanner" or len(scanners) < 3:
         return found
-    apart = any(family.by == "population" for family in spec.families)
+    apart = any(family.grouping == "population" for family in spec.families)
     known = {scanners[k] for k in with_travelers} if apart else set(scanners)
-    by_scanner = [family.name for family in spec.families if family.by == "scanner"]
+    by_scanner = [family.name for family in spec.families if family.grouping == "scanner"]
     for k, column in enumerate(columns):
         family, _, level = column.partition(":")
         if family in by_scanner and level in known:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayesharm.errors import InputError, shorten
-from bayesharm.propagation.least_squares import Estimate, on_scans_there, plan_contrast, plan_correlation
+from bayesharm.propagation.least_squares import FeatureEstimates, on_scans_there, plan_contrast, plan_correlation
 
 
 def contrast(
@@ -23,7 +23,7 @@ def contrast(
     *,
     robust: bool = True,
     participants: ArrayLike | None = None,
-) -> Callable[[ArrayLike], Estimate]:
+) -> Callable[[ArrayLike], FeatureEstimates]:
     """Least squares of every feature on a design: one coefficient, or a weighted sum of several.
 
     Parameters
@@ -41,7 +41,8 @@ def contrast(
     Returns
     -------
     callable
-        (scan, feature) values -> :class:`Estimate` by feature, in the features' units. Of a feature with missing values the
+        (scan, feature) values -> :class:`FeatureEstimates` by feature, in the features' units. Of a feature with
+        missing values the
         other scans are used; where these do not suffice, the result is NaN.
 
     Raises
@@ -83,7 +84,7 @@ def group_difference(
     *,
     robust: bool = True,
     participants: ArrayLike | None = None,
-) -> Callable[[ArrayLike], Estimate]:
+) -> Callable[[ArrayLike], FeatureEstimates]:
     """Difference of two groups, `other` minus `reference`, by least squares.
 
     Parameters
@@ -122,7 +123,7 @@ def group_difference(
     return on_scans_there(lambda rows: plan_contrast(x, c, rows, robust, people), rows)
 
 
-def correlation(x: ArrayLike, covariates: pd.DataFrame | None = None) -> Callable[[ArrayLike], Estimate]:
+def correlation(x: ArrayLike, covariates: pd.DataFrame | None = None) -> Callable[[ArrayLike], FeatureEstimates]:
     """Correlation of every feature with a number for each scan, such as age; partial if covariates are given.
 
     Parameters
@@ -135,7 +136,8 @@ def correlation(x: ArrayLike, covariates: pd.DataFrame | None = None) -> Callabl
     Returns
     -------
     callable
-        (scan, feature) values -> :class:`Estimate`: Fisher z and its variance, 1 / (scans - 3 - covariates). They are pooled
+        (scan, feature) values -> :class:`FeatureEstimates`: Fisher z and its variance, 1 / (scans - 3 - covariates).
+        They are pooled
         in that form; the table has correlations with their intervals, and `se`, `within` and `between` in that unit, by the
         slope of tanh. Scans are taken as independent: where people were scanned repeatedly, use :func:`contrast`. Missing
         values as there.
@@ -151,10 +153,10 @@ def correlation(x: ArrayLike, covariates: pd.DataFrame | None = None) -> Callabl
     design = _to_design(covariates, rows)
     project = on_scans_there(lambda rows: plan_correlation(number, design, rows), rows)
 
-    def correlate(values: ArrayLike) -> Estimate:
+    def correlate(values: ArrayLike) -> FeatureEstimates:
         along, squares, df, _ = project(values)
         with np.errstate(invalid="ignore", divide="ignore"):  # constant features
-            return Estimate(np.arctanh(along / np.sqrt(squares)), 1 / df, scale="fisher_z")
+            return FeatureEstimates(np.arctanh(along / np.sqrt(squares)), 1 / df, scale="fisher_z")
 
     return correlate
 

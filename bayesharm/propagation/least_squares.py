@@ -20,7 +20,7 @@ CHUNK = 2**17  # values at a time, so that what is computed of them stays in the
 TINY = 1e-9  # of a column of length 1: what is left of it is rounding
 
 
-class Estimate(NamedTuple):
+class FeatureEstimates(NamedTuple):
     """What an analysis says of one draw; each a number or an array by quantity.
 
     Attributes
@@ -61,7 +61,7 @@ class LeastSquares:
     spread: csr_array
     df: float
 
-    def __call__(self, values: np.ndarray) -> Estimate:
+    def __call__(self, values: np.ndarray) -> FeatureEstimates:
         n = values.shape[1]
         estimate, variance = np.empty(n), np.empty(n)
         used: Any = slice(None) if self.rows.all() else np.flatnonzero(self.rows)
@@ -72,10 +72,10 @@ class LeastSquares:
             residual = y - self.basis @ (self.basis.T @ y)
             estimate[part] = self.weights @ y
             variance[part] = ((self.spread @ residual) ** 2).sum(0)
-        return Estimate(estimate, variance, np.full(n, self.df))
+        return FeatureEstimates(estimate, variance, np.full(n, self.df))
 
 
-def on_scans_there(plan: Callable[[np.ndarray], LeastSquares], rows: np.ndarray) -> Callable[[ArrayLike], Estimate]:
+def on_scans_there(plan: Callable[[np.ndarray], LeastSquares], rows: np.ndarray) -> Callable[[ArrayLike], FeatureEstimates]:
     """Analyse each feature with the scans that it has; the plan for a set of scans is made once.
 
     Parameters
@@ -95,7 +95,7 @@ def on_scans_there(plan: Callable[[np.ndarray], LeastSquares], rows: np.ndarray)
         except InputError:  # too few scans for this feature
             return None
 
-    def analyse(values: ArrayLike) -> Estimate:
+    def analyse(values: ArrayLike) -> FeatureEstimates:
         values = np.asarray(values)
         if values.ndim != 2 or len(values) != len(rows):
             raise InputError(

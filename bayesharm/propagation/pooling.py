@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bayesharm.errors import InputError
-from bayesharm.propagation.least_squares import Estimate
+from bayesharm.propagation.least_squares import FeatureEstimates
 
 COMPARED = ["estimate", "se", "lower", "upper", "p"]
 
@@ -196,7 +196,7 @@ def compare_propagation(
     return table.join(without[COMPARED].add_suffix("_plain").set_axis(table.index))
 
 
-def _run(function: Callable[[np.ndarray], Any], values: ArrayLike) -> tuple[Estimate, pd.Index | None]:
+def _run(function: Callable[[np.ndarray], Any], values: ArrayLike) -> tuple[FeatureEstimates, pd.Index | None]:
     """What the function says of a draw as arrays by quantity, and names of the quantities if it gives them."""
     draw = np.asarray(values).view()
     if draw.ndim != 2:
@@ -210,9 +210,9 @@ def _run(function: Callable[[np.ndarray], Any], values: ArrayLike) -> tuple[Esti
     said = function(draw)
     try:
         if isinstance(said, pd.DataFrame):
-            found = Estimate(said["estimate"], said.get("variance"), said.get("df"))
+            found = FeatureEstimates(said["estimate"], said.get("variance"), said.get("df"))
         else:
-            found = Estimate(*said) if isinstance(said, tuple) else Estimate(said)
+            found = FeatureEstimates(*said) if isinstance(said, tuple) else FeatureEstimates(said)
         index = found.estimate.index if isinstance(found.estimate, pd.Series) else None
         estimate = np.atleast_1d(np.array(found.estimate, float))  # nothing that would keep the draw
         variance, df = (
@@ -229,7 +229,7 @@ def _run(function: Callable[[np.ndarray], Any], values: ArrayLike) -> tuple[Esti
             expected="estimate, (estimate, variance) or (estimate, variance, df), numbers or arrays by quantity",
             do="return a tuple of these, or a DataFrame with these columns",
         ) from None
-    return Estimate(estimate, variance, df, found.scale), index
+    return FeatureEstimates(estimate, variance, df, found.scale), index
 
 
 def _degrees_of_freedom(n_draws: int, within: np.ndarray, between: np.ndarray, known: np.ndarray) -> np.ndarray:

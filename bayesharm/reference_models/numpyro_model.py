@@ -1,6 +1,6 @@
 """The reference: the whole model in NumPyro, every effect a sampled site. For small studies, tests and trust.
 
-For scan n, feature f (centred, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
+For scan n, feature f (centered, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
 scanner k, effect column j::
 
     eta[c] ~ Normal(log median[c], eta_sd)       omega[c]² = excess[c]² + least_omega²,  excess[c] ~ HalfNormal(omega_sd)
@@ -62,7 +62,7 @@ class ExplicitPosterior:
 
 
 def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
-    """The generative model as a NumPyro program, centred: each site is the quantity itself.
+    """The generative model as a NumPyro program, centered: each site is the quantity itself.
 
     Scans determine the noise of a feature, which is why it comes first, ``log_noise ~ Normal(eta, omega² +
     amplitude_sd²)``, and the amplitude given it: the same joint density as the other way round.
@@ -78,16 +78,16 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
 
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
     excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
-    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.least_omega))
-    centre, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
-    amplitude_sd = design.spec.amplitude_sd
-    total_sd = jnp.sqrt(spread[0] ** 2 + amplitude_sd**2)
-    log_noise = numpyro.sample("log_noise", dist.Normal(centre[0], total_sd))
-    if amplitude_sd:
-        share = (amplitude_sd / total_sd) ** 2
-        given_noise = dist.Normal(share * (log_noise - centre[0]), jnp.sqrt(share) * spread[0])
-        centre += numpyro.sample("amplitude", given_noise)
-    other = numpyro.sample("log_scale", dist.Normal(centre[1:], spread[1:]))
+    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.omega_floor))
+    center, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    feature_offset_sd = design.spec.feature_offset_sd
+    total_sd = jnp.sqrt(spread[0] ** 2 + feature_offset_sd**2)
+    log_noise = numpyro.sample("log_noise", dist.Normal(center[0], total_sd))
+    if feature_offset_sd:
+        share = (feature_offset_sd / total_sd) ** 2
+        given_noise = dist.Normal(share * (log_noise - center[0]), jnp.sqrt(share) * spread[0])
+        center += numpyro.sample("amplitude", given_noise)
+    other = numpyro.sample("log_scale", dist.Normal(center[1:], spread[1:]))
     log_scale = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
     log_ratio = jnp.zeros(len(design.scanners))
     if design.spec.noise_ratio == "scanner":
@@ -107,9 +107,9 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     numpyro.deterministic("log_bias_ratio", log_bias)
     u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
 
-    scanner, once = design.class_scanner[design.scan_class], design.class_once[design.scan_class]
+    scanner, once = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
     variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
-    variance += once[:, None] * scale[design.once_scale] ** 2
+    variance += once[:, None] * scale[design.single_scan_scale] ** 2
     numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=y)
 
 
@@ -195,9 +195,7 @@ def sample_explicit(
         hyper=xr.Dataset(hyper),
         scales=arrays(np.exp(sites["log_scales"]) * sd, {**families, **feature}),
         effects=effects,
-        sampler=xr.Dataset(
-            {"diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})}
-        ),
+        sampler=xr.Dataset({"diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})}),
     )
 
 
@@ -225,17 +223,17 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
             expected="a finite number for every scan, not all equal",
             do="leave those features out",
         )
-    if design.spec.units == "shared":
+    if design.spec.feature_scaling == "common":
         sd = np.full_like(sd, np.sqrt((sd**2).mean()))
     return (y - y.mean(axis=0)) / sd, sd
 
 
 def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
-    """How NUTS sees each quantity, between itself (1, centred) and itself in units of its prior sd (0).
+    """How NUTS sees each quantity, between itself (1, centered) and itself in units of its prior sd (0).
 
     An effect is best taken as it is in so far as the scans determine it (Gorinova, Moore and Hoffman 2020,
     *Automatic reparameterisation of probabilistic programs*): the share is their part of its precision, at
-    half the prior median of its scale, because it is at small scales that a centred effect misleads NUTS. What a
+    half the prior median of its scale, because it is at small scales that a centered effect misleads NUTS. What a
     part of a scanner's effect has in common with other parts is not determined by its scans. Few
     features say little about omega, so that the log-scales are taken in its units; not so the noise, whose prior
     is never narrow where features have an amplitude.
@@ -249,5 +247,7 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
         x = design.matrix.toarray() * prior / design.scale_medians[0]
         of_part = np.isin(np.arange(len(prior)), design.of_scanner)
         share = np.where(of_part, 1 - np.diag(np.linalg.inv(np.eye(len(prior)) + x.T @ x)), share)
-    non_centred = dict.fromkeys(["log_scale", "amplitude" if design.spec.amplitude_sd else "log_noise"], LocScaleReparam(0))
-    return {"u": LocScaleReparam(share[:, None]), **non_centred}
+    non_centered = dict.fromkeys(
+        ["log_scale", "amplitude" if design.spec.feature_offset_sd else "log_noise"], LocScaleReparam(0)
+    )
+    return {"u": LocScaleReparam(share[:, None]), **non_centered}

@@ -1,4 +1,4 @@
-"""The same model, written independently in PyMC, non-centred: a second opinion on small studies."""
+"""The same model, written independently in PyMC, non-centered: a second opinion on small studies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
             do="leave those features out",
         )
     unit = table.std(ddof=0)
-    if design.spec.units == "shared":
+    if design.spec.feature_scaling == "common":
         unit[:] = np.sqrt((unit**2).mean())
     standardized = (table - table.mean()) / unit
 
@@ -65,7 +65,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     }
     coords |= {group.dim: list(group.levels) for group in design.effects}
     scanner_of_scan = design.class_scanner[design.scan_class]
-    scanned_once = design.class_once[design.scan_class].astype(float)[:, None]
+    scanned_once = design.class_single_scan[design.scan_class].astype(float)[:, None]
     free = np.flatnonzero(design.column_scale != FIXED)
     fixed = np.flatnonzero(design.column_scale == FIXED)
 
@@ -76,11 +76,11 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     with pm.Model(coords=coords) as model:
         eta = pm.Normal("eta", np.log(design.scale_medians), priors.eta_sd, dims="family")
         excess = pm.HalfNormal("excess", omega_sd, dims="family")
-        omega = pm.Deterministic("omega", pt.sqrt(excess**2 + priors.least_omega**2), dims="family")
+        omega = pm.Deterministic("omega", pt.sqrt(excess**2 + priors.omega_floor**2), dims="family")
         z_scale = pm.Normal("z_scale", dims=("family", "feature"))
         log_scale = eta[:, None] + omega[:, None] * z_scale
-        if design.spec.units == "each":
-            amplitude = pm.Normal("amplitude", 0, np.full(table.shape[1], priors.amplitude_sd), dims="feature")
+        if design.spec.feature_scaling == "per_feature":
+            amplitude = pm.Normal("amplitude", 0, np.full(table.shape[1], priors.feature_offset_sd), dims="feature")
             log_scale += amplitude
         pm.Deterministic("log_scale", log_scale, dims=("family", "feature"))
         scale = pt.exp(log_scale)
@@ -104,7 +104,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         u = pm.Deterministic("u", prior_sd * z_effect, dims=("column", "feature"))
 
         noise = scale[0] ** 2 * pt.exp(log_ratio)[scanner_of_scan][:, None]
-        person = scanned_once * scale[design.once_scale] ** 2
+        person = scanned_once * scale[design.single_scan_scale] ** 2
         mean = design.matrix.toarray() @ u
         pm.Normal("y", mean, pt.sqrt(noise + person), observed=standardized, dims=("scan", "feature"))
 
@@ -133,7 +133,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     """
     model = build_pymc(design, features)
     eta, excess, log_scale, u = (np.asarray(point[name], float) for name in ("eta", "excess", "log_scale", "u"))
-    omega = np.hypot(excess, design.spec.priors.least_omega)
+    omega = np.hypot(excess, design.spec.priors.omega_floor)
     amplitude = np.asarray(point.get("amplitude", 0.0), float)
     effect_sd = np.empty_like(u)
     for column, scale in enumerate(design.column_scale):
@@ -148,7 +148,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         "z_scale": (log_scale - eta[:, None] - amplitude) / omega[:, None],
         "z_effect": u / effect_sd,
     }
-    if design.spec.units == "each":
+    if design.spec.feature_scaling == "per_feature":
         values["amplitude"] = amplitude
     if design.spec.noise_ratio == "scanner":
         values["raw"] = np.asarray(point["raw"], float)

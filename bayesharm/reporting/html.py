@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import RunFolderError
-from bayesharm.reporting.plots import Findings
+from bayesharm.reporting.plots import RunView
 from bayesharm.reporting.plots.style import save_figure
 from bayesharm.reporting.run_view import find
 from bayesharm.reporting.sections import MOST_ROWS, SECTIONS, Section
@@ -59,7 +59,7 @@ HEADINGS = {
 }  # fmt: skip
 
 
-def write_report(run: Posterior | Findings, out: str | Path) -> Path:
+def write_report(run: Posterior | RunView, out: str | Path) -> Path:
     """Write what a run has found into one HTML file: words, tables and figures.
 
     Parameters
@@ -90,10 +90,10 @@ def write_report(run: Posterior | Findings, out: str | Path) -> Path:
     return out
 
 
-def render_report(found: Findings) -> str:
+def render_report(found: RunView) -> str:
     """The report as HTML."""
     told = [section for tell in SECTIONS if (section := tell(found)) is not None]
-    remark = found.posterior.remark
+    remark = found.posterior.preview_notice
     return PAGE.substitute(
         title=escape(f"What a run of the model {found.posterior.spec.name} has found"),
         remark=f'<p class="preview">{escape(remark)} Sizes of sources are not part of it.</p>' if remark else "",

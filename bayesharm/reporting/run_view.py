@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.population_structure import Populations
-from bayesharm.analysis.scanner_similarity import Similarity, compare_scanners
+from bayesharm.analysis.population_structure import PopulationTest
+from bayesharm.analysis.scanner_similarity import ScannerSimilarity, scanner_similarity
 from bayesharm.analysis.summary import Summary, summarize
-from bayesharm.analysis.variance_components import Sources, compare_sources, measure_levels
+from bayesharm.analysis.variance_components import VarianceComponents, measure_levels, variance_components
 from bayesharm.data.parcellation import find_ends
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
@@ -21,18 +21,18 @@ PLACES = ["x", "y", "z"]
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
+class RunView:
     """A run, with what is known of its features besides.
 
     Attributes
     ----------
     posterior : Posterior
-    nodes, networks : path or DataFrame, optional
-        As for :func:`bayesharm.compare_sources`.
+    edge_table, networks : path or DataFrame, optional
+        As for :func:`bayesharm.variance_components`.
     coordinates : path or DataFrame, optional
         Table of regions: `region`, and `x`, `y`, `z` in mm of MNI space.
     populations : Populations, optional
-        As of :func:`bayesharm.populations`, which needs the data and not only the run.
+        As of :func:`bayesharm.test_populations`, which needs the data and not only the run.
 
     Raises
     ------
@@ -41,18 +41,18 @@ class Findings:
     """
 
     posterior: Posterior
-    nodes: TableSource | None = None
+    edge_table: TableSource | None = None
     networks: TableSource | None = None
     coordinates: TableSource | None = None
-    populations: Populations | None = None
+    populations: PopulationTest | None = None
 
     def __post_init__(self) -> None:
-        if self.nodes is None and not (self.networks is None and self.coordinates is None):
+        if self.edge_table is None and not (self.networks is None and self.coordinates is None):
             raise InputError(
                 "Regions are given, but not which of them a feature joins.",
-                got="networks without nodes" if self.coordinates is None else "coordinates without nodes",
+                got="networks without edge_table" if self.coordinates is None else "coordinates without edge_table",
                 expected="both",
-                do="give a table of features with node_a and node_b too (--nodes)",
+                do="give a table of features with node_a and node_b too (--edge-table)",
             )
 
     @cached_property
@@ -61,19 +61,19 @@ class Findings:
         return summarize(self.posterior)
 
     @cached_property
-    def sources(self) -> Sources:
-        """As of :func:`bayesharm.compare_sources`."""
-        return compare_sources(self.posterior, self.nodes, self.networks)
+    def sources(self) -> VarianceComponents:
+        """As of :func:`bayesharm.variance_components`."""
+        return variance_components(self.posterior, self.edge_table, self.networks)
 
     @cached_property
-    def similarity(self) -> Similarity:
-        """As of :func:`bayesharm.compare_scanners`."""
-        return compare_scanners(self.posterior)
+    def similarity(self) -> ScannerSimilarity:
+        """As of :func:`bayesharm.scanner_similarity`."""
+        return scanner_similarity(self.posterior)
 
     @property
     def removed(self) -> str:
         """The family by scanner that harmonizing takes out: measurement bias, in most models."""
-        return self.posterior.spec.removes
+        return self.posterior.spec.removed_effect
 
     @property
     def mapped(self) -> str:
@@ -91,13 +91,13 @@ class Findings:
     @property
     def unit(self) -> str:
         """What effects are in, for the label of an axis."""
-        return "features' own units" if self.posterior.alike else "sd of each feature over the scans"
+        return "features' own units" if self.posterior.is_single_modality else "sd of each feature over the scans"
 
     @cached_property
     def bias(self) -> pd.DataFrame:
         """Posterior mean bias, scanner × feature, in `unit`."""
         mean = self.posterior.effect(self.removed)["mean"].values
-        divide = 1.0 if self.posterior.alike else self.posterior.tree["scales"].to_dataset()["unit"].values
+        divide = 1.0 if self.posterior.is_single_modality else self.posterior.tree["scales"].to_dataset()["unit"].values
         return pd.DataFrame(mean / divide, self.posterior.scanners, self.posterior.features)
 
     @cached_property
@@ -146,14 +146,14 @@ class Findings:
         InputError
             There is no table of edges, or it does not fit the run.
         """
-        if self.nodes is None:
+        if self.edge_table is None:
             raise InputError(
                 "This plot needs to know which regions a feature joins.",
                 got="no table of edges",
                 expected="columns feature, node_a, node_b",
-                do="give it with --nodes",
+                do="give it with --edge-table",
             )
-        return find_ends(self.nodes, self.posterior.features)
+        return find_ends(self.edge_table, self.posterior.features)
 
     def regions(self, family: str) -> pd.DataFrame:
         """Sizes of a family by region, the largest effects first.
@@ -163,7 +163,7 @@ class Findings:
         InputError
             Nothing says which regions a feature joins.
         """
-        return self._of_family("regions", "--nodes", family).sort_values("finite_sd", ascending=False, kind="stable")
+        return self._of_family("regions", "--edge-table", family).sort_values("finite_sd", ascending=False, kind="stable")
 
     def networks_of(self, family: str) -> pd.DataFrame:
         """Mean effects of a family, network × network.
@@ -173,7 +173,7 @@ class Findings:
         InputError
             Nothing says which regions a feature joins, or their networks.
         """
-        pairs = self._of_family("networks", "--nodes and --networks", family)["finite_sd"]
+        pairs = self._of_family("networks", "--edge-table and --networks", family)["finite_sd"]
         square = pairs.unstack("other")
         names = sorted({*square.index, *square.columns})
         square = square.reindex(index=names, columns=names)
@@ -198,6 +198,6 @@ class Findings:
         return table.xs(family, level="family")
 
 
-def find(run: Posterior | Findings) -> Findings:
+def find(run: Posterior | RunView) -> RunView:
     """A posterior as findings; findings as they are, with what they have computed already."""
-    return run if isinstance(run, Findings) else Findings(run)
+    return run if isinstance(run, RunView) else RunView(run)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.reporting.plots import (
-    Findings,
+    RunView,
     plot_bias,
     plot_brain,
     plot_connectome,
@@ -59,10 +59,12 @@ class Section:
     remarks: tuple[str, ...] = ()
 
 
-def tell_study(found: Findings) -> Section:
+def tell_study(found: RunView) -> Section:
     """What was studied, and with which model."""
     about, run = found.summary.about, found.posterior.run
-    families = [f"{family.name} ({MEANING.get(family.name, 'by ' + family.by)})" for family in found.posterior.spec.families]
+    families = [
+        f"{family.name} ({MEANING.get(family.name, 'by ' + family.grouping)})" for family in found.posterior.spec.families
+    ]
     n_groups = len(set(found.posterior.tree["design"].to_dataset()["component"].values))
     joined = (
         "Traveling subjects join all scanners."
@@ -81,7 +83,7 @@ def tell_study(found: Findings) -> Section:
     )
 
 
-def tell_trust(found: Findings) -> Section:
+def tell_trust(found: RunView) -> Section:
     """Whether the computation has converged, and what the study cannot tell."""
     summary = found.summary
     return Section(
@@ -91,9 +93,9 @@ def tell_trust(found: Findings) -> Section:
     )
 
 
-def tell_sources(found: Findings) -> Section | None:
+def tell_sources(found: RunView) -> Section | None:
     """How large each source is, and which is larger."""
-    if found.posterior.remark:
+    if found.posterior.preview_notice:
         return None
     sources = found.sources
     table = sources.families.dropna(subset="finite_sd").sort_values("finite_sd", ascending=False, kind="stable")
@@ -119,9 +121,9 @@ def tell_sources(found: Findings) -> Section | None:
     return Section("Sources of differences", sentences, table, (plot_sources(found), plot_order(found)))
 
 
-def tell_contributions(found: Findings) -> Section | None:
+def tell_contributions(found: RunView) -> Section | None:
     """What each source contributes to a scan's squares."""
-    if found.posterior.remark:
+    if found.posterior.preview_notice:
         return None
     table = found.sources.families.filter(like="contribution")
     others = table.drop(index="noise").dropna().sort_values("contribution", ascending=False, kind="stable")
@@ -138,9 +140,9 @@ def tell_contributions(found: Findings) -> Section | None:
     return Section("Contributions", sentences, percent, (plot_contributions(found),))
 
 
-def tell_ranking(found: Findings) -> Section | None:
+def tell_ranking(found: RunView) -> Section | None:
     """Which protocol factor is largest, where the model has such."""
-    ranking = None if found.posterior.remark else getattr(found.sources, "ranking", None)
+    ranking = None if found.posterior.preview_notice else getattr(found.sources, "ranking", None)
     if ranking is None:
         return None
     name, first = ranking.index[0], ranking.iloc[0]
@@ -152,7 +154,7 @@ def tell_ranking(found: Findings) -> Section | None:
     return Section("Protocol factors", sentences, ranking, (plot_ranking(found),), beware)
 
 
-def tell_scanners(found: Findings) -> Section:
+def tell_scanners(found: RunView) -> Section:
     """Which scanners are off, and which are noisy."""
     more = found.summary.scanners[["bias_ratio", "bias_ratio_q05", "bias_ratio_q95", "from_data"]]
     sized = (more["bias_ratio_q05"] < more["bias_ratio_q95"]).any()  # else it is 1 on all
@@ -184,7 +186,7 @@ def tell_scanners(found: Findings) -> Section:
     return Section("Scanners", sentences, table, figures)
 
 
-def tell_similarity(found: Findings) -> Section | None:
+def tell_similarity(found: RunView) -> Section | None:
     """Which scanners measure alike."""
     if len(found.posterior.scanners) < 2:
         return None
@@ -200,11 +202,7 @@ def tell_similarity(found: Findings) -> Section | None:
     ]
     for _, row in good.iterrows():
         apart = [name for name in found.similarity.scanners if name not in row.scanners.split(", ")]
-        sentences.append(
-            f"{apart[0]} stands apart from all others"
-            if len(apart) == 1
-            else f"{row.scanners} form a group"
-        )
+        sentences.append(f"{apart[0]} stands apart from all others" if len(apart) == 1 else f"{row.scanners} form a group")
         sentences[-1] += f", in {row.support:.0%} of the posterior draws."
     if len(groups) and not len(good):
         sentences.append(
@@ -215,10 +213,10 @@ def tell_similarity(found: Findings) -> Section | None:
     return Section("Which scanners measure alike", sentences, splits.set_index("scanners"), figures)
 
 
-def tell_scales(found: Findings) -> Section:
+def tell_scales(found: RunView) -> Section:
     """What the data say of the scales against what was believed before."""
     spec, table = found.posterior.spec, found.summary.hyper
-    by_population = {family.name for family in spec.families if family.by == "population"}
+    by_population = {family.name for family in spec.families if family.grouping == "population"}
     sampling = [str(name) for name in table.index if str(name).partition("_")[0] in by_population]
     before = np.exp(2 * 1.645 * spec.priors.eta_sd)
     sentences = [
@@ -237,7 +235,7 @@ def tell_scales(found: Findings) -> Section:
     return Section(title, sentences, table[columns], (plot_scales(found),))
 
 
-def tell_populations(found: Findings) -> Section | None:
+def tell_populations(found: RunView) -> Section | None:
     """Whether sites sample populations of their own."""
     if found.populations is None:
         return None
@@ -268,9 +266,9 @@ def tell_populations(found: Findings) -> Section | None:
     return Section("One population or several", sentences, table.drop(columns=["khat", "good"]), (plot_populations(told),))
 
 
-def tell_regions(found: Findings) -> Section | None:
+def tell_regions(found: RunView) -> Section | None:
     """Where in the brain measurement bias is large."""
-    if found.nodes is None or found.posterior.remark:
+    if found.edge_table is None or found.posterior.preview_notice:
         return None
     table, mean = found.regions(found.mapped), found.sources.families.loc[found.mapped, "finite_sd"]
     above = int((table["finite_sd_q05"] > mean).sum())
@@ -291,7 +289,7 @@ def tell_regions(found: Findings) -> Section | None:
     return Section("Regions", sentences, table, tuple(figures))
 
 
-SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
+SECTIONS: tuple[Callable[[RunView], Section | None], ...] = (
     tell_study, tell_trust, tell_sources, tell_contributions, tell_ranking, tell_scanners, tell_similarity, tell_scales,
     tell_populations, tell_regions,
 )  # fmt: skip

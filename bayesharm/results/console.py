@@ -25,7 +25,7 @@ MEANING = {
 
 
 def as_text(thing: Any) -> str:
-    """What would be on a terminal of 80 columns, without colours."""
+    """What would be on a terminal of 80 columns, without colors."""
     from rich.console import Console
 
     text = StringIO()
@@ -34,7 +34,7 @@ def as_text(thing: Any) -> str:
 
 
 def show(thing: Any) -> None:
-    """Print on the terminal with colours, as plain text elsewhere."""
+    """Print on the terminal with colors, as plain text elsewhere."""
     from rich.console import Console
 
     console = Console(highlight=False)

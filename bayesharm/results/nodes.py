@@ -13,7 +13,7 @@ import xarray as xr
 from bayesharm.errors import RunFolderError
 from bayesharm.likelihood.layout import Entries, Layout
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import Statistics, find_kinds, with_covariates
+from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.spec import spec_from_dict
@@ -60,7 +60,7 @@ def label_effects(
                 "contrast": "against the reference" if group.dim in ("diagnosis", "covariate") else against,
             },
         )
-        if group.name == design.spec.removes:
+        if group.name == design.spec.removed_effect:
             node["correlation"] = (("scanner", "other"), correlation[: len(design.scanners), : len(design.scanners)])
         if group.dim == "population":
             own = slice(first, first := first + len(group.levels))
@@ -88,11 +88,11 @@ def keep_statistics(scans: pd.DataFrame, design: Design, layout: Layout, moments
     moments : Moments
         Of all features.
     """
-    kinds = find_kinds(scans.iloc[design.rows], design.spec)
-    return write_statistics(Statistics(kinds, design, layout, design.class_size, moments))
+    kinds = unique_scan_patterns(scans.iloc[design.rows], design.spec)
+    return write_statistics(SufficientStatistics(kinds, design, layout, design.class_size, moments))
 
 
-def write_statistics(statistics: Statistics) -> xr.Dataset:
+def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     """Statistics as a node of the posterior."""
     import xarray as xr
 
@@ -118,12 +118,12 @@ def write_statistics(statistics: Statistics) -> xr.Dataset:
             "scales": list(statistics.design.scales),
             "scale_medians": statistics.design.scale_medians.tolist(),
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
-            "units": "standard deviations of a feature, from its centre",
+            "units": "standard deviations of a feature, from its center",
         },
     )
 
 
-def read_statistics(posterior: Any) -> Statistics:
+def read_statistics(posterior: Any) -> SufficientStatistics:
     """Statistics that a posterior keeps.
 
     Raises
@@ -152,4 +152,4 @@ def read_statistics(posterior: Any) -> Statistics:
     design = build_design(with_covariates(kinds, covariates), spec, covariates)
     known = np.isin(design.columns, node.attrs["columns"])
     design = restrict_design(design, known, tuple(node.attrs["scales"]), np.array(node.attrs["scale_medians"]))
-    return Statistics(kinds, design, layout, node["size"].values, moments)
+    return SufficientStatistics(kinds, design, layout, node["size"].values, moments)

@@ -45,7 +45,7 @@ class Posterior:
     tree : xarray.DataTree
         ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio`, `bias_ratio` over scanner), ``/scales`` (`mean`,
         `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
-        `converged`, `reason`, `draws`, `steps`, `centre` and `unit` over feature),
+        `converged`, `reason`, `draws`, `steps`, `center` and `unit` over feature),
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
         `contraction` over level; of what the model removes also `correlation` of what is uncertain of two scanners),
         ``/design`` (scanners: component, numbers of scans and travelers), ``/statistics`` (sums of products of the scans, by
@@ -63,7 +63,7 @@ class Posterior:
         return spec_from_dict(self.run["spec"])
 
     @property
-    def remark(self) -> str:
+    def preview_notice(self) -> str:
         """What must be said with everything that is made from it; empty if there is nothing."""
         return PREVIEW if self.run["settings"].get("preview") else ""
 
@@ -78,7 +78,7 @@ class Posterior:
         return [str(name) for name in self.tree["design"].to_dataset()["scanner"].values]
 
     @property
-    def alike(self) -> bool:
+    def is_single_modality(self) -> bool:
         """Whether features may be of one kind; else a mean of their units says nothing."""
         unit = self.tree["scales"].to_dataset()["unit"].values
         return bool(unit.max() < 100 * unit.min())
@@ -96,7 +96,7 @@ class Posterior:
     def __repr__(self) -> str:
         return (
             f"<Posterior of {self.spec.name!r}: {len(self.features):,} features, {len(self.scanners)} scanners, "
-            f"{self.run['n_scans']:,} scans{', PREVIEW' if self.remark else ''}>"
+            f"{self.run['n_scans']:,} scans{', PREVIEW' if self.preview_notice else ''}>"
         )
 
     def effect(self, family: str) -> xr.Dataset:

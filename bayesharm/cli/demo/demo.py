@@ -142,10 +142,10 @@ def compare_with_truth(posterior: Posterior, simulation: Simulation) -> tuple[pd
     Returns
     -------
     recovery : DataFrame by source
-        `true_rms` and `rms` of the centred effects, `correlation` and `rmse` of posterior mean and truth over
+        `true_rms` and `rms` of the centered effects, `correlation` and `rmse` of posterior mean and truth over
         levels and features, `coverage` of the 90% intervals (mean ± 1.645 sd).
     errors : dict
-        RMSE of the centred measurement bias: of the posterior mean (`posterior`), of zero (`nothing`), and of
+        RMSE of the centered measurement bias: of the posterior mean (`posterior`), of zero (`nothing`), and of
         the best estimate that knows the true scales (`oracle`).
     """
     rows, errors = {}, {}
@@ -153,7 +153,7 @@ def compare_with_truth(posterior: Posterior, simulation: Simulation) -> tuple[pd
         effect = posterior.effect(source)
         levels = [str(level) for level in effect[effect["mean"].dims[0]].values]
         true = simulation.truth.effects[source].loc[levels].to_numpy()
-        if source != "disorder":  # which is against the reference; the others are centred in their group
+        if source != "disorder":  # which is against the reference; the others are centered in their group
             group = np.array([level.split("/")[-1] if source == "sampling" else "" for level in levels])
             true = true - np.stack([true[group == name].mean(axis=0) for name in group])
         mean, sd = effect["mean"].values, effect["sd"].values

@@ -48,7 +48,7 @@ def bias_error(
     bias, truth : DataFrame, scanner × feature
         Any constant may be added to a feature; scanners that a method cannot do are absent from `bias` or NaN.
     sd : DataFrame, optional
-        Of the centred bias, for Gaussian intervals.
+        Of the centered bias, for Gaussian intervals.
     oracle : DataFrame, optional
         What the best possible estimate is.
     level : float

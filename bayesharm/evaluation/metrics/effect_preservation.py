@@ -99,12 +99,12 @@ def effect_preservation(
     of_all = np.column_stack([np.ones(len(x)), x])
     of_scanners = np.column_stack([np.eye(len(rows.scanners))[rows.scanner], x])
     _check(of_all, "one another", names)
-    regressions = [(of_all, _centred(rows.values))]
+    regressions = [(of_all, _centered(rows.values))]
     if truth is None:
         _check(of_scanners, "scanners", names)
         divide = np.broadcast_to(np.asarray(unit, float), rows.features.shape)[rows.features]
         before = np.asarray(raw)[rows.used][:, rows.features] / divide
-        regressions.append((of_scanners, _centred(before)))
+        regressions.append((of_scanners, _centered(before)))
         given = None
     else:
         given = np.stack([np.asarray(truth[name], float) / unit for name in names])[:, rows.features] * spread[:, None]
@@ -112,7 +112,7 @@ def effect_preservation(
     return {name: Preservation(*(next(measures) for _ in Preservation._fields)) for name in names}
 
 
-def _centred(values: np.ndarray) -> np.ndarray:
+def _centered(values: np.ndarray) -> np.ndarray:
     """In place: these are large, and nobody else has them."""
     values -= values.mean(0)
     return values

@@ -15,7 +15,7 @@ PENALTIES = np.logspace(-4, 2, 7)  # of the classifier, for values whose mean sq
 
 
 def identification_rate(
-    values: np.ndarray, scans: pd.DataFrame, *, centre: np.ndarray | float, unit: np.ndarray | float
+    values: np.ndarray, scans: pd.DataFrame, *, center: np.ndarray | float, unit: np.ndarray | float
 ) -> Measure:
     """How often the most similar scan on another scanner is the person's own.
 
@@ -29,7 +29,7 @@ def identification_rate(
         Scans with NaN in all features are left out.
     scans : DataFrame
         `participant_id`, `scanner`.
-    centre, unit : (feature,) array or float
+    center, unit : (feature,) array or float
         What is subtracted from each feature and what it is then divided by: the same for all methods.
 
     Returns
@@ -42,7 +42,7 @@ def identification_rate(
     InputError
         There are no two people who were both on the same two scanners.
     """
-    rows = select(np.asarray(values) - centre, scans, unit=unit, who=travel)
+    rows = select(np.asarray(values) - center, scans, unit=unit, who=travel)
     z = rows.values - rows.values.mean(1, keepdims=True)
     length = np.linalg.norm(z, axis=1, keepdims=True)
     z /= np.where(length > 0, length, np.nan)
@@ -123,8 +123,8 @@ def scanner_accuracy(
     """
     rows = select(values, scans, unit=unit, who=_shared)
     folds = min(folds, len(rows.people))
-    centred = rows.values - rows.values.mean(0)
-    fold, said = _classify(centred @ centred.T / centred.shape[1], rows, folds, seed)
+    centered = rows.values - rows.values.mean(0)
+    fold, said = _classify(centered @ centered.T / centered.shape[1], rows, folds, seed)
     right, k = said == rows.scanner, len(rows.scanners)
 
     def part(i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -186,6 +186,6 @@ def _chance(said: np.ndarray, fold: np.ndarray, rows: Rows) -> tuple[float, floa
         some = np.flatnonzero(group == name)
         hit = weight[some] * (said[some][:, None] == rows.scanner[some])
         mean += hit.sum() / len(some)
-        centred = hit - hit.mean(0) - hit.mean(1, keepdims=True) + hit.mean()
-        variance += (centred**2).sum() / max(len(some) - 1, 1)
+        centered = hit - hit.mean(0) - hit.mean(1, keepdims=True) + hit.mean()
+        variance += (centered**2).sum() / max(len(some) - 1, 1)
     return mean, np.sqrt(variance)

@@ -193,10 +193,10 @@ def participant_icc(values: np.ndarray, scans: pd.DataFrame) -> Measure:
             expected="two traveling subjects or more",
             do="evaluate on more people",
         )
-    centred = rows.values - rows.values.mean(0)
+    centered = rows.values - rows.values.mean(0)
 
     def part(i: int) -> tuple[float | np.ndarray, ...]:
-        y = centred[rows.of_person[i]]
+        y = centered[rows.of_person[i]]
         total = y.sum(0)
         return 1.0, len(y), len(y) ** 2, total, total**2 / len(y), ((y - y.mean(0)) ** 2).sum(0)
 

@@ -86,8 +86,8 @@ def _sizes(rows: Rows, design: Design, ridge: float) -> pd.DataFrame:
     y = rows.values - rows.values.mean(1, keepdims=True)
     y /= np.sqrt(max(y.shape[1] - 1, 1))
     family = np.array([name.partition(":")[0] for name in design.columns])
-    centred = [scale for scale in np.unique(design.column_scale[~np.isin(family, ["mean", "disorder"])])]
-    constraints = np.array([design.column_scale == scale for scale in centred], float)
+    centered = [scale for scale in np.unique(design.column_scale[~np.isin(family, ["mean", "disorder"])])]
+    constraints = np.array([design.column_scale == scale for scale in centered], float)
     gram, products = x.T @ x, y @ (y.T @ x)
     spread = x.T @ products
     sizes = [_sizes_of(gram, spread, constraints, family, ridge)]

@@ -1,6 +1,6 @@
 """Figures of a run, made from its run folder alone.
 
-Every function takes a :class:`bayesharm.Posterior`, or :class:`Findings` where tables of regions are needed, and returns a
+Every function takes a :class:`bayesharm.Posterior`, or :class:`RunView` where tables of regions are needed, and returns a
 matplotlib ``Figure``; intervals are 90%.
 
 >>> plot_sources(posterior).savefig("sources.png")
@@ -24,7 +24,7 @@ from bayesharm.reporting.plots.variance_components import (
     plot_scales,
     plot_sources,
 )
-from bayesharm.reporting.run_view import Findings
+from bayesharm.reporting.run_view import RunView
 from bayesharm.results.posterior import Posterior
 
 __all__ = [
@@ -50,7 +50,7 @@ PLOTS: dict[str, Callable[..., Figure]] = {
 }
 
 
-def draw_plot(name: str, run: Posterior | Findings, **options: Any) -> Figure:
+def draw_plot(name: str, run: Posterior | RunView, **options: Any) -> Figure:
     """One of `PLOTS` by name.
 
     Raises
@@ -65,19 +65,19 @@ def draw_plot(name: str, run: Posterior | Findings, **options: Any) -> Figure:
     return PLOTS[name](run, **options)
 
 
-def possible_plots(found: Findings) -> list[str]:
+def possible_plots(found: RunView) -> list[str]:
     """Names of the plots for which the run and the tables have what is needed."""
     needs = {
-        "sources": not found.posterior.remark,
-        "contributions": not found.posterior.remark,
-        "order": not found.posterior.remark,
-        "ranking": not found.posterior.remark and getattr(found.sources, "ranking", None) is not None,
+        "sources": not found.posterior.preview_notice,
+        "contributions": not found.posterior.preview_notice,
+        "order": not found.posterior.preview_notice,
+        "ranking": not found.posterior.preview_notice and getattr(found.sources, "ranking", None) is not None,
         "bias": len(found.posterior.scanners) > 1,
         "distance": len(found.posterior.scanners) > 1,
         "dendrogram": len(found.posterior.scanners) > 1,
-        "regions": found.nodes is not None and not found.posterior.remark,
-        "networks": found.networks is not None and not found.posterior.remark,
-        "brain": found.nodes is not None and found.coordinates is not None and not found.posterior.remark,
-        "connectome": found.nodes is not None and found.coordinates is not None and not found.posterior.remark,
+        "regions": found.edge_table is not None and not found.posterior.preview_notice,
+        "networks": found.networks is not None and not found.posterior.preview_notice,
+        "brain": found.edge_table is not None and found.coordinates is not None and not found.posterior.preview_notice,
+        "connectome": found.edge_table is not None and found.coordinates is not None and not found.posterior.preview_notice,
     }
     return [name for name in PLOTS if needs.get(name, True)]

@@ -12,15 +12,15 @@ from bayesharm.reporting.plots.style import (
     Normalize,
     ScalarMappable,
     axes_for,
-    colours_of,
+    colors_of,
+    draw_finite_population,
     draw_matrix,
-    draw_sizes,
     finish,
     new_figure,
     no_narrower,
     styled,
 )
-from bayesharm.reporting.run_view import Findings, find
+from bayesharm.reporting.run_view import RunView, find
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ BELOW_TITLE = (0.0, 0.0, 0.91, 0.9)
 
 
 @styled
-def plot_regions(run: Posterior | Findings, family: str | None = None, ax: Axes | None = None) -> Figure:
+def plot_regions(run: Posterior | RunView, family: str | None = None, ax: Axes | None = None) -> Figure:
     """Regions in whose edges the effects of a family are largest, with 90% intervals, and the mean of all.
 
     Parameters
     ----------
     run : Findings
-        With `nodes`.
+        With `edge_table`.
     family : str, optional
         By default that which harmonizing removes, or the largest of its parts.
     ax : Axes, optional
@@ -53,7 +53,7 @@ def plot_regions(run: Posterior | Findings, family: str | None = None, ax: Axes 
     family = family or found.mapped
     table = found.regions(family)
     ax = axes_for(ax, min(len(table), MOST_REGIONS))
-    draw_sizes(ax, table.head(MOST_REGIONS), "finite_sd", colours_of([family])[0])
+    draw_finite_population(ax, table.head(MOST_REGIONS), "finite_sd", colors_of([family])[0])
     mean = found.sources.families.loc[family, "finite_sd"]
     ax.axvline(mean, color="0.5", lw=1, ls="--", zorder=0)
     few = f" ({MOST_REGIONS} of {len(table)})" if len(table) > MOST_REGIONS else ""
@@ -63,13 +63,13 @@ def plot_regions(run: Posterior | Findings, family: str | None = None, ax: Axes 
 
 
 @styled
-def plot_networks(run: Posterior | Findings, family: str | None = None, ax: Axes | None = None) -> Figure:
+def plot_networks(run: Posterior | RunView, family: str | None = None, ax: Axes | None = None) -> Figure:
     """Mean size of the effects of a family within networks and between them.
 
     Parameters
     ----------
     run : Findings
-        With `nodes` and `networks`.
+        With `edge_table` and `networks`.
     family : str, optional
         By default that which harmonizing removes, or the largest of its parts.
     ax : Axes, optional
@@ -90,13 +90,13 @@ def plot_networks(run: Posterior | Findings, family: str | None = None, ax: Axes
 
 
 @styled
-def plot_brain(run: Posterior | Findings, family: str | None = None) -> Figure:
+def plot_brain(run: Posterior | RunView, family: str | None = None) -> Figure:
     """Mean size of the effects of a family in each region's edges, on a glass brain.
 
     Parameters
     ----------
     run : Findings
-        With `nodes` and `coordinates`.
+        With `edge_table` and `coordinates`.
     family : str, optional
         By default that which harmonizing removes, or the largest of its parts.
 
@@ -121,13 +121,13 @@ def plot_brain(run: Posterior | Findings, family: str | None = None) -> Figure:
 
 
 @styled
-def plot_connectome(run: Posterior | Findings, family: str | None = None) -> Figure:
+def plot_connectome(run: Posterior | RunView, family: str | None = None) -> Figure:
     """The edges with the largest effects of a family, on a glass brain.
 
     Parameters
     ----------
     run : Findings
-        With `nodes` and `coordinates`.
+        With `edge_table` and `coordinates`.
     family : str, optional
         By default that which harmonizing removes, or the largest of its parts.
 
@@ -161,10 +161,10 @@ def plot_connectome(run: Posterior | Findings, family: str | None = None) -> Fig
 
 
 def _explain(figure: Figure, title: str, low: float, high: float) -> None:
-    """Title and scale of colours; nilearn's own scale has two digits."""
+    """Title and scale of colors; nilearn's own scale has two digits."""
     figure.text(0.02, 0.97, title, fontsize=10, fontweight="bold", va="top")
-    colours = ScalarMappable(Normalize(low, high), SEQUENTIAL)
-    figure.colorbar(colours, cax=figure.add_axes((0.915, 0.12, 0.012, 0.7)))
+    colors = ScalarMappable(Normalize(low, high), SEQUENTIAL)
+    figure.colorbar(colors, cax=figure.add_axes((0.915, 0.12, 0.012, 0.7)))
 
 
 def _nilearn():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bayesharm.evaluation.evaluate import OURS
+from bayesharm.evaluation.cross_validate import BAYESHARM
 from bayesharm.evaluation.result import Evaluation
-from bayesharm.reporting.plots.style import COLOURS, ROW, Axes, Figure, name_rows, new_figure, styled
+from bayesharm.reporting.plots.style import COLORS, ROW, Axes, Figure, name_rows, new_figure, styled
 
 TITLES = {
     "share_removed": "Removed of what scanners add",
@@ -48,9 +48,9 @@ def plot_evaluation(found: Evaluation) -> Figure:
 
 def _draw(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     place = np.arange(len(rows))
-    ours = np.array([str(method).startswith(OURS) for method in rows.index])
-    for own, colour in ((ours, COLOURS["measurement"]), (~ours, COLOURS["noise"])):
-        ax.errorbar(rows.value[own], place[own], xerr=rows.se[own], fmt="o", color=colour, markersize=5, elinewidth=2)
+    ours = np.array([str(method).startswith(BAYESHARM) for method in rows.index])
+    for own, color in ((ours, COLORS["measurement"]), (~ours, COLORS["noise"])):
+        ax.errorbar(rows.value[own], place[own], xerr=rows.se[own], fmt="o", color=color, markersize=5, elinewidth=2)
     if rows.chance.notna().any():
         ax.axvline(rows.chance.mean(), color="black", linestyle="--", linewidth=0.8)
     if name == "share_removed":  # with much error a method adds as much as it removes, or many times as much

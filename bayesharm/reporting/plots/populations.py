@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayesharm.analysis.population_structure import Populations
-from bayesharm.reporting.plots.style import Axes, Figure, axes_for, colours_of, styled
+from bayesharm.analysis.population_structure import PopulationTest
+from bayesharm.reporting.plots.style import Axes, Figure, axes_for, colors_of, styled
 
 FURTHEST = 20.0  # log Bayes factors beyond are counted at the ends
 
 
 @styled
-def plot_populations(told: Populations, ax: Axes | None = None) -> Figure:
+def plot_populations(told: PopulationTest, ax: Axes | None = None) -> Figure:
     """How many features speak for sampling bias of each diagnosis, and how many against it.
 
     Parameters
@@ -24,13 +24,13 @@ def plot_populations(told: Populations, ax: Axes | None = None) -> Figure:
     limit = max(1.0, max(float(values.abs().max()) for values in factors))
     edges = np.linspace(-limit, limit, 61)
     ax = axes_for(ax, 10)
-    colours = colours_of([name if name != families[-1] or len(families) == 1 else "noise" for name in families])
+    colors = colors_of([name if name != families[-1] or len(families) == 1 else "noise" for name in families])
     styles = ("-", "--", ":", "-.")
-    for k, (name, values, colour) in enumerate(zip(families, factors, colours, strict=True)):
+    for k, (name, values, color) in enumerate(zip(families, factors, colors, strict=True)):
         share, _ = np.histogram(values, edges)
         probability = told.families.loc[name, "probability"]
         label = f"{name}: several populations with probability {probability:.2f}"
-        ax.stairs(share / len(values), edges, color=colour, linestyle=styles[k % len(styles)], linewidth=1.6, label=label)
+        ax.stairs(share / len(values), edges, color=color, linestyle=styles[k % len(styles)], linewidth=1.6, label=label)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_xlabel(
         "log Bayes factor of each feature: left, it has no sampling bias; right, it has"

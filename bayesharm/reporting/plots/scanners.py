@@ -13,15 +13,15 @@ from bayesharm.reporting.plots.style import (
     DIVERGING,
     ROW,
     axes_for,
-    colours_of,
+    colors_of,
+    draw_finite_population,
     draw_intervals,
     draw_matrix,
-    draw_sizes,
     finish,
     new_figure,
     styled,
 )
-from bayesharm.reporting.run_view import Findings, find
+from bayesharm.reporting.run_view import RunView, find
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ RATIOS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
 
 
 @styled
-def plot_scanners(run: Posterior | Findings) -> Figure:
+def plot_scanners(run: Posterior | RunView) -> Figure:
     """Bias of each scanner, largest first, and its noise against the average scanner, with 90% intervals.
 
     Parameters
@@ -47,8 +47,8 @@ def plot_scanners(run: Posterior | Findings) -> Figure:
     table = found.scanners
     figure = new_figure(1.2 + ROW * len(table))
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_sizes(left, table, "rms", colours_of([found.removed])[0])
-    draw_intervals(right, table, "noise_ratio", colours_of(["noise"])[0])
+    draw_finite_population(left, table, "rms", colors_of([found.removed])[0])
+    draw_intervals(right, table, "noise_ratio", colors_of(["noise"])[0])
     right.set_xscale("log")
     low, high = right.get_xlim()
     right.set_xlim(min(low, 0.75), max(high, 1.33))
@@ -64,7 +64,7 @@ def plot_scanners(run: Posterior | Findings) -> Figure:
 
 
 @styled
-def plot_bias(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
+def plot_bias(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     """Bias of each scanner in each feature, posterior means; of many features those with the largest bias.
 
     Scanners and features are in the order of their trees, so that those that are alike are next to each other.
@@ -105,7 +105,7 @@ def _tell_apart(names: list[str]) -> list[str]:
 
 
 @styled
-def plot_distance(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
+def plot_distance(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     """Distance between the bias maps of each two scanners, those that are alike next to each other.
 
     Parameters
@@ -132,7 +132,7 @@ def plot_distance(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
 
 
 @styled
-def plot_dendrogram(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
+def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     """The tree of scanners by average linkage, and the share of posterior draws that have each group too.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What all plots share: style, colours, axes, points with intervals, matrices with their numbers."""
+"""What all plots share: style, colors, axes, points with intervals, matrices with their numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError, RunFolderError
-from bayesharm.reporting.run_view import Findings
+from bayesharm.reporting.run_view import RunView
 
 try:
     from matplotlib import rc_context
@@ -40,8 +40,8 @@ STYLE: Any = {
     "savefig.dpi": 130,
     "svg.hashsalt": "bayesharm",  # the same figure, the same bytes
 }
-# Okabe and Ito's colours, which colour-blind people tell apart
-COLOURS = {
+# Okabe and Ito's colors, which color-blind people tell apart
+COLORS = {
     "measurement": "#D55E00",
     "site": "#D55E00",
     "participant": "#0072B2",
@@ -55,10 +55,10 @@ FORMATS = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # and wh
 styled = rc_context(STYLE)  # a decorator
 
 
-def colours_of(families: Sequence[str]) -> list[str]:
+def colors_of(families: Sequence[str]) -> list[str]:
     """Of each family one, the same in all plots; those of one source share it."""
-    others = [name for name in families if name.partition("_")[0] not in COLOURS]
-    known = COLOURS | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
+    others = [name for name in families if name.partition("_")[0] not in COLORS]
+    known = COLORS | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
     return [known[name] if name in known else known[name.partition("_")[0]] for name in families]
 
 
@@ -99,19 +99,19 @@ def axes_for(ax: Axes | None, rows: float) -> Axes:
     return new_figure(1.2 + ROW * rows).subplots() if ax is None else ax
 
 
-def finish(figure: Any, found: Findings) -> Figure:
+def finish(figure: Any, found: RunView) -> Figure:
     """The figure, with what must be said of it."""
-    if found.posterior.remark:
+    if found.posterior.preview_notice:
         figure.suptitle("PREVIEW: nothing was sampled", color="#D55E00", fontsize=9, fontweight="bold")
     return figure
 
 
-def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
+def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, color: str) -> None:
     """Points with their 90% intervals, the first row on top."""
     place = np.arange(len(table))
     sides = np.abs(table[[f"{name}_q05", f"{name}_q95"]].to_numpy() - table[[name]].to_numpy()).T
-    ax.errorbar(table[name], place, xerr=sides, fmt="none", ecolor=colour, elinewidth=2)
-    ax.scatter(table[name], place, color=colour, s=22, zorder=3)
+    ax.errorbar(table[name], place, xerr=sides, fmt="none", ecolor=color, elinewidth=2)
+    ax.scatter(table[name], place, color=color, s=22, zorder=3)
     name_rows(ax, [str(label) for label in table.index])
 
 
@@ -129,9 +129,9 @@ def name_rows(ax: Axes, labels: Sequence[str]) -> None:
     ax.tick_params(axis="y", length=0)
 
 
-def draw_sizes(ax: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
+def draw_finite_population(ax: Axes, table: pd.DataFrame, name: str, color: str) -> None:
     """Sizes with their 90% intervals and in numbers; from 0, so that what hardly differs does not look as if it did."""
-    draw_intervals(ax, table, name, colour)
+    draw_intervals(ax, table, name, color)
     most = table[f"{name}_q95"].max()
     for row, (value, high) in enumerate(zip(table[name], table[f"{name}_q95"], strict=True)):
         ax.annotate(f"{value:#.3g}", (high, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5)
@@ -139,16 +139,20 @@ def draw_sizes(ax: Axes, table: pd.DataFrame, name: str, colour: str) -> None:
 
 
 def no_narrower(values: pd.Series | np.ndarray) -> tuple[float, float]:
-    """Limits of a colour scale: those of the values, but so wide that differences of a few percent stay pale."""
+    """Limits of a color scale: those of the values, but so wide that differences of a few percent stay pale."""
     middle = np.nanmean(values)
     return float(min(np.nanmin(values), 0.9 * middle)), float(max(np.nanmax(values), 1.1 * middle))
 
 
 def draw_matrix(
-    ax: Axes, table: pd.DataFrame, label: str, say: Callable[[float], str] | None = None,
-    limits: tuple[float, float] | None = None, cmap: str = SEQUENTIAL,
+    ax: Axes,
+    table: pd.DataFrame,
+    label: str,
+    say: Callable[[float], str] | None = None,
+    limits: tuple[float, float] | None = None,
+    cmap: str = SEQUENTIAL,
 ) -> None:
-    """A table as colours, with a scale of these, and with its numbers where they can be read."""
+    """A table as colors, with a scale of these, and with its numbers where they can be read."""
     values = table.to_numpy(float)
     low, high = limits or (np.nanmin(values), np.nanmax(values))
     image = ax.imshow(np.ma.masked_invalid(values), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="none")

@@ -14,15 +14,15 @@ from bayesharm.reporting.plots.style import (
     DIVERGING,
     OTHERS,
     axes_for,
-    colours_of,
+    colors_of,
+    draw_finite_population,
     draw_matrix,
-    draw_sizes,
     finish,
     name_rows,
     new_figure,
     styled,
 )
-from bayesharm.reporting.run_view import Findings, find
+from bayesharm.reporting.run_view import RunView, find
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ GRID = 300  # points of a curve
 
 
 @styled
-def plot_sources(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
+def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     """Size of the effects of each source: its distribution over features, and the mean with its 90% interval.
 
     Parameters
@@ -51,8 +51,8 @@ def plot_sources(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
     sizes = [found.sources.features[f"finite_sd_{name}"].dropna().to_numpy() for name in table.index]
     most = 1.12 * max(np.quantile(values, 0.995) for values in sizes)
     ax = axes_for(ax, 2.2 * len(table))
-    for row, (name, values, colour) in enumerate(zip(table.index, sizes, colours_of(list(table.index)), strict=True)):
-        _draw_ridge(ax, values, row, most, colour)
+    for row, (name, values, color) in enumerate(zip(table.index, sizes, colors_of(list(table.index)), strict=True)):
+        _draw_ridge(ax, values, row, most, color)
         mean, low, high = (table.loc[name, f"finite_sd{end}"] for end in ("", "_q05", "_q95"))
         ax.plot([low, high], [row, row], color="black", lw=3, solid_capstyle="butt")
         ax.plot(mean, row, "o", color="white", mec="black", ms=5, gid=name)
@@ -69,12 +69,12 @@ def plot_sources(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
     return finish(ax.figure, found)
 
 
-def _draw_ridge(ax: Axes, values: np.ndarray, row: float, most: float, colour: str) -> None:
+def _draw_ridge(ax: Axes, values: np.ndarray, row: float, most: float, color: str) -> None:
     x = np.linspace(0, most, GRID + 1)[1:]
     if values.std() > 0 and len(values) > 2:
         height = stats.gaussian_kde(np.log(values[:: -(-len(values) // 5000)]))(np.log(x)) / x  # sizes are above 0
-        ax.fill_between(x, row, row - 0.8 * height / height.max(), color=colour, alpha=0.55, lw=0)
-    ax.axhline(row, color=colour, lw=0.8, zorder=0)
+        ax.fill_between(x, row, row - 0.8 * height / height.max(), color=color, alpha=0.55, lw=0)
+    ax.axhline(row, color=color, lw=0.8, zorder=0)
 
 
 def _readable(name: str) -> str:
@@ -82,7 +82,7 @@ def _readable(name: str) -> str:
 
 
 @styled
-def plot_contributions(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
+def plot_contributions(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     """What each source contributes to a scan's squares, by level, with 90% intervals; noise is told in words.
 
     Parameters
@@ -101,7 +101,7 @@ def plot_contributions(run: Posterior | Findings, ax: Axes | None = None) -> Fig
     table = table.sort_values("contribution", ascending=False, kind="stable")
     ax = axes_for(ax, 1.4 * len(table))
     sides = np.abs(table[["contribution_q05", "contribution_q95"]].to_numpy() - table[["contribution"]].to_numpy()).T
-    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colours_of(list(table.index)), alpha=0.8,
+    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colors_of(list(table.index)), alpha=0.8,
             xerr=sides, error_kw={"elinewidth": 1.5, "capsize": 3})  # fmt: skip
     for row, (_, size) in enumerate(table.iterrows()):
         ax.annotate(f"{size.contribution:.2f}%", (size.contribution_q95, row), (5, 0), textcoords="offset points",
@@ -117,7 +117,7 @@ def plot_contributions(run: Posterior | Findings, ax: Axes | None = None) -> Fig
 
 
 @styled
-def plot_order(run: Posterior | Findings, ax: Axes | None = None) -> Figure:
+def plot_order(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     """Probability that one source is larger than another, in the mean over features.
 
     Parameters
@@ -146,7 +146,7 @@ def _probability(value: float) -> str:
 
 
 @styled
-def plot_ranking(run: Posterior | Findings) -> Figure:
+def plot_ranking(run: Posterior | RunView) -> Figure:
     """Protocol factors, largest first: size of each with its 90% interval, and with what probability it has which place.
 
     Parameters
@@ -169,7 +169,7 @@ def plot_ranking(run: Posterior | Findings) -> Figure:
         )
     figure = new_figure(1.6 + 0.4 * len(ranking))
     left, right = figure.subplots(1, 2)
-    draw_sizes(left, ranking, "rms", OTHERS[0])
+    draw_finite_population(left, ranking, "rms", OTHERS[0])
     left.set_title("Protocol factors, largest first")
     left.set_xlabel(f"Sd of the effects: rms over features,\n90% interval ({found.unit})")
     places = ranking.filter(like="rank_").rename(columns=lambda name: name.removeprefix("rank_"))
@@ -180,7 +180,7 @@ def plot_ranking(run: Posterior | Findings) -> Figure:
 
 
 @styled
-def plot_scales(run: Posterior | Findings, families: Sequence[str] | None = None) -> Figure:
+def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None) -> Figure:
     """What was believed of the scales before the data, and what is known now: their typical size, and their spread.
 
     Parameters
@@ -197,7 +197,7 @@ def plot_scales(run: Posterior | Findings, families: Sequence[str] | None = None
     found = find(run)
     spec, hyper = found.posterior.spec, found.posterior.tree["hyper"].to_dataset()
     there = [str(name) for name in hyper["family"].values]
-    by_population = {family.name for family in spec.families if family.by == "population"}
+    by_population = {family.name for family in spec.families if family.grouping == "population"}
     chosen = list(families or [name for name in there if name.partition("_")[0] in by_population] or there)
     if missing := [name for name in chosen if name not in there]:
         raise RunFolderError(
@@ -205,18 +205,18 @@ def plot_scales(run: Posterior | Findings, families: Sequence[str] | None = None
         )
     figure = new_figure(1.5 + 0.75 * len(chosen))
     left, right = figure.subplots(1, 2, sharey=True)
-    medians = {family.name: family.scale for family in spec.families} | {"noise": spec.noise_scale}
+    medians = {family.name: family.prior_median for family in spec.families} | {"noise": spec.noise_scale}
     priors = spec.priors
-    for row, (name, colour) in enumerate(zip(chosen, colours_of(chosen), strict=True)):
+    for row, (name, color) in enumerate(zip(chosen, colors_of(chosen), strict=True)):
         draws = hyper.sel(family=name)
         median = medians.get(name, medians.get(name.partition("_")[0], np.nan))
         log_typical = draws["eta"].values.reshape(-1)
         x = np.log(median) + priors.eta_sd * np.linspace(-2.6, 2.6, GRID)
-        _draw_belief(left, np.exp(x), stats.norm.pdf(x, np.log(median), priors.eta_sd), log_typical, np.exp, row, colour)
-        x = np.linspace(priors.least_omega, 2.6 * priors.omega_sd, GRID)[1:]
-        excess = np.sqrt(x**2 - priors.least_omega**2)
+        _draw_belief(left, np.exp(x), stats.norm.pdf(x, np.log(median), priors.eta_sd), log_typical, np.exp, row, color)
+        x = np.linspace(priors.omega_floor, 2.6 * priors.omega_sd, GRID)[1:]
+        excess = np.sqrt(x**2 - priors.omega_floor**2)
         prior = stats.halfnorm.pdf(excess, scale=priors.omega_sd)
-        _draw_belief(right, x, prior, draws["omega"].values.reshape(-1), lambda omega: omega, row, colour)
+        _draw_belief(right, x, prior, draws["omega"].values.reshape(-1), lambda omega: omega, row, color)
     name_rows(left, [_readable(name) for name in chosen])
     left.set_ylim(len(chosen) - 0.6, -1.05)
     left.set_xscale("log")
@@ -231,14 +231,14 @@ def plot_scales(run: Posterior | Findings, families: Sequence[str] | None = None
     return finish(figure, found)
 
 
-def _draw_belief(ax, x, prior, draws, back, row: int, colour: str) -> None:
+def _draw_belief(ax, x, prior, draws, back, row: int, color: str) -> None:
     """A prior as a line, draws of the posterior as a hill; each as high as the row."""
     ax.plot(x, row - 0.8 * prior / prior.max(), color="0.5", ls="--", lw=1)
     low, middle, high = np.quantile(draws, (0.05, 0.5, 0.95))
     if draws.std() > 0:
         grid = np.linspace(draws.min(), draws.max(), GRID)
         height = stats.gaussian_kde(draws)(grid)
-        ax.fill_between(back(grid), row, row - 0.8 * height / height.max(), color=colour, alpha=0.7, lw=0)
+        ax.fill_between(back(grid), row, row - 0.8 * height / height.max(), color=color, alpha=0.7, lw=0)
     ax.axhline(row, color="0.8", lw=0.8, zorder=0)
     _note(ax, f"{back(middle):#.2g} ({back(low):#.2g} to {back(high):#.2g})", row - 0.8)
 

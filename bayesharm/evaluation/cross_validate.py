@@ -14,16 +14,16 @@ from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, check_kind, shorten
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import say_verdict
-from bayesharm.evaluation.cross_validation import OURS, Trials
+from bayesharm.evaluation.cross_validation import BAYESHARM, CrossValidation
 from bayesharm.evaluation.result import Evaluation
-from bayesharm.fitting.fit import choose_model, fit
+from bayesharm.fitting.fit import configure_model, fit
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
 
 FITS_KEPT = 3  # whose programs are kept, some hundred MB each: few of them serve another part of the study
 
 
-def evaluate(
+def cross_validate(
     dataset: Dataset,
     methods: Sequence[str] | None = None,
     *,
@@ -94,33 +94,33 @@ def evaluate(
             expected="covariates that are columns",
             do="correct the covariates",
         )
-    wanted = list(methods) if methods is not None else [*available_methods(), OURS]
+    wanted = list(methods) if methods is not None else [*available_methods(), BAYESHARM]
     if not wanted:
         raise InputError("There is nothing to evaluate.", got="no method", expected="one or more", do="name some methods")
-    if unknown := [name for name in wanted if name not in (*METHODS, OURS)]:
+    if unknown := [name for name in wanted if name not in (*METHODS, BAYESHARM)]:
         raise InputError(
             "There is no such method.",
             got=shorten(unknown),
-            expected=f"some of {', '.join((OURS, *METHODS))}",
+            expected=f"some of {', '.join((BAYESHARM, *METHODS))}",
             do="correct the methods",
         )
-    fitters = {name: None if name == OURS else get_method(name).fit for name in wanted}
+    fitters = {name: None if name == BAYESHARM else get_method(name).fit for name in wanted}
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
     own = [name for name in preserved if name != "diagnosis"]
-    if OURS in wanted:  # an error in its options is to be seen before the work, and not as that of each fit
-        chosen = {name: settings[name] for name in ("protocol", "units") if name in settings}
-        choose_model(model, dataset, covariates=own, reference=reference, **chosen)
+    if BAYESHARM in wanted:  # an error in its options is to be seen before the work, and not as that of each fit
+        chosen = {name: settings[name] for name in ("protocol", "feature_scaling") if name in settings}
+        configure_model(model, dataset, covariates=own, reference=reference, **chosen)
 
     def fit_method(name: str, train: Dataset) -> Fitted:
         if (fitter := fitters[name]) is not None:
             return fitter(train, preserved)
-        if len(work.seconds[OURS]) % FITS_KEPT == FITS_KEPT - 1:
+        if len(work.seconds[BAYESHARM]) % FITS_KEPT == FITS_KEPT - 1:
             import jax
 
             jax.clear_caches()
         return BayesFitted(fit(train, covariates=own, **options))
 
-    rng, work = np.random.default_rng(seed), Trials(dataset, fit_method, wanted, preserved, reference or "HC")
+    rng, work = np.random.default_rng(seed), CrossValidation(dataset, fit_method, wanted, preserved, reference or "HC")
     n_parts = repeats * folds + visit_folds
     for repeat in range(repeats):
         fold = split_people(dataset.scans, folds, rng)
