@@ -10,8 +10,8 @@
 *simulated*: error of the measurement bias, fits to whole studies. *published*: the 2019 study's three measures, of people
 who were left out. *contrasts*: coverage of differences between diagnoses with and without the uncertainty of harmonization.
 *scanner*: a scanner that the fit has not seen, learned from its scans afterwards. *onharmony*: `bayesharm.cross_validate`
-on five families of measures. *speed*: of `bayesharm harmonize`. Other libraries are compared with where `make comparators` has put
-them. Each seed, or family, is written as soon as it is there, and not computed again.
+on five families of measures. *speed*: of `bayesharm harmonize`. Other libraries are compared with where
+`make comparators` has put them. Each seed, or family, is written as soon as it is there, and not computed again.
 """
 
 from __future__ import annotations
