@@ -11,8 +11,8 @@ import bayesharm
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.errors import InputError
 from bayesharm.fitting.block_sampler import BlockSampler
+from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import FitContext
 from bayesharm.inference.predictive_prior import placeholder_prior
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios

@@ -18,7 +18,7 @@ from bayesharm.analysis.validation_schemes import Scheme, arrange_schemes
 from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
-from bayesharm.fitting.study import FitContext, load_fit_context
+from bayesharm.fitting.context import FitContext, load_fit_context
 from bayesharm.inference.hyperparameters import place_importance_samples
 from bayesharm.inference.hyperposterior import approximate
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features

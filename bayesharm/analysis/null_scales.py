@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
 from bayesharm.inference.hyperparameters import place_importance_samples
 from bayesharm.inference.hyperposterior import predict
 from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, feature_inclusion, find_evidence

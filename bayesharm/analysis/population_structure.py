@@ -22,7 +22,7 @@ from bayesharm.analysis.yamashita_regression import PopulationRegression, regres
 from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, ModelError
-from bayesharm.fitting.study import FitContext, load_fit_context
+from bayesharm.fitting.context import FitContext, load_fit_context
 from bayesharm.inference.effective_features import count_independent_features, list_cells
 from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.inference.spike_and_slab import LOG_NULL_SCALE, Evidence

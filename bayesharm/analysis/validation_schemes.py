@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
 
 MOST_VALUES = 100  # of a fold that are not shared by people: with more, people of this fold stay with the others
 
