@@ -35,6 +35,7 @@ from bayesharm.fitting.study import FitContext
 from bayesharm.inference.predictive_prior import placeholder_prior
 from bayesharm.inference.scales import sample_block
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.results import checkpoints, posterior
@@ -94,7 +95,7 @@ def whole(study, tmp_path_factory):
 
     def sampled(self, block, turn=0):
         found = sample(self, block, turn)
-        if self.log_ratio.any():  # not what is only compiled
+        if self.ratios.log_noise.any():  # not what is only compiled
             recorded.update({f"{turn}-{block[0]}-{name}": array for name, array in found.items()})
         return found
 
@@ -308,7 +309,7 @@ def repaired(study, run, monkeypatch, **options):
     sampled, notes, sample = {0: set(), 1: set(), 2: set()}, [], BlockSampler.sample
 
     def recorded(self, block, turn=0):
-        sampled[turn] |= {*block.tolist()} if self.log_ratio.any() else set()  # not what is only compiled
+        sampled[turn] |= {*block.tolist()} if self.ratios.log_noise.any() else set()  # not what is only compiled
         return sample(self, block, turn)
 
     monkeypatch.setattr(BlockSampler, "sample", recorded)
@@ -459,7 +460,7 @@ def test_memory_does_not_grow(study, tmp_path):
     with jax.enable_x64(True), ThreadPoolExecutor(2) as pool:
         problem = make_problem(design)
         whole = FitContext(dataset, design, problem, None, 1, Settings(**SETTINGS))
-        work = BlockSampler(whole, np.zeros(problem.n_ratios), placeholder_prior(problem, 96, 96))
+        work = BlockSampler(whole, VarianceRatios.equal(problem.n_scanners), placeholder_prior(problem, 96, 96))
         engine._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
     assert resident[1000] < 1.01 * resident[100]
 

@@ -24,6 +24,7 @@ from bayesharm.inference.hyperposterior import approximate
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
 from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.problem import to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import as_text, bullets, make_table
 from bayesharm.results.posterior import Posterior
@@ -194,7 +195,7 @@ class _Predictor:
     """Importance nodes of some features of one run."""
 
     study: FitContext
-    ratio: np.ndarray
+    ratios: VarianceRatios
     center: np.ndarray
     moments: Moments
     standard: Standardization
@@ -205,16 +206,16 @@ class _Predictor:
     @classmethod
     def of(cls, posterior: Posterior, study: FitContext, features: np.ndarray) -> _Predictor:
         problem = study.problem
-        ratio = posterior.log_ratios()
+        ratios = posterior.variance_ratios()
         center, eta_sd = center_of(posterior, problem.priors.omega_floor)
         with study.devices.in_use("float64"):
             moments, standard = study.moments(features)
             start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
             keys = feature_keys(study.seed, Stage.NODES, features)
-            nodes, _ = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
-            weight = np.asarray(log_importance_weights(problem, ratio, moments, nodes))
+            nodes, _ = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
+            weight = np.asarray(log_importance_weights(problem, ratios, moments, nodes))
         values = (study.values(features) - standard.center) / standard.sd
-        return cls(study, ratio, center, moments, standard, values, np.asarray(nodes.log_scales), weight)
+        return cls(study, ratios, center, moments, standard, values, np.asarray(nodes.log_scales), weight)
 
     def predict(self, scheme: Scheme, below: bool) -> tuple[Scores, np.ndarray | None]:
         """Scores of units in the features' own units, and if wanted the probability of less than each scan."""
@@ -225,7 +226,7 @@ class _Predictor:
         fold_of_unit[units[units >= 0]] = folds[units >= 0]
         with self.study.devices.in_use("float64"):
             held = arrange_folds(design, folds, units)
-            left = leave_group_out(problem, self.ratio, self.moments, self.values, self.log_scales, held, below)
+            left = leave_group_out(problem, self.ratios, self.moments, self.values, self.log_scales, held, below)
             basis = quadratic_features(jnp.asarray(self.log_scales))
             weights = []
             for fold in range(folds.max() + 1):

@@ -18,6 +18,7 @@ from bayesharm.inference.hyperposterior import predict
 from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, feature_inclusion, find_evidence
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.posterior import Posterior
 
@@ -58,7 +59,7 @@ def center_of(posterior: Posterior, omega_floor: float) -> tuple[np.ndarray, np.
 
 
 def sample_training_features(
-    posterior: Posterior, study: FitContext, ratio: np.ndarray, masks: Mapping[str, np.ndarray]
+    posterior: Posterior, study: FitContext, ratios: VarianceRatios, masks: Mapping[str, np.ndarray]
 ) -> TrainingFeatures:
     """Nodes of a sample of features, weighed with all scales and without those of each mask."""
     problem = study.problem
@@ -69,9 +70,9 @@ def sample_training_features(
     moments, _ = study.moments(features)
     start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
     keys = feature_keys(study.seed, Stage.NODES, features)
-    nodes, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratio, keys, N_NODES, (start,))
+    nodes, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
     every = np.stack([np.ones_like(eta_sd), *masks.values()])
-    weights = evaluate_masked(problem, ratio, moments, nodes, modes, every)
+    weights = evaluate_masked(problem, ratios, moments, nodes, modes, every)
     return TrainingFeatures(features, moments, center, nodes.log_scales, weights)
 
 
@@ -102,7 +103,7 @@ def weigh_hypotheses(
 
 def feature_posteriors(
     study: FitContext,
-    ratio: np.ndarray,
+    ratios: VarianceRatios,
     masks: Mapping[str, np.ndarray],
     evidences: Mapping[str, Mapping[str, Evidence]],
     progress: Progress,
@@ -123,11 +124,10 @@ def feature_posteriors(
             moments, _ = study.moments(block)
             keys = feature_keys(study.seed, Stage.NODES, block)
             prior = Gaussian(*(part.astype(dtype) for part in wanted))
+            in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))
             without = np.stack([*masks.values()]).astype(dtype)
             told = tuple(each._replace(**{name: getattr(each, name).astype(dtype) for name in ARRAYS}) for each in some)
-            chances = feature_inclusion(
-                study.problem, ratio.astype(dtype), moments, keys, prior, told, without, NODES_OF_FEATURE
-            )
+            chances = feature_inclusion(study.problem, in_dtype, moments, keys, prior, told, without, NODES_OF_FEATURE)
             return np.asarray(chances)  # (set, number, feature)
 
     done, found = 0, []

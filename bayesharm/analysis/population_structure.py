@@ -28,6 +28,7 @@ from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.inference.spike_and_slab import LOG_NULL_SCALE, Evidence
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import build_design
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import _with_interval, as_text, bullets, make_table
@@ -190,15 +191,15 @@ def find_populations(
     masks = {name: (scales != name).astype(float) for name in names}  # 0 for what is 0
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
-    ratio = posterior.log_ratios()
+    ratios = posterior.variance_ratios()
     with study.devices.in_use("float64"):
-        teachers = sample_training_features(posterior, study, ratio, masks)
+        teachers = sample_training_features(posterior, study, ratios, masks)
         n_effective = count_independent_features(
             standardized(study, teachers.features), list_cells(study.design, study.dataset.scans)
         )
         evidences = weigh_hypotheses(study, teachers, masks, n_effective / len(teachers.features), progress)
-        told = _predict(study, teachers, ratio, masks, evidences, progress)
-    features = feature_posteriors(study, ratio, masks, evidences, progress)
+        told = _predict(study, teachers, ratios, masks, evidences, progress)
+    features = feature_posteriors(study, ratios, masks, evidences, progress)
     rows = {name: _row(found, masks[name] == 0) for name, found in evidences.items()}
     families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
     for name in masks:  # where no feature has it, or all have, so has or has not each
@@ -284,7 +285,7 @@ def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:
 
 
 def _predict(
-    study: FitContext, teachers: TrainingFeatures, ratio: np.ndarray, masks: Mapping[str, np.ndarray],
+    study: FitContext, teachers: TrainingFeatures, ratios: VarianceRatios, masks: Mapping[str, np.ndarray],
     evidences: Mapping[str, Mapping[str, Evidence]], progress: Progress,
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], dict[str, Any]]]:  # fmt: skip
     """Leave out each participant, and the people of each site who did not travel, with sampling bias and without."""
@@ -297,7 +298,7 @@ def _predict(
 
     def predict(k: int, mask: np.ndarray, evidence: Evidence, folds: np.ndarray) -> Scores:
         nodes = np.where(mask[:, None] > 0, scales, LOG_NULL_SCALE)
-        left = leave_group_out(problem, ratio, moments, values, nodes, arrange_folds(design, folds))
+        left = leave_group_out(problem, ratios, moments, values, nodes, arrange_folds(design, folds))
         hyper = evidence.eta.mean(0)[:, None], np.log(evidence.omega).mean(0)[:, None]
         prior = log_prior(quadratic_features(jnp.asarray(scales)), *hyper, problem.priors.feature_offset_sd, mask[:, None])[
             0

@@ -52,7 +52,7 @@ class BayesFitted:
             values[known], sd[known] = found.mean, found.sd
             if self.match_noise:
                 at = pd.Index(self.posterior.features).get_indexer(pd.Index(found.names))
-                log_lambda = np.split(self.posterior.log_ratios(), 2)[0]
+                log_lambda = self.posterior.variance_ratios().log_noise
                 of_scanner = noise_factors(self.posterior, log_lambda, -1, at)
                 factor[known] = of_scanner[pd.Index(self.scanners).get_indexer(dataset.scans["scanner"].iloc[known])]
         return Applied(values, sd, factor if self.match_noise else None)

@@ -44,7 +44,9 @@ def label_posterior(
     family = ("family", np.array(design.scales, dtype=object))
     rng = np.random.default_rng([plan["seed"], Stage.RATIO])
     n_chains, n_draws = hyper.eta.shape[:2]
-    ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
+    ratio = rng.multivariate_normal(
+        hyper.ratios.mean.to_vector(), hyper.ratios.covariance, (n_chains, n_draws), method="eigh"
+    )
     of_noise, of_bias = np.split(np.exp(ratio), 2, axis=-1)
     of_bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # biases of no size of their own
     scanner = ("scanner", np.array(design.scanners, dtype=object))
@@ -71,7 +73,7 @@ def label_posterior(
                 "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
                 "features": len(hyper.khat),
                 "features_of_ratios": len(pick_features(len(hyper.khat))),
-                "features_effective": hyper.log_ratio.n_effective,
+                "features_effective": hyper.ratios.n_independent_features,
                 "khat_above_0.7": float((hyper.khat > 0.7).mean()),
             }
             | {
@@ -100,7 +102,7 @@ def label_posterior(
     }
     moments = Moments(*(results[name] for name in Moments._fields))
     nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, lay_out(design), moments).assign_coords(feature=feature)
-    study = identify(design, np.log(_typical_scales(design, results)), hyper.log_ratio.mean)
+    study = identify(design, np.log(_typical_scales(design, results)), hyper.ratios.mean)
     told = {name: rows.set_index("level") for name, rows in study.contrasts.groupby("group")}
     stops = np.cumsum([len(group.levels) for group in design.effects])[:-1]
     effects = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)

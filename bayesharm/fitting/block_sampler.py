@@ -14,6 +14,7 @@ from bayesharm.fitting.study import FitContext
 from bayesharm.inference.predictive_prior import PredictivePrior
 from bayesharm.inference.scales import NutsSettings, SampleShape, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.ratios import VarianceRatios
 
 # How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
 RETRY_SCHEDULE = (
@@ -31,13 +32,13 @@ class BlockSampler:
     Attributes
     ----------
     study : Study
-    log_ratio : (2 × scanner,) array
+    ratios : VarianceRatios
     mixture : Mixture
         Predictive prior of all features.
     """
 
     study: FitContext
-    log_ratio: np.ndarray
+    ratios: VarianceRatios
     mixture: PredictivePrior
 
     def sample(self, block: np.ndarray, turn: int = 0) -> dict[str, np.ndarray]:
@@ -45,21 +46,21 @@ class BlockSampler:
         with self.study.devices.in_use(self.study.settings.dtype):
             moments, standard = self.study.moments(block)
             draws = self._draws(block, moments, turn)
-        return summarize_features(self.study, block, self.log_ratio, moments, standard, draws, len(np.unique(block)))
+        return summarize_features(self.study, block, self.ratios, moments, standard, draws, len(np.unique(block)))
 
     def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
         """One run of the chains, in parts that all take the same program; or none."""
         mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
         node_keys, mesh = feature_keys(self.study.seed, Stage.NODES, block), self.study.devices.mesh
         if self.study.settings.preview:
-            return approximate_block(self.study.problem, self.log_ratio, moments, mixture, node_keys, mesh=mesh)
+            return approximate_block(self.study.problem, self.ratios, moments, mixture, node_keys, mesh=mesh)
         keys = feature_keys(self.study.seed, STREAMS[turn], block)
         effort = SampleShape(self.study.settings.chains, self.study.settings.n_draws)
         last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
         for k, pace in enumerate(RETRY_SCHEDULE[turn]):
             part = sample_block(
                 self.study.problem,
-                self.log_ratio,
+                self.ratios,
                 moments,
                 mixture,
                 node_keys,

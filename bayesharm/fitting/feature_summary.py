@@ -16,6 +16,7 @@ from bayesharm.conditional.finite_population import draw_finite_population
 from bayesharm.fitting.study import FitContext
 from bayesharm.inference.scales import ScaleDraws
 from bayesharm.likelihood.moments import Moments, Standardization
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.results.posterior import REASONS
 
 SIZE_DRAWS = 50  # of effects, at most, from which sizes of families are computed
@@ -66,7 +67,7 @@ def leapfrog(results: dict[str, np.ndarray], n_chains: int) -> dict[str, float] 
 def summarize_features(
     study: FitContext,
     features: np.ndarray,
-    log_ratio: np.ndarray,
+    ratios: VarianceRatios,
     moments: Moments,
     standard: Standardization,
     draws: ScaleDraws,
@@ -77,10 +78,10 @@ def summarize_features(
     pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
     few = pooled[np.linspace(0, len(pooled) - 1, min(study.settings.effect_draws, len(pooled))).astype(int)]
     with study.devices.in_use("float64"):  # variances are differences of squares
-        effects = average_effects(study.problem, log_ratio, moments, few.astype(float), mesh=study.devices.mesh)
+        effects = average_effects(study.problem, ratios, moments, few.astype(float), mesh=study.devices.mesh)
         sizes: tuple = ()
         if not study.settings.preview:
-            sizes = _draw_sizes(study, features, log_ratio, moments, standard, np.asarray(few))
+            sizes = _draw_sizes(study, features, ratios, moments, standard, np.asarray(few))
     n_own = n_own or len(standard.sd)
     pieces = [slice(start, min(start + PIECE, n_own)) for start in range(0, n_own, PIECE)]
 
@@ -101,7 +102,7 @@ def summarize_features(
 def _draw_sizes(
     study: FitContext,
     features: np.ndarray,
-    log_ratio: np.ndarray,
+    ratios: VarianceRatios,
     moments: Moments,
     standard: Standardization,
     draws: np.ndarray,
@@ -111,7 +112,7 @@ def _draw_sizes(
     keys = feature_keys(study.seed, Stage.SIZES, features)
     some = draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
     mesh = study.devices.mesh
-    return *draw_finite_population(study.problem, log_ratio, study.levels, moments, some, keys, values, mesh=mesh), some
+    return *draw_finite_population(study.problem, ratios, study.levels, moments, some, keys, values, mesh=mesh), some
 
 
 def _describe(
@@ -141,7 +142,7 @@ def _describe(
         "divergences": verdict.divergences,
         "converged": reason == 0,
         "reason": reason,
-        "khat": pareto_k(np.asarray(draws.log_ratios)),
+        "khat": pareto_k(np.asarray(draws.log_weights)),
         "center": standard.center,
         "unit": standard.sd,
         "effect_mean": effect_mean,

@@ -27,6 +27,7 @@ from bayesharm.inference.predictive_prior import make_predictive_prior, placehol
 from bayesharm.inference.scales import approximate_block, sample_block
 from bayesharm.inference.variance_ratios import pick_features, ratio_gradient
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import Arrays, Checkpoints
 
@@ -110,7 +111,7 @@ def _fit_few(pool: Executor, study: FitContext, parts: Checkpoints, progress: Pr
     every = np.arange(n_features)
     moments, standard = study.moments(every)
     joint = pool.submit(_sample_together, study, every, n_draws).result()
-    described = study, every, joint.hyper.log_ratio.mean, moments, standard, joint.scales
+    described = study, every, joint.hyper.ratios.mean, moments, standard, joint.scales
     found = pool.submit(summarize_features, *described).result()
     parts.write("together-hyper", joint.hyper.to_arrays())
     parts.write("together", found)
@@ -198,7 +199,7 @@ def _sampler(study: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> B
     mixture = make_predictive_prior(hyper)
     weights = np.zeros((len(mixture.log_weight), len(study.dataset.features.names)))
     weights[:, sample] = mixture.log_weight
-    return BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
+    return BlockSampler(study, hyper.ratios.mean, mixture._replace(log_weight=weights))
 
 
 def _fit_shared_parameters(
@@ -253,7 +254,7 @@ def _compile(study: FitContext, n_sample: int) -> None:
     n_features = len(study.dataset.features.names)
     mixture = placeholder_prior(study.problem, n_sample, n_features)
     block = next(_blocks(np.arange(n_features), study.block_size))
-    BlockSampler(study, np.zeros(study.problem.n_ratios), mixture).sample(block)
+    BlockSampler(study, VarianceRatios.equal(study.problem.n_scanners), mixture).sample(block)
 
 
 def _sample_features(

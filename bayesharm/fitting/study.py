@@ -58,7 +58,7 @@ class FitContext:
 
     @cached_property
     def _reader(self) -> MomentReader:
-        return MomentReader(self.dataset.features, self.design, self.problem.plan.layout, self.unit)
+        return MomentReader(self.dataset.features, self.design, self.problem.likelihood.plan.layout, self.unit)
 
     def moments(self, features: np.ndarray) -> tuple[Moments, Standardization]:
         """Moments of some features."""

@@ -25,6 +25,7 @@ from bayesharm.inference.variance_ratios import fit_unseen_ratios
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import FIXED, Design
@@ -97,16 +98,16 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
     problem = make_problem(design, both.plan)
     log_scales = np.log(scales["q50"].values / scales["unit"].values)
     there = np.isin(design.scanners, posterior.scanners)
-    log_ratio = posterior.log_ratios(design.scanners)
+    ratios = posterior.variance_ratios(design.scanners)
     in_fit = _find_those_of_fit(posterior, design)
     n_effective = posterior.tree["hyper"].attrs["features_effective"]
     with find_devices().in_use("float64"):
-        log_ratio = fit_unseen_ratios(problem, both.moments, log_scales, log_ratio, n_effective, ~there)
-        effects = _summarize(problem, both, in_fit, log_ratio, log_scales, scales["unit"].values)
-        told = _describe(problem, both, in_fit, log_ratio, np.nanmedian(log_scales, axis=1)[:, None])
+        ratios = fit_unseen_ratios(problem, both.moments, log_scales, ratios, n_effective, ~there)
+        effects = _summarize(problem, both, in_fit, ratios, log_scales, scales["unit"].values)
+        told = _describe(problem, both, in_fit, ratios, np.nanmedian(log_scales, axis=1)[:, None])
     by_scanner = _count_scans(both)
     notes = [*left_out, *doubts, *_on_new(both, old, len(dataset.scans), by_scanner["n_travelers"]), *without]
-    adapted = _label(posterior, both, effects, told, in_fit, log_ratio, by_scanner, notes)
+    adapted = _label(posterior, both, effects, told, in_fit, ratios, by_scanner, notes)
     return replace(adapted, run={**adapted.run, "learned": [*learned, fingerprint]}), doubts
 
 
@@ -157,7 +158,7 @@ def _summarize(
     problem: Problem,
     both: SufficientStatistics,
     in_fit: dict[str, np.ndarray],
-    log_ratio: np.ndarray,
+    ratios: VarianceRatios,
     log_scales: np.ndarray,
     unit: np.ndarray,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -170,8 +171,8 @@ def _summarize(
         block = np.minimum(np.arange(start, start + width), n_features - 1)  # one program for all
         own = slice(start, min(start + width, n_features))
         moments, first = Moments(*(part[:, block] for part in both.moments)), 0
-        plain = np.stack(average_effects(problem, log_ratio, moments, log_scales[None, :, block]))
-        known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, moments, log_scales[None, :, block]))
+        plain = np.stack(average_effects(problem, ratios, moments, log_scales[None, :, block]))
+        known = jax.tree.map(np.asarray, condition_effects(problem, ratios, moments, log_scales[None, :, block]))
         for group in groups:
             some = plain[:, first : (first := first + len(group.levels))]
             if group.name in forms:
@@ -182,15 +183,15 @@ def _summarize(
 
 
 def _describe(
-    problem: Problem, both: SufficientStatistics, in_fit: dict[str, np.ndarray], log_ratio: np.ndarray, typical: np.ndarray
+    problem: Problem, both: SufficientStatistics, in_fit: dict[str, np.ndarray], ratios: VarianceRatios, typical: np.ndarray
 ) -> dict[str, Any]:
     """What follows from the scans alone, at typical scales: contraction of each group, correlations of what is removed."""
     design = both.design
     nothing = Moments(*(np.zeros((len(part), 1)) for part in both.moments))
-    known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, nothing, typical[None]))
+    known = jax.tree.map(np.asarray, condition_effects(problem, ratios, nothing, typical[None]))
     prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
     own = design.bias_ratio_of
-    prior *= np.where(own >= 0, np.exp(log_ratio[len(design.scanners) + own]), 1.0)
+    prior *= np.where(own >= 0, ratios.bias[own], 1.0)
     found: dict[str, Any] = {}
     removable = []
     for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
@@ -244,7 +245,7 @@ def _label(
     effects: dict[str, tuple[np.ndarray, np.ndarray]],
     told: dict[str, Any],
     in_fit: dict[str, np.ndarray],
-    log_ratio: np.ndarray,
+    ratios: VarianceRatios,
     by_scanner: dict[str, np.ndarray],
     notes: list[str],
 ) -> Posterior:
@@ -266,11 +267,11 @@ def _label(
             node.attrs |= {"contrast": "minus the mean of the levels that share a scale and were in the fit"}
         tree[name] = xr.DataTree(node)
     hyper = tree["hyper"].to_dataset()
-    ratios = {}
-    for name, values in zip(("noise_ratio", "bias_ratio"), np.split(np.exp(log_ratio), 2), strict=True):
+    by_name = {}
+    for name, values in zip(("noise_ratio", "bias_ratio"), (ratios.noise, ratios.bias), strict=True):
         ratio = hyper[name].reindex(scanner=np.array(design.scanners, object))
-        ratios[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
-    hyper = hyper.drop_dims("scanner").assign(ratios).assign_attrs(hyper.attrs)
+        by_name[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
+    hyper = hyper.drop_dims("scanner").assign(by_name).assign_attrs(hyper.attrs)
     tree["hyper"] = xr.DataTree(hyper)
     tree["design"] = xr.DataTree(xr.Dataset(
         {name: (("scanner",), values) for name, values in by_scanner.items()}, coords={"scanner": scanner},

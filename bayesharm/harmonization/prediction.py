@@ -56,7 +56,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
     design, unit = joined.old.design, scales["unit"].values
     log_scales = np.log(scales["q50"].values / unit)
     problem = make_problem(design, joined.old.plan)
-    log_ratio = posterior.log_ratios(design.scanners)
+    ratios = posterior.variance_ratios(design.scanners)
     rows, kind = np.unique(
         np.column_stack([joined.matrix.toarray(), joined.classes]), axis=0, return_index=True, return_inverse=True
     )[1:]
@@ -69,10 +69,10 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         own = slice(start, min(start + width, n_features))
         moments = Moments(*(part[:, block] for part in joined.old.moments))
         with find_devices().in_use("float64"):
-            known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, moments, log_scales[None, :, block]))
+            known = jax.tree.map(np.asarray, condition_effects(problem, ratios, moments, log_scales[None, :, block]))
         center, variance = (part[0].T for part in variance_of_combinations(known, joined.matrix[rows]))
         square = np.exp(2 * log_scales[:, block])
-        noise = square[0] * np.exp(log_ratio[design.class_scanner[classes]])[:, None]
+        noise = square[0] * ratios.noise[design.class_scanner[classes]][:, None]
         noise = noise + design.class_single_scan[classes][:, None] * square[design.single_scan_scale]
         n_own = own.stop - own.start
         mean[joined.rows, own] = (center * unit[block] + scales["center"].values[block])[kind][:, :n_own]

@@ -137,7 +137,7 @@ def place_scans(
             f"Not seen in the fit: {shorten(new)}. Their scans are taken as those of the average scanner; the sd is that of "
             "the prior."
         )
-        wider = float(np.exp(posterior.log_ratios())[len(posterior.scanners) :].mean())  # kappa of any scanner
+        wider = float(posterior.variance_ratios().bias.mean())  # kappa of any scanner
         scale = _scales(posterior, posterior.spec.components or (families[0],)) * wider**0.5
         n_known = int(_in_fit(posterior, families[0]).sum())
         effects = add_unknown(effects, new, scale, at, n_known, scanners=True)

@@ -22,6 +22,7 @@ import numpy as np
 
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import ModelSpec, spec_from_dict
 from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
 from bayesharm.results.run_folder import check_output, contents_of, run_state
@@ -83,14 +84,14 @@ class Posterior:
         unit = self.tree["scales"].to_dataset()["unit"].values
         return bool(unit.max() < 100 * unit.min())
 
-    def log_ratios(self, scanners: Sequence[str] | None = None) -> np.ndarray:
-        """Means of log lambda of scanners, then of log kappa, (2 × scanner,); for unknown ones the log of the mean."""
+    def variance_ratios(self, scanners: Sequence[str] | None = None) -> VarianceRatios:
+        """Posterior means of log lambda and log kappa of scanners; for unknown ones the log of the mean ratio."""
         hyper: Any = self.tree["hyper"].to_dataset()
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
         means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
         unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
-        return np.concatenate(
-            [mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)]
+        return VarianceRatios(
+            *(mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True))
         )
 
     def __repr__(self) -> str:
