@@ -1,5 +1,6 @@
 """The command: its files and messages, its errors, and equal bytes from equal seeds."""
 
+import inspect
 import json
 import re
 import shlex
@@ -17,7 +18,9 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm.cli.app import app
+from bayesharm.cli.app import COMMANDS, app
+from bayesharm.cli.option_groups import expand_option_groups
+from bayesharm.cli.options import ScanColumns
 from bayesharm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -106,7 +109,16 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
         )  # fmt: skip
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), expected.mean)
     np.testing.assert_array_equal(xr.open_zarr(tmp_path / "draws.zarr", consolidated=False)["draws"].values, expected.draws)
-    back = ["--out", tmp_path / "back.npy", "--target", "alpha", "--remove", "measurement,sampling", "--match-noise", "--inverse"]
+    back = [
+        "--out",
+        tmp_path / "back.npy",
+        "--target",
+        "alpha",
+        "--remove",
+        "measurement,sampling",
+        "--match-noise",
+        "--inverse",
+    ]
     run("harmonize", small_run, files[0], tmp_path / "mean.npy", *back)
     np.testing.assert_allclose(np.load(tmp_path / "back.npy"), np.load(files[1]), atol=1e-5)  # float32, of values up to 10
 
@@ -544,11 +556,26 @@ def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tm
     assert "60 scans of cohort A" in result.sentences()[0]
 
 
-@pytest.mark.parametrize("command", ["", "fit", "harmonize", "summary", "plot", "report", "models", "simulate", "demo"])
+@pytest.mark.parametrize("command", ["", *(command.__name__ for command in COMMANDS)])
 def test_help_fits_a_terminal_and_gives_an_example(command):
     text = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "$ bayesharm " + command in text if command else "bayesharm demo" in text
+    assert "<bool>" not in text  # flags have no value
+
+
+def test_a_group_of_options_stands_in_the_place_of_its_parameter():
+    received = []
+
+    def command(*, first: int = 1, columns: ScanColumns, last: int = 2) -> None:
+        received.append((first, columns, last))
+
+    expanded = expand_option_groups(command)
+    names = ["scan_id", "participant_id", "scanner", "site", "diagnosis", "traveling"]
+    assert list(inspect.signature(expanded).parameters) == ["first", *names, "last"]
+    expanded(first=3, last=4, **dict.fromkeys(names) | {"scanner": "machine"})
+    [(first, columns, last)] = received
+    assert (first, last) == (3, 4) and columns.mapping == {"scanner": "machine"}
 
 
 def test_help_and_import_are_quick():

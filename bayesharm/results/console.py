@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # columns of text output; narrow enough for a small terminal and for an email
 SOURCE_DESCRIPTIONS = {
-    "measurement": "effect of the scanner, the same for everybody",
+    "measurement": "scanner effect, the same for everybody",
     "sampling": "differences between the people of the sites",
     "site": "scanner and people of a site, not separable",
-    "disorder": "effect of the diagnosis",
+    "disorder": "diagnosis effect",
     "participant": "differences between people",
     "noise": "variation that no other source explains",
-    "scanner": "effect of the scanner beyond its protocol factors",
+    "scanner": "scanner effect beyond its protocol factors",
 }
 TEXT_COLUMNS = frozenset({"what it is", "description"})  # columns of words, which are aligned to the left
 

@@ -125,9 +125,9 @@ def _rms(values: np.ndarray) -> float:
 def _render_recovery(recovery: pd.DataFrame) -> Any:
     table = make_table(
         "Recovery of the known truth",
-        "True size and estimated: root mean square of the effects, in Fisher z. Correlation, error (root mean square): "
-        "between posterior mean and truth, over all levels and features. Coverage: share of the 90% intervals that contain "
-        "the truth.",
+        "True size and estimated size: root mean square of the effects. Correlation and error (root mean square): between "
+        "posterior mean and truth, over all levels and features. Coverage: share of the 90% intervals that contain the "
+        "truth. Sizes and errors are in Fisher z.",
         ["source", "true size", "estimated", "correlation", "error", "coverage"],
     )
     for source, row in recovery.iterrows():
