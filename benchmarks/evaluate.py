@@ -42,7 +42,7 @@ from bayesharm import (
     simulate_srpbs,
 )
 from bayesharm.baselines import available_methods, get_method
-from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.cli.demo.onharmony import EDGES, ONHARMONY_COLUMNS, THICKNESS
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.splits import split_people
 from bayesharm.datasets.oracle import gaussian_oracle

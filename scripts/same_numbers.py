@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 import bayesharm
-from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.cli.demo.onharmony import EDGES, ONHARMONY_COLUMNS, THICKNESS
 from bayesharm.datasets.reference_study import reference_study
 
 MODEL = "traveling_and_cohort"

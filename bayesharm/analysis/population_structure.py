@@ -31,7 +31,7 @@ from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import build_design
 from bayesharm.progress import Progress, no_progress
-from bayesharm.results.console import _with_interval, as_text, bullets, make_table
+from bayesharm.results.console import as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -52,7 +52,7 @@ def render_populations(found: PopulationTest) -> Group:
         ["sampling bias", "some", "all", "share", "90% interval", "scale"],
     )
     for family, row in found.families.iterrows():
-        share = _with_interval(row, "share", 2)
+        share = format_with_interval(row, "share", 2)
         table.add_row(str(family), f"{row.log_bayes_factor_some:+.1f}", f"{row.log_bayes_factor_all:+.1f}", *share,
                       f"{row.scale:.3f}")  # fmt: skip
     left = make_table(

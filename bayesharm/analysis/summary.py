@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import shorten
-from bayesharm.results.console import MEANING, _with_interval, as_text, bullets, make_table
+from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
 from bayesharm.results.tables import Tables
 
@@ -51,7 +51,7 @@ def sources_table(summary: Summary) -> Table:
     for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
         in_units = [] if mixed else [f"{row.rms:.4g}"]
         other = "part of measurement" if source in summary.about["parts"] else ""
-        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(source), other))
+        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, SOURCE_DESCRIPTIONS.get(str(source), other))
     return table
 
 
@@ -71,7 +71,7 @@ def hyper_table(summary: Summary) -> Table:
         ["family", "typical", "90% interval", "spread", "90% interval"],
     )
     for family, row in summary.hyper.iterrows():
-        cells = [cell for name in ("scale", "spread") for cell in _with_interval(row, name)]
+        cells = [cell for name in ("scale", "spread") for cell in format_with_interval(row, name)]
         table.add_row(str(family), *cells)
     return table
 
@@ -93,7 +93,7 @@ def scanners_table(summary: Summary, most: int = 20) -> Table:
     )
     for scanner, row in some.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
-        noise, size = _with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if sized else []
+        noise, size = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if sized else []
         table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *size, share)
     return table
 

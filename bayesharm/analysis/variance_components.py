@@ -14,7 +14,7 @@ from bayesharm.data.parcellation import find_ends, group_by_networks, group_by_r
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.inference.hyperposterior import predict
 from bayesharm.io.tables import TableSource
-from bayesharm.results.console import _probability, _significant, as_text, make_table
+from bayesharm.results.console import as_text, format_probability, format_significant, make_table
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -38,7 +38,7 @@ def render_sources(sources: VarianceComponents) -> Group:
         ["source", "scale", "90% interval", "effects", "90% interval", "share"],
     )
     for family, row in families.iterrows():
-        cells = [*_significant(row, "tau"), *_significant(row, "finite_sd")]
+        cells = [*format_significant(row, "tau"), *format_significant(row, "finite_sd")]
         sizes.add_row(str(family), *cells, f"{row.contribution:.2%}")
     told = families.finite_sd.notna()
     if sources.ranking is not None:  # which have a table of their own
@@ -50,7 +50,7 @@ def render_sources(sources: VarianceComponents) -> Group:
         ["source", "next", "probability"],
     )
     for one, other in zip(order[:-1], order[1:], strict=True):
-        ranks.add_row(one, other, _probability(sources.larger.loc[one, other]))
+        ranks.add_row(one, other, format_probability(sources.larger.loc[one, other]))
     parts = [sizes, ranks]
     if sources.ranking is not None:
         parts.append(ranking_table(sources.ranking, unit))
@@ -63,7 +63,7 @@ def render_sources(sources: VarianceComponents) -> Group:
             ["level", "rms", "90% interval"],
         )
         for label, row in largest.head(MOST_LEVELS).iterrows():
-            level.add_row(str(label), *_significant(row, "rms"))
+            level.add_row(str(label), *format_significant(row, "rms"))
         parts.append(level)
     return Group(*parts)
 
@@ -71,7 +71,7 @@ def render_sources(sources: VarianceComponents) -> Group:
 def ranking_table(ranking: pd.DataFrame, unit: str) -> Table:
     """Sizes and order of protocol factors and of what they leave."""
     places = [name for name in ranking if str(name).startswith("rank_")]
-    largest, probability = ranking.index[0], _probability(ranking.rank_1.iloc[0])
+    largest, probability = ranking.index[0], format_probability(ranking.rank_1.iloc[0])
     table = make_table(
         f"Parts of measurement; {largest} is the largest: {probability}",
         "Rms: root mean square over features of the sd of the effects that are there, which does not depend on how many "
@@ -80,7 +80,7 @@ def ranking_table(ranking: pd.DataFrame, unit: str) -> Table:
         ["part", "rms", "90% interval", *(f"{k}." for k in range(1, len(places) + 1))],
     )
     for family, row in ranking.iterrows():
-        table.add_row(str(family), *_significant(row, "rms"), *(f"{row[name]:.2f}" for name in places))
+        table.add_row(str(family), *format_significant(row, "rms"), *(f"{row[name]:.2f}" for name in places))
     return table
 
 

@@ -26,7 +26,7 @@ from bayesharm.reporting.plots import (
     plot_scanners,
     plot_sources,
 )
-from bayesharm.results.console import MEANING
+from bayesharm.results.console import SOURCE_DESCRIPTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,8 @@ def tell_study(found: RunView) -> Section:
     """What was studied, and with which model."""
     about, run = found.summary.about, found.posterior.run
     families = [
-        f"{family.name} ({MEANING.get(family.name, 'by ' + family.grouping)})" for family in found.posterior.spec.families
+        f"{family.name} ({SOURCE_DESCRIPTIONS.get(family.name, 'by ' + family.grouping)})"
+        for family in found.posterior.spec.families
     ]
     n_groups = len(set(found.posterior.tree["design"].to_dataset()["component"].values))
     joined = (
