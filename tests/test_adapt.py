@@ -1,6 +1,5 @@
 """A posterior that learns from new scans is the one that a fit to all scans would have, given the scales."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -150,7 +149,7 @@ def test_nothing_changes_when_it_is_saved_and_opened(tmp_path):
 
 def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     """Travelers and a cohort on a new scanner, features in another order and more of them, in blocks."""
-    monkeypatch.setattr(sys.modules["bayesharm.adapt"], "BLOCK", 100)
+    monkeypatch.setattr("bayesharm.harmonization.adaptation.BLOCK", 100)
     fitted = load_posterior(small_run)
     assert 1 < fitted.tree["hyper"].attrs["features_effective"] <= len(fitted.features)
     old = pd.read_csv(small_study / "scans.csv", dtype=str)

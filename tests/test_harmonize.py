@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import sys
 import warnings
 from dataclasses import replace
 
@@ -24,7 +23,6 @@ from bayesharm.io.tables import read_table
 from bayesharm.io.writers import WRITTEN_FORMATS
 from bayesharm.results.posterior import Posterior, load_posterior
 
-MODULE = sys.modules["bayesharm.harmonize"]  # the function has its name
 NAMES = ["f0", "f1", "f2", "f3"]
 BIAS = {"A": -10.0, "B": 0.0, "C": 10.0}  # of the posterior made by hand, in every feature
 
@@ -204,8 +202,8 @@ def test_a_zarr_can_be_harmonized_again(tmp_path):
 def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
     whole = harmonize(make_posterior(), make_dataset(), draws=2)
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 4)
-    monkeypatch.setattr(MODULE, "DRAWN_BYTES", 12 * 8)
-    monkeypatch.setattr(MODULE, "STRIP_VALUES", 2)
+    monkeypatch.setattr("bayesharm.harmonization.harmonize.DRAWN_BYTES", 12 * 8)
+    monkeypatch.setattr("bayesharm.harmonization.harmonize.STRIP_VALUES", 2)
     paths, told = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")], []
     harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2, progress=lambda *event: told.append(event))
     assert told[:4] == [("harmonizing", k, 4, "") for k in (1, 2, 3, 4)]
@@ -307,7 +305,7 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch, ful
         monkeypatch.setattr(os, "posix_fallocate", fail)
     paths = [tmp_path / name for name in ("mean.csv", "sd.npy", "draws.zarr")]
     paths[0].write_text("as it was")
-    options = {"report": fail} if full == "half way" else {}
+    options = {"progress": fail} if full == "half way" else {}
     posterior = make_posterior(settings={"preview": True})
     with pytest.raises(BayesharmError, match="No space left"):
         harmonize_to_files(posterior, make_dataset(), *paths, draws=2, **options)
@@ -513,7 +511,7 @@ def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
     table = pd.DataFrame(dataset.features.read(0, len(names)), columns=names)[turned]
     again = load_dataset(dataset.scans, table.assign(scan_id=dataset.scans.scan_id), check="apply")
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 100)
-    monkeypatch.setattr(MODULE, "DRAWN_BYTES", 300 * 8)
+    monkeypatch.setattr("bayesharm.harmonization.harmonize.DRAWN_BYTES", 300 * 8)
     np.testing.assert_allclose(harmonize(posterior, again, draws=2, seed=3).draws, few[..., order], atol=1e-12)
 
 

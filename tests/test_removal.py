@@ -1,6 +1,5 @@
 """What is removed from which scans: targets, sampling bias, unseen scanners, noise, and back again."""
 
-import sys
 import warnings
 from dataclasses import replace
 
@@ -77,12 +76,12 @@ def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(poster
     assert (result.mean[own & ~travelers] != values[own & ~travelers]).mean() > 0.8
 
 
-@pytest.mark.parametrize("options", [{}, {"match_noise": True}, {"scale": True, "inverse": True, "target": "beta"}])
+@pytest.mark.parametrize("options", [{}, {"match_noise": True}, {"match_noise": True, "inverse": True, "target": "beta"}])
 def test_nothing_depends_on_how_many_scans_and_features_are_corrected_together(posterior, study, monkeypatch, options):
     whole = quietly(posterior, study, draws=3, **options)
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 37 * len(study.scans))
-    monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "DRAWN_BYTES", 8 * 80 * len(study.scans))
-    monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "STRIP_VALUES", 200)
+    monkeypatch.setattr("bayesharm.harmonization.harmonize.DRAWN_BYTES", 8 * 80 * len(study.scans))
+    monkeypatch.setattr("bayesharm.harmonization.harmonize.STRIP_VALUES", 200)
     parts = quietly(posterior, study, draws=3, **options)
     for name in ("mean", "sd", "draws"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5)  # of single precision
@@ -104,8 +103,8 @@ def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study)
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"target": "gamma"}, {"match_noise": True}, {"scale": True, "target": "gamma"}, {"remove": BOTH},
-    {"remove": "measurement,sampling", "scale": True, "target": "alpha"},
+    {}, {"target": "gamma"}, {"match_noise": True}, {"match_noise": True, "target": "gamma"}, {"remove": BOTH},
+    {"remove": "measurement,sampling", "match_noise": True, "target": "alpha"},
 ])  # fmt: skip
 def test_what_was_removed_can_be_added_back(posterior, study, options):
     for dtype, rounding in (("float64", 1e-14), ("float32", 1e-6)):
@@ -115,7 +114,7 @@ def test_what_was_removed_can_be_added_back(posterior, study, options):
         back = quietly(posterior, with_values(study, there.mean), inverse=True, **options)
         assert back.mean.dtype == dtype
         np.testing.assert_allclose(back.mean, values, atol=rounding * 20)  # values are about 5, and the largest 10
-        if "scale" not in options:
+        if "match_noise" not in options:
             np.testing.assert_array_equal(back.sd, there.sd)
 
 
