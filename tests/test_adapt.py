@@ -121,7 +121,7 @@ def test_adapting_twice_is_adapting_once_with_both():
     adapted = adapt(adapt(fitted, case.part(lone)), case.part(case.is_new & ~lone))
     compare(case, fitted, adapted)
 
-    with pytest.raises(InputError, match=r"learned from these scans before[\s\S]*scans again"):
+    with pytest.raises(InputError, match=r"contains these scans already[\s\S]*scans again"):
         adapt(adapted, case.part(lone))
 
     case = known_scanners()  # where no noise ratio is learned on the way
@@ -149,7 +149,7 @@ def test_nothing_changes_when_it_is_saved_and_opened(tmp_path):
 
 def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     """Travelers and a cohort on a new scanner, features in another order and more of them, in blocks."""
-    monkeypatch.setattr("bayesharm.harmonization.adaptation.BLOCK", 100)
+    monkeypatch.setattr("bayesharm.harmonization.adapted_effects.BLOCK", 100)
     fitted = load_posterior(small_run)
     assert 1 < fitted.tree["hyper"].attrs["features_effective"] <= len(fitted.features)
     old = pd.read_csv(small_study / "scans.csv", dtype=str)
@@ -164,7 +164,7 @@ def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     ids = np.arange(9)
     adapted = adapt(fitted, load_dataset(new.assign(scan_id=ids), table.assign(scan_id=ids), check="apply"))
     compare(case, fitted, adapted)
-    assert "'another'" in adapted.run["notes"][-2] and "9 scans" in adapted.run["notes"][-1]
+    assert "'another'" in adapted.run["notes"][-2] and "9 new scans" in adapted.run["notes"][-1]
     assert "epsilon" in summarize(adapted).scanners.index
     told = adapted.effect("measurement")
     assert told["n_scans"].sel(scanner="epsilon") == 9 and 0.1 < told["contraction"].sel(scanner="epsilon") < 1

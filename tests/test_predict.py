@@ -1,6 +1,5 @@
 """What a posterior expects of scans is the conditional normal distribution, given the scales."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

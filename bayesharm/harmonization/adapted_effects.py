@@ -1,0 +1,122 @@
+"""Effects after adaptation: Gaussian given the scales, and contrasts with the mean of the levels of the fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from bayesharm.conditional.effects import average_effects
+from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
+from bayesharm.model.contrasts import EffectGroup, add_columns
+from bayesharm.model.design import FIXED, Design
+from bayesharm.results.posterior import Posterior
+
+BLOCK = 2048  # features whose effects are computed together; bounds the memory
+
+
+def levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
+    """Return which levels were in the fit, (level,) bool arrays, for the removed effect and groups of populations."""
+    in_fit = {}
+    for group in design.effects:
+        if group.name == design.spec.removed_effect or group.dim == "population":
+            levels: list[str] = []
+            if group.name in posterior.tree["effects"]:
+                node = posterior.effect(group.name)
+                levels = [str(name) for name in node[group.dim].values[node.get("in_fit", node["n_scans"] > -1).values]]
+            in_fit[group.name] = np.isin(group.levels, levels)
+    return in_fit
+
+
+def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
+    """Return contrasts of levels with the mean of their contrast group, (level, column).
+
+    The mean is over the levels of the fit, or over all levels where none was in the fit.
+    """
+    effect = add_columns(group.columns, group.n_columns).toarray()
+    contrasts = effect.copy()
+    for label in np.unique(group.contrast_group):
+        contrast_group = group.contrast_group == label
+        base = contrast_group & in_fit if (contrast_group & in_fit).any() else contrast_group
+        contrasts[contrast_group] -= effect[base].mean(0)
+    return sparse.csr_array(contrasts)
+
+
+def summarize_effects(
+    problem: Problem,
+    merged: SufficientStatistics,
+    in_fit: dict[str, np.ndarray],
+    log_ratio: np.ndarray,
+    log_scales: np.ndarray,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Compute mean and sd of the effects of each group, (level, feature) both, in sds of the features.
+
+    Parameters
+    ----------
+    problem : Problem
+        The model of the scans of the fit and the new ones.
+    merged : SufficientStatistics
+        Of these scans, with standardized features.
+    in_fit : dict of arrays
+        From :func:`levels_in_fit`.
+    log_ratio : (2 × scanner,) array
+        log lambda, then log kappa.
+    log_scales : (scale, feature) array
+    """
+    groups, n_features = merged.design.effects, log_scales.shape[1]
+    contrasts = {group.name: _contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
+    summaries = {group.name: np.empty((2, len(group.levels), n_features)) for group in groups}
+    width = min(BLOCK, n_features)
+    for start in range(0, n_features, width):
+        # The last block repeats its last feature: one compiled program serves all blocks.
+        block = np.minimum(np.arange(start, start + width), n_features - 1)
+        columns = slice(start, min(start + width, n_features))
+        moments, first = Moments(*(sums[:, block] for sums in merged.moments)), 0
+        averaged = np.stack(average_effects(problem, log_ratio, moments, log_scales[None, :, block]))
+        conditional = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, moments, log_scales[None, :, block]))
+        for group in groups:
+            summary = averaged[:, first : (first := first + len(group.levels))]
+            if group.name in contrasts:
+                mean, variance = variance_of_combinations(conditional, contrasts[group.name])
+                summary = np.stack([mean[0].T, np.sqrt(variance[0].T)])
+            summaries[group.name][..., columns] = summary[..., : columns.stop - columns.start]
+    return {name: (mean, sd) for name, (mean, sd) in summaries.items()}
+
+
+def describe_groups(
+    problem: Problem, merged: SufficientStatistics, in_fit: dict[str, np.ndarray], log_ratio: np.ndarray, typical: np.ndarray
+) -> dict[str, Any]:
+    """Compute the contraction of each group, (level,), and the `correlation` of the removable effects, (level, level).
+
+    Neither depends on the values of the features. Parameters as in :func:`summarize_effects`.
+
+    Parameters
+    ----------
+    typical : (scale, 1) array
+        Typical log-scales.
+    """
+    design = merged.design
+    no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments))
+    conditional = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, no_data, typical[None]))
+    prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
+    bias_ratio_of = design.bias_ratio_of
+    prior *= np.where(bias_ratio_of >= 0, np.exp(log_ratio[len(design.scanners) + bias_ratio_of]), 1.0)
+    description: dict[str, Any] = {}
+    removable = []
+    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
+        if group.name in in_fit:
+            removable.append(contrasts := _contrasts_with_fit(group, in_fit[group.name]))
+        else:
+            contrasts = sparse.csr_array(group.contrasts)
+        variance = variance_of_combinations(conditional, contrasts)[1][0, 0]
+        description[group.name] = 1 - variance / (contrasts.power(2) @ prior)
+    covariance = linear_combinations(conditional, sparse.vstack(removable).tocsr())[1][0, 0]
+    sd = np.sqrt(np.diag(covariance))
+    sd = np.where(sd > 0, sd, 1.0)  # 0 for the only population in the fit: it is the base of its own contrast
+    description["correlation"] = covariance / sd / sd[:, None]
+    return description
