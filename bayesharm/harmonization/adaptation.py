@@ -8,45 +8,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset, sort_dataset
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, check_kind, shorten
-from bayesharm.harmonization.adapted_effects import describe_groups, levels_in_fit, summarize_effects
+from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
-from bayesharm.inference.variance_ratios import fit_unseen_ratios
 from bayesharm.likelihood.merging import append_scans
-from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.results.nodes import NODE, label_effects, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-class AdaptedEffects(NamedTuple):
-    """The effects of all groups after adaptation, by name of the group.
-
-    Attributes
-    ----------
-    summaries : dict of pairs of arrays
-        Mean and sd, (level, feature), in the features' units.
-    description : dict of arrays
-        Contraction, (level,), and the `correlation` of the removable effects.
-    in_fit : dict of arrays
-        Levels that were in the fit, (level,) bool.
-    """
-
-    summaries: dict[str, tuple[np.ndarray, np.ndarray]]
-    description: dict[str, Any]
-    in_fit: dict[str, np.ndarray]
 
 
 def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
@@ -153,8 +132,8 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
     check_kind(posterior, Posterior, "adapt", "load_posterior")
     check_kind(dataset, Dataset, "adapt", "load_dataset")
     fingerprint = sort_dataset(dataset).features.fingerprint()
-    learned = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
-    if fingerprint in learned:
+    earlier = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
+    if fingerprint in earlier:
         raise InputError(
             "The posterior contains these scans already.",
             got=f"the same {len(dataset.scans):,} scans again",
@@ -163,32 +142,20 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
         )
     old = read_statistics(posterior)
     scales = posterior.tree["scales"].to_dataset()
-    center, unit = scales["center"].values, scales["unit"].values
     values, left_out, unit_notes = _read_values(posterior, dataset)
-    merged, merging_notes = append_scans(old, dataset, (values - center) / unit)
-    design = merged.design
-    problem = make_problem(design, merged.plan)
-    log_scales = np.log(scales["q50"].values / unit)
-    in_fit = levels_in_fit(posterior, design)
-    n_independent = posterior.tree["hyper"].attrs["features_effective"]
-    is_new = ~np.isin(design.scanners, posterior.scanners)
-    log_ratio = posterior.log_ratios(design.scanners)
-    with find_devices().in_use("float64"):
-        log_ratio = fit_unseen_ratios(problem, merged.moments, log_scales, log_ratio, n_independent, is_new)
-        summaries = summarize_effects(problem, merged, in_fit, log_ratio, log_scales)
-        description = describe_groups(problem, merged, in_fit, log_ratio, np.nanmedian(log_scales, axis=1)[:, None])
-    effects = AdaptedEffects({name: (mean * unit, sd * unit) for name, (mean, sd) in summaries.items()}, description, in_fit)
+    merged, merging_notes = append_scans(old, dataset, (values - scales["center"].values) / scales["unit"].values)
+    effects = compute_adapted_effects(posterior, merged)
     by_scanner = _count_scans(merged)
     adaptation_notes = _adaptation_notes(merged, old, len(dataset.scans), by_scanner["n_travelers"])
     notes = [*left_out, *unit_notes, *adaptation_notes, *merging_notes]
-    tree = _label(posterior, merged, effects, log_ratio, by_scanner)
+    tree = _label(posterior, merged, effects, by_scanner)
     run = {**posterior.run, "data": None, "fingerprint": "", "scans": "", "n_scans": int(merged.size.sum())}
-    run |= {"notes": [*posterior.run["notes"], *notes], "learned": [*learned, fingerprint]}
+    run |= {"notes": [*posterior.run["notes"], *notes], "learned": [*earlier, fingerprint]}
     return Posterior(tree, run), unit_notes
 
 
 def _read_values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, list[str], list[str]]:
-    """Read the features in the order of the posterior, (scan, feature); notes on features left out, and on suspect units."""
+    """Read the features in the order of the posterior, (scan, feature); note features left out, and suspect units."""
     features, indices, left_out = match_features(posterior, dataset.features)
     values = np.empty((len(dataset.scans), len(indices)))
     for start, stop in features.blocks():
@@ -242,11 +209,7 @@ def _adaptation_notes(
 
 
 def _label(
-    posterior: Posterior,
-    merged: SufficientStatistics,
-    effects: AdaptedEffects,
-    log_ratio: np.ndarray,
-    by_scanner: dict[str, np.ndarray],
+    posterior: Posterior, merged: SufficientStatistics, effects: AdaptedEffects, by_scanner: dict[str, np.ndarray]
 ) -> xr.DataTree:
     """Label the adapted effects: the posterior's tree with these, and without variance components and draws."""
     import xarray as xr
@@ -258,7 +221,7 @@ def _label(
             del tree[name]
     for name, node in _label_effects(posterior, merged, effects).items():
         tree[name] = xr.DataTree(node)
-    tree["hyper"] = xr.DataTree(_label_ratios(tree["hyper"].to_dataset(), design.scanners, log_ratio))
+    tree["hyper"] = xr.DataTree(_label_ratios(tree["hyper"].to_dataset(), design.scanners, effects.log_ratio))
     tree["design"] = xr.DataTree(
         xr.Dataset(
             {name: (("scanner",), values) for name, values in by_scanner.items()},

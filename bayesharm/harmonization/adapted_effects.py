@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy import sparse
 
+from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
+from bayesharm.inference.variance_ratios import fit_unseen_ratios
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import FIXED, Design
@@ -20,7 +22,53 @@ from bayesharm.results.posterior import Posterior
 BLOCK = 2048  # features whose effects are computed together; bounds the memory
 
 
-def levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
+class AdaptedEffects(NamedTuple):
+    """The effects of all groups after adaptation, by name of the group.
+
+    Attributes
+    ----------
+    summaries : dict of pairs of arrays
+        Mean and sd, (level, feature), in the features' units.
+    description : dict of arrays
+        Contraction, (level,), and the `correlation` of the removable effects, (level, level).
+    in_fit : dict of arrays
+        Whether each level was in the fit, (level,) bool; of the removable effects.
+    log_ratio : (2 × scanner,) array
+        log lambda, then log kappa.
+    """
+
+    summaries: dict[str, tuple[np.ndarray, np.ndarray]]
+    description: dict[str, Any]
+    in_fit: dict[str, np.ndarray]
+    log_ratio: np.ndarray
+
+
+def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) -> AdaptedEffects:
+    """Compute the effects given the scales of the posterior, and all scans.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Before adaptation.
+    merged : SufficientStatistics
+        Of the scans in the posterior and the new ones, with standardized features.
+    """
+    design, problem = merged.design, make_problem(merged.design, merged.plan)
+    scales, hyper = posterior.tree["scales"].to_dataset(), posterior.tree["hyper"]
+    unit = scales["unit"].values
+    log_scales = np.log(scales["q50"].values / unit)
+    typical = np.nanmedian(log_scales, axis=1)[:, None]
+    n_independent, is_new = hyper.attrs["features_effective"], ~np.isin(design.scanners, posterior.scanners)
+    in_fit, log_ratio = _levels_in_fit(posterior, design), posterior.log_ratios(design.scanners)
+    with find_devices().in_use("float64"):
+        log_ratio = fit_unseen_ratios(problem, merged.moments, log_scales, log_ratio, n_independent, is_new)
+        summaries = _summarize_effects(problem, merged, in_fit, log_ratio, log_scales)
+        description = _describe_groups(problem, merged, in_fit, log_ratio, typical)
+    in_units = {name: (mean * unit, sd * unit) for name, (mean, sd) in summaries.items()}
+    return AdaptedEffects(in_units, description, in_fit, log_ratio)
+
+
+def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
     """Return which levels were in the fit, (level,) bool arrays, for the removed effect and groups of populations."""
     in_fit = {}
     for group in design.effects:
@@ -47,27 +95,14 @@ def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_ar
     return sparse.csr_array(contrasts)
 
 
-def summarize_effects(
+def _summarize_effects(
     problem: Problem,
     merged: SufficientStatistics,
     in_fit: dict[str, np.ndarray],
     log_ratio: np.ndarray,
     log_scales: np.ndarray,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Compute mean and sd of the effects of each group, (level, feature) both, in sds of the features.
-
-    Parameters
-    ----------
-    problem : Problem
-        The model of the scans of the fit and the new ones.
-    merged : SufficientStatistics
-        Of these scans, with standardized features.
-    in_fit : dict of arrays
-        From :func:`levels_in_fit`.
-    log_ratio : (2 × scanner,) array
-        log lambda, then log kappa.
-    log_scales : (scale, feature) array
-    """
+    """Compute mean and sd of the effects of each group, (level, feature) both, in sds of the features."""
     groups, n_features = merged.design.effects, log_scales.shape[1]
     contrasts = {group.name: _contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
     summaries = {group.name: np.empty((2, len(group.levels), n_features)) for group in groups}
@@ -88,17 +123,12 @@ def summarize_effects(
     return {name: (mean, sd) for name, (mean, sd) in summaries.items()}
 
 
-def describe_groups(
+def _describe_groups(
     problem: Problem, merged: SufficientStatistics, in_fit: dict[str, np.ndarray], log_ratio: np.ndarray, typical: np.ndarray
 ) -> dict[str, Any]:
     """Compute the contraction of each group, (level,), and the `correlation` of the removable effects, (level, level).
 
-    Neither depends on the values of the features. Parameters as in :func:`summarize_effects`.
-
-    Parameters
-    ----------
-    typical : (scale, 1) array
-        Typical log-scales.
+    Neither depends on the values of the features.
     """
     design = merged.design
     no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments))
