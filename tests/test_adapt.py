@@ -1,4 +1,4 @@
-"""A posterior that learns from new scans is the one that a fit to all scans would have, given the scales."""
+"""An adapted posterior equals that of a fit to all scans, given the scales."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def refit(case: Case, fitted: Posterior, adapted: Posterior) -> Dense:
 
 
 def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
-    """Means and sds of all effects; those of scanners and populations from the mean of those that the fit had."""
+    """Compare means and sds of all effects; those of scanners and populations are contrasts with the mean of the fit."""
     dense = refit(case, fitted, adapted)
     unit = fitted.tree["scales"].to_dataset()["unit"].values
     assert set(adapted.tree["effects"].children) >= set(fitted.tree["effects"].children)
@@ -115,7 +115,7 @@ def test_adapting_equals_a_fit_to_all_scans_at_the_same_scales(make):
 
 
 def test_adapting_twice_is_adapting_once_with_both():
-    """What effects are counted from stays what it was in the fit, whichever scanners have come since."""
+    """Effects stay contrasts with the mean of the levels of the fit, whichever scanners come later."""
     case = two_new_scanners()
     fitted, lone = case.fitted, case.scans.scanner == "lone"
     adapted = adapt(adapt(fitted, case.part(lone)), case.part(case.is_new & ~lone))

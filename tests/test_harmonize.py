@@ -1,4 +1,4 @@
-"""Harmonizing: the effect of each scan's scanner is subtracted, and nothing else about the input changes."""
+"""Harmonization subtracts the effect of each scan's scanner and changes nothing else about the input."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""What a posterior expects of scans is the conditional normal distribution, given the scales."""
+"""Predictions equal the conditional normal distribution, given the scales."""
 
 import numpy as np
 import pandas as pd

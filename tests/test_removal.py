@@ -1,4 +1,4 @@
-"""What is removed from which scans: targets, sampling bias, unseen scanners, noise, and back again."""
+"""Options of harmonization: target, sampling bias, new scanners, noise matching, inverse."""
 
 import warnings
 from dataclasses import replace
@@ -171,7 +171,7 @@ def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
 
 
 def test_people_without_diagnosis(posterior, study):
-    """Measurement bias needs none; sampling bias does, but of travelers."""
+    """Removing measurement bias needs no diagnoses; removing sampling bias does, except of travelers."""
     plain = harmonize(posterior, study)
     absent = replace(study, scans=study.scans.drop(columns="diagnosis"))
     np.testing.assert_array_equal(harmonize(posterior, absent).mean, plain.mean)
@@ -250,7 +250,7 @@ def test_unseen_populations(posterior, study):
 
 
 def test_a_new_scanner_is_learned_first(posterior, study):
-    """Only from its own scans, since others may have been in the fit; new people who travel are travelers even so."""
+    """Only from its own scans, since others may have been in the fit; travelers are found among all scans even so."""
     rng = np.random.default_rng(0)
     rows = [("t0", "new"), ("t1", "new"), ("x", "new"), ("x", "alpha"), ("y", "new"), ("z", "beta"), ("t0", "beta")]
     scans = pd.DataFrame(rows, columns=["participant_id", "scanner"]).assign(diagnosis="HC", site="alpha")
@@ -300,7 +300,7 @@ def test_a_model_of_travelers_learns_nothing_from_others():
 
 
 def test_an_unseen_scanner_of_a_model_of_protocol_factors():
-    """Its prior is that of all parts together, and of a scanner more than the three of the fit."""
+    """Its prior is that of the sum of all components, relative to the mean of the three scanners of the fit."""
     case = of_protocol()
     fitted = case.fitted
     result = quietly(fitted, case.part(case.is_new), new_scanners="prior")
@@ -363,7 +363,7 @@ def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
 
 
 def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
-    """Of the mean, the diagnosis and the population; travelers belong to none."""
+    """Expected are the mean, the diagnosis and the population; travelers have no population."""
     values, scans = study.features.read(0, 160), study.scans
     dataset = with_values(study, values)
     plain, scaled = harmonize(posterior, dataset).mean, harmonize(posterior, dataset, match_noise=True)
@@ -386,7 +386,7 @@ def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
 
 
 def test_what_is_expected_after_adapting(posterior, study):
-    """Scans that were learned since are among those whose mean is expected."""
+    """The expected value includes the mean of the scans of the adaptation."""
     rng = np.random.default_rng(1)
     scans = pd.DataFrame({"participant_id": [f"x{k}" for k in range(30)], "scanner": "new", "diagnosis": "HC"})
     scans["scan_id"] = scans.participant_id
