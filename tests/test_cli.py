@@ -129,7 +129,7 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
     assert "1 scans from 'new'" in error and "--new-scanners" in error and not (tmp_path / "new.csv").exists()
     error = run("harmonize", small_run, *files, *out, "--draws", 2, code=2).stderr
     assert "belong together" in error
-    for choice, note in (("prior", "taken as those of the average"), ("adapt", "Adapted to 1 scans")):
+    for choice, note in (("prior", "taken as average scanners"), ("adapt", "Adapted to 1 new scan")):
         assert note in run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, "--new-scanners", choice).stderr
 
 

@@ -1,4 +1,4 @@
-"""The scikit-learn transformer: its contract with scikit-learn, and that it learns from training scans only."""
+"""The scikit-learn transformer: its contract with scikit-learn, and no leak from test scans."""
 
 import io
 import subprocess
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from cases import of_travelers
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -21,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bayesharm
 from bayesharm import BayesHarmonizer, InputError, load_posterior
+from bayesharm.harmonization.adaptation import adapt_to_new_scanners
 
 # A fit of every test is one of the same design, three travelers on two scanners, and works on one feature at a time: what is
 # compiled for the first serves for all.
@@ -179,8 +181,34 @@ def test_choices_of_transform_need_no_new_fit(study, fitted, choice):
     np.testing.assert_allclose(harmonizer.transform_sd(X, scans=scans), found.sd, rtol=1e-6)
 
 
+def test_new_scanners_are_learned_and_then_harmonized():
+    """With the numbers and notes of the two steps."""
+    case = of_travelers()
+    harmonizer = BayesHarmonizer(new_scanners="adapt")
+    harmonizer.posterior_, harmonizer.n_features_in_ = case.fitted, case.values.shape[1]
+    harmonizer.feature_names_in_ = np.array(case.fitted.features, object)
+    X = pd.DataFrame(case.values, columns=case.fitted.features)
+    dataset = case.part(np.full(len(case.scans), True))
+    adapted, notes = adapt_to_new_scanners(case.fitted, dataset)
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        values = harmonizer.transform(X, scans=case.scans)
+        expected = bayesharm.harmonize(adapted, dataset)
+    assert [str(each.message) for each in issued] == notes and len(notes) == 2
+    np.testing.assert_array_equal(values, expected.mean)
+    np.testing.assert_array_equal(harmonizer.transform_sd(X, scans=case.scans), expected.sd)
+    with pytest.raises(InputError, match=r"with inverse, and scans from 's1'"):
+        harmonizer.inverse_transform(values, scans=case.scans)
+    old_X, old_scans = X[~case.is_new], case.scans[~case.is_new]
+    back = harmonizer.inverse_transform(harmonizer.transform(old_X, scans=old_scans), scans=old_scans)
+    np.testing.assert_allclose(back, old_X, rtol=1e-12)
+
+
 def test_an_impossible_choice_is_refused(study, fitted):
     X, scans = study
+    for choice in ({"new_scanners": "guess"}, {"match_noise": 2}):
+        with pytest.raises(InputError, match="do this"):
+            joblib_copy(fitted).set_params(**choice).transform(X, scans=scans)
     with pytest.raises(InputError, match="remove"):
         joblib_copy(fitted).set_params(remove="sampling").transform(X, scans=scans)
 
@@ -256,7 +284,7 @@ def test_other_ways_to_write_scans(study, fitted):
 
 def test_before_the_fit_and_other_features_or_scanners(study, fitted):
     X, scans = study
-    with pytest.raises(InputError, match="knows nothing about some of the scanners"):
+    with pytest.raises(InputError, match="Some scanners are not in the fit"):
         fitted.transform(X, scans=scans.replace({"scanner": {"B": "C"}}))
     with pytest.raises(NotFittedError):
         BayesHarmonizer(**QUICK).transform(X, scans=scans)
@@ -359,5 +387,5 @@ def test_what_transform_gives_does_not_depend_on_diagnoses(small_run, small_stud
     others = scans.assign(diagnosis=scans.diagnosis[::-1].to_numpy())
     np.testing.assert_array_equal(first, harmonizer.transform(X, scans=others))
     assert not np.allclose(first, harmonizer.set_params(match_noise=False).transform(X, scans=scans))
-    with pytest.raises(InputError, match="does not look at diagnoses"):
+    with pytest.raises(InputError, match="needs diagnoses"):
         harmonizer.set_params(remove="measurement,sampling").transform(X, scans=scans)

@@ -14,6 +14,7 @@ from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import say_verdict
 from bayesharm.evaluation.cross_validate import BAYESHARM
 from bayesharm.evaluation.cross_validation import EQUAL_NOISE
+from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.model.catalog import load_model
 
 SCANNERS, N_PEOPLE, N_FEATURES = ("A", "B", "C"), 8, 12
@@ -164,7 +165,8 @@ def test_equal_noise_is_what_scale_gives_and_says_what_it_multiplied_by():
     scans, values = make_study()
     dataset = load_dataset(scans, values)
     posterior = make_learned(dataset, load_model("traveling"))
-    applied, plain = BayesFitted(posterior, match_noise=True).apply(dataset), BayesFitted(posterior).apply(dataset)
+    matched = CorrectionOptions(match_noise=True)
+    applied, plain = BayesFitted(posterior, matched).apply(dataset), BayesFitted(posterior).apply(dataset)
     np.testing.assert_array_equal(applied.values, harmonize(posterior, dataset, match_noise=True).mean)
     assert plain.factor is None and len(np.unique(applied.factor[:, 0].round(12))) == len(SCANNERS)
     first, last = 0, len(SCANNERS) * (N_PEOPLE - 1)  # two people on one scanner: what is expected of them is the same

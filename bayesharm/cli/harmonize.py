@@ -122,16 +122,22 @@ def harmonize(
 
     posterior = load_posterior(run)
     dataset = inputs.read_dataset(scans, features, select, columns.mapping, check="apply")
+    adaptation_notes: list[str] = []
     if new_scanners == "adapt":
         from bayesharm.algorithms.devices import cache_programs
+        from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inverse_adaptation
 
         cache_programs()
+        if inverse:
+            refuse_inverse_adaptation(posterior, dataset)
+        posterior, adaptation_notes = adapt_to_new_scanners(posterior, dataset)
     with ProgressBar(quiet) as progress:
         notes = harmonize_to_files(
             posterior, dataset, out, sd, draws_file, draws=draws, seed=seed, progress=progress,
-            remove=remove, target=target, match_noise=match_noise, new_scanners=new_scanners, inverse=inverse,
+            remove=remove, target=target, match_noise=match_noise, inverse=inverse,
+            new_scanners="error" if new_scanners == "error" else "prior",  # where there was nothing to learn from
         )  # fmt: skip
-    for note in notes:
+    for note in dict.fromkeys([*adaptation_notes, *notes]):
         typer.echo(f"Note: {note}", err=True)
     typer.echo(
         "; ".join([f"Harmonized {_count(len(dataset.scans), 'scan')}: {out}", *_other_outputs(sd, draws, draws_file)])

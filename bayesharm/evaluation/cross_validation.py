@@ -90,7 +90,7 @@ class CrossValidation:
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
         ours = fitted.get(BAYESHARM)
         if isinstance(ours, BayesFitted) and ours.posterior.spec.noise_ratio == "scanner":
-            fitted[EQUAL_NOISE] = replace(ours, match_noise=True)
+            fitted[EQUAL_NOISE] = replace(ours, options=replace(ours.options, match_noise=True))
         return fitted
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
