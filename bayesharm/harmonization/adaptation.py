@@ -251,8 +251,8 @@ def _label_ratios(hyper: xr.Dataset, scanners: Sequence[str], ratios: VarianceRa
     """Add the variance ratios of new scanners to the hyperparameters, the same in every draw."""
     import xarray as xr
 
-    ratios = {}
+    labeled = {}
     for name, values in zip(("noise_ratio", "bias_ratio"), (ratios.noise, ratios.bias), strict=True):
         ratio = hyper[name].reindex(scanner=np.array(scanners, object))
-        ratios[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
-    return hyper.drop_dims("scanner").assign(ratios).assign_attrs(hyper.attrs)
+        labeled[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
+    return hyper.drop_dims("scanner").assign(labeled).assign_attrs(hyper.attrs)
