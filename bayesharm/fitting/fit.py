@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesharm.algorithms.devices import find_devices
-from bayesharm.data.dataset import Dataset, sort_dataset
+from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.assembly import label_posterior
 from bayesharm.fitting.repair import repair_run
@@ -110,7 +110,7 @@ def fit(
         )
     chosen = Settings(**settings)
     _check(chosen, seed)
-    dataset = sort_dataset(dataset)
+    dataset = dataset.sorted()
     design = build_design(dataset.scans, spec)
     devices = find_devices(chosen.device)
     plan = _plan(dataset, design, seed, chosen) | {"devices": str(devices)}

@@ -12,7 +12,7 @@ import numpy as np
 
 from bayesharm.algorithms.devices import Devices, find_devices
 from bayesharm.conditional.finite_population import Levels, list_levels
-from bayesharm.data.dataset import Dataset, load_dataset, sort_dataset
+from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
 from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
@@ -114,7 +114,7 @@ def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> Fi
                 do="name both after the run: bayesharm … RUN SCANS FEATURES (in Python: give the dataset)",
             )
         dataset = load_dataset(**origin)
-    dataset = sort_dataset(dataset)
+    dataset = dataset.sorted()
     found = {"fingerprint": dataset.features.fingerprint(), "scans": _hash_scans(dataset)}
     if changed := [what for name, what in (("scans", "scans"), ("fingerprint", "features")) if found[name] != run[name]]:
         raise InputError(

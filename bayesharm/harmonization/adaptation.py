@@ -18,8 +18,8 @@ from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
 from bayesharm.conditional.identifiability import identify
-from bayesharm.data.dataset import Dataset, sort_dataset
-from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.data.dataset import Dataset
+from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.inference.variance_ratios import fit_unseen_ratios
 from bayesharm.likelihood.merging import append_scans
@@ -77,9 +77,9 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
 
 def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
     """The same without warnings; what they would say comes with the posterior."""
-    check_kind(posterior, Posterior, "adapt", "load_posterior")
-    check_kind(dataset, Dataset, "adapt", "load_dataset")
-    fingerprint = sort_dataset(dataset).features.fingerprint()
+    check_type(posterior, Posterior, "adapt", "load_posterior")
+    check_type(dataset, Dataset, "adapt", "load_dataset")
+    fingerprint = dataset.sorted().features.fingerprint()
     learned = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
     if fingerprint in learned:
         raise InputError(

@@ -16,7 +16,7 @@ import pandas as pd
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.features import Features
-from bayesharm.errors import BayesharmError, InputError, check_kind, shorten
+from bayesharm.errors import BayesharmError, InputError, check_type, shorten
 from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
@@ -330,8 +330,8 @@ def _prepare(
     seed: int,
 ) -> _Job:
     """Check that the posterior speaks about these scans and features, and line both up."""
-    check_kind(posterior, Posterior, "harmonize", "load_posterior")
-    check_kind(dataset, Dataset, "harmonize", "load_dataset")
+    check_type(posterior, Posterior, "harmonize", "load_posterior")
+    check_type(dataset, Dataset, "harmonize", "load_dataset")
     for name, number in (("number of draws", draws), ("seed", seed)):
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
             raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
