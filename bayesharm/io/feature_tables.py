@@ -37,7 +37,7 @@ def open_table(source: TableSource, names: Sequence[str], label: str | None = No
             )
     columns = np.asarray(names, dtype=str)
     if is_path(source) and suffix_of(source) == ".parquet":
-        return _parquet_columns(Path(source), columns, scan_ids)  # type: ignore[arg-type]
+        return _parquet_columns(Path(source), columns, scan_ids)
     frame = read_table(source, columns=columns, what="the features")[list(columns)].infer_objects()
     for name in columns:
         if not pd.api.types.is_numeric_dtype(frame[name]) or frame[name].dtype.kind == "c":
