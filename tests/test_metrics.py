@@ -1,4 +1,4 @@
-"""Measures of harmonized data against closed forms, known truths and their own definition, and their standard errors."""
+"""Metrics of harmonized data against closed forms, known truths and their definitions; and their standard errors."""
 
 import numpy as np
 import pandas as pd
@@ -553,7 +553,7 @@ def srpbs():
     return simulate_srpbs(45, seed=3, dtype="float64")
 
 
-def test_the_measures_of_2019_are_of_its_effects(srpbs):
+def test_effect_magnitudes_are_those_of_the_2019_regression(srpbs):
     effects = yamashita2019(load_dataset(srpbs.scans, srpbs.features), ridge=8.0).effects
     size = {name: table.std(axis=1).mean() for name, table in effects.items()}
     found = effect_magnitudes(srpbs.features, srpbs.scans)

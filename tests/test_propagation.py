@@ -1,4 +1,4 @@
-"""Uncertainty of harmonization in what is computed of harmonized data."""
+"""Propagation of harmonization uncertainty: pooling by Rubin's rules, and the estimators."""
 
 import sys
 import tracemalloc

@@ -1,4 +1,4 @@
-"""The table of scans: reading it, its columns, and what is refused."""
+"""Reading the scans table: its columns, identifiers and refusals."""
 
 import numpy as np
 import pandas as pd

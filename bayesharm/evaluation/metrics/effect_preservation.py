@@ -69,7 +69,7 @@ def effect_preservation(
 
     Returns
     -------
-    dict of Preservation
+    dict of EffectPreservation
         By covariate, ``column: group`` for groups.
 
     Raises
@@ -90,7 +90,7 @@ def effect_preservation(
     if not columns:
         raise InputError(
             "Covariates are constant.",
-            got=f"{listed(covariates)} in {len(data.scan_mask)} scans",
+            got=f"{listed(covariates)} in {data.scan_mask.sum()} scans",
             expected="covariates that vary between people",
             do="omit them",
         )
