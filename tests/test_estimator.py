@@ -235,7 +235,7 @@ def test_features_that_do_not_vary_are_passed_through(study, fitted):
     (lambda scans: None, r"There is no scans table[\s\S]*enable_metadata_routing"),
     (lambda scans: scans.to_numpy(), r"no scans table[\s\S]*of type ndarray"),
     (lambda scans: scans.iloc[:-1], r"differ in length[\s\S]*14 rows of X, 13 of scans"),
-    (lambda scans: scans.iloc[::-1], r"another order[\s\S]*in row 1 scan 'scan00' of X and 'scan13' of scans"),
+    (lambda scans: scans.iloc[::-1], r"different order[\s\S]*in row 1, scan 'scan00' in X and 'scan13' in scans"),
     (lambda scans: scans.drop(columns="scanner"), "no column 'scanner'"),
 ])  # fmt: skip
 def test_scans_must_belong_to_the_rows(study, fitted, change, message):
