@@ -118,7 +118,7 @@ def published(case: str, edges: int, seed: int) -> pd.DataFrame:
             values[name] = found.apply(test).values
         lacking = np.any([~np.isfinite(own).any(1) for own in values.values()], axis=0)
         for name, own in values.items():
-            told = measures.measures_of_2019(np.where(lacking[:, None], np.nan, own), test.scans)
+            told = measures.effect_magnitudes(np.where(lacking[:, None], np.nan, own), test.scans)
             rows.append({
                 "case": case, "seed": seed, "fold": k, "method": name, "measurement": told.measurement.value,
                 "participant / measurement": told.participant_ratio.value, "scans": int((~lacking).sum()),

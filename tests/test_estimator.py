@@ -260,10 +260,10 @@ def test_features_that_do_not_vary_are_passed_through(study, fitted):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda scans: None, r"There is no table of scans[\s\S]*enable_metadata_routing"),
-    (lambda scans: scans.to_numpy(), r"no table of scans[\s\S]*of type ndarray"),
+    (lambda scans: None, r"There is no scans table[\s\S]*enable_metadata_routing"),
+    (lambda scans: scans.to_numpy(), r"no scans table[\s\S]*of type ndarray"),
     (lambda scans: scans.iloc[:-1], r"differ in length[\s\S]*14 rows of X, 13 of scans"),
-    (lambda scans: scans.iloc[::-1], r"another order[\s\S]*in row 1 scan 'scan00' of X and 'scan13' of scans"),
+    (lambda scans: scans.iloc[::-1], r"different order[\s\S]*in row 1, scan 'scan00' in X and 'scan13' in scans"),
     (lambda scans: scans.drop(columns="scanner"), "no column 'scanner'"),
 ])  # fmt: skip
 def test_scans_must_belong_to_the_rows(study, fitted, change, message):
@@ -303,7 +303,7 @@ def test_a_table_given_to_the_constructor(study, fitted):
     for table in (scans.iloc[::-1], scans.rename_axis("scan_id").reset_index()):
         harmonizer = joblib_copy(fitted).set_params(scans=table)
         pd.testing.assert_frame_equal(harmonizer.transform(some), expected.iloc[[4, 9]])
-    with pytest.raises(InputError, match="whose index names scans"), pytest.warns(UserWarning, match="valid feature names"):
+    with pytest.raises(InputError, match="scan identifiers as"), pytest.warns(UserWarning, match="valid feature names"):
         harmonizer.transform(some.to_numpy())
     with pytest.raises(InputError, match="no scan 'new'"):
         harmonizer.transform(some.rename({"scan04": "new"}))
@@ -365,7 +365,7 @@ def test_routing_asks_for_scans_by_itself(study, routing):
     pd.testing.assert_frame_equal(pipeline.transform(X, scans=scans), harmonized)
     # Two roundings to float32 (2^-24 each, of values below 10).
     np.testing.assert_allclose(pipeline.inverse_transform(harmonized, scans=scans), X, atol=3e-6)
-    with pytest.raises(InputError, match="There is no table of scans"):
+    with pytest.raises(InputError, match="There is no scans table"):
         pipeline.transform(X)
 
 

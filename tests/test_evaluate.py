@@ -264,5 +264,5 @@ def test_options_that_make_no_sense_are_refused_before_any_work(study):
     with pytest.raises(InputError, match=r"evaluate needs a Dataset[\s\S]*load_dataset"):
         cross_validate("study.csv")
     cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))
-    with pytest.raises(InputError, match="people were scanned on several scanners"):
+    with pytest.raises(InputError, match="people scanned on several scanners"):
         cross_validate(cohort, ["none"], **FEW)

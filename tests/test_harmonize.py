@@ -334,7 +334,7 @@ def test_the_room_that_is_needed_is_taken_first(tmp_path, monkeypatch):
 
 def test_draws_leave_memory_while_they_are_written(tmp_path, monkeypatch):
     """And what goes wrong then is not lost."""
-    monkeypatch.setattr("bayesharm.io.writers.SETTLED_BYTES", 1)
+    monkeypatch.setattr("bayesharm.io.writers.SYNC_BYTES", 1)
     put_down = []
 
     def advise(*args):

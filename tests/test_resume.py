@@ -278,7 +278,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(RunFolderError, match=r"could not be written[\s\S]*resumes where it stopped"):
+        with pytest.raises(RunFolderError, match=r"could not be written[\s\S]*continues where it stopped"):
             parts.write("large", {"x": np.arange(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

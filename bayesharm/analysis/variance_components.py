@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from bayesharm.data.parcellation import find_ends, group_by_networks, group_by_region
+from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.inference.hyperposterior import predict
 from bayesharm.io.tables import TableSource
@@ -183,7 +183,7 @@ def variance_components(
     features = _by_feature(posterior, sizes)
     regions = pairs = None
     if edge_table is not None:
-        ends = find_ends(edge_table, posterior.features)
+        ends = read_edge_regions(edge_table, posterior.features)
         regions = _averages(sizes, shared, posterior, *group_by_region(ends), ["region"])
         if networks is not None:
             pairs = _averages(sizes, shared, posterior, *group_by_networks(ends, networks), ["network", "other"])

@@ -11,7 +11,7 @@ import pandas as pd
 from bayesharm.baselines import METHODS, Fitted, available_methods, get_method
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.splits import split_people, split_visits
-from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import say_verdict
 from bayesharm.evaluation.cross_validation import BAYESHARM, CrossValidation
@@ -79,7 +79,7 @@ def cross_validate(
     InputError
         Too few people traveled, or a method or covariate is unknown.
     """
-    check_kind(dataset, Dataset, "evaluate", "load_dataset")
+    check_type(dataset, Dataset, "evaluate", "load_dataset")
     progress = progress or no_progress
     covariates = [covariates] if isinstance(covariates, str) else list(covariates)
     methods = [methods] if isinstance(methods, str) else methods

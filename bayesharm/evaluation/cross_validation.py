@@ -16,7 +16,7 @@ from bayesharm.data.scans import find_travelers
 from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.evaluation import metrics as measures
 from bayesharm.evaluation.bayesharm_method import BayesFitted
-from bayesharm.evaluation.metrics import Measure
+from bayesharm.evaluation.metrics import JackknifeEstimate
 from bayesharm.harmonization.prediction import predict
 
 BAYESHARM = "bayesharm"
@@ -24,10 +24,10 @@ OWN_PREDICTION, EQUAL_NOISE = f"{BAYESHARM}, own prediction", f"{BAYESHARM}, equ
 LEAST = 0.5  # of the scans that a method must be able to correct to be compared
 MORE = ("icc", "identification")  # is better
 MANY_REPEATS = 10  # second scans on a scanner, from which noise can be told
-Found = dict[str, dict[str, list[Measure]]]  # by measure, then by method
+Found = dict[str, dict[str, list[JackknifeEstimate]]]  # by measure, then by method
 
 
-def _goodness(measure: str, found: Measure) -> Measure:
+def _goodness(measure: str, found: JackknifeEstimate) -> JackknifeEstimate:
     """What is larger the better a method is: of shares and accuracies, how near they are to all and to chance."""
     if measure in MORE:
         return found
@@ -123,7 +123,7 @@ class CrossValidation:
         """What each scan differs from what the person's other scanners say of it, as its scanner would have measured it."""
         return measures.difference_from_others(own.values, self.dataset.scans) / own.factor
 
-    def _add(self, measure: str, method: str, found: Measure) -> None:
+    def _add(self, measure: str, method: str, found: JackknifeEstimate) -> None:
         self.found.setdefault(measure, {}).setdefault(method, []).append(found)
 
     def leave_people_out(self, out: np.ndarray) -> None:
@@ -197,7 +197,7 @@ class CrossValidation:
                 row = {"measure": measure, "method": name, "value": one.value, "se": one.se, "chance": one.chance,
                        "better": np.nan, "better_se": np.nan}  # fmt: skip
                 comparable = name != BAYESHARM and not measure.startswith("slope")
-                if ours is not None and comparable and np.array_equal(ours.used, one.used):
+                if ours is not None and comparable and np.array_equal(ours.scan_mask, one.scan_mask):
                     gap = measures.difference(_goodness(measure, one), _goodness(measure, ours))
                     row |= {"better": gap.value, "better_se": gap.se}
                 rows.append(row | {"n_scans": one.n_scans, "n_features": one.n_features})

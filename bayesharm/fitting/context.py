@@ -12,7 +12,7 @@ import numpy as np
 
 from bayesharm.algorithms.devices import Devices, find_devices
 from bayesharm.conditional.finite_population import Levels, list_levels
-from bayesharm.data.dataset import Dataset, load_dataset, sort_dataset
+from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
 from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
@@ -124,7 +124,7 @@ def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> Fi
             expected="the posterior of a fit",
             do="use the posterior of the fit, or fit again with all scans",
         )
-    dataset = sort_dataset(_load_origin(run.get("data")) if dataset is None else dataset)
+    dataset = (_load_origin(run.get("data")) if dataset is None else dataset).sorted()
     current = {"scans": hash_scans(dataset), "fingerprint": dataset.features.fingerprint()}
     words = {"scans": "scans", "fingerprint": "features"}
     if changed := [words[name] for name, value in current.items() if value != run[name]]:

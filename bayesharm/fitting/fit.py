@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesharm.algorithms.devices import Devices, find_devices
-from bayesharm.data.dataset import Dataset, sort_dataset
+from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
 from bayesharm.fitting.assembly import assemble_posterior
 from bayesharm.fitting.context import hash_scans, make_fit_context
@@ -94,7 +94,7 @@ def fit(
     )
     chosen = Settings.from_options(settings)
     _check_seed(seed)
-    dataset, progress = sort_dataset(dataset), progress or no_progress
+    dataset, progress = dataset.sorted(), progress or no_progress
     design, devices = build_design(dataset.scans, spec), find_devices(chosen.device)
     manifest = _make_manifest(dataset, design, int(seed), chosen, devices)
     context = make_fit_context(dataset, design, int(seed), chosen, devices)

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.conditional.identifiability import identify
-from bayesharm.data.dataset import Dataset, sort_dataset
+from bayesharm.data.dataset import Dataset
 from bayesharm.data.scans import find_travelers
-from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.likelihood.merging import append_scans
@@ -130,9 +130,9 @@ def _rows_on_new_scanners(posterior: Posterior, dataset: Dataset) -> np.ndarray:
 
 def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
     """Adapt as :func:`adapt` does; return notes on suspect units instead of warning."""
-    check_kind(posterior, Posterior, "adapt", "load_posterior")
-    check_kind(dataset, Dataset, "adapt", "load_dataset")
-    fingerprint = sort_dataset(dataset).features.fingerprint()
+    check_type(posterior, Posterior, "adapt", "load_posterior")
+    check_type(dataset, Dataset, "adapt", "load_dataset")
+    fingerprint = dataset.sorted().features.fingerprint()
     earlier = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
     if fingerprint in earlier:
         raise InputError(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.features import Features
-from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.noise_scaling import Expectation, NoiseMatching, scale_deviations, unscale_deviations
@@ -146,8 +146,8 @@ def prepare_correction(
     InputError
         They do not match, or an option is impossible.
     """
-    check_kind(posterior, Posterior, "harmonize", "load_posterior")
-    check_kind(dataset, Dataset, "harmonize", "load_dataset")
+    check_type(posterior, Posterior, "harmonize", "load_posterior")
+    check_type(dataset, Dataset, "harmonize", "load_dataset")
     for name, number in (("number of draws", draws), ("seed", seed)):
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
             raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")

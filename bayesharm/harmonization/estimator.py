@@ -30,7 +30,7 @@ except ModuleNotFoundError:
 
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.features import Features, find_flaws
-from bayesharm.data.row_matching import check_rows, find_rows
+from bayesharm.data.row_matching import check_row_alignment, select_rows
 from bayesharm.data.scans import Check, read_scans
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.fit import configure_model, fit
@@ -282,8 +282,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _read(self, X: Any, n_rows: int, scans: pd.DataFrame | None, check: Check) -> pd.DataFrame:
         """Return the table of the scans of X, with canonical column names."""
         if scans is None and self.scans is not None:
-            scans = find_rows(self.scans, X)
-        return read_scans(check_rows(scans, X, n_rows), self.columns, check=check)
+            scans = select_rows(self.scans, X)
+        return read_scans(check_row_alignment(scans, X, n_rows), self.columns, check=check)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "posterior_")

@@ -11,7 +11,7 @@ import pandas as pd
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.gaussian import condition_effects, variance_of_combinations
 from bayesharm.data.dataset import Dataset
-from bayesharm.errors import check_kind
+from bayesharm.errors import check_type
 from bayesharm.likelihood.merging import align_new_scans
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
@@ -58,7 +58,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
     RunFolderError
         The posterior has no statistics of its scans.
     """
-    check_kind(posterior, Posterior, "predict", "load_posterior")
+    check_type(posterior, Posterior, "predict", "load_posterior")
     scans = scans.scans if isinstance(scans, Dataset) else scans
     joined, scales = align_new_scans(read_statistics(posterior), scans), posterior.tree["scales"].to_dataset()
     design, unit = joined.old.design, scales["unit"].values

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and comparison of files with their hashes."""
+"""Atomic writing of files, and checks of files against their hashes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from bayesharm.errors import RunFolderError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is complete or absent, whenever the machine stops.
+    """Write a file atomically: after a crash it is complete or absent, never partial.
 
     Raises
     ------
     RunFolderError
-        The file cannot be written.
+        The file cannot be written, for example because the disk is full.
     """
-    partial = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with partial.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:  # an interruption too
-        partial.unlink(missing_ok=True)
+        temporary.replace(path)
+    except BaseException as error:  # also for a keyboard interrupt
+        temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         raise RunFolderError(
             f"{path} could not be written.",
             got=str(error),
-            expected="free space, and permission to write",
-            do="free some space, then run the same command again: it resumes where it stopped",
+            expected="free disk space, and permission to write",
+            do="free some disk space, then run the same command again: it continues where it stopped",
         ) from None
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Compute the sha256 of every file of a tree: zarr reads a lost chunk as missing values and a changed one as it is."""
+    """Return the sha256 of each file below a folder.
+
+    Zarr itself reports no damage: it reads a lost chunk as missing values, and a changed chunk as if it were right.
+    """
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -47,6 +50,6 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def find_damage(folder: Path, written: Mapping[str, str]) -> list[str]:
-    """Name the files of a tree that are missing, changed, or not in the record of hashes."""
+    """List the files below a folder that are missing, changed or foreign, compared with the hashes `written`."""
     present = digests(folder)
     return [name for name in sorted({*written, *present}) if present.get(name) != written.get(name)]

@@ -12,7 +12,7 @@ from bayesharm.analysis.population_structure import PopulationTest
 from bayesharm.analysis.scanner_similarity import ScannerSimilarity, scanner_similarity
 from bayesharm.analysis.summary import Summary, summarize
 from bayesharm.analysis.variance_components import VarianceComponents, measure_levels, variance_components
-from bayesharm.data.parcellation import find_ends
+from bayesharm.data.parcellation import read_edge_regions
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
 from bayesharm.results.posterior import Posterior
@@ -153,7 +153,7 @@ class RunView:
                 expected="columns feature, node_a, node_b",
                 do="give it with --edge-table",
             )
-        return find_ends(self.edge_table, self.posterior.features)
+        return read_edge_regions(self.edge_table, self.posterior.features)
 
     def regions(self, family: str) -> pd.DataFrame:
         """Sizes of a family by region, the largest effects first.
