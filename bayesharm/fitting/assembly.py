@@ -14,7 +14,6 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.fitting.feature_summary import leapfrog
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.variance_ratios import pick_features
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import NODE, keep_statistics, label_effects
@@ -101,7 +100,7 @@ def label_posterior(
         ),
     }
     moments = Moments(*(results[name] for name in Moments._fields))
-    nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, lay_out(design), moments).assign_coords(feature=feature)
+    nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, moments).assign_coords(feature=feature)
     study = identify(design, np.log(_typical_scales(design, results)), hyper.ratios.mean)
     told = {name: rows.set_index("level") for name, rows in study.contrasts.groupby("group")}
     stops = np.cumsum([len(group.levels) for group in design.effects])[:-1]

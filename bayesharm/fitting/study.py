@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bayesharm.algorithms.devices import Devices, find_devices
-from bayesharm.conditional.finite_population import Levels, list_levels
+from bayesharm.conditional.finite_population import FamilyLevels, find_levels
 from bayesharm.data.dataset import Dataset, load_dataset, sort_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
@@ -58,7 +58,7 @@ class FitContext:
 
     @cached_property
     def _reader(self) -> MomentReader:
-        return MomentReader(self.dataset.features, self.design, self.problem.likelihood.plan.layout, self.unit)
+        return MomentReader(self.dataset.features, self.design, self.unit)
 
     def moments(self, features: np.ndarray) -> tuple[Moments, Standardization]:
         """Moments of some features."""
@@ -69,9 +69,9 @@ class FitContext:
         return self._reader.values(features)
 
     @cached_property
-    def levels(self) -> Levels:
-        """Which scan has which level of which family."""
-        return list_levels(self.design)
+    def levels(self) -> FamilyLevels:
+        """The level of every family that each scan has."""
+        return find_levels(self.design)
 
 
 def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> FitContext:

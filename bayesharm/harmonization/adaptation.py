@@ -9,14 +9,13 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
+from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset, sort_dataset
 from bayesharm.errors import InputError, check_kind, shorten
@@ -28,7 +27,7 @@ from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
-from bayesharm.model.design import FIXED, Design
+from bayesharm.model.design import Design
 from bayesharm.results.nodes import NODE, label_effects, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 
@@ -95,7 +94,7 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
     standard = (values - scales["center"].values) / scales["unit"].values
     both, without = append_scans(old, dataset, standard)
     design = both.design
-    problem = make_problem(design, both.plan)
+    problem = make_problem(design, both.likelihood)
     log_scales = np.log(scales["q50"].values / scales["unit"].values)
     there = np.isin(design.scanners, posterior.scanners)
     ratios = posterior.variance_ratios(design.scanners)
@@ -172,11 +171,12 @@ def _summarize(
         own = slice(start, min(start + width, n_features))
         moments, first = Moments(*(part[:, block] for part in both.moments)), 0
         plain = np.stack(average_effects(problem, ratios, moments, log_scales[None, :, block]))
-        known = jax.tree.map(np.asarray, condition_effects(problem, ratios, moments, log_scales[None, :, block]))
+        given_scales = condition_effects(problem, ratios, moments, log_scales[None, :, block])
         for group in groups:
             some = plain[:, first : (first := first + len(group.levels))]
             if group.name in forms:
-                mean, variance = variance_of_combinations(known, forms[group.name])
+                combinations = forms[group.name]
+                mean, variance = given_scales.mean(combinations), given_scales.variance(combinations)
                 some = np.stack([mean[0].T, np.sqrt(variance[0].T)])
             found[group.name][..., own] = (some * unit[block])[..., : own.stop - own.start]
     return {name: (mean, sd) for name, (mean, sd) in found.items()}
@@ -188,19 +188,16 @@ def _describe(
     """What follows from the scans alone, at typical scales: contraction of each group, correlations of what is removed."""
     design = both.design
     nothing = Moments(*(np.zeros((len(part), 1)) for part in both.moments))
-    known = jax.tree.map(np.asarray, condition_effects(problem, ratios, nothing, typical[None]))
-    prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
-    own = design.bias_ratio_of
-    prior *= np.where(own >= 0, ratios.bias[own], 1.0)
+    given_scales = condition_effects(problem, ratios, nothing, typical[None])
     found: dict[str, Any] = {}
     removable = []
     for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
         if group.name in in_fit:
             removable.append(forms := _count_from(group, in_fit[group.name]))
+            found[group.name] = given_scales.contraction(forms)[0, 0]
         else:
-            forms = sparse.csr_array(group.contrasts)
-        found[group.name] = 1 - variance_of_combinations(known, forms)[1][0, 0] / (forms.power(2) @ prior)
-    covariance = linear_combinations(known, sparse.vstack(removable).tocsr())[1][0, 0]
+            found[group.name] = given_scales.contraction_of(group)[0, 0]
+    covariance = given_scales.covariance(sparse.vstack(removable).tocsr())[0, 0]
     sd = np.sqrt(np.diag(covariance))
     sd = np.where(sd > 0, sd, 1.0)  # the only population that the fit had is known: it is what others are counted from
     found["correlation"] = covariance / sd / sd[:, None]
