@@ -24,7 +24,7 @@ from bayesharm.data.features import Features
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.likelihood import layout as layout_module
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.layout import compute_grams
+from bayesharm.likelihood.grams import compute_grams
 from bayesharm.likelihood.moments import MomentReader, compute_moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model

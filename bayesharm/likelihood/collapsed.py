@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.linalg import positions, solve, unpack
-from bayesharm.likelihood.layout import EffectEntries, Grams, IndexLayout, compute_grams, lay_out
+from bayesharm.likelihood.grams import Grams, compute_grams
+from bayesharm.likelihood.layout import EffectEntries, IndexLayout, lay_out
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import FIXED, Design
@@ -172,7 +173,7 @@ class CollapsedLikelihood:
         )
         by_feature = FeatureTerms(
             dense=segment_sum(
-                layout.dense.index,
+                layout.dense.merged,
                 len(layout.dense.classes),
                 weight[layout.grams.dense.classes][:, None] * jnp.asarray(moments.dense, dtype),
             ),
@@ -232,7 +233,7 @@ class CollapsedLikelihood:
         """XᵀX_d, (merged entry, dense), and Xᵀy, (merged entry, feature), of the eliminated columns, times 1 / lambda."""
         layout, dtype = self._layout, ratios.log_noise.dtype
         weight = _weight(layout, ratios)[layout.grams.eliminated.classes][:, None]
-        merge = partial(segment_sum, layout.eliminated.index, len(layout.eliminated.classes))
+        merge = partial(segment_sum, layout.eliminated.merged, len(layout.eliminated.classes))
         return (
             merge(weight * layout.grams.cross_gram.astype(dtype)),
             merge(weight * jnp.asarray(moments.eliminated, dtype)),
@@ -279,7 +280,7 @@ def _shared_terms(layout: IndexLayout, ratios: VarianceRatios, weight: Array, cr
     grams, dtype = layout.grams, ratios.log_noise.dtype
     row, column, _ = positions(layout.n_dense)
     squares = segment_sum(
-        layout.eliminated.index,
+        layout.eliminated.merged,
         len(cross),
         (weight[grams.eliminated.classes] * grams.eliminated_gram.astype(dtype))[:, None],
     )[:, 0]

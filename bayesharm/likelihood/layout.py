@@ -1,4 +1,4 @@
-"""A design as sums of products and index arrays, in the order in which the likelihood works; private to this package.
+"""Index arrays of a design, in the order in which the likelihood works; private to this package.
 
 The normal matrix A (line 3 of :mod:`bayesharm.likelihood.definition`) is a bordered block-diagonal, or *arrowhead*, matrix:
 eliminated columns share no scan with one another, so that their block of A is diagonal; the dense columns are its border.
@@ -7,83 +7,19 @@ Almost all columns are eliminated ones, of participants, and many of these are e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
+from bayesharm.likelihood.grams import Entries, Grams
 from bayesharm.model.design import Design
 
-MAX_SMALL_GROUP = (
-    16  # pairs in a group, up to which multiplying them each time is faster than a sum kept for each dense column
-)
+# Pairs in a group. In larger groups, sums over pairs are kept for each dense column; in smaller ones the products are made each
+# time, which takes less.
+MAX_SMALL_GROUP = 16
 _integers = partial(np.array, dtype=np.int32)  # JAX takes them as indices in either precision
-
-
-class Entries(NamedTuple):
-    """Pairs (noise class, column) that share scans: the nonzero blocks of the design matrix.
-
-    Attributes
-    ----------
-    classes, columns : (entry,) int arrays
-    """
-
-    classes: np.ndarray
-    columns: np.ndarray
-
-
-class Grams(NamedTuple):
-    """XᵀX within each noise class, where it is not 0: the part of the normal equations that all features share.
-
-    Attributes
-    ----------
-    dense : Entries
-        Of the dense columns.
-    dense_gram : (class, dense, dense) array
-    eliminated : Entries
-        Of the eliminated columns, counted from the first eliminated one.
-    eliminated_gram : (entry,) array
-        Their sums of squares.
-    cross_gram : (entry, dense) array
-        Products of each eliminated column with the dense columns.
-    """
-
-    dense: Entries
-    dense_gram: np.ndarray
-    eliminated: Entries
-    eliminated_gram: np.ndarray
-    cross_gram: np.ndarray
-
-
-def compute_grams(design: Design) -> Grams:
-    """Compute XᵀX within each noise class of a design."""
-    by_class = np.split(np.argsort(design.scan_class, kind="stable"), np.cumsum(design.class_size)[:-1])
-    matrices = [design.matrix[scans] for scans in by_class]
-    return arrange_grams([(x.T @ x).tocsr() for x in matrices], design.n_dense)
-
-
-def arrange_grams(grams: Sequence[sparse.csr_array], n_dense: int) -> Grams:
-    """Split the matrices XᵀX of each class, (column, column), into their dense and eliminated parts."""
-    dense_gram = np.zeros((len(grams), n_dense, n_dense))
-    dense, eliminated, squares, cross = [], [], [], []
-    for c, gram in enumerate(grams):
-        dense_gram[c] = gram[:n_dense, :n_dense].toarray()
-        columns = np.flatnonzero(gram.diagonal())
-        eliminated_columns = columns[columns >= n_dense]
-        dense += [(c, column) for column in columns[columns < n_dense]]
-        eliminated += [(c, column - n_dense) for column in eliminated_columns]
-        squares.append(gram.diagonal()[eliminated_columns])
-        cross.append(gram[eliminated_columns, :n_dense].toarray())
-    return Grams(
-        Entries(*_integers(dense).reshape(-1, 2).T),
-        dense_gram,
-        Entries(*_integers(eliminated).reshape(-1, 2).T),
-        np.concatenate(squares),
-        np.concatenate(cross),
-    )
 
 
 class MergedEntries(NamedTuple):
@@ -92,13 +28,13 @@ class MergedEntries(NamedTuple):
     Attributes
     ----------
     classes, columns : (merged entry,) int arrays
-    index : (entry,) int array
+    merged : (entry,) int array
         The merged entry to which each entry of the :class:`Grams` belongs.
     """
 
     classes: np.ndarray
     columns: np.ndarray
-    index: np.ndarray
+    merged: np.ndarray
 
 
 class ColumnClasses(NamedTuple):
@@ -312,8 +248,8 @@ def lay_out(design: Design, grams: Grams, class_size: np.ndarray) -> IndexLayout
 
 def _merge(entries: Entries, merged_class: np.ndarray) -> MergedEntries:
     key = np.stack([merged_class[entries.classes], entries.columns])
-    unique, index = np.unique(key, axis=1, return_inverse=True)
-    return MergedEntries(*unique.astype(np.int32), index.reshape(-1).astype(np.int32))
+    (classes, columns), merged = np.unique(key, axis=1, return_inverse=True)
+    return MergedEntries(classes.astype(np.int32), columns.astype(np.int32), merged.reshape(-1).astype(np.int32))
 
 
 def _classify_columns(
@@ -321,7 +257,7 @@ def _classify_columns(
 ) -> ColumnClasses:
     """Compare eliminated columns by their prior and by their sums of squares in each noise class."""
     squares: list[list[tuple[int, float]]] = [[] for _ in eliminated.columns]  # of each merged entry, by noise class
-    for entry, c, square in zip(eliminated.index, grams.eliminated.classes, grams.eliminated_gram, strict=True):
+    for entry, c, square in zip(eliminated.merged, grams.eliminated.classes, grams.eliminated_gram, strict=True):
         squares[entry].append((int(c), float(square)))
     prior = zip(
         *(part[design.n_dense :] for part in (design.column_scale, design.column_sd, design.bias_ratio_of)), strict=True

@@ -13,7 +13,7 @@ from scipy import sparse
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import to_labels
-from bayesharm.likelihood.layout import Entries, arrange_grams
+from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
 from bayesharm.model.design import Design, build_design, restrict_design

@@ -1,7 +1,7 @@
 """Sufficient statistics of the features: sums of products of columns and features within each noise class.
 
 They are all that the likelihood needs from the scans, and are computed once. Products are kept only where a column and a
-noise class share scans (an *entry*). XᵀX is the same for all features (:class:`~bayesharm.likelihood.layout.Grams`); Xᵀy and
+noise class share scans (an *entry*). XᵀX is the same for all features (:class:`~bayesharm.likelihood.grams.Grams`); Xᵀy and
 yᵀy of each feature are its :class:`Moments`, the feature axis last.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from bayesharm.data.features import Features
-from bayesharm.likelihood.layout import Grams, compute_grams
+from bayesharm.likelihood.grams import Grams, compute_grams
 from bayesharm.model.design import Design
 
 MAX_CANCELLATION = 1e4  # mean square over variance of a feature, from which on sums are taken around the mean

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.layout import Grams
+from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from bayesharm.errors import RunFolderError
-from bayesharm.likelihood.layout import Entries, Grams, compute_grams
+from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
 from bayesharm.model.covariates import Covariate
