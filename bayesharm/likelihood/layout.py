@@ -16,8 +16,8 @@ import numpy as np
 from bayesharm.likelihood.grams import Entries, Grams
 from bayesharm.model.design import Design
 
-# Pairs in a group. In larger groups, sums over pairs are kept for each dense column; in smaller ones the products are made each
-# time, which takes less.
+# Pairs in a group. In larger groups, sums over pairs are kept for each dense column; in smaller ones the products are made
+# each time, which takes less.
 MAX_SMALL_GROUP = 16
 _integers = partial(np.array, dtype=np.int32)  # JAX takes them as indices in either precision
 
