@@ -179,9 +179,9 @@ def test_many_scanners_without_travelers_share_a_sentence():
 def test_single_travelers_and_single_scans_are_reported():
     people = cohort("A", "A") + cohort("B", "B")
     found = identified("t1:A:A t1:B:B t2:A:A t2:B:B t3:A:A t3:C:C " + people)
-    visit = "C: only one traveler, so that the scanner cannot be told from the circumstances of that visit."
+    visit = "C: only one traveler, so the effect of that visit cannot be separated from the effect of the scanner."
     assert visit in found.remarks
-    noise = "C: only one scan, from which alone the noise level of the scanner is estimated."
+    noise = "C: only one scan, so the noise of the scanner is estimated from that scan alone."
     assert noise in found.remarks
     weak = found.contrasts[found.contrasts.contraction < 0.5]
     assert {"C", "t3"} <= set(weak.level)

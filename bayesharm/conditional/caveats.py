@@ -71,15 +71,18 @@ def on_components(design: Design, components: tuple[tuple[str, ...], ...], pairs
 
 def on_scanners(scanners: pd.DataFrame) -> list[str]:
     """Scanners with a single traveler, or a single scan."""
+
+    def one(what: str, names: pd.Index) -> str:
+        return f"{listed(names)}: only one {what}{' each' if len(names) > 1 else ''}"
+
     sentences = []
     names = scanners.index[(scanners.n_travelers == 1) & scanners.component.duplicated(keep=False)]
     if len(names):
-        sentences.append(
-            f"{listed(names)}: only one traveler, so that the scanner cannot be told from the circumstances of that visit."
-        )
+        visit = "so the effect of that visit cannot be separated from the effect of the scanner"
+        sentences.append(f"{one('traveler', names)}, {visit}.")
     names = scanners.index[scanners.n_scans == 1]
     if len(names):
-        sentences.append(f"{listed(names)}: only one scan, from which alone the noise level of the scanner is estimated.")
+        sentences.append(f"{one('scan', names)}, so the noise of the scanner is estimated from that scan alone.")
     return sentences
 
 
@@ -90,12 +93,8 @@ def on_contraction(contrasts: pd.DataFrame) -> list[str]:
     weak = weak.round({"contraction": 9}).sort_values("contraction", kind="stable")
     for group in weak.group.unique():
         levels = weak[weak.group == group]
-        shares = zip(levels.level, levels.contraction, strict=True)
-        first, *others = (f"{level} ({share:.0%})" for level, share in shares)
-        estimates = "estimates" if others else "estimate"
-        first = f"{first[:-1]} from the data)"
-        rest = "rest" if others else "rests"
-        sentences.append(
-            f"{group}: the {estimates} of {listed([first, *others])} {rest} more on the prior than on the data."
-        )
+        first, *others = (f"{level} ({share:.0%})" for level, share in zip(levels.level, levels.contraction, strict=True))
+        named = listed([f"{first[:-1]} from the data)", *others])
+        subject, verb = ("estimates", "rest") if others else ("estimate", "rests")
+        sentences.append(f"{group}: the {subject} of {named} {verb} more on the prior than on the data.")
     return sentences
