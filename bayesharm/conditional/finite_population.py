@@ -2,12 +2,10 @@
 
 Given the scales, the effects are Gaussian and are drawn exactly. Two quantities of each family follow from a draw:
 
-- the *finite-population* standard deviation (Gelman, *Annals of Statistics* 33, 2005): that of the effects of the levels in
-the
-  study, not that of all levels there could be;
+- the *finite-population* standard deviation (Gelman, *Annals of Statistics* 33, 2005): the standard deviation of the effects
+  over the levels in the study, not over all possible levels;
 - the *contribution*: the squared effect over the sum of all squared effects and the squared residual, averaged over scans
-and
-  divided by the number of levels of the family (Yamashita et al., *PLOS Biology* 17, 2019).
+  and divided by the number of levels of the family (Yamashita et al., *PLOS Biology* 17, 2019).
 
 Effects are centered on the mean of the levels that share a scale; those of diagnoses are relative to the reference.
 """

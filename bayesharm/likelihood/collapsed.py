@@ -7,9 +7,9 @@ diagonal block of the eliminated ones,
     A = [ A_dd  Cᵀ ]        S = A_dd − Cᵀ E⁻¹ C   (Schur complement of E),   |A| = |E| |S|,
         [ C     E  ],       bᵀA⁻¹b = b_eᵀ E⁻¹ b_e + rᵀ S⁻¹ r,   r = b_d − Cᵀ E⁻¹ b_e.
 
-S is a small dense matrix for each feature, although A has a row for every participant. The noise precisions are
-w / lambda, with lambda known before the scales are: the statistics are weighted by 1 / lambda once, and equivalent columns
-are added up. The feature axis is always last.
+S is a small dense matrix for each feature, although A has a row for every repeat-scanned participant. The noise precision
+of their scans is w / lambda, and lambda does not depend on the feature: the sums are weighted by 1 / lambda once for all
+scales, and equivalent columns are added up. The feature axis is always last.
 """
 
 from __future__ import annotations

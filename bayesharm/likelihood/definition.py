@@ -18,9 +18,9 @@ so on. Given the scales, y and u are jointly Gaussian, so that u can be integrat
     line 5   u | y ~ Normal(A⁻¹b, A⁻¹)
     line 6   −2 log p(y) = yᵀWy − bᵀA⁻¹b + log|A| + log|D| − log|W| + N log 2π
 
-A participant who was scanned once has an effect, too, but no column: no other scan shares the effect, so that it is noise
-(line 2). Lines 3 and 4 are the normal equations of the mixed model (Henderson's); line 6 follows from V = X D Xᵀ + W⁻¹ by
-the determinant lemma and the Woodbury identity (Searle, Casella & McCulloch, *Variance Components*, 1992, ch. 6).
+The effect of a single-scan participant has no column: no other scan shares it, so that it is part of the noise (line 2).
+Lines 3 and 4 are Henderson's mixed-model equations. Line 6 is the density of Normal(0, V), V = X D Xᵀ + W⁻¹, rewritten with
+the Woodbury identity and the matrix determinant lemma (Searle, Casella & McCulloch, *Variance Components*, 1992, ch. 6).
 """
 
 from __future__ import annotations
