@@ -26,7 +26,7 @@ from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
-MAX_DRAWS = 10  # draws at once: more fill the processor's cache
+MAX_DRAWS = 10  # draws at once, which bounds the memory of a batch
 MAX_ENTRIES = 32  # entries, or pairs of entries, at once
 
 

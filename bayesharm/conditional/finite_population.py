@@ -28,7 +28,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 
 Array = jax.Array
-MAX_DRAWS = 5  # draws at once: more fill the processor's cache
+MAX_DRAWS = 5  # draws at once, which bounds the memory of a batch
 
 
 class FamilyLevels(NamedTuple):

@@ -228,7 +228,7 @@ def draw_effects(
 
 
 def batch_draws(statistics: WeightedStatistics, log_scales: Array, at_most: int) -> tuple[WeightedStatistics, Array, int]:
-    """Lay draws of the scales side by side, as if they were features, so that one program handles several at once.
+    """Lay draws of the scales side by side, as if they were features, so that several are evaluated at once.
 
     Parameters
     ----------

@@ -29,9 +29,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import FIXED, Design
 
 Array = jax.Array
-MAX_ONE_HOT = (
-    2**16
-)  # entries of a matrix of zeros and ones, up to which multiplying by it is faster than scattered additions
+MAX_ONE_HOT = 2**16  # entries of a matrix of zeros and ones; larger sums are scattered additions, without such a matrix
 
 
 class SharedTerms(NamedTuple):
