@@ -4,7 +4,6 @@ import numpy as np
 import xarray as xr
 
 from bayesharm.data.dataset import Dataset
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -138,8 +137,8 @@ def make_learned(
     Scales are by name, in the features' units; random ones by default, as noise ratios are.
     """
     design = build_design(dataset.scans, spec)
-    layout, n_features = lay_out(design), dataset.features.n_features
-    moments, standard = compute_moments(design, layout, dataset.features.read(0, n_features))
+    n_features = dataset.features.n_features
+    moments, standard = compute_moments(design, dataset.features.read(0, n_features))
     rng = np.random.default_rng(0)
     middle = np.exp(rng.normal(np.log(design.scale_medians)[:, None], 0.4, (len(design.scales), n_features))) * standard.sd
     relative = np.exp(rng.normal(0, 0.3, (2, 5, len(design.scanners))))
@@ -169,7 +168,7 @@ def make_learned(
         "/design": xr.Dataset(
             coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
         ),
-        "/statistics": keep_statistics(dataset.scans, design, layout, moments),
+        "/statistics": keep_statistics(dataset.scans, design, moments),
     }
     for group in design.effects:
         n_levels = len(group.levels)

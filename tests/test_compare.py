@@ -1,4 +1,4 @@
-"""Two runs compared by what they have not seen; the densities themselves are in test_leave_out.py."""
+"""Two runs compared by what they have not seen; the densities themselves are in test_leave_group_out.py."""
 
 from dataclasses import replace
 from types import SimpleNamespace

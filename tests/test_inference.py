@@ -34,7 +34,6 @@ from bayesharm.inference.importance import (
 from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior, make_predictive_prior
 from bayesharm.inference.scales import NutsSettings, SampleShape, sample_block, start_chains
 from bayesharm.inference.variance_ratios import RatioPosterior, fit_variance_ratios, variance_ratio_covariance
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import Gaussian, make_problem, to_coordinates, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -188,7 +187,7 @@ class FitContext:
         self.spec = replace(spec, noise_ratio=ratios[0], bias_ratio=ratios[1], feature_scaling="common")  # no amplitude
         self.design = build_design(self.scans, self.spec)
         assert self.design.scales == SCALES
-        self.moments, _ = compute_moments(self.design, lay_out(self.design), self.features)
+        self.moments, _ = compute_moments(self.design, self.features)
 
     def quadrature(self, log_ratio: np.ndarray = EQUAL, axes=AXES) -> Quadrature:
         return Quadrature(self.scans, self.spec, SCALES, axes, self.features, log_ratio)
@@ -437,7 +436,7 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     )
     design = build_design(scans, replace(load_model("traveling"), noise_ratio="homogeneous", bias_ratio="homogeneous"))
     problem = make_problem(design)
-    moments, _ = compute_moments(design, problem.likelihood.plan.layout, features)
+    moments, _ = compute_moments(design, features)
     found = fit_hyperparameters(problem, moments, np.arange(256), 256, seed=2, n_draws=250)
     low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
     assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
@@ -614,7 +613,7 @@ def test_effects_are_those_of_dense_algebra(model):
     log_scales = np.log(design.scale_medians)[None, :, None] + rng.normal(0, 0.7, (4, len(design.scales), 3))
     log_ratio = rng.normal(0, 0.5, 2 * len(design.scanners))
     problem = make_problem(design)
-    moments, _ = compute_moments(design, problem.likelihood.plan.layout, features)
+    moments, _ = compute_moments(design, features)
 
     x, contrasts = design.matrix.toarray(), np.concatenate([group.contrasts for group in design.effects])
     y = features[design.rows]

@@ -54,7 +54,7 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_
     log_scales = eta[:, None] + amplitude + omega[:, None] * rng.normal(size=(n_scales, 2))
     with jax.enable_x64(True):
         problem = make_problem(design)
-        moments = jax.tree.map(jnp.asarray, compute_moments(design, problem.likelihood.plan.layout, features)[0])
+        moments = jax.tree.map(jnp.asarray, compute_moments(design, features)[0])
         site = {"eta": eta, "excess": excess, "log_noise": log_scales[0], "log_scale": log_scales[1:]}
         site |= {"raw": raw[0], "raw_bias": raw[1]}
         site |= {"amplitude": amplitude} if feature_scaling == "per_feature" else {}

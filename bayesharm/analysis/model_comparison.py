@@ -210,7 +210,9 @@ class _Predictor:
         center, eta_sd = center_of(posterior, problem.priors.omega_floor)
         with study.devices.in_use("float64"):
             moments, standard = study.moments(features)
-            start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
+            start = to_coordinates(
+                problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1)
+            )
             keys = feature_keys(study.seed, Stage.NODES, features)
             nodes, _ = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
             weight = np.asarray(log_importance_weights(problem, ratios, moments, nodes))

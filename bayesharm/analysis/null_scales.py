@@ -68,7 +68,7 @@ def sample_training_features(
     rng = np.random.default_rng([study.seed, Stage.SAMPLE])
     features = np.sort(rng.choice(n_features, min(n_features, N_TRAINING_FEATURES), replace=False))
     moments, _ = study.moments(features)
-    start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
+    start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
     keys = feature_keys(study.seed, Stage.NODES, features)
     nodes, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
     every = np.stack([np.ones_like(eta_sd), *masks.values()])

@@ -14,7 +14,6 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.variance_ratios import pick_features
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import NODE, keep_statistics, label_effects
@@ -52,7 +51,7 @@ def assemble_posterior(
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
         f"/{NODE}": keep_statistics(
-            dataset.scans, design, lay_out(design), Moments(*(results[name] for name in Moments._fields))
+            dataset.scans, design, Moments(*(results[name] for name in Moments._fields))
         ).assign_coords(feature),
         **_effect_groups(design, results, identifiability, features),
         "/design": DESIGN.dataset(

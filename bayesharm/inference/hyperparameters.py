@@ -163,7 +163,7 @@ def fit_hyperparameters(
     log_medians = problem.log_medians
     center = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
-    starts: tuple[Array, ...] = (to_coordinates(problem.pair, start),)
+    starts: tuple[Array, ...] = (to_coordinates(problem.participant_scale, start),)
     eta_sd = np.zeros(len(log_medians))
     kept: list[Placed] = []
     for turn in range(N_TURNS):
@@ -308,7 +308,10 @@ def place_importance_samples(
     size = max(1, AT_ONCE // n_nodes)
     parts = [
         draw_importance_sample(
-            keys[some], tuple(Laplace(*(part[..., some] for part in mode)) for mode in modes), n_nodes, problem.pair
+            keys[some],
+            tuple(Laplace(*(part[..., some] for part in mode)) for mode in modes),
+            n_nodes,
+            problem.participant_scale,
         )
         for some in (slice(start, start + size) for start in range(0, len(keys), size))
     ]

@@ -55,7 +55,7 @@ def find_modes(problem: Problem, ratios: VarianceRatios, moments: Moments, prior
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
 
     def log_density(coordinates):
-        log_scales = to_log_scales(problem.pair, coordinates)
+        log_scales = to_log_scales(problem.participant_scale, coordinates)
         prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
         return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 

@@ -115,7 +115,7 @@ def sample_block(
     def potential(shared, own, z):
         (shared_terms, mean, log_sd), (feature_terms, log_weight, mode, factor) = shared, own
         statistics = WeightedStatistics(shared_terms, feature_terms)
-        log_scales = to_log_scales(problem.pair, mode + matvec(factor, z))
+        log_scales = to_log_scales(problem.participant_scale, mode + matvec(factor, z))
         return -(
             problem.likelihood.log_likelihood(statistics, log_scales)
             + log_predictive_prior(PredictivePrior(mean, log_sd, log_weight), log_scales, feature_offset_sd)
@@ -145,7 +145,7 @@ def sample_block(
             max_tree_depth=effort.max_tree_depth,
         )
         mode, factor = of_lanes[2:]
-        log_scales = to_log_scales(problem.pair, mode + jax.vmap(matvec, (None, 0))(factor, draws.position))
+        log_scales = to_log_scales(problem.participant_scale, mode + jax.vmap(matvec, (None, 0))(factor, draws.position))
 
         def by_chain(array):
             return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)
@@ -196,7 +196,7 @@ def approximate_block(
         away = np.sqrt(len(center)).astype(center.dtype) * jnp.swapaxes(factor, 0, 1)
         points = jnp.concatenate([center + away, center - away])
         failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
-        log_scales = to_log_scales(problem.pair, points)[None]
+        log_scales = to_log_scales(problem.participant_scale, points)[None]
         return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_weights, laplace.mode[None])
 
     shared = (ratios, mixture.mean, mixture.log_sd)
@@ -211,15 +211,15 @@ def _laplace_with_diagnostics(
     feature_offset_sd = problem.priors.feature_offset_sd
 
     def log_density(coordinates):
-        log_scales = to_log_scales(problem.pair, coordinates)
+        log_scales = to_log_scales(problem.participant_scale, coordinates)
         prior = log_predictive_prior(mixture, log_scales, feature_offset_sd)
         return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 
     center = jnp.broadcast_to(jnp.asarray(mixture.mean).mean(1)[:, None], (len(mixture.mean), len(keys)))
-    center = to_coordinates(problem.pair, center)
+    center = to_coordinates(problem.participant_scale, center)
     spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + feature_offset_sd**2)
     laplace = fit_laplace(log_density, center, jnp.broadcast_to(spread[:, None], center.shape))
-    nodes = draw_importance_sample(keys, (laplace,), N_NODES, problem.pair)
+    nodes = draw_importance_sample(keys, (laplace,), N_NODES, problem.participant_scale)
     log_weights = log_importance_weights(problem, ratios, moments, nodes)
     return laplace, nodes, log_weights + log_predictive_prior(mixture, nodes.log_scales, feature_offset_sd)
 

@@ -286,8 +286,8 @@ def feature_inclusion(
     n_nodes : int
     """
     center = jnp.broadcast_to(jnp.asarray(prior.mean)[:, None], (len(prior.mean), len(keys)))
-    modes = find_modes(problem, ratios, moments, prior, to_coordinates(problem.pair, center))
-    nodes = draw_importance_sample(keys, (modes,), n_nodes, problem.pair)
+    modes = find_modes(problem, ratios, moments, prior, to_coordinates(problem.participant_scale, center))
+    nodes = draw_importance_sample(keys, (modes,), n_nodes, problem.participant_scale)
     masks = jnp.concatenate([jnp.ones_like(masks[:1]), masks])
     weights = evaluate_masked(problem, ratios, moments, nodes, (modes,), masks)
     return tuple(

@@ -107,9 +107,7 @@ def _objective(
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
     few = Moments(*(part[:, picked] for part in moments))
     chosen = ImportanceSample(*(part[:n_nodes][..., picked] for part in nodes))
-    n_scans = np.bincount(
-        problem.likelihood.plan.scanner, weights=problem.likelihood.plan.size, minlength=problem.n_scanners
-    )
+    n_scans = problem.likelihood.scans_per_scanner
     informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
     unit = (0.5 * informed * power * n_features + problem.ratio_sd**-2) ** -0.5
 

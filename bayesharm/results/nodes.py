@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from bayesharm.errors import RunFolderError
-from bayesharm.likelihood.layout import Entries, Layout
+from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
 from bayesharm.model.covariates import Covariate
@@ -62,7 +62,7 @@ NODE = "statistics"
 KEPT = ("dense", "eliminated", "squares")
 
 
-def keep_statistics(scans: pd.DataFrame, design: Design, layout: Layout, moments: Moments) -> xr.Dataset:
+def keep_statistics(scans: pd.DataFrame, design: Design, moments: Moments) -> xr.Dataset:
     """Statistics of a study, as :func:`write_statistics` writes them.
 
     Parameters
@@ -70,28 +70,27 @@ def keep_statistics(scans: pd.DataFrame, design: Design, layout: Layout, moments
     scans : DataFrame
         All rows of the scans table.
     design : Design
-    layout : Layout
     moments : Moments
         Of all features.
     """
-    kinds = unique_scan_patterns(scans.iloc[design.rows], design.spec)
-    return write_statistics(SufficientStatistics(kinds, design, layout, design.class_size, moments))
+    patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec)
+    return write_statistics(SufficientStatistics(patterns, design, compute_grams(design), design.class_size, moments))
 
 
 def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     """Statistics as a node of the posterior."""
-    layout, moments = statistics.layout, statistics.moments
-    (dense_class, dense_column), (eliminated_class, eliminated_column) = layout.dense, layout.eliminated
+    grams, moments = statistics.grams, statistics.moments
+    (dense_class, dense_column), (eliminated_class, eliminated_column) = grams.dense, grams.eliminated
     group = SUFFICIENT_STATISTICS.dataset(
         {
             **moments._asdict(),
             "dense_class": dense_class,
             "dense_column": dense_column,
-            "dense_gram": layout.dense_gram,
+            "dense_gram": grams.dense_gram,
             "eliminated_class": eliminated_class,
             "eliminated_column": eliminated_column,
-            "eliminated_gram": layout.eliminated_gram,
-            "cross_gram": layout.cross_gram,
+            "eliminated_gram": grams.eliminated_gram,
+            "cross_gram": grams.cross_gram,
             "size": statistics.size,
         },
         {},
@@ -102,7 +101,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
         },
     )
-    return group.assign({f"kind_{name}": (("kind",), column.to_numpy()) for name, column in statistics.kinds.items()})
+    return group.assign({f"kind_{name}": (("kind",), column.to_numpy()) for name, column in statistics.patterns.items()})
 
 
 def read_statistics(posterior: Any) -> SufficientStatistics:
@@ -123,7 +122,7 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
     kinds = pd.DataFrame({str(name)[5:]: node[name].values for name in node if str(name).startswith("kind_")})
     kinds = kinds.astype({name: object for name in kinds if name != "traveling"})
     covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
-    layout = Layout(
+    grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,
         Entries(node["eliminated_class"].values, node["eliminated_column"].values),
@@ -134,4 +133,4 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
     design = build_design(with_covariates(kinds, covariates), spec, covariates)
     known = np.isin(design.columns, node.attrs["columns"])
     design = restrict_design(design, known, tuple(node.attrs["scales"]), np.array(node.attrs["scale_medians"]))
-    return SufficientStatistics(kinds, design, layout, node["size"].values, moments)
+    return SufficientStatistics(kinds, design, grams, node["size"].values, moments)

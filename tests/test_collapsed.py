@@ -22,9 +22,9 @@ from bayesharm.algorithms.linalg import MANY_ROWS, invert, matvec, pack, solve, 
 from bayesharm.data import features as features_module
 from bayesharm.data.features import Features
 from bayesharm.datasets.simulate import simulate_srpbs
-from bayesharm.likelihood import collapsed
+from bayesharm.likelihood import layout as layout_module
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.layout import lay_out, make_plan
+from bayesharm.likelihood.grams import compute_grams
 from bayesharm.likelihood.moments import MomentReader, compute_moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
@@ -48,9 +48,8 @@ def design_of(scans: pd.DataFrame, model: str = "traveling_and_cohort", **change
 
 def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
     """log p of each feature as a function of log_scales (scale, feature) and log_ratio (2 × scanner,)."""
-    layout = lay_out(design)
-    likelihood = CollapsedLikelihood(make_plan(design, layout))
-    moments, _ = compute_moments(design, layout, features)
+    likelihood = CollapsedLikelihood(design)
+    moments, _ = compute_moments(design, features)
 
     @jax.jit
     def evaluate(log_scales, log_ratio):
@@ -115,7 +114,7 @@ class TestOracles:
     def test_products_made_beforehand_and_each_time_are_the_same(self, study, few, monkeypatch):
         design, features, log_scales, log_ratio = study
         expected = likelihood_of(design, features)(log_scales, log_ratio)
-        monkeypatch.setattr(collapsed, "FEW_PAIRS", few)
+        monkeypatch.setattr(layout_module, "MAX_SMALL_GROUP", few)
         np.testing.assert_allclose(likelihood_of(design, features)(log_scales, log_ratio), expected, atol=1e-9)
 
     def test_equals_integration_over_two_effects(self):
@@ -366,15 +365,15 @@ class TestSymmetries:
 
 def test_the_moments_are_sums_over_scans_and_the_units_come_back(study):
     design, features, _, _ = study
-    layout = lay_out(design)
-    moments, standard = compute_moments(design, layout, features)
+    grams = compute_grams(design)
+    moments, standard = compute_moments(design, features)
     y = (features - standard.center) / standard.sd
     np.testing.assert_allclose(standard.center, features.mean(axis=0))
     np.testing.assert_allclose(standard.sd, features.std(axis=0))
     x = design.matrix.toarray()
     for entries, values, first in (
-        (layout.dense, moments.dense, 0),
-        (layout.eliminated, moments.eliminated, design.n_dense),
+        (grams.dense, moments.dense, 0),
+        (grams.eliminated, moments.eliminated, design.n_dense),
     ):
         for c, column, value in zip(entries.classes, entries.columns, values, strict=True):
             scans = design.scan_class == c
@@ -386,16 +385,15 @@ def test_the_moments_are_sums_over_scans_and_the_units_come_back(study):
 def test_moments_are_read_in_windows(study, monkeypatch, dtype):
     """In any order, whatever the windows; a mean a million times the sd costs nothing but what storing it has."""
     design, _, _, _ = study
-    layout = lay_out(design)
     values = np.random.default_rng(1).normal(size=(len(design.rows), 11)).astype(dtype)
     values[:, 3] = (1e6 + values[:, 3].astype(float)).astype(dtype)
     wanted = np.array([0, 1, 2, 2, 10, 3, 4, 9])
-    everything, standard = compute_moments(design, layout, values)
+    everything, standard = compute_moments(design, values)
     for window in (1, 4, 100):
         monkeypatch.setattr(features_module, "BLOCK_VALUES", window * len(values))
         order = np.random.default_rng(2).permutation(len(values))
         features = Features.from_array(values[order]).align(np.argsort(order))
-        moments, own = MomentReader(features, design, layout, None)(wanted)
+        moments, own = MomentReader(features, design)(wanted)
         for found, expected in zip((*moments, *own), (*everything, *standard), strict=True):
             np.testing.assert_allclose(found, expected[..., wanted], rtol=1e-9, atol=1e-9)
     y = values.astype(float)
@@ -412,16 +410,13 @@ from studies import random_study
 from bayesharm.model.design import build_design
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.likelihood.layout import make_plan
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.model.catalog import load_model
 
 design = build_design(random_study(0), load_model("traveling_and_cohort"))
-layout = lay_out(design)
-likelihood = CollapsedLikelihood(make_plan(design, layout))
+likelihood = CollapsedLikelihood(design)
 features = np.random.default_rng(0).normal(size=(design.n_scans, 4000))
-moments, _ = compute_moments(design, layout, features)
+moments, _ = compute_moments(design, features)
 statistics = jax.jit(likelihood.weighted)(VarianceRatios.equal(len(design.scanners)), moments)
 start = jnp.broadcast_to(jnp.log(jnp.asarray(design.scale_medians)), (4000, len(design.scales)))
 
@@ -445,7 +440,7 @@ def test_a_vmapped_hessian_of_4000_lanes_finishes():
 def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
     """JAX keeps arrays that it met as constants as they were then, for as long as the program lives."""
     design, features, log_scales, log_ratio = study
-    moments, _ = compute_moments(design, lay_out(design), features)
+    moments, _ = compute_moments(design, features)
 
     def log_likelihood(likelihood, ratio, scales):
         return likelihood.log_likelihood(likelihood.weighted(VarianceRatios.from_vector(ratio), moments), scales)
@@ -454,7 +449,7 @@ def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
         with jax.enable_x64(True):
             return np.asarray(log_likelihood(likelihood, jnp.asarray(log_ratio), jnp.asarray(log_scales)))
 
-    one, other = (CollapsedLikelihood(make_plan(design, lay_out(design))) for _ in range(2))
+    one, other = (CollapsedLikelihood(design) for _ in range(2))
     program = jax.jit(lambda ratio, scales: log_likelihood(one, ratio, scales))
     assert program(np.float32(log_ratio), np.float32(log_scales)).dtype == np.float32
     np.testing.assert_array_equal(evaluate(one), evaluate(other))

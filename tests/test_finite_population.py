@@ -1,6 +1,7 @@
-"""Sizes of families against draws of the effects from their dense posterior, written apart from the package's algebra.
+"""Finite-population sds and contributions against draws of the effects from their dense posterior.
 
-Tolerances come from the errors of both averages; 2e-5 a comparison, the seeds being fixed.
+The dense posterior shares no algebra with the package. Tolerances come from the Monte-Carlo errors of both averages, with a
+false-alarm rate of 2e-5 over all comparisons; seeds are fixed.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from scipy import stats
 from studies import random_study, with_protocol
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.conditional.finite_population import draw_finite_population, list_levels
+from bayesharm.conditional.finite_population import draw_finite_population, find_levels
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
@@ -45,8 +46,8 @@ def study(request):
 def drawn(study):
     design, features, log_scales, log_ratio = study
     with jax.enable_x64(True):
-        problem, levels = make_problem(design), list_levels(design)
-        reader = MomentReader(Features.from_array(features), design, problem.likelihood.plan.layout, None)
+        problem, levels = make_problem(design), find_levels(design)
+        reader = MomentReader(Features.from_array(features), design)
         moments, standard = reader(np.arange(N_FEATURES))
         values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
         keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
@@ -106,9 +107,9 @@ def test_values_come_in_the_order_of_the_design(study, drawn):
 
 def test_levels_are_those_of_the_matrix(study):
     design = study[0]
-    levels, x = list_levels(design), np.pad(design.matrix.toarray(), ((0, 0), (0, 1)))
+    levels, x = find_levels(design), np.pad(design.matrix.toarray(), ((0, 0), (0, 1)))
     for row, columns in zip(levels.column[:, levels.pattern], levels.of_family, strict=True):
         there = x[:, columns].any(1)
         assert (row[~there] == len(design.columns)).all() and (x[np.flatnonzero(there), row[there]] == 1).all()
-    np.testing.assert_array_equal(levels.fixed[levels.pattern], x[:, levels.which])
+    np.testing.assert_array_equal(levels.fixed[levels.pattern], x[:, levels.fixed_columns])
     assert levels.column.shape[1] <= design.n_scans
