@@ -58,7 +58,7 @@ def list_levels(design: Design) -> Levels:
     """Read off a design which scan has which level of which family."""
     by_diagnosis = {family.name for family in design.spec.families if family.grouping == "diagnosis"}
     of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, len(design.scales)))
-    of_name = np.array([name.partition(":")[0] in by_diagnosis for name in design.columns])
+    of_name = np.isin(design.families, list(by_diagnosis))
     which = np.flatnonzero(design.column_scale < 0).astype(np.int32)
     matrix = design.matrix.tocsc()
     column = np.full((len(of_family), design.n_scans), len(design.columns), np.int32)

@@ -95,7 +95,7 @@ def draw_truth(
 
     hyper, tau = scales("scales", rms)
     if not sampling_bias:
-        sampling = [family for family in RMS if family.startswith("sampling_")]
+        sampling = [f"sampling_{diagnosis}" for diagnosis in srpbs.POPULATIONS]
         tau |= {family: np.zeros(n) for family in sampling}
         hyper = hyper.drop(index=sampling)
 
@@ -105,8 +105,8 @@ def draw_truth(
     def label(draws: np.ndarray, levels: Sequence[str], dim: str) -> pd.DataFrame:
         return pd.DataFrame(draws.T, index=pd.Index(levels, name=dim), columns=pd.Index(names, name="feature"))
 
-    populations = srpbs.population_labels()
-    tau_sampling = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
+    populations = srpbs.population_diagnoses()
+    tau_sampling = np.column_stack([tau[f"sampling_{diagnosis}"] for diagnosis in populations.values()])
     scanners = pd.Index(list(srpbs.SCANNERS), name="scanner")
 
     def ratio(stream: str, log_sd: float) -> pd.Series:
@@ -133,7 +133,7 @@ def draw_truth(
         scales=tau,
         effects={
             "measurement": measurement,
-            "sampling": effects("sampling", populations, tau_sampling, "population"),
+            "sampling": effects("sampling", list(populations), tau_sampling, "population"),
             "disorder": effects("disorder", srpbs.DIAGNOSES, tau["disorder"][:, None], "diagnosis"),
             "participant": effects("traveler", list(people), tau["participant"][:, None], "participant"),
         },

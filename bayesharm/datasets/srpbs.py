@@ -85,9 +85,9 @@ PUBLISHED_TRAVELERS: AgeAndSex = {"HC": (27, 3, 1.0)}
 HUB_AND_SPOKE_TRAVELERS: AgeAndSex = {"HC": (30, 8, 0.5)}
 
 
-def population_labels() -> list[str]:
-    """Levels of the sampling bias, ``site/diagnosis``."""
-    return [f"{site}/{diagnosis}" for diagnosis, sites in POPULATIONS.items() for site in sites]
+def population_diagnoses() -> dict[str, str]:
+    """Diagnosis of each population, by its label ``site/diagnosis``."""
+    return {f"{site}/{diagnosis}": diagnosis for diagnosis, sites in POPULATIONS.items() for site in sites}
 
 
 def levels_of_scanners(factor: str) -> list[str]:

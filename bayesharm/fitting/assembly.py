@@ -17,7 +17,7 @@ from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import NODE, keep_statistics, label_effects
+from bayesharm.results.nodes import NODE, keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 
 
@@ -41,7 +41,7 @@ def label_posterior(
         Seed, settings, versions and fingerprint of the features, as recorded in ``run.json``.
     """
     feature = ("feature", np.asarray(dataset.features.names, dtype=object))
-    family = ("family", np.array(design.scales, dtype=object))
+    family = scale_coordinates(design)
     rng = np.random.default_rng([plan["seed"], Stage.RATIO])
     n_chains, n_draws = hyper.eta.shape[:2]
     ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
@@ -62,7 +62,7 @@ def label_posterior(
                 "noise_ratio": (("chain", "draw", "scanner"), of_noise),
                 "bias_ratio": (("chain", "draw", "scanner"), of_bias),
             },
-            coords={"family": family, "scanner": scanner},
+            coords={**family, "scanner": scanner},
             attrs={
                 "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio, "
                 "bias_ratio: variances, geometric mean 1, their draws independent of those of eta and omega",
@@ -89,7 +89,7 @@ def label_posterior(
                 name: (("feature",), results[name])
                 for name in ("divergences", "khat", "converged", "reason", "draws", "steps", "center", "unit")
             },
-            coords={"family": family, "feature": feature},
+            coords={**family, "feature": feature},
             attrs={
                 "units": "of the feature",
                 "interval": "q05 to q95: 90%",
@@ -104,7 +104,7 @@ def label_posterior(
     told = {name: rows.set_index("level") for name, rows in study.contrasts.groupby("group")}
     stops = np.cumsum([len(group.levels) for group in design.effects])[:-1]
     effects = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)
-    nodes |= label_effects(
+    effect_nodes = label_effects(
         design,
         {group.name: pair for group, pair in zip(design.effects, effects, strict=True)},
         {group.name: told[group.name].contraction[list(group.levels)].to_numpy(float) for group in design.effects},
@@ -112,6 +112,7 @@ def label_posterior(
         study.correlation,
         np.asarray(dataset.features.names, dtype=object),
     )
+    nodes |= {f"/effects/{name}": node for name, node in effect_nodes.items()}
     scanners = study.scanners.loc[list(design.scanners)]
     nodes["/design"] = xr.Dataset(
         {name: (("scanner",), scanners[name].to_numpy(int)) for name in ("component", "n_scans", "n_travelers", "n_once")},
@@ -126,8 +127,8 @@ def label_posterior(
             | {"with_scale": (("size", "family", "feature"), results["with_scale"])},
             coords={
                 "statistic": statistic,
-                "family": family,
-                "other": ("other", family[1]),
+                **family,
+                "other": ("other", family["family"][1]),
                 "feature": feature,
                 "size": ("size", np.array(["tau", "finite_sd", "contribution"], dtype=object)),
             },
@@ -143,7 +144,7 @@ def label_posterior(
     if "kept" in results:
         nodes["/draws"] = xr.Dataset(
             {"scales": (("draw", "family", "feature"), results["kept"])},
-            coords={"family": family, "feature": feature},
+            coords={**family, "feature": feature},
         )
     run: dict[str, Any] = {
         "format": FORMAT,

@@ -6,6 +6,7 @@ Given the scales, the posterior of all effects is Gaussian, and follows from sum
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import FIXED, Design
-from bayesharm.results.nodes import NODE, label_effects, read_statistics, write_statistics
+from bayesharm.results.nodes import NODE, label_effects, level_coordinates, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 
 BLOCK = 2048  # features at once
@@ -134,12 +135,22 @@ def _find_those_of_fit(posterior: Posterior, design: Design) -> dict[str, np.nda
     found = {}
     for group in design.effects:
         if group.name == design.spec.removed_effect or group.dim == "population":
-            there: list[str] = []
+            levels = _level_names(
+                group.dim, {name: values for name, (_, values) in level_coordinates(design, group).items()}
+            )
+            of_fit: list[tuple[str, ...]] = []
             if group.name in posterior.tree["effects"]:
                 node = posterior.effect(group.name)
-                there = [str(name) for name in node[group.dim].values[node.get("in_fit", node["n_scans"] > -1).values]]
-            found[group.name] = np.isin(group.levels, there)
+                in_fit = node.get("in_fit", node["n_scans"] > -1).values
+                of_fit = _level_names(group.dim, node.isel({group.dim: in_fit}).coords)
+            found[group.name] = np.array([level in of_fit for level in levels])
     return found
+
+
+def _level_names(dim: str, coordinates: Mapping[Any, Any]) -> list[tuple[str, ...]]:
+    """Names of scanners, or sites and diagnoses of populations."""
+    parts = ("site", "diagnosis") if dim == "population" else (dim,)
+    return list(zip(*(np.asarray(coordinates[name]).astype(str).tolist() for name in parts), strict=True))
 
 
 def _count_from(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
@@ -259,12 +270,11 @@ def _label(
             del tree[name]
     n_scans = {group.name: both.count[group.columns].min(1) for group in design.effects}
     names = np.array(posterior.features, object)
-    for name, node in label_effects(design, effects, told, n_scans, told["correlation"], names).items():
-        group = name.rpartition("/")[2]
+    for group, node in label_effects(design, effects, told, n_scans, told["correlation"], names).items():
         if group in in_fit:
             node = node.assign(in_fit=(node["n_scans"].dims, in_fit[group]))
             node.attrs |= {"contrast": "minus the mean of the levels that share a scale and were in the fit"}
-        tree[name] = xr.DataTree(node)
+        tree[f"/effects/{group}"] = xr.DataTree(node)
     hyper = tree["hyper"].to_dataset()
     ratios = {}
     for name, values in zip(("noise_ratio", "bias_ratio"), np.split(np.exp(log_ratio), 2), strict=True):

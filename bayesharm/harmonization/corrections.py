@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +12,8 @@ import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.data.scans import find_travelers
-from bayesharm.results.nodes import NODE
+from bayesharm.model.labels import Population
+from bayesharm.results.nodes import NODE, read_populations
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Effects(NamedTuple):
 
     Attributes
     ----------
-    levels : list of str
+    levels : list of str and Population
         Scanners, and populations after them.
     n_scanners : int
     mean, sd : (level, feature) arrays
@@ -35,7 +36,7 @@ class Effects(NamedTuple):
         Whether the posterior knows them.
     """
 
-    levels: list[str]
+    levels: list[str | Population]
     n_scanners: int
     mean: np.ndarray
     sd: np.ndarray
@@ -56,38 +57,34 @@ def read_effects(posterior: Posterior, families: tuple[str, ...], at: np.ndarray
     nodes = [posterior.effect(name) for name in families]
     mean, sd = (np.concatenate([node[name].values for node in nodes])[:, at] for name in ("mean", "sd"))
     first = nodes[0]
-    levels = [str(name) for name in first["scanner"].values]
+    levels: list[str | Population] = [str(name) for name in first["scanner"].values]
     n = len(levels)
     correlation = first["correlation"].values if "correlation" in first else np.eye(n)
     if len(nodes) > 1:
-        levels += [str(name) for name in nodes[1]["population"].values]
+        levels += read_populations(nodes[1])
         cross = nodes[1]["with_scanner"].values
         correlation = np.block([[correlation, cross.T], [cross, nodes[1]["correlation"].values]])
     return Effects(levels, n, mean, sd, correlation, np.full(len(levels), True))
 
 
-def find_populations(posterior: Posterior, scans: pd.DataFrame, known: Collection[str]) -> pd.Series:
-    """The population of each scan, named as those of the fit are; it may be a new one.
-
-    Missing for travelers, "" for people whose diagnosis has no populations in the fit or is not known.
+def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Population | None]:
+    """Return the population of each scan, which may be absent from the fit; None for travelers.
 
     Parameters
     ----------
     posterior : Posterior
     scans : DataFrame
-    known : collection of str
-        Populations of the fit.
+        A scan without a diagnosis, in a study with diagnoses, has a population without a diagnosis.
     """
     travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.tree["design"].attrs["travelers"])
-    if "kind_diagnosis" not in posterior.tree[NODE]:
-        return scans["site"].mask(travelers)
-    diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
-    of_fit = [name for name in diagnosis.unique() if any(level.endswith(f"/{name}") for level in known)]
-    return (scans["site"] + "/" + diagnosis).where(diagnosis.isin(of_fit), "").mask(travelers)
+    has_diagnosis = "diagnosis" in posterior.tree[NODE].to_dataset()["kind_column"].values and "diagnosis" in scans
+    diagnoses = scans["diagnosis"] if has_diagnosis else [""] * len(scans)
+    rows = zip(travelers, scans["site"], diagnoses, strict=True)
+    return [None if travels else Population(str(site), str(diagnosis)) for travels, site, diagnosis in rows]
 
 
 def add_unknown(
-    effects: Effects, names: list[str], scale: xr.Dataset, at: np.ndarray, n_known: int, *, scanners: bool
+    effects: Effects, names: Sequence[str | Population], scale: xr.Dataset, at: np.ndarray, n_known: int, *, scanners: bool
 ) -> Effects:
     """Levels that the fit has not seen: 0, and as uncertain as its prior says.
 
@@ -97,7 +94,7 @@ def add_unknown(
     Parameters
     ----------
     effects : Effects
-    names : list of str
+    names : sequence of str or Population
     scale : Dataset
         `mean` and `sd` of the scales of the families that add up to the effect, (family, feature).
     at : (feature,) int array

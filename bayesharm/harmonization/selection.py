@@ -13,8 +13,9 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Effects, add_unknown, find_populations, read_effects
+from bayesharm.model.labels import population_labels
 from bayesharm.model.spec import ModelSpec
-from bayesharm.results.nodes import NODE
+from bayesharm.results.nodes import NODE, read_kinds, read_populations
 from bayesharm.results.posterior import Posterior
 
 NewScanners = Literal["error", "prior", "adapt"]
@@ -101,7 +102,7 @@ def adapt_to_new_scanners(
     learned, _ = update_posterior(posterior, replace(dataset, scans=table, features=dataset.features.align(rows)))
     notes = list(learned.run["notes"][len(posterior.run["notes"]) :])
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
-    known = posterior.tree[NODE].to_dataset()["kind_participant_id"].values
+    known = read_kinds(posterior.tree[NODE].to_dataset())["participant_id"]
     if more := sorted(set(table["participant_id"]) & set(elsewhere) - set(known)):
         notes.append(
             f"Scans of {shorten(more)} on known scanners may have been in the fit, and nothing was learned from them; if "
@@ -121,7 +122,7 @@ def place_scans(
         A scanner or population is unknown, and that is to be refused.
     """
     effects, notes = read_effects(posterior, families, at), []
-    known = effects.levels[: effects.n_scanners]
+    known = posterior.scanners
     new = [str(name) for name in scans["scanner"].unique() if name not in known]
     if new:
         if new_scanners == "error":
@@ -149,9 +150,10 @@ def place_scans(
     return effects, scanner, population, notes
 
 
-def _scales(posterior: Posterior, names: Sequence[str]):
+def _scales(posterior: Posterior, terms: Sequence[str], group: str = ""):
+    """Scales of some families: the common one, or that of a group."""
     scales = posterior.tree["scales"].to_dataset()
-    return scales.sel(family=[name for name in names if name in scales["family"]])
+    return scales.isel(family=np.flatnonzero(np.isin(scales["term"], terms) & np.isin(scales["group"], ["", group])))
 
 
 def _in_fit(posterior: Posterior, family: str) -> np.ndarray:
@@ -164,10 +166,11 @@ def _place_populations(
     posterior: Posterior, scans: pd.DataFrame, family: str, new_scanners: NewScanners, at: np.ndarray, effects: Effects
 ) -> tuple[Effects, np.ndarray, list[str]]:
     """Travelers belong to no population, and nobody does whose diagnosis has only one in the fit."""
-    known = effects.levels[effects.n_scanners :]
-    populations = find_populations(posterior, scans, known)
-    diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
-    alone = populations == ""
+    known = read_populations(posterior.effect(family))
+    populations = find_populations(posterior, scans)
+    of_fit = {population.diagnosis for population in known}
+    diagnosis = np.array(["" if each is None else each.diagnosis for each in populations], object)
+    alone = np.array([each is not None and each.diagnosis not in of_fit for each in populations])
     if (without := alone & (diagnosis == "")).any():
         raise InputError(
             f"The {family} effects of people cannot be removed without their diagnosis.",
@@ -175,31 +178,33 @@ def _place_populations(
             expected="a diagnosis of everybody but travelers",
             do="add it, leave these scans out, or remove the effects of scanners only",
         )
-    notes = [f"Real differences between the people recruited at different sites are removed too: {shorten(known)}."]
+    names = shorten(population_labels(known))
+    notes = [f"Real differences between the people recruited at different sites are removed too: {names}."]
     if alone.any():
         notes.append(
-            f"{shorten(sorted(diagnosis[alone].unique()))}: not recruited at two sites of the fit, so that nothing is "
+            f"{shorten(sorted(set(diagnosis[alone])))}: not recruited at two sites of the fit, so that nothing is "
             "removed for their populations."
         )
-    unknown = populations.notna() & ~alone & ~populations.isin(known)
-    new = dict(zip(populations[unknown], diagnosis[unknown], strict=True))
+    is_new = np.array([each is not None and each not in known for each in populations]) & ~alone
+    new = sorted({each for each, is_one in zip(populations, is_new, strict=True) if is_one and each is not None})
+    new = sorted(new, key=str)
     if new and new_scanners == "error":
         raise InputError(
             "The fit knows nothing about some of the populations.",
-            got=f"{unknown.sum()} scans of people from {shorten(sorted(new))}",
-            expected=f"populations of the fit: {shorten(known, 50)}",
+            got=f"{is_new.sum()} scans of people from {shorten(population_labels(new))}",
+            expected=f"populations of the fit: {shorten(population_labels(known), 50)}",
             do="leave these scans out, remove the effects of scanners only, or say "
             "new_scanners='prior' (--new-scanners in the shell)",
         )
     split = next(each.split for each in posterior.spec.families if each.name == family)
-    counted_from = np.array(known, object)[_in_fit(posterior, family)]
-    for group in sorted(set(new.values())):
-        names = sorted(name for name in new if new[name] == group)
-        contrast_group = [name for name in counted_from if not (split and group) or name.endswith(f"/{group}")]
-        scale = _scales(posterior, [f"{family}_{group}", family])
-        effects = add_unknown(effects, names, scale, at, max(len(contrast_group), 1), scanners=False)
-    place = pd.Index(effects.levels[effects.n_scanners :]).get_indexer(pd.Index(populations))
-    return effects, np.where(place >= 0, effects.n_scanners + place, -1), notes
+    counted_from = [each for each, in_fit in zip(known, _in_fit(posterior, family), strict=True) if in_fit]
+    for group in sorted({each.diagnosis for each in new}):
+        names_of_group = [each for each in new if each.diagnosis == group]
+        contrast_group = [each for each in counted_from if not (split and group) or each.diagnosis == group]
+        scale = _scales(posterior, [family], group)
+        effects = add_unknown(effects, names_of_group, scale, at, max(len(contrast_group), 1), scanners=False)
+    place = {level: k for k, level in enumerate(effects.levels[effects.n_scanners :], start=effects.n_scanners)}
+    return effects, np.array([-1 if each is None else place.get(each, -1) for each in populations], int), notes
 
 
 def interpretation_notes(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:

@@ -16,8 +16,7 @@ from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.layout import Entries, arrange_layout
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import NAMELESS, SufficientStatistics, unique_scan_patterns, with_covariates
-from bayesharm.model.design import Design, build_design, restrict_design
-from bayesharm.model.terms import levels_by
+from bayesharm.model.design import FIXED, Design, build_design, restrict_design
 
 
 class Joined(NamedTuple):
@@ -160,20 +159,22 @@ def _only_known(design: Design, old: SufficientStatistics, n_old: int) -> tuple[
     InputError
         Diagnoses are among them: their people are not like those of the reference.
     """
-    scales = np.array([*design.scales, "none"], object)[design.column_scale]
-    new = ~np.isin(design.columns, old.design.columns)
+    known, known_scales = set(old.design.columns), set(old.design.scales)
+    new = np.array([column not in known for column in design.columns])
+    has_scale = np.array([k == FIXED or design.scales[k] in known_scales for k in design.column_scale])
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
-    drop = new & (touches | ~np.isin(scales, ["none", *old.design.scales]))
-    names = [design.columns[k] for k in np.flatnonzero(drop)]
+    drop = new & (touches | ~has_scale)
+    labels = np.array(design.column_labels, object)
     by_diagnosis = [family.name for family in design.spec.families if family.grouping == "diagnosis"]
-    if unknown := [name for name in names if name.partition(":")[0] in by_diagnosis]:
+    if len(unknown := labels[drop & np.isin(design.families, by_diagnosis)]):
         raise InputError(
             "Some new scans are of people with a diagnosis, and the fit had none of these.",
             got=f"effects {shorten(unknown)}",
             expected=f"people of the reference, {design.spec.reference!r}, since the fit had no others",
             do="leave these scans out, or fit again with them",
         )
-    notes = (f"Without effects of their own, since the fit had none of the kind: {', '.join(names)}.",) if names else ()
+    names = ", ".join(labels[drop])
+    notes = (f"Without effects of their own, since the fit had none of the kind: {names}.",) if names else ()
     return restrict_design(design, ~drop, old.design.scales, old.design.scale_medians), notes
 
 
@@ -188,19 +189,20 @@ def _place_columns(old: SufficientStatistics, design: Design) -> sparse.csr_arra
         Somebody leaves several populations, so that sums do not tell which scans leave which.
     """
     shape = (len(old.design.columns), len(design.columns))
-    column = pd.Index(design.columns).get_indexer(pd.Index(old.design.columns))
+    position = {column: k for k, column in enumerate(design.columns)}
+    column = np.array([position.get(name, -1) for name in old.design.columns])
     there = np.flatnonzero(column >= 0)  # a population that all its people leave has no column any more
     place = sparse.csr_array((np.ones(len(there)), (there, column[there])), shape=shape)
     before, after = old.design.matrix, design.matrix[design.rows < len(old.kinds)]
     kinds, populations = (before @ place != after).nonzero()
-    is_person = [levels_by(design.spec, name) == "participant" for name in old.design.families]
+    is_person = [design.spec.dimension_of(name) == "participant" for name in old.design.families]
     of_kind = (before @ sparse.diags_array(np.array(is_person, float))).argmax(1)  # the column of the person
     moved = {(int(of_kind[kind]), int(population)) for kind, population in zip(kinds, populations, strict=True)}
     for person, population in moved:
         if (of_kind == person).sum() > (of_kind[kinds[populations == population]] == person).sum():
             raise InputError(
                 "Somebody of the fit who had been scanned on one scanner, under several diagnoses, has traveled since.",
-                got=old.design.columns[person],
+                got=old.design.column_labels[person],
                 expected="new people, travelers of the fit, or people of one diagnosis",
                 do="leave this person out, or fit again with all scans",
             )

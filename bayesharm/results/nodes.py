@@ -14,12 +14,45 @@ from bayesharm.errors import RunFolderError
 from bayesharm.likelihood.layout import Entries, Layout
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
+from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design, restrict_design
+from bayesharm.model.labels import Column, Population, Scale
 from bayesharm.model.spec import spec_from_dict
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def scale_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
+    """Return coordinates along `family`: the printed label of each scale, and its parts, `term` and `group`."""
+    names = {
+        "family": design.scale_labels,
+        "term": [s.family for s in design.scales],
+        "group": [s.group for s in design.scales],
+    }
+    return {name: ("family", np.array(values, dtype=object)) for name, values in names.items()}
+
+
+def read_scales(node: xr.Dataset) -> dict[str, Scale]:
+    """Read the family and the group of each scale, by its printed label, from the coordinates of a node."""
+    parts = zip(*(node[name].values for name in ("family", "term", "group")), strict=True)
+    return {str(label): Scale(str(term), str(group)) for label, term, group in parts}
+
+
+def level_coordinates(design: Design, group: EffectGroup) -> dict[str, tuple[str, np.ndarray]]:
+    """Return coordinates along the levels of an effect: printed labels; of populations also `site` and `diagnosis`."""
+    names = {group.dim: list(group.levels)}
+    if group.dim == "population":
+        columns = [design.columns[k] for k in group.columns[:, 0]]
+        names |= {"site": [column.level for column in columns], "diagnosis": [column.group for column in columns]}
+    return {name: (group.dim, np.array(values, dtype=object)) for name, values in names.items()}
+
+
+def read_populations(node: xr.Dataset) -> list[Population]:
+    """Read the populations of an effect from its coordinates `site` and `diagnosis`."""
+    pairs = zip(node["site"].values, node["diagnosis"].values, strict=True)
+    return [Population(str(site), str(diagnosis)) for site, diagnosis in pairs]
 
 
 def label_effects(
@@ -30,7 +63,7 @@ def label_effects(
     correlation: np.ndarray,
     features: np.ndarray,
 ) -> dict[str, xr.Dataset]:
-    """Nodes of all groups of effects.
+    """Nodes of all groups of effects, by name of the group.
 
     Parameters
     ----------
@@ -54,7 +87,7 @@ def label_effects(
                 "contraction": ((group.dim,), contraction[group.name]),
                 "n_scans": ((group.dim,), n_scans[group.name]),
             },
-            coords={group.dim: np.array(group.levels, dtype=object), "feature": ("feature", features)},
+            coords={**level_coordinates(design, group), "feature": ("feature", features)},
             attrs={
                 "units": "of the feature",
                 "contrast": "against the reference" if group.dim in ("diagnosis", "covariate") else against,
@@ -68,7 +101,7 @@ def label_effects(
                 correlation=(("population", "other"), correlation[own, own]),
                 with_scanner=(("population", "scanner"), correlation[own, : len(design.scanners)]),
             )
-        nodes[f"/effects/{group.name}"] = node
+        nodes[group.name] = node
     return nodes
 
 
@@ -97,6 +130,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     import xarray as xr
 
     layout, moments = statistics.layout, statistics.moments
+    labels = statistics.kinds.drop(columns="traveling", errors="ignore")
     (dense_class, dense_column), (eliminated_class, eliminated_column) = layout.dense, layout.eliminated
     return xr.Dataset(
         {
@@ -111,16 +145,28 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "eliminated_gram": (("eliminated_entry",), layout.eliminated_gram),
             "cross_gram": (("eliminated_entry", "column"), layout.cross_gram),
             "size": (("noise_class",), statistics.size),
+            "kinds": (("kind", "kind_column"), labels.to_numpy(object)),
         }
-        | {f"kind_{name}": (("kind",), values.to_numpy()) for name, values in statistics.kinds.items()},
+        | (
+            {"kind_traveling": (("kind",), statistics.kinds["traveling"].to_numpy())}
+            if "traveling" in statistics.kinds
+            else {}
+        ),
+        coords={"kind_column": ("kind_column", np.array(labels.columns, dtype=object))},
         attrs={
-            "columns": list(statistics.design.columns),
-            "scales": list(statistics.design.scales),
+            "columns": [list(column) for column in statistics.design.columns],
+            "scales": [list(scale) for scale in statistics.design.scales],
             "scale_medians": statistics.design.scale_medians.tolist(),
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
             "units": "standard deviations of a feature, from its center",
         },
     )
+
+
+def read_kinds(node: xr.Dataset) -> pd.DataFrame:
+    """Read the table of scans with one row for each kind."""
+    kinds = pd.DataFrame(node["kinds"].values.astype(object), columns=[str(name) for name in node["kind_column"].values])
+    return kinds.assign(traveling=node["kind_traveling"].values) if "kind_traveling" in node else kinds
 
 
 def read_statistics(posterior: Any) -> SufficientStatistics:
@@ -138,8 +184,7 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
             do="fit again",
         )
     node, spec = posterior.tree[NODE].to_dataset(), spec_from_dict(posterior.run["spec"])
-    kinds = pd.DataFrame({str(name)[5:]: node[name].values for name in node if str(name).startswith("kind_")})
-    kinds = kinds.astype({name: object for name in kinds if name != "traveling"})
+    kinds = read_kinds(node)
     covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
     layout = Layout(
         Entries(node["dense_class"].values, node["dense_column"].values),
@@ -150,6 +195,8 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
     )
     moments = Moments(*(node[name].values for name in KEPT))
     design = build_design(with_covariates(kinds, covariates), spec, covariates)
-    known = np.isin(design.columns, node.attrs["columns"])
-    design = restrict_design(design, known, tuple(node.attrs["scales"]), np.array(node.attrs["scale_medians"]))
+    known = {Column(*parts) for parts in node.attrs["columns"]}
+    scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
+    is_known = np.array([column in known for column in design.columns])
+    design = restrict_design(design, is_known, scales, np.array(node.attrs["scale_medians"]))
     return SufficientStatistics(kinds, design, layout, node["size"].values, moments)

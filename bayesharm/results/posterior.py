@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 8  # of the run folder; a reader refuses any other
+FORMAT = 9  # of the run folder; a reader refuses any other
 # Why a feature is marked, the gravest first; `/scales` holds the place in this list.
 FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
@@ -49,7 +49,9 @@ class Posterior:
         ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
         `contraction` over level; of what the model removes also `correlation` of what is uncertain of two scanners),
         ``/design`` (scanners: component, numbers of scans and travelers), ``/statistics`` (sums of products of the scans, by
-        which it can learn from new ones) and ``/draws`` where draws were kept.
+        which it can learn from new ones) and ``/draws`` where draws were kept. Labels are for people; coordinates hold
+        their parts: along `family` also `term` (family of the model) and `group` (diagnosis, or empty), along `population`
+        also `site` and `diagnosis`.
     run : dict
         Model, seed, settings, versions, fingerprint of the data, notes.
     """

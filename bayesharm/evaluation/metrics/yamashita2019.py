@@ -85,7 +85,7 @@ def _sizes(rows: Rows, design: Design, ridge: float) -> pd.DataFrame:
     x = design.matrix.toarray()
     y = rows.values - rows.values.mean(1, keepdims=True)
     y /= np.sqrt(max(y.shape[1] - 1, 1))
-    family = np.array([name.partition(":")[0] for name in design.columns])
+    family = design.families.astype(str)
     centered = [scale for scale in np.unique(design.column_scale[~np.isin(family, ["mean", "disorder"])])]
     constraints = np.array([design.column_scale == scale for scale in centered], float)
     gram, products = x.T @ x, y @ (y.T @ x)
