@@ -60,13 +60,13 @@ def fit_reml(
     travels = find_travelers(scans)
     encoding = learn_encoding(scans, covariates, np.ones((len(scans), 1)))
     notes = [*encoding.notes, *_on_travelers(scans, travels)]
-    group = scans["site"] + "/" + scans["diagnosis"] if "diagnosis" in scans else scans["site"]
+    population = scans.groupby([name for name in ("site", "diagnosis") if name in scans]).ngroup()
     arrays = {
         "values": values,
         "covariates": encoding.encode(scans),
         "scanner": pd.Index(scanners).get_indexer(scans["scanner"]),
         "participant": pd.factorize(scans["participant_id"])[0],
-        "population": pd.factorize(group.mask(travels, None))[0],
+        "population": pd.factorize(population.mask(travels))[0],
         "jobs": np.array(jobs or max(1, min(os.cpu_count() or 1, values.shape[1] // FEATURES_PER_JOB))),
     }
     with start_folder() as name:

@@ -175,9 +175,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
     order = np.argsort(is_eliminated, kind="stable")
     matrix = matrix[:, order].tocsr()
 
-    participant_scales = [scale for term in terms for scale in term.scales
-                          if spec.dimension_of(term.name) == "participant" and scale]  # fmt: skip
-    single_scan_scale = index[participant_scales[0]] if participant_scales else 0
+    by_participant = [term for term in terms if spec.dimension_of(term.name) == "participant"]
+    single_scan_scale = int(index[by_participant[0].scales[0]]) if by_participant else 0
     is_single = ~study.is_repeat_scanned if single_scan_scale else np.zeros(len(study.table), bool)
     scanner = pd.Categorical(study.table.scanner, categories=study.scanners).codes.astype(int)
     classes, scan_class = np.unique(2 * scanner + is_single, return_inverse=True)
