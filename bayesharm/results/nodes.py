@@ -165,7 +165,8 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
 
 def read_kinds(node: xr.Dataset) -> pd.DataFrame:
     """Read the table of scans with one row for each kind."""
-    kinds = pd.DataFrame(node["kinds"].values.astype(object), columns=[str(name) for name in node["kind_column"].values])
+    labels, names = node["kinds"].values.astype(object), [str(name) for name in node["kind_column"].values]
+    kinds = pd.DataFrame(labels, columns=names, dtype=object)
     return kinds.assign(traveling=node["kind_traveling"].values) if "kind_traveling" in node else kinds
 
 
