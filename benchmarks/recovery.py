@@ -87,7 +87,7 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyperparameters:
     """As if a fit in shared units had learned the hyperparameters without error."""
     design = build_design(dataset.scans, load_model("traveling_and_cohort"))
     unit = np.sqrt(study.features.var(axis=0).mean())
-    log_scales = np.log([study.truth.scales[family] / unit for family in design.scales])
+    log_scales = np.log([study.truth.scales[family] / unit for family in design.scale_labels])
     eta, omega = log_scales.mean(axis=1), log_scales.std(axis=1)
     truth = study.truth
     log_ratio = np.concatenate([np.log(part.loc[list(design.scanners)]) for part in (truth.noise_ratio, truth.bias_ratio)])

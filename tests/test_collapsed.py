@@ -93,7 +93,7 @@ class TestOracles:
         log_scales, log_ratio = random_point(design, 2, seed)
         found = likelihood_of(design, features)(log_scales, log_ratio)
         for k in range(2):
-            scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
+            scales = dict(zip(design.scale_labels, np.exp(log_scales[:, k]), strict=True))
             used, dense = covariance(scans, design.spec, scales, *ratios_of(design, scans, log_ratio))
             y = features[used, k]
             expected = log_normal((y - y.mean()) / y.std(), dense)
@@ -105,7 +105,7 @@ class TestOracles:
         log_scales, log_ratio = random_point(design, 2)
         found = likelihood_of(design, simulated.features)(log_scales, log_ratio)
         for k in range(2):
-            scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
+            scales = dict(zip(design.scale_labels, np.exp(log_scales[:, k]), strict=True))
             y = simulated.features[:, k]
             dense = covariance(simulated.scans, design.spec, scales, *ratios_of(design, simulated.scans, log_ratio))[1]
             assert abs(found[k] - log_normal((y - y.mean()) / y.std(), dense)) < 1e-8
@@ -123,7 +123,7 @@ class TestOracles:
         priors = replace(load_model("cohort").priors, mean_sd=2.0)
         spec = {"families": (Family("site", "scanner", 0.3),), "priors": priors}
         design = design_of(scans.reset_index(drop=True), "cohort", **spec)
-        assert design.columns == ("mean:mean", "site:A")
+        assert design.column_labels == ("mean:mean", "site:A")
         y = np.array([1.0, -0.5, 0.3, 2.0, -1.0])
         z = (y - y.mean()) / y.std()
         sigma, tau, ratio = 0.7, 0.6, 1.5
@@ -147,7 +147,7 @@ class TestOracles:
         )
         priors = replace(load_model("cohort").priors, mean_sd=1.0)
         design = design_of(scans, "cohort", priors=priors)
-        assert set(design.columns) == {"mean:mean", "site:A", "site:B", "participant:r"}
+        assert set(design.column_labels) == {"mean:mean", "site:A", "site:B", "participant:r"}
         scales = {"noise": 0.8, "participant": 0.5, "site": 0.6}
         ratio = {"A": 0.8, "B": 1.25}
         y = np.array([1.0, 0.2, -0.5, 0.9])
@@ -166,7 +166,7 @@ class TestOracles:
         given_mean = integrate.trapezoid(at_a, grid) * integrate.trapezoid(at_b, grid)
         expected = np.log(integrate.trapezoid(given_mean * stats.norm.pdf(grid, 0, 1.0), grid))
 
-        log_scales = np.log([[scales[name]] for name in design.scales])
+        log_scales = np.log([[scales[name]] for name in design.scale_labels])
         log_ratio = np.log([ratio[name] for name in design.scanners] + [1.0] * len(design.scanners))
         found = likelihood_of(design, y[:, None])(log_scales, log_ratio)
         assert abs(found[0] - expected) < 1e-8
@@ -348,7 +348,7 @@ class TestSymmetries:
             names[column] = {"HC": "HC"} | dict(zip(old, new, strict=True))
         renamed = design_of(scans.replace(names), covariates=COVARIATES)
         scale = {"sampling_" + old: "sampling_" + new for old, new in names["diagnosis"].items()}
-        row = [renamed.scales.index(scale.get(name, name)) for name in design.scales]
+        row = [renamed.scale_labels.index(scale.get(name, name)) for name in design.scale_labels]
         place = [renamed.scanners.index(names["scanner"][name]) for name in design.scanners]
         new_scales, new_ratio = np.empty_like(log_scales), np.empty_like(log_ratio)
         new_scales[row] = log_scales

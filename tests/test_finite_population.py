@@ -69,16 +69,18 @@ def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
     covariance = np.linalg.inv((x.T * weight) @ x + np.diag(prior**-2.0))
     rng = np.random.default_rng(f)
     effects = rng.multivariate_normal(covariance @ x.T @ (weight * values[:, f]), covariance, N_DRAWS, method="cholesky")
-    family = np.array([design.scales[k] if k >= 0 else "" for k in design.column_scale])
+    family = np.array([design.scale_labels[k] if k >= 0 else "" for k in design.column_scale])
     residual = (values[:, f] - effects @ x.T) ** 2
-    for name in design.scales[1:]:
+    for name in design.scale_labels[1:]:
         if name != "disorder":
             effects[:, family == name] -= effects[:, family == name].mean(1, keepdims=True)
-    squares = np.stack([(effects[:, family == name] @ x[:, family == name].T) ** 2 for name in design.scales[1:]], axis=1)
+    squares = np.stack(
+        [(effects[:, family == name] @ x[:, family == name].T) ** 2 for name in design.scale_labels[1:]], axis=1
+    )
     shares = np.concatenate([residual[:, None], squares], axis=1) / (squares.sum(1) + residual)[:, None]
-    contribution = shares.mean(2) / np.array([1, *((family == name).sum() for name in design.scales[1:])])
+    contribution = shares.mean(2) / np.array([1, *((family == name).sum() for name in design.scale_labels[1:])])
     finite = [np.full(N_DRAWS, scale[0])]
-    for name in design.scales[1:]:
+    for name in design.scale_labels[1:]:
         own = effects[:, family == name]
         finite.append(np.sqrt((own**2).mean(1)) if name == "disorder" else own.std(1, ddof=1))
     return np.stack(finite, axis=1), contribution

@@ -48,7 +48,7 @@ def test_contraction_is_that_of_conditioning_the_joint_normal(model, seed):
     design = build_design(scans, replace(load_model(model), covariates=("age",)))
     shift = np.random.default_rng(seed).normal(0, 0.5, len(design.scales))
     log_scales = np.log(design.scale_medians) + shift
-    scales = dict(zip(design.scales, np.exp(log_scales), strict=True))
+    scales = dict(zip(design.scale_labels, np.exp(log_scales), strict=True))
     used, dense = covariance(scans, design.spec, scales, dict.fromkeys(design.scanners, 1.0))
     scans = scans[used]
     found = identify(design, log_scales).contrasts.set_index(["group", "level"])
@@ -67,7 +67,7 @@ def test_contraction_is_that_of_conditioning_the_joint_normal(model, seed):
     for column, rows in (("contraction", everyone), ("contraction_travelers", travelers)):
         expected = contraction(scales[name], centered, scanner, rows)
         np.testing.assert_allclose(found.loc[name][column], expected, atol=1e-10)
-    if "disorder" in design.scales:
+    if "disorder" in design.scale_labels:
         levels = list(found.loc["disorder"].index)
         label = scans.diagnosis.map(lambda group: levels.index(group) if group in levels else -1)
         expected = contraction(scales["disorder"], np.eye(len(levels)), label, everyone)

@@ -186,7 +186,7 @@ class FitContext:
         spec = load_model("traveling")
         self.spec = replace(spec, noise_ratio=ratios[0], bias_ratio=ratios[1], feature_scaling="common")  # no amplitude
         self.design = build_design(self.scans, self.spec)
-        assert self.design.scales == SCALES
+        assert self.design.scale_labels == SCALES
         self.moments, _ = compute_moments(self.design, self.features)
 
     def quadrature(self, log_ratio: np.ndarray = EQUAL, axes=AXES) -> Quadrature:
@@ -624,7 +624,7 @@ def test_effects_are_those_of_dense_algebra(model):
     mean, variance = np.empty((2, 4, len(contrasts), 3))
     for k, f in np.ndindex(4, 3):
         tau = np.exp(log_scales[k, :, f])
-        noise = tau[0] ** 2 * ratio + once * tau[design.scales.index("participant")] ** 2
+        noise = tau[0] ** 2 * ratio + once * tau[design.scale_labels.index("participant")] ** 2
         prior = np.where(design.column_scale == FIXED, design.column_sd, tau[design.column_scale]) ** 2
         for scanner in sized_scanners(scans, design.spec):
             place = design.scanners.index(scanner)

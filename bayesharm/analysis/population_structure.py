@@ -30,8 +30,10 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import build_design
+from bayesharm.model.labels import Scale
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import as_text, bullets, format_with_interval, make_table
+from bayesharm.results.nodes import read_populations, read_scales
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -68,7 +70,7 @@ def render_populations(found: PopulationTest) -> Group:
 
 ALL, METHODS = "all", ("posterior", "yamashita2019")
 N_PREDICTED, NODES_OF_PREDICTIONS = 64, 128  # features that are predicted, and nodes of each
-DIM, OFFSET = "population", "did not travel"
+OFFSET = "did not travel"
 PEOPLE = {"HC": "healthy controls"}
 PRIOR = {"none": 0.5, "some": 0.25, "all": 0.25}  # of features that have the sampling bias
 
@@ -84,10 +86,11 @@ class PopulationTest(Tables):
         these are worth,
         since features go together), `preview`.
     families : DataFrame by family
-        `probability` of several populations (½ beforehand); `log_bayes_factor_some`, `log_bayes_factor_all`: log marginal
-        likelihood where some features, or all, have sampling bias, less that where none has; `share` of features that have
-        it, and `scale`, typical for those (in standard deviations of a feature), with 90% intervals; `khat` of the
-        integral over hyperparameters, the worst of the three, and whether all are `good`.
+        `diagnosis` (empty for all together); `probability` of several populations (½ beforehand);
+        `log_bayes_factor_some`, `log_bayes_factor_all`: log marginal likelihood where some features, or all, have sampling
+        bias, less that where none has; `share` of features that have it, and `scale`, typical for those (in standard
+        deviations of a feature), with 90% intervals; `khat` of the integral over hyperparameters, the worst of the three,
+        and whether all are `good`.
     predictions : DataFrame by family and what was left out
         How much better `sites` (their people who did not travel) or `participants` are predicted from all others with
         sampling bias than without: `difference` of the log predictive densities, summed over `n_features` features, its
@@ -116,9 +119,9 @@ class PopulationTest(Tables):
     def verdicts(self) -> list[str]:
         """A line for each diagnosis, and for all: the probability of several populations."""
         return [
-            f"several populations: {_two_digits(row.probability)} ({_people(str(name))})"
+            f"several populations: {_two_digits(row.probability)} ({_people(row.diagnosis)})"
             + ("" if row.good else "; roughly, since the integral over hyperparameters did not converge")
-            for name, row in self.families.iterrows()
+            for _, row in self.families.iterrows()
         ]
 
 
@@ -126,9 +129,8 @@ def _two_digits(probability: float) -> str:
     return "> 0.99" if probability > 0.995 else "< 0.01" if probability < 0.005 else f"{probability:.2f}"
 
 
-def _people(family: str) -> str:
-    _, _, diagnosis = str(family).partition("_")
-    return "everybody" if family == ALL or not diagnosis else PEOPLE.get(diagnosis, diagnosis)
+def _people(diagnosis: str) -> str:
+    return PEOPLE.get(diagnosis, diagnosis) or "everybody"
 
 
 def test_populations(
@@ -175,7 +177,7 @@ def test_populations(
         )
     if method == METHODS[0]:
         return find_populations(posterior, dataset, progress)
-    sampling_scales(posterior)
+    sampling_scales(posterior)  # refuses a run without sampling bias
     return regress_populations(load_fit_context(posterior, dataset).dataset, reference=posterior.spec.reference)
 
 
@@ -183,11 +185,12 @@ def find_populations(
     posterior: Posterior, dataset: Dataset | None = None, progress: Progress | None = None
 ) -> PopulationTest:
     """By the posterior, as :func:`test_populations` says."""
-    names = sampling_scales(posterior)
+    groups = sampling_scales(posterior)
+    names = list(groups)
     progress = progress or no_progress
     progress("populations", 0, 1, "reading the data")
     study = _with_offset(load_fit_context(posterior, dataset))
-    scales = np.array(study.design.scales)
+    scales = np.array(study.design.scale_labels)
     masks = {name: (scales != name).astype(float) for name in names}  # 0 for what is 0
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
@@ -202,6 +205,7 @@ def find_populations(
     features = feature_posteriors(study, ratios, masks, evidences, progress)
     rows = {name: _row(found, masks[name] == 0) for name, found in evidences.items()}
     families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
+    families.insert(0, "diagnosis", [groups.get(name, "") for name in masks])
     for name in masks:  # where no feature has it, or all have, so has or has not each
         weight = families.loc[name]
         some, every = weight["probability_some"], weight["probability_all"]
@@ -234,29 +238,31 @@ def _with_offset(study: FitContext) -> FitContext:
         return replace(study, dataset=replace(study.dataset, scans=scans), design=design, problem=make_problem(design))
 
 
-def sampling_scales(posterior: Posterior) -> list[str]:
-    """Names of the scales of sampling bias.
+def sampling_scales(posterior: Posterior) -> dict[str, str]:
+    """Labels of the scales of sampling bias, each with its diagnosis; empty for a scale of all diagnoses.
 
     Raises
     ------
     ModelError
         There are none.
     """
-    families = [family.name for family in posterior.spec.families if family.grouping == "population"]
-    scales = [str(name) for name in posterior.tree["scales"].to_dataset()["family"].values]
-    names = [scale for scale in scales if any(scale == name or scale.startswith(f"{name}_") for name in families)]
-    effects = posterior.tree["effects"].children  # a scale of a single site has nothing to be compared with
-    levels = [str(level) for name in families if name in effects for level in posterior.effect(name)[DIM].values]
-    several = {level.rpartition("/")[2] for level in levels}
-    names = [name for name in names if name in families and levels or name.partition("_")[2] in several]
-    if not names:
+    families = [family for family in posterior.spec.families if family.grouping == "population"]
+    scales = read_scales(posterior.tree["scales"].to_dataset())
+    reported = {  # populations with another one to be compared with, by scale
+        Scale(family.name, population.diagnosis if family.split else "")
+        for family in families
+        if family.name in posterior.tree["effects"].children
+        for population in read_populations(posterior.effect(family.name))
+    }
+    groups = {label: scale.group for label, scale in scales.items() if scale in reported}
+    if not groups:
         raise ModelError(
             "The run has no sampling bias, so that nothing can be said about populations.",
             got=f"the model {posterior.spec.name!r} with {', '.join(scales)}",
             expected="a run of traveling_and_cohort, with people of several sites who did not travel",
             do="fit that model",
         )
-    return names
+    return groups
 
 
 def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:

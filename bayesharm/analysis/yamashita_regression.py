@@ -67,11 +67,13 @@ def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: st
     found = yamashita2019(dataset, ridge=ridge, reference=reference)
     chosen = reference or load_model(MODEL).reference
     scans, travels = dataset.scans, dataset.scans.groupby("participant_id")["scanner"].transform("nunique") > 1
-    label = (scans["site"] + "/" + scans["diagnosis"].astype(str)) if "diagnosis" in scans else scans["site"]
-    own = ~travels & (scans["diagnosis"] == chosen if "diagnosis" in scans else True)
-    count = scans[own].assign(label=label[own]).groupby("label")["participant_id"].nunique()
-    effects = found.effects.get("sampling", pd.DataFrame())
-    there = [name for name in count.index if name in effects.index]
+    is_chosen = ~travels & (scans["diagnosis"] == chosen if "diagnosis" in scans else True)
+    per_site = scans[is_chosen].groupby("site")["participant_id"].nunique()
+    populations = found.populations
+    if "diagnosis" in scans:
+        populations = populations[populations["diagnosis"] == chosen]
+    count = populations["site"].map(per_site).dropna().astype(int).sort_index()
+    there = list(count.index)
     if len(there) < 5:
         raise InputError(
             "There are too few sites for this regression.",
@@ -79,7 +81,7 @@ def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: st
             expected="five sites or more",
             do="leave method out: the posterior works with two sites",
         )
-    n, variance = count[there].to_numpy(float), effects.loc[there].var(axis=1).to_numpy()
+    n, variance = count[there].to_numpy(float), found.effects["sampling"].loc[there].var(axis=1).to_numpy()
     table = pd.DataFrame({"n": count[there], "variance": variance})
     rows = {}
     for name, columns in (("one", [1 / n]), ("several", [1 / n, np.ones_like(n)])):

@@ -60,7 +60,7 @@ def find_levels(design: Design) -> FamilyLevels:
     """Find the level of every family that each scan of a design has."""
     by_diagnosis = {family.name for family in design.spec.families if family.grouping == "diagnosis"}
     of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, len(design.scales)))
-    of_name = np.array([name.partition(":")[0] in by_diagnosis for name in design.columns])
+    of_name = np.isin(design.families, list(by_diagnosis))
     fixed_columns = np.flatnonzero(design.column_scale < 0).astype(np.int32)
     matrix = design.matrix.tocsc()
     column = np.full((len(of_family), design.n_scans), len(design.columns), np.int32)

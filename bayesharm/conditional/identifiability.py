@@ -95,7 +95,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
         raise InputError(
             "There must be one log-scale for each scale of the model.",
             got=f"an array of shape {log_scales.shape}",
-            expected=f"shape {design.scale_medians.shape}: {', '.join(design.scales)}",
+            expected=f"shape {design.scale_medians.shape}: {', '.join(design.scale_labels)}",
             do="give one for each",
         )
     traveling = np.isin(design.participants, design.travelers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import Design
+from bayesharm.results.nodes import level_coordinates
 from bayesharm.results.posterior import Posterior
 
 BLOCK = 2048  # features whose effects are computed together; bounds the memory
@@ -53,7 +55,7 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
         Of the scans in the posterior and the new ones, with standardized features.
     """
     design, problem = merged.design, make_problem(merged.design, merged.likelihood)
-    scales, hyper = posterior.tree["scales"].to_dataset(), posterior.tree["hyper"]
+    scales, hyper = posterior.scales, posterior.hyper
     unit = scales["unit"].values
     log_scales = np.log(scales["q50"].values / unit)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
@@ -72,12 +74,20 @@ def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray
     in_fit = {}
     for group in design.effects:
         if group.name == design.spec.removed_effect or group.dim == "population":
-            levels: list[str] = []
+            known: list[tuple[str, ...]] = []
             if group.name in posterior.tree["effects"]:
                 node = posterior.effect(group.name)
-                levels = [str(name) for name in node[group.dim].values[node.get("in_fit", node["n_scans"] > -1).values]]
-            in_fit[group.name] = np.isin(group.levels, levels)
+                was_fitted = node.get("in_fit", node["n_scans"] > -1).values
+                known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)
+            names = {name: values for name, (_, values) in level_coordinates(design, group).items()}
+            in_fit[group.name] = np.array([level in known for level in _level_names(group.dim, names)])
     return in_fit
+
+
+def _level_names(dim: str, coordinates: Mapping[Any, Any]) -> list[tuple[str, ...]]:
+    """Return the name of each level: a scanner, or the site and diagnosis of a population."""
+    parts = ("site", "diagnosis") if dim == "population" else (dim,)
+    return list(zip(*(np.asarray(coordinates[name]).astype(str).tolist() for name in parts), strict=True))
 
 
 def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:

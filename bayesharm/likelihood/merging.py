@@ -16,8 +16,7 @@ from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
-from bayesharm.model.design import Design, build_design, restrict_design
-from bayesharm.model.terms import levels_by
+from bayesharm.model.design import FIXED, Design, build_design, restrict_design
 
 
 class AlignedScans(NamedTuple):
@@ -161,20 +160,22 @@ def _drop_unknown(design: Design, old: SufficientStatistics, n_old: int) -> tupl
     InputError
         A disorder effect is among them: it cannot be dropped, since patients are not like people of the reference.
     """
-    scales = np.array([*design.scales, "none"], object)[design.column_scale]
-    new = ~np.isin(design.columns, old.design.columns)
+    known, known_scales = set(old.design.columns), set(old.design.scales)
+    new = np.array([column not in known for column in design.columns])
+    has_scale = np.array([k == FIXED or design.scales[k] in known_scales for k in design.column_scale])
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
-    drop = new & (touches | ~np.isin(scales, ["none", *old.design.scales]))
-    names = [design.columns[k] for k in np.flatnonzero(drop)]
+    drop = new & (touches | ~has_scale)
+    labels = np.array(design.column_labels, object)
     by_diagnosis = [family.name for family in design.spec.families if family.grouping == "diagnosis"]
-    if unknown := [name for name in names if name.partition(":")[0] in by_diagnosis]:
+    if len(unknown := labels[drop & np.isin(design.families, by_diagnosis)]):
         raise InputError(
             "Some new scans have a diagnosis that the fit did not have.",
             got=f"effects {shorten(unknown)}",
             expected=f"scans of the reference diagnosis, {design.spec.reference!r}, since the fit had no other",
             do="leave these scans out, or fit again with them",
         )
-    notes = (f"Not estimated, since the fit had no such effects: {', '.join(names)}.",) if names else ()
+    names = ", ".join(labels[drop])
+    notes = (f"Not estimated, since the fit had no such effects: {names}.",) if names else ()
     return restrict_design(design, ~drop, old.design.scales, old.design.scale_medians), notes
 
 
@@ -190,19 +191,20 @@ def _place_columns(old: SufficientStatistics, design: Design) -> sparse.csr_arra
         A participant leaves several populations: the sums do not say which scans leave which.
     """
     shape = (len(old.design.columns), len(design.columns))
-    column = pd.Index(design.columns).get_indexer(pd.Index(old.design.columns))
+    position = {column: k for k, column in enumerate(design.columns)}
+    column = np.array([position.get(name, -1) for name in old.design.columns])
     kept = np.flatnonzero(column >= 0)  # a population that all its participants leave has no column any more
     place = sparse.csr_array((np.ones(len(kept)), (kept, column[kept])), shape=shape)
     before, after = old.design.matrix, design.matrix[design.rows < len(old.patterns)]
     patterns, populations = (before @ place != after).nonzero()
-    is_person = [levels_by(design.spec, name) == "participant" for name in old.design.families]
+    is_person = [design.spec.dimension_of(name) == "participant" for name in old.design.families]
     person_of = (before @ sparse.diags_array(np.array(is_person, float))).argmax(1)  # participant column of each pattern
     moved = {(int(person_of[k]), int(population)) for k, population in zip(patterns, populations, strict=True)}
     for person, population in moved:
         if (person_of == person).sum() > (person_of[patterns[populations == population]] == person).sum():
             raise InputError(
                 "A participant who had been scanned on one scanner, under several diagnoses, has traveled since the fit.",
-                got=old.design.columns[person],
+                got=old.design.column_labels[person],
                 expected="new participants, travelers of the fit, or participants with one diagnosis",
                 do="leave this participant out, or fit again with all scans",
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayesharm.model.labels import Scale
 from bayesharm.reporting.plots import (
     RunView,
     plot_bias,
@@ -102,13 +103,13 @@ def tell_sources(found: RunView) -> Section | None:
     table = sources.families.dropna(subset="finite_sd").sort_values("finite_sd", ascending=False, kind="stable")
     first = table.index[0]
     sentences = [
-        f"The largest source of differences is {_named(first)}: the standard deviation of its effects is "
+        f"The largest source of differences is {_named(found, first)}: the standard deviation of its effects is "
         f"{_sized(table.loc[first], 'finite_sd')}, in the mean over {sources.about['n_features']:,} features ({found.unit})."
     ]
     for one, other in zip(table.index[:-1], table.index[1:], strict=True):
         ratio = table.loc[one, "finite_sd"] / table.loc[other, "finite_sd"]
         sentences.append(
-            f"Then {_named(other)}, {_sized(table.loc[other], 'finite_sd')}, smaller by a factor of {ratio:.2f}; "
+            f"Then {_named(found, other)}, {_sized(table.loc[other], 'finite_sd')}, smaller by a factor of {ratio:.2f}; "
             f"that it is smaller {_believed(sources.larger.loc[one, other])}."
         )
     if {found.removed, "disorder"} <= set(table.index):
@@ -131,9 +132,9 @@ def tell_contributions(found: RunView) -> Section | None:
     first, last = others.index[0], others.index[-1]
     sentences = [
         f"Of a scan's squares {table.loc['noise', 'contribution']:.1%} is noise, what changes from scan to scan.",
-        f"Of the rest, by level, most comes from {_named(first)}, {others.loc[first, 'contribution']:.2%} "
+        f"Of the rest, by level, most comes from {_named(found, first)}, {others.loc[first, 'contribution']:.2%} "
         f"({others.loc[first, 'contribution_q05']:.2%} to {others.loc[first, 'contribution_q95']:.2%})"
-        + (f", and least from {_named(last)}, {others.loc[last, 'contribution']:.2%}." if len(others) > 1 else "."),
+        + (f", and least from {_named(found, last)}, {others.loc[last, 'contribution']:.2%}." if len(others) > 1 else "."),
         "The contribution is that of the 2019 study: the squared effect over the sum of all squared effects and the squared "
         "residual, divided by the number of levels.",
     ]
@@ -148,7 +149,7 @@ def tell_ranking(found: RunView) -> Section | None:
         return None
     name, first = ranking.index[0], ranking.iloc[0]
     sentences = [
-        f"Of what {_named(found.removed)} is made of, {name} is largest: {_sized(first, 'rms')} ({found.unit}). That "
+        f"Of what {_named(found, found.removed)} is made of, {name} is largest: {_sized(first, 'rms')} ({found.unit}). That "
         f"it is the largest {_believed(first['rank_1'])}."
     ]
     beware = tuple(note for note in found.summary.notes if "only their priors tell" in note or "only priors tell" in note)
@@ -201,8 +202,9 @@ def tell_similarity(found: RunView) -> Section | None:
         f"{near[0]} and {near[1]} have a correlation of {pairs.loc[near, 'correlation']:.2f} over features; that of "
         f"unrelated scanners is {-1 / (len(found.similarity.scanners) - 1):.2f}, as biases are counted from their mean.",
     ]
-    for _, row in good.iterrows():
-        apart = [name for name in found.similarity.scanners if name not in row.scanners.split(", ")]
+    members = found.similarity.groups
+    for k, row in good.iterrows():
+        apart = [name for name in found.similarity.scanners if name not in members[k]]
         sentences.append(f"{apart[0]} stands apart from all others" if len(apart) == 1 else f"{row.scanners} form a group")
         sentences[-1] += f", in {row.support:.0%} of the posterior draws."
     if len(groups) and not len(good):
@@ -218,7 +220,7 @@ def tell_scales(found: RunView) -> Section:
     """What the data say of the scales against what was believed before."""
     spec, table = found.posterior.spec, found.summary.hyper
     by_population = {family.name for family in spec.families if family.grouping == "population"}
-    sampling = [str(name) for name in table.index if str(name).partition("_")[0] in by_population]
+    sampling = [str(name) for name in table.index if found.scales[str(name)].family in by_population]
     before = np.exp(2 * 1.645 * spec.priors.eta_sd)
     sentences = [
         "The typical scale of a source is the middle of its scales over features, in sd of a feature; before the data its "
@@ -228,7 +230,7 @@ def tell_scales(found: RunView) -> Section:
         if name in table.index:
             row = table.loc[name]
             sentences.append(
-                f"That of {_named(name)} is {_sized(row, 'scale')}, an interval that spans a factor of "
+                f"That of {_named(found, name)} is {_sized(row, 'scale')}, an interval that spans a factor of "
                 f"{row.scale_q95 / row.scale_q05:.2f}."
             )
     title = "Scale of sampling bias" if sampling else "Scales"
@@ -264,7 +266,9 @@ def tell_populations(found: RunView) -> Section | None:
             f"With sampling bias, {what} that were left out are predicted {better}: by {abs(row['difference']):.1f} in log "
             f"density, standard error {row['se']:.1f}."
         )
-    return Section("One population or several", sentences, table.drop(columns=["khat", "good"]), (plot_populations(told),))
+    return Section(
+        "One population or several", sentences, table.drop(columns=["diagnosis", "khat", "good"]), (plot_populations(told),)
+    )
 
 
 def tell_regions(found: RunView) -> Section | None:
@@ -274,8 +278,8 @@ def tell_regions(found: RunView) -> Section | None:
     table, mean = found.regions(found.mapped), found.sources.families.loc[found.mapped, "finite_sd"]
     above = int((table["finite_sd_q05"] > mean).sum())
     sentences = [
-        f"Largest is {_named(found.mapped)} in the edges of {table.index[0]}, {_sized(table.iloc[0], 'finite_sd')}, and "
-        f"smallest in those of {table.index[-1]}, {_sized(table.iloc[-1], 'finite_sd')} ({found.unit}).",
+        f"Largest is {_named(found, found.mapped)} in the edges of {table.index[0]}, {_sized(table.iloc[0], 'finite_sd')}, "
+        f"and smallest in those of {table.index[-1]}, {_sized(table.iloc[-1], 'finite_sd')} ({found.unit}).",
         f"In {above} of {len(table)} regions the interval lies above the mean over all features, {mean:#.3g}.",
     ]
     figures = [plot_regions(found)]
@@ -296,11 +300,11 @@ SECTIONS: tuple[Callable[[RunView], Section | None], ...] = (
 )  # fmt: skip
 
 
-def _named(family: str) -> str:
-    source, _, group = str(family).partition("_")
+def _named(found: RunView, label: object) -> str:
+    source, group = found.scales.get(str(label), Scale(str(label)))
     words = {"measurement": "measurement bias", "sampling": "sampling bias", "disorder": "disorder effects",
              "participant": "differences between people", "noise": "noise", "site": "site effects"}  # fmt: skip
-    return words.get(source, str(family)) + (f" of {group}" if group and source in words else "")
+    return words.get(source, str(label)) + (f" of {group}" if group and source in words else "")
 
 
 def _sized(row: pd.Series, name: str) -> str:

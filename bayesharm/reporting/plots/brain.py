@@ -53,7 +53,7 @@ def plot_regions(run: Posterior | RunView, family: str | None = None, ax: Axes |
     family = family or found.mapped
     table = found.regions(family)
     ax = axes_for(ax, min(len(table), MOST_REGIONS))
-    draw_finite_population(ax, table.head(MOST_REGIONS), "finite_sd", colors_of([family])[0])
+    draw_finite_population(ax, table.head(MOST_REGIONS), "finite_sd", colors_of([family], found.scales)[0])
     mean = found.sources.families.loc[family, "finite_sd"]
     ax.axvline(mean, color="0.5", lw=1, ls="--", zorder=0)
     few = f" ({MOST_REGIONS} of {len(table)})" if len(table) > MOST_REGIONS else ""

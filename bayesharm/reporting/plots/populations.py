@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayesharm.analysis.population_structure import PopulationTest
-from bayesharm.reporting.plots.style import Axes, Figure, axes_for, colors_of, styled
+from bayesharm.analysis.population_structure import ALL, PopulationTest
+from bayesharm.reporting.plots.style import COLORS, Axes, Figure, axes_for, styled
 
 FURTHEST = 20.0  # log Bayes factors beyond are counted at the ends
 
@@ -24,7 +24,7 @@ def plot_populations(told: PopulationTest, ax: Axes | None = None) -> Figure:
     limit = max(1.0, max(float(values.abs().max()) for values in factors))
     edges = np.linspace(-limit, limit, 61)
     ax = axes_for(ax, 10)
-    colors = colors_of([name if name != families[-1] or len(families) == 1 else "noise" for name in families])
+    colors = [COLORS["noise" if name == ALL else "sampling"] for name in families]
     styles = ("-", "--", ":", "-.")
     for k, (name, values, color) in enumerate(zip(families, factors, colors, strict=True)):
         share, _ = np.histogram(values, edges)

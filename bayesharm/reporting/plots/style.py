@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError, RunFolderError
+from bayesharm.model.labels import Scale
 from bayesharm.reporting.run_view import RunView
 
 try:
@@ -55,11 +56,12 @@ FORMATS = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # and wh
 styled = rc_context(STYLE)  # a decorator
 
 
-def colors_of(families: Sequence[str]) -> list[str]:
-    """Of each family one, the same in all plots; those of one source share it."""
-    others = [name for name in families if name.partition("_")[0] not in COLORS]
+def colors_of(families: Sequence[str], scales: Mapping[str, Scale] | None = None) -> list[str]:
+    """Of each family one, the same in all plots; scales of one family, which `scales` names, share it."""
+    names = [scales[name].family if scales and name in scales else name for name in families]
+    others = [name for name in names if name not in COLORS]
     known = COLORS | {name: OTHERS[k % len(OTHERS)] for k, name in enumerate(others)}
-    return [known[name] if name in known else known[name.partition("_")[0]] for name in families]
+    return [known[name] for name in names]
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

@@ -51,7 +51,9 @@ def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     sizes = [found.sources.features[f"finite_sd_{name}"].dropna().to_numpy() for name in table.index]
     most = 1.12 * max(np.quantile(values, 0.995) for values in sizes)
     ax = axes_for(ax, 2.2 * len(table))
-    for row, (name, values, color) in enumerate(zip(table.index, sizes, colors_of(list(table.index)), strict=True)):
+    for row, (name, values, color) in enumerate(
+        zip(table.index, sizes, colors_of(list(table.index), found.scales), strict=True)
+    ):
         _draw_ridge(ax, values, row, most, color)
         mean, low, high = (table.loc[name, f"finite_sd{end}"] for end in ("", "_q05", "_q95"))
         ax.plot([low, high], [row, row], color="black", lw=3, solid_capstyle="butt")
@@ -101,7 +103,7 @@ def plot_contributions(run: Posterior | RunView, ax: Axes | None = None) -> Figu
     table = table.sort_values("contribution", ascending=False, kind="stable")
     ax = axes_for(ax, 1.4 * len(table))
     sides = np.abs(table[["contribution_q05", "contribution_q95"]].to_numpy() - table[["contribution"]].to_numpy()).T
-    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colors_of(list(table.index)), alpha=0.8,
+    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colors_of(list(table.index), found.scales), alpha=0.8,
             xerr=sides, error_kw={"elinewidth": 1.5, "capsize": 3})  # fmt: skip
     for row, (_, size) in enumerate(table.iterrows()):
         ax.annotate(f"{size.contribution:.2f}%", (size.contribution_q95, row), (5, 0), textcoords="offset points",
@@ -198,7 +200,7 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     spec, hyper = found.posterior.spec, found.posterior.tree["hyper"].to_dataset()
     there = [str(name) for name in hyper["family"].values]
     by_population = {family.name for family in spec.families if family.grouping == "population"}
-    chosen = list(families or [name for name in there if name.partition("_")[0] in by_population] or there)
+    chosen = list(families or [name for name in there if found.scales[name].family in by_population] or there)
     if missing := [name for name in chosen if name not in there]:
         raise RunFolderError(
             f"This run has no scale {missing[0]!r}.", expected=f"of {', '.join(there)}", do="choose among these"
@@ -207,9 +209,9 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     left, right = figure.subplots(1, 2, sharey=True)
     medians = {family.name: family.prior_median for family in spec.families} | {"noise": spec.noise_scale}
     priors = spec.priors
-    for row, (name, color) in enumerate(zip(chosen, colors_of(chosen), strict=True)):
+    for row, (name, color) in enumerate(zip(chosen, colors_of(chosen, found.scales), strict=True)):
         draws = hyper.sel(family=name)
-        median = medians.get(name, medians.get(name.partition("_")[0], np.nan))
+        median = medians[found.scales[name].family]
         log_typical = draws["eta"].values.reshape(-1)
         x = np.log(median) + priors.eta_sd * np.linspace(-2.6, 2.6, GRID)
         _draw_belief(left, np.exp(x), stats.norm.pdf(x, np.log(median), priors.eta_sd), log_typical, np.exp, row, color)
