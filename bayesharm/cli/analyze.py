@@ -64,7 +64,7 @@ def populations(
     from bayesharm.results.posterior import load_posterior
 
     outputs.check_table_folder(out, format)
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()
     posterior = load_posterior(run)
@@ -97,7 +97,7 @@ def compare(
     from bayesharm.results.posterior import load_posterior
 
     outputs.check_table_folder(out, format)
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()
     one, two = load_posterior(run), load_posterior(other)

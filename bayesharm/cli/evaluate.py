@@ -49,7 +49,7 @@ def evaluate(
     outputs.check_table_folder(out, format)
     if out is not None and out.exists():
         outputs.check_new_file(out / "evaluation.png", (".png",))
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()
     from bayesharm.cli.progress_bar import ProgressBar

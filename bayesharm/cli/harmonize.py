@@ -56,7 +56,7 @@ def harmonize(
     from bayesharm.results.posterior import load_posterior
 
     if new_scanners == "adapt":
-        from bayesharm.algorithms.devices import cache_programs
+        from bayesharm.algorithms.programs import cache_programs
 
         cache_programs()
     posterior = load_posterior(run)

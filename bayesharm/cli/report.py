@@ -62,7 +62,7 @@ def report(
 
     posterior, told = load_posterior(run), None
     if with_populations:
-        from bayesharm.algorithms.devices import cache_programs
+        from bayesharm.algorithms.programs import cache_programs
         from bayesharm.analysis.population_structure import find_populations
         from bayesharm.cli.progress_bar import ProgressBar
 

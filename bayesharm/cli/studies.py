@@ -63,7 +63,7 @@ def demo(
 
     $ bayesharm demo --edges 500 --out demo/
     """
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
     from bayesharm.cli.demo.demo import demo_onharmony, demo_simulated
     from bayesharm.cli.progress_bar import ProgressBar
 
@@ -84,7 +84,7 @@ def bench(
 
     $ bayesharm bench --edges 1000
     """
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
     from bayesharm.cli.demo.benchmark import run_bench
     from bayesharm.cli.progress_bar import ProgressBar
 

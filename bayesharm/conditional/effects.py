@@ -8,7 +8,6 @@ powers of g are averaged over draws, for each kind once, and what must be done f
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bayesharm.algorithms.devices import share_out
+from bayesharm.algorithms.devices import run_sharded
 from bayesharm.algorithms.linalg import pack, unpack
+from bayesharm.algorithms.programs import program
 from bayesharm.conditional.gaussian import condition
 from bayesharm.likelihood.collapsed import segment_sum
 from bayesharm.likelihood.layout import Plan
@@ -76,7 +76,7 @@ class Averages(NamedTuple):
     with_center: Array
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="mesh")
+@program("problem", "mesh")
 def average_effects(
     problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array, mesh: Mesh | None = None
 ) -> tuple[Array, Array]:
@@ -92,13 +92,13 @@ def average_effects(
     moments : Moments
     log_scales : (draw, scale, feature) array
     mesh : Mesh, optional
-        As for :func:`bayesharm.algorithms.devices.share_out`.
+        As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
     Returns
     -------
     mean, sd : (effect, feature) arrays
     """
-    return share_out(lambda ratios, own: _summarize(problem, ratios, *own), mesh, ratios, (moments, log_scales))
+    return run_sharded(lambda ratios, own: _summarize(problem, ratios, *own), mesh, ratios, (moments, log_scales))
 
 
 def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array) -> tuple[Array, Array]:

@@ -8,7 +8,6 @@ Effects are counted from the mean of the levels that share a scale, those of dia
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bayesharm.algorithms.devices import share_out
+from bayesharm.algorithms.devices import run_sharded
 from bayesharm.algorithms.linalg import cholesky
+from bayesharm.algorithms.programs import program
 from bayesharm.conditional.gaussian import condition
 from bayesharm.likelihood.collapsed import segment_sum
 from bayesharm.likelihood.moments import Moments
@@ -79,7 +79,7 @@ def list_levels(design: Design) -> Levels:
     )
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="mesh")
+@program("problem", "mesh")
 def draw_finite_population(
     problem: Problem,
     ratios: VarianceRatios,
@@ -103,7 +103,7 @@ def draw_finite_population(
     values : (scan, feature) array
         Standardized features, in the order of the design's scans.
     mesh : Mesh, optional
-        As for :func:`bayesharm.algorithms.devices.share_out`.
+        As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def draw_finite_population(
         ratios, levels = shared
         return _of_draws(problem, ratios, levels, *own)
 
-    return share_out(function, mesh, (ratios, levels), (moments, log_scales, keys, values))
+    return run_sharded(function, mesh, (ratios, levels), (moments, log_scales, keys, values))
 
 
 def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):

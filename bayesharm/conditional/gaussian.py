@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from bayesharm.algorithms.linalg import solve, unpack
+from bayesharm.algorithms.programs import program
 from bayesharm.likelihood.collapsed import CollapsedLikelihood, WeightedStatistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
@@ -62,7 +62,7 @@ class ConditionalPosterior(NamedTuple):
     own: Array
 
 
-@partial(jax.jit, static_argnums=0)
+@program("problem")
 def condition_effects(problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array) -> ConditionalPosterior:
     """The joint posterior of all effects at each node of the log-scales.
 

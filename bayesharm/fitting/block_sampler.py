@@ -51,7 +51,7 @@ class BlockSampler:
     def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
         """One run of the chains, in parts that all take the same program; or none."""
         mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
-        node_keys, mesh = feature_keys(self.study.seed, Stage.NODES, block), self.study.devices.mesh
+        node_keys, mesh = feature_keys(self.study.seed, Stage.IMPORTANCE, block), self.study.devices.mesh
         if self.study.settings.preview:
             return approximate_block(self.study.problem, self.ratios, moments, mixture, node_keys, mesh=mesh)
         keys = feature_keys(self.study.seed, STREAMS[turn], block)

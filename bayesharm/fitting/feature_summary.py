@@ -109,7 +109,7 @@ def _draw_sizes(
 ) -> tuple[jax.Array, jax.Array, np.ndarray]:
     """As :func:`draw_finite_population` gives them, and the log-scales that they are of."""
     values = (study.values(features) - standard.center) / standard.sd
-    keys = feature_keys(study.seed, Stage.SIZES, features)
+    keys = feature_keys(study.seed, Stage.FINITE_POPULATION, features)
     some = draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
     mesh = study.devices.mesh
     return *draw_finite_population(study.problem, ratios, study.levels, moments, some, keys, values, mesh=mesh), some

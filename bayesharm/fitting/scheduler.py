@@ -11,9 +11,8 @@ from itertools import chain
 
 import numpy as np
 
+from bayesharm.algorithms.programs import clear_programs
 from bayesharm.algorithms.random_streams import Stage
-from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.finite_population import draw_finite_population
 from bayesharm.errors import shorten
 from bayesharm.fitting.block_sampler import RETRY_SCHEDULE, BlockSampler
 from bayesharm.fitting.feature_summary import join_features, leapfrog, summarize_features
@@ -21,11 +20,10 @@ from bayesharm.fitting.settings import Settings
 from bayesharm.fitting.study import FitContext
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters, fit_hyperparameters
-from bayesharm.inference.importance import find_modes, log_importance_weights
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.scales import approximate_block, sample_block
-from bayesharm.inference.variance_ratios import pick_features, ratio_gradient
+from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
@@ -35,15 +33,6 @@ STAGES = ("features", "second run", "third run")  # of each round
 BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
 MOST_TOGETHER = 48  # features of a study that are sampled together with what they share where nodes do not resolve that
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy, and more where an accelerator does most of the work
-PROGRAMS = (
-    find_modes,
-    log_importance_weights,
-    ratio_gradient,
-    approximate_block,
-    sample_block,
-    average_effects,
-    draw_finite_population,
-)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
 
@@ -95,8 +84,7 @@ def _keep_programs_of(study: FitContext) -> None:
     n_sample = min(len(study.dataset.features.names), study.settings.hyper_features)
     wanted = (study.problem, n_sample, replace(study.settings, preview=False, keep_draws="none"))
     if _compiled_for != wanted:
-        for program in PROGRAMS:
-            program.clear_cache()  # type: ignore[attr-defined]
+        clear_programs()
         _compiled_for = wanted
 
 
@@ -274,7 +262,7 @@ def _sample_features(
     blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
     done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
     program = approximate_block if work.study.settings.preview else sample_block
-    there = program._cache_size() > 0  # type: ignore[attr-defined]
+    there = program.n_compiled > 0
     progress(stage, done, n_features, "" if there or not blocks else "compiling, then sampling")
     sample, n_alone = partial(work.sample, turn=turn), 0 if there else 1  # that compiles for all
     first = [pool.submit(sample, block).result() for block in blocks[:n_alone]]
