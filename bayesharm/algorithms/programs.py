@@ -64,6 +64,11 @@ def clear_programs() -> None:
         each.clear()
 
 
+def clear_all() -> None:
+    """Drop everything that JAX has compiled: all programs, and single operations outside of them."""
+    jax.clear_caches()
+
+
 def cache_programs() -> None:
     """Keep compiled programs in the user's cache folder, if it is writable, so that a second run need not compile them."""
     import pooch
