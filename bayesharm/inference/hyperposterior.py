@@ -15,14 +15,14 @@ from bayesharm.algorithms.adaptive_importance import ImportanceSettings
 from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS
 from bayesharm.algorithms.laplace import Laplace
 from bayesharm.algorithms.random_streams import Stage, stage_key
-from bayesharm.inference.hyper_chains import SCHEDULE, ChainSampler, ChainState, affordable_samples, split_draws, subsampled
+from bayesharm.inference.hyper_chains import SCHEDULE, ChainSampler, affordable_samples, split_draws, subsampled
 from bayesharm.inference.hyper_target import CenteredTarget, HyperTarget, center_target, sample_by_importance
 from bayesharm.likelihood.problem import Gaussian
 from bayesharm.model.spec import Priors
 
 N_DRAWS = 250  # draws of each chain by importance sampling
-# Where NUTS would have to leave out samples, importance sampling is kept up to the larger Pareto-k (`benchmarks/hyper.py`).
-MAX_KHAT, MAX_KHAT_OF_MANY = 0.5, 0.7
+MAX_KHAT = 0.5  # of importance sampling where NUTS can use all samples of each feature
+TOLERATED_KHAT = 0.7  # where it cannot: the samples that NUTS would leave out matter more (`benchmarks/hyper.py`)
 
 
 class HyperDraws(NamedTuple):
@@ -87,9 +87,10 @@ def sample_hyperposterior(
 def _draw_by_importance(priors: Priors, centered: CenteredTarget, seed: int, n_chains: int) -> PositionDraws | None:
     """Draw by importance sampling on all samples of each feature; None if it is not reliable."""
     _, n_samples, n_features = centered.target.log_weights.shape
-    max_khat = MAX_KHAT if affordable_samples(n_samples, n_features) == n_samples else MAX_KHAT_OF_MANY
+    max_khat = MAX_KHAT if affordable_samples(n_samples, n_features) == n_samples else TOLERATED_KHAT
     rng = np.random.default_rng([seed, Stage.HYPER])
-    sample = sample_by_importance(priors, centered, rng, ImportanceSettings(max_khat=max_khat))
+    sums = centered._replace(target=centered.target._replace(log_n_samples=0.0))  # not means: a constant, up to rounding
+    sample = sample_by_importance(priors, sums, rng, ImportanceSettings(max_khat=max_khat))
     positions = sample.draw(n_chains * N_DRAWS, rng).reshape(n_chains, N_DRAWS, -1)
     return PositionDraws(positions, 0, (sample.khat, sample.ess)) if sample.is_reliable else None
 
@@ -98,16 +99,15 @@ def _draw_by_nuts(priors: Priors, centered: CenteredTarget, seed: int, n_chains:
     """Draw by NUTS, segment by segment until the chains have converged; None if they do not mix."""
     target = jax.tree.map(lambda part: np.asarray(part, np.float32), subsampled(priors, centered, seed))
     sampler = ChainSampler(priors, target, seed, n_chains, n_draws)
-    state: ChainState | None = sampler.initial(centered)
+    state = sampler.initial(centered)
     for segment in range(SCHEDULE.max_segments):
-        assert state is not None
         state = sampler.extend(state, segment)
         rhat, ess = sampler.convergence(state)
         if rhat < MAX_RHAT and ess > SCHEDULE.ess_margin * MIN_ESS:
             break
-        if (state := sampler.adapt(state, segment, ess)) is None:
+        if (adapted := sampler.adapt(state, segment, ess)) is None:
             return None
-    assert state is not None
+        state = adapted
     return PositionDraws(state.positions, state.diverging) if rhat < SCHEDULE.hopeless_rhat else None
 
 
