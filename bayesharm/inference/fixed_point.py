@@ -97,7 +97,7 @@ class HyperState(NamedTuple):
     target : HyperTarget, or None
         Hyperposterior given these samples.
     approximation : Laplace, or None
-        Laplace approximation of it, at most `max_step` from which the center is.
+        Laplace approximation of it; the center moves toward its mode by at most `max_step`.
     scale_change : float
         Largest change of the prior in the last iteration, in prior sds.
     ratio_change : float
@@ -205,12 +205,12 @@ class HyperIteration:
     def final_samples(self, state: HyperState) -> HyperState:
         """Place samples once more at the final center, and weigh all under the final ratios."""
         sample, modes = self.place(state, self.keys, self.n_samples[1])
-        ratios, kept = state.ratios, state.placed
+        ratios = state.ratios
+        kept = state.placed[1 - SETTINGS.max_merged :] if state.n_iterations > SETTINGS.n_ratio_iterations + 1 else ()
         if self.fits_ratios and state.n_iterations > SETTINGS.n_ratio_iterations:
             prior = self.prior(state.center)
             ratios = fit_variance_ratios(self.problem, self.moments, sample, prior, self.n_independent, ratios)
             kept = tuple(self.weigh(each.sample, each.modes, ratios) for each in kept)
-        kept = kept[1 - SETTINGS.max_merged :] if state.n_iterations > SETTINGS.n_ratio_iterations + 1 else ()
         placed = (*kept, self.weigh(sample, modes, ratios))
         return state._replace(ratios=ratios, placed=placed, target=self.target(placed))
 

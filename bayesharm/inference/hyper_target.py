@@ -99,27 +99,44 @@ def mixture_target(
 def eta_and_log_omega(priors: Priors, position: Array) -> tuple[Array, Array]:
     """Convert positions of eta and omega_excess to eta and log omega."""
     eta, omega_excess = jnp.split(position, 2)
-    return eta, 0.5 * jnp.log(omega_excess**2 + priors.omega_floor**2)
+    return eta, _log_omega(priors, omega_excess)
 
 
 def log_marginals(priors: Priors, target: HyperTarget, position: Array) -> Array:
     """Compute the log marginal likelihood of every feature at every position, (position, feature).
 
-    The basis may be without its feature axis; so is then the result.
+    If the arrays of the target are of one feature, without that axis, the result is (position,).
     """
-    n = len(target.log_medians)
-    eta, log_omega = eta_and_log_omega(priors, position[: 2 * n])
-    masks = [1.0] if target.masks is None else [mask[:, None] for mask in target.masks]
+
+    def of_component(log_weights: Array, eta: Array, keep: Array | float) -> Array:
+        log_terms = log_weights + log_prior(target.basis, eta, log_omega, priors.feature_offset_sd, keep)
+        return logsumexp(log_terms, axis=1) - target.log_n_samples
+
+    eta, omega_excess, logit = _split_position(target, position)
+    log_omega = _log_omega(priors, omega_excess)
+    if target.masks is None:
+        return of_component(target.log_weights[0], eta, 1.0)
+    # a split for each component fixes the order in which gradients are summed, and so the last bits of the mode
     by_component = [
-        logsumexp(log_weights + log_prior(target.basis, eta, log_omega, priors.feature_offset_sd, mask), axis=1)
-        - target.log_n_samples
-        for log_weights, mask in zip(target.log_weights, masks, strict=True)
+        of_component(log_weights, _split_position(target, position)[0], mask[:, None])
+        for log_weights, mask in zip(target.log_weights, target.masks, strict=True)
     ]
     if len(by_component) == 1:
         return by_component[0]
     with_scales, without = by_component
-    logit = position[2 * n].reshape(-1, *[1] * (with_scales.ndim - 1))
+    logit = logit[0].reshape(-1, *[1] * (with_scales.ndim - 1))
     return jnp.logaddexp(log_sigmoid(logit) + with_scales, log_sigmoid(-logit) + without)
+
+
+def _split_position(target: HyperTarget, position: Array) -> list[Array]:
+    """Split positions into eta, omega_excess and the logit of the share, if any."""
+    n = len(target.log_medians)
+    return jnp.split(position, [n, 2 * n])
+
+
+def _log_omega(priors: Priors, omega_excess: Array) -> Array:
+    """Return log omega, for omega_excess of either sign."""
+    return 0.5 * jnp.log(omega_excess**2 + priors.omega_floor**2)
 
 
 def log_density(priors: Priors, target: HyperTarget, position: Array) -> Array:
@@ -146,8 +163,7 @@ def log_densities(priors: Priors, target: HyperTarget, positions: Array) -> Arra
 
 def _log_hyperprior(priors: Priors, target: HyperTarget, position: Array) -> Array:
     """Log prior density of eta, omega_excess and the logit of a share that is uniform between 0 and 1."""
-    n = len(target.log_medians)
-    eta, omega_excess, logit = position[:n], position[n : 2 * n], position[2 * n :]
+    eta, omega_excess, logit = _split_position(target, position)
     squares = ((eta - target.log_medians[:, None]) / priors.eta_sd) ** 2 + (omega_excess / priors.omega_sd) ** 2
     return target.log_constant - 0.5 * squares.sum(0) + (log_sigmoid(logit) + log_sigmoid(-logit)).sum(0)
 
