@@ -50,7 +50,7 @@ def drawn(study):
         reader = MomentReader(Features.from_array(features), design)
         moments, standard = reader(np.arange(N_FEATURES))
         values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
-        keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
+        keys = feature_keys(1, Stage.FINITE_POPULATION, np.arange(N_FEATURES))
         many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
         found = draw_finite_population(problem, VarianceRatios.from_vector(log_ratio), levels, moments, many, keys, values)
         return values, *(np.asarray(part) for part in found)

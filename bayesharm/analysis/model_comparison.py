@@ -19,9 +19,9 @@ from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
 from bayesharm.fitting.context import FitContext, load_fit_context
-from bayesharm.inference.hyperparameters import place_importance_samples
-from bayesharm.inference.hyperposterior import approximate
+from bayesharm.inference.hyper_target import find_mode, plain_target
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
+from bayesharm.inference.placement import place_importance_samples
 from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.problem import to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -213,7 +213,7 @@ class _Predictor:
             start = to_coordinates(
                 problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1)
             )
-            keys = feature_keys(study.seed, Stage.NODES, features)
+            keys = feature_keys(study.seed, Stage.IMPORTANCE, features)
             nodes, _ = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
             weight = np.asarray(log_importance_weights(problem, ratios, moments, nodes))
         values = (study.values(features) - standard.center) / standard.sd
@@ -234,7 +234,8 @@ class _Predictor:
             for fold in range(folds.max() + 1):
                 told = jnp.asarray(self.weight - left.folds[:, fold])  # by the others
                 start = jnp.asarray(self.center.reshape(-1, 1))
-                mode = np.asarray(approximate(problem.priors, problem.log_medians, basis, told, start).mode)
+                target = plain_target(problem.log_medians, basis, told)
+                mode = np.asarray(find_mode(problem.priors, target, start).mode)
                 eta, log_excess = np.split(mode, 2)
                 log_omega = 0.5 * np.log(np.exp(2 * log_excess) + problem.priors.omega_floor**2)
                 prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd)[0]

@@ -13,9 +13,11 @@ import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.fitting.context import FitContext
-from bayesharm.inference.hyperparameters import place_importance_samples
-from bayesharm.inference.hyperposterior import predict
-from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, feature_inclusion, find_evidence
+from bayesharm.inference.hyper_target import mixture_target
+from bayesharm.inference.hyperposterior import predictive_moments
+from bayesharm.inference.importance import quadratic_features
+from bayesharm.inference.placement import place_importance_samples
+from bayesharm.inference.spike_and_slab import Evidence, compute_evidence, feature_inclusion, masked_log_weights
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -69,10 +71,10 @@ def sample_training_features(
     features = np.sort(rng.choice(n_features, min(n_features, N_TRAINING_FEATURES), replace=False))
     moments, _ = study.moments(features)
     start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
-    keys = feature_keys(study.seed, Stage.NODES, features)
+    keys = feature_keys(study.seed, Stage.IMPORTANCE, features)
     nodes, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
     every = np.stack([np.ones_like(eta_sd), *masks.values()])
-    weights = evaluate_masked(problem, ratios, moments, nodes, modes, every)
+    weights = masked_log_weights(problem, ratios, moments, nodes, modes, every)
     return TrainingFeatures(features, moments, center, nodes.log_scales, weights)
 
 
@@ -85,10 +87,11 @@ def weigh_hypotheses(
     def weigh(kinds: tuple[int, ...]) -> Evidence:
         rng = np.random.default_rng([study.seed, Stage.HYPER, *kinds])
         with study.devices.in_use("float64"):
-            return find_evidence(
-                study.problem.priors, study.problem.log_medians, teachers.log_scales, teachers.weights[np.array(kinds)],
-                every[np.array(kinds)], power, teachers.center, rng,
+            target = mixture_target(
+                study.problem.priors, study.problem.log_medians, quadratic_features(teachers.log_scales),
+                teachers.weights[np.array(kinds)], every[np.array(kinds)], power,
             )  # fmt: skip
+            return compute_evidence(study.problem.priors, target, teachers.center, rng)
 
     hypotheses: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
     for k, name in enumerate(masks, start=1):
@@ -112,7 +115,7 @@ def feature_posteriors(
     names, n_features = list(masks), len(study.dataset.features.names)
     some = tuple(evidences[name]["some"] for name in names)
     last = some[-1]
-    wanted = predict(last.eta, last.omega, study.problem.priors.feature_offset_sd)
+    wanted = predictive_moments(last.eta, last.omega, study.problem.priors.feature_offset_sd)
     blocks = [
         np.pad(block, (0, BLOCK - len(block)), mode="edge") if n_features > BLOCK else block
         for block in np.split(np.arange(n_features), range(BLOCK, n_features, BLOCK))
@@ -122,7 +125,7 @@ def feature_posteriors(
         with study.devices.in_use(study.settings.dtype):
             dtype = np.dtype(study.settings.dtype)
             moments, _ = study.moments(block)
-            keys = feature_keys(study.seed, Stage.NODES, block)
+            keys = feature_keys(study.seed, Stage.IMPORTANCE, block)
             prior = Gaussian(*(part.astype(dtype) for part in wanted))
             in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))
             without = np.stack([*masks.values()]).astype(dtype)

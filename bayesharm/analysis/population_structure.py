@@ -286,7 +286,7 @@ def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:
         "scale_q05": scale_low,
         "scale_q95": scale_high,
         "khat": max(evidence.khat for evidence in found.values()),
-        "good": all(evidence.good for evidence in found.values()),
+        "good": all(evidence.is_reliable for evidence in found.values()),
     }
 
 

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 
 from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
 from bayesharm.errors import InputError, RunFolderError
-from bayesharm.inference.hyperposterior import predict
+from bayesharm.inference.hyperposterior import predictive_moments
 from bayesharm.io.tables import TableSource
 from bayesharm.results.console import as_text, format_probability, format_significant, make_table
 from bayesharm.results.posterior import Posterior
@@ -214,7 +214,7 @@ def _shared_errors(posterior: Posterior, divide: np.ndarray) -> dict[str, np.nda
     """What a posterior sd of eta moves each size by, (family, feature)."""
     hyper, found = posterior.tree["hyper"].to_dataset(), posterior.tree["sources"].to_dataset()
     eta, omega = hyper["eta"].values, hyper["omega"].values
-    variance = predict(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
+    variance = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
     uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
     scaled = found["with_scale"].values * uncertain[:, None]
     # the noise, the first family, is that of a scanner of ratio 1: what is uncertain of the ratios of all scans together
@@ -274,7 +274,7 @@ def _eta_correlation(posterior: Posterior) -> np.ndarray:
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
     covariance = np.cov(eta.T)
-    own = predict(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
+    own = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
     covariance -= np.mean(np.diag(covariance) - own)
     sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
     return covariance / sd[:, None] / sd

@@ -9,7 +9,6 @@ once for all equivalent entries, and the sums for each of many participants are 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bayesharm.algorithms.devices import share_out
+from bayesharm.algorithms.devices import run_sharded
 from bayesharm.algorithms.linalg import pack, unpack
+from bayesharm.algorithms.programs import program
 from bayesharm.conditional.gaussian import batch_draws
 from bayesharm.likelihood.collapsed import segment_sum
 from bayesharm.likelihood.moments import Moments
@@ -41,7 +41,7 @@ class Averages(NamedTuple):
     with_center: Array  # (gain, contrast group, augmented, feature) augmented effects times a gain and a center
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="mesh")
+@program("problem", "mesh")
 def average_effects(
     problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array, mesh: Mesh | None = None
 ) -> tuple[Array, Array]:
@@ -57,13 +57,13 @@ def average_effects(
     moments : Moments
     log_scales : (draw, scale, feature) array
     mesh : Mesh, optional
-        As for :func:`bayesharm.algorithms.devices.share_out`.
+        As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
     Returns
     -------
     mean, sd : (contrast, feature) arrays
     """
-    return share_out(lambda ratios, sharded: _summarize(problem, ratios, *sharded), mesh, ratios, (moments, log_scales))
+    return run_sharded(lambda ratios, sharded: _summarize(problem, ratios, *sharded), mesh, ratios, (moments, log_scales))
 
 
 def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array) -> tuple[Array, Array]:

@@ -12,7 +12,6 @@ Effects are centered on the mean of the levels that share a scale; those of diag
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bayesharm.algorithms.devices import share_out
+from bayesharm.algorithms.devices import run_sharded
+from bayesharm.algorithms.programs import program
 from bayesharm.conditional.gaussian import batch_draws, draw_effects
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
@@ -80,7 +80,7 @@ def find_levels(design: Design) -> FamilyLevels:
     )
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="mesh")
+@program("problem", "mesh")
 def draw_finite_population(
     problem: Problem,
     ratios: VarianceRatios,
@@ -104,7 +104,7 @@ def draw_finite_population(
     values : (scan, feature) array
         Standardized features, in the order of the design's scans.
     mesh : Mesh, optional
-        As for :func:`bayesharm.algorithms.devices.share_out`.
+        As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def draw_finite_population(
         ratios, levels = shared
         return _of_draws(problem, ratios, levels, *sharded)
 
-    return share_out(function, mesh, (ratios, levels), (moments, log_scales, keys, values))
+    return run_sharded(function, mesh, (ratios, levels), (moments, log_scales, keys, values))
 
 
 def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):

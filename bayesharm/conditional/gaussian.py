@@ -10,7 +10,6 @@ A posterior with thousands of effects so takes a (dense, dense) matrix, and a fe
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from bayesharm.algorithms.linalg import cholesky
+from bayesharm.algorithms.programs import program
 from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects, WeightedStatistics, segment_sum
 from bayesharm.likelihood.definition import noise_variance, prior_variance
 from bayesharm.likelihood.moments import Moments
@@ -178,7 +178,7 @@ def condition_effects(
     return ConditionalPosterior(*map(np.asarray, _condition_effects(problem, ratios, moments, log_scales)))
 
 
-@partial(jax.jit, static_argnums=0)
+@program("problem")
 def _condition_effects(problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array) -> tuple[Array, ...]:
     likelihood = problem.likelihood
     statistics = likelihood.weighted(ratios, moments)

@@ -115,9 +115,9 @@ def cross_validate(
         if (fitter := fitters[name]) is not None:
             return fitter(train, preserved)
         if len(work.seconds[BAYESHARM]) % FITS_KEPT == FITS_KEPT - 1:
-            import jax
+            from bayesharm.algorithms.programs import clear_all
 
-            jax.clear_caches()
+            clear_all()
         return BayesFitted(fit(train, covariates=own, **options))
 
     rng, work = np.random.default_rng(seed), CrossValidation(dataset, fit_method, wanted, preserved, reference or "HC")
