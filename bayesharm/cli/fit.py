@@ -87,7 +87,7 @@ def fit(
     from bayesharm.analysis.summary import summarize
 
     found = summarize(posterior)
-    for sentence in (*found.verdicts, *found.notes):
+    for sentence in (*found.diagnostics, *found.notes):
         typer.echo(sentence)
     typer.echo(f"Results are in {out}; look at them with: bayesharm summary {out}")
 

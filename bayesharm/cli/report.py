@@ -63,10 +63,10 @@ def report(
     posterior, told = load_posterior(run), None
     if with_populations:
         from bayesharm.algorithms.devices import cache_programs
-        from bayesharm.analysis.population_structure import find_populations
+        from bayesharm.analysis.population_structure import compare_populations
         from bayesharm.cli.progress_bar import ProgressBar
 
         cache_programs()
         with ProgressBar(False) as progress:
-            told = find_populations(posterior, progress=progress)
+            told = compare_populations(posterior, progress=progress)
     typer.echo(f"Report: {write_report(RunView(posterior, edge_table, networks, coordinates, told), out)}")

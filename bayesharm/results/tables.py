@@ -29,7 +29,7 @@ class Tables:
             The folder holds tables already, or cannot be written.
         """
         about = getattr(self, "about", {})
-        return write_tables(self, folder, format, {"preview": True} if about.get("preview") or about.get("remark") else {})
+        return write_tables(self, folder, format, {"preview": True} if about.get("preview") else {})
 
 
 def check_tables(folder: str | Path, format: str = "csv") -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.summary import hyper_table, scanners_table, sources_table, summarize
+from bayesharm.analysis.summary import effect_size_table, hyper_table, scanners_table, summarize
 from bayesharm.cli.demo.folder import claim_folder
 from bayesharm.data.dataset import load_dataset
 from bayesharm.datasets.download import fetch_onharmony
@@ -109,9 +109,9 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, progress: Pro
                 f"{summary.about['n_scanners']} scanners, {n_features:,} edges\n"
             ),
             hyper_table(summary),
-            sources_table(summary),
+            effect_size_table(summary),
             scanners_table(summary),
-            bullets("Convergence", summary.verdicts),
+            bullets("Convergence", summary.diagnostics),
             bullets("Beware", summary.notes),
             _recovery_table(recovery),
             bullets(
@@ -207,9 +207,9 @@ def demo_onharmony(folder: str | Path, seed: int, progress: Progress) -> Story:
         parts += [
             Text(f"\n{name} ({select}): {size}\n", "bold"),
             hyper_table(summary),
-            sources_table(summary),
+            effect_size_table(summary),
             scanners_table(summary),
-            bullets("Convergence", summary.verdicts),
+            bullets("Convergence", summary.diagnostics),
             bullets("Beware", summary.notes),
         ]
     held_out = harmonize_held_out(table, folder, seed, _within("cohort A", progress))
