@@ -178,7 +178,7 @@ def test_brains_have_each_region_where_it_is(found):
     views = [{tuple(place) for place in part.get_offsets()} for part in drawn]
     x, y, z = found.region_coordinates.to_numpy(float).T
     assert views == [set(zip(one, other, strict=True)) for one, other in ((y, z), (x, z), (x, y))]
-    assert "units" in figure.texts[0].get_text()
+    assert "units" in figure.texts[1].get_text()
 
 
 def test_plots_can_share_a_figure(found):

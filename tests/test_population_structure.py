@@ -57,9 +57,9 @@ def test_several_populations_are_found(results):
     found = results[True]
     assert (found.families.probability > 0.95).all()
     assert (found.predictions.loc[ALL].difference > 2 * found.predictions.loc[ALL].se).all()
-    assert found.conclusions()[0] == "several populations: > 0.99 (healthy controls)"
+    assert found.conclusions()[0] == "healthy controls: several populations with probability > 0.99"
     text = str(found)
-    assert "several populations: > 0.99 (everybody)" in text and max(map(len, text.splitlines())) <= 80
+    assert "everybody: several populations with probability > 0.99" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_tables_report_their_ingredients(results, tmp_path):
@@ -163,7 +163,7 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
 def test_the_command_reads_the_data_from_where_they_were_and_ends_with_conclusions(small_run, small_study, tmp_path):
     result = CliRunner().invoke(app, ["populations", str(small_run), "--out", str(tmp_path / "tables"), "--quiet"])
     assert result.exit_code == 0, result.output
-    assert "several populations: " in result.stdout and "(healthy controls)" in result.stdout
+    assert "healthy controls: several populations with probability " in result.stdout
     features = pd.read_csv(tmp_path / "tables" / "features.csv", index_col=0)
     assert len(features) == 160 and features.filter(like="probability").stack().between(0, 1).all()
     moved = shutil.copy(small_study / "scans.csv", tmp_path / "scans.csv")

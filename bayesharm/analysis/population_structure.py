@@ -89,7 +89,7 @@ class PopulationTest(Tables):
     def conclusions(self) -> list[str]:
         """State the probability of several populations, for each diagnosis and for all together."""
         return [
-            f"several populations: {_two_digits(row.probability)} ({_people(str(name))})"
+            f"{_people(str(name))}: several populations with probability {two_digits(row.probability)}"
             + ("" if row.is_reliable else "; only roughly: the integral over hyperparameters did not converge")
             for name, row in self.families.iterrows()
         ]
@@ -302,7 +302,8 @@ def _sites(context: FitContext, is_zero: np.ndarray) -> tuple[np.ndarray, np.nda
     return sites, np.where(has_bias, np.searchsorted(sites, site), -1)
 
 
-def _two_digits(probability: float) -> str:
+def two_digits(probability: float) -> str:
+    """Format a probability with the two digits that its prior supports."""
     return "> 0.99" if probability > 0.995 else "< 0.01" if probability < 0.005 else f"{probability:.2f}"
 
 

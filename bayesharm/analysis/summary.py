@@ -107,7 +107,7 @@ def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.tree["scales"].to_dataset()
     feature_sd = scales["unit"].values
     square = {}
-    for name in posterior.tree["effects"].children:
+    for name in sorted(posterior.tree["effects"].children):  # files are listed in any order
         if name != "covariate":  # slopes have the units of the covariate
             effect = posterior.effect(name)
             square[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Names of bayesharm among the methods: harmonized data, those with the scanners' noise matched, and predictions of raw scans
 BAYESHARM = "bayesharm"
 MATCHED_NOISE = f"{BAYESHARM}, matched noise"
-MODEL_PREDICTION = f"{BAYESHARM}, model prediction"
+MODEL_PREDICTION = f"{BAYESHARM}, prediction"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,10 @@ def render_evaluation(evaluation: Evaluation) -> Group:
     from rich.console import Group
 
     table, about = evaluation.measures, evaluation.about
+    repeats = f", {about['repeats']} divisions" if about["repeats"] > 1 else ""
     harmonization = make_table(
         "Harmonization of held-out people",
-        f"± standard error over people; {about['folds']} folds, repeated {about['repeats']} times. Between: rms difference "
+        f"± standard error over people; {about['folds']} folds{repeats}. Between: rms difference "
         f"between a person's scans on two scanners over √2, in sd of a feature{_floor(table)}. Removed: share of the excess "
         "of its square over noise that is removed. ICC: intraclass correlation, median over features. Identified: people "
         f"recognized among all on another scanner{_chance(table, 'identification')}. Classified: scanners recognized by a "

@@ -103,13 +103,13 @@ def describe_sources(view: RunView) -> Section | None:
     largest = table.index[0]
     sentences = [
         f"The largest source of variation is {_named(largest)}: its effects have a standard deviation of "
-        f"{_estimate(table.loc[largest], 'finite_sd')}, on average over {components.about['n_features']:,} features "
-        f"(in {view.units})."
+        f"{_estimate(table.loc[largest], 'finite_sd')} in {view.units}, on average over "
+        f"{components.about['n_features']:,} features."
     ]
     for larger, smaller in zip(table.index[:-1], table.index[1:], strict=True):
         ratio = table.loc[larger, "finite_sd"] / table.loc[smaller, "finite_sd"]
         sentences.append(
-            f"Next is {_named(smaller)}, {_estimate(table.loc[smaller], 'finite_sd')}, smaller by a factor of {ratio:.2f}; "
+            f"Next: {_named(smaller)}, {_estimate(table.loc[smaller], 'finite_sd')}, smaller by a factor of {ratio:.2f}; "
             f"this order {_support(components.larger.loc[larger, smaller])}."
         )
     if {view.removed_effect, "disorder"} <= set(table.index):
@@ -149,7 +149,7 @@ def describe_ranking(view: RunView) -> Section | None:
         return None
     name, largest = ranking.index[0], ranking.iloc[0]
     sentences = [
-        f"The largest component of {_named(view.removed_effect)} is {name}: {_estimate(largest, 'rms')} (in {view.units}). "
+        f"The largest component of {_named(view.removed_effect)} is {name}: {_estimate(largest, 'rms')} in {view.units}. "
         f"Its first rank {_support(largest['rank_1'])}."
     ]
     factors = [family.name for family in view.posterior.spec.factors]
@@ -165,7 +165,7 @@ def describe_scanners(view: RunView) -> Section:
     first, last = table.index[0], table.index[-1]
     sentences = [
         f"{first} is furthest from the mean of all scanners: the root mean square of its bias over features is "
-        f"{_estimate(table.loc[first], 'rms')} (in {view.units}), {table.rms.iloc[0] / table.rms.iloc[-1]:.2f} times that "
+        f"{_estimate(table.loc[first], 'rms')} in {view.units}, {table.rms.iloc[0] / table.rms.iloc[-1]:.2f} times that "
         f"of {last}, the nearest."
     ]
     sentences += _describe_noise(table)
@@ -204,7 +204,7 @@ def describe_similarity(view: RunView) -> Section | None:
     supported = groups[groups["support"] >= SUPPORTED_GROUP]
     sentences = [
         f"{near[0]} and {near[1]} have the most similar bias maps, at a distance of "
-        f"{_estimate(pairs.loc[near], 'distance')} (in {view.units}); {far[0]} and {far[1]} have the most different, at "
+        f"{_estimate(pairs.loc[near], 'distance')} in {view.units}; {far[0]} and {far[1]} have the most different, at "
         f"{_estimate(pairs.loc[far], 'distance')}.",
         f"The bias maps of {near[0]} and {near[1]} have a correlation of {pairs.loc[near, 'correlation']:.2f} over "
         "features. Biases are centered over scanners: for unrelated scanners it would be "
@@ -216,8 +216,8 @@ def describe_similarity(view: RunView) -> Section | None:
         sentences.append(f"{group} in {row.support:.0%} of the posterior draws.")
     if len(groups) and supported.empty:
         sentences.append(
-            f"No group of scanners occurs in more than {groups['support'].max():.0%} of the posterior draws: other trees "
-            "are as compatible with the data."
+            f"No group of scanners occurs in more than {groups['support'].max():.0%} of the posterior draws: the tree is "
+            "one of many that the data allow."
         )
     figures = plot_dendrogram(view), plot_distance(view)
     return Section("Similarity of scanners", sentences, splits.set_index("scanners"), figures)
@@ -282,7 +282,7 @@ def describe_regions(view: RunView) -> Section | None:
     sentences = [
         f"{_capitalized(_named(family))} is largest in the edges of {table.index[0]}, "
         f"{_estimate(table.iloc[0], 'finite_sd')}, and smallest in those of {table.index[-1]}, "
-        f"{_estimate(table.iloc[-1], 'finite_sd')} (in {view.units}).",
+        f"{_estimate(table.iloc[-1], 'finite_sd')}, in {view.units}.",
         f"In {n_above} of {len(table)} regions the 90% interval lies above the mean over all features, {mean:#.3g}.",
     ]
     figures = [plot_regions(view)]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_REGIONS = 20  # rows of the figure of regions
 MAX_EDGES = 100  # edges of the connectome that a reader can distinguish
-BELOW_TITLE = (0.0, 0.0, 0.91, 0.9)
+BELOW_TITLE = (0.0, 0.0, 0.91, 0.87)  # left, bottom, width and height in the figure
 
 
 @styled
@@ -118,7 +118,11 @@ def plot_brain(run: Posterior | RunView, family: str | None = None) -> Figure:
         values.to_numpy(), coordinates.to_numpy(float), figure=figure, node_size=14, node_cmap=SEQUENTIAL,
         node_vmin=low, node_vmax=high, colorbar=False, axes=BELOW_TITLE,
     )  # fmt: skip
-    _label(figure, f"{family.capitalize()} effects by region: mean sd over a region's edges ({view.units})", low, high)
+    title, subtitle = (
+        f"{family.capitalize()} effects by region",
+        f"Sd of the effects, mean over a region's edges ({view.units})",
+    )
+    _label(figure, title, subtitle, low, high)
     return finish(figure, view)
 
 
@@ -157,14 +161,15 @@ def plot_connectome(run: Posterior | RunView, family: str | None = None) -> Figu
         node_color="0.2", edge_cmap=SEQUENTIAL, edge_vmin=low, edge_vmax=high, colorbar=False,
         edge_kwargs={"lw": 1}, axes=BELOW_TITLE,
     )  # fmt: skip
-    title = f"The {len(largest)} of {len(sizes):,} edges with the largest {family} effects: sd ({view.units})"
-    _label(figure, title, low, high)
+    title = f"The {len(largest)} of {len(sizes):,} edges with the largest {family} effects"
+    _label(figure, title, f"Sd of the effects ({view.units})", low, high)
     return finish(figure, view)
 
 
-def _label(figure: Figure, title: str, low: float, high: float) -> None:
-    """Add a title and a color bar: nilearn's own has only two digits."""
-    figure.text(0.02, 0.97, title, fontsize=10, fontweight="bold", va="top")
+def _label(figure: Figure, title: str, subtitle: str, low: float, high: float) -> None:
+    """Add a title, a subtitle and a color bar: nilearn's own has only two digits."""
+    figure.text(0.02, 0.98, title, fontsize=10, fontweight="bold", va="top")
+    figure.text(0.02, 0.915, subtitle, fontsize=9, va="top")
     colors = ScalarMappable(Normalize(low, high), SEQUENTIAL)
     figure.colorbar(colors, cax=figure.add_axes((0.915, 0.12, 0.012, 0.7)))
 

@@ -9,10 +9,10 @@ from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.reporting.plots.style import COLORS, ROW, Axes, Figure, mark_preview, name_rows, new_figure, styled
 
 TITLES = {
-    "share_removed": "Removed excess between scanners",
+    "share_removed": "Scanner differences removed",
     "icc": "Intraclass correlation (ICC)",
-    "identification": "People recognized",
-    "scanner_accuracy": "Scanners recognized",
+    "identification": "People identified across scanners",
+    "scanner_accuracy": "Scanner identified by a classifier",
     "prediction_rmse": "Error, scans of new people (sd)",
     "visit_rmse": "Error, held-out visits (sd)",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayesharm.analysis.population_structure import PopulationTest
+from bayesharm.analysis.population_structure import PopulationTest, two_digits
 from bayesharm.reporting.plots.style import Axes, Figure, axes_for, colors_of, mark_preview, styled
 
 MAX_LOG_FACTOR = 20.0  # larger log Bayes factors are counted in the outermost bins
@@ -29,8 +29,8 @@ def plot_populations(test: PopulationTest, ax: Axes | None = None) -> Figure:
     styles = ("-", "--", ":", "-.")
     for k, (name, values, color) in enumerate(zip(families, factors, colors, strict=True)):
         count, _ = np.histogram(values, edges)
-        probability = test.families.loc[name, "probability"]
-        label = f"{name}: several populations with probability {probability:.2f}"
+        probability = two_digits(test.families.loc[name, "probability"])
+        label = f"{name}: several populations with probability {probability}"
         ax.stairs(count / len(values), edges, color=color, linestyle=styles[k % len(styles)], linewidth=1.6, label=label)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_xlabel(
@@ -38,8 +38,8 @@ def plot_populations(test: PopulationTest, ax: Axes | None = None) -> Figure:
         + (f"; outermost bins: beyond ±{MAX_LOG_FACTOR:.0f}" if limit == MAX_LOG_FACTOR else "")
     )
     ax.set_ylabel("Share of features")
-    ax.set_ylim(bottom=0)
-    ax.legend(loc="upper right", fontsize=8)
+    ax.set_ylim(0, ax.get_ylim()[1] * (1.1 + 0.08 * len(families)))  # with room for the legend
+    ax.legend(loc="upper left", fontsize=8, frameon=True, facecolor="white", edgecolor="none", framealpha=1)
     ax.set_title("Evidence for sampling bias in each feature")
     if test.about["preview"]:
         mark_preview(ax.figure)

@@ -169,7 +169,7 @@ def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     ax.set_xlim(max(0, first - 0.6 * (last - first)) if cut else 0, last + 0.02 * (last - first if cut else last))
     ax.tick_params(axis="y", length=0)
     ax.set_title("Similarity of scanners")
-    note = f"\nTHE AXIS DOES NOT START AT 0: all distances lie within {1 - first / last:.0%}" if cut else ""
+    note = f"\nTHE AXIS DOES NOT START AT 0: all groups join within {1 - first / last:.0%} of the last" if cut else ""
     ax.set_xlabel(
         f"Distance, posterior mean ({view.units}); average linkage\n"
         f"Blue: share of posterior draws whose tree has the group{f' (from {MIN_SUPPORT:.0%})' if min_support else ''}{note}"

@@ -28,7 +28,7 @@ WIDTH = 7.2  # inches, the text width of a page
 ROW = 0.27  # inches, the height of a row
 MAX_NAME = 26  # characters of a label that a figure has room for
 MAX_NUMBERED_ROWS = 16  # rows of a matrix up to which numbers in its cells are legible
-MAX_FLAT_LABELS = 60  # characters of all column labels together up to which they are not rotated
+MAX_FLAT_LABELS = 66  # characters of the longest column label times columns up to which labels are not rotated
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -168,7 +168,7 @@ def draw_matrix(
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
-    if sum(len(str(name)) for name in table.columns) > MAX_FLAT_LABELS:
+    if table.shape[1] * max(len(str(name)) for name in table.columns) > MAX_FLAT_LABELS:
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         upright = {"rotation": 90, "fontsize": 6}
         for text in ax.get_xticklabels():

@@ -65,7 +65,7 @@ def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     n_features = view.variance_components.about["n_features"]
     ax.set_xlabel(
         f"Standard deviation of the effects ({view.units})\n"
-        f"Shaded: distribution of the posterior means of {n_features:,} features. Points and numbers: mean, 90% interval"
+        f"Shaded: posterior means of {n_features:,} features. Points and numbers: their mean, 90% interval"
     )
     return finish(ax.figure, view)
 
