@@ -1,4 +1,4 @@
-"""Errors that say what is wrong, what was got, what was expected and what to do about it."""
+"""Error classes with four parts: the problem, the input, the expected input, and the remedy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 
 class BayesharmError(Exception):
-    """Base of every error that bayesharm raises on purpose.
+    """Base class of all errors that bayesharm raises deliberately.
 
     Parameters
     ----------
     what : str
-        One sentence: what is wrong.
+        The problem, in one sentence.
     got, expected, do : str, optional
-        What was found, what would have been right, and what the user can do now.
+        The input as it is, the input as it should be, and the user's next step.
     """
 
     def __init__(self, what: str, *, got: str = "", expected: str = "", do: str = ""):
@@ -23,37 +23,37 @@ class BayesharmError(Exception):
 
 
 class InputError(BayesharmError, ValueError):
-    """The scans table, the features or an option cannot be used as given."""
+    """Invalid scans table, features or option."""
 
 
 class ModelError(BayesharmError, ValueError):
-    """The model does not exist, is malformed, or does not fit the study."""
+    """Unknown or malformed model, or a model that does not suit the study."""
 
 
 class RunFolderError(BayesharmError):
-    """A run folder cannot be read, or cannot be written where the user asked."""
+    """Unreadable run folder, or a location where it cannot be written."""
 
 
-def check_kind(given: object, kind: type, function: str, source: str) -> None:
-    """Raise where what a function is given is something else than what `source` makes."""
-    if not isinstance(given, kind):
+def check_type(argument: object, expected_type: type, function: str, source: str) -> None:
+    """Raise an `InputError` unless `argument` is the object that ``bayesharm.<source>`` returns."""
+    if not isinstance(argument, expected_type):
         raise InputError(
-            f"{function} needs a {kind.__name__}.",
-            got=f"a {type(given).__name__}",
-            expected=f"what bayesharm.{source} gives",
+            f"{function} needs a {expected_type.__name__}.",
+            got=f"a {type(argument).__name__}",
+            expected=f"the result of bayesharm.{source}",
             do=f"call bayesharm.{source} first",
         )
 
 
-def shorten(names, most: int = 5) -> str:
-    """Name the first few of many things: ``'a', 'b' and 7 more``."""
-    names = [str(name) for name in names]
-    text = ", ".join(repr(name) for name in names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+def shorten(names: Iterable[object], most: int = 5) -> str:
+    """Quote the first `most` names and count the rest: ``'a', 'b' and 7 more``."""
+    labels = [str(name) for name in names]
+    text = ", ".join(repr(label) for label in labels[:most])
+    return text if len(labels) <= most else f"{text} and {len(labels) - most} more"
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """Name things in a sentence: joined by commas and a last `and`."""
+    """Join names for a sentence, with commas and a final `and`; beyond `most` names, count the rest."""
     names = list(names)
     if len(names) > most:
         names = [*names[:most], f"{len(names) - most} more"]

@@ -42,7 +42,7 @@ from bayesharm import (
     simulate_srpbs,
 )
 from bayesharm.baselines import available_methods, get_method
-from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.cli.demo.onharmony import EDGES, ONHARMONY_COLUMNS, THICKNESS
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.splits import split_people
 from bayesharm.datasets.oracle import gaussian_oracle
@@ -118,7 +118,7 @@ def published(case: str, edges: int, seed: int) -> pd.DataFrame:
             values[name] = found.apply(test).values
         lacking = np.any([~np.isfinite(own).any(1) for own in values.values()], axis=0)
         for name, own in values.items():
-            told = measures.measures_of_2019(np.where(lacking[:, None], np.nan, own), test.scans)
+            told = measures.effect_magnitudes(np.where(lacking[:, None], np.nan, own), test.scans)
             rows.append({
                 "case": case, "seed": seed, "fold": k, "method": name, "measurement": told.measurement.value,
                 "participant / measurement": told.participant_ratio.value, "scans": int((~lacking).sum()),

@@ -206,8 +206,8 @@ def grow_scans(folder: Path, full: bool) -> list[Row]:
 
 def read_moments(folder: Path, full: bool) -> list[Row]:
     """Medians of nine passes, processor time."""
+    from bayesharm.fitting.context import FitContext
     from bayesharm.fitting.settings import Settings
-    from bayesharm.fitting.study import FitContext
     from bayesharm.likelihood.problem import make_problem
 
     rows = []

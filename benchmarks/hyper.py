@@ -79,7 +79,7 @@ def main() -> None:
         design = build_design(dataset.scans, load_model("traveling_and_cohort"))
         problem = make_problem(design)
         features = np.sort(np.random.default_rng(0).choice(options.edges, N_FEATURES, replace=False))
-        moments, _ = MomentReader(dataset.features, design, problem.plan.layout, None)(features)
+        moments, _ = MomentReader(dataset.features, design, problem.likelihood.plan.layout, None)(features)
         for way in WAYS:
             found = [update_posterior(problem, moments, features, seed, way) for seed in options.seeds]
             there = [row for row in found if row is not None]

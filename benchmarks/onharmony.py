@@ -13,7 +13,7 @@ import pandas as pd
 from recovery import publish
 
 from bayesharm import fetch_onharmony, fit, load_dataset, scanner_similarity, variance_components
-from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.cli.demo.onharmony import EDGES, ONHARMONY_COLUMNS, THICKNESS
 from bayesharm.reporting.plots import plot_dendrogram, plot_sources, save_figure
 
 

@@ -112,7 +112,7 @@ def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run:
 def run_collapsed(dataset: Dataset, design: Design, seconds: float) -> Run:
     problem = make_problem(design)
     values = dataset.features.read(0, dataset.features.n_features)
-    moments, _ = compute_moments(design, problem.plan.layout, values)
+    moments, _ = compute_moments(design, problem.likelihood.plan.layout, values)
     config = dict.fromkeys(["log_scale", "amplitude"], LocScaleReparam(0))
     model = reparam(partial(collapsed_model, problem), config=config)
     make = partial(NUTS, model, init_strategy=init_to_median, target_accept_prob=TARGET)

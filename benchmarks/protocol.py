@@ -24,7 +24,7 @@ from bayesharm import fit, load_dataset
 from bayesharm.analysis.summary import summarize
 from bayesharm.analysis.variance_components import variance_components
 from bayesharm.baselines import univariate_effects
-from bayesharm.cli.demo.demo import EDGES, THICKNESS
+from bayesharm.cli.demo.onharmony import EDGES, THICKNESS
 from bayesharm.datasets.download import fetch_onharmony
 from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
 from bayesharm.results.posterior import Posterior

@@ -31,8 +31,9 @@ from bayesharm.datasets.oracle import gaussian_oracle
 from bayesharm.datasets.simulate import Simulation, simulate_srpbs
 from bayesharm.fitting.fit import fit
 from bayesharm.inference.hyperparameters import Hyperparameters
-from bayesharm.inference.variance_ratios import VarianceRatios
+from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.problem import Gaussian
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -90,7 +91,9 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyperparameters:
     eta, omega = log_scales.mean(axis=1), log_scales.std(axis=1)
     truth = study.truth
     log_ratio = np.concatenate([np.log(part.loc[list(design.scanners)]) for part in (truth.noise_ratio, truth.bias_ratio)])
-    ratio = VarianceRatios(log_ratio, np.zeros((len(log_ratio), len(log_ratio))), float(study.features.shape[1]))
+    ratio = RatioPosterior(
+        VarianceRatios.from_vector(log_ratio), np.zeros((len(log_ratio), len(log_ratio))), float(study.features.shape[1])
+    )
     every = np.ones((4, 8, 1))
     return Hyperparameters(eta * every, omega * every, ratio, Gaussian(eta, omega), None, 0, np.full(2, np.nan), np.zeros(1))
 

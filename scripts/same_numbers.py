@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 import bayesharm
-from bayesharm.cli.demo.demo import EDGES, ONHARMONY_COLUMNS, THICKNESS
+from bayesharm.cli.demo.onharmony import EDGES, ONHARMONY_COLUMNS, THICKNESS
 from bayesharm.datasets.reference_study import reference_study
 
 MODEL = "traveling_and_cohort"
@@ -85,8 +85,10 @@ def _record_srpbs(recorder: Recorder, dataset: bayesharm.Dataset) -> None:
     posterior = bayesharm.fit(dataset, MODEL, seed=1)
     recorder.add_posterior("srpbs", posterior)
     recorder.add_harmonized("srpbs_harmonized", bayesharm.harmonize(posterior, dataset, draws=2))
-    options = {"remove": ("measurement", "sampling"), "target": "ATT", "match_noise": True}
-    recorder.add_harmonized("srpbs_options", bayesharm.harmonize(posterior, dataset, draws=1, **options))
+    to_scanner = bayesharm.harmonize(
+        posterior, dataset, remove=("measurement", "sampling"), target="ATT", match_noise=True, draws=1
+    )
+    recorder.add_harmonized("srpbs_options", to_scanner)
     components, summary = bayesharm.variance_components(posterior), bayesharm.summarize(posterior)
     for name, table in (("sources", "families"), ("larger", "larger"), ("levels", "levels")):
         recorder.add_table(f"srpbs_{name}", getattr(components, table))

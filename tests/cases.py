@@ -1,4 +1,4 @@
-"""Studies of which some scans are new to a posterior."""
+"""Studies whose posterior is fitted to some of the scans; the others are new."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from bayesharm.results.posterior import Posterior
 
 
 class Case(NamedTuple):
-    """Scans of a study of which some are new, (scan, feature) values, and a model."""
+    """A study with new scans: the scans, which of them are new, (scan, feature) values, and a model."""
 
     scans: pd.DataFrame
     is_new: np.ndarray
@@ -55,9 +55,9 @@ def cohort_only() -> Case:
 
 def new_travelers_site_and_diagnosis() -> Case:
     scans = random_study(5)
-    there = on(scans, "s1") & scans.participant_id.str.startswith("p")
-    scans.loc[there, "site"] = "elsewhere"
-    scans.loc[there & (scans.diagnosis == "SCZ"), "diagnosis"] = "ASD"
+    is_cohort = on(scans, "s1") & scans.participant_id.str.startswith("p")
+    scans.loc[is_cohort, "site"] = "elsewhere"
+    scans.loc[is_cohort & (scans.diagnosis == "SCZ"), "diagnosis"] = "ASD"
     return make_case(scans, on(scans, "s1") | (scans.participant_id == "t1"))
 
 
@@ -82,7 +82,7 @@ def known_scanners() -> Case:
 
 
 def repeated_who_travel() -> Case:
-    """Two people scanned repeatedly on one scanner of the fit; one of them is all of a population."""
+    """Two people are scanned repeatedly on one scanner of the fit, then travel; one of them is a whole population."""
     scans = random_study(4)
     repeated = scans.participant_id.isin(["r0", "r1"])
     scans.loc[scans.participant_id == "r1", ["site", "diagnosis"]] = "alone", "HC"
@@ -99,22 +99,22 @@ def two_new_scanners() -> Case:
 
 
 def everybody(case: Case) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Scans that the model uses, their values, and which of them are of the fit."""
+    """Return the scans that the model uses, their values, and which of them were in the fit."""
     scans = rename_once(case.scans, ~case.is_new)
     used = travels(scans) if case.spec.participants == "travelers" else np.full(len(scans), True)
     return scans[used].reset_index(drop=True), case.values[used], ~case.is_new[used]
 
 
-def rename_once(scans: pd.DataFrame, some: np.ndarray) -> pd.DataFrame:
-    """Who was scanned once, in some of the scans, is somebody else in others: a posterior does not keep their names."""
-    scans, part = scans.copy(), scans[np.asarray(some)]
-    once = part.index[~part.participant_id.duplicated(keep=False)]
+def rename_once(scans: pd.DataFrame, selected: np.ndarray) -> pd.DataFrame:
+    """Rename people with a single scan among the selected ones: a posterior does not keep their names."""
+    scans, subset = scans.copy(), scans[np.asarray(selected)]
+    once = subset.index[~subset.participant_id.duplicated(keep=False)]
     scans.loc[once, "participant_id"] = "once " + scans.loc[once, "participant_id"]
     return scans
 
 
 def standardize(case: Case, scans: pd.DataFrame, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Covariates by their mean and sd over the scans of the fit."""
+    """Standardize covariates by their mean and sd over the scans of the fit."""
     numbers = {}
     for name in case.spec.covariates:
         values = (scans[name] if name == "age" else scans[name] == "M").to_numpy(float)

@@ -19,14 +19,14 @@ import numpy as np
 import zarr  # noqa: F401 -- once, not in every fork
 
 import bayesharm
-from bayesharm.fitting import scheduler as engine
+from bayesharm.fitting import scheduler
 from bayesharm.fitting.block_sampler import BlockSampler
 from bayesharm.fitting.fit import fit as fit_model
 from bayesharm.inference.hyperparameters import Hyperparameters
-from bayesharm.results import posterior
+from bayesharm.results import schema
 from bayesharm.results.checkpoints import Checkpoints
 
-FEATURES_A_FILE = 32
+FEATURES_PER_FILE = 32
 SECONDS_OF_HYPER, SECONDS_OF_A_BLOCK = 0.3, 0.03
 
 
@@ -48,19 +48,19 @@ def stage(out):
 def hand_over(recorded):
     """Put what was recorded in the place of the samplers."""
 
-    def update_posterior(*args, **kwargs):
+    def fit_hyperparameters(*args, **kwargs):
         time.sleep(SECONDS_OF_HYPER)
         return Hyperparameters.from_arrays(
             {name[6:]: array for name, array in recorded.items() if name.startswith("hyper-")}
         )
 
-    def sample(self, block, turn=0):
+    def sample(self, block, retry=0):
         time.sleep(SECONDS_OF_A_BLOCK)
-        start = f"{turn}-{block[0]}-"
+        start = f"{retry}-{block[0]}-"
         return {name.removeprefix(start): array for name, array in recorded.items() if name.startswith(start)}
 
-    engine.fit_hyperparameters, engine._compile, BlockSampler.sample = update_posterior, lambda *_: None, sample
-    posterior.FEATURES_A_FILE = FEATURES_A_FILE
+    scheduler.fit_hyperparameters, scheduler._compile, BlockSampler.sample = fit_hyperparameters, lambda *_: None, sample
+    schema.FEATURES_PER_FILE = FEATURES_PER_FILE
 
 
 def main(study, folder, n_kills, seed):

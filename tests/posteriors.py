@@ -71,7 +71,13 @@ def make_posterior(
             coords={"family": family, "feature": feature},
         ),
         "/design": xr.Dataset(
-            {"component": (("scanner",), [0, 0, 1]), "n_scans": (("scanner",), [20, 20, 20])}, coords={"scanner": scanner}
+            {
+                "component": (("scanner",), [0, 0, 1]),
+                "n_scans": (("scanner",), [20, 20, 20]),
+                "n_travelers": (("scanner",), [2, 2, 0]),
+                "n_once": (("scanner",), [10, 10, 20]),
+            },
+            coords={"scanner": scanner},
         ),
     }
     for name in effects:
@@ -80,6 +86,7 @@ def make_posterior(
                 "mean": (("scanner", "feature"), mean),
                 "sd": (("scanner", "feature"), sd),
                 "contraction": (("scanner",), [0.9, 0.8, 0.2]),
+                "n_scans": (("scanner",), [20, 20, 20]),
                 "correlation": (("scanner", "other"), np.eye(3) - (1 - np.eye(3)) / 2),
             },
             coords={"scanner": scanner, "feature": feature},

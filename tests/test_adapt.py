@@ -1,6 +1,5 @@
-"""A posterior that learns from new scans is the one that a fit to all scans would have, given the scales."""
+"""An adapted posterior equals that of a fit to all scans, given the scales."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -66,7 +65,7 @@ def refit(case: Case, fitted: Posterior, adapted: Posterior) -> Dense:
 
 
 def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
-    """Means and sds of all effects; those of scanners and populations from the mean of those that the fit had."""
+    """Compare means and sds of all effects; those of scanners and populations are contrasts with the mean of the fit."""
     dense = refit(case, fitted, adapted)
     unit = fitted.tree["scales"].to_dataset()["unit"].values
     assert set(adapted.tree["effects"].children) >= set(fitted.tree["effects"].children)
@@ -116,13 +115,13 @@ def test_adapting_equals_a_fit_to_all_scans_at_the_same_scales(make):
 
 
 def test_adapting_twice_is_adapting_once_with_both():
-    """What effects are counted from stays what it was in the fit, whichever scanners have come since."""
+    """Effects stay contrasts with the mean of the levels of the fit, whichever scanners come later."""
     case = two_new_scanners()
     fitted, lone = case.fitted, case.scans.scanner == "lone"
     adapted = adapt(adapt(fitted, case.part(lone)), case.part(case.is_new & ~lone))
     compare(case, fitted, adapted)
 
-    with pytest.raises(InputError, match=r"learned from these scans before[\s\S]*scans again"):
+    with pytest.raises(InputError, match=r"contains these scans already[\s\S]*scans again"):
         adapt(adapted, case.part(lone))
 
     case = known_scanners()  # where no noise ratio is learned on the way
@@ -150,7 +149,7 @@ def test_nothing_changes_when_it_is_saved_and_opened(tmp_path):
 
 def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     """Travelers and a cohort on a new scanner, features in another order and more of them, in blocks."""
-    monkeypatch.setattr(sys.modules["bayesharm.adapt"], "BLOCK", 100)
+    monkeypatch.setattr("bayesharm.harmonization.adapted_effects.BLOCK", 100)
     fitted = load_posterior(small_run)
     assert 1 < fitted.tree["hyper"].attrs["features_effective"] <= len(fitted.features)
     old = pd.read_csv(small_study / "scans.csv", dtype=str)
@@ -165,7 +164,7 @@ def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     ids = np.arange(9)
     adapted = adapt(fitted, load_dataset(new.assign(scan_id=ids), table.assign(scan_id=ids), check="apply"))
     compare(case, fitted, adapted)
-    assert "'another'" in adapted.run["notes"][-2] and "9 scans" in adapted.run["notes"][-1]
+    assert "'another'" in adapted.run["notes"][-2] and "9 new scans" in adapted.run["notes"][-1]
     assert "epsilon" in summarize(adapted).scanners.index
     told = adapted.effect("measurement")
     assert told["n_scans"].sel(scanner="epsilon") == 9 and 0.1 < told["contraction"].sel(scanner="epsilon") < 1

@@ -1,5 +1,6 @@
-"""The command: what it writes and prints, how it refuses, and that the same seed gives the same bytes."""
+"""The command: its files and messages, its errors, and equal bytes from equal seeds."""
 
+import inspect
 import json
 import re
 import shlex
@@ -17,7 +18,9 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm.cli.app import app
+from bayesharm.cli.app import COMMANDS, app
+from bayesharm.cli.option_groups import expand_option_groups
+from bayesharm.cli.options import ScanColumns
 from bayesharm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +95,7 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
     files = small_study / "scans.csv", small_study / "features.npy"
     result = run(
         "harmonize", small_run, *files, "--out", tmp_path / "mean.npy", "--sd", tmp_path / "sd.csv", "--draws", 3,
-        "--draws-file", tmp_path / "draws.zarr", "--target", "alpha", "--remove", "measurement,sampling", "--scale",
+        "--draws-file", tmp_path / "draws.zarr", "--target", "alpha", "--remove", "measurement,sampling", "--match-noise",
         "--seed", 7,
     )  # fmt: skip
     assert "Note: Real differences between the people" in result.stderr
@@ -106,7 +109,16 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
         )  # fmt: skip
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), expected.mean)
     np.testing.assert_array_equal(xr.open_zarr(tmp_path / "draws.zarr", consolidated=False)["draws"].values, expected.draws)
-    back = ["--out", tmp_path / "back.npy", "--target", "alpha", "--remove", "measurement,sampling", "--scale", "--inverse"]
+    back = [
+        "--out",
+        tmp_path / "back.npy",
+        "--target",
+        "alpha",
+        "--remove",
+        "measurement,sampling",
+        "--match-noise",
+        "--inverse",
+    ]
     run("harmonize", small_run, files[0], tmp_path / "mean.npy", *back)
     np.testing.assert_allclose(np.load(tmp_path / "back.npy"), np.load(files[1]), atol=1e-5)  # float32, of values up to 10
 
@@ -117,7 +129,7 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
     assert "1 scans from 'new'" in error and "--new-scanners" in error and not (tmp_path / "new.csv").exists()
     error = run("harmonize", small_run, *files, *out, "--draws", 2, code=2).stderr
     assert "belong together" in error
-    for choice, note in (("prior", "taken as those of the average"), ("adapt", "Adapted to 1 scans")):
+    for choice, note in (("prior", "taken as average scanners"), ("adapt", "Adapted to 1 new scan")):
         assert note in run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, "--new-scanners", choice).stderr
 
 
@@ -493,7 +505,7 @@ def test_simulate_writes_a_study_with_its_truth(tmp_path):
 
 
 def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
-    from bayesharm.cli.demo.demo import claim_folder
+    from bayesharm.cli.demo.folder import claim_folder
 
     folder = claim_folder(tmp_path / "demo", ("run", "mean.npy"))
     (folder / "run").mkdir()
@@ -518,8 +530,8 @@ def test_the_demo_recovers_the_truth_and_leaves_its_results(tmp_path):
         "Size of each source",
         "Convergence",
         "Recovery of the known truth",
-        "Where it is",
-        "The same by hand",
+        "Output files",
+        "To repeat these steps yourself",
         "Time taken",
     ):
         assert part in text
@@ -528,12 +540,12 @@ def test_the_demo_recovers_the_truth_and_leaves_its_results(tmp_path):
     recovery = pd.read_csv(tmp_path / "demo" / "tables" / "recovery.csv", index_col="source")
     assert (recovery.rmse < recovery.true_rms).all() and (recovery.correlation > 0.5).all()
     assert recovery.coverage.between(0.8, 0.97).all()
-    assert float(re.search(r"ours is ([\d.]+) times", " ".join(text.split()))[1]) < 1.1
+    assert float(re.search(r"bayesharm is ([\d.]+) times", " ".join(text.split()))[1]) < 1.1
 
 
 @pytest.mark.slow
 def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tmp_path):
-    from bayesharm.cli.demo.demo import HELD_OUT, harmonize_held_out
+    from bayesharm.cli.demo.onharmony import HELD_OUT, harmonize_held_out
 
     table = pd.read_csv(data_dir / "onharmony.csv", encoding="utf-8-sig")
     result = harmonize_held_out(table, tmp_path, 1, lambda *event: None)
@@ -544,11 +556,26 @@ def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tm
     assert "60 scans of cohort A" in result.sentences()[0]
 
 
-@pytest.mark.parametrize("command", ["", "fit", "harmonize", "summary", "plot", "report", "models", "simulate", "demo"])
+@pytest.mark.parametrize("command", ["", *(command.__name__ for command in COMMANDS)])
 def test_help_fits_a_terminal_and_gives_an_example(command):
     text = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "$ bayesharm " + command in text if command else "bayesharm demo" in text
+    assert "<bool>" not in text  # flags have no value
+
+
+def test_a_group_of_options_stands_in_the_place_of_its_parameter():
+    received = []
+
+    def command(*, first: int = 1, columns: ScanColumns, last: int = 2) -> None:
+        received.append((first, columns, last))
+
+    expanded = expand_option_groups(command)
+    names = ["scan_id", "participant_id", "scanner", "site", "diagnosis", "traveling"]
+    assert list(inspect.signature(expanded).parameters) == ["first", *names, "last"]
+    expanded(first=3, last=4, **dict.fromkeys(names) | {"scanner": "machine"})
+    [(first, columns, last)] = received
+    assert (first, last) == (3, 4) and columns.mapping == {"scanner": "machine"}
 
 
 def test_help_and_import_are_quick():
@@ -561,8 +588,8 @@ def test_public_names_are_there():
     assert set(bayesharm.__all__) <= set(dir(bayesharm))
     for name in bayesharm.__all__:
         getattr(bayesharm, name)
-    import_module("bayesharm.fit")  # the modules of that name do not take the functions' place
-    import_module("bayesharm.harmonize")
+    import_module("bayesharm.fitting.fit")  # modules of the same name do not replace the functions
+    import_module("bayesharm.harmonization.harmonize")
     assert callable(bayesharm.fit) and callable(bayesharm.harmonize)
     assert bayesharm.__version__ in run("--version").output
     with pytest.raises(AttributeError, match="has no attribute 'fitt'"):

@@ -8,8 +8,8 @@ from arviz_stats.base import array_stats
 from scipy import signal
 
 from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, Diagnostics, diagnose, pareto_k, quantiles
+from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import FitContext
 from bayesharm.results.posterior import REASONS
 
 

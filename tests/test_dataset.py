@@ -111,7 +111,7 @@ def test_a_mapped_scan_id_labels_both(tmp_path):
 
 def test_features_are_chosen_from_a_table_with_other_columns():
     table = make_table().assign(age=1, note="x")
-    refused("repeats columns of the scans table.*got: 'age'.*select", make_scans(), table)
+    refused("in both the features table and the scans table.*got: 'age'.*select", make_scans(), table)
     refused("'note' is not numeric", make_scans(), table.drop(columns="age"))
     assert load_dataset(make_scans(), table, select="t_*").features.names.tolist() == ["t_a", "t_b"]
 
@@ -158,10 +158,10 @@ def test_features_and_scans_that_do_not_align(tmp_path):
     refused(r"do not align.*0 scans without.*of 1 scans .*\('005'\)", scans[:5], table)
     refused("001 is not 1", scans, table.assign(scan_id=range(N)))
     refused("more than once in the features.*got: 1 repeated: 'x'", scans, table.assign(scan_id="x"))
-    refused("rows without 'scan_id'.*got: empty in row.*'0'", scans, table.assign(scan_id=[None, *"12345"]))
-    refused("does not say which row is which scan.*a column 'scan_id'", scans, table[NAMES])
-    refused("labelled by scan_id, the scans are not", scans.drop(columns="scan_id"), table)
-    refused("The scans table lists scans more than once", scans.assign(scan_id="x"), table, check="apply")
+    refused("rows without 'scan_id'.*got: no value in row.*'0'", scans, table.assign(scan_id=[None, *"12345"]))
+    refused("does not identify its scans.*a column 'scan_id'", scans, table[NAMES])
+    refused("have a scan_id, but the scans table has none", scans.drop(columns="scan_id"), table)
+    refused("Some scans are in the scans table more than once", scans.assign(scan_id="x"), table, check="apply")
 
 
 def test_missing_infinite_and_constant_values_are_refused_or_dropped():
@@ -188,7 +188,7 @@ def test_missing_infinite_and_constant_values_are_refused_or_dropped():
     )
     dropped = load_dataset(make_scans(), constant, bad_features="drop").dropped
     assert dropped == {"t_b": "constant (2.5 in every scan)"}
-    refused("constant.*none would be left", make_scans(), np.ones((N, 2)), bad_features="drop")
+    refused("constant.*every feature is unusable", make_scans(), np.ones((N, 2)), bad_features="drop")
 
 
 def test_applying_keeps_missing_and_constant_values():
@@ -203,7 +203,7 @@ def test_applying_keeps_missing_and_constant_values():
 
 def test_other_refusals(tmp_path):
     scans = make_scans()
-    refused("It is not said which features to use.*got.*expected.*--features", scans)
+    refused("No features are selected.*got.*expected.*--features", scans)
     refused("No feature matches.*'q'", scans, select="q")
     refused("No feature matches", scans, make_table(), select="q*")
     refused("'age' is not numeric", scans.assign(age="old"), select="a*")
@@ -213,10 +213,10 @@ def test_other_refusals(tmp_path):
         make_table().set_axis([*NAMES[:3], "t_a", "scan_id"], axis=1),
     )
     refused("There are no features", scans, make_table()[["scan_id"]])
-    refused("no such file for the features", scans, tmp_path / "no.csv")
+    refused("file of the features does not exist", scans, tmp_path / "no.csv")
     refused("format of the features", scans, tmp_path / "no.mat")
     refused("one scanner", scans.assign(scanner="A"), make_values())
-    refused("not known.*got: bad_features='ignore'", scans, make_values(), bad_features="ignore")
+    refused("Unknown option.*got: bad_features='ignore'", scans, make_values(), bad_features="ignore")
     (tmp_path / "empty.csv").touch()
     refused("features is empty", scans, tmp_path / "empty.csv")
     (tmp_path / "no_rows.csv").write_text("scan_id,a\n")

@@ -67,7 +67,7 @@ def test_a_damaged_cached_file_is_downloaded_again(requested, tmp_path):
 )
 def test_a_bad_download_says_what_to_do_and_leaves_nothing(requested, tmp_path, served, reason):
     file = remote(requested, tmp_path, served)
-    with pytest.raises(BayesharmError, match=f"(?s)small.csv could not be downloaded.*{reason}.*by hand.*BAYESHARM_DATA"):
+    with pytest.raises(BayesharmError, match=f"(?s)small.csv could not be downloaded.*{reason}.*manually.*BAYESHARM_DATA"):
         fetch(file, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 

@@ -11,10 +11,11 @@ import bayesharm
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.errors import InputError
 from bayesharm.fitting.block_sampler import BlockSampler
+from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import FitContext
 from bayesharm.inference.predictive_prior import placeholder_prior
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -37,7 +38,9 @@ def sample(folder, block_size):
         study = FitContext(dataset, design, problem, None, 1, Settings(block_size=block_size), devices)
         assert study.block_size == len(BLOCK)
         mixture = placeholder_prior(problem, len(dataset.features.names), len(dataset.features.names))
-        return BlockSampler(study, np.zeros(problem.n_ratios), mixture).sample(BLOCK) | {"devices": str(devices)}
+        return BlockSampler(study, VarianceRatios.equal(problem.n_scanners), mixture).sample(BLOCK) | {
+            "devices": str(devices)
+        }
 
 
 def test_several_devices_give_what_one_gives(small_study, tmp_path):

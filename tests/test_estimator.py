@@ -1,4 +1,4 @@
-"""The scikit-learn transformer: its contract with scikit-learn, and that it learns from training scans only."""
+"""The scikit-learn transformer: its contract with scikit-learn, and no leak from test scans."""
 
 import io
 import subprocess
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from cases import of_travelers
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -21,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bayesharm
 from bayesharm import BayesHarmonizer, InputError, load_posterior
+from bayesharm.harmonization.adaptation import adapt_to_new_scanners
 
 # A fit of every test is one of the same design, three travelers on two scanners, and works on one feature at a time: what is
 # compiled for the first serves for all.
@@ -179,8 +181,34 @@ def test_choices_of_transform_need_no_new_fit(study, fitted, choice):
     np.testing.assert_allclose(harmonizer.transform_sd(X, scans=scans), found.sd, rtol=1e-6)
 
 
+def test_new_scanners_are_learned_and_then_harmonized():
+    """With the numbers and notes of the two steps."""
+    case = of_travelers()
+    harmonizer = BayesHarmonizer(new_scanners="adapt")
+    harmonizer.posterior_, harmonizer.n_features_in_ = case.fitted, case.values.shape[1]
+    harmonizer.feature_names_in_ = np.array(case.fitted.features, object)
+    X = pd.DataFrame(case.values, columns=case.fitted.features)
+    dataset = case.part(np.full(len(case.scans), True))
+    adapted, notes = adapt_to_new_scanners(case.fitted, dataset)
+    with warnings.catch_warnings(record=True) as issued:
+        warnings.simplefilter("always")
+        values = harmonizer.transform(X, scans=case.scans)
+        expected = bayesharm.harmonize(adapted, dataset)
+    assert [str(each.message) for each in issued] == notes and len(notes) == 2
+    np.testing.assert_array_equal(values, expected.mean)
+    np.testing.assert_array_equal(harmonizer.transform_sd(X, scans=case.scans), expected.sd)
+    with pytest.raises(InputError, match=r"with inverse, and scans from 's1'"):
+        harmonizer.inverse_transform(values, scans=case.scans)
+    old_X, old_scans = X[~case.is_new], case.scans[~case.is_new]
+    back = harmonizer.inverse_transform(harmonizer.transform(old_X, scans=old_scans), scans=old_scans)
+    np.testing.assert_allclose(back, old_X, rtol=1e-12)
+
+
 def test_an_impossible_choice_is_refused(study, fitted):
     X, scans = study
+    for choice in ({"new_scanners": "guess"}, {"match_noise": 2}):
+        with pytest.raises(InputError, match="do this"):
+            joblib_copy(fitted).set_params(**choice).transform(X, scans=scans)
     with pytest.raises(InputError, match="remove"):
         joblib_copy(fitted).set_params(remove="sampling").transform(X, scans=scans)
 
@@ -232,10 +260,10 @@ def test_features_that_do_not_vary_are_passed_through(study, fitted):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda scans: None, r"There is no table of scans[\s\S]*enable_metadata_routing"),
-    (lambda scans: scans.to_numpy(), r"no table of scans[\s\S]*of type ndarray"),
+    (lambda scans: None, r"There is no scans table[\s\S]*enable_metadata_routing"),
+    (lambda scans: scans.to_numpy(), r"no scans table[\s\S]*of type ndarray"),
     (lambda scans: scans.iloc[:-1], r"differ in length[\s\S]*14 rows of X, 13 of scans"),
-    (lambda scans: scans.iloc[::-1], r"another order[\s\S]*in row 1 scan 'scan00' of X and 'scan13' of scans"),
+    (lambda scans: scans.iloc[::-1], r"different order[\s\S]*in row 1, scan 'scan00' in X and 'scan13' in scans"),
     (lambda scans: scans.drop(columns="scanner"), "no column 'scanner'"),
 ])  # fmt: skip
 def test_scans_must_belong_to_the_rows(study, fitted, change, message):
@@ -256,7 +284,7 @@ def test_other_ways_to_write_scans(study, fitted):
 
 def test_before_the_fit_and_other_features_or_scanners(study, fitted):
     X, scans = study
-    with pytest.raises(InputError, match="knows nothing about some of the scanners"):
+    with pytest.raises(InputError, match="Some scanners are not in the fit"):
         fitted.transform(X, scans=scans.replace({"scanner": {"B": "C"}}))
     with pytest.raises(NotFittedError):
         BayesHarmonizer(**QUICK).transform(X, scans=scans)
@@ -275,7 +303,7 @@ def test_a_table_given_to_the_constructor(study, fitted):
     for table in (scans.iloc[::-1], scans.rename_axis("scan_id").reset_index()):
         harmonizer = joblib_copy(fitted).set_params(scans=table)
         pd.testing.assert_frame_equal(harmonizer.transform(some), expected.iloc[[4, 9]])
-    with pytest.raises(InputError, match="whose index names scans"), pytest.warns(UserWarning, match="valid feature names"):
+    with pytest.raises(InputError, match="scan identifiers as"), pytest.warns(UserWarning, match="valid feature names"):
         harmonizer.transform(some.to_numpy())
     with pytest.raises(InputError, match="no scan 'new'"):
         harmonizer.transform(some.rename({"scan04": "new"}))
@@ -337,7 +365,7 @@ def test_routing_asks_for_scans_by_itself(study, routing):
     pd.testing.assert_frame_equal(pipeline.transform(X, scans=scans), harmonized)
     # Two roundings to float32 (2^-24 each, of values below 10).
     np.testing.assert_allclose(pipeline.inverse_transform(harmonized, scans=scans), X, atol=3e-6)
-    with pytest.raises(InputError, match="There is no table of scans"):
+    with pytest.raises(InputError, match="There is no scans table"):
         pipeline.transform(X)
 
 
@@ -359,5 +387,5 @@ def test_what_transform_gives_does_not_depend_on_diagnoses(small_run, small_stud
     others = scans.assign(diagnosis=scans.diagnosis[::-1].to_numpy())
     np.testing.assert_array_equal(first, harmonizer.transform(X, scans=others))
     assert not np.allclose(first, harmonizer.set_params(match_noise=False).transform(X, scans=scans))
-    with pytest.raises(InputError, match="does not look at diagnoses"):
+    with pytest.raises(InputError, match="needs diagnoses"):
         harmonizer.set_params(remove="measurement,sampling").transform(X, scans=scans)

@@ -13,6 +13,7 @@ from bayesharm.errors import InputError, ModelError
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import draw_conclusions
 from bayesharm.evaluation.result import BAYESHARM, MATCHED_NOISE, MODEL_PREDICTION
+from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.model.catalog import load_model
 
 SCANNERS, N_PEOPLE, N_FEATURES = ("A", "B", "C"), 8, 12
@@ -163,7 +164,8 @@ def test_matched_noise_is_match_noise_and_reports_its_factors():
     scans, values = make_study()
     dataset = load_dataset(scans, values)
     posterior = make_learned(dataset, load_model("traveling"))
-    applied, plain = BayesFitted(posterior, match_noise=True).apply(dataset), BayesFitted(posterior).apply(dataset)
+    matched = CorrectionOptions(match_noise=True)
+    applied, plain = BayesFitted(posterior, matched).apply(dataset), BayesFitted(posterior).apply(dataset)
     np.testing.assert_array_equal(applied.values, harmonize(posterior, dataset, match_noise=True).mean)
     assert plain.factor is None and len(np.unique(applied.factor[:, 0].round(12))) == len(SCANNERS)
     first, last = 0, len(SCANNERS) * (N_PEOPLE - 1)  # two people on one scanner: what is expected of them is the same
@@ -264,5 +266,5 @@ def test_options_that_make_no_sense_are_refused_before_any_work(study):
     with pytest.raises(InputError, match=r"evaluate needs a Dataset[\s\S]*load_dataset"):
         cross_validate("study.csv")
     cohort = study.take(np.flatnonzero(study.scans.scanner == "A"))
-    with pytest.raises(InputError, match="people were scanned on several scanners"):
+    with pytest.raises(InputError, match="people scanned on several scanners"):
         cross_validate(cohort, ["none"], **FEW)

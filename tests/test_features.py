@@ -134,7 +134,7 @@ def test_globs():
 
 
 def test_take_names_what_is_absent(values):
-    refused("not there.*got: 4 features.*1 are absent: 'z'", Features.from_array(values, NAMES).take, ["a", "z"])
+    refused("do not exist.*got: 4 features.*1 are absent: 'z'", Features.from_array(values, NAMES).take, ["a", "z"])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_take_names_what_is_absent(values):
         (lambda: np.zeros((0, 3)), r"no rows"),
         (
             lambda: np.array([["1", "2"], ["3", "high"]]),
-            r"not hold numbers.*'high' in the feature of column 1",
+            r"not hold numbers.*'high' in feature column 1",
         ),
         (lambda: np.zeros((2, 2), complex), r"not hold numbers.*complex"),
         (lambda: np.arange(18.0).reshape(2, 3, 3), r"not symmetric.*scan 0 .*up to 4"),
@@ -158,17 +158,17 @@ def test_refused_arrays(make, message):
 
 
 def test_refused_files(values, tmp_path):
-    refused("no such file.*x.npy", read_all, tmp_path / "x.npy")
-    refused(r"format of the features is not known.*\.npy, \.npz, \.zarr", read_all, tmp_path / "x.mat")
+    refused("does not exist.*x.npy", read_all, tmp_path / "x.npy")
+    refused(r"format of the features is unknown.*\.npy, \.npz, \.zarr", read_all, tmp_path / "x.mat")
     (tmp_path / "x.npy").write_bytes(b"nonsense")
     refused("cannot be read.*x.npy", read_all, tmp_path / "x.npy")
     np.save(tmp_path / "pickled.npy", np.array([[1, "a"]], dtype=object))
     refused("cannot be read.*pickled", read_all, tmp_path / "pickled.npy")
     np.savez(tmp_path / "two.npz", one=values, two=values)
-    refused("not found.*'one', 'two'.*expected: an array named 'features'", read_all, tmp_path / "two.npz")
+    refused("no array of features.*'one', 'two'.*expected: an array named 'features'", read_all, tmp_path / "two.npz")
     np.savez(tmp_path / "short.npz", features=values, scan_id=["s1", "s2"])
     refused(
-        "labels 'scan_id' do not fit.*got: 2 labels.*expected: 3, one for each scan",
+        "labels 'scan_id' do not match.*got: 2 labels.*expected: 3, one for each scan",
         read_all,
         tmp_path / "short.npz",
     )
@@ -315,4 +315,4 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path):
     features.read(0, 2)
     np.save(tmp_path / "other.npy", np.ones((3, 4)))
     (tmp_path / "other.npy").replace(tmp_path / "x.npy")
-    refused("have changed while they were read", features.read, 2, 4)
+    refused("file changed while bayesharm was reading it", features.read, 2, 4)

@@ -1,9 +1,8 @@
-"""Harmonizing: the effect of each scan's scanner is subtracted, and nothing else about the input changes."""
+"""Harmonization subtracts the effect of each scan's scanner and changes nothing else about the input."""
 
 import errno
 import hashlib
 import os
-import sys
 import warnings
 from dataclasses import replace
 
@@ -24,7 +23,6 @@ from bayesharm.io.tables import read_table
 from bayesharm.io.writers import WRITTEN_FORMATS
 from bayesharm.results.posterior import Posterior, load_posterior
 
-MODULE = sys.modules["bayesharm.harmonize"]  # the function has its name
 NAMES = ["f0", "f1", "f2", "f3"]
 BIAS = {"A": -10.0, "B": 0.0, "C": 10.0}  # of the posterior made by hand, in every feature
 
@@ -113,7 +111,9 @@ def test_features_of_the_fit_must_be_there():
 
 def test_other_features_are_left_out_with_a_note():
     posterior = make_posterior(dropped={"x": "constant (0 in every scan)"})
-    with pytest.warns(UserWarning, match=r"not part of the fit are left out \(2\): 'x', 'y'; unfit there: 1"):
+    with pytest.warns(
+        UserWarning, match=r"not in the fit are left out \(2\): 'x', 'y'\. The fit itself dropped 1 of them.*constant"
+    ):
         result = harmonize(posterior, make_dataset(names=["f0", "x", "f1", "f2", "y", "f3"]))
     assert result.names.tolist() == NAMES
     np.testing.assert_allclose(result.mean[1], [6, 8, 9, 11])
@@ -123,7 +123,7 @@ def test_features_without_names_must_be_as_many_as_in_the_fit():
     names = ("feature_0000", "feature_0002")
     posterior = make_posterior(features=names, dropped={"feature_0001": "constant"})
     scans = make_dataset("AB").scans
-    with pytest.warns(UserWarning, match=r"not part of the fit are left out \(1\)"):
+    with pytest.warns(UserWarning, match=r"not in the fit are left out \(1\)"):
         result = harmonize(posterior, load_dataset(scans, np.ones((2, 3)), check="apply"))
     assert tuple(result.names) == names
     with pytest.raises(InputError, match=r"no names[\s\S]*got: 4 features[\s\S]*expected: 3"):
@@ -137,7 +137,7 @@ def test_what_has_not_converged_is_said():
 
 
 def test_without_travelers_it_is_said_that_sampling_bias_goes_too():
-    with pytest.warns(UserWarning, match="site effects.*measurement and sampling bias together.*removed"):
+    with pytest.warns(UserWarning, match="site effects.*measurement and sampling bias together: removing them also removes"):
         assert harmonize(make_posterior("cohort"), make_dataset()).removed == "site"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -204,8 +204,8 @@ def test_a_zarr_can_be_harmonized_again(tmp_path):
 def test_blocks_of_features_are_joined(monkeypatch, tmp_path):
     whole = harmonize(make_posterior(), make_dataset(), draws=2)
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 4)
-    monkeypatch.setattr(MODULE, "DRAWN_BYTES", 12 * 8)
-    monkeypatch.setattr(MODULE, "STRIP_VALUES", 2)
+    monkeypatch.setattr("bayesharm.harmonization.blockwise.DRAWN_BYTES", 12 * 8)
+    monkeypatch.setattr("bayesharm.harmonization.blockwise.STRIP_VALUES", 2)
     paths, told = [tmp_path / f"{name}.npy" for name in ("mean", "sd", "draws")], []
     harmonize_to_files(make_posterior(), make_dataset(), *paths, draws=2, progress=lambda *event: told.append(event))
     assert told[:4] == [("harmonizing", k, 4, "") for k in (1, 2, 3, 4)]
@@ -307,7 +307,7 @@ def test_nothing_is_left_behind_when_the_disk_is_full(tmp_path, monkeypatch, ful
         monkeypatch.setattr(os, "posix_fallocate", fail)
     paths = [tmp_path / name for name in ("mean.csv", "sd.npy", "draws.zarr")]
     paths[0].write_text("as it was")
-    options = {"report": fail} if full == "half way" else {}
+    options = {"progress": fail} if full == "half way" else {}
     posterior = make_posterior(settings={"preview": True})
     with pytest.raises(BayesharmError, match="No space left"):
         harmonize_to_files(posterior, make_dataset(), *paths, draws=2, **options)
@@ -334,7 +334,7 @@ def test_the_room_that_is_needed_is_taken_first(tmp_path, monkeypatch):
 
 def test_draws_leave_memory_while_they_are_written(tmp_path, monkeypatch):
     """And what goes wrong then is not lost."""
-    monkeypatch.setattr("bayesharm.io.writers.SETTLED_BYTES", 1)
+    monkeypatch.setattr("bayesharm.io.writers.SYNC_BYTES", 1)
     put_down = []
 
     def advise(*args):
@@ -513,7 +513,7 @@ def test_draws_depend_on_the_seed_and_the_feature_only(monkeypatch):
     table = pd.DataFrame(dataset.features.read(0, len(names)), columns=names)[turned]
     again = load_dataset(dataset.scans, table.assign(scan_id=dataset.scans.scan_id), check="apply")
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 100)
-    monkeypatch.setattr(MODULE, "DRAWN_BYTES", 300 * 8)
+    monkeypatch.setattr("bayesharm.harmonization.blockwise.DRAWN_BYTES", 300 * 8)
     np.testing.assert_allclose(harmonize(posterior, again, draws=2, seed=3).draws, few[..., order], atol=1e-12)
 
 

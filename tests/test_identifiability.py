@@ -247,5 +247,5 @@ def test_memory_grows_with_people_and_not_with_their_square():
     problem = make_problem(design)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(problem.plan.kinds.first) < 30  # people with the same visits are one kind
+    assert len(problem.likelihood.plan.kinds.first) < 30  # people with the same visits are one kind
     assert peak < n_people**2 * 8 / 2

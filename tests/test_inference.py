@@ -33,10 +33,11 @@ from bayesharm.inference.importance import (
 )
 from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior, make_predictive_prior
 from bayesharm.inference.scales import NutsSettings, SampleShape, sample_block, start_chains
-from bayesharm.inference.variance_ratios import VarianceRatios, fit_variance_ratios, variance_ratio_covariance
+from bayesharm.inference.variance_ratios import RatioPosterior, fit_variance_ratios, variance_ratio_covariance
 from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import Gaussian, make_problem, to_coordinates, to_log_scales
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import FIXED, build_design
 from bayesharm.model.spec import Priors
@@ -157,6 +158,7 @@ SCALES = ("noise", "participant", "measurement")
 N_FEATURES, N_NODES = 12, 2048  # as many nodes as `fit_hyperparameters` takes, so that they share programs
 AXES = (np.linspace(-2.0, 0.6, 40), np.linspace(-4.0, 1.4, 36), np.linspace(-4.0, 1.4, 36))
 EQUAL = np.zeros(2 * len(SCANNERS))
+EQUAL_RATIOS = VarianceRatios.equal(len(SCANNERS))
 PRIOR = Gaussian(np.log([0.6, 0.6, 0.6]), np.array([0.3, 0.5, 0.5]))
 
 
@@ -181,7 +183,7 @@ class FitContext:
             + measurement * (np.exp(log_bias / 2)[:, None] * rng.normal(size=(len(SCANNERS), N_FEATURES)))[scanner]
             + noise * np.exp(log_noise / 2)[scanner][:, None] * rng.normal(size=(len(visits), N_FEATURES))
         )
-        ratios = ("scanner", "scanner") if by_scanner else ("homoscedastic", "same")
+        ratios = ("scanner", "scanner") if by_scanner else ("homogeneous", "homogeneous")
         spec = load_model("traveling")
         self.spec = replace(spec, noise_ratio=ratios[0], bias_ratio=ratios[1], feature_scaling="common")  # no amplitude
         self.design = build_design(self.scans, self.spec)
@@ -214,7 +216,7 @@ def place(problem):
     def place(moments) -> tuple[Laplace, ...]:
         start = jnp.broadcast_to(problem.log_medians[:, None], (len(SCALES), N_FEATURES))
         return tuple(
-            find_modes(problem, EQUAL, moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start)
+            find_modes(problem, EQUAL_RATIOS, moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start)
             for width in (0.5, 1.0, 2.0, 4.0)
         )
 
@@ -291,7 +293,7 @@ def test_marginal_likelihood_is_that_of_quadrature(study, problem, place, exact)
 
     def estimate(seed):
         nodes = draw_importance_sample(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), proposals, N_NODES)
-        weight = log_importance_weights(problem, EQUAL, study.moments, nodes)
+        weight = log_importance_weights(problem, EQUAL_RATIOS, study.moments, nodes)
         return jax.jit(log_marginal)(quadratic_features(nodes.log_scales), weight, mean.T, np.log(sd.T))
 
     found = np.array([estimate(seed) for seed in range(n_repeats)])
@@ -435,7 +437,7 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     )
     design = build_design(scans, replace(load_model("traveling"), noise_ratio="homogeneous", bias_ratio="homogeneous"))
     problem = make_problem(design)
-    moments, _ = compute_moments(design, problem.plan.layout, features)
+    moments, _ = compute_moments(design, problem.likelihood.plan.layout, features)
     found = fit_hyperparameters(problem, moments, np.arange(256), 256, seed=2, n_draws=250)
     low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
     assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
@@ -458,17 +460,17 @@ def uneven(noisy):
 
 
 @pytest.fixture(scope="module")
-def ratio(noisy, uneven, place) -> VarianceRatios:
+def ratio(noisy, uneven, place) -> RatioPosterior:
     nodes = draw_importance_sample(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
-    mode = fit_variance_ratios(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, EQUAL)
-    return VarianceRatios(mode, variance_ratio_covariance(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, mode), N_FEATURES)
+    mode = fit_variance_ratios(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, EQUAL_RATIOS)
+    return RatioPosterior(mode, variance_ratio_covariance(uneven, noisy.moments, nodes, PRIOR, N_FEATURES, mode), N_FEATURES)
 
 
 def test_ratios_are_recovered_and_centered(ratio):
     sd = np.sqrt(np.diag(ratio.covariance))
-    assert (np.abs(ratio.mean - LOG_RATIO) < 5 * sd).all()
+    assert (np.abs(ratio.mean.to_vector() - LOG_RATIO) < 5 * sd).all()
     assert ((0.05 < sd) & (sd < 0.4)).all()
-    np.testing.assert_allclose(ratio.mean.reshape(2, -1).sum(1), 0, atol=1e-10)
+    np.testing.assert_allclose(ratio.mean.to_vector().reshape(2, -1).sum(1), 0, atol=1e-10)
     np.testing.assert_allclose(ratio.covariance.reshape(2, -1, 2 * len(SCANNERS)).sum(1), 0, atol=1e-10)
 
 
@@ -480,8 +482,8 @@ def test_ratios_have_the_mode_and_curvature_of_brute_force(share, ratio, noisy, 
     if share < 1:
         nodes = draw_importance_sample(feature_keys(0, Stage.NODES, np.arange(N_FEATURES)), place(noisy.moments), N_NODES)
         count = share * N_FEATURES
-        mode = fit_variance_ratios(uneven, noisy.moments, nodes, PRIOR, count, EQUAL)
-        ratio = VarianceRatios(mode, variance_ratio_covariance(uneven, noisy.moments, nodes, PRIOR, count, mode), count)
+        mode = fit_variance_ratios(uneven, noisy.moments, nodes, PRIOR, count, EQUAL_RATIOS)
+        ratio = RatioPosterior(mode, variance_ratio_covariance(uneven, noisy.moments, nodes, PRIOR, count, mode), count)
 
     def log_posterior(log_ratio):
         marginal = noisy.quadrature(log_ratio, axes).log_marginal(PRIOR.mean[None], PRIOR.sd[None])
@@ -489,9 +491,9 @@ def test_ratios_have_the_mode_and_curvature_of_brute_force(share, ratio, noisy, 
 
     variance, directions = np.linalg.eigh(ratio.covariance)
     np.testing.assert_allclose(variance[:2], 0, atol=1e-12)
-    top = log_posterior(ratio.mean)
+    top = log_posterior(ratio.mean.to_vector())
     for step in (0.5 * np.sqrt(np.maximum(variance, 0)) * directions).T[2:]:
-        ahead, behind = log_posterior(ratio.mean + step), log_posterior(ratio.mean - step)
+        ahead, behind = (log_posterior(ratio.mean.to_vector() + sign * step) for sign in (1, -1))
         assert abs(ahead - behind) < 0.15  # the slope, in sds
         np.testing.assert_allclose(4 * (ahead + behind - 2 * top), -1, atol=0.15)
 
@@ -502,12 +504,15 @@ def test_ratios_bear_nodes_far_from_everything(ratio, noisy, uneven, place):
     moved = np.array(nodes.log_scales)
     moved[3, 0, 2], moved[7, 1, 5], moved[:, :, 9] = -40.0, 700.0, np.nan
     mode = fit_variance_ratios(
-        uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, N_FEATURES, EQUAL
+        uneven, noisy.moments, nodes._replace(log_scales=jnp.asarray(moved)), PRIOR, N_FEATURES, EQUAL_RATIOS
     )
-    assert (np.abs(mode - ratio.mean) < 0.6 * np.sqrt(np.diag(ratio.covariance))).all()  # without one of 12 features
+    assert (
+        np.abs(mode.to_vector() - ratio.mean.to_vector()) < 0.6 * np.sqrt(np.diag(ratio.covariance))
+    ).all()  # without one of 12 features
     nowhere = nodes._replace(log_proposal=jnp.full_like(nodes.log_proposal, np.nan))
-    np.testing.assert_array_equal(fit_variance_ratios(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL), EQUAL)
-    assert np.isfinite(variance_ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL)).all()
+    unmoved = fit_variance_ratios(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL_RATIOS)
+    np.testing.assert_array_equal(unmoved.to_vector(), EQUAL)
+    assert np.isfinite(variance_ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL_RATIOS)).all()
 
 
 # Scales of each feature
@@ -531,7 +536,7 @@ def sample(study, problem, mixture):
         moments, weight = lanes_of((moments, mixture.log_weight), features)
         keys = [feature_keys(7, stage, features) for stage in (Stage.NODES, Stage.FEATURES)]
         start = start_chains(keys[1], len(SCALES), EFFORT.n_chains)
-        draws = sample_block(problem, EQUAL, moments, mixture._replace(log_weight=weight), *keys, start, EFFORT, PACE)
+        draws = sample_block(problem, EQUAL_RATIOS, moments, mixture._replace(log_weight=weight), *keys, start, EFFORT, PACE)
         return jax.tree.map(np.asarray, draws)
 
     return sample
@@ -552,7 +557,7 @@ def test_scales_have_the_posterior_of_quadrature(block, mixture, exact):
 def test_log_ratios_give_the_marginal_likelihood(block, mixture, exact):
     """Their mean is the likelihood integrated over the mixture; 128 nodes know it within a few percent."""
     terms = exact.log_marginal(mixture.mean.T, np.exp(mixture.log_sd).T) + mixture.log_weight
-    error = np.log(np.exp(block.log_ratios).mean(0) / np.exp(terms).sum(0))
+    error = np.log(np.exp(block.log_weights).mean(0) / np.exp(terms).sum(0))
     assert np.sqrt((error**2).mean()) < 0.1
 
 
@@ -561,7 +566,7 @@ def test_draws_of_a_feature_do_not_depend_on_its_block(block, sample):
     for features in (np.arange(N_FEATURES)[::-1], np.array([8, 3, 11, 3, 0])):
         other = sample(features)
         np.testing.assert_allclose(other.log_scales, block.log_scales[..., features], atol=1e-8)
-        np.testing.assert_allclose(other.log_ratios, block.log_ratios[..., features], atol=1e-8)
+        np.testing.assert_allclose(other.log_weights, block.log_weights[..., features], atol=1e-8)
         np.testing.assert_array_equal(other.n_steps, block.n_steps[..., features])
 
 
@@ -571,7 +576,7 @@ def test_a_feature_of_nan_spoils_no_other(block, sample, study):
         part[:, 5] = np.nan
     draws, others = sample(np.arange(N_FEATURES), moments), np.arange(N_FEATURES) != 5
     jax.tree.map(np.testing.assert_array_equal, lanes_of(draws, others), lanes_of(block, others))
-    assert draws.diverging[..., 5].all() and (draws.log_ratios[:, 5] == -np.inf).all()
+    assert draws.diverging[..., 5].all() and (draws.log_weights[:, 5] == -np.inf).all()
 
 
 def test_few_features_keep_the_draws_of_the_hyperparameters(hyper):
@@ -609,7 +614,7 @@ def test_effects_are_those_of_dense_algebra(model):
     log_scales = np.log(design.scale_medians)[None, :, None] + rng.normal(0, 0.7, (4, len(design.scales), 3))
     log_ratio = rng.normal(0, 0.5, 2 * len(design.scanners))
     problem = make_problem(design)
-    moments, _ = compute_moments(design, problem.plan.layout, features)
+    moments, _ = compute_moments(design, problem.likelihood.plan.layout, features)
 
     x, contrasts = design.matrix.toarray(), np.concatenate([group.contrasts for group in design.effects])
     y = features[design.rows]
@@ -630,9 +635,9 @@ def test_effects_are_those_of_dense_algebra(model):
         variance[k, :, f] = np.diag(contrasts @ covariance @ contrasts.T)
 
     for k in range(4):
-        found = average_effects(problem, log_ratio, moments, jnp.asarray(log_scales[[k] * 4]))
+        found = average_effects(problem, VarianceRatios.from_vector(log_ratio), moments, jnp.asarray(log_scales[[k] * 4]))
         np.testing.assert_allclose(found[0], mean[k], atol=1e-8)
         np.testing.assert_allclose(found[1], np.sqrt(variance[k]), rtol=1e-8, atol=1e-12)
-    found = average_effects(problem, log_ratio, moments, jnp.asarray(log_scales))
+    found = average_effects(problem, VarianceRatios.from_vector(log_ratio), moments, jnp.asarray(log_scales))
     np.testing.assert_allclose(found[0], mean.mean(0), atol=1e-8)
     np.testing.assert_allclose(found[1], np.sqrt(variance.mean(0) + mean.var(0)), rtol=1e-8)

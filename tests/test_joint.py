@@ -17,9 +17,9 @@ from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
 from bayesharm.fitting.scheduler import MOST_TOGETHER
 from bayesharm.inference.joint import FEW_FEATURES, MOST_DIVERGENT, collapsed_model, sample_joint
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -54,15 +54,14 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_
     log_scales = eta[:, None] + amplitude + omega[:, None] * rng.normal(size=(n_scales, 2))
     with jax.enable_x64(True):
         problem = make_problem(design)
-        moments = jax.tree.map(jnp.asarray, compute_moments(design, problem.plan.layout, features)[0])
+        moments = jax.tree.map(jnp.asarray, compute_moments(design, problem.likelihood.plan.layout, features)[0])
         site = {"eta": eta, "excess": excess, "log_noise": log_scales[0], "log_scale": log_scales[1:]}
         site |= {"raw": raw[0], "raw_bias": raw[1]}
         site |= {"amplitude": amplitude} if feature_scaling == "per_feature" else {}
         found = float(log_density(collapsed_model, (problem, moments), {}, jax.tree.map(jnp.asarray, site))[0])
-        constants, condensed = weight_statistics(
-            problem.plan, jnp.asarray(raw - raw.mean(1, keepdims=True)).reshape(-1), moments
-        )
-        expected = float(log_likelihood(problem.plan, constants, condensed, jnp.asarray(log_scales)).sum())
+        ratios = VarianceRatios(*jnp.asarray(raw - raw.mean(1, keepdims=True)))
+        statistics = problem.likelihood.weighted(ratios, moments)
+        expected = float(problem.likelihood.log_likelihood(statistics, jnp.asarray(log_scales)).sum())
     expected += stats.norm.logpdf(eta, np.log(design.scale_medians), priors.eta_sd).sum()
     expected += stats.halfnorm.logpdf(excess, scale=priors.omega_sd).sum()
     expected += stats.norm.logpdf(log_scales, eta[:, None] + amplitude, omega[:, None]).sum()

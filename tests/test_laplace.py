@@ -9,9 +9,10 @@ from scipy import optimize
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.datasets.simulate import simulate_srpbs
+from bayesharm.likelihood.collapsed import CollapsedLikelihood, WeightedStatistics
 from bayesharm.likelihood.layout import lay_out, make_plan
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import compute_moments
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -146,7 +147,7 @@ class FitContext:
         simulated = simulate_srpbs(n_features, seed=2)
         self.design = build_design(simulated.scans, load_model("traveling_and_cohort"))
         layout = lay_out(self.design)
-        self.plan = make_plan(self.design, layout)
+        self.likelihood = CollapsedLikelihood(make_plan(self.design, layout))
         self.moments, _ = compute_moments(self.design, layout, simulated.features)
         self.n_features = n_features
 
@@ -156,12 +157,12 @@ class FitContext:
     def condensed(self, dtype, features):
         """Constants, and moments of some features in some order."""
         moments = jax.tree.map(lambda leaf: leaf[..., features], self.moments)
-        log_ratio = jnp.zeros(2 * len(self.design.scanners), dtype)
-        return jax.jit(lambda *data: weight_statistics(self.plan, *data))(log_ratio, moments)
+        ratios = VarianceRatios(*[jnp.zeros(len(self.design.scanners), dtype)] * 2)
+        return jax.jit(self.likelihood.weighted)(ratios, moments)
 
     def log_density(self, constants, moments, x):
         prior = -0.5 * ((x - jnp.asarray(self.center, x.dtype)) ** 2).sum(0)
-        return log_likelihood(self.plan, constants, moments, x) + prior
+        return self.likelihood.log_likelihood(WeightedStatistics(constants, moments), x) + prior
 
     def _fit_condensed(self, constants, moments) -> Laplace:
         dtype, n = moments.squares.dtype, moments.squares.shape[1]

@@ -12,6 +12,7 @@ from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -36,7 +37,7 @@ def study(request):
     log_scales = medians + rng.normal(0, 0.4, (N_NODES, len(design.scales), N_FEATURES))
     with jax.enable_x64(True):
         problem = make_problem(design)
-        reader = MomentReader(features, design, problem.plan.layout, None)
+        reader = MomentReader(features, design, problem.likelihood.plan.layout, None)
         moments, standard = reader(np.arange(N_FEATURES))
     values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
     return scans, design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
@@ -62,7 +63,9 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
     units = np.unique(np.where(folds < 0, -1, person), return_inverse=True)[1] - (folds < 0).any()
     with jax.enable_x64(True):
         held = arrange_folds(design, folds, units if by == "thirds" else None)
-        found = leave_group_out(problem, log_ratio, moments, values, log_scales, held, below=True)
+        found = leave_group_out(
+            problem, VarianceRatios.from_vector(log_ratio), moments, values, log_scales, held, below=True
+        )
     assert np.isnan(found.below[:, folds < 0]).all()
     for node in range(N_NODES):
         for f in range(N_FEATURES):
@@ -93,7 +96,10 @@ def test_a_node_without_noise_is_lost_and_stops_nothing(study):
     person = np.unique(design.participants, return_inverse=True)[1]
     with jax.enable_x64(True):
         held = arrange_folds(design, person % 3)
-        found, whole = (leave_group_out(problem, log_ratio, moments, values, x, held, below=True) for x in (far, log_scales))
+        found, whole = (
+            leave_group_out(problem, VarianceRatios.from_vector(log_ratio), moments, values, x, held, below=True)
+            for x in (far, log_scales)
+        )
     assert not np.isnan(found.folds).any() and not np.isnan(found.units).any() and not np.isnan(found.below).any()
     assert np.isposinf(found.folds[0]).any() == (design.spec.name != "cohort")  # there nobody is scanned twice
     np.testing.assert_allclose(found.folds[1], whole.folds[1], rtol=1e-9)

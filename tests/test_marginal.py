@@ -22,10 +22,11 @@ from bayesharm.algorithms.linalg import MANY_ROWS, invert, matvec, pack, solve, 
 from bayesharm.data import features as features_module
 from bayesharm.data.features import Features
 from bayesharm.datasets.simulate import simulate_srpbs
-from bayesharm.likelihood import marginal
+from bayesharm.likelihood import collapsed
+from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.layout import lay_out, make_plan
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import MomentReader, compute_moments
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import Family
@@ -48,12 +49,13 @@ def design_of(scans: pd.DataFrame, model: str = "traveling_and_cohort", **change
 def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
     """log p of each feature as a function of log_scales (scale, feature) and log_ratio (2 × scanner,)."""
     layout = lay_out(design)
-    plan = make_plan(design, layout)
+    likelihood = CollapsedLikelihood(make_plan(design, layout))
     moments, _ = compute_moments(design, layout, features)
 
     @jax.jit
     def evaluate(log_scales, log_ratio):
-        return log_likelihood(plan, *weight_statistics(plan, log_ratio, moments), log_scales)
+        statistics = likelihood.weighted(VarianceRatios.from_vector(log_ratio), moments)
+        return likelihood.log_likelihood(statistics, log_scales)
 
     return evaluate
 
@@ -113,7 +115,7 @@ class TestOracles:
     def test_products_made_beforehand_and_each_time_are_the_same(self, study, few, monkeypatch):
         design, features, log_scales, log_ratio = study
         expected = likelihood_of(design, features)(log_scales, log_ratio)
-        monkeypatch.setattr(marginal, "FEW_PAIRS", few)
+        monkeypatch.setattr(collapsed, "FEW_PAIRS", few)
         np.testing.assert_allclose(likelihood_of(design, features)(log_scales, log_ratio), expected, atol=1e-9)
 
     def test_equals_integration_over_two_effects(self):
@@ -408,7 +410,8 @@ sys.path[:0] = {path!r}
 import jax, jax.numpy as jnp, numpy as np
 from studies import random_study
 from bayesharm.model.design import build_design
-from bayesharm.likelihood.marginal import condense, log_likelihood
+from bayesharm.likelihood.collapsed import CollapsedLikelihood
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.layout import make_plan
 from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
@@ -416,17 +419,17 @@ from bayesharm.model.catalog import load_model
 
 design = build_design(random_study(0), load_model("traveling_and_cohort"))
 layout = lay_out(design)
-plan = make_plan(design, layout)
+likelihood = CollapsedLikelihood(make_plan(design, layout))
 features = np.random.default_rng(0).normal(size=(design.n_scans, 4000))
 moments, _ = compute_moments(design, layout, features)
-constants, moments = jax.jit(lambda *data: condense(plan, *data))(jnp.zeros(2 * len(design.scanners)), moments)
+statistics = jax.jit(likelihood.weighted)(VarianceRatios.equal(len(design.scanners)), moments)
 start = jnp.broadcast_to(jnp.log(jnp.asarray(design.scale_medians)), (4000, len(design.scales)))
 
-def lane(x, moments):
-    moments = jax.tree.map(lambda leaf: leaf[..., None], moments)
-    return log_likelihood(plan, constants, moments, x[:, None])[0]
+def lane(x, by_feature):
+    by_feature = jax.tree.map(lambda leaf: leaf[..., None], by_feature)
+    return likelihood.log_likelihood(statistics._replace(by_feature=by_feature), x[:, None])[0]
 
-hessian = jax.jit(jax.vmap(jax.hessian(lane), (0, -1)))(start, moments)
+hessian = jax.jit(jax.vmap(jax.hessian(lane), (0, -1)))(start, statistics.by_feature)
 assert hessian.shape == (4000, len(design.scales), len(design.scales)) and bool(jnp.isfinite(hessian).all())
 print("finished")
 """
@@ -444,12 +447,14 @@ def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
     design, features, log_scales, log_ratio = study
     moments, _ = compute_moments(design, lay_out(design), features)
 
-    def evaluate(plan) -> np.ndarray:
-        with jax.enable_x64(True):
-            ratio, scales = jnp.asarray(log_ratio), jnp.asarray(log_scales)
-            return np.asarray(log_likelihood(plan, *weight_statistics(plan, ratio, moments), scales))
+    def log_likelihood(likelihood, ratio, scales):
+        return likelihood.log_likelihood(likelihood.weighted(VarianceRatios.from_vector(ratio), moments), scales)
 
-    plan, alike = make_plan(design, lay_out(design)), make_plan(design, lay_out(design))
-    program = jax.jit(lambda ratio, scales: log_likelihood(plan, *weight_statistics(plan, ratio, moments), scales))
+    def evaluate(likelihood) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(log_likelihood(likelihood, jnp.asarray(log_ratio), jnp.asarray(log_scales)))
+
+    one, other = (CollapsedLikelihood(make_plan(design, lay_out(design))) for _ in range(2))
+    program = jax.jit(lambda ratio, scales: log_likelihood(one, ratio, scales))
     assert program(np.float32(log_ratio), np.float32(log_scales)).dtype == np.float32
-    np.testing.assert_array_equal(evaluate(plan), evaluate(alike))
+    np.testing.assert_array_equal(evaluate(one), evaluate(other))

@@ -1,4 +1,4 @@
-"""What is said while work goes on: lines with times, speed and memory, on standard error and in a log."""
+"""Progress of long work: lines with times, rates and memory, on standard error and in a log."""
 
 import re
 

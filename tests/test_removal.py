@@ -1,6 +1,5 @@
-"""What is removed from which scans: targets, sampling bias, unseen scanners, noise, and back again."""
+"""Options of harmonization: target, sampling bias, new scanners, noise matching, inverse."""
 
-import sys
 import warnings
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from scipy import stats
 
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
-from bayesharm.harmonization.adaptation import adapt
+from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.noise_scaling import Expectation
 from bayesharm.model.catalog import load_model
@@ -77,12 +76,12 @@ def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(poster
     assert (result.mean[own & ~travelers] != values[own & ~travelers]).mean() > 0.8
 
 
-@pytest.mark.parametrize("options", [{}, {"match_noise": True}, {"scale": True, "inverse": True, "target": "beta"}])
+@pytest.mark.parametrize("options", [{}, {"match_noise": True}, {"match_noise": True, "inverse": True, "target": "beta"}])
 def test_nothing_depends_on_how_many_scans_and_features_are_corrected_together(posterior, study, monkeypatch, options):
     whole = quietly(posterior, study, draws=3, **options)
     monkeypatch.setattr("bayesharm.data.features.BLOCK_VALUES", 37 * len(study.scans))
-    monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "DRAWN_BYTES", 8 * 80 * len(study.scans))
-    monkeypatch.setattr(sys.modules["bayesharm.harmonize"], "STRIP_VALUES", 200)
+    monkeypatch.setattr("bayesharm.harmonization.blockwise.DRAWN_BYTES", 8 * 80 * len(study.scans))
+    monkeypatch.setattr("bayesharm.harmonization.blockwise.STRIP_VALUES", 200)
     parts = quietly(posterior, study, draws=3, **options)
     for name in ("mean", "sd", "draws"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-5)  # of single precision
@@ -104,8 +103,8 @@ def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study)
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"target": "gamma"}, {"match_noise": True}, {"scale": True, "target": "gamma"}, {"remove": BOTH},
-    {"remove": "measurement,sampling", "scale": True, "target": "alpha"},
+    {}, {"target": "gamma"}, {"match_noise": True}, {"match_noise": True, "target": "gamma"}, {"remove": BOTH},
+    {"remove": "measurement,sampling", "match_noise": True, "target": "alpha"},
 ])  # fmt: skip
 def test_what_was_removed_can_be_added_back(posterior, study, options):
     for dtype, rounding in (("float64", 1e-14), ("float32", 1e-6)):
@@ -115,7 +114,7 @@ def test_what_was_removed_can_be_added_back(posterior, study, options):
         back = quietly(posterior, with_values(study, there.mean), inverse=True, **options)
         assert back.mean.dtype == dtype
         np.testing.assert_allclose(back.mean, values, atol=rounding * 20)  # values are about 5, and the largest 10
-        if "scale" not in options:
+        if "match_noise" not in options:
             np.testing.assert_array_equal(back.sd, there.sd)
 
 
@@ -172,7 +171,7 @@ def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
 
 
 def test_people_without_diagnosis(posterior, study):
-    """Measurement bias needs none; sampling bias does, but of travelers."""
+    """Removing measurement bias needs no diagnoses; removing sampling bias does, except of travelers."""
     plain = harmonize(posterior, study)
     absent = replace(study, scans=study.scans.drop(columns="diagnosis"))
     np.testing.assert_array_equal(harmonize(posterior, absent).mean, plain.mean)
@@ -181,7 +180,7 @@ def test_people_without_diagnosis(posterior, study):
     np.testing.assert_array_equal(harmonize(posterior, partly).mean, plain.mean)
     assert np.isfinite(quietly(posterior, partly, match_noise=True, target="alpha").mean).all()
     for dataset, message in ((absent, r"'scan30', 'scan31'"), (partly, r"'scan30', 'scan33'")):
-        with pytest.raises(InputError, match=r"without their diagnosis[\s\S]*" + message):
+        with pytest.raises(InputError, match=r"needs diagnoses[\s\S]*" + message):
             harmonize(posterior, dataset, remove=BOTH)
     travelers = np.flatnonzero(study.scans.participant_id.str.startswith("t"))
     some = load_dataset(absent.scans.iloc[travelers], study.features.align(travelers).read(0, 160), check="apply")
@@ -190,7 +189,9 @@ def test_people_without_diagnosis(posterior, study):
 
 def test_a_diagnosis_without_sampling_bias_in_the_fit(posterior, study):
     scans = study.scans.assign(diagnosis=np.where(study.scans.index == 40, "SCZ", study.scans.diagnosis))
-    with pytest.warns(UserWarning, match=r"'SCZ': not recruited at two sites of the fit, so that nothing is removed"):
+    with pytest.warns(
+        UserWarning, match=r"'SCZ': recruited at fewer than two sites of the fit, so no sampling effects are removed"
+    ):
         result = harmonize(posterior, replace(study, scans=scans), remove=BOTH)  # and that others are
     np.testing.assert_array_equal(result.mean[40], harmonize(posterior, study).mean[40])
 
@@ -203,7 +204,9 @@ def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(poste
     dataset, unseen = replace(study, scans=scans), scans.scanner.isin(["new", "newer"]).to_numpy()
     with pytest.raises(InputError, match=r"5 scans from 'new', 'newer'"):
         harmonize(posterior, dataset)
-    with pytest.warns(UserWarning, match=r"Not seen in the fit: 'new', 'newer'\..*average scanner; the sd is that of"):
+    with pytest.warns(
+        UserWarning, match=r"Scanners not in the fit: 'new', 'newer'\..*average scanners, with the sd of the prior"
+    ):
         result = harmonize(posterior, dataset, new_scanners="prior", draws=3)
     values = study.features.read(0, 160).astype("float32")
     np.testing.assert_array_equal(bits(result.mean[unseen]), bits(values[unseen]))
@@ -247,31 +250,32 @@ def test_unseen_populations(posterior, study):
 
 
 def test_a_new_scanner_is_learned_first(posterior, study):
-    """Only from its own scans, since others may have been in the fit; new people who travel are travelers even so."""
+    """Only from its own scans, since others may have been in the fit; travelers are found among all scans even so."""
     rng = np.random.default_rng(0)
     rows = [("t0", "new"), ("t1", "new"), ("x", "new"), ("x", "alpha"), ("y", "new"), ("z", "beta"), ("t0", "beta")]
     scans = pd.DataFrame(rows, columns=["participant_id", "scanner"]).assign(diagnosis="HC", site="alpha")
     scans["scan_id"] = [f"later{k}" for k in range(len(scans))]
     values = rng.normal(6, 1, (len(scans), 160))
     dataset = load_dataset(scans, values, check="apply")
-    with pytest.warns(UserWarning, match="Adapted to 4 scans") as told:
-        result = harmonize(posterior, dataset, new_scanners="adapt")
-    assert any("Scans of 'x' on known scanners may have been in the fit" in str(each.message) for each in told)
+    adapted, notes = adapt_to_new_scanners(posterior, dataset)
+    assert "Adapted to 4 new scans on the new scanners 'new'" in notes[0]
+    assert any("'x' also have scans on scanners of the fit" in note for note in notes)
+    result = harmonize(adapted, dataset)
     own = (scans.scanner == "new").to_numpy()
     new = load_dataset(scans[own].assign(traveling=[True, True, True, False]), values[own], check="apply")
-    adapted = adapt(posterior, new)
-    expected = harmonize(adapted, dataset)
+    expected = harmonize(adapt(posterior, new), dataset)
     np.testing.assert_array_equal(result.mean, expected.mean)
     np.testing.assert_array_equal(result.sd, expected.sd)
     assert "new" in adapted.scanners and "new" not in posterior.scanners
     back = quietly(adapted, with_values(dataset, result.mean), inverse=True)
     np.testing.assert_allclose(back.mean, values, atol=1e-12)
-    with pytest.raises(InputError, match=r"inverse[\s\S]*bayesharm.adapt"):
-        harmonize(posterior, with_values(dataset, result.mean), new_scanners="adapt", inverse=True)
-    known = quietly(posterior, study, new_scanners="adapt")
-    np.testing.assert_array_equal(known.mean, harmonize(posterior, study).mean)
+    with pytest.raises(InputError, match=r"inverse, and scans from 'new'[\s\S]*bayesharm.adapt"):
+        refuse_inverse_adaptation(posterior, with_values(dataset, result.mean))
+    refuse_inverse_adaptation(adapted, with_values(dataset, result.mean))
+    unchanged, notes = adapt_to_new_scanners(posterior, study)
+    assert unchanged is posterior and notes == []
     with pytest.raises(InputError, match=r"missing or infinite[\s\S]*bayesharm.adapt"):
-        harmonize(posterior, with_values(dataset, np.where(values > 7, np.nan, values)), new_scanners="adapt")
+        adapt_to_new_scanners(posterior, with_values(dataset, np.where(values > 7, np.nan, values)))
 
 
 def test_a_new_scanner_can_be_the_target_once_it_is_learned(posterior, study):
@@ -279,7 +283,7 @@ def test_a_new_scanner_can_be_the_target_once_it_is_learned(posterior, study):
     dataset = replace(study, scans=scans)
     with pytest.raises(InputError, match="target is not a scanner of the fit"):
         harmonize(posterior, dataset, new_scanners="prior", target="new")
-    result = quietly(posterior, dataset, new_scanners="adapt", target="new")
+    result = quietly(adapt_to_new_scanners(posterior, dataset)[0], dataset, target="new")
     own = (scans.scanner == "new").to_numpy()
     np.testing.assert_array_equal(bits(result.mean[own]), bits(study.features.read(0, 160)[own].astype("float32")))
 
@@ -288,15 +292,15 @@ def test_a_model_of_travelers_learns_nothing_from_others():
     case = of_travelers()
     some = case.is_new & ~case.scans.participant_id.str.startswith("t")
     dataset = case.part(some)
-    with pytest.warns(UserWarning) as told:
-        result = harmonize(case.fitted, dataset, new_scanners="adapt")
-    said = " ".join(str(each.message) for each in told)
-    assert "5 scans of people who did not travel are not used by this model" in said and "Not seen in the fit: 's1'" in said
+    adapted, notes = adapt_to_new_scanners(case.fitted, dataset)
+    assert any("travelers only: 5 scans of other people were not used" in note for note in notes)
+    with pytest.warns(UserWarning, match="Scanners not in the fit: 's1'"):
+        result = harmonize(adapted, dataset, new_scanners="prior")
     np.testing.assert_array_equal(result.mean, case.values[some])
 
 
 def test_an_unseen_scanner_of_a_model_of_protocol_factors():
-    """Its prior is that of all parts together, and of a scanner more than the three of the fit."""
+    """Its prior is that of the sum of all components, relative to the mean of the three scanners of the fit."""
     case = of_protocol()
     fitted = case.fitted
     result = quietly(fitted, case.part(case.is_new), new_scanners="prior")
@@ -308,8 +312,11 @@ def test_an_unseen_scanner_of_a_model_of_protocol_factors():
 def test_options_that_cannot_be(posterior, study):
     for options, message in (
         ({"target": "epsilon"}, r"not a scanner of the fit[\s\S]*'alpha', 'beta'"),
-        ({"new_scanners": "guess"}, r"new_scanners='guess'[\s\S]*error, prior, adapt"),
-        ({"remove": "sampling"}, r"'sampling' effects cannot be removed[\s\S]*with sampling if wanted"),
+        ({"new_scanners": "guess"}, r"new_scanners='guess'[\s\S]*'error' or 'prior'"),
+        ({"new_scanners": "adapt"}, r"does not adapt[\s\S]*new_scanners='adapt'[\s\S]*bayesharm.adapt\(posterior"),
+        ({"match_noise": "no"}, r"match_noise must be True or False[\s\S]*match_noise='no'"),
+        ({"inverse": None}, r"inverse must be True or False"),
+        ({"remove": "sampling"}, r"'sampling' effects cannot be removed[\s\S]*alone or with sampling"),
         ({"remove": "measurement,disorder"}, "cannot be removed"),
         ({"draws": -1}, "number of draws is impossible"),
         ({"draws": 2.5}, "number of draws is impossible"),
@@ -356,7 +363,7 @@ def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
 
 
 def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
-    """Of the mean, the diagnosis and the population; travelers belong to none."""
+    """Expected are the mean, the diagnosis and the population; travelers have no population."""
     values, scans = study.features.read(0, 160), study.scans
     dataset = with_values(study, values)
     plain, scaled = harmonize(posterior, dataset).mean, harmonize(posterior, dataset, match_noise=True)
@@ -379,7 +386,7 @@ def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
 
 
 def test_what_is_expected_after_adapting(posterior, study):
-    """Scans that were learned since are among those whose mean is expected."""
+    """The expected value includes the mean of the scans of the adaptation."""
     rng = np.random.default_rng(1)
     scans = pd.DataFrame({"participant_id": [f"x{k}" for k in range(30)], "scanner": "new", "diagnosis": "HC"})
     scans["scan_id"] = scans.participant_id

@@ -171,11 +171,11 @@ def test_every_section_can_be_left_out_but_says_something():
 def test_the_demo_goes_on_without_matplotlib(tmp_path, monkeypatch):
     import sys
 
-    from bayesharm.cli.demo.demo import _write_report
+    from bayesharm.cli.demo.result import write_demo_report
 
     parts = ("bayesharm.reporting.plots", "bayesharm.reporting.html", "bayesharm.reporting.sections")
     for name in [name for name in sys.modules if name.startswith(parts)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    told = _write_report(make_posterior(), tmp_path / "report.html")
+    told = write_demo_report(make_posterior(), tmp_path / "report.html")
     assert told.startswith("no report.") and "pip install" in told and not list(tmp_path.iterdir())

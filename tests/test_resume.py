@@ -27,18 +27,18 @@ from killed import contents
 import bayesharm
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, RunFolderError
-from bayesharm.fitting import repair
-from bayesharm.fitting import scheduler as engine
+from bayesharm.fitting import scheduler
 from bayesharm.fitting.block_sampler import BlockSampler
+from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import FitContext
 from bayesharm.inference.predictive_prior import placeholder_prior
 from bayesharm.inference.scales import sample_block
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
-from bayesharm.results import checkpoints, posterior
-from bayesharm.results.checkpoints import Checkpoints, keep_parts
+from bayesharm.results import checkpoints, posterior, schema
+from bayesharm.results.checkpoints import Checkpoints, open_checkpoints
 from bayesharm.results.posterior import REASONS
 from bayesharm.results.run_folder import check_output
 
@@ -56,8 +56,7 @@ bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], block_size=2)
 def small_files():
     """96 features in three files of each array."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (posterior, repair):
-            patch.setattr(module, "FEATURES_A_FILE", killed.FEATURES_A_FILE)
+        patch.setattr(schema, "FEATURES_PER_FILE", killed.FEATURES_PER_FILE)
         yield
 
 
@@ -85,21 +84,21 @@ def fit(study, out, **options):
 def whole(study, tmp_path_factory):
     """The run folder of a fit that nothing interrupted; beside it, what its samplers found."""
     out, recorded = tmp_path_factory.mktemp("whole") / "run", {}
-    update_posterior, sample = engine.fit_hyperparameters, BlockSampler.sample
+    fit_hyperparameters, sample = scheduler.fit_hyperparameters, BlockSampler.sample
 
     def learned(*args, **kwargs):
-        hyper = update_posterior(*args, **kwargs)
+        hyper = fit_hyperparameters(*args, **kwargs)
         recorded.update({f"hyper-{name}": array for name, array in hyper.to_arrays().items()})
         return hyper
 
-    def sampled(self, block, turn=0):
-        found = sample(self, block, turn)
-        if self.log_ratio.any():  # not what is only compiled
-            recorded.update({f"{turn}-{block[0]}-{name}": array for name, array in found.items()})
+    def sampled(self, block, retry=0):
+        found = sample(self, block, retry)
+        if self.ratios.log_noise.any():  # not what is only compiled
+            recorded.update({f"{retry}-{block[0]}-{name}": array for name, array in found.items()})
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "fit_hyper", learned)
+        patch.setattr(scheduler, "fit_hyperparameters", learned)
         patch.setattr(BlockSampler, "sample", sampled)
         fit(study, out)
     np.savez(out.with_name("recorded.npz"), **recorded)
@@ -126,9 +125,9 @@ def test_the_first_block_alone_then_the_others_and_progress_between(study, monke
     """The first compiles the program of all; what is finished is told, and kept, while others are still at work."""
     events, sample = [], BlockSampler.sample
 
-    def recorded(self, block, turn=0):
+    def recorded(self, block, retry=0):
         events.append(("starts", block[0]))
-        found = sample(self, block, turn)
+        found = sample(self, block, retry)
         events.append(("ends", block[0]))
         return found
 
@@ -253,22 +252,23 @@ def test_one_process_at_a_time(study, nearly, tmp_path):
 
 def test_parts_of_which_nobody_knows_the_plan_are_not_used(nearly, tmp_path):
     shutil.copytree(nearly, tmp_path / "run")
-    plan = tmp_path / "run" / "unfinished" / "plan.json"
+    plan = tmp_path / "run" / "unfinished" / "manifest.json"
     plan.write_text("{")
-    with pytest.raises(RunFolderError, match=r"plan.json, damaged[\s\S]*--overwrite"), keep_parts(tmp_path / "run", {}):
+    damaged = pytest.raises(RunFolderError, match=r"manifest.json, damaged[\s\S]*--overwrite")
+    with damaged, open_checkpoints(tmp_path / "run", {}):
         pass
     plan.unlink()
-    with keep_parts(tmp_path / "run", {}) as parts:
-        assert parts.kept == 0 and parts.read("hyper") is None
+    with open_checkpoints(tmp_path / "run", {}) as parts:
+        assert parts.n_kept == 0 and parts.read("hyper") is None
 
 
 def test_what_changed_is_named_by_itself(tmp_path):
     plans = [{"spec": {"feature_scaling": scaling, "families": ["a"] * 99}} for scaling in ("per_feature", "common")]
-    with pytest.raises(KeyboardInterrupt), keep_parts(tmp_path / "run", plans[0]):
+    with pytest.raises(KeyboardInterrupt), open_checkpoints(tmp_path / "run", plans[0]):
         stop()
-    with pytest.raises(RunFolderError) as error, keep_parts(tmp_path / "run", plans[1]):
+    with pytest.raises(RunFolderError) as error, open_checkpoints(tmp_path / "run", plans[1]):
         pass
-    assert "got: spec.feature_scaling: shared\n  expected: spec.feature_scaling: each\n" in str(error.value)
+    assert "got: spec.feature_scaling: common\n  expected: spec.feature_scaling: per_feature\n" in str(error.value)
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
@@ -278,7 +278,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(RunFolderError, match=r"could not be written[\s\S]*goes on where it stopped"):
+        with pytest.raises(RunFolderError, match=r"could not be written[\s\S]*continues where it stopped"):
             parts.write("large", {"x": np.arange(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -288,7 +288,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="cannot be written"), keep_parts(tmp_path / "file" / "run", {}):
+    with pytest.raises(RunFolderError, match="cannot be written"), open_checkpoints(tmp_path / "file" / "run", {}):
         pass
 
 
@@ -307,9 +307,9 @@ def repaired(study, run, monkeypatch, **options):
     """Features that were sampled in a repair, by turn, and what was told."""
     sampled, notes, sample = {0: set(), 1: set(), 2: set()}, [], BlockSampler.sample
 
-    def recorded(self, block, turn=0):
-        sampled[turn] |= {*block.tolist()} if self.log_ratio.any() else set()  # not what is only compiled
-        return sample(self, block, turn)
+    def recorded(self, block, retry=0):
+        sampled[retry] |= {*block.tolist()} if self.ratios.log_noise.any() else set()  # not what is only compiled
+        return sample(self, block, retry)
 
     monkeypatch.setattr(BlockSampler, "sample", recorded)
     fit(study, run, repair=True, progress=lambda *event: notes.append(str(event[-1])), **options)
@@ -372,15 +372,15 @@ def test_an_interrupted_repair_loses_nothing(study, whole, tmp_path, monkeypatch
     assert {path: content for path, content in contents(run).items() if path.parts[0] != "unfinished"} == damaged
     sampled, notes = repaired(study, run, monkeypatch)
     assert contents(run) == contents(whole)
-    assert not sampled[0] and "going on where it stopped" in notes
+    assert not sampled[0] and "resuming" in notes
 
 
 def test_what_comes_out_otherwise_replaces_nothing(study, whole, tmp_path, monkeypatch):
     """As it might on another machine."""
     run, sample = shutil.copytree(whole, tmp_path / "run"), BlockSampler.sample
 
-    def otherwise(self, block, turn=0):
-        found = sample(self, block, turn)
+    def otherwise(self, block, retry=0):
+        found = sample(self, block, retry)
         return found | {"mean": found["mean"] * (1 + 1e-15)}
 
     damage(run, "scales/mean/c/0/0", "scales/sd/c/0/0")
@@ -401,7 +401,7 @@ def test_a_repair_needs_the_run_that_it_mends(study, whole, nearly, tmp_path):
         with pytest.raises(InputError, match="A repair needs the run"):
             fit(study, **{"out": run, "repair": True} | options)
     assert contents(run) == before
-    with pytest.raises(RunFolderError, match=r"nothing to repair[\s\S]*an unfinished run[\s\S]*leave --repair out"):
+    with pytest.raises(RunFolderError, match=r"no run to repair[\s\S]*an unfinished run[\s\S]*leave --repair out"):
         fit(study, nearly, repair=True)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"seed": 2}))
@@ -412,13 +412,13 @@ def test_a_repair_needs_the_run_that_it_mends(study, whole, nearly, tmp_path):
 def test_the_lock_of_a_dead_process_is_recognized(tmp_path):
     """The system lets go of a lock when its process ends, however it ends; the file that stays locks nothing."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from bayesharm.checkpoints import keep_parts\n"
-        "with keep_parts(Path(sys.argv[1]), {'seed': 1}) as parts:\n"
+        "import os, signal, sys; from pathlib import Path; from bayesharm.results.checkpoints import open_checkpoints\n"
+        "with open_checkpoints(Path(sys.argv[1]), {'seed': 1}) as parts:\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "run"]).returncode == -signal.SIGKILL
     assert (tmp_path / "run" / "unfinished" / "lock").exists()
-    with keep_parts(tmp_path / "run", {"seed": 1}):
+    with open_checkpoints(tmp_path / "run", {"seed": 1}):
         pass
 
 
@@ -437,7 +437,7 @@ def test_a_folder_that_may_only_be_read_is_refused(whole):
             for folder, options in ((run.with_name("new"), {}), (run, {"repair": True}), (run, {"overwrite": True})):
                 with pytest.raises(RunFolderError, match=r"cannot be written[\s\S]*do this"):
                     check_output(folder, **options)
-            with pytest.raises(RunFolderError, match="cannot be written"), keep_parts(run, {}):
+            with pytest.raises(RunFolderError, match="cannot be written"), open_checkpoints(run, {}):
                 pass
         finally:
             if everything:
@@ -459,8 +459,8 @@ def test_memory_does_not_grow(study, tmp_path):
     with jax.enable_x64(True), ThreadPoolExecutor(2) as pool:
         problem = make_problem(design)
         whole = FitContext(dataset, design, problem, None, 1, Settings(**SETTINGS))
-        work = BlockSampler(whole, np.zeros(problem.n_ratios), placeholder_prior(problem, 96, 96))
-        engine._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
+        work = BlockSampler(whole, VarianceRatios.equal(problem.n_scanners), placeholder_prior(problem, 96, 96))
+        scheduler._sample_features(pool, work, Checkpoints(tmp_path), tell, np.resize(np.arange(96), 1000), 0)
     assert resident[1000] < 1.01 * resident[100]
 
 

@@ -1,4 +1,4 @@
-"""The table of scans: reading it, its columns, and what is refused."""
+"""Reading the scans table: its columns, identifiers and refusals."""
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,7 @@ def test_traveling_is_read_as_yes_or_no(table):
     ):
         assert read_scans(table.assign(traveling=values))["traveling"].tolist() == [True, False, False, True]
     refused(
-        "'traveling' does not say yes or no.*'perhaps'",
+        "'traveling' must contain yes or no.*'perhaps'",
         read_scans,
         table.assign(traveling=["yes", "perhaps", "no", "no"]),
     )
@@ -148,7 +148,7 @@ def test_refused_mappings(table):
         table,
         {"participant_id": "subject"},
     )
-    refused("'participant' is not a column.*write 'participant_id'", read_scans, table, {"participant": "scan_id"})
+    refused("'participant' is not a name.*write 'participant_id'", read_scans, table, {"participant": "scan_id"})
     refused("no column 'Age' for 'age'", read_scans, table, {"age": "Age"})
 
 
@@ -177,8 +177,8 @@ def test_applying_needs_neither_two_scanners_nor_unique_scans(table):
             r"no column.*separate the columns by commas",
         ),
         ("scans.parquet", b"not parquet", r"cannot be read.*expected: a readable parquet file"),
-        ("scans.xlsx", b"", r"format of the scans table is not known.*ending in .csv, .tsv, .parquet"),
-        ("missing.csv", None, r"no such file.*missing.csv.*from the folder"),
+        ("scans.xlsx", b"", r"format of the scans table is unknown.*ending in .csv, .tsv, .parquet"),
+        ("missing.csv", None, r"does not exist.*missing.csv.*current folder"),
     ],
 )
 def test_unreadable_files(tmp_path, name, content, message):
@@ -210,5 +210,5 @@ def test_text_files_are_read_to_the_letter_and_the_last_digit(tmp_path):
 def test_names_that_differ_in_capitals_or_spaces_only_are_refused(column):
     table = pd.DataFrame({"participant_id": list("abcd"), "scanner": list("AABB"), "site": list("AABB"), "diagnosis": "HC"})
     table.loc[1, column] = f" {table.loc[0, column].lower()} "
-    with pytest.raises(InputError, match=f"'{column}' differ in capitals or spaces"):
+    with pytest.raises(InputError, match=f"'{column}' differ only in capitals or spaces"):
         read_scans(table)

@@ -237,7 +237,7 @@ def test_writing_replaces_nothing_unasked(tmp_path):
         (dict(scale_log_sd=-0.1), "(?s)scale_log_sd.*at least 0"),
         (dict(noise_ratio_log_sd=np.nan), "(?s)noise_ratio_log_sd.*got: nan"),
         (dict(bias_ratio_log_sd=-1), "(?s)bias_ratio_log_sd.*got: -1"),
-        (dict(bias_ratio_log_sd=1, protocol={"coil": 0.1}), "same size on all scanners"),
+        (dict(bias_ratio_log_sd=1, protocol={"coil": 0.1}), "same variance on all scanners"),
         (dict(travelers="none"), "(?s)travelers.*'hub-and-spoke'"),
         (dict(tail_df=2), "(?s)tail_df.*above 2"),
         (dict(dtype="int8"), "(?s)dtype.*'float64'"),

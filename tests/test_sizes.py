@@ -16,6 +16,7 @@ from bayesharm.conditional.finite_population import draw_finite_population, list
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -45,12 +46,12 @@ def drawn(study):
     design, features, log_scales, log_ratio = study
     with jax.enable_x64(True):
         problem, levels = make_problem(design), list_levels(design)
-        reader = MomentReader(Features.from_array(features), design, problem.plan.layout, None)
+        reader = MomentReader(Features.from_array(features), design, problem.likelihood.plan.layout, None)
         moments, standard = reader(np.arange(N_FEATURES))
         values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
         keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
         many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
-        found = draw_finite_population(problem, log_ratio, levels, moments, many, keys, values)
+        found = draw_finite_population(problem, VarianceRatios.from_vector(log_ratio), levels, moments, many, keys, values)
         return values, *(np.asarray(part) for part in found)
 
 

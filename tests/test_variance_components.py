@@ -132,11 +132,11 @@ def _place(posterior, family: str) -> int:
 
 
 @pytest.mark.parametrize(("nodes", "networks", "message"), [
-    (NODES.drop(columns="node_b"), None, r"table of edges lacks 'node_b'"),
+    (NODES.drop(columns="node_b"), None, r"edge table lacks 'node_b'"),
     (NODES.iloc[1:], None, r"no row for 'f0'"),
     (pd.concat([NODES, NODES]), None, r"several rows for 'f0'"),
     (NODES, NETWORKS.iloc[1:], r"no network[\s\S]*'A'"),
-    (NODES, NETWORKS.rename(columns={"region": "node"}), r"table of networks lacks 'region'"),
+    (NODES, NETWORKS.rename(columns={"region": "node"}), r"network table lacks 'region'"),
     (None, NETWORKS, r"not which regions"),
 ])  # fmt: skip
 def test_tables_that_do_not_fit_are_refused(posterior, nodes, networks, message):

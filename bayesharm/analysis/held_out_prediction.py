@@ -13,12 +13,13 @@ from bayesharm.analysis.null_scales import hyperparameter_center
 from bayesharm.analysis.predictive_scores import Scores, average_pit, score
 from bayesharm.analysis.validation_schemes import Scheme
 from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
 from bayesharm.inference.hyperparameters import place_importance_samples
 from bayesharm.inference.hyperposterior import approximate
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
 from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.problem import to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.results.posterior import Posterior
 
 N_SAMPLES = 128  # importance samples of the scales of each feature
@@ -30,8 +31,8 @@ class HeldOutPredictor:
 
     Attributes
     ----------
-    log_ratios : (2 × scanner,) array
-        log variance ratios of noise and bias.
+    ratios : VarianceRatios
+        log variance ratios of the scanners, of noise and bias.
     center : (2, scale) array
         eta and log excess of the run.
     values : (scan, feature) array
@@ -42,7 +43,7 @@ class HeldOutPredictor:
     """
 
     context: FitContext
-    log_ratios: np.ndarray
+    ratios: VarianceRatios
     center: np.ndarray
     moments: Moments
     standardization: Standardization
@@ -53,19 +54,19 @@ class HeldOutPredictor:
     @classmethod
     def from_posterior(cls, posterior: Posterior, context: FitContext, features: np.ndarray) -> HeldOutPredictor:
         """Draw importance samples around the modes of the features' scales."""
-        problem, log_ratios = context.problem, posterior.log_ratios()
+        problem, ratios = context.problem, posterior.variance_ratios()
         center, eta_sd = hyperparameter_center(posterior, problem.priors.omega_floor)
         with context.devices.in_use("float64"):
             moments, standardization = context.moments(features)
             start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
             keys = feature_keys(context.seed, Stage.NODES, features)
             samples, _ = place_importance_samples(
-                problem, moments, center.ravel(), eta_sd, log_ratios, keys, N_SAMPLES, (start,)
+                problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,)
             )
-            log_weights = np.asarray(log_importance_weights(problem, log_ratios, moments, samples))
+            log_weights = np.asarray(log_importance_weights(problem, ratios, moments, samples))
         values = (context.values(features) - standardization.center) / standardization.sd
         log_scales = np.asarray(samples.log_scales)
-        return cls(context, log_ratios, center, moments, standardization, values, log_scales, log_weights)
+        return cls(context, ratios, center, moments, standardization, values, log_scales, log_weights)
 
     def predict(self, scheme: Scheme, with_pit: bool) -> tuple[Scores, np.ndarray | None]:
         """Score the units of a scheme, in the features' units; on request with the PIT of each scan, (scan, feature)."""
@@ -77,7 +78,7 @@ class HeldOutPredictor:
         fold_of_unit[units[is_scored]] = folds[is_scored]
         with self.context.devices.in_use("float64"):
             held_out = leave_group_out(
-                self.context.problem, self.log_ratios, self.moments, self.values, self.log_scales,
+                self.context.problem, self.ratios, self.moments, self.values, self.log_scales,
                 arrange_folds(design, folds, units), with_pit,
             )  # fmt: skip
             basis = quadratic_features(jnp.asarray(self.log_scales))

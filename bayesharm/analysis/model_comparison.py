@@ -16,7 +16,7 @@ from bayesharm.analysis.predictive_scores import Scores, elpd_difference, reliab
 from bayesharm.analysis.validation_schemes import Scheme, arrange_schemes
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
-from bayesharm.fitting.study import FitContext, load_fit_context
+from bayesharm.fitting.context import FitContext, load_fit_context
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import as_text, bullets, make_table
 from bayesharm.results.posterior import Posterior

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
 from bayesharm.inference.hyperparameters import place_importance_samples
 from bayesharm.inference.hyperposterior import predict
 from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, feature_inclusion, find_evidence
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.posterior import Posterior
 
@@ -67,7 +68,7 @@ def hyperparameter_center(posterior: Posterior, omega_floor: float) -> tuple[np.
 
 
 def sample_training_features(
-    posterior: Posterior, context: FitContext, log_ratios: np.ndarray, masks: Mapping[str, np.ndarray]
+    posterior: Posterior, context: FitContext, ratios: VarianceRatios, masks: Mapping[str, np.ndarray]
 ) -> TrainingFeatures:
     """Choose training features and weigh importance samples of their scales under the whole model and under each mask."""
     problem = context.problem
@@ -78,11 +79,9 @@ def sample_training_features(
     moments, _ = context.moments(features)
     start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
     keys = feature_keys(context.seed, Stage.NODES, features)
-    samples, modes = place_importance_samples(
-        problem, moments, center.ravel(), eta_sd, log_ratios, keys, N_SAMPLES, (start,)
-    )
+    samples, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,))
     all_masks = np.stack([np.ones_like(eta_sd), *masks.values()])
-    weights = evaluate_masked(problem, log_ratios, moments, samples, modes, all_masks)
+    weights = evaluate_masked(problem, ratios, moments, samples, modes, all_masks)
     return TrainingFeatures(features, moments, center, samples.log_scales, weights)
 
 
@@ -126,7 +125,7 @@ def evaluate_hypotheses(
 
 def evaluate_features(
     context: FitContext,
-    log_ratios: np.ndarray,
+    ratios: VarianceRatios,
     masks: Mapping[str, np.ndarray],
     evidence: Mapping[str, Mapping[str, Evidence]],
     progress: Progress,
@@ -144,6 +143,7 @@ def evaluate_features(
     proposal = predict(some[-1].eta, some[-1].omega, context.problem.priors.feature_offset_sd)
     dtype = np.dtype(context.settings.dtype)
     prior = Gaussian(*(part.astype(dtype) for part in proposal))
+    in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))
     given = tuple(each._replace(**{name: getattr(each, name).astype(dtype) for name in EVIDENCE_ARRAYS}) for each in some)
     blocks = [  # padded, so that one compiled program serves for all
         np.pad(block, (0, FEATURE_BLOCK - len(block)), mode="edge") if n_features > FEATURE_BLOCK else block
@@ -154,7 +154,7 @@ def evaluate_features(
         with context.devices.in_use(context.settings.dtype):
             moments, _ = context.moments(block)
             inclusion = feature_inclusion(
-                context.problem, log_ratios.astype(dtype), moments, feature_keys(context.seed, Stage.NODES, block), prior,
+                context.problem, in_dtype, moments, feature_keys(context.seed, Stage.NODES, block), prior,
                 given, np.stack([*masks.values()]).astype(dtype), N_SAMPLES_PER_FEATURE,
             )  # fmt: skip
             return np.asarray(inclusion)  # (mask, quantity, feature)

@@ -22,15 +22,16 @@ from bayesharm.analysis.yamashita_regression import PopulationRegression, regres
 from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, ModelError
-from bayesharm.fitting.study import FitContext, load_fit_context
+from bayesharm.fitting.context import FitContext, load_fit_context
 from bayesharm.inference.effective_features import count_independent_features, list_cells
 from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.inference.spike_and_slab import LOG_NULL_SCALE, Evidence
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import build_design
 from bayesharm.progress import Progress, no_progress
-from bayesharm.results.console import _with_interval, as_text, bullets, make_table
+from bayesharm.results.console import as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -159,15 +160,15 @@ def compare_populations(
     masks = {name: (scales != name).astype(float) for name in names}  # 0: the scale is zero
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
-    log_ratios = posterior.log_ratios()
+    ratios = posterior.variance_ratios()
     with context.devices.in_use("float64"):
-        training = sample_training_features(posterior, context, log_ratios, masks)
+        training = sample_training_features(posterior, context, ratios, masks)
         n_independent = count_independent_features(
             standardize(context, training.features), list_cells(context.design, context.dataset.scans)
         )
         evidence = evaluate_hypotheses(context, training, masks, n_independent / len(training.features), progress)
-        predictions, elpd = _predict(context, training, log_ratios, masks, evidence, progress)
-    features = evaluate_features(context, log_ratios, masks, evidence, progress)
+        predictions, elpd = _predict(context, training, ratios, masks, evidence, progress)
+    features = evaluate_features(context, ratios, masks, evidence, progress)
     rows = {name: _summarize_evidence(evidence[name], mask == 0) for name, mask in masks.items()}
     families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
     for name in masks:  # average over the hypotheses: probability 0 in "none", 1 in "all"
@@ -253,7 +254,7 @@ def _summarize_evidence(evidence: Mapping[str, Evidence], is_zero: np.ndarray) -
 
 
 def _predict(
-    context: FitContext, training: TrainingFeatures, log_ratios: np.ndarray, masks: Mapping[str, np.ndarray],
+    context: FitContext, training: TrainingFeatures, ratios: VarianceRatios, masks: Mapping[str, np.ndarray],
     evidence: Mapping[str, Mapping[str, Evidence]], progress: Progress,
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], dict[str, Any]]]:  # fmt: skip
     """Predict held-out participants, and the people of held-out sites who did not travel, with and without sampling bias."""
@@ -266,7 +267,7 @@ def _predict(
 
     def predict(k: int, mask: np.ndarray, given: Evidence, folds: np.ndarray) -> Scores:
         masked = np.where(mask[:, None] > 0, log_scales, LOG_NULL_SCALE)
-        held_out = leave_group_out(problem, log_ratios, moments, values, masked, arrange_folds(design, folds))
+        held_out = leave_group_out(problem, ratios, moments, values, masked, arrange_folds(design, folds))
         eta, log_omega = given.eta.mean(0)[:, None], np.log(given.omega).mean(0)[:, None]
         prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd, mask[:, None])[0]
         weight = np.asarray(training.weights[k][:N_PREDICTION_SAMPLES, subset] + prior)
@@ -326,7 +327,7 @@ def render_populations(test: PopulationTest) -> Group:
         ["sampling bias", "some", "all", "share", "90% interval", "scale"],
     )
     for family, row in test.families.iterrows():
-        share = _with_interval(row, "share", 2)
+        share = format_with_interval(row, "share", 2)
         factors.add_row(str(family), f"{row.log_bayes_factor_some:+.1f}", f"{row.log_bayes_factor_all:+.1f}", *share,
                         f"{row.scale:.3f}")  # fmt: skip
     predictions = make_table(

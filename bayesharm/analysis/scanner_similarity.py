@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.analysis.units import common_units, feature_scale
 from bayesharm.errors import RunFolderError
-from bayesharm.results.console import _significant, _with_interval, as_text, bullets, make_table
+from bayesharm.results.console import as_text, bullets, format_significant, format_with_interval, make_table
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -199,8 +199,8 @@ def render_similarity(similarity: ScannerSimilarity) -> Group:
         ["scanner", "most similar", "distance", "90% interval", "r", "90% interval"],
     )
     for (scanner, other), row in pairs[~pairs.index.get_level_values("scanner").duplicated()].iterrows():
-        correlation = _with_interval(row, "correlation", 2)
-        nearest.add_row(str(scanner), str(other), *_significant(row, "distance"), *correlation)
+        correlation = format_with_interval(row, "correlation", 2)
+        nearest.add_row(str(scanner), str(other), *format_significant(row, "distance"), *correlation)
     groups = make_table(
         "Groups of scanners, closest first",
         "Hierarchical clustering by distance (average linkage). Support: share of posterior draws whose tree has the group.",

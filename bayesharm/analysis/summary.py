@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayesharm.analysis.convergence import describe_convergence
 from bayesharm.errors import shorten
-from bayesharm.results.console import MEANING, _with_interval, as_text, bullets, make_table
+from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
 from bayesharm.results.tables import Tables
 
@@ -205,13 +205,12 @@ def effect_size_table(summary: Summary) -> Table:
         "Size of each source of variation between scans",
         f"Root mean square of the effects over levels and features, including their uncertainty. {_define_sd(summary)}"
         + (" Units: those of the features." if has_units else ""),
-        ["source", "in sd", *(["in units"] if has_units else []), "meaning"],
+        ["source", "in sd", *(["in units"] if has_units else []), "description"],
     )
-    table.columns[-1].justify = "left"
     for family, row in summary.effect_sizes.sort_values("rms_in_sd", ascending=False).iterrows():
         in_units = [f"{row.rms:.4g}"] if has_units else []
         default = "component of measurement bias" if family in summary.about["components"] else ""
-        table.add_row(str(family), f"{row.rms_in_sd:.3f}", *in_units, MEANING.get(str(family), default))
+        table.add_row(str(family), f"{row.rms_in_sd:.3f}", *in_units, SOURCE_DESCRIPTIONS.get(str(family), default))
     return table
 
 
@@ -226,7 +225,7 @@ def hyper_table(summary: Summary) -> Table:
         ["family", "typical", "90% interval", "spread", "90% interval"],
     )
     for family, row in summary.hyper.iterrows():
-        cells = [cell for name in ("scale", "spread") for cell in _with_interval(row, name)]
+        cells = [cell for name in ("scale", "spread") for cell in format_with_interval(row, name)]
         table.add_row(str(family), *cells)
     return table
 
@@ -248,7 +247,7 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
     )
     for scanner, row in shown.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
-        noise, ratio = _with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if kappa else []
+        noise, ratio = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if kappa else []
         table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, share)
     return table
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
 
 # Visits of repeatedly scanned people that one fold may hold out. Each is a latent value of its own, and the cost of a fold
 # grows with the cube of their number; further people are never held out.

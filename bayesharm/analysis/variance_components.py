@@ -11,10 +11,10 @@ import pandas as pd
 
 from bayesharm.analysis.family_sizes import FamilySizes, lognormal_interval
 from bayesharm.analysis.units import common_units, feature_scale
-from bayesharm.data.parcellation import find_ends, group_by_networks, group_by_region
+from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.io.tables import TableSource
-from bayesharm.results.console import _probability, _significant, as_text, make_table
+from bayesharm.results.console import as_text, format_probability, format_significant, make_table
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -99,10 +99,10 @@ def variance_components(
     sizes = FamilySizes.from_posterior(posterior)
     by_region = by_networks = None
     if edge_table is not None:
-        ends = find_ends(edge_table, posterior.features)
-        by_region = sizes.average(*group_by_region(ends), ("region",))
+        edges = read_edge_regions(edge_table, posterior.features)
+        by_region = sizes.average(*group_by_region(edges), ("region",))
         if networks is not None:
-            by_networks = sizes.average(*group_by_networks(ends, networks), ("network", "other"))
+            by_networks = sizes.average(*group_by_networks(edges, networks), ("network", "other"))
     return VarianceComponents(
         about={"units": common_units(posterior), "n_features": len(sizes.features), "model": posterior.spec.name},
         families=sizes.average(),
@@ -181,7 +181,7 @@ def _size_table(components: VarianceComponents, families: pd.DataFrame) -> Table
         ["source", "scale", "90% interval", "effects", "90% interval", "share"],
     )
     for family, row in families.iterrows():
-        cells = [*_significant(row, "tau"), *_significant(row, "finite_sd")]
+        cells = [*format_significant(row, "tau"), *format_significant(row, "finite_sd")]
         table.add_row(str(family), *cells, f"{row.contribution:.2%}")
     return table
 
@@ -198,13 +198,13 @@ def _order_table(components: VarianceComponents, families: pd.DataFrame) -> Tabl
         ["source", "next", "probability"],
     )
     for larger, smaller in zip(order[:-1], order[1:], strict=True):
-        table.add_row(larger, smaller, _probability(components.larger.loc[larger, smaller]))
+        table.add_row(larger, smaller, format_probability(components.larger.loc[larger, smaller]))
     return table
 
 
 def _ranking_table(ranking: pd.DataFrame, units: str) -> Table:
     ranks = [name for name in ranking if str(name).startswith("rank_")]
-    largest, probability = ranking.index[0], _probability(ranking.rank_1.iloc[0])
+    largest, probability = ranking.index[0], format_probability(ranking.rank_1.iloc[0])
     table = make_table(
         f"Components of measurement bias; {largest} is the largest with probability {probability}",
         "Rms: standard deviation of the effects in this study, root mean square over features; it does not depend on a "
@@ -213,7 +213,7 @@ def _ranking_table(ranking: pd.DataFrame, units: str) -> Table:
         ["component", "rms", "90% interval", *(f"{k}." for k in range(1, len(ranks) + 1))],
     )
     for family, row in ranking.iterrows():
-        table.add_row(str(family), *_significant(row, "rms"), *(f"{row[name]:.2f}" for name in ranks))
+        table.add_row(str(family), *format_significant(row, "rms"), *(f"{row[name]:.2f}" for name in ranks))
     return table
 
 
@@ -227,5 +227,5 @@ def _level_tables(components: VarianceComponents) -> Iterator[Table]:
             ["level", "rms", "90% interval"],
         )
         for label, row in largest.head(MAX_LEVELS).iterrows():
-            table.add_row(str(label), *_significant(row, "rms"))
+            table.add_row(str(label), *format_significant(row, "rms"))
         yield table

@@ -1,4 +1,4 @@
-"""What others compute, on the same scans: methods to compare with, all under one interface.
+"""Other harmonization methods for comparison, with a common interface.
 
 >>> fitted = get_method("adjusted_glm").fit(train, ["diagnosis", "age"])
 >>> corrected = fitted.apply(test).values
@@ -34,53 +34,53 @@ METHODS: dict[str, Callable[..., Fitted]] = {
     "yamashita2019": fit_yamashita2019,
     "reml": fit_reml,
 }
-"""Name -> function of the training scans, of covariates to be preserved and of the method's own options, which fits it."""
+"""Name -> fitting function of the training scans, the covariates to be preserved, and the options of the method."""
 
 OTHER_LIBRARIES = ("neurocombat", "neuroharmonize", "combatlearn", "reml")
-"""Methods that need the environment that `make comparators` makes."""
+"""Methods of other libraries; they need the environment created by `make comparators`."""
 
 
 def available_methods() -> tuple[str, ...]:
-    """Names of the methods that work here: all of `METHODS` where the environment of the comparators is there."""
+    """Return the names of the methods that can run: all of `METHODS` if the environment of the comparators exists."""
     return tuple(name for name in METHODS if name not in OTHER_LIBRARIES or has_environment())
 
 
 def get_method(name: str, **options: Any) -> Method:
-    """A method to compare with.
+    """Return a method for comparison.
 
     Parameters
     ----------
     name : str
         One of `METHODS`.
     **options
-        Of this method, such as ``ridge`` of `yamashita2019`.
+        Options of this method, such as ``ridge`` of `yamashita2019`.
 
     Returns
     -------
     Method
-        ``fit(train, covariates)`` gives a `Fitted`, whose ``apply(dataset)`` gives `Applied`.
+        ``fit(train, covariates)`` returns a `Fitted` method; its ``apply(dataset)`` returns an `Applied` correction.
 
     Raises
     ------
     InputError
-        There is no such method or option, or it needs the environment of the comparators, which is not there.
+        The method or option does not exist, or the environment of the comparators is missing.
     """
     if name not in METHODS:
         raise InputError(
-            "There is no such method.",
+            "Unknown method.",
             got=repr(name),
             expected=f"one of {', '.join(METHODS)}",
             do="choose one of these",
         )
     function = METHODS[name]
     fixed = function.keywords if isinstance(function, partial) else {}
-    known = [one for one in list(inspect.signature(function).parameters)[2:] if one not in fixed]
+    known = [option for option in list(inspect.signature(function).parameters)[2:] if option not in fixed]
     if unknown := sorted(set(options) - set(known)):
         raise InputError(
-            f"{name} has no such option.",
+            f"Unknown option of {name}.",
             got=", ".join(unknown),
             expected=", ".join(known) or "no options",
-            do="leave it out",
+            do="omit it",
         )
     if name in OTHER_LIBRARIES:
         require_environment()

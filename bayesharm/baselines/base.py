@@ -1,4 +1,4 @@
-"""What every method to compare with gives: fitted to some scans, applied to others, the same for all."""
+"""Common interface of the methods for comparison: fit to training scans, apply to any scans."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from bayesharm.errors import InputError, shorten
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    """Scans that a method has corrected; rows and columns in the order of the dataset.
+    """Corrected values of a dataset, with its rows and columns.
 
     Attributes
     ----------
     values : (scan, feature) float64 array
-        In the features' units. NaN in rows that the method cannot correct, and where the input is NaN.
+        Corrected values, in the units of the features. NaN for scans that the method cannot correct, and for missing input.
     sd : (scan, feature) float64 array, optional
-        Standard deviation of what was subtracted, if the method knows one.
+        Standard deviation of the correction, if the method estimates one.
     factor : (scan, feature) float64 array, optional
-        What values were multiplied by, if a method does not only subtract: harmonized differences over this are differences
-        in the units that the scanner measures in.
+        Multiplicative part of the correction, if the method rescales: harmonized differences divided by this factor are in
+        the scanner's original units.
     notes : tuple of str
-        Which scans it could not correct, and why, beyond what `Fitted.notes` says.
+        Scans that were not corrected, and why, in addition to `Fitted.notes`.
     """
 
     values: np.ndarray
@@ -37,17 +37,17 @@ class Applied:
 
 
 class Fitted(Protocol):
-    """A method after its fit.
+    """A fitted method.
 
     Attributes
     ----------
     bias : (scanner, feature) DataFrame or None
-        Additive effect of each scanner of the training scans in the features' units, minus the mean over the scanners that
-        the method can do; NaN in rows of the others. None if there is no such thing.
+        Additive effect of each training scanner in the units of the features, minus the mean over all scanners with an
+        estimate; NaN for scanners without one. None if the method has no such effect.
     scanners : tuple of str
-        Scanners that it can correct.
+        Scanners that the method can correct.
     notes : tuple of str
-        Which scans and scanners the method could not use, and why.
+        Scans and scanners that the method could not use, and why.
     """
 
     @property
@@ -60,19 +60,20 @@ class Fitted(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     def apply(self, dataset: Dataset) -> Applied:
-        """Correct scans; those of other scanners than `scanners` become NaN."""
+        """Correct scans; values of scanners outside `scanners` become NaN."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method to compare with.
+    """A method for comparison.
 
     Attributes
     ----------
     name : str
+        Name in `bayesharm.baselines.METHODS`.
     fit : callable
-        ``fit(train: Dataset, covariates: Sequence[str]) -> Fitted``; `covariates` are columns of the scans table whose
-        effects must be preserved.
+        ``fit(train: Dataset, covariates: Sequence[str]) -> Fitted``. The method preserves the effects of `covariates`,
+        columns of the scans table.
     """
 
     name: str
@@ -81,13 +82,16 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Subtraction:
-    """A fitted method that subtracts the effect of the scanner, the same from all of its scans (see `Fitted`).
+    """A fitted method that subtracts the same scanner effect from all scans of a scanner (see `Fitted`).
 
     Attributes
     ----------
     bias : (scanner, feature) DataFrame
+        Effects to subtract.
     notes : tuple of str
+        As in `Fitted`.
     sd : (scanner, feature) DataFrame, optional
+        Standard deviation of the effects.
     """
 
     bias: pd.DataFrame
@@ -96,79 +100,87 @@ class Subtraction:
 
     @property
     def scanners(self) -> tuple[str, ...]:
-        return corrected(self.bias)
+        """Scanners that can be corrected."""
+        return correctable_scanners(self.bias)
 
     def apply(self, dataset: Dataset) -> Applied:
+        """Subtract the scanner effects."""
         check_features(dataset, self.bias.columns)
         values, scanner = read_all(dataset), dataset.scans["scanner"]
-        found = values - self.bias.reindex(scanner).to_numpy()
+        corrected = values - self.bias.reindex(scanner).to_numpy()
         if self.sd is None:
-            return Applied(found)
-        return Applied(found, np.where(np.isnan(found), np.nan, self.sd.reindex(scanner).to_numpy()))
+            return Applied(corrected)
+        return Applied(corrected, np.where(np.isnan(corrected), np.nan, self.sd.reindex(scanner).to_numpy()))
 
 
 def bias_table(dataset: Dataset, effects: np.ndarray, scanners: Sequence[str] | None = None) -> pd.DataFrame:
-    """Effects of scanners minus their mean, as (scanner, feature) of all scanners of the dataset; NaN for those not given.
+    """Center scanner effects and label them, with a row for each scanner of the dataset.
 
     Parameters
     ----------
     dataset : Dataset
+        Training scans.
     effects : (scanner, feature) array
-        NaN where there is none.
+        Effects; NaN where not estimated.
     scanners : sequence of str, optional
-        To which the rows belong; all of the dataset in alphabetical order if left out.
+        Scanners of the rows of `effects`; default: all scanners of the dataset in alphabetical order.
+
+    Returns
+    -------
+    (scanner, feature) DataFrame
+        Effects minus their mean over scanners; NaN for scanners without an effect.
     """
-    everyone = scanner_names(dataset)
+    all_scanners = scanner_names(dataset)
     columns = pd.Index(dataset.features.names, name="feature")
-    table = pd.DataFrame(effects, index=everyone if scanners is None else list(scanners), columns=columns)
-    return (table - table.mean()).reindex(pd.Index(everyone, name="scanner"))
+    table = pd.DataFrame(effects, index=all_scanners if scanners is None else list(scanners), columns=columns)
+    return (table - table.mean()).reindex(pd.Index(all_scanners, name="scanner"))
 
 
 def no_bias(dataset: Dataset) -> pd.DataFrame:
-    """The same table where a method can correct no scanner."""
+    """Return the bias table of a method that can correct no scanner: all NaN."""
     return bias_table(dataset, np.empty((0, dataset.features.n_features)), [])
 
 
 def scanner_names(dataset: Dataset) -> list[str]:
-    """Scanners of a dataset in alphabetical order."""
+    """Return the scanners of a dataset in alphabetical order."""
     return sorted(dataset.scans["scanner"].unique())
 
 
-def corrected(bias: pd.DataFrame) -> tuple[str, ...]:
-    """Scanners with an effect."""
+def correctable_scanners(bias: pd.DataFrame) -> tuple[str, ...]:
+    """Return the scanners with an estimated effect."""
     return tuple(bias.index[bias.notna().any(axis=1)])
 
 
 def read_all(dataset: Dataset) -> np.ndarray:
-    """All values, a new (scan, feature) float64 array."""
+    """Read all values as a new (scan, feature) float64 array."""
     return dataset.features.read(0, dataset.features.n_features)
 
 
 def read_finite(dataset: Dataset) -> np.ndarray:
-    """All values of scans to fit to.
+    """Read all values of training scans, which must be finite.
 
     Raises
     ------
     InputError
-        Some are missing or infinite.
+        Values are missing or infinite.
     """
     values = read_all(dataset)
-    if (bad := ~np.isfinite(values)).any():
+    if (is_bad := ~np.isfinite(values)).any():
         raise InputError(
-            "Values to fit to are missing or infinite.",
-            got=f"{bad.sum()} such values in {bad.any(axis=0).sum()} of {values.shape[1]} features",
+            "Training values are missing or infinite.",
+            got=f"{is_bad.sum()} such values in {is_bad.any(axis=0).sum()} of {values.shape[1]} features",
             expected="a finite number for every scan and feature",
-            do="leave these features out: load_dataset(…, bad_features='drop')",
+            do="omit these features: load_dataset(…, bad_features='drop')",
         )
     return values
 
 
 def check_features(dataset: Dataset, names: pd.Index | np.ndarray) -> None:
-    """Refuse a dataset with other features than those of the fit, or in another order."""
+    """Raise an `InputError` unless the dataset has the features of the fit, in the same order."""
     if not np.array_equal(dataset.features.names, np.asarray(names, dtype=str)):
         raise InputError(
             "The features are not those of the fit.",
             got=f"{dataset.features.n_features} features: {shorten(dataset.features.names)}",
             expected=f"{len(names)} features in this order: {shorten(names)}",
-            do="choose the same features for the scans to fit to and those to correct",
+            do="select the same features for the training scans and the scans to correct",
         )

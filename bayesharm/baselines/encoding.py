@@ -1,4 +1,4 @@
-"""Covariates as columns of numbers, learned from the training scans and the same for every method."""
+"""Encoding of covariates as numeric columns, defined by the training scans and equal for all methods."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from bayesharm.errors import InputError, listed, shorten
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """How covariates become columns.
+    """Encoding of covariates.
 
     Attributes
     ----------
     levels : dict
-        Levels of each covariate that is categories, in order, the first of which has no column; None for numbers.
+        Covariate -> its levels, if it is categorical; the first level is the reference without a column. None for numeric
+        covariates.
     columns : tuple of str
-        Columns that are used.
+        Columns of the encoding, without redundant ones.
     notes : tuple of str
-        What was left out, and why.
+        Omitted columns, and why.
     """
 
     levels: dict[str, tuple[str, ...] | None]
@@ -30,38 +31,42 @@ class Encoding:
     notes: tuple[str, ...]
 
     def encode(self, scans: pd.DataFrame) -> np.ndarray:
-        """(scan, column) float64 array; NaN in rows of scans without a value, or with a category that was not learned."""
+        """Return a (scan, column) float64 array; NaN for missing values and for categories absent from training."""
         return self._all_columns(scans)[list(self.columns)].to_numpy(float)
 
     def _all_columns(self, scans: pd.DataFrame) -> pd.DataFrame:
         columns = {}
         for name, levels in self.levels.items():
-            given = scans[name] if name in scans else pd.Series(None, scans.index, dtype=object)
+            raw = scans[name] if name in scans else pd.Series(None, scans.index, dtype=object)
             if levels is None:
-                values = pd.to_numeric(given, errors="coerce").to_numpy(float)
+                values = pd.to_numeric(raw, errors="coerce").to_numpy(float)
                 columns[name] = np.where(np.isfinite(values), values, np.nan)
                 continue
-            for level, column in zip(levels[1:], indicators(given, levels).T[1:], strict=True):
-                columns[f"{name}={level}"] = np.where(given.isin(levels), column, np.nan)
+            for level, column in zip(levels[1:], indicators(raw, levels).T[1:], strict=True):
+                columns[f"{name}={level}"] = np.where(raw.isin(levels), column, np.nan)
         return pd.DataFrame(columns, index=scans.index)
 
 
-def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], apart_from: np.ndarray) -> Encoding:
-    """Columns of covariates that can be told from one another and from other columns of a regression.
+def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], other_columns: np.ndarray) -> Encoding:
+    """Encode covariates, omitting columns that are linear combinations of earlier ones.
 
     Parameters
     ----------
     scans : DataFrame
-        To fit to.
+        Training scans.
     covariates : sequence of str
-        Columns of it. Numbers have a linear effect; text, categories and booleans are categories.
-    apart_from : (scan, column) array
-        What else is in the regression, such as the columns of the scanners.
+        Columns of `scans`. Numbers have a linear effect; text, categories and booleans are categorical.
+    other_columns : (scan, column) array
+        Other columns of the regression, such as scanner indicators, which take precedence.
+
+    Returns
+    -------
+    Encoding
 
     Raises
     ------
     InputError
-        A covariate does not exist, or lacks values.
+        A covariate does not exist or has missing values.
     """
     levels: dict[str, tuple[str, ...] | None] = {}
     for name in dict.fromkeys(covariates):
@@ -69,41 +74,41 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], apart_from: n
             raise InputError(
                 f"The scans table has no covariate {name!r}.",
                 got=f"columns {shorten(scans.columns, 30)}",
-                expected="covariates that are columns",
+                expected="covariates among the columns",
                 do="correct the covariates",
             )
         values = scans[name]
-        number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-        if (bad := values.isna() | (values.isin([np.inf, -np.inf]) if number else False)).any():
+        is_numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        if (is_bad := values.isna() | (values.isin([np.inf, -np.inf]) if is_numeric else False)).any():
             raise InputError(
                 f"The covariate {name!r} has missing or infinite values.",
-                got=f"no value for scans {shorten(scans['scan_id'][bad])}",
-                expected="a value for every scan to fit to",
-                do="complete the column, or leave the covariate or those scans out",
+                got=f"no value for scans {shorten(scans['scan_id'][is_bad])}",
+                expected="a value for every training scan",
+                do="complete the column, or omit the covariate or these scans",
             )
-        levels[name] = None if number else tuple(sorted(values.unique(), key=str))
-    everything = Encoding(levels, (), ())._all_columns(scans)
-    kept, columns = [], apart_from
-    for name in everything:
-        wider = np.column_stack([columns, _standardized(everything[name])])
-        if np.linalg.matrix_rank(wider) > np.linalg.matrix_rank(columns):
+        levels[name] = None if is_numeric else tuple(sorted(values.unique(), key=str))
+    all_columns = Encoding(levels, (), ())._all_columns(scans)
+    kept, columns = [], other_columns
+    for name in all_columns:
+        extended = np.column_stack([columns, _standardized(all_columns[name])])
+        if np.linalg.matrix_rank(extended) > np.linalg.matrix_rank(columns):
             kept.append(name)
-            columns = wider
+            columns = extended
     notes = []
-    if left_out := [name for name in everything if name not in kept]:
+    if omitted := [name for name in all_columns if name not in kept]:
         notes.append(
-            f"Left out, since they are the same for all scans or cannot be told from scanners and other covariates: "
-            f"{listed(left_out)}; what they do goes with what they cannot be told from."
+            f"Omitted, because constant or collinear with scanners or other covariates: {listed(omitted)}. "
+            f"Their effects are attributed to the columns that they are collinear with."
         )
     return Encoding(levels, tuple(kept), tuple(notes))
 
 
 def _standardized(values: pd.Series) -> np.ndarray:
-    """Without units, so that the rank does not depend on them."""
+    """Center and divide by the largest absolute value, so that the matrix rank does not depend on units."""
     centered = (values - values.mean()).to_numpy()
     return centered / max(np.abs(centered).max(), np.finfo(float).tiny)
 
 
 def indicators(labels: pd.Series, levels: Sequence[str]) -> np.ndarray:
-    """0/1 columns (scan, level)."""
+    """Return 0/1 indicator columns, (scan, level)."""
     return (labels.to_numpy(object)[:, None] == np.asarray(levels, dtype=object)).astype(float)

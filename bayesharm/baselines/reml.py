@@ -1,4 +1,4 @@
-"""Measurement bias by REML, one mixed model for every feature, fitted by another library."""
+"""Measurement bias from a mixed model per feature, fitted by REML in another library."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pandas as pd
 
 from bayesharm.baselines.base import Subtraction, bias_table, no_bias, read_finite, scanner_names
 from bayesharm.baselines.encoding import learn_encoding
-from bayesharm.baselines.external_process import ComparatorFailed, run_script, start_folder, write_arrays
+from bayesharm.baselines.external_process import ComparatorError, run_script, start_folder, write_arrays
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, listed
 
-FEATURES_PER_JOB = 200  # a process takes seconds to start
+FEATURES_PER_JOB = 200  # fewest features worth a process, which takes seconds to start
 
 
 def fit_reml(
@@ -28,45 +28,48 @@ def fit_reml(
     jobs: int | None = None,
     timeout: float = 3600.0,
 ) -> Subtraction:
-    """Predicted effects of scanners (BLUP) of a mixed model whose variances are estimated by REML, feature by feature.
+    """Fit a mixed model to each feature by REML, and subtract the predicted scanner effects (BLUP).
 
-    Scanners, participants and the populations (site × diagnosis) of people who do not travel are crossed random effects with
-    a variance each, in every feature its own; the mean and the covariates are fixed. The noise is the same on all scanners.
+    Scanners, participants and the populations (site × diagnosis) of people who do not travel are crossed random effects,
+    with separate variances in every feature. The mean and the covariates are fixed effects. The noise variance is the same
+    on all scanners.
 
     Parameters
     ----------
     train : Dataset
+        Training scans, complete.
     covariates : sequence of str
+        Columns of the scans table with fixed effects.
     library : {'gpboost', 'statsmodels'}
-        statsmodels gives the same estimates, much more slowly, and no standard deviations; it is there to check gpboost.
+        statsmodels serves to check gpboost: the same estimates, much more slowly, without standard deviations.
     jobs : int, optional
-        Processes that share out the features; by default one for each core, and for each `FEATURES_PER_JOB` features.
+        Number of processes; default: one per core, but at most one per `FEATURES_PER_JOB` features.
     timeout : float
-        Seconds that they may take.
+        Time limit of the fit, in seconds.
 
     Returns
     -------
     Subtraction
-        `sd` takes the variances for known, and so is too small.
+        Its `sd` is too small, because it treats the estimated variances as known.
     """
     if library not in ("gpboost", "statsmodels"):
         raise InputError(
-            "There is no REML by this library.",
+            "Unknown library for REML.",
             got=f"library={library!r}",
             expected="'gpboost' or 'statsmodels'",
-            do="leave it out",
+            do="omit the option",
         )
     values, scans, scanners = read_finite(train), train.scans, scanner_names(train)
-    travels = find_travelers(scans)
+    is_traveler = find_travelers(scans)
     encoding = learn_encoding(scans, covariates, np.ones((len(scans), 1)))
-    notes = [*encoding.notes, *_on_travelers(scans, travels)]
-    group = scans["site"] + "/" + scans["diagnosis"] if "diagnosis" in scans else scans["site"]
+    notes = [*encoding.notes, *_traveler_notes(scans, is_traveler)]
+    population = scans["site"] + "/" + scans["diagnosis"] if "diagnosis" in scans else scans["site"]
     arrays = {
         "values": values,
         "covariates": encoding.encode(scans),
         "scanner": pd.Index(scanners).get_indexer(scans["scanner"]),
         "participant": pd.factorize(scans["participant_id"])[0],
-        "population": pd.factorize(group.mask(travels, None))[0],
+        "population": pd.factorize(population.mask(is_traveler, None))[0],
         "jobs": np.array(jobs or max(1, min(os.cpu_count() or 1, values.shape[1] // FEATURES_PER_JOB))),
     }
     with start_folder() as name:
@@ -74,20 +77,21 @@ def fit_reml(
         try:
             write_arrays(folder / "train.npz", arrays)
             run_script("fit", library, folder, timeout=timeout)
-        except ComparatorFailed as error:
+        except ComparatorError as error:
             return Subtraction(no_bias(train), (*notes, f"{library} failed: {error}."))
         with np.load(folder / "fitted.npz") as file:
             effects, sd, warnings = file["bias"], file["sd"], file["warnings"]
-    notes += [f"{library} says: {text}" for text in warnings]
-    if lost := int(np.isnan(effects).any(axis=0).sum()):
-        notes.append(f"{library} failed for {lost} of {values.shape[1]} features: constant, or no estimate.")
+    notes += [f"{library} warns: {text}" for text in warnings]
+    if n_failed := int(np.isnan(effects).any(axis=0).sum()):
+        notes.append(f"{library} failed for {n_failed} of {values.shape[1]} features: constant, or no estimate.")
     bias = bias_table(train, effects)
-    spread = pd.DataFrame(sd, index=bias.index, columns=bias.columns) if library == "gpboost" else None
-    return Subtraction(bias, tuple(notes), spread)
+    bias_sd = pd.DataFrame(sd, index=bias.index, columns=bias.columns) if library == "gpboost" else None
+    return Subtraction(bias, tuple(notes), bias_sd)
 
 
-def _on_travelers(scans: pd.DataFrame, travels: np.ndarray) -> list[str]:
-    without = sorted(set(scans["scanner"]) - set(scans["scanner"][travels]))
+def _traveler_notes(scans: pd.DataFrame, is_traveler: np.ndarray) -> list[str]:
+    """Note the scanners without travelers."""
+    without = sorted(set(scans["scanner"]) - set(scans["scanner"][is_traveler]))
     if not without:
         return []
-    return [f"{listed(without)}: without travelers, only their variances tell measurement from sampling bias there."]
+    return [f"{listed(without)}: no travelers, so that only variances separate measurement bias from sampling bias."]

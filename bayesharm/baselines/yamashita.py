@@ -1,4 +1,4 @@
-"""What others compute, on the same scans: point estimates to compare with."""
+"""The constrained ridge regression of Yamashita et al. 2019."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.terms import levels_by
 
-MODEL = "traveling_and_cohort"  # whose columns are those of the paper: people scanned once have no effect of their own
-RIDGE = 14.0
+MODEL = "traveling_and_cohort"  # has the columns of the paper: no participant effects for people scanned once
+RIDGE = 14.0  # ridge penalty of the paper, for 1,216 scans
 
 
 @dataclass(frozen=True, eq=False)
 class Yamashita2019:
-    """Point estimates of the 2019 study.
+    """Point estimates of the constrained ridge regression.
 
     Attributes
     ----------
     effects : dict of DataFrame
-        (level × feature) of each family, in the features' units; over the levels of `measurement`, `participant` and of each
-        diagnosis' `sampling` they add up to 0.
+        Family -> effects (level × feature) in the units of the features. Effects of `measurement`, of `participant` and of
+        `sampling` within a diagnosis sum to 0 over levels.
     mean : Series
-        The constant of each feature.
+        Constant of each feature.
     contributions : Series
-        Contribution size of each family.
+        Contribution size of each family, as in the paper.
     """
 
     effects: dict[str, pd.DataFrame]
@@ -43,23 +43,23 @@ class Yamashita2019:
 
 
 def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None) -> Yamashita2019:
-    """Constrained ridge regression of every feature on 0/1 columns of scanners, populations, diagnoses and travelers.
+    """Fit the constrained ridge regression of the 2019 study to each feature [1]_.
 
-    One penalty for all coefficients, the constant too, and mean 0 of the effects of measurement, of travelers, and of the
-    populations of each diagnosis: one system of equations for all features [1]_. The contribution of a family is the mean
-    over scans and features of its squared effect over the sum of all squared effects and the squared residual, divided by
-    its number of levels.
+    The columns are indicators of scanners, populations, diagnoses and travelers. All coefficients, including the constant,
+    have the same penalty. The effects of scanners, of travelers, and of the populations of each diagnosis sum to 0. The
+    contribution size of a family is the squared effect divided by the sum of all squared effects and the squared residual,
+    averaged over scans and features, and divided by the number of levels.
 
-    The travelers' mean and the mean of the sites' populations are not 0 in truth: what these have in common goes into other
-    effects.
+    In reality the means of the travelers and of the populations are not 0: the constraints move them into other effects.
 
     Parameters
     ----------
     dataset : Dataset
+        Scans of travelers and of a cohort.
     ridge : float
-        The penalty; the study took 14.
+        Ridge penalty; the study used 14.
     reference : str, optional
-        The diagnosis without an effect; that of the model if it is left out.
+        Reference diagnosis, which has no effect; default: that of the model.
 
     Returns
     -------
@@ -68,9 +68,9 @@ def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | No
     Raises
     ------
     InputError
-        An impossible penalty.
+        The penalty is not a number above 0.
     ModelError
-        Nobody traveled, or nobody has the reference diagnosis.
+        There are no travelers, or nobody has the reference diagnosis.
 
     References
     ----------
@@ -88,68 +88,69 @@ def univariate_effects(
     ridge: float = RIDGE,
     reference: str | None = None,
 ) -> dict[str, Yamashita2019]:
-    """The same regression, again for each protocol factor, its levels in place of the scanners.
+    """Repeat the regression for each protocol factor, with its levels in place of the scanners.
 
-    Each factor stands alone and is credited with all that goes along with it: with other factors that the same scanners
-    have, and with what is particular to these scanners. The model `protocol` asks for all of them at once.
+    Each factor is tested alone, so that its effects include those of correlated factors and of the individual scanners. The
+    model `protocol` estimates all factors jointly.
 
     Parameters
     ----------
     dataset : Dataset
+        As for :func:`yamashita2019`.
     factors : sequence of str, optional
-        Columns of the scans table; by default those of the model `protocol` that are there.
+        Columns of the scans table; default: the factors of the model `protocol` in the table.
     ridge, reference
         As for :func:`yamashita2019`.
 
     Returns
     -------
     dict of Yamashita2019
-        By factor: its effects are those of this name, its contribution size is ``contributions[factor]``.
+        Factor -> regression, with ``effects[factor]`` and ``contributions[factor]``.
 
     Raises
     ------
     InputError, ModelError
-        As :func:`yamashita2019`, and where a factor cannot be one.
+        As :func:`yamashita2019`, or a column cannot be a factor.
     """
     spec = _model("protocol", ridge, reference)
     if factors is not None:
         spec = name_factors(spec, factors, dataset.scans)
     others = tuple(family for family in spec.families if not family.component_of)
-    found = {}
+    regressions = {}
     for factor in [family for family in spec.factors if family.grouping in dataset.scans] or spec.factors[:1]:
-        alone = replace(spec, families=(*others, factor))
-        found[factor.name] = _regress(dataset, build_design(dataset.scans, alone), ridge)
-    return found
+        with_factor = replace(spec, families=(*others, factor))
+        regressions[factor.name] = _regress(dataset, build_design(dataset.scans, with_factor), ridge)
+    return regressions
 
 
 def _model(name: str, ridge: float, reference: str | None) -> ModelSpec:
-    """The model whose columns are taken."""
+    """Load the model that defines the columns."""
     if not (np.isfinite(ridge) and ridge > 0):
         raise InputError(
-            "The penalty is impossible.",
+            "The ridge penalty is not valid.",
             got=f"ridge={ridge!r}",
             expected="a number above 0",
-            do="leave it out",
+            do="omit the option to use the default",
         )
     spec = load_model(name)
     return spec if reference is None else replace(spec, reference=reference)
 
 
 def _regress(dataset: Dataset, design: Design, ridge: float) -> Yamashita2019:
-    """The regression on the columns of a design."""
+    """Fit the regression on the columns of a design, block by block."""
     columns, constraints = design.matrix, _constraints(design)
     n_columns, n_features = columns.shape[1], dataset.features.n_features
     penalized = columns.T @ columns + ridge * sparse.eye_array(n_columns)
     solver = splu(sparse.block_array([[penalized, constraints.T], [constraints, None]], format="csc"))
-    family = np.array([design.scales[scale] if scale >= 0 else "mean" for scale in design.column_scale])
-    names = list(design.scales[1:])  # but the noise
+    column_family = np.array([design.scales[scale] if scale >= 0 else "mean" for scale in design.column_scale])
+    names = list(design.scales[1:])  # without the noise
     coefficients, shares = np.empty((n_columns, n_features)), np.zeros(len(names))
     for start, stop in dataset.features.blocks():
         values = dataset.features.read(start, stop)[design.rows].astype(float)
         rhs = np.concatenate([columns.T @ values, np.zeros((constraints.shape[0], stop - start))])
-        found = coefficients[:, start:stop] = solver.solve(rhs)[:n_columns]
-        squares = np.stack([(columns[:, family == name] @ found[family == name]) ** 2 for name in names])
-        shares += (squares / (squares.sum(0) + (values - columns @ found) ** 2)).sum((1, 2))
+        estimates = coefficients[:, start:stop] = solver.solve(rhs)[:n_columns]
+        squares = np.stack([(columns[:, column_family == name] @ estimates[column_family == name]) ** 2 for name in names])
+        shares += (squares / (squares.sum(0) + (values - columns @ estimates) ** 2)).sum((1, 2))
     labels = [name.partition(":") for name in design.columns]
     features = pd.Index(dataset.features.names, name="feature")
     effects = {}
@@ -157,14 +158,14 @@ def _regress(dataset: Dataset, design: Design, ridge: float) -> Yamashita2019:
         rows = [k for k, label in enumerate(labels) if label[0] == name]
         index = pd.Index([labels[k][2] for k in rows], name=levels_by(design.spec, name))
         effects[name] = pd.DataFrame(coefficients[rows], index=index, columns=features).sort_index()
-    levels = np.array([(family == name).sum() for name in names])
+    levels = np.array([(column_family == name).sum() for name in names])
     contributions = pd.Series(shares / (design.n_scans * n_features) / levels, index=pd.Index(names, name="family"))
     mean = pd.Series(coefficients[design.columns.index("mean:mean")], index=features)
     return Yamashita2019(effects, mean, contributions)
 
 
 def _constraints(design: Design) -> sparse.csr_array:
-    """A row of ones for the columns of each scale but those of diagnoses."""
+    """Return the sum-to-zero constraints: one row for each scale except those of diagnoses."""
     centered = {family.name for family in design.spec.families if family.grouping != "diagnosis"}
     rows = [
         [scale == k and name.partition(":")[0] in centered

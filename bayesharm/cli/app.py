@@ -1,4 +1,4 @@
-"""The ``bayesharm`` command. Libraries that take long to load are imported in the commands that use them."""
+"""The command ``bayesharm``. Slow libraries are imported inside the commands that use them."""
 
 from __future__ import annotations
 
@@ -9,41 +9,77 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from bayesharm.cli.analyze import compare, populations, sources, summary
+from bayesharm.cli.bench import bench
+from bayesharm.cli.compare import compare
+from bayesharm.cli.demo.command import demo
 from bayesharm.cli.evaluate import evaluate
-from bayesharm.cli.fit import fit, models
+from bayesharm.cli.fit import fit
 from bayesharm.cli.harmonize import harmonize
-from bayesharm.cli.report import plot, report
-from bayesharm.cli.studies import bench, demo, simulate
+from bayesharm.cli.models import models
+from bayesharm.cli.option_groups import expand_option_groups
+from bayesharm.cli.plot import plot
+from bayesharm.cli.populations import populations
+from bayesharm.cli.report import report
+from bayesharm.cli.simulate import simulate
+from bayesharm.cli.sources import sources
+from bayesharm.cli.summary import summary
 from bayesharm.errors import BayesharmError
 
+# in the order of the help page: the main workflow first
+COMMANDS = (
+    fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate, demo, bench,
+)  # fmt: skip
+RUN_WITHOUT_ARGUMENTS = (models, demo, bench)  # the others show their help page if nothing is given
+USAGE_ERROR, INTERRUPTED = 2, 130  # exit codes, as in the shell
+
+
+class _PlainHelp:
+    """Show ``--help`` without a type, like the other flags."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class _Command(_PlainHelp, TyperCommand):
+    pass
+
+
+class _Group(_PlainHelp, TyperGroup):
+    pass
+
+
 app = typer.Typer(
-    name="bayesharm", no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
+    name="bayesharm", cls=_Group, no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
 
-def _command(function: Callable[..., None]) -> None:
-    """Register a command: our own errors end with exit code 2 and no traceback, Ctrl-C with 130."""
+def _register(command: Callable[..., None]) -> None:
+    """Add a command to the app. Our own errors end it without a traceback and with exit code 2, Ctrl-C with 130."""
+    expanded = expand_option_groups(command)
 
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
+    @functools.wraps(expanded)
+    def run(**options: Any) -> None:
         try:
-            function(*args, **kwargs)
+            expanded(**options)
         except BayesharmError as error:
             typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(2) from None
+            raise typer.Exit(USAGE_ERROR) from None
         except KeyboardInterrupt:
-            again = " The same command goes on where it stopped." if function.__name__ == "fit" else ""
-            typer.echo(f"Stopped.{again}", err=True)
-            raise typer.Exit(130) from None
+            advice = " Repeat the command to continue from where it stopped." if command is fit else ""
+            typer.echo(f"Stopped.{advice}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
 
-    app.command(no_args_is_help=function.__name__ not in ("models", "demo", "bench"))(run)
+    app.command(cls=_Command, no_args_is_help=command not in RUN_WITHOUT_ARGUMENTS)(run)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         import bayesharm
 
         typer.echo(f"bayesharm {bayesharm.__version__}")
@@ -53,29 +89,31 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+        bool,
+        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Separate what scanners do to brain images from how the people of each site differ.
+    """Separate measurement bias (differences between scanners) from sampling bias
+    (differences between the people of each site) in multi-scanner brain imaging.
 
-    Learns it from traveling subjects, people scanned on several scanners.
-    To see it work: [bold]bayesharm demo[/bold]
-    For your own study: [bold]bayesharm fit --help[/bold]
+    Traveling subjects, who were scanned on several scanners, make this possible.
+
+    Try it on a simulated study: [bold]bayesharm demo[/bold]
+    Fit a model to your own study: [bold]bayesharm fit --help[/bold]
     """
 
 
-# as help lists them
-for each in (fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate, demo, bench):
-    _command(each)
+for each in COMMANDS:
+    _register(each)
 
 
 def main() -> None:
-    """Run the command; the console script ``bayesharm`` calls this."""
+    """Run the command line; the entry point of the console script ``bayesharm``."""
     try:
         app()
     except SystemExit as end:
-        if end.code == 130:  # stopped: what still computes in other threads is not waited for
+        if end.code == INTERRUPTED:  # do not wait for threads that are still computing
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(130)
+            os._exit(INTERRUPTED)
         raise

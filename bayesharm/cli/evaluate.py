@@ -1,41 +1,72 @@
-"""The command `evaluate`."""
+"""The command ``evaluate``."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from bayesharm.cli import input as inputs
 from bayesharm.cli import options as opt
-from bayesharm.cli import output as outputs
-from bayesharm.cli.output import show_found
+from bayesharm.cli.output import check_new_file, check_table_folder, show_result
+
+FIGURE = "evaluation.png"
+
+MethodsOption = Annotated[
+    list[str] | None,
+    opt.text(
+        "--methods",
+        "NAMES",
+        "Methods to compare: none, glm, adjusted_glm, yamashita2019, neurocombat, neuroharmonize, combatlearn, reml, "
+        "bayesharm. [dim]Default: all that are available here.[/dim]",
+    ),
+]
+EvaluatedModelOption = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME", help="Model that bayesharm fits; 'bayesharm models' lists the models."),
+]
+FoldsOption = Annotated[
+    int,
+    opt.number(
+        "--folds",
+        "Number of folds of participants. Each fold is harmonized by models that were fitted to the other folds.",
+        2,
+    ),
+]
+RepeatsOption = Annotated[int, opt.number("--repeats", "How often the participants are divided into folds, at random.", 1)]
+VisitFoldsOption = Annotated[
+    int,
+    opt.number("--visit-folds", "Number of folds of visits. Each fold is predicted from the other visits.", 2),
+]
+PreviewOption = Annotated[bool, opt.flag("--preview", "Use the quick approximation of bayesharm, without sampling.")]
+EvaluationFolderOption = Annotated[
+    Path | None, opt.text("--out", "FOLDER", "Also write the tables and a figure to this folder.")
+]
 
 
 def evaluate(
-    scans: opt.Scans,
-    features: opt.FeatureFile = None,
-    select: opt.Select = None,
-    methods: opt.Methods = None,
-    model: opt.Model = "traveling_and_cohort",
-    scan: opt.Scan = None,
-    participant: opt.Participant = None,
-    scanner: opt.Scanner = None,
-    site: opt.Site = None,
-    diagnosis: opt.Diagnosis = None,
-    traveling: opt.Traveling = None,
-    covariates: opt.Covariates = None,
-    reference: opt.Reference = None,
-    bad_features: opt.BadFeatures = "error",
+    *,
+    scans: opt.ScansArgument,
+    features: opt.FeaturesArgument = None,
+    select: opt.SelectOption = None,
+    methods: MethodsOption = None,
+    model: EvaluatedModelOption = "traveling_and_cohort",
+    columns: opt.ScanColumns,
+    covariates: opt.CovariatesOption = None,
+    reference: opt.ReferenceOption = None,
+    bad_features: opt.BadFeaturesOption = "error",
     feature_scaling: opt.FeatureScalingOption = None,
-    folds: opt.PeopleFolds = 2,
-    repeats: opt.Repeats = 2,
-    visit_folds: opt.VisitFolds = 6,
-    preview: opt.QuickPreview = False,
-    seed: opt.Seed = 0,
-    out: opt.EvaluationFolder = None,
-    format: opt.Format = "csv",
-    quiet: opt.Quiet = False,
+    folds: FoldsOption = 2,
+    repeats: RepeatsOption = 2,
+    visit_folds: VisitFoldsOption = 6,
+    preview: PreviewOption = False,
+    seed: opt.SeedOption = 0,
+    out: EvaluationFolderOption = None,
+    format: opt.TableFormatOption = "csv",
+    quiet: opt.QuietOption = False,
 ) -> None:
-    """How well do methods harmonize people and visits that they have not seen? Needs travelers.
+    """Compare harmonization methods by cross-validation, on held-out participants and visits of travelers.
 
     Examples:
 
@@ -44,31 +75,28 @@ def evaluate(
     $ bayesharm evaluate table.csv --features 'thickness_*' --model traveling \\
         --participant subject --covariates age,sex --preview
 
-    Other libraries are compared with where 'make comparators' has put them.
+    Needs participants with scans on two or more scanners. Methods of other
+    libraries are included if 'make comparators' has installed them.
     """
-    outputs.check_table_folder(out, format)
+    check_table_folder(out, format)
     if out is not None and out.exists():
-        outputs.check_new_file(out / "evaluation.png", (".png",))
+        check_new_file(out / FIGURE, (".png",))
     from bayesharm.algorithms.devices import cache_programs
 
     cache_programs()
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.evaluation.cross_validate import cross_validate
 
-    columns = inputs.column_mapping(
-        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
-    )
-    dataset = inputs.read_dataset(scans, features, select, columns, bad_features=bad_features)
+    dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
     with ProgressBar(quiet) as progress:
-        found = cross_validate(
+        evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
             reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
-            visit_folds=visit_folds, preview=preview,
-            seed=seed, progress=progress,
+            visit_folds=visit_folds, preview=preview, seed=seed, progress=progress,
         )  # fmt: skip
-    show_found(found, out, format)
+    show_result(evaluation, out, format)
     if out is not None:
         from bayesharm.reporting.plots import plot_evaluation, save_figure
 
-        save_figure(plot_evaluation(found), out / "evaluation.png")
-        typer.echo(f"Figure: {out / 'evaluation.png'}")
+        save_figure(plot_evaluation(evaluation), out / FIGURE)
+        typer.echo(f"Figure: {out / FIGURE}")

@@ -1,49 +1,139 @@
-"""The commands `fit` and `models`."""
+"""The command ``fit``."""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from bayesharm.cli import input as inputs
 from bayesharm.cli import options as opt
-from bayesharm.cli import output as outputs
-from bayesharm.cli.output import show_found
+from bayesharm.cli.output import check_new_folder
+
+INFERENCE_PANEL = "Inference"
+
+RunFolderOption = Annotated[
+    Path,
+    opt.text("--out", "FOLDER", "Run folder to create, or to complete if the run was interrupted.", opt.OUTPUT_PANEL),
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="NAME", help="Model to fit; 'bayesharm models' lists the models.")
+]
+ProtocolOption = Annotated[
+    list[str] | None,
+    opt.text(
+        "--protocol",
+        "NAMES",
+        "Columns that describe the scanners, for --model protocol, for example vendor,coil. "
+        "[dim]Default: the protocol factors of the model.[/dim]",
+        opt.COLUMNS_PANEL,
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    opt.flag(
+        "--overwrite",
+        "If the folder already holds a run, delete it immediately and start a new one.",
+        opt.OUTPUT_PANEL,
+    ),
+]
+RepairOption = Annotated[
+    bool,
+    opt.flag(
+        "--repair",
+        "Recompute only the damaged parts of the finished run in the folder.",
+        opt.OUTPUT_PANEL,
+    ),
+]
+LogOption = Annotated[
+    Path | None, opt.text("--log", "FILE", "Append progress messages, with the elapsed time, to this file.")
+]
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """The options that :class:`bayesharm.Settings` describes, by the same names."""
+
+    preview: Annotated[
+        bool,
+        opt.flag("--preview", "Quick approximation without sampling. Every output is marked as a preview."),
+    ] = False
+    keep_draws: Annotated[
+        Literal["none", "thin", "all"],
+        opt.choice(
+            "--keep-draws",
+            "Posterior draws of the scales (standard deviations of the effects) to keep for each feature: none, 100 (thin) "
+            "or all. The disk space they need is reported at the start.",
+            opt.OUTPUT_PANEL,
+        ),
+    ] = "none"
+    target_ess: Annotated[
+        int,
+        opt.number(
+            "--target-ess",
+            "Effective sample size that every scale of a feature must reach for the feature to count as converged.",
+            8,
+            INFERENCE_PANEL,
+        ),
+    ] = 400
+    chains: Annotated[int, opt.number("--chains", "Number of chains per feature.", 2, INFERENCE_PANEL)] = 4
+    draws: Annotated[
+        int | None,
+        opt.number(
+            "--draws",
+            "Number of draws per chain. [dim]Default: 1.25 × --target-ess over all chains together.[/dim]",
+            8,
+            INFERENCE_PANEL,
+        ),
+    ] = None
+    block_size: Annotated[
+        int | None,
+        opt.number(
+            "--block-size",
+            "Number of features that a device samples together. Affects speed and memory; results change only by rounding. "
+            "[dim]Default: 64 on a CPU, 4,096 on a GPU.[/dim]",
+            1,
+            INFERENCE_PANEL,
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "float64"],
+        opt.choice("--dtype", "Floating-point precision for sampling the features. float64 is slower.", INFERENCE_PANEL),
+    ] = "float32"
+    device: Annotated[
+        str | None,
+        opt.text(
+            "--device",
+            "PLATFORM",
+            "Compute on all devices of this JAX platform: cpu or gpu. [dim]Default: gpu, if available.[/dim]",
+            INFERENCE_PANEL,
+        ),
+    ] = None
 
 
 def fit(
-    scans: opt.Scans,
-    out: opt.RunFolder,
-    features: opt.FeatureFile = None,
-    select: opt.Select = None,
-    model: opt.Model = "traveling_and_cohort",
-    scan: opt.Scan = None,
-    participant: opt.Participant = None,
-    scanner: opt.Scanner = None,
-    site: opt.Site = None,
-    diagnosis: opt.Diagnosis = None,
-    traveling: opt.Traveling = None,
-    covariates: opt.Covariates = None,
-    protocol: opt.Protocol = None,
-    reference: opt.Reference = None,
-    bad_features: opt.BadFeatures = "error",
+    *,
+    scans: opt.ScansArgument,
+    features: opt.FeaturesArgument = None,
+    out: RunFolderOption,
+    select: opt.SelectOption = None,
+    model: ModelOption = "traveling_and_cohort",
+    bad_features: opt.BadFeaturesOption = "error",
     feature_scaling: opt.FeatureScalingOption = None,
-    seed: opt.Seed = 0,
-    preview: opt.Preview = False,
-    keep_draws: opt.KeepDraws = "none",
-    target_ess: opt.TargetEss = 400,
-    chains: opt.Chains = 4,
-    draws: opt.Draws = None,
-    block_size: opt.BlockSize = None,
-    dtype: opt.Dtype = "float32",
-    device: opt.Device = None,
-    overwrite: opt.Overwrite = False,
-    repair: opt.Repair = False,
-    log: opt.Log = None,
-    quiet: opt.Quiet = False,
+    seed: opt.SeedOption = 0,
+    columns: opt.ScanColumns,
+    covariates: opt.CovariatesOption = None,
+    protocol: ProtocolOption = None,
+    reference: opt.ReferenceOption = None,
+    inference: InferenceOptions,
+    overwrite: OverwriteOption = False,
+    repair: RepairOption = False,
+    log: LogOption = None,
+    quiet: opt.QuietOption = False,
 ) -> None:
-    """Estimate what scanners, sites, diagnoses and people contribute to every feature.
+    """Fit a model: estimate the effects of scanner, site, diagnosis and participant on every feature.
 
     Examples:
 
@@ -52,23 +142,20 @@ def fit(
     $ bayesharm fit table.csv --features 'thickness_*' --participant subject \\
         --model traveling --out run/
 
-    A run that was interrupted goes on where it stopped, with the same result,
-    when the same command is given again.
+    The result is a run folder. To look at it: [bold]bayesharm summary[/bold]
+    To remove the measurement bias: [bold]bayesharm harmonize[/bold]
 
-    Makes a run folder, which [bold]bayesharm summary[/bold] shows
-    and [bold]bayesharm harmonize[/bold] applies to scans.
+    If a run is interrupted, repeat the same command. It continues from where it
+    stopped and gives the same result.
     """
-    outputs.check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
+    check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.model.catalog import load_model
 
     spec = load_model(model)
-    columns = inputs.column_mapping(
-        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
-    )
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
-        dataset = inputs.read_dataset(scans, features, select, columns, bad_features=bad_features)
+        dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} features"
@@ -78,38 +165,13 @@ def fit(
 
         cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, reference=reference, feature_scaling=feature_scaling, out=out, overwrite=overwrite,
-            progress=progress,
+            dataset, spec, seed=seed, reference=reference, feature_scaling=feature_scaling,
             covariates=opt.split_names(covariates), protocol=opt.split_names(protocol),
-            preview=preview, keep_draws=keep_draws, target_ess=target_ess, chains=chains, draws=draws,
-            block_size=block_size, dtype=dtype, device=device, repair=repair,
+            out=out, overwrite=overwrite, repair=repair, progress=progress, **asdict(inference),
         )  # fmt: skip
     from bayesharm.analysis.summary import summarize
 
-    found = summarize(posterior)
-    for sentence in (*found.diagnostics, *found.notes):
+    result = summarize(posterior)
+    for sentence in (*result.diagnostics, *result.notes):
         typer.echo(sentence)
-    typer.echo(f"Results are in {out}; look at them with: bayesharm summary {out}")
-
-
-def models(
-    name: opt.CardName = None,
-) -> None:
-    """List the models, or show what one of them assumes, estimates and cannot tell.
-
-    Example:
-
-    $ bayesharm models traveling_and_cohort
-    """
-    from bayesharm.model.catalog import load_model, model_card, model_names
-
-    if name is None:
-        for each in model_names():
-            typer.echo(f"{each}\n    {load_model(each).title}")
-        typer.echo("\nShow the card of one with: bayesharm models NAME")
-        return
-    load_model(name)
-    card = model_card(name)
-    from rich.markdown import Markdown
-
-    show_found(Markdown(card) if sys.stdout.isatty() else card)
+    typer.echo(f"The results are in {out}. To see them: bayesharm summary {out}")

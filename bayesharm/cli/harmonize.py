@@ -1,38 +1,102 @@
-"""The command `harmonize`."""
+"""The command ``harmonize``."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from bayesharm.cli import input as inputs
 from bayesharm.cli import options as opt
-from bayesharm.cli import output as outputs
+from bayesharm.cli.output import check_new_files, check_together
+
+MeanFileOption = Annotated[
+    Path,
+    opt.text(
+        "--out",
+        "FILE",
+        "Harmonized features: .npy, .zarr, .csv, .tsv or .parquet. An existing file is replaced.",
+        opt.OUTPUT_PANEL,
+    ),
+]
+SdFileOption = Annotated[
+    Path | None,
+    opt.text(
+        "--sd",
+        "FILE",
+        "Posterior standard deviation of the correction, in the shape and the units of the features.",
+        opt.OUTPUT_PANEL,
+    ),
+]
+DrawsOption = Annotated[
+    int,
+    opt.number(
+        "--draws",
+        "Number of joint posterior draws of the harmonized features; needs --draws-file.",
+        0,
+        opt.OUTPUT_PANEL,
+    ),
+]
+DrawsFileOption = Annotated[
+    Path | None,
+    opt.text(
+        "--draws-file",
+        "FILE",
+        "File for the draws: an array of draw × scan × feature, or a table with one row per draw and scan.",
+        opt.OUTPUT_PANEL,
+    ),
+]
+RemoveOption = Annotated[
+    str | None,
+    opt.text(
+        "--remove",
+        "NAMES",
+        "Effects to remove: measurement, or measurement,sampling. Sampling effects are real differences between the people "
+        "of the sites. [dim]Default: as in the model (measurement).[/dim]",
+    ),
+]
+TargetOption = Annotated[
+    str | None,
+    opt.text(
+        "--target",
+        "SCANNER",
+        "Harmonize to this scanner: all scans become as if it had measured them. "
+        "[dim]Default: the average of the scanners in the fit.[/dim]",
+    ),
+]
+MatchNoiseOption = Annotated[bool, opt.flag("--match-noise", "Also give all scanners the same noise variance.")]
+NewScannersOption = Annotated[
+    Literal["error", "prior", "adapt"],
+    opt.choice(
+        "--new-scanners",
+        "Scanners that are not in the fit. error: refuse them. prior: treat them as average scanners, with the uncertainty "
+        "of the prior. adapt: first estimate their effects from the given scans.",
+    ),
+]
+InverseOption = Annotated[bool, opt.flag("--inverse", "Undo a harmonization: add the effects back to harmonized features.")]
 
 
 def harmonize(
-    run: opt.Run,
-    scans: opt.Scans,
-    out: opt.MeanFile,
-    features: opt.FeatureFile = None,
-    select: opt.Select = None,
-    sd: opt.SdFile = None,
-    draws: opt.HarmonizedDraws = 0,
-    draws_file: opt.DrawsFile = None,
-    remove: opt.Remove = None,
-    target: opt.Target = None,
-    match_noise: opt.MatchNoise = False,
-    new_scanners: opt.NewScannersOption = "error",
-    inverse: opt.Inverse = False,
-    seed: opt.Seed = 0,
-    scan: opt.Scan = None,
-    participant: opt.Participant = None,
-    scanner: opt.Scanner = None,
-    site: opt.Site = None,
-    diagnosis: opt.Diagnosis = None,
-    traveling: opt.Traveling = None,
-    quiet: opt.Quiet = False,
+    *,
+    run: opt.RunArgument,
+    scans: opt.ScansArgument,
+    features: opt.FeaturesArgument = None,
+    out: MeanFileOption,
+    sd: SdFileOption = None,
+    draws: DrawsOption = 0,
+    draws_file: DrawsFileOption = None,
+    select: opt.SelectOption = None,
+    remove: RemoveOption = None,
+    target: TargetOption = None,
+    match_noise: MatchNoiseOption = False,
+    new_scanners: NewScannersOption = "error",
+    inverse: InverseOption = False,
+    seed: opt.SeedOption = 0,
+    columns: opt.ScanColumns,
+    quiet: opt.QuietOption = False,
 ) -> None:
-    """Subtract from every scan the measurement bias of its scanner.
+    """Remove the measurement bias of each scanner from its scans, and report how uncertain the correction is.
 
     Examples:
 
@@ -45,33 +109,45 @@ def harmonize(
     $ bayesharm harmonize run/ scans.csv features.npy --out harmonized.npy \\
         --draws 20 --draws-file draws.npy
 
-    Scans and people may be new; scanners and features must be those of the fit,
-    but for --new-scanners. Rows, columns, labels, units and precision of the input are kept.
+    Scans and participants may be new. Features must be those of the fit, and so
+    must scanners, unless --new-scanners says otherwise. The output keeps the
+    rows, columns, labels, units and precision of the input.
     """
     files = {"--out": out, "--sd": sd, "--draws-file": draws_file}
-    outputs.check_new_files(files, {"RUN": run, "SCANS": scans, "FEATURES": features})
-    outputs.check_together({"--draws": draws, "--draws-file": draws_file})
+    check_new_files(files, {"RUN": run, "SCANS": scans, "FEATURES": features})
+    check_together({"--draws": draws, "--draws-file": draws_file})
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.harmonization.harmonize import harmonize_to_files
     from bayesharm.results.posterior import load_posterior
 
+    posterior = load_posterior(run)
+    dataset = inputs.read_dataset(scans, features, select, columns.mapping, check="apply")
+    adaptation_notes: list[str] = []
     if new_scanners == "adapt":
         from bayesharm.algorithms.devices import cache_programs
+        from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inverse_adaptation
 
         cache_programs()
-    posterior = load_posterior(run)
-    columns = inputs.column_mapping(
-        scan_id=scan, participant_id=participant, scanner=scanner, site=site, diagnosis=diagnosis, traveling=traveling
-    )
-    dataset = inputs.read_dataset(scans, features, select, columns, check="apply")
+        if inverse:
+            refuse_inverse_adaptation(posterior, dataset)
+        posterior, adaptation_notes = adapt_to_new_scanners(posterior, dataset)
     with ProgressBar(quiet) as progress:
         notes = harmonize_to_files(
-            posterior, dataset, out, sd, draws_file, draws=draws, remove=remove, target=target, match_noise=match_noise,
-            new_scanners=new_scanners, inverse=inverse, seed=seed, progress=progress,
+            posterior, dataset, out, sd, draws_file, draws=draws, seed=seed, progress=progress,
+            remove=remove, target=target, match_noise=match_noise, inverse=inverse,
+            new_scanners="error" if new_scanners == "error" else "prior",  # where there was nothing to learn from
         )  # fmt: skip
-    for note in notes:
+    for note in dict.fromkeys([*adaptation_notes, *notes]):
         typer.echo(f"Note: {note}", err=True)
-    drawn = f"{draws} draw{'s' * (draws != 1)}"
-    more = [f"{what}: {path}" for what, path in (("uncertainty", sd), (drawn, draws_file)) if path]
-    n_scans = len(dataset.scans)
-    typer.echo("; ".join([f"Harmonized {n_scans:,} scan{'s' * (n_scans != 1)}: {out}", *more]))
+    typer.echo(
+        "; ".join([f"Harmonized {_count(len(dataset.scans), 'scan')}: {out}", *_other_outputs(sd, draws, draws_file)])
+    )
+
+
+def _other_outputs(sd: Path | None, draws: int, draws_file: Path | None) -> list[str]:
+    outputs = (("uncertainty", sd), (_count(draws, "draw"), draws_file))
+    return [f"{name}: {path}" for name, path in outputs if path is not None]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -1,4 +1,4 @@
-"""What commands do before their work starts: reading as the options say, and refusing outputs that could not be written."""
+"""Output of the commands: checks of output paths before any work starts, and printing of results."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import typer
 
 from bayesharm.errors import InputError, RunFolderError
 
+PERMISSION = "a folder that you can write to"
+
 
 def check_table_folder(folder: Path | None, format: str) -> None:
-    """Refuse a folder for tables that holds such already, before any work."""
+    """Refuse a folder that already holds tables."""
     if folder is not None:
         from bayesharm.results.tables import check_tables
 
@@ -20,62 +22,67 @@ def check_table_folder(folder: Path | None, format: str) -> None:
 
 
 def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
-    """Refuse an output folder that holds something or cannot be made."""
+    """Refuse an output folder that holds other files or that cannot be created.
+
+    Parameters
+    ----------
+    folder : path
+    resume, overwrite, repair : bool
+        As in :func:`bayesharm.results.run_folder.check_output`.
+    """
     from bayesharm.results.run_folder import check_output
 
     check_output(folder, resume=resume, overwrite=overwrite, repair=repair)
-    above = next(path for path in folder.absolute().parents if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not _is_writable(parent):
         raise RunFolderError(
-            f"{folder} cannot be written.",
-            got=f"{above}, where one may not make folders",
-            expected="a folder inside one that is yours",
+            f"{folder} cannot be created.",
+            got=f"no permission to create a folder in {parent}",
+            expected=PERMISSION,
             do="choose another --out",
         )
 
 
 def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
-    """Refuse output files that would overwrite an input or each other, or cannot be written."""
-    from bayesharm.io.writers import WRITTEN_FORMATS
+    """Refuse output files that would overwrite an input or each other, or that cannot be written.
 
-    taken = {path.resolve(): name for name, path in inputs.items() if path is not None}
+    Parameters
+    ----------
+    outputs, inputs : dict
+        Name of the option or argument -> its path.
+    """
+    owners = {path.resolve(): name for name, path in inputs.items() if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue
-        if (place := path.resolve()) in taken:
+        if owner := owners.get(path.resolve()):
             raise InputError(
-                f"{option} would overwrite {taken[place]}.",
+                f"{option} would overwrite {owner}.",
                 got=str(path),
-                expected="a file of its own for each output",
+                expected="a separate file for each output",
                 do=f"choose another {option}",
             )
-        taken[place] = option
-        if path.suffix.lower() not in WRITTEN_FORMATS or (path.is_dir() and path.suffix.lower() != ".zarr"):
-            raise InputError(
-                f"{option} has a format that cannot be written.",
-                got=str(path),
-                expected="a name ending in " + ", ".join(WRITTEN_FORMATS),
-                do=f"choose another {option}",
-            )
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            there = path.parent.is_dir()
-            raise InputError(
-                f"{option} cannot be written.",
-                got=f"{path.parent}, where nothing may be written" if there else f"no folder {path.parent} to write to",
-                expected="an existing folder",
-                do=f"{'get the permission' if there else 'make the folder'}, or choose another {option}",
-            )
+        owners[path.resolve()] = option
+        _check_matrix_file(option, path)
 
 
-def check_together(options: dict[str, Any]) -> None:
-    """Refuse some of several options without the others."""
-    given = [option for option, value in options.items() if value]
-    if given and len(given) < len(options):
+def _check_matrix_file(option: str, path: Path) -> None:
+    from bayesharm.io.writers import WRITTEN_FORMATS
+
+    if path.suffix.lower() not in WRITTEN_FORMATS or (path.is_dir() and path.suffix.lower() != ".zarr"):
         raise InputError(
-            f"{' and '.join(options)} belong together.",
-            got=f"{' and '.join(given)} only",
-            expected="both, or neither",
-            do="add the other",
+            f"{option} has a format that cannot be written.",
+            got=str(path),
+            expected="a name ending in " + ", ".join(WRITTEN_FORMATS),
+            do=f"choose another {option}",
+        )
+    if not _is_writable(path.parent):
+        exists = path.parent.is_dir()
+        raise InputError(
+            f"{option} cannot be written.",
+            got=f"no permission to write in {path.parent}" if exists else f"the folder {path.parent} does not exist",
+            expected=PERMISSION if exists else "an existing folder",
+            do=f"{'get the permission' if exists else 'create the folder'}, or choose another {option}",
         )
 
 
@@ -88,7 +95,7 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
             expected="a name ending in " + ", ".join(suffixes),
             do="choose another --out",
         )
-    if path.exists() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.exists() or not _is_writable(path.parent):
         raise RunFolderError(
             f"{path} {'exists already' if path.exists() else 'cannot be written'}.",
             got=str(path) if path.exists() else f"no folder {path.parent} to write to",
@@ -97,10 +104,33 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
         )
 
 
-def show_found(found: Any, out: Path | None = None, format: str = "csv") -> None:
-    """Print what was found, and write its tables if a folder is given for them."""
+def check_together(options: dict[str, Any]) -> None:
+    """Refuse options that need each other if only some of them are given.
+
+    Parameters
+    ----------
+    options : dict
+        Name of the option -> its value; a false value means not given.
+    """
+    given = [option for option, value in options.items() if value]
+    if given and len(given) < len(options):
+        missing = [option for option in options if option not in given]
+        raise InputError(
+            f"{' and '.join(options)} belong together.",
+            got=f"only {' and '.join(given)}",
+            expected="both, or neither",
+            do=f"add {' and '.join(missing)}",
+        )
+
+
+def show_result(result: Any, out: Path | None = None, format: str = "csv") -> None:
+    """Print a result, and write its tables if a folder is given."""
     from bayesharm.results.console import show
 
-    show(found)
+    show(result)
     if out is not None:
-        typer.echo("Tables: " + ", ".join(str(file) for file in found.write(out, format)))
+        typer.echo("Tables: " + ", ".join(str(path) for path in result.write(out, format)))
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)

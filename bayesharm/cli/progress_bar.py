@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, plain lines elsewhere: elapsed time, speed, time left, peak memory."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, with elapsed time, rate, time left and peak memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Any, TextIO
 
 from bayesharm.errors import InputError
 
-QUIET_SECONDS = 5.0  # between two plain lines about the same stage
+LINE_INTERVAL = 5.0  # seconds between two plain lines about the same stage
 
 
 class ProgressBar:
-    """Receives (stage, done, total, note), as :func:`bayesharm.fit` reports; writes to standard error.
+    """Shows progress (see :class:`bayesharm.progress.Progress`) on standard error, as a context manager.
 
     Parameters
     ----------
     quiet : bool
-        Say nothing on standard error.
+        Write nothing to standard error.
     log : path, optional
-        Plain lines are added to this file, whatever is on the terminal.
+        Also append plain lines to this file, whether or not standard error is a terminal.
+
+    Raises
+    ------
+    InputError
+        The log cannot be written.
     """
 
     def __init__(self, quiet: bool = False, log: Path | None = None):
@@ -29,7 +34,7 @@ class ProgressBar:
         self.file: TextIO | None = None
         self.started = self.last_event = self.last_line = monotonic()
         self.stage = ""
-        self.first_done = (0, self.started)
+        self.first_report = (0, self.started)  # first report of a stage with something done: number done, time
         self.bar: Any = None
         self.task: Any = None
 
@@ -45,81 +50,57 @@ class ProgressBar:
                     do="choose another --log",
                 ) from None
         if not self.quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-            from rich.progress import Progress as Bar
-            from rich.table import Column
-
-            one_line = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-
-            self.bar = Bar(
-                SpinnerColumn(finished_text="✓"),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=12),
-                TextColumn("{task.fields[counted]}"),
-                TextColumn("time"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[rate]}"),
-                TextColumn("{task.fields[note]}", style="dim", table_column=one_line),
-                console=Console(stderr=True),
-                expand=True,
-            )
+            self.bar = _make_bar()
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar is not None:
-            if kind is None:
-                self._finish()
+            if error_type is None:
+                self._finish_task()
             self.bar.stop()
         if self.file is not None:
             self.file.close()
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Write a line of text."""
         if self.bar is not None:
             self.bar.console.print(text, style="dim", highlight=False)
-        self._line(text)
+        self._write_line(text)
 
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-        new = stage != self.stage
-        if new:
-            self._finish()
+        """Show that `done` of `total` parts of a stage are done."""
+        is_new = stage != self.stage
+        if is_new:
+            self._finish_task()
             self.stage = stage
         self.last_event = monotonic()
-        if new or not self.first_done[0]:  # compilation comes before what is done first, and says nothing of the pace
-            self.first_done = (done, self.last_event)
-        first, at = self.first_done
-        pace = (done - first) / (self.last_event - at) if done > first else 0.0
-        rate = f"{pace:,.0f}/s" if pace and done < total else ""
-        counted = f"{done:,} of {total:,}" if done and total > 1 else ""
+        if is_new or not self.first_report[0]:  # the first parts include compilation and would bias the rate
+            self.first_report = (done, self.last_event)
+        first_done, first_time = self.first_report
+        per_second = (done - first_done) / (self.last_event - first_time) if done > first_done else 0.0
+        rate = f"{per_second:,.0f}/s" if per_second and done < total else ""
+        count = f"{done:,} of {total:,}" if done and total > 1 else ""
         if self.bar is not None:
-            if new:
-                self.task = self.bar.add_task(stage, total=None, counted="", rate="", note="")
-            known = {"total": total if done else None, "completed": done}
-            self.bar.update(self.task, **known, counted=counted, rate=rate, note=note)
-        if new or not done or (note and done >= total) or self._is_due():
-            left = f"about {_clock((total - done) / pace)} left" if rate else ""
-            parts = ", ".join(part for part in (f"{stage} {counted}".rstrip(), rate, left, peak_memory()) if part)
-            self._line(parts + (f" ({note})" if note else ""))
+            if is_new:
+                self.task = self.bar.add_task(stage, total=None, count="", rate="", note="")
+            self.bar.update(self.task, total=total if done else None, completed=done, count=count, rate=rate, note=note)
+        if is_new or not done or (note and done >= total) or self._is_line_due():
+            left = f"about {_clock((total - done) / per_second)} left" if rate else ""
+            parts = ", ".join(part for part in (f"{stage} {count}".rstrip(), rate, left, peak_memory()) if part)
+            self._write_line(parts + (f" ({note})" if note else ""))
 
-    def _finish(self) -> None:
+    def _finish_task(self) -> None:
         if self.bar is not None and self.task is not None:
             total = self.bar.tasks[self.task].total or 1
             self.bar.update(self.task, total=total, completed=total)
 
-    def _is_due(self) -> bool:
-        return monotonic() - self.last_line >= QUIET_SECONDS
+    def _is_line_due(self) -> bool:
+        return monotonic() - self.last_line >= LINE_INTERVAL
 
-    def _line(self, text: str) -> None:
+    def _write_line(self, text: str) -> None:
         self.last_line = monotonic()
         line = f"[{_clock(self.last_line - self.started):>6}] {text}"
         if self.bar is None and not self.quiet:
@@ -128,17 +109,38 @@ class ProgressBar:
             print(line, file=self.file, flush=True)
 
 
-def _clock(seconds: float) -> str:
-    """Seconds as ``42 s`` or ``3:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
-
-
 def peak_memory() -> str:
-    """The most memory that the process has held, where the system tells."""
+    """Return the peak memory of the process, such as ``1.2 GB``, or an empty string where it is not available."""
     try:
         import resource
     except ImportError:  # Windows
         return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{peak / 1e9:.1f} GB"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB"
+
+
+def _clock(seconds: float) -> str:
+    """Format seconds as ``42 s`` or ``3:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
+
+
+def _make_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    return Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[note]}", style="dim", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        console=Console(stderr=True),
+        expand=True,
+    )

@@ -1,72 +1,55 @@
-"""The commands `plot` and `report`."""
+"""The command ``report``."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from bayesharm.cli import options as opt
-from bayesharm.cli import output as outputs
+from bayesharm.cli.output import check_new_file
 
-
-def plot(
-    run: opt.Run,
-    what: opt.What,
-    out: opt.FigureFile,
-    edge_table: opt.EdgeTableOption = None,
-    networks: opt.Networks = None,
-    coordinates: opt.Coordinates = None,
-) -> None:
-    """Draw what a run has found: sources of differences, scanners, scales, regions.
-
-    Examples:
-
-    $ bayesharm plot run/ --what scanners --out scanners.png
-
-    $ bayesharm plot run/ --what all --edge-table edges.csv --out figures/
-    """
-    if what == "all":
-        outputs.check_new_folder(out)
-    else:
-        outputs.check_new_file(out, (".png", ".svg", ".pdf"))
-    from bayesharm.reporting.plots import RunView, draw_plot, possible_plots, save_figure
-    from bayesharm.results.posterior import load_posterior
-
-    found = RunView(load_posterior(run), edge_table, networks, coordinates)
-    if what != "all":
-        save_figure(draw_plot(what, found), out, out.suffix.lower())
-        return typer.echo(f"Figure: {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in possible_plots(found):
-        save_figure(draw_plot(name, found), out / f"{name}.png")
-        typer.echo(f"Figure: {out / name}.png")
+ReportFileOption = Annotated[Path, opt.text("--out", "FILE", "New file: .html.")]
+WithPopulationsOption = Annotated[
+    bool,
+    opt.flag(
+        "--with-populations",
+        "Include the test of 'bayesharm populations'. It reads the data of the fit again and takes longer.",
+    ),
+]
 
 
 def report(
-    run: opt.Run,
-    out: opt.ReportFile,
+    run: opt.RunArgument,
+    out: ReportFileOption,
     edge_table: opt.EdgeTableOption = None,
-    networks: opt.Networks = None,
-    coordinates: opt.Coordinates = None,
-    with_populations: opt.WithPopulations = False,
+    networks: opt.NetworksOption = None,
+    coordinates: opt.CoordinatesOption = None,
+    with_populations: WithPopulationsOption = False,
 ) -> None:
-    """Write all that a run has found into one HTML file: words, tables and figures.
+    """Write a report of a run as one HTML file: text, tables and figures.
 
     Example:
 
     $ bayesharm report run/ --out report.html
     """
-    outputs.check_new_file(out, (".html",))
+    check_new_file(out, (".html",))
     from bayesharm.reporting.html import write_report
     from bayesharm.reporting.plots import RunView
     from bayesharm.results.posterior import load_posterior
 
-    posterior, told = load_posterior(run), None
-    if with_populations:
-        from bayesharm.algorithms.devices import cache_programs
-        from bayesharm.analysis.population_structure import compare_populations
-        from bayesharm.cli.progress_bar import ProgressBar
+    posterior = load_posterior(run)
+    population_test = _test_populations(posterior) if with_populations else None
+    view = RunView(posterior, edge_table, networks, coordinates, population_test)
+    typer.echo(f"Report: {write_report(view, out)}")
 
-        cache_programs()
-        with ProgressBar(False) as progress:
-            told = compare_populations(posterior, progress=progress)
-    typer.echo(f"Report: {write_report(RunView(posterior, edge_table, networks, coordinates, told), out)}")
+
+def _test_populations(posterior: Any) -> Any:
+    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.analysis.population_structure import compare_populations
+    from bayesharm.cli.progress_bar import ProgressBar
+
+    cache_programs()
+    with ProgressBar() as progress:
+        return compare_populations(posterior, progress=progress)

@@ -19,10 +19,11 @@ from jax.sharding import Mesh
 from bayesharm.algorithms.devices import share_out
 from bayesharm.algorithms.linalg import pack, unpack
 from bayesharm.conditional.gaussian import condition
+from bayesharm.likelihood.collapsed import segment_sum
 from bayesharm.likelihood.layout import Plan
-from bayesharm.likelihood.marginal import merge_eliminated, segment_sum, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 MOST_DRAWS = 10  # at once
@@ -77,7 +78,7 @@ class Averages(NamedTuple):
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def average_effects(
-    problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array, mesh: Mesh | None = None
+    problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array, mesh: Mesh | None = None
 ) -> tuple[Array, Array]:
     """Posterior mean and sd of every reported contrast, for standardized features.
 
@@ -87,7 +88,7 @@ def average_effects(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (2 × scanner,) array
+    ratios : VarianceRatios
     moments : Moments
     log_scales : (draw, scale, feature) array
     mesh : Mesh, optional
@@ -97,19 +98,19 @@ def average_effects(
     -------
     mean, sd : (effect, feature) arrays
     """
-    return share_out(lambda log_ratio, own: _summarize(problem, log_ratio, *own), mesh, log_ratio, (moments, log_scales))
+    return share_out(lambda ratios, own: _summarize(problem, ratios, *own), mesh, ratios, (moments, log_scales))
 
 
-def _summarize(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
+def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array) -> tuple[Array, Array]:
     columns, weight, contrast_group, sums = problem.reported
-    forms = _write_forms(problem.plan)
-    cross, eliminated = merge_eliminated(problem.plan, log_ratio, moments)
+    forms = _write_forms(problem.likelihood.plan)
+    cross, eliminated = problem.likelihood.eliminated_products(ratios, moments)
     n_dense, n_features = cross.shape[1], log_scales.shape[-1]
     slope = jnp.concatenate([jnp.eye(n_dense, dtype=cross.dtype), -cross])
     constant = jnp.concatenate([jnp.zeros((n_dense, n_features), cross.dtype), eliminated])
     n_mates = np.bincount(contrast_group[contrast_group >= 0])
 
-    averages = _average(problem, log_ratio, moments, log_scales, forms, slope, constant)
+    averages = _average(problem, ratios, moments, log_scales, forms, slope, constant)
 
     def augmented(entry):
         return jnp.concatenate([constant[entry][None], jnp.broadcast_to(slope[entry][:, None], (n_dense, n_features))])
@@ -170,7 +171,7 @@ def _write_forms(plan: Plan) -> Forms:
 
 def _average(
     problem: Problem,
-    log_ratio: Array,
+    ratios: VarianceRatios,
     moments: Moments,
     log_scales: Array,
     forms: Forms,
@@ -178,7 +179,7 @@ def _average(
     constant: Array,
 ) -> Averages:
     """Average over the draws, some of them at a time."""
-    plan, contrast_group = problem.plan, problem.reported.contrast_group
+    plan, contrast_group = problem.likelihood.plan, problem.reported.contrast_group
     n_draws, _, n_features = log_scales.shape
     n_like, n_kinds = 1 + len(plan.kinds.entries), 1 + len(plan.kinds.first)
     n_mates = np.bincount(contrast_group[contrast_group >= 0])
@@ -190,9 +191,10 @@ def _average(
     own_share = np.stack(
         [np.bincount(forms.kind[contrast_group == s], minlength=n_kinds) / n**2 for s, n in enumerate(n_mates)]
     )
-    constants, condensed = weight_statistics(plan, log_ratio, moments)
+    statistics = problem.likelihood.weighted(ratios, moments)
     at_once = next(k for k in range(MOST_DRAWS, 0, -1) if n_draws % k == 0)
-    condensed = jax.tree.map(lambda leaf: jnp.tile(leaf, at_once), condensed)
+    by_feature = jax.tree.map(lambda leaf: jnp.tile(leaf, at_once), statistics.by_feature)
+    statistics = statistics._replace(by_feature=by_feature)
 
     def by_draw(array: Array) -> Array:
         return array.reshape(*array.shape[:-1], at_once, n_features)
@@ -201,7 +203,7 @@ def _average(
         return sum(one[..., k, :] * other[..., k, :] for k in range(at_once))
 
     def of_draws(log_scales):
-        dense, covariance, g, g_pair, own = map(by_draw, condition(plan, constants, condensed, log_scales))
+        dense, covariance, g, g_pair, own = map(by_draw, condition(problem.likelihood, statistics, log_scales))
         augmented = jnp.concatenate([jnp.ones_like(dense[:1]), dense])
         square = (augmented[:, None] * augmented).at[1:, 1:].add(covariance)
         direction = jnp.concatenate(

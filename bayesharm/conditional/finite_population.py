@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 from bayesharm.algorithms.devices import share_out
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.conditional.gaussian import condition
-from bayesharm.likelihood.marginal import merge_eliminated, segment_sum, weight_statistics
+from bayesharm.likelihood.collapsed import segment_sum
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 
 Array = jax.Array
@@ -81,7 +82,7 @@ def list_levels(design: Design) -> Levels:
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def draw_finite_population(
     problem: Problem,
-    log_ratio: Array,
+    ratios: VarianceRatios,
     levels: Levels,
     moments: Moments,
     log_scales: Array,
@@ -94,7 +95,7 @@ def draw_finite_population(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (2 × scanner,) array
+    ratios : VarianceRatios
     levels : Levels
     moments : Moments
     log_scales : (draw, scale, feature) array
@@ -112,19 +113,20 @@ def draw_finite_population(
     """
 
     def function(shared, own):
-        log_ratio, levels = shared
-        return _of_draws(problem, log_ratio, levels, *own)
+        ratios, levels = shared
+        return _of_draws(problem, ratios, levels, *own)
 
-    return share_out(function, mesh, (log_ratio, levels), (moments, log_scales, keys, values))
+    return share_out(function, mesh, (ratios, levels), (moments, log_scales, keys, values))
 
 
-def _of_draws(problem, log_ratio, levels, moments, log_scales, keys, values):
+def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
     """Some draws at a time, as lanes of their own; the first of them goes through all scans."""
-    plan, (n_draws, _, n_features) = problem.plan, log_scales.shape
+    plan, (n_draws, _, n_features) = problem.likelihood.plan, log_scales.shape
     at_once = next(k for k in range(MOST_DRAWS, 0, -1) if n_draws % k == 0)
-    constants, condensed = weight_statistics(plan, log_ratio, moments)
-    condensed = jax.tree.map(lambda leaf: jnp.tile(leaf, at_once), condensed)
-    cross, eliminated = merge_eliminated(plan, log_ratio, moments)
+    statistics = problem.likelihood.weighted(ratios, moments)
+    by_feature = jax.tree.map(lambda leaf: jnp.tile(leaf, at_once), statistics.by_feature)
+    statistics = statistics._replace(by_feature=by_feature)
+    cross, eliminated = problem.likelihood.eliminated_products(ratios, moments)
     eliminated = jnp.tile(eliminated, at_once)
     (n_dense, n_eliminated), column = (cross.shape[1], len(plan.kinds.of_column)), plan.eliminated[1]
     n_levels = np.array([len(columns) for columns in levels.of_family])[:, None]
@@ -135,7 +137,7 @@ def _of_draws(problem, log_ratio, levels, moments, log_scales, keys, values):
 
     def of_draws(item):
         start, log_scales = item
-        dense, covariance, g, _, own = condition(plan, constants, condensed, log_scales)
+        dense, covariance, g, _, own = condition(problem.likelihood, statistics, log_scales)
         z = jax.vmap(normal)(lane_keys, start + lane_draw).T
         dense += jnp.einsum("ijf,jf->if", cholesky(covariance), z[:n_dense])
         rest = segment_sum(column, n_eliminated, g[1 + plan.kinds.of_entry] * (eliminated - cross @ dense))

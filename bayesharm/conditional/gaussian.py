@@ -11,28 +11,22 @@ import numpy as np
 from scipy import sparse
 
 from bayesharm.algorithms.linalg import solve, unpack
-from bayesharm.likelihood.layout import Plan
-from bayesharm.likelihood.marginal import (
-    SharedTerms,
-    WeightedStatistics,
-    merge_eliminated,
-    normal_equations,
-    weight_statistics,
-)
+from bayesharm.likelihood.collapsed import CollapsedLikelihood, WeightedStatistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 
 
 def condition(
-    plan: Plan, constants: SharedTerms, moments: WeightedStatistics, log_scales: Array
+    likelihood: CollapsedLikelihood, statistics: WeightedStatistics, log_scales: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Dense effects given the scales, mean and covariance; g, products of two g, and variances of columns of their own.
 
     The last three begin with 1, 1 and 0: those of dense columns.
     """
-    normal = normal_equations(plan, constants, moments, log_scales)
+    plan, normal = likelihood.plan, likelihood.normal_equations(statistics, log_scales)
     solution = solve(normal.schur, normal.rhs)
     classes, columns, _ = plan.eliminated
     kind, entries, example = plan.kinds.of_column[columns], plan.kinds.entries, plan.pairs.first[plan.pairs.example]
@@ -69,23 +63,23 @@ class ConditionalPosterior(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def condition_effects(problem: Problem, log_ratio: Array, moments: Moments, log_scales: Array) -> ConditionalPosterior:
+def condition_effects(problem: Problem, ratios: VarianceRatios, moments: Moments, log_scales: Array) -> ConditionalPosterior:
     """The joint posterior of all effects at each node of the log-scales.
 
     Parameters
     ----------
     problem : Problem
-    log_ratio : (2 × scanner,) array
+    ratios : VarianceRatios
     moments : Moments
     log_scales : (node, scale, feature) array
     """
-    plan = problem.plan
-    constants, condensed = weight_statistics(plan, log_ratio, moments)
-    cross, eliminated = merge_eliminated(plan, log_ratio, moments)
+    plan = problem.likelihood.plan
+    statistics = problem.likelihood.weighted(ratios, moments)
+    cross, eliminated = problem.likelihood.eliminated_products(ratios, moments)
     columns, n_eliminated = plan.eliminated[1], len(plan.kinds.of_column)
 
     def of_node(log_scales):
-        dense, covariance, g, _, own = condition(plan, constants, condensed, log_scales)
+        dense, covariance, g, _, own = condition(problem.likelihood, statistics, log_scales)
         g = g[1 + plan.kinds.of_entry]
         constant = jax.ops.segment_sum(g * eliminated, columns, n_eliminated)
         slope = jax.ops.segment_sum(g[:, None] * cross[..., None], columns, n_eliminated)

@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from bayesharm.errors import InputError, listed
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import FIXED, Design
 from bayesharm.model.protocol_factors import count_contrasts, on_factors
@@ -74,7 +75,7 @@ class Identifiability:
         return list(self.remarks)
 
 
-def identify(design: Design, log_scales: np.ndarray | None = None, log_ratio: np.ndarray | None = None) -> Identifiability:
+def identify(design: Design, log_scales: np.ndarray | None = None, ratios: VarianceRatios | None = None) -> Identifiability:
     """Find out what the data of a study identify.
 
     Parameters
@@ -83,7 +84,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, log_ratio: np
     log_scales : (scale,) array, optional
         Natural logarithms of ``design.scales``, in standard deviations of a feature; by default those of
         their prior medians.
-    log_ratio : (2 × scanner,) array, optional
+    ratios : VarianceRatios, optional
         log lambda of each scanner, then log kappa of each; 0 by default.
 
     Raises
@@ -103,9 +104,9 @@ def identify(design: Design, log_scales: np.ndarray | None = None, log_ratio: np
     person = pd.factorize(design.participants)[0]
     joined = _joined(design, traveling, person)
     shared = _joined_by_population(design, traveling, person)
-    ratio = np.zeros(2 * len(design.scanners)) if log_ratio is None else log_ratio
-    everything = _posterior(design, log_scales, ratio, np.full(design.n_scans, True))
-    by_travelers = _posterior(design, log_scales, ratio, traveling)
+    ratios = ratios or VarianceRatios.equal(len(design.scanners))
+    everything = _posterior(design, log_scales, ratios, np.full(design.n_scans, True))
+    by_travelers = _posterior(design, log_scales, ratios, traveling)
 
     components = _groups(design.scanners, joined)
     scanners = _scanner_table(design, traveling, components)
@@ -143,13 +144,13 @@ class Gaussian(NamedTuple):
     own: np.ndarray
 
 
-def _posterior(design: Design, log_scales: np.ndarray, log_ratio: np.ndarray, rows: np.ndarray) -> Gaussian:
+def _posterior(design: Design, log_scales: np.ndarray, ratios: VarianceRatios, rows: np.ndarray) -> Gaussian:
     """What is known of the effects once the scans in rows are in."""
     variance = np.exp(2 * log_scales)
     prior_sd = np.where(
         design.column_scale == FIXED, design.column_sd, np.sqrt(variance[np.maximum(design.column_scale, 0)])
     )
-    noise, bias = np.split(np.exp(log_ratio), 2)
+    noise, bias = ratios.noise, ratios.bias
     own, scanner = design.bias_ratio_of, design.class_scanner[design.scan_class]
     prior_sd = prior_sd * np.where(own >= 0, np.sqrt(bias[own]), 1.0)
     noise_sd = np.sqrt(

@@ -22,6 +22,7 @@ from scipy.special import ndtr
 from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.likelihood.moments import Moments, number_rows
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 
 LEAST = 1e-11  # eigenvalue of B above rounding
@@ -183,7 +184,7 @@ def _split(units, scans, place, value, n_scans) -> tuple[Units, ...]:
 
 def leave_group_out(
     problem: Problem,
-    log_ratio: np.ndarray,
+    ratios: VarianceRatios,
     moments: Moments,
     values: np.ndarray,
     log_scales: np.ndarray,
@@ -195,7 +196,7 @@ def leave_group_out(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (2 × scanner,) array
+    ratios : VarianceRatios
     moments : Moments
     values : (scan, feature) array
         Standardized features, in the order of the design's scans.
@@ -213,9 +214,9 @@ def leave_group_out(
         np.empty((n_nodes, n_units, n_features)),
         np.full((n_nodes, *values.shape), np.nan, np.float32) if below else None,
     )
-    n_dense = problem.plan.layout.dense_gram.shape[1]
+    n_dense = problem.likelihood.plan.layout.dense_gram.shape[1]
     n_values = max(len(each.n_scans) for each in held)
-    room = max(n_dense * (len(problem.plan.kinds.of_column) + n_dense), n_values**2)
+    room = max(n_dense * (len(problem.likelihood.plan.kinds.of_column) + n_dense), n_values**2)
     lanes = int(np.clip(ROOM // room, 1, LANES))
     width = min(n_features, lanes)
     for first in range(0, n_features, width):
@@ -229,11 +230,11 @@ def leave_group_out(
         for start in range(0, n_nodes, lanes // width):
             some = slice(start, start + lanes // width)
             scales = np.asarray(log_scales[some, :, own])
-            known = jax.tree.map(np.asarray, condition_effects(problem, log_ratio, those, scales))
+            known = jax.tree.map(np.asarray, condition_effects(problem, ratios, those, scales))
             single = None if found.below is None else found.below[some, :, own]
             parts = HeldOutDensity(found.folds[some, :, own], found.units[some, :, own], single)
             for each, seen, of_units in data:
-                _predict(problem, log_ratio, scales, each, seen, of_units, values[:, own], known, parts)
+                _predict(problem, ratios, scales, each, seen, of_units, values[:, own], known, parts)
     return found
 
 
@@ -244,11 +245,11 @@ def _group_moments(means: sparse.csr_array, n_scans: np.ndarray, values: np.ndar
     return mean, np.maximum(square - mean**2, 0) * n_scans
 
 
-def _predict(problem, log_ratio, log_scales, held: HeldOutGroups, seen, of_units, values, known, found) -> None:
+def _predict(problem, ratios, log_scales, held: HeldOutGroups, seen, of_units, values, known, found) -> None:
     """Fill in what is found of some folds, for some nodes and features."""
-    variance = np.exp(2 * log_scales[:, 0, :, None]) * np.exp(log_ratio[held.scanner])
-    if problem.plan.single_scan_scale:
-        variance = variance + np.exp(2 * log_scales[:, problem.plan.single_scan_scale, :, None]) * held.once
+    variance = np.exp(2 * log_scales[:, 0, :, None]) * ratios.noise[held.scanner]
+    if problem.likelihood.plan.single_scan_scale:
+        variance = variance + np.exp(2 * log_scales[:, problem.likelihood.plan.single_scan_scale, :, None]) * held.once
     there = held.column >= 0
     column = np.where(there, held.column, 0)
     form = held.dense - there[:, None] * known.slope[..., column, :]  # (node, feature, value, dense)

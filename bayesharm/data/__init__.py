@@ -1,1 +1,1 @@
-"""Scans, features, and the dataset that holds both."""
+"""The scans table, the features, and the dataset of both."""

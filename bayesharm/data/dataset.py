@@ -1,4 +1,4 @@
-"""A dataset: the table of scans and their features, aligned by scan_id and checked."""
+"""The dataset: the scans table and the features, validated and aligned by scan_id."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from bayesharm.io.tables import TableSource, index_name, is_path, is_table, tabl
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A study: its scans and what was measured in them.
+    """A study: the scans table and the features of each scan.
 
     Attributes
     ----------
     scans : DataFrame
         One row per scan (see `bayesharm.data.scans.read_scans`).
     features : Features
-        Rows aligned with `scans`; in the user's units.
+        Rows in the order of `scans`; values in the user's units.
     dropped : dict
-        Features left out because no model can use them: name -> reason.
+        Features that no model can use, with the reason: name -> reason.
     origin : dict, optional
-        The arguments of :func:`load_dataset`, if the study is in files.
+        Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
-        Where scans and features are read from, if these are files; features may be read later on.
+        Files of the scans and the features, if any; features are read when needed.
     """
 
     scans: pd.DataFrame
@@ -44,9 +44,16 @@ class Dataset:
     files: tuple[Path, ...] = ()
 
     def take(self, rows: np.ndarray) -> Dataset:
-        """Some scans, by their places."""
+        """Return the dataset of these scans, given their row numbers, in this order."""
         scans = self.scans.iloc[rows].reset_index(drop=True)
         return replace(self, scans=scans, features=self.features.align(rows), origin=None)
+
+    def sorted(self) -> Dataset:
+        """Return the dataset in a canonical order of scans: row order then affects no result, not even by rounding."""
+        keys = [self.scans[name].to_numpy(str) for name in ("scan_id", "scanner", "participant_id")]
+        order = np.lexsort(keys)
+        scans = self.scans.iloc[order].reset_index(drop=True)
+        return replace(self, scans=scans, features=self.features.align(order))
 
 
 def load_dataset(
@@ -58,69 +65,75 @@ def load_dataset(
     bad_features: Literal["error", "drop"] = "error",
     check: Check = "fit",
 ) -> Dataset:
-    """Read a study from files or memory. Inputs are never modified, arrays on disk not held whole.
+    """Read a study from files or memory. Inputs are never modified; arrays on disk are read block by block.
 
     Parameters
     ----------
     scans : path or DataFrame
-        Table with one row per scan: .csv, .tsv, .parquet.
+        Table with one row per scan: .csv, .tsv, .parquet, or in memory.
     features : path, array or DataFrame, optional
         .npy, .npz, .zarr, .csv, .tsv, .parquet, or in memory; (scan, feature), or (scan, region, region)
-        for square matrices. A table or an array with ``scan_id`` is brought into the order of the scans; a
-        bare array must be in that order already. Left out when the features are columns of the scans table.
+        for square matrices. A table or an array with ``scan_id`` may be in any order; a bare array must have the
+        order of the scans table. Omit it if the features are columns of the scans table.
     columns : mapping, optional
-        Our name -> the user's column, such as ``{"participant_id": "subject"}``.
+        bayesharm's name -> the user's column, such as ``{"participant_id": "subject"}``.
     select : str or sequence of str, optional
-        Shell glob(s) that choose features by name. Needed when the features are columns of the scans table.
+        Shell glob(s) that select features by name. Required if the features are columns of the scans table.
     bad_features : {"error", "drop"}
-        What to do about features that are constant or have missing or infinite values: refuse, or leave them
-        out and record them in `Dataset.dropped`.
+        How to treat features that are constant or have missing or infinite values: raise an error, or omit
+        them and list them in `Dataset.dropped`.
     check : {"fit", "apply"}
-        "apply" is for new scans of a fitted model: values are not checked (missing ones stay missing), and
-        one scanner is fine.
+        "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
+        one scanner is enough.
 
     Raises
     ------
     InputError
-        The study cannot be used as given; the message says what to do.
+        The scans, the features or an option are not valid.
     """
     if bad_features not in ("error", "drop") or check not in ("fit", "apply"):
         raise InputError(
-            "An option of load_dataset is not known.",
+            "Unknown option of load_dataset.",
             got=f"bad_features={bad_features!r}, check={check!r}",
             expected="bad_features 'error' or 'drop', check 'fit' or 'apply'",
             do="use one of these",
         )
     if features is None:
-        table, found = _from_wide_table(scans, columns, select, check)
+        table, aligned = _from_wide_table(scans, columns, select, check)
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
         table = read_scans(scans, columns, check=check)
         check_unique(table)
         if is_table(features):
-            found = _from_feature_table(table, features, mapping, header, select)
+            unaligned = _from_feature_table(table, features, mapping, header, select)
         else:
-            found = Features.from_matrix(open_array(features))
-        found = _aligned(table, found, named="scan_id" in mapping)
+            unaligned = Features.from_matrix(open_array(features))
+        aligned = _aligned(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
-            found = found.take(match_names(found.names, select))
+            aligned = aligned.take(match_names(aligned.names, select))
     files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
     if check == "apply":
-        return Dataset(table, found, files=files)
+        return Dataset(table, aligned, files=files)
     origin = _origin(scans, features, columns, select, bad_features)
-    return replace(_without_flaws(table, found, bad_features), origin=origin, files=files)
+    return replace(_without_flaws(table, aligned, bad_features), origin=origin, files=files)
 
 
-def _origin(scans: TableSource, features: Any, columns, select, bad_features: str) -> dict[str, Any] | None:
-    """The arguments as plain data, if they lead to files."""
+def _origin(
+    scans: TableSource,
+    features: Any,
+    columns: Mapping[str, str] | None,
+    select: str | Sequence[str] | None,
+    bad_features: str,
+) -> dict[str, Any] | None:
+    """Return the arguments of `load_dataset` as plain data; None unless scans and features are files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})
     if not all(is_path(file) for file in files.values()):
         return None
-    chosen = [select] if isinstance(select, str) else select
+    globs = [select] if isinstance(select, str) else select
     return {name: os.path.abspath(file) for name, file in files.items()} | {
         "columns": dict(columns or {}),
-        "select": None if chosen is None else list(chosen),
+        "select": None if globs is None else list(globs),
         "bad_features": bad_features,
     }
 
@@ -129,17 +142,17 @@ def _from_wide_table(
     source: TableSource, columns: Mapping[str, str] | None, select: str | Sequence[str] | None, check: Check
 ) -> tuple[pd.DataFrame, Features]:
     header = table_columns(source, "the scans table")
-    taken = set(resolve_columns(header, columns).values())
-    free = [name for name in header if name not in taken and not name.startswith("Unnamed:")]
+    used = set(resolve_columns(header, columns).values())
+    available = [name for name in header if name not in used and not name.startswith("Unnamed:")]
     if select is None:
         raise InputError(
-            "It is not said which features to use.",
-            got=f"a scans table alone, with columns {shorten(header, 10)}",
-            expected="features in a file or array of their own, or a glob for columns of the scans table",
-            do="give `features`, or select='thickness_*' (--features 'thickness_*' in the shell)",
+            "No features are selected.",
+            got=f"only a scans table, with columns {shorten(header, 10)}",
+            expected="features in a separate file or array, or a glob for columns of the scans table",
+            do="pass `features`, or select='thickness_*' (--features 'thickness_*' in the shell)",
         )
-    names = match_names(free, select)
-    table = read_scans(source, columns, leave_group_out=names, check=check)
+    names = match_names(available, select)
+    table = read_scans(source, columns, exclude=names, check=check)
     check_unique(table)
     return table, Features.from_matrix(open_table(source, names))
 
@@ -151,53 +164,53 @@ def _from_feature_table(
     header: Sequence[str],
     select: str | Sequence[str] | None,
 ) -> Features:
-    """Features from a table that names its scans in a column or index."""
-    there = table_columns(source, "the features")
+    """Open features from a table that identifies its scans in a column or index."""
+    feature_columns = table_columns(source, "the features")
     candidates = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
-    label = next((name for name in candidates if name in there), None)
-    if label is None:
-        _refuse_transposed(table, there)
+    id_column = next((name for name in candidates if name in feature_columns), None)
+    if id_column is None:
+        _refuse_transposed(table, feature_columns)
         raise InputError(
-            "The features table does not say which row is which scan.",
-            got="columns " + shorten(there, 10),
+            "The features table does not identify its scans.",
+            got="columns " + shorten(feature_columns, 10),
             expected=f"a column '{candidates[0]}' with the identifiers of the scans table",
-            do="add the column; or give a bare array (DataFrame.to_numpy()) with rows in the table's order",
+            do="add the column; or pass a bare array (DataFrame.to_numpy()) with its rows in the order of the scans table",
         )
-    free = [name for name in there if name != label and not name.startswith("Unnamed:")]
-    names = free if select is None else match_names(free, select)
+    available = [name for name in feature_columns if name != id_column and not name.startswith("Unnamed:")]
+    names = available if select is None else match_names(available, select)
     shared = [name for name in names if name in header]
     if shared and select is None:
         raise InputError(
-            "The features table repeats columns of the scans table.",
+            "Some columns are in both the features table and the scans table.",
             got=shorten(shared),
-            expected="scan_id and features only",
-            do="remove these columns, or choose the features with `select` (--features in the shell)",
+            expected="only scan_id and features in the features table",
+            do="remove these columns from it, or select the features with `select` (--features in the shell)",
         )
-    return Features.from_matrix(open_table(source, names, label))
+    return Features.from_matrix(open_table(source, names, id_column))
 
 
-def _aligned(table: pd.DataFrame, features: Features, named: bool) -> Features:
-    """Bring labelled features into the order of the scans; take a bare array as it is if its length fits."""
+def _aligned(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:
+    """Sort labeled features into the order of the scans table; accept unlabeled features of the same length unchanged."""
     ids = features.matrix.scan_ids
     if ids is None:
         n_scans, n_features = len(table), features.n_features
         if features.n_scans != n_scans:
-            turned = n_features == n_scans
+            looks_transposed = n_features == n_scans
             raise InputError(
-                "The features look transposed." if turned else "Features and scans do not align.",
+                "The features look transposed." if looks_transposed else "Features and scans do not align.",
                 got=f"features of shape ({features.n_scans}, {n_features}) for a table of {n_scans} scans",
                 expected=f"one row per scan: shape ({n_scans}, number of features)",
                 do="transpose the array (array.T): rows are scans, columns are features"
-                if turned
-                else "make the array from the same scans in the same order, or label both with scan_id",
+                if looks_transposed
+                else "make the array from the same scans in the same order, or add scan_id to both",
             )
         return features
-    if not named:
+    if not has_scan_ids:
         raise InputError(
-            "The features are labelled by scan_id, the scans are not.",
+            "The features have a scan_id, but the scans table has none.",
             got=f"features for scans {shorten(ids)} and a scans table without 'scan_id'",
             expected="the same identifiers in both",
-            do='add it to the scans table, or map one: columns={"scan_id": "…"} (--scan in the shell)',
+            do='add the column to the scans table, or map it: columns={"scan_id": "…"} (--scan in the shell)',
         )
     wanted, index = table["scan_id"], pd.Index(ids)
     if index.has_duplicates:
@@ -205,25 +218,26 @@ def _aligned(table: pd.DataFrame, features: Features, named: bool) -> Features:
         raise InputError(
             "A scan_id occurs more than once in the features.",
             got=f"{len(repeated)} repeated: {shorten(repeated)}",
-            expected="one row per scan, so that features can be aligned with scans",
+            expected="one row per scan",
             do="remove the repeated rows",
         )
     rows = index.get_indexer(pd.Index(wanted))
-    without, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
-    if len(without) or len(extra):
-        if len(without) == len(wanted):
+    missing, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
+    if len(missing) or len(extra):
+        if len(missing) == len(wanted):
             _refuse_transposed(table, features.names.tolist())
         raise InputError(
             "Features and scans do not align.",
-            got=f"{len(without)} scans without features ({shorten(without) or 'none'}); "
-            f"features of {len(extra)} scans that are not in the scans table ({shorten(extra) or 'none'})",
+            got=f"{len(missing)} scans without features ({shorten(missing) or 'none'}); "
+            f"features of {len(extra)} scans not in the scans table ({shorten(extra) or 'none'})",
             expected="the same scan_id in both, in any order",
-            do="remove the scans that are in one only, and write identifiers alike in both (001 is not 1)",
+            do="remove scans that are in only one of them, and write identifiers the same way in both (001 is not 1)",
         )
     return features.align(rows)
 
 
 def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise an `InputError` if most scans are names of columns."""
     if table["scan_id"].isin(names).mean() > 0.5:
         scans = set(table["scan_id"])
         raise InputError(
@@ -235,21 +249,22 @@ def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
 
 
 def _without_flaws(table: pd.DataFrame, features: Features, bad_features: str) -> Dataset:
+    """Return the dataset without unusable features, or raise an `InputError` about them."""
     flaws = find_flaws(features)
     if not flaws.unfit.any():
         return Dataset(table, features)
-    do = "to leave such features out and go on, use bad_features='drop' (--bad-features drop in the shell)"
+    do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
     if bad_features == "drop":
         if not flaws.unfit.all():
-            kept = features.take(features.names[~flaws.unfit])
-            return Dataset(table, kept, flaws.reasons(features.names))
-        do = "check the values; none would be left after dropping"
-    total, bad = features.n_features, flaws.missing > 0
-    if bad.any():
+            usable = features.take(features.names[~flaws.unfit])
+            return Dataset(table, usable, flaws.reasons(features.names))
+        do = "check the values; every feature is unusable"
+    total, is_missing = features.n_features, flaws.missing > 0
+    if is_missing.any():
         scans = table["scan_id"][flaws.scans > 0]
         raise InputError(
-            f"Values are missing or infinite in {bad.sum()} of {total} features.",
-            got=f"{flaws.missing.sum()} such values, in features {shorten(features.names[bad])}, "
+            f"Values are missing or infinite in {is_missing.sum()} of {total} features.",
+            got=f"{flaws.missing.sum()} such values, in features {shorten(features.names[is_missing])}, "
             f"in {len(scans)} of {len(table)} scans: {shorten(scans)}",
             expected="a finite number for every scan and feature",
             do=do,
@@ -258,17 +273,6 @@ def _without_flaws(table: pd.DataFrame, features: Features, bad_features: str) -
     raise InputError(
         f"{names.size} of {total} features are constant.",
         got=f"{shorten(names)}; the first is {level[0]:g} in every scan",
-        expected="features that differ between scans",
+        expected="features that vary between scans",
         do=do,
     )
-
-
-__all__ = ["Dataset", "load_dataset"]
-
-
-def sort_dataset(dataset: Dataset) -> Dataset:
-    """Scans in an order of their own, so that the order of the table does not even change rounding."""
-    keys = [dataset.scans[name].to_numpy(str) for name in ("scan_id", "scanner", "participant_id")]
-    order = np.lexsort(keys)
-    scans = dataset.scans.iloc[order].reset_index(drop=True)
-    return replace(dataset, scans=scans, features=dataset.features.align(order))

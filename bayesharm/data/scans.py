@@ -1,4 +1,4 @@
-"""The table of scans: who was scanned, on which scanner, recruited where, with which diagnosis."""
+"""The scans table: the participant, scanner, site and diagnosis of each scan."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from bayesharm.io.tables import TableSource, read_table, table_columns, to_label
 
 
 def find_travelers(scans: pd.DataFrame) -> np.ndarray:
-    """Scans of travelers: people on two or more scanners, or marked so by the user in any of their scans."""
+    """Return a (scan,) bool mask of the scans of travelers.
+
+    A traveler is a participant with scans on two or more scanners, or with ``traveling`` true in at least one scan.
+    """
     people = scans.groupby("participant_id")
     traveling = people.scanner.transform("nunique") > 1
     if "traveling" in scans:
@@ -31,38 +34,39 @@ _PLACEHOLDERS = ("na", "none", "null")
 
 
 def resolve_columns(header: Sequence[str], columns: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Which column of the user's table plays which part.
+    """Map the names of bayesharm to the columns of the user's table.
 
     Parameters
     ----------
     header : sequence of str
-        Columns there are.
+        Columns of the table.
     columns : mapping, optional
-        From our name (``participant_id``, ``scanner`` … or a covariate) to the user's, where they differ.
+        From the name in bayesharm (``participant_id``, ``scanner`` … or a covariate) to the user's column, where they
+        differ.
 
     Returns
     -------
     dict
-        From our name to the user's, for the identifiers there are and everything mapped.
+        From the name in bayesharm to the user's column, for all mapped names and all identifiers in the table.
 
     Raises
     ------
     InputError
-        A required or mapped column does not exist, or a mapped name is a misspelt one of ours.
+        A required or mapped column does not exist, or a name is misspelled.
     """
     columns = dict(columns or {})
     for name in columns:
         meant = difflib.get_close_matches(name, CANONICAL, n=1, cutoff=0.8)
         if name not in CANONICAL and meant:
             raise InputError(
-                f"'{name}' is not a column that can be mapped.",
+                f"'{name}' is not a name that can be mapped.",
                 got=f"columns={{{name!r}: {columns[name]!r}}}",
                 expected=", ".join(CANONICAL) + ", or a covariate",
                 do=f"write '{meant[0]}' instead",
             )
-    found = {name: name for name in CANONICAL if name in header} | columns
+    mapping = {name: name for name in CANONICAL if name in header} | columns
     for name in (*REQUIRED, *columns):
-        wanted = found.get(name, name)
+        wanted = mapping.get(name, name)
         if wanted not in header:
             option = f" (--{name.removesuffix('_id')} in the shell)" if name in CANONICAL else ""
             folded = {str(column).lower(): column for column in header}
@@ -76,65 +80,68 @@ def resolve_columns(header: Sequence[str], columns: Mapping[str, str] | None = N
                 + (f"; did you mean {shorten(near)}?" if near else "")
                 + ("; separate the columns by commas (.csv) or tabs (.tsv)" if len(header) == 1 else ""),
             )
-    return found
+    return mapping
 
 
 def read_scans(
     source: TableSource,
     columns: Mapping[str, str] | None = None,
     *,
-    leave_group_out: Collection[str] = (),
+    exclude: Collection[str] = (),
     check: Check = "fit",
 ) -> pd.DataFrame:
-    """Read the table of scans under our names.
+    """Read the scans table and rename its identifiers to the names of bayesharm.
 
     Parameters
     ----------
     source : path or DataFrame
         One row per scan.
     columns : mapping, optional
-        From our name to the user's (see `resolve_columns`); a mapped column replaces one that has our name.
-    leave_group_out : collection of str
-        Columns that are features and no part of the table.
+        From the name in bayesharm to the user's column (see `resolve_columns`). A mapped column replaces a column that
+        already has the name.
+    exclude : collection of str
+        Columns to ignore, such as features.
     check : {"fit", "apply"}
-        For "apply", one scanner is enough, a scan_id may occur twice, and `site` and `diagnosis` may be missing: "".
+        With "apply", one scanner is enough, a scan_id may repeat, and missing `site` and `diagnosis` become "".
 
     Returns
     -------
     DataFrame
-        `RangeIndex`, in the user's order. Text columns ``scan_id`` (row numbers if there is none),
-        ``participant_id``, ``scanner``, ``site`` (the scanner if there is none), ``diagnosis`` and bool
-        ``traveling`` if the user has them, then every other column under the user's own name.
+        With a `RangeIndex`, in the user's order. First the text columns ``scan_id`` (default: row numbers),
+        ``participant_id``, ``scanner``, ``site`` (default: the scanner) and, if present, ``diagnosis`` and the bool
+        column ``traveling``; then all other columns under the user's names.
 
     Raises
     ------
     InputError
-        A column or an identifier is missing, there are no rows, a scan_id repeats, or there is one scanner.
+        A column or an identifier is missing, there are no rows, a scan_id repeats, or all scans are from one scanner.
     """
     header = table_columns(source, "the scans table")
-    found = resolve_columns(header, columns)
-    used = set(found.values())
-    reserved = {*used, *found, *leave_group_out}
+    mapping = resolve_columns(header, columns)
+    used = set(mapping.values())
+    reserved = {*used, *mapping, *exclude}
     others = [name for name in header if name not in reserved]
-    text = {found[name] for name in CANONICAL if name in found}
+    text = {mapping[name] for name in CANONICAL if name in mapping}
     raw = read_table(source, text=text, columns={*used, *others}, what="the scans table")
     if raw.empty:
         raise InputError(
             "The scans table has no rows.",
             got=f"{len(header)} columns, 0 rows",
             expected="one row per scan",
-            do="check that the right file was given",
+            do="check that this is the right file",
         )
     optional = ("diagnosis", "site") if check == "apply" else ()
     table = {
-        name: _identifier(raw[found[name]], name, found[name], name in optional) for name in IDENTIFIERS if name in found
+        name: _identifier(raw[mapping[name]], name, mapping[name], name in optional)
+        for name in IDENTIFIERS
+        if name in mapping
     }
     table.setdefault("scan_id", np.arange(len(raw)).astype(str))
     table.setdefault("site", table["scanner"])
-    if "traveling" in found:
-        table["traveling"] = _yes_or_no(raw[found["traveling"]])
+    if "traveling" in mapping:
+        table["traveling"] = _yes_or_no(raw[mapping["traveling"]])
     ordered: dict[str, Any] = {name: table[name] for name in CANONICAL if name in table}
-    ordered |= {name: raw[user] for name, user in found.items() if name not in CANONICAL}
+    ordered |= {name: raw[user] for name, user in mapping.items() if name not in CANONICAL}
     frame = pd.DataFrame(ordered | {name: raw[name] for name in others})
     if check == "fit":
         _check_for_fit(frame)
@@ -142,6 +149,7 @@ def read_scans(
 
 
 def _identifier(values: pd.Series, name: str, user: str, optional: bool) -> np.ndarray:
+    """Convert an identifier column to text, "" where it is missing and optional; `user` is the user's name for it."""
     labels, missing = to_labels(values)
     if optional:
         return np.where(missing, "", labels)
@@ -152,62 +160,64 @@ def _identifier(values: pd.Series, name: str, user: str, optional: bool) -> np.n
             got=f"{rows.size} of {labels.size} rows without a value: {shorten(rows + 1)} below the heading",
             expected="a value for every scan",
             do="fill in the values or remove these scans"
-            + ("; people without a diagnosis need a group of their own" if name == "diagnosis" else ""),
+            + ("; give participants without a diagnosis a label such as HC" if name == "diagnosis" else ""),
         )
     if name == "participant_id":
-        # A placeholder in many rows would make one well-traveled person of many people.
+        # A placeholder in many rows would turn many people into one traveler.
         placeholder = np.isin(np.char.lower(labels), _PLACEHOLDERS)
         if placeholder.sum() > 1:
             raise InputError(
                 f"Values seem to be missing in column '{user}' ({name}).",
                 got=f"'{labels[placeholder][0]}' in {placeholder.sum()} rows",
-                expected="the identifier of a person; scans with the same one are taken as one person's",
-                do="fill in the identifiers; if a person really has this name, write it differently",
+                expected="the identifier of a participant; scans with the same identifier count as one participant's",
+                do="fill in the identifiers; if this really is an identifier, write it differently",
             )
     return labels
 
 
 def _yes_or_no(values: pd.Series) -> np.ndarray:
+    """Convert the column ``traveling`` to bool."""
     labels = np.char.lower(to_labels(values)[0])
     wrong = ~np.isin(labels, _TRUE + _FALSE)
     if wrong.any():
         raise InputError(
-            "Column 'traveling' does not say yes or no.",
+            "Column 'traveling' must contain yes or no.",
             got=f"{shorten(np.unique(labels[wrong]))} in {wrong.sum()} of {labels.size} rows",
             expected="true or false (yes/no, 1/0) for every scan",
-            do="correct the values, or remove the column: travelers are found without it",
+            do="correct the values, or remove the column: bayesharm detects travelers by their scanners",
         )
     return np.isin(labels, _TRUE)
 
 
 def check_unique(scans: pd.DataFrame) -> None:
-    """Refuse a table that lists a scan more than once."""
+    """Raise an `InputError` if the table contains a scan more than once."""
     repeated = scans["scan_id"][scans["scan_id"].duplicated()].unique()
     if len(repeated):
         raise InputError(
-            "The scans table lists scans more than once.",
+            "Some scans are in the scans table more than once.",
             got=f"{len(repeated)} repeated scan_id: {shorten(repeated)}",
-            expected="one row per scan, each with its own scan_id",
-            do="remove the repeated rows, or give repeated scans of one visit different names",
+            expected="one row per scan, with a unique scan_id",
+            do="remove the repeated rows, or give repeated scans of one visit different identifiers",
         )
 
 
 def _check_for_fit(scans: pd.DataFrame) -> None:
+    """Raise an `InputError` for repeated scans, ambiguous names or a single scanner."""
     check_unique(scans)
     for column in ("scanner", "site", "diagnosis"):
         names = pd.Series(scans[column].unique() if column in scans else [], dtype=object)
         plain = names.str.split().str.join(" ").str.casefold()
-        if len(alike := names[plain.duplicated(keep=False)]):
+        if len(ambiguous := names[plain.duplicated(keep=False)]):
             raise InputError(
-                f"Some names in column '{column}' differ in capitals or spaces only.",
-                got=shorten(alike),
-                expected="one way to write each",
-                do="write them alike, or, if they are different, with different names",
+                f"Some names in column '{column}' differ only in capitals or spaces.",
+                got=shorten(ambiguous),
+                expected="one spelling for each name",
+                do="use one spelling, or clearly different names if they are different",
             )
     if scans["scanner"].nunique() < 2:
         raise InputError(
             "All scans are from one scanner.",
             got=f"scanner {scans['scanner'].iloc[0]!r} only",
             expected="scans from two or more scanners",
-            do="add scans of other scanners, or map the column that tells the scanners apart (--scanner)",
+            do="add scans of other scanners, or map the column that identifies the scanner (--scanner)",
         )

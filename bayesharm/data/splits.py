@@ -1,4 +1,4 @@
-"""Who is left out: people, and visits of people to scanners, in groups that are as alike as chance allows."""
+"""Balanced cross-validation folds of people, and of travelers' visits to scanners."""
 
 from __future__ import annotations
 
@@ -10,61 +10,77 @@ from bayesharm.errors import InputError
 
 
 def split_people(scans: pd.DataFrame, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """A fold for each scan, the same for all scans of a person; people of the same scanners and diagnosis are dealt out.
+    """Assign people to folds, stratified by their scanners and diagnosis; all scans of a person are in the same fold.
 
     Parameters
     ----------
     scans : DataFrame
-        Canonical columns.
+        As from :func:`bayesharm.data.scans.read_scans`.
     folds : int
+        Number of folds.
     rng : Generator
+        Random stream.
+
+    Returns
+    -------
+    (scan,) int array
+        Fold of each scan.
 
     Raises
     ------
     InputError
         There are fewer travelers than folds.
     """
-    if (n := scans["participant_id"][find_travelers(scans)].nunique()) < folds:
+    if (n_travelers := scans["participant_id"][find_travelers(scans)].nunique()) < folds:
         raise InputError(
-            "There are too few traveling subjects to leave some of them out.",
-            got=f"{n} travelers for {folds} folds",
+            "There are too few traveling subjects for cross-validation.",
+            got=f"{n_travelers} travelers for {folds} folds",
             expected="at least one traveler in each fold",
-            do="take fewer folds" if n > 1 else "evaluate on a study in which people were scanned on several scanners",
+            do="use fewer folds" if n_travelers > 1 else "evaluate a study with people scanned on several scanners",
         )
     diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
     people = pd.DataFrame({"person": scans["participant_id"], "scanner": scans["scanner"], "diagnosis": diagnosis})
-    kind = people.groupby("person").agg({"scanner": lambda names: "/".join(sorted(set(names))), "diagnosis": "first"})
-    kind = kind.sample(frac=1, random_state=rng).sort_values(["scanner", "diagnosis"], kind="stable")
-    fold = pd.Series((np.arange(len(kind)) + rng.integers(folds)) % folds, kind.index)
+    strata = people.groupby("person").agg({"scanner": lambda names: "/".join(sorted(set(names))), "diagnosis": "first"})
+    strata = strata.sample(frac=1, random_state=rng).sort_values(["scanner", "diagnosis"], kind="stable")
+    fold = pd.Series((np.arange(len(strata)) + rng.integers(folds)) % folds, strata.index)
     return scans["participant_id"].map(fold).to_numpy()
 
 
 def split_visits(scans: pd.DataFrame, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """A fold for each scan of a traveler, the same for all scans of a visit to a scanner; -1 for people who did not travel.
+    """Assign travelers' visits to folds; all scans of one traveler on one scanner are one visit.
 
-    The visits of a person are dealt out, and those to a scanner are as evenly as can be: each fold leaves most of a person's
-    and of a scanner's visits to learn from.
+    The visits of each traveler, and those to each scanner, are spread evenly over the folds, so that the training data of
+    every fold contain most visits of each traveler and to each scanner.
 
     Parameters
     ----------
     scans : DataFrame
+        As from :func:`bayesharm.data.scans.read_scans`.
     folds : int
+        Number of folds.
     rng : Generator
+        Random stream.
+
+    Returns
+    -------
+    (scan,) int array
+        Fold of each scan; -1 for people who do not travel.
     """
-    travels = find_travelers(scans)
-    visits = scans.loc[travels, ["participant_id", "scanner"]].drop_duplicates().sample(frac=1, random_state=rng)
+    is_traveler_scan = find_travelers(scans)
+    visits = scans.loc[is_traveler_scan, ["participant_id", "scanner"]].drop_duplicates().sample(frac=1, random_state=rng)
     fold = np.empty(len(visits), int)
-    taken = {name: np.zeros(folds, int) for name in visits["scanner"].unique()}
-    for places in visits.reset_index(drop=True).groupby("participant_id").indices.values():
-        free = list(rng.permutation(np.resize(np.arange(folds), len(places))))
-        for place in places:
-            count = taken[visits["scanner"].iloc[place]]
-            best = min(free, key=lambda k: count[k])
-            free.remove(best)
-            count[best] += 1
-            fold[place] = best
-    of_visit = {tuple(visit): k for visit, k in zip(visits.itertuples(index=False), fold, strict=True)}
+    counts = {name: np.zeros(folds, int) for name in visits["scanner"].unique()}
+    for visit_indices in visits.reset_index(drop=True).groupby("participant_id").indices.values():
+        available = list(rng.permutation(np.resize(np.arange(folds), len(visit_indices))))
+        for visit_index in visit_indices:
+            scanner_counts = counts[visits["scanner"].iloc[visit_index]]
+            best = min(available, key=lambda k: scanner_counts[k])
+            available.remove(best)
+            scanner_counts[best] += 1
+            fold[visit_index] = best
+    fold_of_visit = {tuple(visit): k for visit, k in zip(visits.itertuples(index=False), fold, strict=True)}
+    visit_of_scan = zip(scans["participant_id"], scans["scanner"], strict=True)
     return np.array([
-        of_visit.get(visit, -1) if travel else -1
-        for visit, travel in zip(zip(scans["participant_id"], scans["scanner"], strict=True), travels, strict=True)
+        fold_of_visit.get(visit, -1) if is_traveler else -1
+        for visit, is_traveler in zip(visit_of_scan, is_traveler_scan, strict=True)
     ])  # fmt: skip

@@ -1,1 +1,1 @@
-"""Example studies: simulated ones with known truth, and public ones."""
+"""Example studies: simulated with known ground truth, and public."""

@@ -1,4 +1,4 @@
-"""Public studies to try bayesharm on: taken from a folder or downloaded once, and checked either way."""
+"""Public example studies, read from a local folder or downloaded once, with verified content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ FOLDER_VARIABLE = "BAYESHARM_DATA"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A public file that is known by its content."""
+    """A public file with its expected content.
+
+    Attributes
+    ----------
+    name : str
+        File name on this machine.
+    url : str
+        Address to download it from.
+    sha256 : str
+        Hash of the content.
+    """
 
     name: str
     url: str
@@ -30,11 +40,11 @@ ONHARMONY = RemoteFile(
 
 
 def fetch_onharmony(cache_dir: str | Path | None = None) -> Path:
-    """Path of the ON-Harmony table: 20 travelers on 6 of 8 scanners each, 2,503 imaging-derived measures.
+    """Return the path of the ON-Harmony table: 20 travelers on 6 of 8 scanners each, 2,503 imaging-derived phenotypes.
 
-    The table of N-Nieto/HarmonisationDiagnostics (MIT), made from OpenNeuro ds004712 (CC0), 120 scans.
-    A file in the folder that the environment variable ``BAYESHARM_DATA`` names is used where it lies; else
-    the one in the cache folder, which is downloaded at first use (2.6 MB).
+    The table is from N-Nieto/HarmonisationDiagnostics (MIT) and was made from OpenNeuro ds004712 (CC0), 120 scans.
+    If the environment variable ``BAYESHARM_DATA`` names a folder that contains the file, that file is used. Otherwise
+    the file is downloaded once (2.6 MB) to the cache folder.
 
     Parameters
     ----------
@@ -44,44 +54,44 @@ def fetch_onharmony(cache_dir: str | Path | None = None) -> Path:
     Returns
     -------
     Path
-        Of a file with the expected sha256.
+        The verified file.
 
     Raises
     ------
     InputError
-        If the file found in ``BAYESHARM_DATA`` is not the expected one.
+        The file in ``BAYESHARM_DATA`` has unexpected content.
     BayesharmError
-        If the download fails or gives another file; the cache folder is then left without it.
+        The download fails or has unexpected content; it is then not kept in the cache folder.
     """
     return fetch(ONHARMONY, cache_dir)
 
 
 def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
-    """Find or download a file, as `fetch_onharmony` does."""
+    """Return the path of a public file, local or downloaded (see :func:`fetch_onharmony`)."""
     local = os.environ.get(FOLDER_VARIABLE)
     if local and (path := Path(local) / file.name).is_file():
-        found = _sha256(path)
-        if found != file.sha256:
+        digest = _sha256(path)
+        if digest != file.sha256:
             raise InputError(
-                f"{path} is not the expected file",
-                got=f"sha256 {found}",
+                f"{path} is not the expected file.",
+                got=f"sha256 {digest}",
                 expected=f"sha256 {file.sha256}",
-                do=f"replace it by {file.url}, or unset {FOLDER_VARIABLE} to have it downloaded",
+                do=f"replace it with {file.url}, or unset {FOLDER_VARIABLE} to download the file",
             )
         return path
 
-    import pooch  # here, because nobody who brings data needs it
+    import pooch  # imported here, because users with their own data do not need it
 
     folder = Path(cache_dir) if cache_dir is not None else Path(pooch.os_cache("bayesharm"))
     try:
-        # takes the cached file if its hash is right; else downloads to a temporary name, checks, and renames
+        # Uses a cached file with the right hash; otherwise downloads to a temporary file, checks its hash and renames it.
         return Path(pooch.retrieve(file.url, f"sha256:{file.sha256}", fname=file.name, path=folder))
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors; another hash is a ValueError
+    except (OSError, ValueError) as error:  # network errors are OSErrors; a wrong hash is a ValueError
         raise BayesharmError(
-            f"{file.name} could not be downloaded",
+            f"{file.name} could not be downloaded.",
             got=f"{type(error).__name__}: {error}",
             expected=f"{file.url} with sha256 {file.sha256}",
-            do=f"try again later, or download it by hand and set {FOLDER_VARIABLE} to the folder it is in",
+            do=f"try again later, or download the file manually and set {FOLDER_VARIABLE} to its folder",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a simulated study is made from: scales of every family, and effects drawn with them (Fisher z)."""
+"""Ground truth of a simulated study: variance ratios, scales of every family and the effects themselves (Fisher z)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pandas as pd
 
 from bayesharm.datasets import srpbs
 
-# Root mean square of every scale over features, in Fisher z. Measurement, participant and disorder: published
-# sds over edges, which are of ridge estimates and so a little small. Sampling bias and noise are ours.
+# Root mean square over features of each family's scale, in Fisher z. Measurement, participant and disorder: published sds
+# over edges, slightly too small because they are from ridge estimates. Sampling bias and noise: our choice.
 RMS = {
     "noise": 0.15, "participant": 0.066, "measurement": 0.043, "disorder": 0.038,
     "sampling_HC": 0.04, "sampling_MDD": 0.04, "sampling_SCZ": 0.04,
 }  # fmt: skip
 
-# The same of protocol factors and of what is left of a scanner, in the published order (the sizes are ours); together they
-# are as large as measurement bias.
+# The same for protocol factors and the scanner's residual, in Fisher z. Their order of size is published, the values are our
+# choice; their root sum of squares is that of measurement bias.
 PROTOCOL_RMS = {"phase_encoding": 0.028, "manufacturer": 0.022, "coil": 0.017, "scanner_model": 0.012, "scanner": 0.012}
 
-# Every purpose draws from a stream of its own, so that an option changes only what it is for.
+# Each quantity has its own random stream, so that an option changes only the quantity that it is about.
 STREAMS = (
     "mean", "scales", "noise_ratio", "measurement", "sampling", "disorder", "traveler", "cohort",
     "traveler_people", "cohort_people", "traveler_noise", "cohort_noise", "traveler_tails", "cohort_tails",
@@ -31,25 +31,27 @@ STREAMS = (
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a simulation was made from, in the units of its features.
+    """True values of all quantities of a simulation, in the units of its features.
 
     Attributes
     ----------
     mean : ndarray, shape (feature,)
+        Mean of each feature.
     scales : dict of str to ndarray, shape (feature,)
-        Standard deviation of the effects of each family and of the noise; that of ``measurement``, where it is made of
-        protocol factors, is the root of their sum of squares.
-    effects : dict of str to DataFrame, level x feature
+        Scale: standard deviation of the effects of each family, and of the noise. With protocol factors, the scale of
+        ``measurement`` is the root sum of squares of their scales.
+    effects : dict of str to DataFrame, level × feature
         As drawn, not centered: ``measurement`` (by scanner), ``sampling`` (by ``site/diagnosis``),
-        ``disorder`` (by diagnosis; HC is 0 and left out), ``participant`` (travelers only).
+        ``disorder`` (by diagnosis, without HC, which is 0), ``participant`` (travelers only).
     noise_ratio : Series by scanner
-        Ratio of the noise *variance* of a scanner; geometric mean 1.
+        Relative noise *variance* lambda of each scanner; geometric mean 1.
     bias_ratio : Series by scanner
-        The same of the variance of its measurement bias: that of scanner k is ``bias_ratio[k] * scales["measurement"]**2``.
-    hyper : DataFrame, family x (eta, omega)
-        Mean and sd of the natural log of the scales; a family without effects has no row.
-    factors : dict of str to DataFrame, level x feature
-        What ``measurement`` is made of, if it is: protocol factors by their levels, and ``scanner``, what is left.
+        Relative variance kappa of each scanner's measurement bias, ``bias_ratio[k] * scales["measurement"]**2``;
+        geometric mean 1.
+    hyper : DataFrame, family × (eta, omega)
+        Mean and sd of the natural log of each family's scales; families without effects have no row.
+    factors : dict of str to DataFrame, level × feature
+        With protocol factors, their effects by level, and ``scanner``, the residual; they add up to ``measurement``.
     """
 
     mean: np.ndarray
@@ -64,7 +66,7 @@ class Truth:
 def draw_truth(
     streams: dict[str, np.random.Generator],
     names: np.ndarray,
-    people: np.ndarray,
+    travelers: np.ndarray,
     scale_log_sd: float,
     sampling_bias: bool,
     noise_ratio_log_sd: float,
@@ -72,18 +74,24 @@ def draw_truth(
     rms: Mapping[str, float],
     protocol: Mapping[str, float],
 ) -> Truth:
-    """What a study of features with these names, and of these travelers, is made from.
+    """Draw the ground truth of a study.
 
     Parameters
     ----------
     streams : dict of Generator
-        By the names in `STREAMS`.
+        Random streams, by the names in `STREAMS`.
     names : (feature,) array
-    people : (traveler,) array
+        Feature names.
+    travelers : (traveler,) array
+        Identifiers of the travelers.
     scale_log_sd, sampling_bias, noise_ratio_log_sd, bias_ratio_log_sd
         As for :func:`bayesharm.datasets.simulate.simulate_srpbs`.
     rms, protocol : mapping
-        Root mean squares of the scales: of every family of `RMS`; of protocol factors, if any.
+        Root mean square of the scales: of every family in `RMS`, and of the protocol factors, if any.
+
+    Returns
+    -------
+    Truth
     """
     n = len(names)
 
@@ -100,13 +108,13 @@ def draw_truth(
         hyper = hyper.drop(index=sampling)
 
     def effects(stream: str, levels: Sequence[str], scales: np.ndarray, dim: str) -> pd.DataFrame:
-        return label(streams[stream].standard_normal((n, len(levels))) * scales, levels, dim)
+        return to_table(streams[stream].standard_normal((n, len(levels))) * scales, levels, dim)
 
-    def label(draws: np.ndarray, levels: Sequence[str], dim: str) -> pd.DataFrame:
+    def to_table(draws: np.ndarray, levels: Sequence[str], dim: str) -> pd.DataFrame:
         return pd.DataFrame(draws.T, index=pd.Index(levels, name=dim), columns=pd.Index(names, name="feature"))
 
     populations = srpbs.population_labels()
-    tau_sampling = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
+    tau_population = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
     scanners = pd.Index(list(srpbs.SCANNERS), name="scanner")
 
     def ratio(stream: str, log_sd: float) -> pd.Series:
@@ -114,28 +122,28 @@ def draw_truth(
         return pd.Series(np.exp(log_ratio - log_ratio.mean()), index=scanners, name=stream)
 
     noise_ratio, bias_ratio = ratio("noise_ratio", noise_ratio_log_sd), ratio("bias_ratio", bias_ratio_log_sd)
-    sizes = tau["measurement"][:, None] * np.sqrt(bias_ratio.to_numpy())
-    measurement = effects("measurement", list(srpbs.SCANNERS), sizes, "scanner")
+    bias_scales = tau["measurement"][:, None] * np.sqrt(bias_ratio.to_numpy())
+    measurement = effects("measurement", list(srpbs.SCANNERS), bias_scales, "scanner")
     factors: dict[str, pd.DataFrame] = {}
     if protocol:
-        of_factors, tau_factors = scales("protocol_scales", protocol)
-        hyper, tau = pd.concat([hyper.drop(index="measurement"), of_factors]), tau | tau_factors
+        factor_hyper, tau_factors = scales("protocol_scales", protocol)
+        hyper, tau = pd.concat([hyper.drop(index="measurement"), factor_hyper]), tau | tau_factors
         tau["measurement"] = np.sqrt(sum(scale**2 for scale in tau_factors.values()))
-        of_scanners = {name: srpbs.levels_of_scanners(name) for name in protocol}
-        levels = {name: sorted({*of}) for name, of in of_scanners.items()}
+        scanner_levels = {name: srpbs.factor_levels(name) for name in protocol}
+        levels = {name: sorted({*labels}) for name, labels in scanner_levels.items()}
         z = streams["protocol"].standard_normal((n, sum(map(len, levels.values()))))
-        for name, some in levels.items():
-            factors[name] = label(z[:, : len(some)] * tau[name][:, None], some, name)
-            z = z[:, len(some) :]
-        measurement[:] = sum(factors[name].loc[of].to_numpy() for name, of in of_scanners.items())
+        for name, labels in levels.items():
+            factors[name] = to_table(z[:, : len(labels)] * tau[name][:, None], labels, name)
+            z = z[:, len(labels) :]
+        measurement[:] = sum(factors[name].loc[labels].to_numpy() for name, labels in scanner_levels.items())
     return Truth(
         mean=streams["mean"].normal(0.2, 0.25, n),
         scales=tau,
         effects={
             "measurement": measurement,
-            "sampling": effects("sampling", populations, tau_sampling, "population"),
+            "sampling": effects("sampling", populations, tau_population, "population"),
             "disorder": effects("disorder", srpbs.DIAGNOSES, tau["disorder"][:, None], "diagnosis"),
-            "participant": effects("traveler", list(people), tau["participant"][:, None], "participant"),
+            "participant": effects("traveler", list(travelers), tau["participant"][:, None], "participant"),
         },
         noise_ratio=noise_ratio,
         bias_ratio=bias_ratio,

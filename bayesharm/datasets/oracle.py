@@ -1,4 +1,4 @@
-"""The best that can be done on a simulated study: its measurement bias estimated with the true scales."""
+"""Oracle estimate of measurement bias in a simulated study: the exact posterior given the true variances."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from bayesharm.datasets.simulate import Simulation, scan_levels
 
 @dataclass(frozen=True, eq=False)
 class OraclePosterior:
-    """Posterior mean and sd of the centered measurement bias (scanner x feature, units of the feature)."""
+    """Posterior of the centered measurement bias given the true variances.
+
+    Attributes
+    ----------
+    mean, sd : DataFrame, scanner × feature
+        Posterior mean and standard deviation, in the units of the features.
+    """
 
     mean: pd.DataFrame
     sd: pd.DataFrame
 
 
 def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior:
-    """Exact posterior of the centered measurement bias given the true scales, noise ratios and bias ratios.
+    """Compute the exact posterior of the centered measurement bias given the true scales, noise ratios and bias ratios.
 
-    The mean of a feature has a flat prior; the participant effects of people scanned once are part of their
-    noise: variance ``sigma² lambda + tau_p²``. If the noise is Student-t, this is the best linear estimate.
+    Bayesian linear regression with known variances. The mean of a feature has a flat prior. The participant effect of a
+    person scanned once is part of the noise of that scan: variance ``sigma² lambda + tau_p²``. With Student-t noise the
+    estimate is the best linear one.
 
     Parameters
     ----------
     simulation : Simulation
+        Study with its ground truth.
     block : int
-        Features solved at a time: speed and memory only.
+        Features solved at a time; affects speed and memory only.
 
     Returns
     -------
@@ -37,11 +45,12 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
     scans, truth = simulation.scans, simulation.truth
     traveling = scans["participant_id"].isin(truth.effects["participant"].index).to_numpy()
     columns, scales = _design(simulation)
-    # Scans of a scanner, of travelers or of the cohort, share their noise variance, so their moments suffice.
+    # All scans of travelers on one scanner have the same noise variance, and so do those of the cohort (single scans):
+    # X'X and X'y of each such class suffice.
     classes = [
-        (scanner, once, np.flatnonzero((scans["scanner"] == scanner).to_numpy() & (traveling != once)))
+        (scanner, single, np.flatnonzero((scans["scanner"] == scanner).to_numpy() & (traveling != single)))
         for scanner in truth.noise_ratio.index
-        for once in (False, True)
+        for single in (False, True)
     ]
     gram = np.stack([columns[rows].T @ columns[rows] for _, _, rows in classes])
 
@@ -54,11 +63,11 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
     mean, sd = np.empty((2, n_scanners, n_features))
     for start in range(0, n_features, block):
         part = slice(start, min(start + block, n_features))
-        noise, person = truth.scales["noise"][part] ** 2, truth.scales["participant"][part] ** 2
-        weight = np.stack([1 / (noise * truth.noise_ratio[scanner] + person * once) for scanner, once, _ in classes])
+        sigma2, tau2 = truth.scales["noise"][part] ** 2, truth.scales["participant"][part] ** 2
+        weight = np.stack([1 / (sigma2 * truth.noise_ratio[scanner] + tau2 * single) for scanner, single, _ in classes])
         y = simulation.features[:, part].astype(float)
         moment = sum(columns[rows].T @ y[rows] * w for w, (_, _, rows) in zip(weight, classes, strict=True)).T
-        # Effects are their scale times a standard normal, so a scale of 0 needs no care.
+        # Effects are parametrized as scale times a standard normal variable, so that a scale of 0 causes no division by 0.
         scale = scales[part]
         precision = np.einsum("cf,cij->fij", weight, gram, optimize=True) * scale[:, :, None] * scale[:, None, :] + prior
         covariance = np.linalg.inv(precision)
@@ -72,7 +81,7 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
 
 
 def _design(simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:
-    """0/1 columns (scan, column) of mean, scanners and other levels, and their scales (feature, column)."""
+    """Return the 0/1 design matrix (scan, column), mean first, then scanners, and the prior sds (feature, column)."""
     truth = simulation.truth
     columns, scales = [np.ones(len(simulation.scans))], [np.ones_like(truth.mean)]
     for group, table in truth.effects.items():

@@ -1,4 +1,4 @@
-"""The fixed small study on which every model has reference posterior summaries (``models/<name>/reference.json``)."""
+"""The small fixed study behind the reference posterior summaries of every model (``models/<name>/reference.json``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from bayesharm.datasets.simulate import simulate_srpbs
 
 SCANNERS = ("ATT", "COI", "KUT", "SWA", "UTO")
-SIZES = {
+SIZES = {  # root mean square of each family's scale, in Fisher z; sampling bias is larger than by default, to be detectable
     "measurement": 0.08,
     "participant": 0.10,
     "disorder": 0.08,
@@ -19,11 +19,12 @@ SIZES = {
 
 
 def reference_study() -> tuple[pd.DataFrame, np.ndarray]:
-    """A corner of the simulated SRPBS study: five scanners, two scans a visit, at most ten people of a population.
+    """Return a subset of the simulated SRPBS study: five scanners, two scans per visit, at most ten people per population.
 
     Returns
     -------
     scans : DataFrame
+        As from :func:`bayesharm.datasets.simulate.simulate_srpbs`.
     features : (scan, 40) float64 array
     """
     study = simulate_srpbs(40, seed=20190418, noise_ratio_log_sd=0.3, sizes=SIZES, dtype="float64")

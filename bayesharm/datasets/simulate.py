@@ -1,6 +1,6 @@
-"""Simulate a study shaped like SRPBS (411 traveling scans and a cohort of 805 people) whose truth is known.
+"""Simulation of a study like SRPBS (411 scans of travelers, a cohort of 805 people) with known ground truth.
 
-The model is the one that is fitted (values in Fisher z)::
+The model is that of the fit, in Fisher z::
 
     y = mean + measurement[scanner] + sampling[population] + disorder[diagnosis] + participant + noise
 """
@@ -20,12 +20,24 @@ from bayesharm.datasets import srpbs
 from bayesharm.datasets.ground_truth import PROTOCOL_RMS, RMS, STREAMS, Truth, draw_truth
 from bayesharm.errors import InputError, shorten
 
-BLOCK = 512  # features simulated at a time, bounding memory; the numbers do not depend on it
+BLOCK = 512  # features simulated at a time, which bounds memory; the numbers do not depend on it
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """A simulated study; `features` is scan x feature, with its rows in the order of `scans`."""
+    """A simulated study.
+
+    Attributes
+    ----------
+    scans : DataFrame
+        The scans table.
+    features : (scan, feature) array
+        Values in Fisher z, with rows in the order of `scans`.
+    feature_names : (feature,) str array
+        Names of the features.
+    truth : Truth
+        Ground truth.
+    """
 
     scans: pd.DataFrame
     features: np.ndarray
@@ -35,29 +47,36 @@ class Simulation:
     def write(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
 
-        The truth holds ``mean``, ``noise_ratio``, ``bias_ratio``, ``hyper`` (family x (eta, omega)), ``scales/<family>`` and
-        ``effects/<group>``, with labels in ``scanner``, ``family`` and ``levels/<group>``; no pickle in it.
+        ``truth.npz`` contains ``mean``, ``noise_ratio``, ``bias_ratio``, ``hyper`` (family × (eta, omega)),
+        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``. It
+        contains no pickled objects.
+
+        Returns
+        -------
+        Path
+            The folder.
 
         Raises
         ------
         InputError
-            If one of these files is there already and ``overwrite`` is not set.
+            One of the files exists and ``overwrite`` is False, or `folder` is a file.
         """
         folder = Path(folder)
         names = ("scans.csv", "features.npy", "feature_names.txt", "truth.npz")
-        there = [name for name in names if (folder / name).exists()]
+        existing = [name for name in names if (folder / name).exists()]
         if folder.exists() and not folder.is_dir():
             raise InputError(
-                "the simulation needs a folder to write to",
+                "The simulation needs a folder to write to.",
                 got=f"the file {folder}",
-                do="name another folder",
+                expected="a folder, new or existing",
+                do="choose another folder",
             )
-        if there and not overwrite:
+        if existing and not overwrite:
             raise InputError(
-                "the folder already holds a simulation",
-                got=f"{shorten(there)} in {folder}",
+                "The folder already holds a simulation.",
+                got=f"{shorten(existing)} in {folder}",
                 expected="a folder without these files",
-                do="name another folder, or ask for overwriting",
+                do="choose another folder, or set overwrite",
             )
         folder.mkdir(parents=True, exist_ok=True)
         self.scans.to_csv(folder / "scans.csv", index=False, lineterminator="\n")
@@ -96,35 +115,37 @@ def simulate_srpbs(
 ) -> Simulation:
     """Simulate the SRPBS study: 1,216 scans of 814 people on 12 scanners.
 
-    The same arguments give the same bytes, and fewer features give the first of more.
+    The same arguments give the same values. A simulation of fewer features equals the first features of a larger one.
 
     Parameters
     ----------
     n_features : int
-        Number of features. R(R-1)/2 of them are named as the edges of R nodes, lower triangle by rows.
+        Number of features. If it is R(R-1)/2, they are named as edges between R regions, the lower triangle row by row.
     seed : int
+        Seed of all random streams.
     scale_log_sd : float
-        How much the scales differ between features: ``log tau ~ Normal(eta, scale_log_sd²)`` for every family
-        and for the noise, with eta such that the root mean square of tau is `RMS`.
+        Spread omega of the log-scales over features: ``log tau ~ Normal(eta, scale_log_sd²)`` for every family
+        and for the noise, with eta such that the root mean square of tau is that in `RMS`.
     sampling_bias : bool
-        If false, the cohort is one population: its sampling effects and their scales are 0.
+        If False, the cohort is one population: sampling effects and their scales are 0.
     noise_ratio_log_sd : float
-        How much the noise differs between scanners: sd of the log ratio of its variance.
+        Sd over scanners of the log noise-variance ratio.
     bias_ratio_log_sd : float
-        How much the size of measurement bias does: sd of the log ratio of its variance. Not together with `protocol`.
+        Sd over scanners of the log bias-variance ratio. Not together with `protocol`.
     travelers : {"published", "hub-and-spoke"}
-        Nine men on every scanner, or thirty people scanned once at the hub ATT and at each of two others.
+        Nine men on every scanner, or thirty people with one scan on the hub ATT and one on each of two other scanners.
     without_travelers : str or sequence of str
-        Scanners where nobody travels; they must have people of the cohort.
+        Scanners without travelers; they must have people of the cohort.
     tail_df : float, optional
-        Degrees of freedom (above 2) of Student-t noise of the same variance; Gaussian if not given.
+        Degrees of freedom (above 2) of Student-t noise with the same variance; default: Gaussian noise.
     sizes : mapping, optional
-        Other root mean squares than `RMS` for some of its families.
+        Family -> root mean square of its scale, in place of that in `RMS`.
     protocol : mapping, optional
-        Make measurement bias of protocol factors with these root mean squares, such as `PROTOCOL_RMS`: some of
-        ``phase_encoding``, ``manufacturer``, ``coil``, ``scanner_model``, and ``scanner`` for what is left.
+        Protocol factor -> root mean square of its scale, such as `PROTOCOL_RMS`. Measurement bias is then the sum of the
+        effects of these factors: any of ``phase_encoding``, ``manufacturer``, ``coil``, ``scanner_model``, and
+        ``scanner`` for the residual.
     dtype : {"float32", "float64"}
-        Of the features.
+        Type of the features.
 
     Returns
     -------
@@ -133,34 +154,34 @@ def simulate_srpbs(
     Raises
     ------
     InputError
-        If an option has no meaning.
+        An option is not valid.
     """
-    left_out = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
+    excluded = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
     _check_options(
-        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, travelers, left_out, tail_df, dtype
+        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, travelers, excluded, tail_df, dtype
     )
     if protocol and bias_ratio_log_sd:
         raise InputError(
-            "Bias that protocol factors make has the same size on all scanners.",
+            "With protocol factors, measurement bias has the same variance on all scanners.",
             got=f"protocol and {bias_ratio_log_sd=}",
-            expected="one of the two",
-            do="leave one out",
+            expected="only one of the two options",
+            do="omit one of them",
         )
     for option, given, known in (("sizes", sizes, RMS), ("protocol", protocol, PROTOCOL_RMS)):
         if unusable := {name: size for name, size in (given or {}).items() if name not in known or not size > 0}:
             raise InputError(
                 "These sizes cannot be used.",
                 got=str(unusable),
-                expected=f"numbers above 0 for some of {shorten(known, 9)}",
+                expected=f"numbers above 0 for any of {shorten(known, 9)}",
                 do=f"correct {option}",
             )
     streams = {name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i, name in enumerate(STREAMS)}
     if travelers == "published":
         traveling = srpbs.travelers_published(streams["traveler_people"])
-        kept = ~traveling["scanner"].isin(left_out).to_numpy()
+        is_kept = ~traveling["scanner"].isin(excluded).to_numpy()
     else:
-        traveling = srpbs.travelers_hub_and_spoke(streams["traveler_people"], left_out)
-        kept = np.ones(len(traveling), bool)
+        traveling = srpbs.travelers_hub_and_spoke(streams["traveler_people"], excluded)
+        is_kept = np.ones(len(traveling), bool)
     cohort = srpbs.cohort(streams["cohort_people"])
 
     names = _feature_names(n_features)
@@ -175,32 +196,32 @@ def simulate_srpbs(
         {**RMS, **(sizes or {})},
         protocol or {},
     )
-    features = np.empty((kept.sum() + len(cohort), n_features), dtype)
-    parts = [
-        ("traveler", traveling, kept, features[: kept.sum()]),
-        ("cohort", cohort, np.ones(len(cohort), bool), features[kept.sum() :]),
+    features = np.empty((is_kept.sum() + len(cohort), n_features), dtype)
+    groups = [
+        ("traveler", traveling, is_kept, features[: is_kept.sum()]),
+        ("cohort", cohort, np.ones(len(cohort), bool), features[is_kept.sum() :]),
     ]
-    for part, scans, rows, out in parts:
-        columns = [_columns(truth, scans, group) for group in truth.effects]
+    for group_name, scans, rows, out in groups:
+        columns = [_columns(truth, scans, effect_group) for effect_group in truth.effects]
         ratio = np.sqrt(truth.noise_ratio.loc[scans["scanner"]].to_numpy())
         for start in range(0, n_features, BLOCK):
             block = slice(start, min(start + BLOCK, n_features))
-            # features first: a stream is then read feature by feature, whatever the size of a block
-            values = _noise(streams, part, (block.stop - start, len(scans)), tail_df)
+            # Features are the first axis: a stream is then consumed feature by feature, whatever the block size.
+            values = _noise(streams, group_name, (block.stop - start, len(scans)), tail_df)
             values *= truth.scales["noise"][block, None] * ratio
             values += truth.mean[block, None]
             for effects, column in columns:
                 values += effects[block][:, column]
-            if part == "cohort":
-                people = streams["cohort"].standard_normal(values.shape)
-                values += truth.scales["participant"][block, None] * people
+            if group_name == "cohort":
+                participant_effects = streams["cohort"].standard_normal(values.shape)
+                values += truth.scales["participant"][block, None] * participant_effects
             out[:, block] = values[:, rows].T
-    scans = pd.concat([traveling[kept], cohort], ignore_index=True)
+    scans = pd.concat([traveling[is_kept], cohort], ignore_index=True)
     return Simulation(scans, features, names, truth)
 
 
 def scan_levels(scans: pd.DataFrame, group: str) -> pd.Series:
-    """Level of an effect group that each scan carries; a level that is not among the effects stands for 0."""
+    """Return each scan's level of an effect group; a level without a row in the effects has the effect 0."""
     if group != "sampling":
         return scans[{"measurement": "scanner", "disorder": "diagnosis", "participant": "participant_id"}[group]]
     traveling = scans.groupby("participant_id")["scanner"].transform("nunique") > 1
@@ -208,14 +229,14 @@ def scan_levels(scans: pd.DataFrame, group: str) -> pd.Series:
 
 
 def _columns(truth: Truth, scans: pd.DataFrame, group: str) -> tuple[np.ndarray, np.ndarray]:
-    """Effects (feature, level and a last one of zeros) of a group and the column of each scan."""
+    """Return the effects of a group, (feature, level + 1) with zeros in the last column, and the column of each scan."""
     table = truth.effects[group]
     effects = np.vstack([table.to_numpy(), np.zeros(table.shape[1])]).T
-    return effects, table.index.get_indexer(scan_levels(scans, group))  # -1, the zeros, where it carries none
+    return effects, table.index.get_indexer(scan_levels(scans, group))  # -1, the zeros, for scans without a level
 
 
 def _noise(streams: dict[str, np.random.Generator], part: str, shape: tuple[int, int], tail_df: float | None) -> np.ndarray:
-    """Noise of variance 1, Gaussian or Student-t."""
+    """Draw noise of variance 1, Gaussian or Student-t."""
     noise = streams[f"{part}_noise"].standard_normal(shape)
     if tail_df is not None:
         noise *= np.sqrt((tail_df - 2) / streams[f"{part}_tails"].chisquare(tail_df, shape))
@@ -223,7 +244,7 @@ def _noise(streams: dict[str, np.random.Generator], part: str, shape: tuple[int,
 
 
 def _feature_names(n: int) -> np.ndarray:
-    """Edges ``node_001/node_002`` of all pairs of nodes if their number allows it, else ``feature_00001``."""
+    """Return edge names, ``node_001/node_002``, if `n` is a number of pairs of nodes; otherwise ``feature_00001``."""
     nodes = (1 + isqrt(1 + 8 * n)) // 2
     if nodes * (nodes - 1) // 2 == n:
         return np.array([f"node_{a:03d}/node_{b:03d}" for b in range(2, nodes + 1) for a in range(1, b)])
@@ -241,6 +262,7 @@ def _check_options(
     tail_df: float | None,
     dtype: str,
 ) -> None:
+    """Raise an `InputError` for the first option that is not valid."""
     unknown = [name for name in left_out if name not in srpbs.COHORT]
     checks = [
         (n_features >= 1, "n_features", n_features, "at least 1"),
@@ -258,7 +280,7 @@ def _check_options(
             tail_df is None or 2 < tail_df < np.inf,
             "tail_df",
             tail_df,
-            "a number above 2, for the noise to have a variance",
+            "a number above 2, so that the noise has a variance",
         ),
         (str(dtype) in ("float32", "float64"), "dtype", dtype, "'float32' or 'float64'"),
         (
@@ -268,11 +290,11 @@ def _check_options(
             f"scanners with people of the cohort: {', '.join(srpbs.COHORT)}",
         ),
     ]
-    for good, option, got, expected in checks:
-        if not good:
+    for is_valid, option, got, expected in checks:
+        if not is_valid:
             raise InputError(
-                f"{option} cannot be used for a simulation",
+                f"{option} cannot be used for a simulation.",
                 got=str(got),
                 expected=expected,
-                do="leave it out, or change it",
+                do="change it, or omit it",
             )

@@ -1,7 +1,7 @@
-"""The SRPBS study of Yamashita et al. 2019 (doi 10.1371/journal.pbio.3000042) as a table of scans, no data.
+"""The SRPBS study of Yamashita et al. 2019 (doi 10.1371/journal.pbio.3000042) as a scans table, without data.
 
-Nine men traveled to twelve scanners (411 scans) and 805 people were scanned once. The people of Hiroshima and
-ATR were counted by site; how they divide over the scanners of the site is ours.
+Nine men traveled to twelve scanners (411 scans) and 805 people were scanned once. For Hiroshima and ATR the number of people
+is published by site; how they are divided among the scanners of the site is our choice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 
 
 class Scanner(NamedTuple):
-    """A scanner: site, protocol (fields named as in BIDS), and number of scans of each traveling subject."""
+    """A scanner: its site, its protocol (fields named as in BIDS), and its number of scans of each traveling subject."""
 
     site: str
     Manufacturer: str
@@ -24,14 +24,14 @@ class Scanner(NamedTuple):
     repeats: int
 
 
-# Families of the model `protocol` and their columns.
+# Families of the model `protocol`, and their columns in the scans table.
 FACTORS = {
     "phase_encoding": "PhaseEncodingDirection",
     "manufacturer": "Manufacturer",
     "coil": "ReceiveCoilName",
     "scanner_model": "ManufacturersModelName",
 }
-PA, AP = "j", "j-"  # BIDS: the sign along the axis that points from posterior to anterior
+PA, AP = "j", "j-"  # BIDS phase-encoding directions: j points from posterior to anterior
 SCANNERS: Mapping[str, Scanner] = {
     "ATT": Scanner("ATR", "Siemens", "Trio", "12ch", PA, 15),
     "ATV": Scanner("ATR", "Siemens", "Verio", "12ch", PA, 3),
@@ -47,7 +47,7 @@ SCANNERS: Mapping[str, Scanner] = {
     "YC2": Scanner("YCU", "Philips", "Achieva", "8ch", AP, 3),
 }
 
-# scanner -> diagnosis -> people scanned once
+# Scanner -> diagnosis -> number of people scanned once.
 COHORT: Mapping[str, Mapping[str, int]] = {
     "UTO": {"HC": 142, "MDD": 34, "SCZ": 14},
     "SWA": {"HC": 40, "SCZ": 12, "ASD": 49},
@@ -62,17 +62,17 @@ COHORT: Mapping[str, Mapping[str, int]] = {
 REFERENCE = "HC"
 DIAGNOSES = ("MDD", "SCZ", "ASD", "OCD")
 
-# A population per site and diagnosis, for the diagnoses recruited at two sites or more: elsewhere its
-# sampling bias cannot be told from the disorder effect.
+# Diagnosis -> sites: one population per site and diagnosis, for diagnoses recruited at two or more sites. For other
+# diagnoses sampling bias cannot be distinguished from the disorder effect.
 POPULATIONS: Mapping[str, tuple[str, ...]] = {
     "HC": ("UTO", "SWA", "KUT", "Hiroshima", "ATR", "KPM"),
     "MDD": ("UTO", "KUT", "Hiroshima"),
     "SCZ": ("UTO", "SWA", "KUT"),
 }
-SHORTENED = ("T06", "ATT", 12)  # subject 6 was scanned 12 times there instead of 15
+FEWER_SCANS = ("T06", "ATT", 12)  # subject 6 has 12 scans on ATT, not 15
 N_HUB_AND_SPOKE = 30
 
-# by diagnosis: mean age and its sd in years, share of men; plausible, not published
+# Diagnosis -> mean age and its sd in years, share of men; plausible values, not published ones.
 AgeAndSex = Mapping[str, tuple[float, float, float]]
 COHORT_PEOPLE: AgeAndSex = {
     "HC": (36, 12, 0.55),
@@ -86,30 +86,30 @@ HUB_AND_SPOKE_TRAVELERS: AgeAndSex = {"HC": (30, 8, 0.5)}
 
 
 def population_labels() -> list[str]:
-    """Levels of the sampling bias, ``site/diagnosis``."""
+    """Return the populations, ``site/diagnosis``: the levels of sampling bias."""
     return [f"{site}/{diagnosis}" for diagnosis, sites in POPULATIONS.items() for site in sites]
 
 
-def levels_of_scanners(factor: str) -> list[str]:
-    """Level of each scanner, of a protocol factor, or the scanners themselves."""
+def factor_levels(factor: str) -> list[str]:
+    """Return the level of a protocol factor for each scanner; for any other name, the scanners themselves."""
     return [getattr(protocol, FACTORS[factor]) if factor in FACTORS else name for name, protocol in SCANNERS.items()]
 
 
 def travelers_published(rng: np.random.Generator) -> pd.DataFrame:
-    """The 411 scans of the nine men, 46 each, subject 6 three fewer."""
+    """Return the 411 scans of the nine men: 46 each, but 43 of subject 6."""
     visits = []
     for person in [f"T{i:02d}" for i in range(1, 10)]:
         for name, scanner in SCANNERS.items():
-            repeats = SHORTENED[2] if (person, name) == SHORTENED[:2] else scanner.repeats
+            repeats = FEWER_SCANS[2] if (person, name) == FEWER_SCANS[:2] else scanner.repeats
             visits += [(person, name, REFERENCE)] * repeats
     return _table(visits, PUBLISHED_TRAVELERS, rng)
 
 
 def travelers_hub_and_spoke(rng: np.random.Generator, left_out: Collection[str] = ()) -> pd.DataFrame:
-    """Thirty travelers who each visit one hub and two spokes once.
+    """Return the scans of thirty travelers who visit the hub and two spokes once each.
 
-    The hub is ATT (the first scanner left, if nobody travels to ATT). The spokes are dealt round and round
-    with a growing distance, so that their numbers of visitors and the pairs they form are balanced.
+    The hub is ATT, or the first remaining scanner if ATT is left out. Pairs of spokes are assigned in turn, at a growing
+    distance in the list of spokes, so that visitors and pairs are balanced.
     """
     hub, *spokes = [name for name in SCANNERS if name not in left_out]
     visits = []
@@ -121,13 +121,13 @@ def travelers_hub_and_spoke(rng: np.random.Generator, left_out: Collection[str] 
 
 
 def cohort(rng: np.random.Generator) -> pd.DataFrame:
-    """The 805 people scanned once."""
+    """Return the scans of the 805 people scanned once."""
     people = [(name, diagnosis) for name, counts in COHORT.items() for diagnosis, n in counts.items() for _ in range(n)]
     return _table([(f"P{i:04d}", *person) for i, person in enumerate(people, 1)], COHORT_PEOPLE, rng)
 
 
 def _table(visits: list[tuple[str, str, str]], age_and_sex: AgeAndSex, rng: np.random.Generator) -> pd.DataFrame:
-    """One row per visit (participant, scanner, diagnosis) with what belongs to the scanner and the person."""
+    """Return the scans table of (participant, scanner, diagnosis) visits, with attributes of scanners and people."""
     table = pd.DataFrame(visits, columns=["participant_id", "scanner", "diagnosis"])
     run = table.groupby(["participant_id", "scanner"], sort=False).cumcount() + 1
     table.insert(0, "scan_id", table["participant_id"] + "_" + table["scanner"] + "_" + run.map("{:02d}".format))

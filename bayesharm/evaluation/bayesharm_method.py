@@ -1,9 +1,9 @@
-"""bayesharm under the interface of the baselines."""
+"""Bayesharm as one of the harmonization methods that are compared."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,47 +12,64 @@ from bayesharm.baselines import Applied
 from bayesharm.data.dataset import Dataset
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import noise_factors
+from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.results.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
 class BayesFitted:
-    """A posterior under the interface of the other methods; with the noise of scanners made equal, or not."""
+    """A posterior with the interface of the baselines.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    options : CorrectionOptions
+        Options of :func:`bayesharm.harmonize`.
+    """
 
     posterior: Posterior
-    match_noise: bool = False
+    options: CorrectionOptions = CorrectionOptions()
 
     @property
     def bias(self) -> pd.DataFrame:
-        return self._table("mean")
+        """Posterior mean of the scanner effects that the model removes, scanner × feature."""
+        return self._effects("mean")
 
     @property
     def sd(self) -> pd.DataFrame:
         """Posterior sd of `bias`."""
-        return self._table("sd")
+        return self._effects("sd")
 
-    def _table(self, what: str) -> pd.DataFrame:
-        return self.posterior.effect(self.posterior.spec.removed_effect)[what].to_pandas()
+    def _effects(self, statistic: str) -> pd.DataFrame:
+        return self.posterior.effect(self.posterior.spec.removed_effect)[statistic].to_pandas()
 
     @property
     def scanners(self) -> tuple[str, ...]:
+        """Scanners that can be harmonized."""
         return tuple(self.posterior.scanners)
 
     @property
     def notes(self) -> tuple[str, ...]:
+        """Remarks of the method: none."""
         return ()
 
     def apply(self, dataset: Dataset) -> Applied:
-        known = np.flatnonzero(dataset.scans["scanner"].isin(self.scanners))
-        values, sd, factor = np.full((3, len(dataset.scans), dataset.features.n_features), np.nan)
-        if len(known):
+        """Harmonize the scans on known scanners; the values of other scans are NaN."""
+        rows = np.flatnonzero(dataset.scans["scanner"].isin(self.scanners))
+        values, sd, factors = np.full((3, len(dataset.scans), dataset.features.n_features), np.nan)
+        if len(rows):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of a preview, again and again
-                found = harmonize(self.posterior, dataset.take(known), match_noise=self.match_noise)
-            values[known], sd[known] = found.mean, found.sd
-            if self.match_noise:
-                at = pd.Index(self.posterior.features).get_indexer(pd.Index(found.names))
-                log_lambda = np.split(self.posterior.log_ratios(), 2)[0]
-                of_scanner = noise_factors(self.posterior, log_lambda, -1, at)
-                factor[known] = of_scanner[pd.Index(self.scanners).get_indexer(dataset.scans["scanner"].iloc[known])]
-        return Applied(values, sd, factor if self.match_noise else None)
+                warnings.simplefilter("ignore", UserWarning)  # a preview would warn for every fold
+                harmonized = harmonize(self.posterior, dataset.take(rows), **asdict(self.options))
+            values[rows], sd[rows] = harmonized.mean, harmonized.sd
+            if self.options.match_noise:
+                factors[rows] = self._noise_factors(dataset.scans["scanner"].iloc[rows], harmonized.names)
+        return Applied(values, sd, factors if self.options.match_noise else None)
+
+    def _noise_factors(self, scanner: pd.Series, names: np.ndarray) -> np.ndarray:
+        """Return the factors that match the noise, (scan, feature)."""
+        target = -1 if self.options.target is None else self.scanners.index(self.options.target)
+        indices = pd.Index(self.posterior.features).get_indexer(pd.Index(names))
+        log_noise_ratio = self.posterior.variance_ratios().log_noise
+        by_scanner = noise_factors(self.posterior, log_noise_ratio, target, indices)
+        return by_scanner[pd.Index(self.scanners).get_indexer(scanner)]

@@ -10,7 +10,7 @@ import numpy as np
 from bayesharm.baselines import METHODS, Fitted, available_methods, get_method
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.splits import split_people, split_visits
-from bayesharm.errors import InputError, check_kind, shorten
+from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import draw_conclusions
 from bayesharm.evaluation.fold_evaluation import FoldEvaluation
@@ -79,7 +79,7 @@ def cross_validate(
     InputError
         Too few people traveled, or a method or covariate is unknown.
     """
-    check_kind(dataset, Dataset, "evaluate", "load_dataset")
+    check_type(dataset, Dataset, "evaluate", "load_dataset")
     progress = progress or no_progress
     names = _as_list(methods) if methods is not None else [*available_methods(), BAYESHARM]
     _check_options(names, folds=folds, repeats=repeats, visit_folds=visit_folds)

@@ -16,7 +16,7 @@ from bayesharm.data.scans import find_travelers
 from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.evaluation import metrics
 from bayesharm.evaluation.bayesharm_method import BayesFitted
-from bayesharm.evaluation.metrics import Measure
+from bayesharm.evaluation.metrics import JackknifeEstimate
 from bayesharm.evaluation.result import BAYESHARM, MATCHED_NOISE, MODEL_PREDICTION
 from bayesharm.harmonization.prediction import predict
 
@@ -24,7 +24,7 @@ MIN_CORRECTED = 0.5  # share of the scans that a method must correct to be compa
 MIN_REPEATS = 10  # second scans of a traveler on the same scanner from which noise is estimated without a model
 LARGER_IS_BETTER = ("icc", "identification")
 IDEAL = {"share_removed": 1.0, "visit_coverage": 0.9}  # of measures whose best value is neither 0 nor the largest
-Measures = dict[str, dict[str, list[Measure]]]  # by measure, then by method; one for each fold
+Measures = dict[str, dict[str, list[JackknifeEstimate]]]  # by measure, then by method; one for each fold
 
 
 class Corrected(NamedTuple):
@@ -49,7 +49,7 @@ class FoldEvaluation:
     Attributes
     ----------
     measures : dict
-        ``measures[measure][method]``, one :class:`Measure` for each fold.
+        ``measures[measure][method]``, one :class:`JackknifeEstimate` for each fold.
     seconds : dict
         Times of the fits of each method.
     notes : dict
@@ -128,7 +128,7 @@ class FoldEvaluation:
                 row = {"measure": measure, "method": name, "value": value.value, "se": value.se, "chance": value.chance,
                        "better": np.nan, "better_se": np.nan}  # fmt: skip
                 is_comparable = name != BAYESHARM and not measure.startswith("slope")
-                if bayesharm is not None and is_comparable and np.array_equal(bayesharm.used, value.used):
+                if bayesharm is not None and is_comparable and np.array_equal(bayesharm.scan_mask, value.scan_mask):
                     gain = metrics.difference(_goodness(measure, value), _goodness(measure, bayesharm))
                     row |= {"better": gain.value, "better_se": gain.se}
                 rows.append(row | {"n_scans": value.n_scans, "n_features": value.n_features})
@@ -153,7 +153,7 @@ class FoldEvaluation:
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
         bayesharm = fitted.get(BAYESHARM)
         if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.noise_ratio == "scanner":
-            fitted[MATCHED_NOISE] = replace(bayesharm, match_noise=True)
+            fitted[MATCHED_NOISE] = replace(bayesharm, options=replace(bayesharm.options, match_noise=True))
         return fitted
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
@@ -187,7 +187,7 @@ class FoldEvaluation:
         """Return each scan minus its prediction from the person's other scanners, in the units that its scanner measures."""
         return metrics.difference_from_others(corrected.values, self.dataset.scans) / corrected.factor
 
-    def _add(self, measure: str, method: str, value: Measure) -> None:
+    def _add(self, measure: str, method: str, value: JackknifeEstimate) -> None:
         self.measures.setdefault(measure, {}).setdefault(method, []).append(value)
 
     def _add_effects(self, name: str, values: np.ndarray, raw: np.ndarray) -> None:
@@ -217,7 +217,7 @@ class FoldEvaluation:
         self._add("visit_coverage", MODEL_PREDICTION, metrics.interval_coverage(self.raw, mean, sd, scans))
 
 
-def _goodness(measure: str, value: Measure) -> Measure:
+def _goodness(measure: str, value: JackknifeEstimate) -> JackknifeEstimate:
     """Transform a measure so that larger is better: minus its distance from the ideal value."""
     if measure in LARGER_IS_BETTER:
         return value

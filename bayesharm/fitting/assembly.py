@@ -1,4 +1,4 @@
-"""Results of the inference, labelled: arrays inside, names outside."""
+"""Assembly of a posterior: arrays of the inference become the labelled tree of :mod:`bayesharm.results.schema`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import xarray as xr
 
 from bayesharm.algorithms.diagnostics import MAX_RHAT, diagnose
 from bayesharm.algorithms.random_streams import Stage
-from bayesharm.conditional.identifiability import identify
+from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
-from bayesharm.fitting.feature_summary import leapfrog
+from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.layout import lay_out
@@ -19,154 +19,133 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import NODE, keep_statistics, label_effects
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
+from bayesharm.results.schema import DESIGN, DRAWS, FINITE_POPULATION, HYPER, SCALES
+
+STATISTICS = ("mean", "sd", "q05", "q50", "q95")
+SIZES = ("tau", "finite_sd", "contribution")
+Arrays = dict[str, np.ndarray]
 
 
-def label_posterior(
-    dataset: Dataset,
-    design: Design,
-    hyper: Hyperparameters,
-    results: dict[str, np.ndarray],
-    plan: dict[str, Any],
+def assemble_posterior(
+    dataset: Dataset, design: Design, hyper: Hyperparameters, results: Arrays, manifest: dict[str, Any]
 ) -> Posterior:
-    """Arrays become a labelled tree.
+    """Label the results of a fit.
 
     Parameters
     ----------
     dataset : Dataset
     design : Design
-    hyper : Hyper
+    hyper : Hyperparameters
     results : dict of arrays
         Summaries of all features, the feature axis last; effects in the order of ``design.effects``.
-    plan : dict
+    manifest : dict
         Seed, settings, versions and fingerprint of the features, as recorded in ``run.json``.
     """
-    feature = ("feature", np.asarray(dataset.features.names, dtype=object))
-    family = ("family", np.array(design.scales, dtype=object))
-    rng = np.random.default_rng([plan["seed"], Stage.RATIO])
-    n_chains, n_draws = hyper.eta.shape[:2]
-    ratio = rng.multivariate_normal(hyper.log_ratio.mean, hyper.log_ratio.covariance, (n_chains, n_draws), method="eigh")
-    of_noise, of_bias = np.split(np.exp(ratio), 2, axis=-1)
-    of_bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # biases of no size of their own
-    scanner = ("scanner", np.array(design.scanners, dtype=object))
-    shared = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
-    verdict = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
+    features = np.asarray(dataset.features.names, dtype=object)
+    feature = {"feature": ("feature", features)}
+    scanner = {"scanner": ("scanner", np.array(design.scanners, dtype=object))}
+    family = {"family": ("family", np.array(design.scales, dtype=object))}
+    identifiability = identify(design, np.log(_typical_scales(design, results)), hyper.ratios.mean)
+    preview = {"preview": PREVIEW} if manifest["settings"]["preview"] else {}
     nodes = {
-        "/": xr.Dataset(
-            attrs={"title": design.spec.title, "model": design.spec.name}
-            | ({"preview": PREVIEW} if plan["settings"]["preview"] else {})
-        ),
-        "/hyper": xr.Dataset(
-            {
-                "eta": (("chain", "draw", "family"), hyper.eta),
-                "omega": (("chain", "draw", "family"), hyper.omega),
-                "noise_ratio": (("chain", "draw", "scanner"), of_noise),
-                "bias_ratio": (("chain", "draw", "scanner"), of_bias),
-            },
-            coords={"family": family, "scanner": scanner},
-            attrs={
-                "units": "eta, omega: natural logarithm of scales in standard deviations of a feature; noise_ratio, "
-                "bias_ratio: variances, geometric mean 1, their draws independent of those of eta and omega",
-                "divergences": hyper.diverging,
-                "rhat_max": float(np.nanmax(verdict.rhat)),
-                "ess_bulk_min": float(np.nanmin(verdict.ess_bulk)),
-                "features": len(hyper.khat),
-                "features_of_ratios": len(pick_features(len(hyper.khat))),
-                "features_effective": hyper.log_ratio.n_effective,
-                "khat_above_0.7": float((hyper.khat > 0.7).mean()),
-            }
-            | {
-                f"importance_{name}": float(value)
-                for name, value in zip(("khat", "ess"), hyper.importance, strict=True)
-                if np.isfinite(value)
-            },
-        ),
-        "/scales": xr.Dataset(
-            {
-                name: (("family", "feature"), results[name])
-                for name in ("mean", "sd", "q05", "q50", "q95", "ess_bulk", "rhat")
-            }
-            | {
-                name: (("feature",), results[name])
-                for name in ("divergences", "khat", "converged", "reason", "draws", "steps", "center", "unit")
-            },
-            coords={"family": family, "feature": feature},
-            attrs={
-                "units": "of the feature",
-                "interval": "q05 to q95: 90%",
-                "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {plan['settings']['target_ess']}, no divergence",
-                "reason": ", ".join(f"{code}: {reason}" for code, reason in enumerate(REASONS)),
-            },
+        "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name} | preview),
+        "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
+        "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
+        f"/{NODE}": keep_statistics(
+            dataset.scans, design, lay_out(design), Moments(*(results[name] for name in Moments._fields))
+        ).assign_coords(feature),
+        **_effect_groups(design, results, identifiability, features),
+        "/design": DESIGN.dataset(
+            {name: column.to_numpy(int) for name, column in identifiability.scanners.loc[list(design.scanners)].items()},
+            scanner,
+            {"travelers": list(design.travelers), "n_scans": design.n_scans},
         ),
     }
-    moments = Moments(*(results[name] for name in Moments._fields))
-    nodes[f"/{NODE}"] = keep_statistics(dataset.scans, design, lay_out(design), moments).assign_coords(feature=feature)
-    study = identify(design, np.log(_typical_scales(design, results)), hyper.log_ratio.mean)
-    told = {name: rows.set_index("level") for name, rows in study.contrasts.groupby("group")}
-    stops = np.cumsum([len(group.levels) for group in design.effects])[:-1]
-    effects = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)
-    nodes |= label_effects(
-        design,
-        {group.name: pair for group, pair in zip(design.effects, effects, strict=True)},
-        {group.name: told[group.name].contraction[list(group.levels)].to_numpy(float) for group in design.effects},
-        {group.name: told[group.name].n_scans[list(group.levels)].to_numpy(int) for group in design.effects},
-        study.correlation,
-        np.asarray(dataset.features.names, dtype=object),
-    )
-    scanners = study.scanners.loc[list(design.scanners)]
-    nodes["/design"] = xr.Dataset(
-        {name: (("scanner",), scanners[name].to_numpy(int)) for name in ("component", "n_scans", "n_travelers", "n_once")},
-        coords={"scanner": scanner},
-        attrs={"travelers": list(design.travelers), "n_scans": design.n_scans},
-    )
     if "finite_sd" in results:
-        statistic = ("statistic", np.array(["mean", "sd", "q05", "q50", "q95"], dtype=object))
-        nodes["/sources"] = xr.Dataset(
-            {name: (("statistic", "family", "feature"), results[name]) for name in ("finite_sd", "contribution")}
-            | {name: (("family", "other", "feature"), results[name]) for name in ("finite_covariance", "larger")}
-            | {"with_scale": (("size", "family", "feature"), results["with_scale"])},
-            coords={
-                "statistic": statistic,
-                "family": family,
-                "other": ("other", family[1]),
-                "feature": feature,
-                "size": ("size", np.array(["tau", "finite_sd", "contribution"], dtype=object)),
-            },
-            attrs={
-                "with_scale": "posterior covariance of a size with the natural logarithm of its family's scale",
-                "finite_sd": "standard deviation of the effects that are there, in units of the feature",
-                "contribution": "mean over scans of the squared effect over the sum of all and the squared residual, "
-                "divided by the number of levels; noise: share of the squared residual",
-                "finite_covariance": "posterior covariance of the finite_sd of two families",
-                "larger": "posterior probability that the finite_sd of `family` is larger than that of `other`",
-            },
+        labels = {"statistic": list(STATISTICS), "other": family["family"][1], "size": list(SIZES)}
+        nodes["/sources"] = FINITE_POPULATION.dataset(
+            results, family | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
         )
     if "kept" in results:
-        nodes["/draws"] = xr.Dataset(
-            {"scales": (("draw", "family", "feature"), results["kept"])},
-            coords={"family": family, "feature": feature},
-        )
-    run: dict[str, Any] = {
+        nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
+    record = _record(dataset, design, results, manifest, identifiability)
+    return Posterior(xr.DataTree.from_dict(nodes), record)
+
+
+def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict[str, Any]) -> xr.Dataset:
+    """Label draws of the hyperparameters; those of the variance ratios come from their Gaussian posterior."""
+    n_chains, n_draws = hyper.eta.shape[:2]
+    rng = np.random.default_rng([seed, Stage.RATIO])
+    log_ratios = rng.multivariate_normal(
+        hyper.ratios.mean.to_vector(), hyper.ratios.covariance, (n_chains, n_draws), method="eigh"
+    )
+    noise, bias = np.split(np.exp(log_ratios), 2, axis=-1)
+    bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # scanners without a kappa of their own
+    hyperparameters = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
+    diagnostics = diagnose(hyperparameters, np.zeros((*hyperparameters.shape[:2], 1), bool))
+    importance = zip(("khat", "ess"), hyper.importance, strict=True)
+    about = {
+        "divergences": hyper.diverging,
+        "rhat_max": float(np.nanmax(diagnostics.rhat)),
+        "ess_bulk_min": float(np.nanmin(diagnostics.ess_bulk)),
+        "features": len(hyper.khat),
+        "features_of_ratios": len(pick_features(len(hyper.khat))),
+        "features_effective": hyper.ratios.n_independent_features,
+        "khat_above_0.7": float((hyper.khat > 0.7).mean()),
+    } | {f"importance_{name}": float(value) for name, value in importance if np.isfinite(value)}
+    arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias}
+    return HYPER.dataset(arrays, coords, about)
+
+
+def _about_scales(target_ess: int) -> dict[str, str]:
+    return {
+        "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {target_ess}, no divergence",
+        "reason": ", ".join(f"{code}: {reason}" for code, reason in enumerate(REASONS)),
+    }
+
+
+def _effect_groups(
+    design: Design, results: Arrays, identifiability: Identifiability, features: np.ndarray
+) -> dict[str, xr.Dataset]:
+    stops = np.cumsum([len(group.levels) for group in design.effects])[:-1]
+    moments = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)
+    contrasts = {name: rows.set_index("level") for name, rows in identifiability.contrasts.groupby("group")}
+    columns = {group.name: contrasts[group.name].loc[list(group.levels)] for group in design.effects}
+    return label_effects(
+        design,
+        {group.name: pair for group, pair in zip(design.effects, moments, strict=True)},
+        {name: table["contraction"].to_numpy(float) for name, table in columns.items()},
+        {name: table["n_scans"].to_numpy(int) for name, table in columns.items()},
+        identifiability.correlation,
+        features,
+    )
+
+
+def _record(
+    dataset: Dataset, design: Design, results: Arrays, manifest: dict[str, Any], identifiability: Identifiability
+) -> dict[str, Any]:
+    """Return the content of ``run.json`` but for the hashes of files."""
+    return {
         "format": FORMAT,
         "spec": design.spec.to_dict(),
-        "seed": plan["seed"],
-        "settings": plan["settings"],
-        "versions": plan["versions"],
-        "devices": plan["devices"],
-        "fingerprint": plan["features"],
-        "scans": plan["scans"],
+        "seed": manifest["seed"],
+        "settings": manifest["settings"],
+        "versions": manifest["versions"],
+        "devices": manifest["devices"],
+        "fingerprint": manifest["features"],
+        "scans": manifest["scans"],
         "data": dict(dataset.origin) if dataset.origin else None,
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()),
-        "leapfrog": leapfrog(results, plan["settings"]["chains"]),
+        "leapfrog": leapfrog_cost(results, manifest["settings"]["chains"]),
         "dropped": dict(dataset.dropped),
         "dtype": str(dataset.features.dtype),
-        "notes": list(study.sentences()),
+        "notes": list(identifiability.sentences()),
     }
-    return Posterior(xr.DataTree.from_dict(nodes), run)
 
 
-def _typical_scales(design: Design, results: dict[str, np.ndarray]) -> np.ndarray:
-    """Median over features of the posterior median of each scale, in standard deviations of the feature."""
+def _typical_scales(design: Design, results: Arrays) -> np.ndarray:
+    """Compute the median over features of the posterior median of each scale, in standard deviations of the feature."""
     typical = np.nanmedian(results["q50"] / results["unit"], axis=1)
     return np.where(np.isfinite(typical), typical, design.scale_medians)

@@ -1,4 +1,4 @@
-"""One block of features from values to summaries of its posterior: moments, NUTS, verdict, effects."""
+"""Sampling of one block of features: moments, NUTS on the scales, summaries."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.fitting.feature_summary import summarize_features
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
+from bayesharm.fitting.feature_summary import Arrays, summarize_features
 from bayesharm.inference.predictive_prior import PredictivePrior
 from bayesharm.inference.scales import NutsSettings, SampleShape, ScaleDraws, approximate_block, sample_block, start_chains
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.ratios import VarianceRatios
 
-# How a feature is sampled, and how again where its chains have not converged; later parts go on where the one before ended.
+# Runs of the chains of a feature: at first, and in two retries where they have not converged. Each run of a retry continues
+# where the one before ended. The retries take smaller steps, which divergences and slow mixing call for.
 RETRY_SCHEDULE = (
     (NutsSettings(15, 1.2),),
     (NutsSettings(30, 0.8), NutsSettings(0, 0.8)),
@@ -26,55 +28,56 @@ STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
 
 @dataclass(frozen=True, eq=False)
 class BlockSampler:
-    """Samples a block of features; safe to call from several threads.
+    """Sampler of a block of features; safe to call from several threads.
 
     Attributes
     ----------
-    study : Study
-    log_ratio : (2 × scanner,) array
-    mixture : Mixture
+    context : FitContext
+    ratios : VarianceRatios
+    prior : PredictivePrior
         Predictive prior of all features.
     """
 
-    study: FitContext
-    log_ratio: np.ndarray
-    mixture: PredictivePrior
+    context: FitContext
+    ratios: VarianceRatios
+    prior: PredictivePrior
 
-    def sample(self, block: np.ndarray, turn: int = 0) -> dict[str, np.ndarray]:
-        """Summaries of a block of features, from one turn of the `RETRY_SCHEDULE`, without those that fill it up."""
-        with self.study.devices.in_use(self.study.settings.dtype):
-            moments, standard = self.study.moments(block)
-            draws = self._draws(block, moments, turn)
-        return summarize_features(self.study, block, self.log_ratio, moments, standard, draws, len(np.unique(block)))
+    def sample(self, block: np.ndarray, retry: int = 0) -> Arrays:
+        """Summarize the posterior of a block of features, without those that only fill it up.
 
-    def _draws(self, block: np.ndarray, moments: Moments, turn: int) -> ScaleDraws:
-        """One run of the chains, in parts that all take the same program; or none."""
-        mixture = self.mixture._replace(log_weight=self.mixture.log_weight[:, block])
-        node_keys, mesh = feature_keys(self.study.seed, Stage.NODES, block), self.study.devices.mesh
-        if self.study.settings.preview:
-            return approximate_block(self.study.problem, self.log_ratio, moments, mixture, node_keys, mesh=mesh)
-        keys = feature_keys(self.study.seed, STREAMS[turn], block)
-        effort = SampleShape(self.study.settings.chains, self.study.settings.n_draws)
-        last, parts = start_chains(keys, len(mixture.mean), effort.n_chains), []
-        for k, pace in enumerate(RETRY_SCHEDULE[turn]):
-            part = sample_block(
-                self.study.problem,
-                self.log_ratio,
-                moments,
-                mixture,
-                node_keys,
-                jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k),
-                last,
-                effort,
-                pace,
-                mesh=mesh,
+        Parameters
+        ----------
+        block : (feature,) int array
+        retry : int
+            Position in `RETRY_SCHEDULE`.
+        """
+        with self.context.devices.in_use(self.context.settings.dtype):
+            moments, standardization = self.context.moments(block)
+            draws = self._draw(block, moments, retry)
+        n_features = len(np.unique(block))
+        return summarize_features(self.context, block, self.ratios, moments, standardization, draws, n_features)
+
+    def _draw(self, block: np.ndarray, moments: Moments, retry: int) -> ScaleDraws:
+        """Run the chains, in consecutive runs of one compiled program; or approximate, for a preview."""
+        context = self.context
+        prior = self.prior._replace(log_weight=self.prior.log_weight[:, block])
+        node_keys, mesh = feature_keys(context.seed, Stage.NODES, block), context.devices.mesh
+        if context.settings.preview:
+            return approximate_block(context.problem, self.ratios, moments, prior, node_keys, mesh=mesh)
+        keys = feature_keys(context.seed, STREAMS[retry], block)
+        shape = SampleShape(context.settings.chains, context.settings.n_draws)
+        last, runs = start_chains(keys, len(prior.mean), shape.n_chains), []
+        for k, nuts in enumerate(RETRY_SCHEDULE[retry]):
+            run_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k)
+            run = sample_block(
+                context.problem, self.ratios, moments, prior, node_keys, run_keys, last, shape, nuts, mesh=mesh
             )
-            last = part.last
-            parts.append(part)
-        if len(parts) == 1:
-            return parts[0]
-        along = {
-            name: jnp.concatenate([getattr(part, name) for part in parts], axis=1)
+            last = run.last
+            runs.append(run)
+        if len(runs) == 1:
+            return runs[0]
+        joined = {
+            name: jnp.concatenate([getattr(run, name) for run in runs], axis=1)
             for name in ("log_scales", "diverging", "n_steps")
         }
-        return parts[-1]._replace(**along)
+        return runs[-1]._replace(**joined)

@@ -1,9 +1,10 @@
-"""Summaries of the posterior of each feature."""
+"""Summaries of the posterior of each feature: scales, convergence, effects and their finite-population sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,47 +14,97 @@ from bayesharm.algorithms.diagnostics import MAX_RHAT, Diagnostics, diagnose, pa
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.finite_population import draw_finite_population
-from bayesharm.fitting.study import FitContext
+from bayesharm.fitting.context import FitContext
+from bayesharm.fitting.settings import Settings
 from bayesharm.inference.scales import ScaleDraws
 from bayesharm.likelihood.moments import Moments, Standardization
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.results.posterior import REASONS
 
-SIZE_DRAWS = 50  # of effects, at most, from which sizes of families are computed
-PIECE = 512  # features of a block that are described at once, by a thread
+MOST_SIZE_DRAWS = 50  # draws of the effects from which finite-population sizes are computed, at most
+CHUNK_FEATURES = 512  # features that one thread summarizes at a time
 QUANTILES = (0.05, 0.5, 0.95)
+Arrays = dict[str, np.ndarray]
 
 
-def join_features(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Summaries of some features and of others together; the feature axis is the last of all."""
+class Sizes(NamedTuple):
+    """Draws of the finite-population sizes of the standardized features, and the log-scales that they belong to.
+
+    Attributes
+    ----------
+    finite_sd, contribution : (draw, family, feature) arrays
+    log_scales : (draw, family, feature) array
+    """
+
+    finite_sd: Any
+    contribution: Any
+    log_scales: np.ndarray
+
+
+def join_features(parts: Sequence[Arrays]) -> Arrays:
+    """Join summaries of consecutive features; the feature axis is the last of every array."""
     return {key: np.concatenate([part[key] for part in parts], axis=-1) for key in parts[0]}
 
 
-def _covariance(draws: np.ndarray, log_scales: np.ndarray) -> np.ndarray:
-    """Of each number with the log-scale of its family; (draw, family, feature) both, perhaps fewer draws of the former."""
-    others = log_scales[:: len(log_scales) // len(draws)]
-    return ((draws - draws.mean(0)) * (others - others.mean(0))).sum(0) / (len(draws) - 1)
+def summarize_features(
+    context: FitContext,
+    features: np.ndarray,
+    ratios: VarianceRatios,
+    moments: Moments,
+    standardization: Standardization,
+    draws: ScaleDraws,
+    n_features: int | None = None,
+) -> Arrays:
+    """Summarize draws of the scales, and the effects given them, in the features' units.
+
+    Parameters
+    ----------
+    context : FitContext
+    features : (feature,) int array
+        Indices of the features of the block.
+    ratios : VarianceRatios
+    moments : Moments
+    standardization : Standardization
+    draws : ScaleDraws
+    n_features : int, optional
+        Summarize the first ones only; the others fill up the block.
+
+    Returns
+    -------
+    dict of arrays
+        Variables of the groups ``scales`` and ``sources`` of the results tree, moments, ``effect_mean``, ``effect_sd``,
+        ``waited`` (leapfrog steps of the slowest lane) and, if draws are kept, ``kept``; the feature axis last.
+    """
+    draws = jax.tree.map(np.asarray, draws)
+    pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
+    thinned = pooled[np.linspace(0, len(pooled) - 1, min(context.settings.effect_draws, len(pooled))).astype(int)]
+    with context.devices.in_use("float64"):  # variances are differences of squares
+        effects = average_effects(context.problem, ratios, moments, thinned.astype(float), mesh=context.devices.mesh)
+        sizes = None
+        if not context.settings.preview:
+            sizes = _draw_sizes(context, features, ratios, moments, standardization, np.asarray(thinned))
+    n_features = n_features or len(standardization.sd)
+    chunks = [slice(start, min(start + CHUNK_FEATURES, n_features)) for start in range(0, n_features, CHUNK_FEATURES)]
+
+    def summarize_chunk(chunk: slice) -> Arrays:
+        parts = (standardization, draws, effects, sizes)
+        return _summarize_chunk(context.settings, *jax.tree.map(lambda leaf: np.asarray(leaf)[..., chunk], parts))
+
+    if len(chunks) == 1:
+        summary = summarize_chunk(chunks[0])
+    else:
+        with ThreadPoolExecutor() as pool:
+            summary = join_features(list(pool.map(summarize_chunk, chunks)))
+    waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
+    summary |= {name: part[..., :n_features] for name, part in moments._asdict().items()}
+    return summary | {"waited": np.full(n_features, waited)}
 
 
-def _with_quantiles(draws: np.ndarray) -> np.ndarray:
-    """Mean, sd and `QUANTILES` of (draw, …) arrays, (statistic, …): outside them lie as many new draws as they say."""
-    n = len(draws)
-    shares = np.clip((np.array(QUANTILES) * (n + 1) - 1) / (n - 1), 0, 1)
-    return np.concatenate([draws.mean(0)[None], draws.std(0, ddof=1)[None], quantiles(draws, list(shares))])
+def leapfrog_cost(results: Arrays, n_chains: int) -> dict[str, float] | None:
+    """Compute the mean leapfrog steps of a draw (`mean`), and the cost of waiting for the slowest lane (`max_over_mean`).
 
-
-def _with_limits(draws: np.ndarray) -> np.ndarray:
-    """The same of few draws of positive numbers, as if they were log-normal."""
-    logs = np.log(draws)
-    middle, spread = logs.mean(0), logs.std(0, ddof=1)
-    limits = [np.exp(middle + z * spread) for z in stats.t.ppf(QUANTILES, len(draws) - 1)]
-    return np.stack([draws.mean(0), draws.std(0, ddof=1), *limits])
-
-
-def leapfrog(results: dict[str, np.ndarray], n_chains: int) -> dict[str, float] | None:
-    """How many leapfrog steps a draw took (`mean`), and how lanes waited for one another (`max_over_mean`).
-
-    The lanes of a block make each draw together, so that it takes as long as the one with the most steps: over all draws,
-    the maximum over lanes against the mean. Of the last run of each feature; None for a preview, which has no draws.
+    The lanes of a block make each draw together, so that a draw takes as long as the lane with the most steps: the maximum
+    over lanes against the mean, over all draws of the last run of each feature. None for a preview, which has no draws.
     """
     if not (n_steps := int(results["steps"].sum())):
         return None
@@ -63,114 +114,119 @@ def leapfrog(results: dict[str, np.ndarray], n_chains: int) -> dict[str, float] 
     }
 
 
-def summarize_features(
-    study: FitContext,
-    features: np.ndarray,
-    log_ratio: np.ndarray,
-    moments: Moments,
-    standard: Standardization,
-    draws: ScaleDraws,
-    n_own: int | None = None,
-) -> dict[str, np.ndarray]:
-    """Summaries of draws of the scales, and of the effects given them, in the features' units; of the first `n_own`."""
-    draws = jax.tree.map(np.asarray, draws)
-    pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
-    few = pooled[np.linspace(0, len(pooled) - 1, min(study.settings.effect_draws, len(pooled))).astype(int)]
-    with study.devices.in_use("float64"):  # variances are differences of squares
-        effects = average_effects(study.problem, log_ratio, moments, few.astype(float), mesh=study.devices.mesh)
-        sizes: tuple = ()
-        if not study.settings.preview:
-            sizes = _draw_sizes(study, features, log_ratio, moments, standard, np.asarray(few))
-    n_own = n_own or len(standard.sd)
-    pieces = [slice(start, min(start + PIECE, n_own)) for start in range(0, n_own, PIECE)]
-
-    def of_piece(piece: slice) -> dict[str, np.ndarray]:
-        found = (standard, draws, effects, sizes)
-        return _describe(study, *jax.tree.map(lambda leaf: np.asarray(leaf)[..., piece], found))
-
-    if len(pieces) == 1:
-        found = of_piece(pieces[0])
-    else:
-        with ThreadPoolExecutor() as pool:
-            found = join_features(list(pool.map(of_piece, pieces)))
-    waited = draws.n_steps[..., :n_own].max((0, 2)).sum()  # each draw takes as long as its slowest lane
-    kept = {name: part[..., :n_own] for name, part in moments._asdict().items()}
-    return found | kept | {"waited": np.full(n_own, waited)}
-
-
 def _draw_sizes(
-    study: FitContext,
+    context: FitContext,
     features: np.ndarray,
-    log_ratio: np.ndarray,
+    ratios: VarianceRatios,
     moments: Moments,
-    standard: Standardization,
+    standardization: Standardization,
     draws: np.ndarray,
-) -> tuple[jax.Array, jax.Array, np.ndarray]:
-    """As :func:`draw_finite_population` gives them, and the log-scales that they are of."""
-    values = (study.values(features) - standard.center) / standard.sd
-    keys = feature_keys(study.seed, Stage.SIZES, features)
-    some = draws[:: -(-len(draws) // SIZE_DRAWS)].astype(float)
-    mesh = study.devices.mesh
-    return *draw_finite_population(study.problem, log_ratio, study.levels, moments, some, keys, values, mesh=mesh), some
+) -> Sizes:
+    values = (context.values(features) - standardization.center) / standardization.sd
+    keys = feature_keys(context.seed, Stage.SIZES, features)
+    thinned = draws[:: -(-len(draws) // MOST_SIZE_DRAWS)].astype(float)
+    mesh = context.devices.mesh
+    finite_sd, contribution = draw_finite_population(
+        context.problem, ratios, context.levels, moments, thinned, keys, values, mesh=mesh
+    )
+    return Sizes(finite_sd, contribution, thinned)
 
 
-def _describe(
-    study: FitContext, standard: Standardization, draws: ScaleDraws, effects: tuple, sizes: tuple[np.ndarray, ...]
-) -> dict[str, np.ndarray]:
-    log_scales = np.asarray(draws.log_scales, float)
+def _summarize_chunk(
+    settings: Settings,
+    standardization: Standardization,
+    draws: ScaleDraws,
+    effects: tuple[np.ndarray, np.ndarray],
+    sizes: Sizes | None,
+) -> Arrays:
+    log_scales, unit = np.asarray(draws.log_scales, float), standardization.sd
     pooled = log_scales.reshape(-1, *log_scales.shape[2:])
-    if study.settings.preview:  # no chains to judge
-        nothing = np.full(log_scales.shape[2:], np.nan)
-        verdict = Diagnostics(nothing, nothing, np.zeros(len(standard.sd), int), ~np.asarray(draws.diverging).any((0, 1)))
-    else:
-        verdict = diagnose(log_scales, np.asarray(draws.diverging), study.settings.target_ess)
-    effect_mean, effect_sd = (part * standard.sd for part in effects)
-    finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
-    reason = _reasons(study, verdict, finite)
-    scales = np.exp(pooled) * standard.sd
-    if study.settings.preview:  # points have the moments of the log-scales, and not their quantiles
-        limits = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * standard.sd
+    diagnostics = _diagnose(settings, log_scales, np.asarray(draws.diverging))
+    effect_mean, effect_sd = (part * unit for part in effects)
+    is_finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
+    reason = _reasons(settings, diagnostics, is_finite)
+    scales = np.exp(pooled) * unit
+    if settings.preview:  # points have the moments of the log-scales, and not their quantiles
+        limits = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * unit
     else:
         limits = quantiles(scales, QUANTILES)
-    found = {
+    summary = {
         "mean": scales.mean(0),
         "sd": scales.std(0),
         **dict(zip(("q05", "q50", "q95"), limits, strict=True)),
-        "ess_bulk": verdict.ess_bulk,
-        "rhat": verdict.rhat,
-        "divergences": verdict.divergences,
+        "ess_bulk": diagnostics.ess_bulk,
+        "rhat": diagnostics.rhat,
+        "divergences": diagnostics.divergences,
         "converged": reason == 0,
         "reason": reason,
-        "khat": pareto_k(np.asarray(draws.log_ratios)),
-        "center": standard.center,
-        "unit": standard.sd,
+        "khat": pareto_k(np.asarray(draws.log_weights)),
+        "center": standardization.center,
+        "unit": unit,
         "effect_mean": effect_mean,
         "effect_sd": effect_sd,
-        "draws": np.full(len(standard.sd), len(pooled)),
+        "draws": np.full(len(unit), len(pooled)),
         "steps": np.asarray(draws.n_steps).sum((0, 1)),
     }
-    if sizes:
-        finite, contribution = sizes[0] * standard.sd, np.where(np.isnan(sizes[0][0]), np.nan, sizes[1])
-        away = finite - finite.mean(0)
-        covariance = np.einsum("dif,djf->ijf", away, away) / (len(finite) - 1)
-        larger = np.where(np.isfinite(covariance), (finite[:, :, None] > finite[:, None]).mean(0), np.nan)
-        told = {"finite_sd": _with_quantiles(finite), "contribution": _with_limits(contribution)}
-        told |= {"finite_covariance": covariance, "larger": larger}
-        tau = np.exp(sizes[2]) * standard.sd
-        told["with_scale"] = np.stack([_covariance(part, sizes[2]) for part in (tau, finite, contribution)])
-        found |= {name: part.astype(np.float32) for name, part in told.items()}
-    if kept := study.settings.n_kept:
-        found["kept"] = scales[np.linspace(0, len(scales) - 1, kept).astype(int)].astype(np.float32)
-    return found
+    if sizes is not None:
+        summary |= _summarize_sizes(sizes, unit)
+    if n_kept := settings.n_kept:
+        summary["kept"] = scales[np.linspace(0, len(scales) - 1, n_kept).astype(int)].astype(np.float32)
+    return summary
 
 
-def _reasons(study: FitContext, verdict: Diagnostics, finite: np.ndarray) -> np.ndarray:
-    """Why each feature is marked, (feature,): places in `REASONS`."""
+def _diagnose(settings: Settings, log_scales: np.ndarray, diverging: np.ndarray) -> Diagnostics:
+    """Assess convergence; a preview has no chains, and a feature has converged if its mode was found."""
+    if not settings.preview:
+        return diagnose(log_scales, diverging, settings.target_ess)
+    unknown = np.full(log_scales.shape[2:], np.nan)
+    return Diagnostics(unknown, unknown, np.zeros(log_scales.shape[-1], int), ~diverging.any((0, 1)))
+
+
+def _reasons(settings: Settings, diagnostics: Diagnostics, is_finite: np.ndarray) -> np.ndarray:
+    """Find why each feature is marked, as positions in `REASONS`; (feature,)."""
     applies = {
-        "not finite": ~finite,
-        "no mode": ~verdict.converged & study.settings.preview,  # without chains there is no other verdict
-        "divergences": verdict.divergences > 0,
-        "R-hat": ~(verdict.rhat < MAX_RHAT).all(0) & ~np.bool_(study.settings.preview),
-        "few effective draws": ~verdict.converged,
+        "not finite": ~is_finite,
+        "no mode": ~diagnostics.converged & settings.preview,  # the only diagnostic without chains
+        "divergences": diagnostics.divergences > 0,
+        "R-hat": ~(diagnostics.rhat < MAX_RHAT).all(0) & ~np.bool_(settings.preview),
+        "few effective draws": ~diagnostics.converged,
     }
     return np.select(list(applies.values()), [REASONS.index(name) for name in applies], 0).astype(np.int8)
+
+
+def _summarize_sizes(sizes: Sizes, unit: np.ndarray) -> Arrays:
+    finite = sizes.finite_sd * unit
+    contribution = np.where(np.isnan(sizes.finite_sd[0]), np.nan, sizes.contribution)
+    deviation = finite - finite.mean(0)
+    covariance = np.einsum("dif,djf->ijf", deviation, deviation) / (len(finite) - 1)
+    larger = np.where(np.isfinite(covariance), (finite[:, :, None] > finite[:, None]).mean(0), np.nan)
+    tau = np.exp(sizes.log_scales) * unit
+    summary = {
+        "finite_sd": _summary_statistics(finite),
+        "contribution": _log_normal_statistics(contribution),
+        "finite_covariance": covariance,
+        "larger": larger,
+        "with_scale": np.stack([_covariance(size, sizes.log_scales) for size in (tau, finite, contribution)]),
+    }
+    return {name: part.astype(np.float32) for name, part in summary.items()}
+
+
+def _covariance(draws: np.ndarray, log_scales: np.ndarray) -> np.ndarray:
+    """Compute the covariance of each size with the log-scale of its family; `draws` may be fewer than `log_scales`."""
+    matching = log_scales[:: len(log_scales) // len(draws)]
+    return ((draws - draws.mean(0)) * (matching - matching.mean(0))).sum(0) / (len(draws) - 1)
+
+
+def _summary_statistics(draws: np.ndarray) -> np.ndarray:
+    """Compute mean, sd and `QUANTILES` of draws, (statistic, …); quantiles as for a new draw, not for those at hand."""
+    n = len(draws)
+    shares = np.clip((np.array(QUANTILES) * (n + 1) - 1) / (n - 1), 0, 1)
+    return np.concatenate([draws.mean(0)[None], draws.std(0, ddof=1)[None], quantiles(draws, list(shares))])
+
+
+def _log_normal_statistics(draws: np.ndarray) -> np.ndarray:
+    """Compute the same for few draws of a positive number, treated as log-normal."""
+    logs = np.log(draws)
+    middle, spread = logs.mean(0), logs.std(0, ddof=1)
+    limits = [np.exp(middle + z * spread) for z in stats.t.ppf(QUANTILES, len(draws) - 1)]
+    return np.stack([draws.mean(0), draws.std(0, ddof=1), *limits])

@@ -1,33 +1,32 @@
-"""Fit a model to a study: from a dataset to its posterior and the run folder."""
+"""The main job: from a dataset to its posterior and the run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from bayesharm.algorithms.devices import find_devices
-from bayesharm.data.dataset import Dataset, sort_dataset
-from bayesharm.errors import InputError, shorten
-from bayesharm.fitting.assembly import label_posterior
+from bayesharm.algorithms.devices import Devices, find_devices
+from bayesharm.data.dataset import Dataset
+from bayesharm.errors import InputError
+from bayesharm.fitting.assembly import assemble_posterior
+from bayesharm.fitting.context import hash_scans, make_fit_context
 from bayesharm.fitting.repair import repair_run
-from bayesharm.fitting.scheduler import run_study
+from bayesharm.fitting.scheduler import fit_features
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import FitContext, _hash_scans, _unit_of
-from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
 from bayesharm.progress import Progress, no_progress
-from bayesharm.results.checkpoints import keep_parts
+from bayesharm.results.checkpoints import open_checkpoints
 from bayesharm.results.posterior import FORMAT, Posterior, load_posterior
 from bayesharm.results.run_folder import check_output
 
-PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")
+PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")  # whose versions a run records
 
 
 def fit(
@@ -45,14 +44,14 @@ def fit(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Posterior:
-    """Sample the joint posterior of all bias sources, for every feature.
+    """Sample the joint posterior of all sources of differences between scans, for every feature.
 
     Parameters
     ----------
     dataset : Dataset
         From :func:`bayesharm.load_dataset`.
     model : str or ModelSpec
-        A model's name (``bayesharm models`` lists them), or a folder with a ``model.toml``.
+        The name of a model (``bayesharm models`` lists them), or a folder with a ``model.toml``.
     seed : int
         The same seed gives the same result on the same machine with the same versions.
     covariates : sequence of str
@@ -60,23 +59,23 @@ def fit(
     protocol : sequence of str
         Columns that describe the scanners, in place of the protocol factors of the model.
     reference : str, optional
-        The diagnosis that disorder effects are measured against; default: the model's, `HC`.
+        The reference diagnosis of disorder effects; default: that of the model, `HC`.
     feature_scaling : {'per_feature', 'common'}, optional
-        Compare the scales of features in each feature's own sd (the default: right for any mixture of measures), or in
-        one unit for all (better where all features are of one kind, such as the edges of a connectome).
+        Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
+        (better where all are of one kind, such as the edges of a connectome).
     out : path, optional
-        Write the run folder there. Finished blocks of features are kept in it, so that a run that was interrupted goes on
-        where it stopped, with the same result, when it is started again in the same way.
+        Write the run folder there. It also keeps finished blocks of features: the same call resumes an interrupted run
+        where it stopped, with the same result.
     overwrite : bool
-        Start afresh where `out` holds a run already, finished or not; it is removed at once.
+        Start afresh where `out` holds a run, finished or not; that run is removed at once.
     repair : bool
-        `out` holds a finished run of the same data, model, seed, settings and versions: compute again what is damaged in
-        it, if that comes out as it was.
+        `out` holds a finished run of the same data, model, seed, settings and versions: compute its damaged files again,
+        and replace them if they get the same bytes as before.
     progress : callable, optional
         Receives progress (:class:`bayesharm.progress.Progress`).
     **settings
-        How the inference works: `chains`, `draws`, `target_ess`, `block_size`, `dtype`, `keep_draws` and others, see
-        :class:`bayesharm.Settings`. Nobody should need them.
+        Settings of the inference: `chains`, `draws`, `target_ess`, `block_size`, `dtype`, `keep_draws` and others, see
+        :class:`bayesharm.Settings`. The defaults suit every study.
 
     Returns
     -------
@@ -85,46 +84,29 @@ def fit(
     Raises
     ------
     ModelError, InputError, RunFolderError
-        The study does not fit the model, an option is impossible, or `out` holds something already: other files, a
-        finished run, or an unfinished one that was started otherwise; or it cannot be repaired.
+        The study does not fit the model, an option is impossible, or `out` is not free: it holds other files, a finished
+        run, or an unfinished run of other inputs; or it cannot be repaired.
     """
-    out = None if out is None else Path(out)
-    if repair and (out is None or overwrite):
-        raise InputError(
-            "A repair needs the run that it mends.",
-            got="overwrite, which removes it" if overwrite else "no out",
-            expected="a finished run, which stays",
-            do="give the folder of the run as out, without overwrite",
-        )
-    if out is not None:
-        check_output(out, resume=True, overwrite=overwrite, repair=repair)
+    folder = None if out is None else Path(out)
+    _check_folder(folder, overwrite, repair)
     spec = configure_model(
         model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling
     )
-    if unknown := sorted(settings.keys() - {field.name for field in fields(Settings)}):
-        raise InputError(
-            "Unknown settings.",
-            got=shorten(unknown),
-            expected="some of " + ", ".join(field.name for field in fields(Settings)),
-            do="correct the name, or leave it out",
-        )
-    chosen = Settings(**settings)
-    _check(chosen, seed)
-    dataset = sort_dataset(dataset)
-    design = build_design(dataset.scans, spec)
-    devices = find_devices(chosen.device)
-    plan = _plan(dataset, design, seed, chosen) | {"devices": str(devices)}
-    with devices.in_use("float64"):
-        problem, unit = make_problem(design), _unit_of(dataset, design)
-        study = FitContext(dataset, design, problem, unit, plan["seed"], chosen, devices)
-        if repair and out is not None:
-            repair_run(out, study, plan, progress or no_progress)
-            return load_posterior(out)
-        with keep_parts(out, plan, overwrite) as parts:  # all that can be refused has been
-            hyper, results = run_study(study, parts, progress or no_progress)
-            posterior = label_posterior(dataset, design, hyper, results, plan)
-            if out is not None:
-                posterior.write(out)
+    chosen = Settings.from_options(settings)
+    _check_seed(seed)
+    dataset, progress = dataset.sorted(), progress or no_progress
+    design, devices = build_design(dataset.scans, spec), find_devices(chosen.device)
+    manifest = _make_manifest(dataset, design, int(seed), chosen, devices)
+    context = make_fit_context(dataset, design, int(seed), chosen, devices)
+    if repair and folder is not None:
+        with devices.in_use("float64"):
+            repair_run(folder, context, manifest, progress)
+        return load_posterior(folder)
+    with devices.in_use("float64"), open_checkpoints(folder, manifest, overwrite) as checkpoints:
+        hyper, results = fit_features(context, checkpoints, progress)
+        posterior = assemble_posterior(dataset, design, hyper, results, manifest)
+        if folder is not None:
+            posterior.write(folder)
     return posterior
 
 
@@ -137,7 +119,7 @@ def configure_model(
     reference: str | None = None,
     feature_scaling: str | None = None,
 ) -> ModelSpec:
-    """The model that :func:`fit` fits, with what the user has chosen; parameters as there.
+    """Return the specification that :func:`fit` uses, with the choices of the user; parameters as there.
 
     Raises
     ------
@@ -156,47 +138,26 @@ def configure_model(
                 "Unknown feature_scaling.",
                 got=repr(feature_scaling),
                 expected=f"one of {', '.join(FEATURE_SCALINGS)}",
-                do="leave it out: each feature then has its own",
+                do="leave it out to divide each feature by its own sd",
             )
         spec = replace(spec, feature_scaling=feature_scaling)
     return spec
 
 
-def _plan(dataset: Dataset, design: Design, seed: int, settings: Settings) -> dict[str, Any]:
-    """All that the result depends on."""
-    return {
-        "format": FORMAT,
-        "spec": design.spec.to_dict(),
-        "seed": int(seed),
-        "settings": {name: value for name, value in asdict(settings).items() if name != "device"},  # `devices` says which
-        "versions": {name: version(name) for name in PACKAGES},
-        "features": dataset.features.fingerprint(),
-        "scans": _hash_scans(dataset),
-    }
+def _check_folder(folder: Path | None, overwrite: bool, repair: bool) -> None:
+    """Refuse a run folder that is not free, and a repair without one."""
+    if repair and (folder is None or overwrite):
+        raise InputError(
+            "A repair needs a finished run.",
+            got="overwrite, which removes the run" if overwrite else "no out",
+            expected="the folder of a finished run, which stays",
+            do="give the folder of the run as out, without overwrite",
+        )
+    if folder is not None:
+        check_output(folder, resume=True, overwrite=overwrite, repair=repair)
 
 
-def _check(settings: Settings, seed: int) -> None:
-    least = {"chains": 2, "draws": 8, "target_ess": 8, "effect_draws": 10, "keep_draws": 0}
-    others: dict[str, tuple] = {"dtype": ("float32", "float64"), "preview": (False, True)}  # than numbers
-    words: dict[str, tuple] = {"draws": (None,), "block_size": (None,), "keep_draws": ("none", "thin", "all")}
-    for name, value in asdict(settings).items():
-        number = isinstance(value, int) and not isinstance(value, bool) and value >= least.get(name, 1)
-        if name == "device" or (value in others[name] if name in others else number or value in words.get(name, ())):
-            continue
-        expected = [repr(word) for word in others.get(name, words.get(name, ()))]
-        raise InputError(
-            f"The setting {name!r} is impossible.",
-            got=repr(value),
-            expected=" or ".join(expected + ([] if name in others else [f"a whole number, {least.get(name, 1)} or more"])),
-            do="leave it out: the default serves",
-        )
-    if settings.preview and settings.n_kept:
-        raise InputError(
-            "A preview has no draws to keep.",
-            got=f"keep_draws={settings.keep_draws!r} with preview",
-            expected="one of the two",
-            do="leave one of them out",
-        )
+def _check_seed(seed: int) -> None:
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise InputError(
             "The seed cannot be used.",
@@ -204,3 +165,17 @@ def _check(settings: Settings, seed: int) -> None:
             expected="a whole number from 0 to 4294967295",
             do="choose another --seed",
         )
+
+
+def _make_manifest(dataset: Dataset, design: Design, seed: int, settings: Settings, devices: Devices) -> dict[str, Any]:
+    """Return everything on which the result depends."""
+    return {
+        "format": FORMAT,
+        "spec": design.spec.to_dict(),
+        "seed": seed,
+        "settings": settings.to_dict(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "features": dataset.features.fingerprint(),
+        "scans": hash_scans(dataset),
+        "devices": str(devices),
+    }

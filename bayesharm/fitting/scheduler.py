@@ -1,10 +1,11 @@
-"""The work of a fit: what features share from a sample of them, then every feature, block by block."""
+"""The stages of a fit in order: hyperparameters from a sample of features, then every feature, block by block."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,9 +17,9 @@ from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.finite_population import draw_finite_population
 from bayesharm.errors import shorten
 from bayesharm.fitting.block_sampler import RETRY_SCHEDULE, BlockSampler
-from bayesharm.fitting.feature_summary import join_features, leapfrog, summarize_features
+from bayesharm.fitting.context import FitContext
+from bayesharm.fitting.feature_summary import join_features, leapfrog_cost, summarize_features
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.study import FitContext
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters, fit_hyperparameters
 from bayesharm.inference.importance import find_modes, log_importance_weights
@@ -27,13 +28,14 @@ from bayesharm.inference.predictive_prior import make_predictive_prior, placehol
 from bayesharm.inference.scales import approximate_block, sample_block
 from bayesharm.inference.variance_ratios import pick_features, ratio_gradient
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import Arrays, Checkpoints
 
-STAGES = ("features", "second run", "third run")  # of each round
-BLOCKS_OF_A_PART, FEATURES_OF_A_PART = 16, 1024  # that are kept together, whichever are fewer: some seconds of work
-MOST_TOGETHER = 48  # features of a study that are sampled together with what they share where nodes do not resolve that
-N_WORKERS = 2  # blocks at work at once: one keeps about one core busy, and more where an accelerator does most of the work
+STAGES = ("features", "second run", "third run")  # of progress, one for each entry of the retry schedule
+BLOCKS_PER_CHECKPOINT, FEATURES_PER_CHECKPOINT = 16, 1024  # whichever is less: some seconds of work
+MOST_TOGETHER = 48  # features of a study that may be sampled together with the hyperparameters
+N_WORKERS = 2  # blocks at work at once: one keeps about one core busy; more where an accelerator does most of the work
 PROGRAMS = (
     find_modes,
     log_importance_weights,
@@ -46,261 +48,257 @@ PROGRAMS = (
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
 
-def run_study(study: FitContext, parts: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
-    """What features share, and summaries of every feature.
+def fit_features(context: FitContext, checkpoints: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
+    """Learn the hyperparameters, and summarize the posterior of every feature.
 
     Parameters
     ----------
-    study : Study
-    parts : Checkpoints
-        Where finished parts are kept, and may be from before.
-    progress : callable
+    context : FitContext
+    checkpoints : Checkpoints
+        Finished chunks are kept there; those of an interrupted run are used.
+    progress : Progress
     """
-    n_features = len(study.dataset.features.names)
-    _report_resumed(parts, progress)
-    if n_kept := study.settings.n_kept:
-        size = n_kept * len(study.problem.log_medians) * n_features * np.dtype(np.float32).itemsize
-        progress("draws", 0, n_features, f"{n_kept} of each feature will take up to {size / 1e6:,.1f} MB in the run folder")
-    _keep_programs_of(study)
-    # Work is done apart from the main thread, which waits for it and so can be interrupted at any time.
-    pool = _make_executor(study)
-    try:
-        few = n_features <= FEW_FEATURES and not study.settings.preview
-        hyper, results = (_fit_few if few else _fit_many)(pool, study, parts, progress)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    n_failed = int((~results["converged"]).sum())
-    bad, good = ("without a mode", "all modes found") if study.settings.preview else ("not converged", "all converged")
-    note = f"{n_failed} of {n_features} {bad}" if n_failed else good
-    if took := leapfrog(results, study.settings.chains):
-        note += f"; {took['mean']:.2f} leapfrog steps a draw, {took['max_over_mean']:.2f} times as many in the slowest lane"
-    progress("features", n_features, n_features, note)
+    _report_resumed(checkpoints, progress)
+    if n_kept := context.settings.n_kept:
+        size = n_kept * len(context.problem.log_medians) * context.n_features * np.dtype(np.float32).itemsize
+        note = f"{n_kept} draws of each feature will take up to {size / 1e6:,.1f} MB in the run folder"
+        progress("draws", 0, context.n_features, note)
+    with _executor(context) as pool:
+        few = context.n_features <= FEW_FEATURES and not context.settings.preview
+        hyper, results = (_fit_together if few else _fit_blocks)(pool, context, checkpoints, progress)
+    progress("features", context.n_features, context.n_features, _closing_note(context, results))
     return hyper, results
 
 
-def _make_executor(study: FitContext) -> Executor:
-    return ThreadPoolExecutor(N_WORKERS if study.devices.is_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2))
+def refit_features(
+    context: FitContext, checkpoints: Checkpoints, progress: Progress, wanted: np.ndarray, retries: np.ndarray
+) -> tuple[Hyperparameters, Arrays]:
+    """Learn the hyperparameters again, and summarize some features, block by block as in the fit.
+
+    Parameters
+    ----------
+    context, checkpoints, progress
+        As for :func:`fit_features`.
+    wanted : (feature,) bool array
+    retries : (feature,) int array
+        The last entry of the `RETRY_SCHEDULE` that each feature needed: it tells which features shared a block.
+
+    Returns
+    -------
+    hyper : Hyperparameters
+    results : dict of arrays
+        As of :func:`fit_features`; NaN or 0 for features that were not computed.
+    """
+    _report_resumed(checkpoints, progress)
+    with _executor(context) as pool:
+        learned = _fit_shared_parameters(pool, context, checkpoints, progress)
+        assert learned is not None  # so few features are all computed again
+        hyper, sample = learned
+        sampler, results = _make_sampler(context, hyper, sample), Arrays()
+        size = context.block_size
+        for retry in range(len(RETRY_SCHEDULE)):
+            features, due = np.flatnonzero(retries >= retry), wanted & (retries == retry)
+            blocks = [features[start : start + size] for start in range(0, len(features), size)]
+            if not (blocks := [block for block in blocks if due[block].any()]):
+                continue
+            chunk = np.concatenate(blocks)
+            for name, values in _sample_features(pool, sampler, checkpoints, progress, chunk, retry).items():
+                missing = np.nan if values.dtype.kind == "f" else 0
+                shape = (*values.shape[:-1], len(wanted))
+                results.setdefault(name, np.full(shape, missing, values.dtype))[..., chunk[due[chunk]]] = values[
+                    ..., due[chunk]
+                ]
+        return hyper, results
 
 
-def _report_resumed(parts: Checkpoints, progress: Progress) -> None:
-    if parts.kept or parts.damaged:
-        note = f"damaged, computed again: {shorten(parts.damaged)}" if parts.damaged else "going on where it stopped"
-        progress("kept parts", parts.kept, parts.kept + len(parts.damaged), note)
+@contextmanager
+def _executor(context: FitContext) -> Iterator[Executor]:
+    """Run work in other threads, so that the main thread, which waits for it, can be interrupted at any time."""
+    _keep_programs_of(context)
+    n_workers = N_WORKERS if context.devices.is_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2)
+    pool = ThreadPoolExecutor(n_workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _keep_programs_of(study: FitContext) -> None:
-    """Drop what was compiled for another design or other sizes: all would fill the memory after some twenty fits."""
+def _report_resumed(checkpoints: Checkpoints, progress: Progress) -> None:
+    if checkpoints.n_kept or checkpoints.damaged:
+        note = f"damaged, computed again: {shorten(checkpoints.damaged)}" if checkpoints.damaged else "resuming"
+        progress("checkpoints", checkpoints.n_kept, checkpoints.n_kept + len(checkpoints.damaged), note)
+
+
+def _closing_note(context: FitContext, results: Arrays) -> str:
+    n_failed = int((~results["converged"]).sum())
+    bad, good = ("without a mode", "all modes found") if context.settings.preview else ("not converged", "all converged")
+    note = f"{n_failed} of {context.n_features} {bad}" if n_failed else good
+    if cost := leapfrog_cost(results, context.settings.chains):
+        note += f"; {cost['mean']:.2f} leapfrog steps a draw, {cost['max_over_mean']:.2f} times as many in the slowest lane"
+    return note
+
+
+def _keep_programs_of(context: FitContext) -> None:
+    """Drop programs compiled for another design or other sizes: those of twenty fits would fill the memory."""
     global _compiled_for
-    n_sample = min(len(study.dataset.features.names), study.settings.hyper_features)
-    wanted = (study.problem, n_sample, replace(study.settings, preview=False, keep_draws="none"))
+    n_sample = min(context.n_features, context.settings.hyper_features)
+    wanted = (context.problem, n_sample, replace(context.settings, preview=False, keep_draws="none"))
     if _compiled_for != wanted:
         for program in PROGRAMS:
             program.clear_cache()  # type: ignore[attr-defined]
         _compiled_for = wanted
 
 
-def _fit_few(pool: Executor, study: FitContext, parts: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
-    """Everything in one chain of draws."""
-    n_features = len(study.dataset.features.names)
-    kept, found = parts.read("together-hyper"), parts.read("together")
-    if kept is not None and found is not None:
-        return Hyperparameters.from_arrays(kept), found
-    progress("features", 0, n_features, "compiling, then sampling all together with what they share")
-    n_draws = max(LEAST_DRAWS, study.settings.n_draws)
-    every = np.arange(n_features)
-    moments, standard = study.moments(every)
-    joint = pool.submit(_sample_together, study, every, n_draws).result()
-    described = study, every, joint.hyper.log_ratio.mean, moments, standard, joint.scales
-    found = pool.submit(summarize_features, *described).result()
-    parts.write("together-hyper", joint.hyper.to_arrays())
-    parts.write("together", found)
-    return joint.hyper, found
+def _fit_together(
+    pool: Executor, context: FitContext, checkpoints: Checkpoints, progress: Progress
+) -> tuple[Hyperparameters, Arrays]:
+    """Sample the hyperparameters and all features, a few, in the same chains."""
+    kept, results = checkpoints.read("together-hyper"), checkpoints.read("together")
+    if kept is not None and results is not None:
+        return Hyperparameters.from_arrays(kept), results
+    progress("features", 0, context.n_features, "compiling, then sampling all features together with the hyperparameters")
+    features = np.arange(context.n_features)
+    moments, standardization = context.moments(features)
+    n_draws = max(LEAST_DRAWS, context.settings.n_draws)
+    joint = pool.submit(_sample_together, context, features, n_draws).result()
+    arguments = context, features, joint.hyper.ratios.mean, moments, standardization, joint.scales
+    results = pool.submit(summarize_features, *arguments).result()
+    checkpoints.write("together-hyper", joint.hyper.to_arrays())
+    checkpoints.write("together", results)
+    return joint.hyper, results
 
 
-def _sample_together(study: FitContext, features: np.ndarray, n_draws: int) -> Joint:
-    moments, n_effective = study.moments(features)[0], _count_effective(study, features)
-    with study.devices.in_use("float64"):
-        return sample_joint(
-            study.problem, moments, n_effective, seed=study.seed, n_chains=study.settings.chains, n_draws=n_draws
-        )
+def _sample_together(context: FitContext, features: np.ndarray, n_draws: int) -> Joint:
+    moments, n_independent = context.moments(features)[0], _count_independent(context, features)
+    n_chains = context.settings.chains
+    with context.devices.in_use("float64"):
+        return sample_joint(context.problem, moments, n_independent, seed=context.seed, n_chains=n_chains, n_draws=n_draws)
 
 
-def _count_effective(study: FitContext, features: np.ndarray) -> float:
-    """As how many independent features those count that ratios are learned from."""
-    few = features[pick_features(len(features))]
-    return count_independent_for_ratios(study.design, study.dataset.scans, study.values(few))
+def _count_independent(context: FitContext, features: np.ndarray) -> float:
+    """Compute the effective number of independent features among those from which variance ratios are learned."""
+    subset = features[pick_features(len(features))]
+    return count_independent_for_ratios(context.design, context.dataset.scans, context.values(subset))
 
 
-def _fit_many(pool: Executor, study: FitContext, parts: Checkpoints, progress: Progress) -> tuple[Hyperparameters, Arrays]:
-    """What features share from a sample of them, then every feature, block by block."""
-    learned = None if parts.read("together") is not None else _fit_shared_parameters(pool, study, parts, progress)
+def _fit_blocks(
+    pool: Executor, context: FitContext, checkpoints: Checkpoints, progress: Progress
+) -> tuple[Hyperparameters, Arrays]:
+    """Learn the hyperparameters from a sample of features, then sample every feature, block by block."""
+    learned = None
+    if checkpoints.read("together") is None:
+        learned = _fit_shared_parameters(pool, context, checkpoints, progress)
     if learned is None:
-        return _fit_few(pool, study, parts, progress)
+        return _fit_together(pool, context, checkpoints, progress)
     hyper, sample = learned
-    work = _sampler(study, hyper, sample)
-    n_features = len(study.dataset.features.names)
-    results = _sample_features(pool, work, parts, progress, np.arange(n_features), 0)
-    for turn in range(1, 1 if study.settings.preview else len(RETRY_SCHEDULE)):
+    sampler = _make_sampler(context, hyper, sample)
+    results = _sample_features(pool, sampler, checkpoints, progress, np.arange(context.n_features), 0)
+    for retry in range(1, 1 if context.settings.preview else len(RETRY_SCHEDULE)):
         failed = np.flatnonzero(~results["converged"])
         if not len(failed):
             break
-        again = _sample_features(pool, work, parts, progress, failed, turn)
-        for name, values in again.items():
+        for name, values in _sample_features(pool, sampler, checkpoints, progress, failed, retry).items():
             results[name][..., failed] = values
     return hyper, results
 
 
-def run_again(
-    study: FitContext, parts: Checkpoints, progress: Progress, wanted: np.ndarray, turns: np.ndarray
-) -> tuple[Hyperparameters, Arrays]:
-    """What features share, and summaries of some features: of the blocks that they were part of, and no others.
-
-    Parameters
-    ----------
-    study, parts, progress
-        As for :func:`run_study`.
-    wanted : (feature,) bool array
-    turns : (feature,) int array
-        The last of the `RETRY_SCHEDULE` in which each feature was sampled: who was in a block with whom.
-
-    Returns
-    -------
-    hyper : Hyper
-    results : dict of arrays
-        As of :func:`run_study`; features that were not computed are NaN or 0.
-    """
-    _report_resumed(parts, progress)
-    _keep_programs_of(study)
-    pool = _make_executor(study)
-    try:
-        learned = _fit_shared_parameters(pool, study, parts, progress)
-        assert learned is not None  # so few features are all computed again
-        hyper, sample = learned
-        work, results = _sampler(study, hyper, sample), Arrays()
-        size = study.block_size
-        for turn in range(len(RETRY_SCHEDULE)):
-            features, due = np.flatnonzero(turns >= turn), wanted & (turns == turn)
-            blocks = [features[start : start + size] for start in range(0, len(features), size)]
-            if not (blocks := [block for block in blocks if due[block].any()]):
-                continue
-            share = np.concatenate(blocks)
-            for name, values in _sample_features(pool, work, parts, progress, share, turn).items():
-                nothing = np.nan if values.dtype.kind == "f" else 0
-                whole = results.setdefault(name, np.full((*values.shape[:-1], len(wanted)), nothing, values.dtype))
-                whole[..., share[due[share]]] = values[..., due[share]]
-        return hyper, results
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _sampler(study: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler:
-    """What samples a block, given what features share and the features that taught it."""
-    mixture = make_predictive_prior(hyper)
-    weights = np.zeros((len(mixture.log_weight), len(study.dataset.features.names)))
-    weights[:, sample] = mixture.log_weight
-    return BlockSampler(study, hyper.log_ratio.mean, mixture._replace(log_weight=weights))
+def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler:
+    """Make the sampler of blocks; features from which the hyperparameters were learned have prior weights."""
+    prior = make_predictive_prior(hyper)
+    weights = np.zeros((len(prior.log_weight), context.n_features))
+    weights[:, sample] = prior.log_weight
+    return BlockSampler(context, hyper.ratios.mean, prior._replace(log_weight=weights))
 
 
 def _fit_shared_parameters(
-    pool: Executor, study: FitContext, parts: Checkpoints, progress: Progress
+    pool: Executor, context: FitContext, checkpoints: Checkpoints, progress: Progress
 ) -> tuple[Hyperparameters, np.ndarray] | None:
-    """What features share, and the features that taught it; None where it takes all of a few, sampled together."""
-    n_features, settings = len(study.dataset.features.names), study.settings
-    rng = np.random.default_rng([study.seed, Stage.SAMPLE])
-    n_sample = min(n_features, settings.hyper_features)
-    if kept := parts.read("hyper"):
+    """Learn the hyperparameters from a sample of features; None if all features must be sampled together."""
+    n_sample = min(context.n_features, context.settings.hyper_features)
+    rng = np.random.default_rng([context.seed, Stage.SAMPLE])
+    if kept := checkpoints.read("hyper"):
         return Hyperparameters.from_arrays(kept), kept["sample"]
-    sample = np.sort(rng.choice(n_features, n_sample, replace=False))
-    moments, _ = study.moments(sample)
-    progress("hyperparameters", 0, n_sample, f"from {n_sample} features")
+    sample = np.sort(rng.choice(context.n_features, n_sample, replace=False))
+    moments, _ = context.moments(sample)
+    n_independent = _count_independent(context, sample)
+    report = partial(progress, "hyperparameters", 0, n_sample)
+    report(f"from {n_sample} features")
 
-    n_effective = _count_effective(study, sample)
-
-    def note_progress(note: str) -> None:
-        progress("hyperparameters", 0, n_sample, note)
-
-    def update_posterior() -> Hyperparameters | None:
-        with study.devices.in_use("float64"):
+    def learn() -> Hyperparameters | None:
+        preview = context.settings.preview
+        with context.devices.in_use("float64"):
             return fit_hyperparameters(
-                study.problem,
-                moments,
-                sample,
-                n_effective,
-                seed=study.seed,
-                preview=settings.preview,
-                on_iteration=note_progress,
+                context.problem, moments, sample, n_independent, seed=context.seed, preview=preview, on_iteration=report
             )
 
-    ahead = pool.submit(_compile, study, n_sample)
-    hyper = pool.submit(update_posterior).result()
-    if hyper is None and n_features <= MOST_TOGETHER:
-        note_progress("they do not settle; all features are sampled together with what they share, which takes some minutes")
+    compilation = pool.submit(_compile, context, n_sample)
+    hyper = pool.submit(learn).result()
+    if hyper is None and context.n_features <= MOST_TOGETHER:
+        report("the iterations do not settle; sampling all features together with the hyperparameters takes some minutes")
         return None
-    if hyper is None:  # what nodes cannot resolve, fewer features teach together
+    if hyper is None:  # fewer features, sampled together, resolve hyperparameters that importance sampling cannot
         sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
-        note_progress(
-            f"they do not settle; sampling {len(sample)} features together with what they share, which takes some minutes"
-        )
-        hyper = pool.submit(_sample_together, study, sample, LEAST_DRAWS // 2).result().hyper
-    parts.write("hyper", hyper.to_arrays() | {"sample": sample})
-    wait([ahead])  # whatever is wrong with it, the first block says
+        report(f"the iterations do not settle; sampling {len(sample)} features together with the hyperparameters")
+        hyper = pool.submit(_sample_together, context, sample, LEAST_DRAWS // 2).result().hyper
+    checkpoints.write("hyper", hyper.to_arrays() | {"sample": sample})
+    wait([compilation])  # an error in it shows in the first block
     progress("hyperparameters", n_sample, n_sample, "done")
     return hyper, sample
 
 
-def _compile(study: FitContext, n_sample: int) -> None:
-    """Sample a block under a prior that means nothing, so that its program is there when hyperparameters are."""
-    n_features = len(study.dataset.features.names)
-    mixture = placeholder_prior(study.problem, n_sample, n_features)
-    block = next(_blocks(np.arange(n_features), study.block_size))
-    BlockSampler(study, np.zeros(study.problem.n_ratios), mixture).sample(block)
+def _compile(context: FitContext, n_sample: int) -> None:
+    """Sample a block under a placeholder prior, so that its program is compiled when the hyperparameters are known."""
+    prior = placeholder_prior(context.problem, n_sample, context.n_features)
+    block = next(_blocks(np.arange(context.n_features), context.block_size))
+    BlockSampler(context, VarianceRatios.equal(context.problem.n_scanners), prior).sample(block)
 
 
 def _sample_features(
     pool: Executor,
-    work: BlockSampler,
-    parts: Checkpoints,
+    sampler: BlockSampler,
+    checkpoints: Checkpoints,
     progress: Progress,
     features: np.ndarray,
-    turn: int,
+    retry: int,
 ) -> Arrays:
-    """Summaries of features, each part of them kept as soon as it is there."""
-    n_features, size = len(features), work.study.block_size
-    step = size * min(BLOCKS_OF_A_PART, max(1, FEATURES_OF_A_PART // size))
-    stage, after = STAGES[turn], "to run again" if turn + 1 < len(RETRY_SCHEDULE) else "not converged"
-    shares = [features[start : start + step] for start in range(0, n_features, step)]
-    kept = [_read_share(parts, f"features-{turn}-{k}", share) for k, share in enumerate(shares)]
-    blocks = [block for share, found in zip(shares, kept, strict=True) if found is None for block in _blocks(share, size)]
-    done = sum(len(share) for share, found in zip(shares, kept, strict=True) if found is not None)
-    program = approximate_block if work.study.settings.preview else sample_block
-    there = program._cache_size() > 0  # type: ignore[attr-defined]
-    progress(stage, done, n_features, "" if there or not blocks else "compiling, then sampling")
-    sample, n_alone = partial(work.sample, turn=turn), 0 if there else 1  # that compiles for all
+    """Summarize features, chunk by chunk; each chunk is kept as soon as it is finished."""
+    n_features, size = len(features), sampler.context.block_size
+    step = size * min(BLOCKS_PER_CHECKPOINT, max(1, FEATURES_PER_CHECKPOINT // size))
+    stage, fate = STAGES[retry], "to run again" if retry + 1 < len(RETRY_SCHEDULE) else "not converged"
+    chunks = [features[start : start + step] for start in range(0, n_features, step)]
+    kept = [_read_chunk(checkpoints, f"features-{retry}-{k}", chunk) for k, chunk in enumerate(chunks)]
+    blocks = [block for chunk, result in zip(chunks, kept, strict=True) if result is None for block in _blocks(chunk, size)]
+    done = sum(len(chunk) for chunk, result in zip(chunks, kept, strict=True) if result is not None)
+    failed = sum(int((~result["converged"]).sum()) for result in kept if result is not None)
+    program = approximate_block if sampler.context.settings.preview else sample_block
+    is_compiled = program._cache_size() > 0  # type: ignore[attr-defined]
+    progress(stage, done, n_features, "" if is_compiled or not blocks else "compiling, then sampling")
+    sample, n_alone = partial(sampler.sample, retry=retry), 0 if is_compiled else 1  # the first block compiles for all
     first = [pool.submit(sample, block).result() for block in blocks[:n_alone]]
     finished = chain(first, pool.map(sample, blocks[n_alone:]))
-    failed, complete = sum(int((~found["converged"]).sum()) for found in kept if found is not None), []
-    for k, share in enumerate(shares):
-        part = kept[k]
-        if part is None:
-            found = []
-            for _ in range(0, len(share), size):
-                found.append(next(finished))
-                done, failed = done + len(found[-1]["converged"]), failed + int((~found[-1]["converged"]).sum())
-                progress(stage, done, n_features, f"{failed} {after}" if failed else "")
-            part = join_features(found)
-            parts.write(f"features-{turn}-{k}", part | {"features": share})
-        complete.append(part)
+    complete = []
+    for k, chunk in enumerate(chunks):
+        result = kept[k]
+        if result is None:
+            parts = []
+            for _ in range(0, len(chunk), size):
+                parts.append(next(finished))
+                done, failed = done + len(parts[-1]["converged"]), failed + int((~parts[-1]["converged"]).sum())
+                progress(stage, done, n_features, f"{failed} {fate}" if failed else "")
+            result = join_features(parts)
+            checkpoints.write(f"features-{retry}-{k}", result | {"features": chunk})
+        complete.append(result)
     return join_features(complete)
 
 
-def _read_share(parts: Checkpoints, name: str, share: np.ndarray) -> Arrays | None:
-    """A part, if it is of these features."""
-    found = parts.read(name)
-    return found if found is not None and np.array_equal(found.pop("features"), share) else None
+def _read_chunk(checkpoints: Checkpoints, name: str, chunk: np.ndarray) -> Arrays | None:
+    """Read a checkpoint, if it is of these features."""
+    result = checkpoints.read(name)
+    return result if result is not None and np.array_equal(result.pop("features"), chunk) else None
 
 
 def _blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Blocks of one size, the last one filled up with its last feature, so that one program serves all."""
+    """Cut features into blocks of one size, the last one filled up with its last feature, so that one program serves all."""
     for start in range(0, len(features), size):
         block = features[start : start + size]
         yield np.pad(block, (0, size - len(block)), mode="edge")

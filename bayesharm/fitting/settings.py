@@ -1,41 +1,77 @@
-"""Settings of the inference."""
+"""Settings of the inference, checked when they are made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from bayesharm.errors import InputError, shorten
+
+
+class Allowed(NamedTuple):
+    """Values that a setting may take: whole numbers from a least one, words, or both."""
+
+    least: int | None = None
+    words: tuple[object, ...] = ()
+
+    def __contains__(self, value: object) -> bool:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return value in self.words or (self.least is not None and is_number and value >= self.least)  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        parts = [repr(word) for word in self.words]
+        return " or ".join(parts if self.least is None else [*parts, f"a whole number, {self.least} or more"])
+
+
+ALLOWED = {
+    "chains": Allowed(2),
+    "draws": Allowed(8, (None,)),
+    "target_ess": Allowed(8),
+    "hyper_features": Allowed(1),
+    "block_size": Allowed(1, (None,)),
+    "effect_draws": Allowed(10),
+    "keep_draws": Allowed(0, ("none", "thin", "all")),
+    "dtype": Allowed(words=("float32", "float64")),
+    "preview": Allowed(words=(False, True)),
+}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the inference works; the defaults are meant for everybody.
+    """Settings of the inference; the defaults suit every study.
 
     Attributes
     ----------
     chains : int
-        NUTS chains of each feature's scales.
+        NUTS chains for each feature.
     draws : int, optional
-        Of each chain; by default a quarter more in all than `target_ess`. Up to 32 features, which are sampled together,
-        have at least 1,000.
+        Draws of each chain; by default 1.25 × `target_ess` in all chains together. With up to 32 features, which are
+        sampled together, each chain has at least 1,000.
     target_ess : int
-        Bulk effective draws that each scale of a feature must have to count as converged.
+        Bulk effective sample size that each scale of a feature needs to count as converged.
     hyper_features : int
-        At most so many features, chosen at random, teach the hyperparameters and the noise ratio.
+        Features, at most and chosen at random, from which the hyperparameters and the variance ratios are learned.
     block_size : int, optional
-        Features that a device samples together; results do not depend on it beyond rounding, or beyond Monte-Carlo error
-        where rounding turns a step of NUTS. Default: 64 on a processor, whose caches they fit (128 in a preview), 4,096 on
-        an accelerator.
+        Features that a device samples together. Results depend on it by rounding only, or by Monte-Carlo error where
+        rounding turns a step of NUTS. Default: 64 on a processor, whose caches they fit (128 in a preview), 4,096 on an
+        accelerator.
     effect_draws : int
-        Draws of the scales over which effects are averaged.
+        Draws of the scales over which the effects are averaged.
     keep_draws : {'none', 'thin', 'all'} or int
-        Draws of the scales kept in ``/draws``, chains together: none, 100, as many as a feature has that is not run again
-        (of features that are, as many out of more), or a number.
+        Draws of the scales kept in ``/draws``, of all chains together: none, 100, as many as a feature has after one run
+        (out of more for features that are run again), or a number.
     dtype : {'float32', 'float64'}
-        Precision in which features are sampled. What features share is always learned in double precision.
+        Precision in which features are sampled. Hyperparameters are always learned in double precision.
     device : str, optional
-        Kind of device to work on, such as `cpu` or `gpu`: all there are of it. By default what JAX takes by itself.
+        Platform to work on, such as `cpu` or `gpu`: all devices of it. Default: JAX's own choice.
     preview : bool
-        Sample nothing: importance sampling around the Laplace approximation of every feature, and Laplace's for what they
-        share.
+        Approximate every posterior (Laplace and importance sampling) and sample nothing.
+
+    Raises
+    ------
+    InputError
+        A value is not possible.
     """
 
     chains: int = 4
@@ -49,6 +85,42 @@ class Settings:
     device: str | None = None
     preview: bool = False
 
+    def __post_init__(self) -> None:
+        for name, allowed in ALLOWED.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise InputError(
+                    f"The setting {name!r} is impossible.",
+                    got=repr(value),
+                    expected=str(allowed),
+                    do="leave it out to use the default",
+                )
+        if self.preview and self.n_kept:
+            raise InputError(
+                "A preview has no draws to keep.",
+                got=f"keep_draws={self.keep_draws!r} with preview",
+                expected="one of the two",
+                do="leave one of them out",
+            )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Settings:
+        """Make settings from keyword arguments of a user.
+
+        Raises
+        ------
+        InputError
+            A name is unknown, or a value is not possible.
+        """
+        names = [field.name for field in fields(cls)]
+        if unknown := sorted(options.keys() - set(names)):
+            raise InputError(
+                "Unknown settings.",
+                got=shorten(unknown),
+                expected=f"some of {', '.join(names)}",
+                do="correct the name, or leave it out",
+            )
+        return cls(**options)
+
     @property
     def n_draws(self) -> int:
         """Draws of each chain."""
@@ -59,3 +131,7 @@ class Settings:
         """Draws of each feature that are kept."""
         words: dict[int | str, int] = {"none": 0, "thin": 100, "all": self.chains * self.n_draws}
         return int(words.get(self.keep_draws, self.keep_draws))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings on which results depend, as written into ``run.json``; the record of devices stands for `device`."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}

@@ -1,1 +1,1 @@
-"""Harmonized data: corrections, adaptation to new scanners, predictions."""
+"""Harmonization of scans, adaptation to new scanners, and predictions."""

@@ -1,4 +1,4 @@
-"""What is taken out of scans: effects of scanners, and of populations if wanted, with what is uncertain of them together."""
+"""Effects to remove from scans, of scanners and perhaps of populations, with their joint uncertainty."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
 
 class Effects(NamedTuple):
-    """Effects that are removed, level by level; scanners first.
+    """Posterior of the effects to remove, by level: scanners first, then populations.
 
     Attributes
     ----------
     levels : list of str
-        Scanners, and populations after them.
+        Names of the scanners and of the populations.
     n_scanners : int
+        Number of scanners among the levels.
     mean, sd : (level, feature) arrays
-        In the features' units.
+        Posterior mean and sd, in the features' units.
     correlation : (level, level) array
-        Of what is uncertain of two levels; about the same for every feature.
-    seen : (level,) bool array
-        Whether the posterior knows them.
+        Posterior correlation between levels, taken to be the same for every feature.
+    in_posterior : (level,) bool array
+        False for levels that only have the prior.
     """
 
     levels: list[str]
@@ -40,36 +41,38 @@ class Effects(NamedTuple):
     mean: np.ndarray
     sd: np.ndarray
     correlation: np.ndarray
-    seen: np.ndarray
+    in_posterior: np.ndarray
 
 
-def read_effects(posterior: Posterior, families: tuple[str, ...], at: np.ndarray) -> Effects:
-    """Effects of scanners and perhaps of populations, of the features at some places.
+def read_effects(posterior: Posterior, families: tuple[str, ...], feature_indices: np.ndarray) -> Effects:
+    """Read the effects to remove from a posterior.
 
     Parameters
     ----------
     posterior : Posterior
     families : tuple of str
         A family by scanner, and perhaps one by population.
-    at : (feature,) int array
+    feature_indices : (feature,) int array
+        Indices of the features in the posterior.
     """
     nodes = [posterior.effect(name) for name in families]
-    mean, sd = (np.concatenate([node[name].values for node in nodes])[:, at] for name in ("mean", "sd"))
-    first = nodes[0]
-    levels = [str(name) for name in first["scanner"].values]
-    n = len(levels)
-    correlation = first["correlation"].values if "correlation" in first else np.eye(n)
+    mean, sd = (np.concatenate([node[name].values for node in nodes])[:, feature_indices] for name in ("mean", "sd"))
+    by_scanner = nodes[0]
+    levels = [str(name) for name in by_scanner["scanner"].values]
+    n_scanners = len(levels)
+    correlation = by_scanner["correlation"].values if "correlation" in by_scanner else np.eye(n_scanners)
     if len(nodes) > 1:
-        levels += [str(name) for name in nodes[1]["population"].values]
-        cross = nodes[1]["with_scanner"].values
-        correlation = np.block([[correlation, cross.T], [cross, nodes[1]["correlation"].values]])
-    return Effects(levels, n, mean, sd, correlation, np.full(len(levels), True))
+        by_population = nodes[1]
+        levels += [str(name) for name in by_population["population"].values]
+        cross = by_population["with_scanner"].values
+        correlation = np.block([[correlation, cross.T], [cross, by_population["correlation"].values]])
+    return Effects(levels, n_scanners, mean, sd, correlation, np.full(len(levels), True))
 
 
 def find_populations(posterior: Posterior, scans: pd.DataFrame, known: Collection[str]) -> pd.Series:
-    """The population of each scan, named as those of the fit are; it may be a new one.
+    """Return the population of each scan, named as in the fit; it may be a new one.
 
-    Missing for travelers, "" for people whose diagnosis has no populations in the fit or is not known.
+    It is missing for travelers, and "" for people whose diagnosis is unknown or has no populations in the fit.
 
     Parameters
     ----------
@@ -87,122 +90,132 @@ def find_populations(posterior: Posterior, scans: pd.DataFrame, known: Collectio
 
 
 def add_unknown(
-    effects: Effects, names: list[str], scale: xr.Dataset, at: np.ndarray, n_known: int, *, scanners: bool
+    effects: Effects, names: list[str], scale: xr.Dataset, feature_indices: np.ndarray, n_known: int, *, scanners: bool
 ) -> Effects:
-    """Levels that the fit has not seen: 0, and as uncertain as its prior says.
+    """Add levels that are not in the fit: mean 0, and the uncertainty of the prior.
 
-    An effect is counted from the mean of K that are known; for one that is not, that is tau² (1 + 1/K) in all, of which
-    tau² / K is common to all of them.
+    Effects are contrasts with the mean of the K levels of the fit. That of a new level therefore has the prior variance
+    tau² (1 + 1/K), of which tau² / K, the variance of that mean, is common to all new levels.
 
     Parameters
     ----------
     effects : Effects
     names : list of str
+        The new levels.
     scale : Dataset
-        `mean` and `sd` of the scales of the families that add up to the effect, (family, feature).
-    at : (feature,) int array
+        `mean` and `sd` of tau for the families whose sum is the effect, (family, feature).
+    feature_indices : (feature,) int array
     n_known : int
         K.
     scanners : bool
-        Whether they are scanners or populations.
+        Whether the new levels are scanners or populations.
     """
-    variance = ((scale["mean"] ** 2 + scale["sd"] ** 2).sum("family") * (1 + 1 / n_known)).values[at]
-    place = effects.n_scanners if scanners else len(effects.levels)
+    variance = ((scale["mean"] ** 2 + scale["sd"] ** 2).sum("family") * (1 + 1 / n_known)).values[feature_indices]
+    start = effects.n_scanners if scanners else len(effects.levels)
     n_new = len(names)
 
     def insert(values: np.ndarray, new: np.ndarray | bool) -> np.ndarray:
-        return np.insert(values, [place] * n_new, new, axis=0)
+        return np.insert(values, [start] * n_new, new, axis=0)
 
     correlation = insert(effects.correlation, np.zeros(len(effects.levels)))
     correlation = insert(correlation.T, np.zeros(len(correlation)))
-    new = slice(place, place + n_new)
+    new = slice(start, start + n_new)
     correlation[new, new] = (np.ones((n_new, n_new)) + n_known * np.eye(n_new)) / (n_known + 1)
     return Effects(
-        [*effects.levels[:place], *names, *effects.levels[place:]],
+        [*effects.levels[:start], *names, *effects.levels[start:]],
         effects.n_scanners + n_new * scanners,
-        insert(effects.mean, np.zeros(len(at))),
+        insert(effects.mean, np.zeros(len(feature_indices))),
         insert(effects.sd, np.sqrt(variance)),
         correlation,
-        insert(effects.seen, False),
+        insert(effects.in_posterior, False),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Which effects are taken out of which scans.
+    """The sum of effects to subtract from each scan.
+
+    Scans on the same scanner, of the same population, are corrected alike: they have the same correction pattern. All
+    quantities are computed once for each pattern.
 
     Attributes
     ----------
     effects : Effects
     scanner, population : (scan,) int arrays
-        Places of their levels; -1 has none.
+        Index of each scan's scanner and population among the levels of the effects; -1 for no population.
     target : int
-        Place of the scanner that scans are brought to, or -1 for the average one.
-    at : (feature,) int array
-        Places of the features in the posterior.
+        Index of the target scanner among the levels, or -1 for the average scanner.
+    feature_indices : (feature,) int array
+        Indices of the features in the posterior.
     seed : int
+        Seed of the draws.
     """
 
     effects: Effects
     scanner: np.ndarray
     population: np.ndarray
     target: int
-    at: np.ndarray
+    feature_indices: np.ndarray
     seed: int = 0
 
     @cached_property
-    def _kinds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scans from which the same is taken: which levels, with a sign, and the kind of each scan."""
-        pairs, kind = np.unique(np.stack([self.scanner, self.population], axis=1), axis=0, return_inverse=True)
-        forms = np.zeros((len(pairs), len(self.effects.levels)))
-        for form, (scanner, population) in zip(forms, pairs, strict=True):
-            form[scanner] += 1
+    def _patterns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of the levels in each pattern, (pattern, level), and the pattern of each scan."""
+        pairs, pattern = np.unique(np.stack([self.scanner, self.population], axis=1), axis=0, return_inverse=True)
+        weights = np.zeros((len(pairs), len(self.effects.levels)))
+        for row, (scanner, population) in zip(weights, pairs, strict=True):
+            row[scanner] += 1
             if population >= 0:
-                form[population] += 1
+                row[population] += 1
             if self.target >= 0:
-                form[self.target] -= 1
-        return forms, kind.reshape(-1)
+                row[self.target] -= 1
+        return weights, pattern.reshape(-1)
 
     @property
-    def kind(self) -> np.ndarray:
-        """Kind of each scan, (scan,)."""
-        return self._kinds[1]
+    def correction_pattern(self) -> np.ndarray:
+        """The correction pattern of each scan, (scan,)."""
+        return self._patterns[1]
 
-    def mean(self, part: slice) -> np.ndarray:
-        """What is taken from each kind, (kind, feature)."""
-        return self._add_up(self.effects.mean[:, part])
+    def mean(self, columns: slice) -> np.ndarray:
+        """Return the posterior mean of the correction, (pattern, feature)."""
+        return self._combine(self.effects.mean[:, columns])
 
-    def _add_up(self, levels: np.ndarray) -> np.ndarray:
-        """Sums of levels, (…, level, feature) -> (…, kind, feature); of none they are 0, whatever the levels are."""
-        found = np.zeros((*levels.shape[:-2], len(self._kinds[0]), levels.shape[-1]))
-        for k, form in enumerate(self._kinds[0]):
-            for level in np.flatnonzero(form):
-                found[..., k, :] += form[level] * levels[..., level, :]
-        return found
+    def _combine(self, level_effects: np.ndarray) -> np.ndarray:
+        """Sum effects over the levels of each pattern: (level, feature) -> (pattern, feature).
 
-    def sd(self, part: slice) -> np.ndarray:
-        """Its posterior sd, (kind, feature)."""
-        sd = self.effects.sd[:, part]
-        found = np.empty((len(self._kinds[0]), sd.shape[1]))
-        for row, form in zip(found, self._kinds[0], strict=True):
-            own = np.flatnonzero(form)
-            scaled = form[own, None] * sd[own]
-            row[:] = np.einsum("if,ij,jf->f", scaled, self.effects.correlation[np.ix_(own, own)], scaled)
-        return np.sqrt(np.maximum(found, 0))
-
-    def draw(self, part: slice, number: int) -> np.ndarray:
-        """One of its joint draws, (kind, feature); the number says which.
-
-        Those of levels that the posterior knows do not depend on levels that it does not know, so that parts of a study
-        that are harmonized apart have lost the same in a draw.
+        Levels of weight 0 are left out, so that a scan on the target scanner gets a correction of exactly 0.
         """
-        places, seen = self.at[part], self.effects.seen
-        normal = np.empty((len(seen), len(places)))
-        for known in (True, False):
-            some = seen == known
-            rng = np.random.default_rng([self.seed, Stage.HARMONIZE, 1 + number, known])  # trailing zeros say nothing
-            normal[some] = rng.standard_normal((some.sum(), len(self.at)))[:, places]
-        variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular: effects sum to 0
+        weights = self._patterns[0]
+        combined = np.zeros((len(weights), level_effects.shape[-1]))
+        for pattern, row in enumerate(weights):
+            for level in np.flatnonzero(row):
+                combined[pattern] += row[level] * level_effects[level]
+        return combined
+
+    def sd(self, columns: slice) -> np.ndarray:
+        """Return the posterior sd of the correction, (pattern, feature)."""
+        sd, weights = self.effects.sd[:, columns], self._patterns[0]
+        variance = np.empty((len(weights), sd.shape[1]))
+        for pattern, row in enumerate(weights):
+            levels = np.flatnonzero(row)
+            weighted = row[levels, None] * sd[levels]
+            correlation = self.effects.correlation[np.ix_(levels, levels)]
+            variance[pattern] = np.einsum("if,ij,jf->f", weighted, correlation, weighted)
+        return np.sqrt(np.maximum(variance, 0))
+
+    def draw(self, columns: slice, draw: int) -> np.ndarray:
+        """Return one joint posterior draw of the correction, (pattern, feature).
+
+        Levels of the posterior use another stream of random numbers than new levels. Scans harmonized separately thus
+        get the same correction in the same draw, whichever new levels are among them.
+        """
+        indices, in_posterior = self.feature_indices[columns], self.effects.in_posterior
+        normal = np.empty((len(in_posterior), len(indices)))
+        for is_known in (True, False):
+            rows = in_posterior == is_known
+            rng = np.random.default_rng([self.seed, Stage.HARMONIZE, 1 + draw, is_known])  # NumPy ignores final zeros
+            normal[rows] = rng.standard_normal((rows.sum(), len(self.feature_indices)))[:, indices]
+        variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular, since effects sum to 0
         root = (vectors * np.sqrt(np.maximum(variance, 0))) @ vectors.T
-        levels = self.effects.mean[:, part] + self.effects.sd[:, part] * (root @ normal)
-        return self._add_up(levels)
+        level_effects = self.effects.mean[:, columns] + self.effects.sd[:, columns] * (root @ normal)
+        return self._combine(level_effects)

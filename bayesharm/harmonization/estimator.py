@@ -1,4 +1,4 @@
-"""The harmonizer as a scikit-learn transformer: for pipelines and cross-validation, learning from training scans only."""
+"""The scikit-learn transformer, for pipelines and cross-validation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,66 +30,71 @@ except ModuleNotFoundError:
 
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.features import Features, find_flaws
-from bayesharm.data.row_matching import check_rows, find_rows
+from bayesharm.data.row_matching import check_row_alignment, select_rows
 from bayesharm.data.scans import Check, read_scans
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.fit import configure_model, fit
+from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
-from bayesharm.harmonization.selection import NewScanners, choose_families
+from bayesharm.harmonization.options import CorrectionOptions, NewScanners
+from bayesharm.harmonization.selection import choose_families
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.posterior import Posterior, load_posterior
 
 FLOATS = (np.float64, np.float32)
+# Warnings point at the first line outside of these folders: the user's.
 LIBRARIES = tuple(str(Path(file).parent) for file in (__file__, sklearn.__file__, joblib.__file__))
 
 
 class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Takes the effects of scanners out of features, as a scikit-learn transformer.
+    """A scikit-learn transformer that removes the effects of scanners from features.
 
-    `fit` samples the posterior (:func:`bayesharm.fit`) of the scans that it is given and of no others, so that nothing of
-    the test people leaks where a pipeline is cross-validated; `transform` harmonizes any scans on these scanners
-    (:func:`bayesharm.harmonize`).
+    `fit` samples the posterior (:func:`bayesharm.fit`) given the training scans only: in cross-validation, no information
+    leaks from the test scans. `transform` harmonizes any scans on the same scanners (:func:`bayesharm.harmonize`).
 
-    Every method takes, beside X of shape (scan, feature), the table `scans` with one row for each row of X, in X's order:
-    `participant_id`, `scanner`, and where there are `site`, `diagnosis`, `traveling` and covariates. The methods request
-    it: with ``sklearn.set_config(enable_metadata_routing=True)`` pipelines and cross-validation pass it on
-    (``params={"scans": scans}``). scikit-learn does not pass it on where it scores by name (``scoring="roc_auc"``) nor in
-    ``cross_val_predict``: there, give the table to the constructor.
+    Every method takes X, of shape (scan, feature), and the table `scans` with one row for each row of X, in the same order.
+    Its columns are `participant_id`, `scanner` and, as needed, `site`, `diagnosis`, `traveling` and covariates. The methods
+    request the table: with ``sklearn.set_config(enable_metadata_routing=True)``, pipelines and cross-validation pass it on
+    (``params={"scans": scans}``). scikit-learn does not pass it on to scorers given by name (``scoring="roc_auc"``), nor in
+    ``cross_val_predict``; there, give the table to the constructor.
 
     Parameters
     ----------
     model : str or ModelSpec
         As for :func:`bayesharm.fit`, like `covariates`, `protocol`, `reference`, `feature_scaling` and `seed`.
     columns : mapping, optional
-        Our name -> the column of `scans`, such as ``{"participant_id": "subject"}``.
+        Canonical name -> column of `scans`, such as ``{"participant_id": "subject"}``.
     scans : DataFrame, optional
-        A table of all scans, for methods that are not given one. X must be a DataFrame then: its rows are found by its
-        index, in the column `scan_id` of the table or, if there is none, in the index.
-    remove, target, match_noise, new_scanners
-        As for :func:`bayesharm.harmonize`. They matter to `transform` only: to change them nothing has to be fitted again.
-        With ``new_scanners="adapt"`` what a new scanner does is learned from the scans that are transformed. What needs the
-        diagnosis of these scans is refused: to remove sampling, and to adapt a model of disorder effects.
+        A table of all scans, for methods called without one. X must then be a DataFrame: its index is looked up in the
+        column `scan_id` of the table or, without this column, in the table's index.
+    remove, target, match_noise
+        As for :func:`bayesharm.harmonize`. Like `new_scanners`, they concern `transform` only and can be changed without a
+        new fit. Removing sampling bias is refused, since it needs the diagnoses of the transformed scans.
+    new_scanners : {'error', 'prior', 'adapt'}
+        As for :func:`bayesharm.harmonize`; or, with 'adapt', first learn the effect of a new scanner from the transformed
+        scans (:func:`bayesharm.adapt`). A model with effects of diagnoses or populations cannot adapt, since it would need
+        the diagnoses of the transformed scans.
     preview : bool
-        Fit quickly and roughly, without sampling.
+        Fit quickly and approximately, without sampling.
     settings : mapping, optional
-        More of :class:`bayesharm.Settings`.
+        Other settings of :class:`bayesharm.Settings`.
 
     Attributes
     ----------
     posterior_ : Posterior
-        Of the features that vary, called as in X or, if these have no names, `x0`, `x1`, …
+        Of the features that vary, named as in X or, if X has no names, `x0`, `x1`, …
     n_features_in_ : int
     feature_names_in_ : (feature,) array
-        If X had them.
+        If X had names.
 
     Notes
     -----
-    What comes out is what went in: DataFrames with the same index, columns and types, or arrays; float32 stays float32,
-    other numbers become float64. Missing values are refused by `fit`; `transform` leaves them missing. Features that do
-    not vary over the scans that the model uses are passed through as they are, with a warning.
+    The output has the form of X: a DataFrame with the same index, columns and types, or an array. float32 stays float32;
+    other numbers become float64. `fit` refuses missing values; `transform` leaves them missing. Features that do not vary
+    over the scans used by the model are passed through unchanged, with a warning.
 
-    A pickled estimator holds its posterior as the files of a run folder.
+    A pickled estimator contains its posterior as the files of a run folder.
     """
 
     __metadata_request__fit = {"scans": True}
@@ -108,7 +114,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         remove: str | Sequence[str] | None = None,
         target: str | None = None,
         match_noise: bool = False,
-        new_scanners: NewScanners = "error",
+        new_scanners: NewScanners | Literal["adapt"] = "error",
         preview: bool = False,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
@@ -129,7 +135,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.settings = settings
 
     def fit(self, X: Any, y: Any = None, *, scans: pd.DataFrame | None = None) -> BayesHarmonizer:
-        """Learn what scanners do.
+        """Sample the posterior of the effects, given training scans.
 
         Parameters
         ----------
@@ -141,12 +147,12 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError, ModelError
-            Values are missing, no feature varies, or scans and model do not fit: both are kinds of ValueError.
+            Values are missing, no feature varies, or the model does not suit the scans. Both are ValueErrors.
 
         Warns
         -----
         UserWarning
-            Features do not vary and are passed through.
+            Some features do not vary and are passed through.
         """
         values = validate_data(self, X, dtype=FLOATS, ensure_all_finite="allow-nan", ensure_min_samples=2)
         names = self.get_feature_names_out().astype(str)
@@ -166,7 +172,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         dropped = flaws.reasons(names)
         if len(dropped) == len(names):
             raise InputError(
-                "No feature varies over the scans that the model uses.",
+                "No feature varies over the scans used by the model.",
                 got=f"{len(names)} constant features: {shorten(names)}",
                 expected="features that differ between scans",
                 do="check the values",
@@ -174,7 +180,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if dropped:
             _warn(
                 f"{len(dropped)} of {len(names)} features do not vary over the scans of the fit and are passed through "
-                f"as they are: {shorten(dropped)}."
+                f"unchanged: {shorten(dropped)}."
             )
         dataset = Dataset(table, features.take(names[~flaws.constant]), dropped)
         settings = {"preview": self.preview} | dict(self.settings or {})
@@ -189,8 +195,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : (scan, feature) array or DataFrame
             Features as in the fit; missing values stay missing.
         scans : DataFrame
-            One row for each row of X. Diagnoses are not looked at, since they may be what is to be predicted; covariates are
-            needed only to `match_noise`.
+            One row for each row of X. Diagnoses are ignored, since they may be the target of prediction; covariates are
+            needed only for `match_noise`.
 
         Returns
         -------
@@ -201,76 +207,83 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ------
         NotFittedError
         InputError
-            X and `scans` do not belong together, or a scanner is unknown.
+            X and `scans` do not match, or a scanner is unknown.
 
         Warns
         -----
         UserWarning
             For each of `Harmonized.notes`.
         """
-        values, known, found = self._apply(X, scans)
-        return _in_the_form_of(X, values, known, found.mean)
+        values, is_known, harmonized = self._apply(X, scans)
+        return _in_the_form_of(X, values, is_known, harmonized.mean)
 
     def fit_transform(self, X: Any, y: Any = None, *, scans: pd.DataFrame | None = None) -> Any:
-        """`fit`, then `transform` of the same scans."""
+        """Fit, then transform the same scans."""
         return self.fit(X, y, scans=scans).transform(X, scans=scans)
 
     def inverse_transform(self, X: Any, *, scans: pd.DataFrame | None = None) -> Any:
-        """Add to harmonized scans what `transform` has taken out; parameters as there."""
-        values, known, found = self._apply(X, scans, inverse=True)
-        return _in_the_form_of(X, values, known, found.mean)
+        """Add the effects that `transform` removes to harmonized scans; parameters as for `transform`."""
+        values, is_known, harmonized = self._apply(X, scans, inverse=True)
+        return _in_the_form_of(X, values, is_known, harmonized.mean)
 
     def transform_sd(self, X: Any, *, scans: pd.DataFrame | None = None) -> Any:
-        """Posterior sd of what `transform` takes out, in the units of X; parameters as there.
+        """Return the posterior sd of the output of `transform`, in the units of X; parameters as for `transform`.
 
-        It is 0 for features that are passed through, and missing where X is.
+        It is 0 for features that are passed through, and NaN where X is missing.
         """
-        values, known, found = self._apply(X, scans)
-        return _in_the_form_of(X, 0 * values, known, found.sd)
+        values, is_known, harmonized = self._apply(X, scans)
+        return _in_the_form_of(X, 0 * values, is_known, harmonized.sd)
 
     def _apply(self, X: Any, scans: pd.DataFrame | None, inverse: bool = False) -> tuple[np.ndarray, np.ndarray, Harmonized]:
-        """X as numbers, which of its features the posterior knows, and these harmonized."""
+        """Return X as numbers, a mask of the features in the posterior, and these harmonized."""
         check_is_fitted(self)
         self._check_options(self.posterior_.spec)
         values = validate_data(self, X, reset=False, dtype=FLOATS, ensure_all_finite="allow-nan")
         features = Features.from_array(values, self.get_feature_names_out().astype(str))
-        known = np.isin(features.names, self.posterior_.features)
+        is_known = np.isin(features.names, self.posterior_.features)
         table = self._read(X, len(values), scans, "apply")
-        table = table.drop(columns="diagnosis", errors="ignore")  # may be what is to be predicted
-        dataset = Dataset(table, features.take(features.names[known]))
+        table = table.drop(columns="diagnosis", errors="ignore")  # may be the target of prediction
+        dataset = Dataset(table, features.take(features.names[is_known]))
+        posterior, notes = self._adapt(dataset, inverse)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its notes are said below, of the user's line
-            found = harmonize(
-                self.posterior_,
-                dataset,
-                remove=self.remove,
-                target=self.target,
-                match_noise=self.match_noise,
-                new_scanners=self.new_scanners,
-                inverse=inverse,
-            )
-        for note in found.notes:
+            warnings.simplefilter("ignore")  # the notes are issued below, as warnings about the user's line
+            harmonized = harmonize(posterior, dataset, **asdict(self._options(inverse)))
+        for note in dict.fromkeys([*notes, *harmonized.notes]):
             _warn(note)
-        return values, known, found
+        return values, is_known, harmonized
+
+    def _adapt(self, dataset: Dataset, inverse: bool) -> tuple[Posterior, list[str]]:
+        """Return the posterior of the fit, adapted to new scanners if this was chosen, and notes."""
+        if self.new_scanners == "adapt" and not inverse:
+            return adapt_to_new_scanners(self.posterior_, dataset)
+        if self.new_scanners == "adapt":
+            refuse_inverse_adaptation(self.posterior_, dataset)
+        return self.posterior_, []
+
+    def _options(self, inverse: bool) -> CorrectionOptions:
+        """Return the options of the correction. After adaptation, a scanner that taught nothing has its prior."""
+        new_scanners = "prior" if self.new_scanners == "adapt" else self.new_scanners
+        return CorrectionOptions(self.remove, self.target, self.match_noise, inverse, new_scanners)
 
     def _check_options(self, spec: ModelSpec) -> None:
-        """Refuse what needs the diagnoses of the scans that are transformed."""
+        """Refuse impossible options, and those that need the diagnoses of the transformed scans."""
+        self._options(inverse=False)
         adapts = self.new_scanners == "adapt" and any(
             family.grouping in ("diagnosis", "population") for family in spec.families
         )
         if adapts or len(choose_families(spec, self.remove)) > 1:
             raise InputError(
-                "transform does not look at diagnoses, which may be what is to be predicted, and this option needs them.",
+                "This option needs diagnoses. transform ignores them, since they may be the target of prediction.",
                 got=f"remove={self.remove!r}, new_scanners={self.new_scanners!r}",
-                expected="only effects of scanners in `remove`; new_scanners='adapt' with a model that has no diagnoses",
-                do="leave the option out, or use bayesharm.harmonize, outside of pipelines",
+                expected="only effects of scanners in `remove`; new_scanners='adapt' with a model without diagnoses",
+                do="leave the option out, or use bayesharm.adapt and bayesharm.harmonize outside of pipelines",
             )
 
     def _read(self, X: Any, n_rows: int, scans: pd.DataFrame | None, check: Check) -> pd.DataFrame:
-        """The scans of X under our names."""
+        """Return the table of the scans of X, with canonical column names."""
         if scans is None and self.scans is not None:
-            scans = find_rows(self.scans, X)
-        return read_scans(check_rows(scans, X, n_rows), self.columns, check=check)
+            scans = select_rows(self.scans, X)
+        return read_scans(check_row_alignment(scans, X, n_rows), self.columns, check=check)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "posterior_")
@@ -299,15 +312,15 @@ def _refuse_missing(values: np.ndarray, names: np.ndarray) -> None:
             "The features contain NaN.",
             got=f"{missing.sum()} missing values in {shorten(names[missing.any(0)])}, "
             f"in {missing.any(1).sum()} of {len(values)} scans",
-            expected="a finite number for every scan and feature that the model is fitted to",
-            do="fill them in a step before this one (sklearn.impute), or leave these features or scans out",
+            expected="a finite number for every scan and feature of the fit",
+            do="impute them in an earlier step (sklearn.impute), or leave these features or scans out",
         )
 
 
-def _in_the_form_of(X: Any, others: np.ndarray, known: np.ndarray, harmonized: np.ndarray) -> Any:
-    """The features that the posterior knows and the others, as what X is."""
-    values = others.copy()
-    values[:, known] = harmonized
+def _in_the_form_of(X: Any, unchanged: np.ndarray, is_known: np.ndarray, harmonized: np.ndarray) -> Any:
+    """Join harmonized and unchanged features, in the form of X."""
+    values = unchanged.copy()
+    values[:, is_known] = harmonized
     if not isinstance(X, pd.DataFrame):
         return values
     frame = pd.DataFrame(values, index=X.index, columns=X.columns)
@@ -316,21 +329,22 @@ def _in_the_form_of(X: Any, others: np.ndarray, known: np.ndarray, harmonized: n
 
 
 def _warn(note: str) -> None:
-    """As about the user's line, whichever libraries are in between."""
+    """Warn about the user's line of code, whichever libraries are in between."""
     warnings.warn(note, skip_file_prefixes=LIBRARIES)
 
 
 def _pack(posterior: Posterior) -> bytes:
-    """The run folder as a zip, the same bytes for the same posterior."""
+    """Zip the run folder: the same bytes for the same posterior."""
     packed = io.BytesIO()
-    with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(packed, "w") as archive:
-        folder = posterior.save(Path(place) / "run")
+    with tempfile.TemporaryDirectory() as parent, zipfile.ZipFile(packed, "w") as archive:
+        folder = posterior.save(Path(parent) / "run")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), path.read_bytes())
     return packed.getvalue()
 
 
 def _unpack(packed: bytes) -> Posterior:
-    with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        archive.extractall(place)
-        return load_posterior(place)
+    """Unzip the run folder and load it."""
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(folder)
+        return load_posterior(folder)

@@ -1,4 +1,4 @@
-"""New features beside those of a fit: the same by name, and in the same units."""
+"""Match the features of a dataset with those of a fit: by name, and in the same units."""
 
 from __future__ import annotations
 
@@ -11,94 +11,117 @@ from bayesharm.data.features import Features
 from bayesharm.errors import InputError, shorten
 from bayesharm.results.posterior import Posterior
 
-FACTOR = 100.0  # a feature that is so much larger than in the fit, or smaller, is in another unit
-CLEAR = 5.0  # sds that a feature's center is from 0, so that being near 0 says something
+# A feature seems to be in other units if it is larger than in the fit by more than this factor, or smaller.
+MAX_SIZE_RATIO = 100.0
+# A single feature near 0 is suspect only if its center in the fit is farther from 0 than this, in sds.
+MIN_CENTER = 5.0
 
 
 def match_features(posterior: Posterior, features: Features) -> tuple[Features, np.ndarray, list[str]]:
-    """Features that the posterior knows, in the order of the dataset; their places there; a note.
+    """Select the features of the posterior, in the order of the dataset.
+
+    Returns
+    -------
+    features : Features
+    feature_indices : (feature,) int array
+        Their indices in the posterior.
+    notes : list of str
+        Names the features that are left out, if there are any.
 
     Raises
     ------
     InputError
-        Features of the fit are absent, or nameless ones are not as many.
+        Features of the fit are absent, or features without names differ from the fit in number.
     """
-    known, dropped = pd.Index(posterior.features), posterior.run.get("dropped", {})
-    if features.matrix.names is None and features.n_features != len(known) + len(dropped):
-        # Numbers given to columns that have no names mean something only if they count the same columns.
+    names, dropped = pd.Index(posterior.features), posterior.run.get("dropped", {})
+    if features.matrix.names is None and features.n_features != len(names) + len(dropped):
+        # Column numbers identify features only if the same columns are counted.
         raise InputError(
-            "The features have no names, and their number is not that of the fit.",
+            "The features have no names, and their number differs from the fit.",
             got=f"{features.n_features} features",
-            expected=f"{len(known) + len(dropped)}, in the order of the fit",
+            expected=f"{len(names) + len(dropped)}, in the order of the fit",
             do="give the same columns as in the fit, or label the features of both by name",
         )
-    there = pd.Index(features.names)
-    if len(absent := known.difference(there, sort=False)):
+    given = pd.Index(features.names)
+    if len(absent := names.difference(given, sort=False)):
         raise InputError(
             "Features of the fit are absent.",
             got=f"{features.n_features} features: {shorten(features.names)}",
-            expected=f"the {len(known)} features of the fit; {len(absent)} are absent: {shorten(absent)}",
-            do="give (or choose with the same glob) the features that the model was fitted to",
+            expected=f"the {len(names)} features of the fit; {len(absent)} are absent: {shorten(absent)}",
+            do="give (or select with the same glob) the features to which the model was fitted",
         )
-    at = known.get_indexer(there)
-    extra = features.names[at < 0]
+    indices = names.get_indexer(given)
+    extra = features.names[indices < 0]
     if not extra.size:
-        return features, at, []
-    note = f"Features that were not part of the fit are left out ({extra.size:,}): {shorten(extra, 3)}"
+        return features, indices, []
+    notes = [_describe_extra(extra, dropped)]
+    return features.take(features.names[indices >= 0]), indices[indices >= 0], notes
+
+
+def _describe_extra(extra: np.ndarray, dropped: dict[str, str]) -> str:
+    """Name the features that are not in the fit, and the reason why the fit dropped some of them."""
+    note = f"Features that are not in the fit are left out ({extra.size:,}): {shorten(extra, 3)}."
     if reasons := [dropped[name] for name in extra.tolist() if name in dropped]:
-        note += f"; unfit there: {len(reasons):,}, the first one {reasons[0]}"
-    return features.take(features.names[at >= 0]), at[at >= 0], [note + "."]
+        note += f" The fit itself dropped {len(reasons):,} of them, the first because it is {reasons[0]}."
+    return note
 
 
 def root_mean_square(values: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
-    """Root mean square of each feature over the scans of each group that have it; NaN where none has.
+    """Compute the root mean square of each feature over the scans of each group; NaN where no value is finite.
 
     Parameters
     ----------
     values : (scan, feature) array
     group : (scan,) int array, optional
-        By default all are of one.
+        Group of each scan; by default there is one group.
 
     Returns
     -------
     (group, feature) array
     """
     group = np.zeros(len(values), int) if group is None else group
-    there = np.isfinite(values)
-    of_group = np.eye(group.max(initial=0) + 1)[:, group]
-    count = of_group @ there
-    squares = of_group @ np.square(values, where=there, out=np.zeros(values.shape), dtype=float)
+    is_finite = np.isfinite(values)
+    membership = np.eye(group.max(initial=0) + 1)[:, group]
+    count = membership @ is_finite
+    squares = membership @ np.square(values, where=is_finite, out=np.zeros(values.shape), dtype=float)
     return np.sqrt(np.divide(squares, count, out=np.full(count.shape, np.nan), where=count > 0))
 
 
 def compare_units(
-    posterior: Posterior, at: np.ndarray, size: np.ndarray, names: np.ndarray, scanners: Sequence[str]
+    posterior: Posterior, feature_indices: np.ndarray, size: np.ndarray, names: np.ndarray, scanners: Sequence[str]
 ) -> list[str]:
-    """A sentence about features that seem to be in other units than in the fit, on all scanners or on some.
+    """Name features that seem to be in other units than in the fit, on all scanners or on some.
 
     Parameters
     ----------
     posterior : Posterior
-    at : (feature,) int array
-        Places of the features in the posterior.
+    feature_indices : (feature,) int array
+        Indices of the features in the posterior.
     size : (scanner, feature) array
-        As :func:`root_mean_square` gives it, of the new scans.
+        Root mean square of the new scans, from :func:`root_mean_square`.
     names : (feature,) str array
     scanners : sequence of str
+
+    Returns
+    -------
+    list of str
+        One note, or none.
     """
     scales = posterior.tree["scales"].to_dataset()
-    center, unit = scales["center"].values[at], scales["unit"].values[at]
+    center, unit = scales["center"].values[feature_indices], scales["unit"].values[feature_indices]
     ratio = size / np.hypot(center, unit)
-    small = ratio < 1 / FACTOR
-    other = (ratio > FACTOR) | (small & (np.abs(center) > CLEAR * unit))
-    other |= small & (small.mean(1, keepdims=True) > 0.5)  # one feature may be near 0 in a few scans, not most of them
-    concerned = other.any(1)
-    if not concerned.any():
+    is_small = ratio < 1 / MAX_SIZE_RATIO
+    is_suspect = (ratio > MAX_SIZE_RATIO) | (is_small & (np.abs(center) > MIN_CENTER * unit))
+    # A single feature may be near 0 in a few scans, but not most features.
+    is_suspect |= is_small & (is_small.mean(1, keepdims=True) > 0.5)
+    scanner_is_suspect, feature_is_suspect = is_suspect.any(1), is_suspect.any(0)
+    if not scanner_is_suspect.any():
         return []
-    where = "" if concerned.all() else f" in the scans of {shorten(np.array(scanners, object)[concerned])}"
-    some = other.any(0)
+    where = ""
+    if not scanner_is_suspect.all():
+        where = f" in the scans of {shorten(np.array(scanners, object)[scanner_is_suspect])}"
     return [
-        f"{some.sum():,} of {len(at):,} features are about {np.median(ratio[other]):.3g} times as large as in the fit"
-        f"{where}: {shorten(names[some])}. They seem to be in other units, and what is removed from them is in those of the "
-        "fit."
+        f"{feature_is_suspect.sum():,} of {len(names):,} features are about {np.median(ratio[is_suspect]):.3g} times as "
+        f"large as in the fit{where}: {shorten(names[feature_is_suspect])}. They seem to be in other units; the correction "
+        "is in the units of the fit."
     ]

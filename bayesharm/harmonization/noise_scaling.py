@@ -1,57 +1,76 @@
-"""Equal noise on all scanners: what a scan is away from what is expected of it shrinks or grows."""
+"""Noise matching: deviations from the expected value are rescaled so that all scanners have the same noise variance."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
-from bayesharm.harmonization.corrections import find_populations
+from bayesharm.harmonization.corrections import Correction, find_populations
 from bayesharm.model.covariates import Covariate, covariate_values
 from bayesharm.results.nodes import NODE
 from bayesharm.results.posterior import Posterior
 
 
-def noise_factors(posterior: Posterior, log_ratio: np.ndarray, target: int, at: np.ndarray) -> np.ndarray:
-    """What deviations on each scanner are multiplied by, (scanner, feature).
+def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int, feature_indices: np.ndarray) -> np.ndarray:
+    """Return the factors that give deviations the same variance on every scanner, (…, scanner, feature).
 
-    People scanned once deviate by their own effect and by noise, of variance ``tau_p² + sigma² lambda``; so multiplied it is
-    the same everywhere, with the lambda of the target, or 1.
+    The deviation of a person scanned once is the participant's effect plus noise, of variance ``tau_p² + sigma² lambda``.
+    The factor of a scanner is the square root of this variance at the target's lambda (1 without a target) over that at
+    its own lambda. It does not depend on the participant: repeated scans are rescaled by the same factor.
 
     Parameters
     ----------
     posterior : Posterior
-    log_ratio : (…, scanner) array
+    log_noise_ratio : (…, scanner) array
         log lambda.
     target : int
-        Place of the target scanner, or -1.
-    at : (feature,) int array
+        Index of the target scanner, or -1.
+    feature_indices : (feature,) int array
+        Indices of the features in the posterior.
     """
-    spec, scales = posterior.spec, posterior.tree["scales"].to_dataset()["q50"][:, at]
+    spec, scales = posterior.spec, posterior.tree["scales"].to_dataset()["q50"][:, feature_indices]
     noise = scales.sel(family="noise").values ** 2
-    person = np.zeros_like(noise)
+    participant = np.zeros_like(noise)
     for family in spec.families:
         if family.grouping == "participant" and family.name in scales["family"]:
-            person = scales.sel(family=family.name).values ** 2
-    ratio = np.exp(log_ratio)[..., None]
-    wanted = ratio[..., [target], :] if target >= 0 else 1.0  # so that the target's factor is exactly 1
-    return np.sqrt((person + noise * wanted) / (person + noise * ratio))
+            participant = scales.sel(family=family.name).values ** 2
+    ratio = np.exp(log_noise_ratio)[..., None]
+    target_ratio = ratio[..., [target], :] if target >= 0 else 1.0  # the target's own factor is exactly 1
+    return np.sqrt((participant + noise * target_ratio) / (participant + noise * ratio))
+
+
+def scale_deviations(values: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Multiply the deviations of corrected values from their expected values; a factor of 1 changes no bit."""
+    return np.where(factor == 1, values, factor * values + (1 - factor) * expected)
+
+
+def unscale_deviations(values: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Invert :func:`scale_deviations`."""
+    return np.where(factor == 1, values, (values - (1 - factor) * expected) / factor)
 
 
 class Expectation:
-    """What is expected of each scan, whoever it is of: the mean, its diagnosis, covariates and population.
+    """The expected value of each scan after correction, whoever is scanned.
 
-    It is the mean of all scans that the posterior knows, where effects are other than their mean over these.
+    It is the sum of the mean of all scans in the posterior and of the effects that stay in the data: diagnosis,
+    covariates and population. Effects are contrasts with an average over levels, so that the mean of the scans contains
+    their mean over scans, which is subtracted.
 
     Parameters
     ----------
     posterior : Posterior
     scans : DataFrame
     families : tuple of str
-        Effects that are taken out of the scans.
-    at : (feature,) int array
+        Effects that are removed from the scans.
+    feature_indices : (feature,) int array
+        Indices of the features in the posterior.
     target : str, optional
-        The scanner that scans are brought to.
+        The target scanner.
 
     Raises
     ------
@@ -60,31 +79,77 @@ class Expectation:
     """
 
     def __init__(
-        self, posterior: Posterior, scans: pd.DataFrame, families: tuple[str, ...], at: np.ndarray, target: str | None
+        self,
+        posterior: Posterior,
+        scans: pd.DataFrame,
+        families: tuple[str, ...],
+        feature_indices: np.ndarray,
+        target: str | None,
     ) -> None:
-        scales, known = posterior.tree["scales"].to_dataset(), posterior.tree[NODE].to_dataset()
-        n_scans = known["size"].values.sum()
-        away = known["dense"].values[known["dense_column"].values == 0].sum(0) / n_scans  # the column of ones; of new scans
-        self.mean = (scales["center"].values + scales["unit"].values * away)[at]
-        self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # weights of levels in each scan, and their effects
+        n_scans = posterior.tree[NODE].to_dataset()["size"].values.sum()
+        self.mean = _mean_of_scans(posterior, feature_indices)
+        self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
         for name in posterior.tree["effects"].children:
             if name in posterior.spec.components and name != posterior.spec.removed_effect:
-                continue  # the sum of the parts is there too
+                continue  # the removed effect is the sum of all components
             effect = posterior.effect(name)
-            dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, at]
+            dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
-                self.terms.append((_away_from_mean(posterior, scans), values))
+                self.terms.append((_centered_covariates(posterior, scans), values))
                 continue
             self.mean -= effect["n_scans"].values @ values / n_scans
             if name == families[0] and target is not None:
-                self.mean += effect["mean"].sel(scanner=target).values[at]
+                self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
             if name not in families and (labels := _labels(posterior, scans, dim, effect[dim].values)) is not None:
                 levels = pd.Index(effect[dim].values).get_indexer(pd.Index(labels))
                 self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
 
-    def __call__(self, part: slice, rows: slice) -> np.ndarray:
-        """Of some features and scans, (scan, feature)."""
-        return self.mean[part] + sum(weights[rows] @ values[:, part] for weights, values in self.terms)
+    def __call__(self, columns: slice, rows: slice) -> np.ndarray:
+        """Return the expected values of some scans and features, (scan, feature)."""
+        return self.mean[columns] + sum(weights[rows] @ values[:, columns] for weights, values in self.terms)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseMatching:
+    """The rescaling of deviations that goes with a correction.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    correction : Correction
+    expectation : Expectation
+    """
+
+    posterior: Posterior
+    correction: Correction
+    expectation: Expectation
+
+    def factors(self, columns: slice, draw: int | None = None) -> np.ndarray:
+        """Return the factors of the scanners, (scanner, feature), at the mean of log lambda or at one of its draws."""
+        draws = self._log_noise_ratios
+        log_noise_ratio = draws.mean(0) if draw is None else draws[draw % len(draws)]
+        indices = self.correction.feature_indices[columns]
+        return noise_factors(self.posterior, log_noise_ratio, self.correction.target, indices)
+
+    @cached_property
+    def _log_noise_ratios(self) -> np.ndarray:
+        """Posterior draws of log lambda, (draw, scanner); new scanners have lambda = 1.
+
+        They are in random order: consecutive draws of a chain are correlated, and few of them may be used.
+        """
+        names = self.correction.effects.levels[: self.correction.effects.n_scanners]
+        ratio = self.posterior.tree["hyper"].to_dataset()["noise_ratio"].reindex(scanner=names, fill_value=1.0)
+        draws = np.log(ratio.values).reshape(-1, len(names))
+        return draws[np.random.default_rng([self.correction.seed, Stage.HARMONIZE]).permutation(len(draws))]
+
+
+def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndarray:
+    """Return the mean over all scans in the posterior, those of adaptation included, (feature,)."""
+    scales, statistics = posterior.tree["scales"].to_dataset(), posterior.tree[NODE].to_dataset()
+    n_scans = statistics["size"].values.sum()
+    intercept = statistics["dense_column"].values == 0
+    standardized = statistics["dense"].values[intercept].sum(0) / n_scans  # 0 in a fit; adaptation adds scans
+    return (scales["center"].values + scales["unit"].values * standardized)[feature_indices]
 
 
 def _labels(posterior: Posterior, scans: pd.DataFrame, dim: str, levels: np.ndarray) -> pd.Series | None:
@@ -93,14 +158,14 @@ def _labels(posterior: Posterior, scans: pd.DataFrame, dim: str, levels: np.ndar
     return scans.get("diagnosis") if dim == "diagnosis" else None
 
 
-def _away_from_mean(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
-    """Columns of covariates, from their means over the scans of the fit, (scan, covariate)."""
+def _centered_covariates(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
+    """Return the covariates minus their means over the scans of the fit, (scan, covariate)."""
     covariates = [Covariate(**each) for each in posterior.tree[NODE].attrs["covariates"]]
     if absent := [each.name for each in covariates if each.name not in scans]:
         raise InputError(
-            "Noise cannot be equalized without the covariates of the fit.",
+            "Noise matching needs the covariates of the fit.",
             got=f"no column {shorten(absent)}",
-            expected="covariates that are columns, since deviations from what is expected are scaled",
-            do="add them, or leave match_noise out",
+            expected="all covariates of the fit as columns: deviations from the expected value are rescaled",
+            do="add the columns, or leave match_noise out",
         )
     return np.stack([covariate_values(scans, each) - each.mean for each in covariates], axis=1)

@@ -1,61 +1,61 @@
-"""Which effects are to be removed from which scans, and what must be said about it."""
+"""Selection of the effects to remove from each scan, and the notes that go with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.dataset import Dataset
-from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Effects, add_unknown, find_populations, read_effects
+from bayesharm.harmonization.options import NewScanners
 from bayesharm.model.spec import ModelSpec
-from bayesharm.results.nodes import NODE
 from bayesharm.results.posterior import Posterior
-
-NewScanners = Literal["error", "prior", "adapt"]
 
 
 def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The family by scanner, and perhaps that by population, that are to be removed.
+    """Return the families to remove: one by scanner, and perhaps one by population.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    remove : str or sequence of str, optional
+        Names of families, also separated by commas; by default the effect that the model is made to remove.
 
     Raises
     ------
     InputError
-        The model has no such effects, or they are no effects of scanners.
+        The model has no such family, or not this combination can be removed.
     """
     by_scanner = [
         spec.removed_effect,
         *(f.name for f in spec.families if f.grouping == "scanner" and f.name not in spec.components),
     ]
     by_population = [family.name for family in spec.families if family.grouping == "population"]
-    wanted = (spec.removed_effect,) if remove is None else tuple(remove) if isinstance(remove, list | tuple) else (remove,)
-    wanted = tuple(name.strip() for part in wanted for name in str(part).split(","))
-    first = [name for name in wanted if name in by_scanner]
-    others = [name for name in wanted if name in by_population]
-    if len(first) != 1 or len(others) > 1 or len(wanted) != 1 + len(others):
-        known = dict.fromkeys(by_scanner)
+    given = (spec.removed_effect,) if remove is None else tuple(remove) if isinstance(remove, list | tuple) else (remove,)
+    names = tuple(name.strip() for item in given for name in str(item).split(","))
+    of_scanners = [name for name in names if name in by_scanner]
+    of_populations = [name for name in names if name in by_population]
+    if len(of_scanners) != 1 or len(of_populations) > 1 or len(names) != 1 + len(of_populations):
+        refused = [name for name in names if name not in (*of_scanners, *of_populations)] or names
+        optional = f", alone or with {by_population[0]}" if by_population else ""
         raise InputError(
-            f"{shorten([name for name in wanted if name not in (*first, *others)] or wanted)} effects cannot be removed.",
+            f"{shorten(refused)} effects cannot be removed.",
             got=f"remove={remove!r}",
-            expected=f"a family of effects by scanner: {', '.join(known)}"
-            + (f"; with {by_population[0]} if wanted" if by_population else ""),
+            expected=f"a family of effects by scanner ({', '.join(dict.fromkeys(by_scanner))}){optional}",
             do="choose one of these",
         )
-    return (*first, *others)
+    return (*of_scanners, *of_populations)
 
 
-def find_target(posterior: Posterior, target: str | None) -> str | None:
-    """The scanner that scans are brought to.
+def check_target(posterior: Posterior, target: str | None) -> None:
+    """Check that the target scanner is in the posterior.
 
     Raises
     ------
     InputError
-        The posterior knows no such scanner.
+        It is not.
     """
     if target is not None and target not in posterior.scanners:
         raise InputError(
@@ -64,89 +64,60 @@ def find_target(posterior: Posterior, target: str | None) -> str | None:
             expected=f"one of {shorten(posterior.scanners, 50)}",
             do="choose one of these, or leave it out for the average scanner",
         )
-    return target
-
-
-def adapt_to_new_scanners(
-    posterior: Posterior, dataset: Dataset, new_scanners: NewScanners, *, inverse: bool = False
-) -> tuple[Posterior, list[str]]:
-    """The posterior once it has learned from scans of scanners that it has not seen, if it shall; and notes.
-
-    Raises
-    ------
-    InputError
-        There is no such choice, or nothing that could be learned.
-    """
-    if new_scanners not in get_args(NewScanners):
-        raise InputError(
-            "It is not said what to do about unseen scanners.",
-            got=f"new_scanners={new_scanners!r}",
-            expected=f"one of {', '.join(get_args(NewScanners))}",
-            do="choose one of these",
-        )
-    scans = dataset.scans
-    rows = np.flatnonzero(~scans["scanner"].isin(posterior.scanners))
-    if new_scanners != "adapt" or not len(rows):
-        return posterior, []
-    if inverse:
-        raise InputError(
-            "Harmonized scans do not tell what their scanners did.",
-            got="new_scanners='adapt' with inverse",
-            expected="a posterior that knows the scanners",
-            do="keep the posterior that bayesharm.adapt makes of the scans as they were measured, and use it both ways",
-        )
-    from bayesharm.harmonization.adaptation import update_posterior
-
-    table = scans.assign(traveling=find_travelers(scans)).iloc[rows].reset_index(drop=True)
-    learned, _ = update_posterior(posterior, replace(dataset, scans=table, features=dataset.features.align(rows)))
-    notes = list(learned.run["notes"][len(posterior.run["notes"]) :])
-    elsewhere = scans["participant_id"].drop(index=scans.index[rows])
-    known = posterior.tree[NODE].to_dataset()["kind_participant_id"].values
-    if more := sorted(set(table["participant_id"]) & set(elsewhere) - set(known)):
-        notes.append(
-            f"Scans of {shorten(more)} on known scanners may have been in the fit, and nothing was learned from them; if "
-            "they are new, use bayesharm.adapt with all new scans."
-        )
-    return learned, notes
 
 
 def place_scans(
-    posterior: Posterior, scans: pd.DataFrame, families: tuple[str, ...], new_scanners: NewScanners, at: np.ndarray
+    posterior: Posterior,
+    scans: pd.DataFrame,
+    families: tuple[str, ...],
+    new_scanners: NewScanners,
+    feature_indices: np.ndarray,
 ) -> tuple[Effects, np.ndarray, np.ndarray, list[str]]:
-    """Effects of the families, the places of each scan's scanner and population (-1: none) among them, and notes.
+    """Match scans with the levels of the effects to remove; new levels are added to the effects.
+
+    Returns
+    -------
+    effects : Effects
+    scanner, population : (scan,) int arrays
+        Index of each scan's scanner and population among the levels of the effects; -1 for no population.
+    notes : list of str
 
     Raises
     ------
     InputError
-        A scanner or population is unknown, and that is to be refused.
+        A scanner or population is not in the fit, and `new_scanners` is 'error'.
     """
-    effects, notes = read_effects(posterior, families, at), []
+    effects, notes = read_effects(posterior, families, feature_indices), []
     known = effects.levels[: effects.n_scanners]
     new = [str(name) for name in scans["scanner"].unique() if name not in known]
+    if new and new_scanners == "error":
+        _refuse_scanners(scans["scanner"], new, known)
     if new:
-        if new_scanners == "error":
-            refused = scans["scanner"][scans["scanner"].isin(new)]
-            raise InputError(
-                "The fit knows nothing about some of the scanners.",
-                got=f"{len(refused)} scans from {shorten(new)}",
-                expected=f"scanners of the fit: {shorten(known, 50)}",
-                do="leave these scans out, write the scanners as in the fit, fit again with scans of them, or say "
-                "new_scanners='prior' or new_scanners='adapt' (--new-scanners in the shell)",
-            )
         notes.append(
-            f"Not seen in the fit: {shorten(new)}. Their scans are taken as those of the average scanner; the sd is that of "
-            "the prior."
+            f"Scanners not in the fit: {shorten(new)}. They are taken as average scanners, with the sd of the prior."
         )
-        wider = float(np.exp(posterior.log_ratios())[len(posterior.scanners) :].mean())  # kappa of any scanner
-        scale = _scales(posterior, posterior.spec.components or (families[0],)) * wider**0.5
+        mean_bias_ratio = float(posterior.variance_ratios().bias.mean())  # kappa
+        scale = _scales(posterior, posterior.spec.components or (families[0],)) * mean_bias_ratio**0.5
         n_known = int(_in_fit(posterior, families[0]).sum())
-        effects = add_unknown(effects, new, scale, at, n_known, scanners=True)
+        effects = add_unknown(effects, new, scale, feature_indices, n_known, scanners=True)
     population = np.full(len(scans), -1)
     if len(families) > 1:
-        effects, population, about = _place_populations(posterior, scans, families[1], new_scanners, at, effects)
-        notes += about
+        effects, population, population_notes = _place_populations(
+            posterior, scans, families[1], new_scanners, feature_indices, effects
+        )
+        notes += population_notes
     scanner = pd.Index(effects.levels[: effects.n_scanners]).get_indexer(pd.Index(scans["scanner"].astype(str)))
     return effects, scanner, population, notes
+
+
+def _refuse_scanners(scanner: pd.Series, new: list[str], known: list[str]) -> None:
+    raise InputError(
+        "Some scanners are not in the fit.",
+        got=f"{scanner.isin(new).sum()} scans from {shorten(new)}",
+        expected=f"scanners of the fit: {shorten(known, 50)}",
+        do="leave these scans out, write scanners as in the fit, fit again with these scans, adapt the posterior to them "
+        "(bayesharm.adapt, or --new-scanners adapt in the shell), or use the prior (new_scanners='prior')",
+    )
 
 
 def _scales(posterior: Posterior, names: Sequence[str]):
@@ -155,7 +126,7 @@ def _scales(posterior: Posterior, names: Sequence[str]):
 
 
 def _in_fit(posterior: Posterior, family: str) -> np.ndarray:
-    """Of the levels of a family, which its effects are counted from, (level,)."""
+    """Return which levels of a family were in the fit, (level,); effects are contrasts with the mean of these."""
     effect = posterior.effect(family)
     return effect["in_fit"].values if "in_fit" in effect else np.full(len(effect["mean"]), True)
 
@@ -163,33 +134,33 @@ def _in_fit(posterior: Posterior, family: str) -> np.ndarray:
 def _place_populations(
     posterior: Posterior, scans: pd.DataFrame, family: str, new_scanners: NewScanners, at: np.ndarray, effects: Effects
 ) -> tuple[Effects, np.ndarray, list[str]]:
-    """Travelers belong to no population, and nobody does whose diagnosis has only one in the fit."""
+    """Match scans with populations; travelers and people whose diagnosis has a single population in the fit have none."""
     known = effects.levels[effects.n_scanners :]
     populations = find_populations(posterior, scans, known)
     diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
     alone = populations == ""
     if (without := alone & (diagnosis == "")).any():
         raise InputError(
-            f"The {family} effects of people cannot be removed without their diagnosis.",
+            f"Removing {family} effects needs diagnoses.",
             got=f"no diagnosis for scans {shorten(scans['scan_id'][without])}",
-            expected="a diagnosis of everybody but travelers",
+            expected="a diagnosis for everyone except travelers",
             do="add it, leave these scans out, or remove the effects of scanners only",
         )
     notes = [f"Real differences between the people recruited at different sites are removed too: {shorten(known)}."]
     if alone.any():
         notes.append(
-            f"{shorten(sorted(diagnosis[alone].unique()))}: not recruited at two sites of the fit, so that nothing is "
-            "removed for their populations."
+            f"{shorten(sorted(diagnosis[alone].unique()))}: recruited at fewer than two sites of the fit, so no {family} "
+            "effects are removed from these scans."
         )
     unknown = populations.notna() & ~alone & ~populations.isin(known)
     new = dict(zip(populations[unknown], diagnosis[unknown], strict=True))
     if new and new_scanners == "error":
         raise InputError(
-            "The fit knows nothing about some of the populations.",
+            "Some populations are not in the fit.",
             got=f"{unknown.sum()} scans of people from {shorten(sorted(new))}",
             expected=f"populations of the fit: {shorten(known, 50)}",
-            do="leave these scans out, remove the effects of scanners only, or say "
-            "new_scanners='prior' (--new-scanners in the shell)",
+            do="leave these scans out, remove the effects of scanners only, or use the prior "
+            "(new_scanners='prior', or --new-scanners prior in the shell)",
         )
     split = next(each.split for each in posterior.spec.families if each.name == family)
     counted_from = np.array(known, object)[_in_fit(posterior, family)]
@@ -203,10 +174,10 @@ def _place_populations(
 
 
 def interpretation_notes(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:
-    """Say what goes with the effect where the model does not separate measurement from sampling bias."""
+    """Warn where the model does not separate measurement from sampling bias."""
     if spec.participants == "travelers" or any(family.grouping == "population" for family in spec.families):
         return []
     return [
-        f"The {families[0]} effects of this model are measurement and sampling bias together: real "
-        "differences between the people recruited at different sites are removed with them."
+        f"The {families[0]} effects of this model are measurement and sampling bias together: removing them also removes "
+        "real differences between the people recruited at different sites."
     ]

@@ -35,9 +35,10 @@ from bayesharm.inference.importance import (
     log_prior,
     quadratic_features,
 )
-from bayesharm.inference.variance_ratios import VarianceRatios, fit_variance_ratios, variance_ratio_covariance
+from bayesharm.inference.variance_ratios import RatioPosterior, fit_variance_ratios, variance_ratio_covariance
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
@@ -59,8 +60,8 @@ class Hyperparameters(NamedTuple):
     ----------
     eta, omega : (chain, draw, scale) arrays
         Mean and sd over features of the log-scales of standardized features.
-    log_ratio : Ratio
-        Noise ratio of the scanners.
+    ratios : RatioPosterior
+        Of the variance ratios of the scanners.
     predictive : Gaussian
         Mean and sd of the predictive prior of a feature's log-scales, their amplitude apart.
     log_marginal : (feature, component) array, or None
@@ -75,7 +76,7 @@ class Hyperparameters(NamedTuple):
 
     eta: np.ndarray
     omega: np.ndarray
-    log_ratio: VarianceRatios
+    ratios: RatioPosterior
     predictive: Gaussian
     log_marginal: np.ndarray | None
     diverging: int
@@ -85,7 +86,11 @@ class Hyperparameters(NamedTuple):
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays; :meth:`from_arrays` is the inverse."""
         arrays = {name: np.asarray(getattr(self, name)) for name in ("eta", "omega", "diverging", "importance", "khat")}
-        arrays |= {f"log_ratio_{name}": np.asarray(part) for name, part in self.log_ratio._asdict().items()}
+        arrays |= {
+            "ratio_mean": self.ratios.mean.to_vector(),
+            "ratio_covariance": self.ratios.covariance,
+            "n_independent_features": np.asarray(self.ratios.n_independent_features),
+        }
         arrays |= {f"predictive_{name}": np.asarray(part) for name, part in self.predictive._asdict().items()}
         return arrays if self.log_marginal is None else arrays | {"log_marginal": self.log_marginal}
 
@@ -95,7 +100,11 @@ class Hyperparameters(NamedTuple):
         return cls(
             arrays["eta"],
             arrays["omega"],
-            VarianceRatios(arrays["log_ratio_mean"], arrays["log_ratio_covariance"], float(arrays["log_ratio_n_effective"])),
+            RatioPosterior(
+                VarianceRatios.from_vector(arrays["ratio_mean"]),
+                arrays["ratio_covariance"],
+                float(arrays["n_independent_features"]),
+            ),
             Gaussian(*(arrays[f"predictive_{name}"] for name in Gaussian._fields)),
             arrays.get("log_marginal"),
             int(arrays["diverging"]),
@@ -150,7 +159,7 @@ def fit_hyperparameters(
     """
     keys = feature_keys(seed, Stage.NODES, features)
     few, many = (_count_nodes(n, len(features)) for n in (EVALUATIONS_OF_PREVIEW if preview else EVALUATIONS))
-    ratio = np.zeros(problem.n_ratios)
+    ratios = VarianceRatios.equal(problem.n_scanners)
     log_medians = problem.log_medians
     center = np.concatenate([log_medians, np.full(len(log_medians), np.log(0.4))])
     start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), len(features)))
@@ -160,16 +169,16 @@ def fit_hyperparameters(
     for turn in range(N_TURNS):
         n_nodes = few if turn < TURNS_OF_FEW else many
         nodes, modes = place_importance_samples(
-            problem, moments, center, eta_sd, ratio, _turn_keys(keys, turn), n_nodes, starts
+            problem, moments, center, eta_sd, ratios, _turn_keys(keys, turn), n_nodes, starts
         )
         starts = tuple(mode.mode for mode in modes)
-        before = ratio
+        before = ratios
         if (problem.noise_ratio or problem.bias_ratio) and turn < TURNS_OF_RATIO:
-            ratio = fit_variance_ratios(
-                problem, moments, nodes, _prior_of(center, problem.priors.omega_floor), n_effective, ratio
+            ratios = fit_variance_ratios(
+                problem, moments, nodes, _prior_of(center, problem.priors.omega_floor), n_effective, ratios
             )
-        kept = kept[1 - MOST_SETS :] if turn > TURNS_OF_RATIO else []  # of the same noise ratio
-        kept.append(Placed(nodes, modes, log_importance_weights(problem, ratio, moments, nodes)))
+        kept = kept[1 - MOST_SETS :] if turn > TURNS_OF_RATIO else []  # of the same noise ratios
+        kept.append(Placed(nodes, modes, log_importance_weights(problem, ratios, moments, nodes)))
         log_scales, weight = _together(kept)
         basis = quadratic_features(log_scales)
         approximation = approximate(problem.priors, log_medians, basis, weight, jnp.asarray(center)[:, None])
@@ -181,7 +190,7 @@ def fit_hyperparameters(
         new = _prior_of(target, problem.priors.omega_floor)
         far = np.maximum(np.abs(new.mean - old.mean), np.abs(new.sd - old.sd))
         moved = np.max(far / np.maximum(old.sd, 0.05))
-        moved_ratio = np.max(np.abs(ratio - before))
+        moved_ratio = np.max(np.abs(ratios.to_vector() - before.to_vector()))
         on_iteration(f"turn {turn + 1}: scales moved by {moved:.2f} of their spread, noise ratio by {moved_ratio:.3f}")
         # near enough for the nodes, or where they see it well; the posterior itself comes below
         if moved_ratio < 0.01 and (moved < 0.25 or (turn > TURNS_OF_RATIO and _see(weight, basis, new, problem.priors))):
@@ -190,12 +199,12 @@ def fit_hyperparameters(
         if not preview:
             return None
 
-    nodes, modes = place_importance_samples(problem, moments, center, eta_sd, ratio, keys, many, starts)
-    prior, uncertain = _prior_of(center, problem.priors.omega_floor), np.zeros((len(ratio), len(ratio)))
+    nodes, modes = place_importance_samples(problem, moments, center, eta_sd, ratios, keys, many, starts)
+    prior, uncertain = _prior_of(center, problem.priors.omega_floor), np.zeros((problem.n_ratios, problem.n_ratios))
     if (problem.noise_ratio or problem.bias_ratio) and turn >= TURNS_OF_RATIO:
-        ratio = fit_variance_ratios(problem, moments, nodes, prior, n_effective, ratio)
-        kept = [each._replace(weight=log_importance_weights(problem, ratio, moments, each.nodes)) for each in kept]
-    last = Placed(nodes, modes, log_importance_weights(problem, ratio, moments, nodes))
+        ratios = fit_variance_ratios(problem, moments, nodes, prior, n_effective, ratios)
+        kept = [each._replace(weight=log_importance_weights(problem, ratios, moments, each.nodes)) for each in kept]
+    last = Placed(nodes, modes, log_importance_weights(problem, ratios, moments, nodes))
     log_scales, weight = _together([*kept[1 - MOST_SETS :], last] if turn > TURNS_OF_RATIO else [last])
     drawn: HyperDraws | None
     if preview:
@@ -214,8 +223,8 @@ def fit_hyperparameters(
     predictive = predict(eta, omega, problem.priors.feature_offset_sd)
     eta_mean, log_omega_mean = (jnp.asarray(part.mean(1)[:, None]) for part in flat)
     if problem.noise_ratio or problem.bias_ratio:
-        uncertain = variance_ratio_covariance(problem, moments, nodes, prior, n_effective, ratio)
-    shared, basis = VarianceRatios(ratio, uncertain, n_effective), quadratic_features(log_scales)
+        uncertain = variance_ratio_covariance(problem, moments, nodes, prior, n_effective, ratios)
+    shared, basis = RatioPosterior(ratios, uncertain, n_effective), quadratic_features(log_scales)
     khat = pareto_k(np.asarray(weight + log_prior(basis, eta_mean, log_omega_mean, problem.priors.feature_offset_sd)[0]))
     if len(features) >= ENOUGH_FEATURES:
         return Hyperparameters(eta, omega, shared, predictive, None, diverging, np.array(importance), khat)
@@ -265,7 +274,7 @@ def place_importance_samples(
     moments: Moments,
     center: np.ndarray,
     eta_sd: np.ndarray,
-    ratio: np.ndarray,
+    ratios: VarianceRatios,
     keys: Array,
     n_nodes: int,
     starts: tuple[Array, ...],
@@ -283,7 +292,7 @@ def place_importance_samples(
         eta and log excess.
     eta_sd : (scale,) array
         How well eta is known.
-    ratio : (ratio,) array
+    ratios : VarianceRatios
     keys : (feature,) PRNG keys
     n_nodes : int
     starts : tuple of (scale, feature) arrays
@@ -294,7 +303,7 @@ def place_importance_samples(
     modes: list[Laplace] = []
     for k, spread in enumerate(spreads):
         start = starts[k] if k < len(starts) else modes[-1].mode
-        modes.append(find_modes(problem, ratio, moments, Gaussian(eta, spread), start))
+        modes.append(find_modes(problem, ratios, moments, Gaussian(eta, spread), start))
     # some features at a time: what is needed on the way takes ten times the room of the nodes
     size = max(1, AT_ONCE // n_nodes)
     parts = [

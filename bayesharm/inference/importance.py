@@ -17,9 +17,9 @@ from jax.scipy.special import logsumexp
 from bayesharm.algorithms.devices import map_some
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.student_t import draw_student_t
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_log_scales
+from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 
@@ -49,26 +49,26 @@ def draw_importance_sample(keys: Array, proposals: tuple[Laplace, ...], n_nodes:
 
 
 @partial(jax.jit, static_argnums=0)
-def find_modes(problem: Problem, log_ratio: Array, moments: Moments, prior: Gaussian, start: Array) -> Laplace:
+def find_modes(problem: Problem, ratios: VarianceRatios, moments: Moments, prior: Gaussian, start: Array) -> Laplace:
     """Laplace approximation of every feature's posterior under a common Normal prior, in coordinates."""
-    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
+    statistics = problem.likelihood.weighted(ratios, moments)
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
 
     def log_density(coordinates):
         log_scales = to_log_scales(problem.pair, coordinates)
         prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
-        return log_likelihood(problem.plan, constants, condensed, log_scales) + prior
+        return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 
     return fit_laplace(log_density, start, jnp.broadcast_to(sd, start.shape))
 
 
 @partial(jax.jit, static_argnums=0)
-def log_importance_weights(problem: Problem, log_ratio: Array, moments: Moments, nodes: ImportanceSample) -> Array:
+def log_importance_weights(problem: Problem, ratios: VarianceRatios, moments: Moments, nodes: ImportanceSample) -> Array:
     """log likelihood − log proposal at every node, (node, feature)."""
-    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
+    statistics = problem.likelihood.weighted(ratios, moments)
 
     def evaluate(log_scales):
-        return log_likelihood(problem.plan, constants, condensed, log_scales)
+        return problem.likelihood.log_likelihood(statistics, log_scales)
 
     value = map_some(evaluate, nodes.log_scales) - nodes.log_proposal
     return jnp.where(jnp.isfinite(value), value, -jnp.inf)

@@ -22,10 +22,10 @@ from bayesharm.algorithms.random_streams import Stage, stage_key
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.hyperposterior import predict
 from bayesharm.inference.scales import ScaleDraws
-from bayesharm.inference.variance_ratios import VarianceRatios
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
+from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 
 FEW_FEATURES = 32  # up to so many are sampled together
 LEAST_DRAWS = 1000  # of a chain: these draws are less independent than those of single features
@@ -58,9 +58,10 @@ def collapsed_model(problem: Problem, moments: Moments) -> None:
     no_ratio = jnp.zeros(problem.n_scanners)
     noise = numpyro.sample("raw", dist.Normal(no_ratio, priors.noise_ratio_sd)) if problem.noise_ratio else no_ratio
     bias = numpyro.sample("raw_bias", dist.Normal(no_ratio, priors.bias_ratio_sd)) if problem.bias_ratio else no_ratio
-    log_ratio = numpyro.deterministic("log_ratio", jnp.concatenate([noise - noise.mean(), bias - bias.mean()]))
-    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
-    numpyro.factor("features", log_likelihood(problem.plan, constants, condensed, log_scales).sum())
+    ratios = VarianceRatios(noise - noise.mean(), bias - bias.mean())
+    numpyro.deterministic("log_ratio", ratios.to_vector())
+    statistics = problem.likelihood.weighted(ratios, moments)
+    numpyro.factor("features", problem.likelihood.log_likelihood(statistics, log_scales).sum())
 
 
 def sample_joint(
@@ -103,7 +104,7 @@ def sample_joint(
     hyper = Hyperparameters(
         eta=draws["eta"],
         omega=draws["omega"],
-        log_ratio=VarianceRatios(ratio.mean(0), np.atleast_2d(np.cov(ratio.T)), n_effective),
+        ratios=RatioPosterior(VarianceRatios.from_vector(ratio.mean(0)), np.atleast_2d(np.cov(ratio.T)), n_effective),
         predictive=predict(draws["eta"], draws["omega"], problem.priors.feature_offset_sd),
         log_marginal=None,
         diverging=int(counts["diverging"].sum()),
@@ -116,7 +117,7 @@ def sample_joint(
         log_scales=jnp.asarray(log_scales),
         diverging=jnp.repeat(failed[..., None], n_features, axis=2),
         n_steps=jnp.repeat(counts["num_steps"][..., None], n_features, axis=2),
-        log_ratios=jnp.full((128, n_features), jnp.nan),
+        log_weights=jnp.full((128, n_features), jnp.nan),
         last=jnp.asarray(log_scales[:, -1]),
     )
     return Joint(hyper, scales)

@@ -21,9 +21,10 @@ from bayesharm.algorithms.linalg import cholesky, matvec
 from bayesharm.algorithms.nuts import sample_batched
 from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, log_importance_weights
 from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
+from bayesharm.likelihood.collapsed import WeightedStatistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
+from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 N_NODES = 128  # what a Laplace approximation is judged and mended by
@@ -54,7 +55,7 @@ class ScaleDraws(NamedTuple):
     diverging : (chain, draw, feature) bool array
     n_steps : (chain, draw, feature) int array
         Leapfrog steps.
-    log_ratios : (node, feature) array
+    log_weights : (node, feature) array
         Log importance ratios of the posterior to its Laplace approximation, for Pareto-k.
     last : (chain, scale, feature) array
         Where the chains are in the end, whitened, so that they can go on.
@@ -63,7 +64,7 @@ class ScaleDraws(NamedTuple):
     log_scales: Array
     diverging: Array
     n_steps: Array
-    log_ratios: Array
+    log_weights: Array
     last: Array
 
 
@@ -81,7 +82,7 @@ def start_chains(keys: Array, n_scales: int, n_chains: int) -> Array:
 @partial(jax.jit, static_argnums=(0, 7), static_argnames="mesh")
 def sample_block(
     problem: Problem,
-    log_ratio: Array,
+    ratios: VarianceRatios,
     moments: Moments,
     mixture: PredictivePrior,
     node_keys: Array,
@@ -96,7 +97,7 @@ def sample_block(
     Parameters
     ----------
     problem : Problem
-    log_ratio : (2 × scanner,) array
+    ratios : VarianceRatios
     moments : Moments
         Of the block.
     mixture : Mixture
@@ -112,28 +113,29 @@ def sample_block(
     feature_offset_sd = problem.priors.feature_offset_sd
 
     def potential(shared, own, z):
-        (constants, mean, log_sd), (condensed, log_weight, mode, factor) = shared, own
+        (shared_terms, mean, log_sd), (feature_terms, log_weight, mode, factor) = shared, own
+        statistics = WeightedStatistics(shared_terms, feature_terms)
         log_scales = to_log_scales(problem.pair, mode + matvec(factor, z))
         return -(
-            log_likelihood(problem.plan, constants, condensed, log_scales)
+            problem.likelihood.log_likelihood(statistics, log_scales)
             + log_predictive_prior(PredictivePrior(mean, log_sd, log_weight), log_scales, feature_offset_sd)
         )
 
     def sample(shared, own):
-        (log_ratio, mean, log_sd, pace), (moments, log_weight, node_keys, keys, start) = shared, own
-        constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
-        laplace, nodes, log_ratios = _laplace_with_diagnostics(
-            problem, log_ratio, moments, PredictivePrior(mean, log_sd, log_weight), node_keys
+        (ratios, mean, log_sd, pace), (moments, log_weight, node_keys, keys, start) = shared, own
+        statistics = problem.likelihood.weighted(ratios, moments)
+        laplace, nodes, log_weights = _laplace_with_diagnostics(
+            problem, ratios, moments, PredictivePrior(mean, log_sd, log_weight), node_keys
         )
         n_features, n_scales = keys.shape[0], len(mean)
         of_lanes = jax.tree.map(
             lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1),
-            (condensed, log_weight, *_whitening(laplace, nodes, log_ratios)),
+            (statistics.by_feature, log_weight, *_whitening(laplace, nodes, log_weights)),
         )
         chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(effort.n_chains)))(keys)
         draws = sample_batched(
             potential,
-            (constants, mean, log_sd),
+            (statistics.shared, mean, log_sd),
             of_lanes,
             jnp.moveaxis(start, 0, -1).reshape(n_scales, -1),
             chain_keys.reshape(-1),
@@ -152,17 +154,22 @@ def sample_block(
             by_chain(log_scales),
             by_chain(draws.diverging),
             by_chain(draws.n_steps),
-            log_ratios,
+            log_weights,
             by_chain(draws.position[-1]),
         )
 
-    shared = (log_ratio, mixture.mean, mixture.log_sd, pace)
+    shared = (ratios, mixture.mean, mixture.log_sd, pace)
     return share_out(sample, mesh, shared, (moments, mixture.log_weight, node_keys, keys, start))
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def approximate_block(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: PredictivePrior, keys: Array, mesh: Mesh | None = None
+    problem: Problem,
+    ratios: VarianceRatios,
+    moments: Moments,
+    mixture: PredictivePrior,
+    keys: Array,
+    mesh: Mesh | None = None,
 ) -> ScaleDraws:
     """In place of draws, points with the mean and the covariance of each posterior, by Laplace and importance sampling.
 
@@ -171,7 +178,7 @@ def approximate_block(
 
     Parameters
     ----------
-    problem, log_ratio, moments, mixture, mesh
+    problem, ratios, moments, mixture, mesh
         As for :func:`sample_block`.
     keys : (feature,) PRNG keys
 
@@ -182,42 +189,42 @@ def approximate_block(
     """
 
     def approximate(shared, own):
-        (log_ratio, mean, log_sd), (moments, log_weight, keys) = shared, own
+        (ratios, mean, log_sd), (moments, log_weight, keys) = shared, own
         mixture = PredictivePrior(mean, log_sd, log_weight)
-        laplace, nodes, log_ratios = _laplace_with_diagnostics(problem, log_ratio, moments, mixture, keys)
-        center, factor = _whitening(laplace, nodes, log_ratios)
+        laplace, nodes, log_weights = _laplace_with_diagnostics(problem, ratios, moments, mixture, keys)
+        center, factor = _whitening(laplace, nodes, log_weights)
         away = np.sqrt(len(center)).astype(center.dtype) * jnp.swapaxes(factor, 0, 1)
         points = jnp.concatenate([center + away, center - away])
         failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
         log_scales = to_log_scales(problem.pair, points)[None]
-        return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_ratios, laplace.mode[None])
+        return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_weights, laplace.mode[None])
 
-    shared = (log_ratio, mixture.mean, mixture.log_sd)
+    shared = (ratios, mixture.mean, mixture.log_sd)
     return share_out(approximate, mesh, shared, (moments, mixture.log_weight, keys))
 
 
 def _laplace_with_diagnostics(
-    problem: Problem, log_ratio: Array, moments: Moments, mixture: PredictivePrior, keys: Array
+    problem: Problem, ratios: VarianceRatios, moments: Moments, mixture: PredictivePrior, keys: Array
 ) -> tuple[Laplace, ImportanceSample, Array]:
     """Laplace approximation of each feature, nodes drawn from it, and their log importance ratios, (node, feature)."""
-    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
+    statistics = problem.likelihood.weighted(ratios, moments)
     feature_offset_sd = problem.priors.feature_offset_sd
 
     def log_density(coordinates):
         log_scales = to_log_scales(problem.pair, coordinates)
         prior = log_predictive_prior(mixture, log_scales, feature_offset_sd)
-        return log_likelihood(problem.plan, constants, condensed, log_scales) + prior
+        return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 
     center = jnp.broadcast_to(jnp.asarray(mixture.mean).mean(1)[:, None], (len(mixture.mean), len(keys)))
     center = to_coordinates(problem.pair, center)
     spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + feature_offset_sd**2)
     laplace = fit_laplace(log_density, center, jnp.broadcast_to(spread[:, None], center.shape))
     nodes = draw_importance_sample(keys, (laplace,), N_NODES, problem.pair)
-    log_ratios = log_importance_weights(problem, log_ratio, moments, nodes)
-    return laplace, nodes, log_ratios + log_predictive_prior(mixture, nodes.log_scales, feature_offset_sd)
+    log_weights = log_importance_weights(problem, ratios, moments, nodes)
+    return laplace, nodes, log_weights + log_predictive_prior(mixture, nodes.log_scales, feature_offset_sd)
 
 
-def _whitening(laplace: Laplace, nodes: ImportanceSample, log_ratios: Array) -> tuple[Array, Array]:
+def _whitening(laplace: Laplace, nodes: ImportanceSample, log_weights: Array) -> tuple[Array, Array]:
     """Center and covariance factor of each posterior: the importance-weighted ones, and Laplace's where weights are few.
 
     Returns
@@ -225,7 +232,7 @@ def _whitening(laplace: Laplace, nodes: ImportanceSample, log_ratios: Array) -> 
     center : (scale, feature) array
     factor : (scale, scale, feature) array
     """
-    weight = jax.nn.softmax(log_ratios, axis=0)
+    weight = jax.nn.softmax(log_weights, axis=0)
     n_effective = 1 / (weight**2).sum(0)
     share = n_effective / (n_effective + 10 * len(laplace.mode))
     mean = jnp.einsum("nf,nsf->sf", weight, nodes.coordinates)

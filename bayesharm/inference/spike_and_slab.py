@@ -28,9 +28,9 @@ from bayesharm.inference.importance import (
     log_prior,
     quadratic_features,
 )
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
@@ -84,7 +84,7 @@ class InclusionProbabilities(NamedTuple):
 @partial(jax.jit, static_argnums=0)
 def evaluate_masked(
     problem: Problem,
-    log_ratio: Array,
+    ratios: VarianceRatios,
     moments: Moments,
     nodes: ImportanceSample,
     proposals: tuple[Laplace, ...],
@@ -94,7 +94,7 @@ def evaluate_masked(
 
     Parameters
     ----------
-    problem, log_ratio, moments
+    problem, ratios, moments
     nodes : Nodes
     proposals : tuple of Laplace
         What the nodes were drawn from.
@@ -105,10 +105,10 @@ def evaluate_masked(
     -------
     (mask, node, feature) array
     """
-    constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
+    statistics = problem.likelihood.weighted(ratios, moments)
 
     def evaluate(log_scales):
-        return log_likelihood(problem.plan, constants, condensed, log_scales)
+        return problem.likelihood.log_likelihood(statistics, log_scales)
 
     def of_mask(mask):
         value = map_some(evaluate, jnp.where(mask[:, None] > 0, nodes.log_scales, LOG_NULL_SCALE))
@@ -264,7 +264,7 @@ def inclusion_probabilities(
 @partial(jax.jit, static_argnums=(0, 7))
 def feature_inclusion(
     problem: Problem,
-    log_ratio: Array,
+    ratios: VarianceRatios,
     moments: Moments,
     keys: Array,
     prior: Gaussian,
@@ -276,7 +276,7 @@ def feature_inclusion(
 
     Parameters
     ----------
-    problem, log_ratio, moments
+    problem, ratios, moments
     keys : (feature,) PRNG keys
     prior : Gaussian
         Of the log-scales of features that have all: where nodes are wanted.
@@ -286,10 +286,10 @@ def feature_inclusion(
     n_nodes : int
     """
     center = jnp.broadcast_to(jnp.asarray(prior.mean)[:, None], (len(prior.mean), len(keys)))
-    modes = find_modes(problem, log_ratio, moments, prior, to_coordinates(problem.pair, center))
+    modes = find_modes(problem, ratios, moments, prior, to_coordinates(problem.pair, center))
     nodes = draw_importance_sample(keys, (modes,), n_nodes, problem.pair)
     masks = jnp.concatenate([jnp.ones_like(masks[:1]), masks])
-    weights = evaluate_masked(problem, log_ratio, moments, nodes, (modes,), masks)
+    weights = evaluate_masked(problem, ratios, moments, nodes, (modes,), masks)
     return tuple(
         inclusion_probabilities(
             problem.priors, nodes.log_scales, weights[np.array([0, k])], masks[np.array([0, k])], evidence

@@ -17,9 +17,9 @@ from scipy import optimize
 
 from bayesharm.algorithms.devices import map_some
 from bayesharm.inference.importance import ImportanceSample, log_prior, quadratic_features
-from bayesharm.likelihood.marginal import log_likelihood, weight_statistics
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
+from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 MOST_FEATURES = 256  # that ratios are learned from
@@ -28,25 +28,26 @@ FINE, STEP = 0.02, 0.05  # in about posterior sds: the largest slope at the mode
 FAR = 8.0  # from 0, log-scales of standardized features: there a likelihood may not be a number, and nothing weighs
 
 
-class VarianceRatios(NamedTuple):
-    """Gaussian posterior of log lambda of each scanner, then log kappa of each, centered over scanners.
+class RatioPosterior(NamedTuple):
+    """Gaussian posterior of the variance ratios of the scanners.
 
     Attributes
     ----------
-    mean : (ratio,) array
-    covariance : (ratio, ratio) array
-    n_effective : float
-        As how many independent features those that it was learned from count.
+    mean : VarianceRatios
+    covariance : (2 × scanner, 2 × scanner) array
+        Of log lambda of each scanner, then log kappa of each.
+    n_independent_features : float
+        Effective number of independent features from which the ratios were learned.
     """
 
-    mean: np.ndarray
+    mean: VarianceRatios
     covariance: np.ndarray
-    n_effective: float
+    n_independent_features: float
 
 
 def fit_variance_ratios(
-    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, start: np.ndarray
-) -> np.ndarray:
+    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, start: VarianceRatios
+) -> VarianceRatios:
     """Ratios that maximize the features' summed log marginal likelihood, centered over scanners.
 
     Parameters
@@ -59,17 +60,19 @@ def fit_variance_ratios(
         Prior of the log-scales.
     n_effective : float
         As how many independent features these count: their log likelihoods are multiplied by its share of their number.
-    start : (ratio,) array
-        Also what is returned where nothing better is found.
+    start : VarianceRatios
+        Also returned where nothing better is found.
     """
     slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
-    found = optimize.minimize(slope_of, start / unit, jac=True, method="BFGS", options={"gtol": FINE})
+    found = optimize.minimize(slope_of, start.to_vector() / unit, jac=True, method="BFGS", options={"gtol": FINE})
     mode = unit * found.x
-    return problem.centering @ mode if np.isfinite(found.fun) and np.isfinite(mode).all() else start
+    if not (np.isfinite(found.fun) and np.isfinite(mode).all()):
+        return start
+    return VarianceRatios.from_vector(problem.centering @ mode)
 
 
 def variance_ratio_covariance(
-    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, mode: np.ndarray
+    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, ratios: VarianceRatios
 ) -> np.ndarray:
     """Inverse curvature at the mode, (ratio, ratio): differences of the gradient, for which no program is needed.
 
@@ -79,10 +82,11 @@ def variance_ratio_covariance(
     ----------
     problem, moments, nodes, prior, n_effective
         As for :func:`fit_variance_ratios`.
-    mode : (ratio,) array
-        What it gave.
+    ratios : VarianceRatios
+        The mode that it returns.
     """
     slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
+    mode = ratios.to_vector()
     steps = STEP * np.eye(len(mode))
     curvature = np.stack([slope_of(mode / unit + step)[1] - slope_of(mode / unit - step)[1] for step in steps]) / (2 * STEP)
     curvature = 0.5 * (curvature + curvature.T)
@@ -103,7 +107,9 @@ def _objective(
     n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
     few = Moments(*(part[:, picked] for part in moments))
     chosen = ImportanceSample(*(part[:n_nodes][..., picked] for part in nodes))
-    n_scans = np.bincount(problem.plan.scanner, weights=problem.plan.size, minlength=problem.n_scanners)
+    n_scans = np.bincount(
+        problem.likelihood.plan.scanner, weights=problem.likelihood.plan.size, minlength=problem.n_scanners
+    )
     informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
     unit = (0.5 * informed * power * n_features + problem.ratio_sd**-2) ** -0.5
 
@@ -131,10 +137,11 @@ def ratio_gradient(
     base = jnp.where(near, prior_of_nodes - nodes.log_proposal, jnp.where(some, -jnp.inf, 0.0))
 
     def minus_log_density(raw):
-        constants, condensed = weight_statistics(problem.plan, jnp.asarray(problem.centering) @ raw, moments)
+        ratios = VarianceRatios.from_vector(jnp.asarray(problem.centering) @ raw)
+        statistics = problem.likelihood.weighted(ratios, moments)
 
         def evaluate(log_scales):
-            return log_likelihood(problem.plan, constants, condensed, log_scales)
+            return problem.likelihood.log_likelihood(statistics, log_scales)
 
         value = map_some(evaluate, jnp.where(near[:, None], nodes.log_scales, 0.0)) + base
         total = jnp.where(some, logsumexp(value, axis=0), 0.0).sum()
@@ -144,8 +151,8 @@ def ratio_gradient(
 
 
 def fit_unseen_ratios(
-    problem: Problem, moments: Moments, log_scales: np.ndarray, log_ratio: np.ndarray, n_effective: float, new: np.ndarray
-) -> np.ndarray:
+    problem: Problem, moments: Moments, log_scales: np.ndarray, ratios: VarianceRatios, n_effective: float, new: np.ndarray
+) -> VarianceRatios:
     """Ratios, with those of new scanners where they maximize the features' marginal likelihood, given their scales.
 
     Parameters
@@ -153,16 +160,16 @@ def fit_unseen_ratios(
     problem : Problem
     moments : Moments
     log_scales : (scale, feature) array
-    log_ratio : (ratio,) array
-        What new scanners have there does not matter.
+    ratios : VarianceRatios
+        Those of new scanners do not matter.
     n_effective : float
         Of the features of the fit.
     new : (scanner,) bool array
     """
     free = np.concatenate([new & problem.noise_ratio, new & problem.bias_ratio])
-    log_ratio = np.where(np.tile(new, 2), 0.0, log_ratio)
+    start = np.where(np.tile(new, 2), 0.0, ratios.to_vector())
     if not free.any():
-        return log_ratio
+        return VarianceRatios.from_vector(start)
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
     picked = finite[pick_features(len(finite))]
     power = min(1.0, n_effective / max(1, len(picked)))
@@ -170,22 +177,26 @@ def fit_unseen_ratios(
     places = np.flatnonzero(free)
     sd = problem.ratio_sd[places]
 
-    def with_new(some: np.ndarray) -> np.ndarray:
-        whole = log_ratio.copy()
-        whole[places] = some
-        return whole
+    def with_new(some: np.ndarray) -> VarianceRatios:
+        vector = start.copy()
+        vector[places] = some
+        return VarianceRatios.from_vector(vector)
 
     def slope_of(some: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = _likelihood_gradient(problem, few, log_scales[:, picked], with_new(some))
-        return 0.5 * ((some / sd) ** 2).sum() - power * float(value), some / sd**2 - power * np.asarray(slope)[places]
+        return 0.5 * ((some / sd) ** 2).sum() - power * float(value), some / sd**2 - power * np.asarray(slope.to_vector())[
+            places
+        ]
 
     return with_new(optimize.minimize(slope_of, np.zeros(len(places)), jac=True, method="L-BFGS-B").x)
 
 
 @partial(jax.jit, static_argnums=0)
-def _likelihood_gradient(problem: Problem, moments: Moments, log_scales: Array, log_ratio: Array) -> tuple[Array, Array]:
-    def total(log_ratio):
-        constants, condensed = weight_statistics(problem.plan, log_ratio, moments)
-        return log_likelihood(problem.plan, constants, condensed, log_scales).sum()
+def _likelihood_gradient(
+    problem: Problem, moments: Moments, log_scales: Array, ratios: VarianceRatios
+) -> tuple[Array, VarianceRatios]:
+    def total(ratios):
+        statistics = problem.likelihood.weighted(ratios, moments)
+        return problem.likelihood.log_likelihood(statistics, log_scales).sum()
 
-    return jax.value_and_grad(total)(log_ratio)
+    return jax.value_and_grad(total)(ratios)

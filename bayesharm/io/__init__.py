@@ -1,1 +1,1 @@
-"""Reading what the user has, and writing it back in the same form."""
+"""Reading and writing of tables and arrays in the user's formats."""

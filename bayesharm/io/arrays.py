@@ -1,4 +1,4 @@
-"""Feature arrays, read in blocks of features: in memory, npy, npz, zarr; square matrices."""
+"""Feature arrays, read block by block: in memory, .npy, .npz and .zarr, including square connectivity matrices."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _LAYOUT = "(scan, feature), or (scan, region, region) for square matrices"
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """Scan × feature values where they are stored, read by columns.
+    """Lazily read scan × feature values.
 
     Attributes
     ----------
     shape : (int, int)
         Number of scans and of features.
     dtype : numpy dtype
-        Of the stored values.
+        Type of the stored values.
     read : callable
-        Takes feature positions (1-d int array) and returns values (scan, position); the array may be a view.
+        Function of feature positions, a 1-d int array. Returns (scan, position) values, possibly a view.
     names : (feature,) str array or None
-        None when the source does not name its features.
+        Feature names; None if the source has none.
     scan_ids : (scan,) str array or None
-        None when the source does not say which row is which scan.
+        Scan identifiers of the rows; None if the source has none.
     chunk : int
-        How many features are stored together, so that reading one of them takes as long as reading all.
+        Number of features that are stored together: reading one of them takes as long as reading all.
     """
 
     shape: tuple[int, int]
@@ -47,15 +47,15 @@ class Matrix:
 
 
 def open_array(source: Any) -> Matrix:
-    """Open an array in memory, or a .npy (memory-mapped), .npz or .zarr input, without reading all of it.
+    """Open an array in memory, or a .npy (memory-mapped), .npz or .zarr input, without reading all its values.
 
-    A .npz file or zarr group holds `features` and may hold `names`, `scan_id` and, for square matrices,
-    `regions`; with a single array in it, its name does not matter.
+    A .npz file or zarr group contains the array `features` and optionally `names`, `scan_id` and, for square
+    matrices, `regions`. A single array may have any name.
 
     Raises
     ------
     InputError
-        Missing, of unknown format, unreadable, not numeric or of a shape that is not scans × features.
+        The input is missing, unreadable, not numeric, of unknown format, or not of shape scans × features.
     """
     if not is_path(source):
         if isinstance(source, np.ma.MaskedArray):
@@ -78,7 +78,7 @@ def open_array(source: Any) -> Matrix:
 
 
 class _Mapped:
-    """A .npy file, mapped anew for every reading: pages of a map that stays open count as memory of the process."""
+    """A .npy file, mapped anew for each read, because the pages of a map that stays open count as memory of the process."""
 
     def __init__(self, path: Path):
         self.path, self.identity = path, self._identify(path)
@@ -97,10 +97,10 @@ class _Mapped:
     def _open(self) -> np.ndarray:
         if self._identify(self.path) != self.identity:
             raise InputError(
-                "The features have changed while they were read.",
-                got=f"{self.path}, which is another file than a moment ago",
-                expected="the same file from beginning to end",
-                do="leave the file alone while bayesharm works, and start again",
+                "The features file changed while bayesharm was reading it.",
+                got=f"{self.path}, which is now a different file",
+                expected="an unchanged file during the whole analysis",
+                do="start again, and do not change the file while bayesharm is running",
             )
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
@@ -111,11 +111,11 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # numpy and zarr raise a dozen kinds on a damaged file
+    except Exception as error:  # numpy and zarr raise a dozen types of error for damaged files
         raise InputError(
             "The features cannot be read.",
-            got=f"{path}: {'no array of numbers' if 'allow_pickle' in str(error) else error}",
-            expected=f"a readable {path.suffix.lower()} of numbers, {_LAYOUT}",
+            got=f"{path}: {'not an array of numbers' if 'allow_pickle' in str(error) else error}",
+            expected=f"a readable {path.suffix.lower()} file of numbers, {_LAYOUT}",
             do="write the file again, complete and without pickled objects",
         ) from error
 
@@ -123,7 +123,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _from_zarr(path: Path) -> Matrix:
     import zarr
 
-    # A chunk that is missing would otherwise be read as zeros without a word.
+    # By default, zarr silently reads a missing chunk as zeros.
     with zarr.config.set({"array.read_missing_chunks": False}):
         node = zarr.open(path, mode="r")
         members = dict(node.arrays()) if isinstance(node, zarr.Group) else {"features": node}
@@ -134,10 +134,10 @@ def _from_members(path: Path, members: Mapping[str, Any]) -> Matrix:
     values = members.get("features", next(iter(members.values())) if len(members) == 1 else None)
     if values is None:
         raise InputError(
-            "The features are not found among the arrays of the file.",
+            "The file has no array of features.",
             got=f"{path} with arrays {shorten(members) or 'none'}",
             expected="an array named 'features' (and, if you have them, 'names' and 'scan_id')",
-            do="rename the array that holds scans × features to 'features'",
+            do="rename the scans × features array to 'features'",
         )
     labels = {}
     for key in ("names", "scan_id", "regions"):
@@ -146,8 +146,8 @@ def _from_members(path: Path, members: Mapping[str, Any]) -> Matrix:
             if missing.any():
                 raise InputError(
                     f"Labels are missing in the array '{key}'.",
-                    got=f"{path}: {missing.sum()} empty of {missing.size}",
-                    expected="a label for each",
+                    got=f"{path}: {missing.sum()} of {missing.size} labels are empty",
+                    expected="no empty labels",
                     do=f"fill in '{key}', or leave the array out",
                 )
     return as_matrix(values, labels.get("names"), labels.get("scan_id"), labels.get("regions"))
@@ -159,29 +159,30 @@ def as_matrix(
     scan_ids: Sequence[str] | np.ndarray | None = None,
     regions: np.ndarray | None = None,
 ) -> Matrix:
-    """Scan × feature view of an array: numpy, memory map or zarr; (scan, feature) or (scan, region, region).
+    """Return the `Matrix` of an array (numpy, memory map or zarr) of shape (scan, feature) or (scan, region, region).
 
-    Square matrices give their lower triangle ``tril(-1)`` by rows, with names ``edge_<row>_<column>``.
+    The features of square matrices are the edges of the lower triangle, ``tril(-1)``, row by row, named
+    ``edge_<row>_<column>``.
     """
     shape, kind = tuple(values.shape), np.dtype(values.dtype).kind
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[1] != shape[2]):
-        turned = len(shape) == 3 and shape[0] == shape[1]
+        scans_last = len(shape) == 3 and shape[0] == shape[1]
         raise InputError(
             "The features array does not have the shape scans × features.",
             got=f"shape {shape}",
             expected=_LAYOUT,
-            do="put the scans first with np.moveaxis(array, -1, 0)" if turned else "reshape the array",
+            do="put the scans first with np.moveaxis(array, -1, 0)" if scans_last else "reshape the array",
         )
     if kind not in "iufb":
         raise InputError(
             "The features array does not hold numbers.",
             got=f"dtype {values.dtype}" + _example(values),
             expected="real numbers (float or integer)",
-            do="convert it with array.astype(float); text and complex values cannot be harmonized",
+            do="convert the array with array.astype(float); text and complex values cannot be harmonized",
         )
     if len(shape) == 2:
         stored = getattr(values, "shards", None) or getattr(values, "chunks", None) or (1, 1)
-        width = stored[1] if isinstance(stored[1], int) else max(stored[1])  # dask tells the width of each
+        width = stored[1] if isinstance(stored[1], int) else max(stored[1])  # dask lists the widths of all chunks
         matrix = Matrix(shape, np.dtype(values.dtype), lambda at: _columns(values, at), chunk=int(width))
         given = _label_array(names, shape[1], "names")
     else:
@@ -194,20 +195,20 @@ def _lower_triangle(values: Any, regions: np.ndarray | None) -> tuple[Matrix, np
     n_scans, n_regions = values.shape[:2]
     row, column = np.tril_indices(n_regions, -1)
     for scan in range(n_scans):
-        one = np.asarray(values[scan], dtype=float)
-        if not np.allclose(one, one.T, rtol=1e-3, atol=1e-6, equal_nan=True):
-            gap = np.nanmax(np.abs(one - one.T))
+        matrix = np.asarray(values[scan], dtype=float)
+        if not np.allclose(matrix, matrix.T, rtol=1e-3, atol=1e-6, equal_nan=True):
+            asymmetry = np.nanmax(np.abs(matrix - matrix.T))
             raise InputError(
                 "The square matrices are not symmetric.",
-                got=f"the one of scan {scan} (from 0) differs from its transpose by up to {gap:.3g}",
-                expected="undirected connectivity: the lower triangle equals the upper",
-                do="give directed or incomplete matrices as scans × features, one column per value",
+                got=f"the matrix of scan {scan} (from 0) differs from its transpose by up to {asymmetry:.3g}",
+                expected="undirected connectivity: equal lower and upper triangles",
+                do="for directed or incomplete matrices, pass scans × features, one column per value",
             )
 
     def read(at: np.ndarray) -> np.ndarray:
         if not len(at):
             return np.empty((n_scans, 0), values.dtype)
-        low, high = row[at].min(), row[at].max() + 1  # edges go by rows: a block needs a band of rows
+        low, high = row[at].min(), row[at].max() + 1  # edges are ordered by row, so a block needs a band of rows only
         return values[:, low:high, :][:, row[at] - low, column[at]]
 
     label = _label_array(regions, n_regions, "regions")
@@ -217,20 +218,20 @@ def _lower_triangle(values: Any, regions: np.ndarray | None) -> tuple[Matrix, np
 
 
 def _columns(values: Any, at: np.ndarray) -> np.ndarray:
-    """Columns of a stored array; a run of neighbors is a slice, which for a memory map copies nothing."""
+    """Return columns of a stored array; consecutive ones as a slice, which copies nothing for a memory map."""
     if len(at) and at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
         return values[:, int(at[0]) : int(at[-1]) + 1]
     return values.oindex[:, at] if hasattr(values, "oindex") else values[:, at]
 
 
 def _example(values: Any) -> str:
-    """Where an array that is not numeric stops being so."""
+    """Describe the first non-numeric value of an array, for an error message; empty if there is none."""
     if len(values.shape) == 2 and np.dtype(values.dtype).kind in "OUST" and isinstance(values, np.ndarray):
         for feature in range(values.shape[1]):
             column = pd.Series(values[:, feature].astype(object))
             bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
             if len(bad):
-                return f"; for example {bad.iloc[0]!r} in the feature of column {feature} (from 0)"
+                return f"; for example {bad.iloc[0]!r} in feature column {feature} (from 0)"
     return ""
 
 
@@ -240,9 +241,9 @@ def _label_array(labels: Sequence[str] | np.ndarray | None, size: int, key: str)
     array = np.asarray(labels, dtype=str)
     if array.shape != (size,):
         raise InputError(
-            f"The labels '{key}' do not fit the features array.",
+            f"The labels '{key}' do not match the features array.",
             got=f"{array.size} labels",
             expected=f"{size}, one for each {'scan' if key == 'scan_id' else key.rstrip('s')}",
-            do="check that the array is scans × features, not transposed, and that the labels belong to it",
+            do="check that the array is scans × features, not transposed, and that the labels belong to this array",
         )
     return array

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and checks of files against their hashes."""
+"""Atomic writing of files, and checks of files against their hashes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from bayesharm.errors import RunFolderError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whenever the machine stops.
+    """Write a file atomically: after a crash it is complete or absent, never partial.
 
     Raises
     ------
     RunFolderError
+        The file cannot be written, for example because the disk is full.
     """
-    beside = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException as error:  # an interruption too
-        beside.unlink(missing_ok=True)
+        temporary.replace(path)
+    except BaseException as error:  # also for a keyboard interrupt
+        temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         raise RunFolderError(
             f"{path} could not be written.",
             got=str(error),
-            expected="room, and permission to write",
-            do="make room, then run the same command again: it goes on where it stopped",
+            expected="free disk space, and permission to write",
+            do="free some disk space, then run the same command again: it continues where it stopped",
         ) from None
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of all files of a tree: zarr reads a lost chunk as missing values, and a changed one as it is."""
+    """Return the sha256 of each file below a folder.
+
+    Zarr itself reports no damage: it reads a lost chunk as missing values, and a changed chunk as if it were right.
+    """
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -46,6 +50,6 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def find_damage(folder: Path, written: Mapping[str, str]) -> list[str]:
-    """Files of a tree that are missing, are not what was written, or were not written by us."""
-    there = digests(folder)
-    return [name for name in sorted({*written, *there}) if there.get(name) != written.get(name)]
+    """List the files below a folder that are missing, changed or foreign, compared with the hashes `written`."""
+    present = digests(folder)
+    return [name for name in sorted({*written, *present}) if present.get(name) != written.get(name)]

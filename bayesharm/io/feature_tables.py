@@ -1,4 +1,4 @@
-"""Features that are columns of a table."""
+"""Features in the columns of a table."""
 
 from __future__ import annotations
 
@@ -15,57 +15,62 @@ from bayesharm.io.tables import TableSource, is_path, read_table, suffix_of, to_
 
 
 def open_table(source: TableSource, names: Sequence[str], label: str | None = None) -> Matrix:
-    """Features from the columns `names` of a table, with the scans named by column `label`.
+    """Open the columns `names` of a table as features; the column `label` identifies the scans.
 
-    Parquet is read column by column when asked; csv and tsv are read at once.
+    Parquet columns are read on demand. csv and tsv files are read at once.
+
+    Raises
+    ------
+    InputError
+        A row has no scan identifier, or a column is not numeric.
     """
     scan_ids = None
     if label is not None:
-        ids = read_table(source, text=[label], columns=[label], what="the features")[label]
-        scan_ids, missing = to_labels(ids)
+        labels = read_table(source, text=[label], columns=[label], what="the features")[label]
+        scan_ids, missing = to_labels(labels)
         if missing.any():
             raise InputError(
                 f"The features table has rows without '{label}'.",
-                got=f"empty in row(s) {shorten(np.flatnonzero(missing))} (from 0)",
-                expected="the identifier of the scan in every row",
+                got=f"no value in row(s) {shorten(np.flatnonzero(missing))} (from 0)",
+                expected="a scan identifier in every row",
                 do=f"fill in '{label}' or remove these rows",
             )
-    numbered = np.asarray(names, dtype=str)
+    columns = np.asarray(names, dtype=str)
     if is_path(source) and suffix_of(source) == ".parquet":
-        return _parquet_columns(Path(source), numbered, scan_ids)  # type: ignore[arg-type]
-    frame = read_table(source, columns=numbered, what="the features")[list(numbered)].infer_objects()
-    for name in numbered:
+        return _parquet_columns(Path(source), columns, scan_ids)
+    frame = read_table(source, columns=columns, what="the features")[list(columns)].infer_objects()
+    for name in columns:
         if not pd.api.types.is_numeric_dtype(frame[name]) or frame[name].dtype.kind == "c":
             raise _not_numeric(name, frame[name])
-    kinds = {np.dtype(getattr(kind, "numpy_dtype", kind)) for kind in frame.dtypes}
-    dtype = np.result_type(*kinds) if kinds else np.dtype(float)
+    dtypes = {np.dtype(getattr(column_dtype, "numpy_dtype", column_dtype)) for column_dtype in frame.dtypes}
+    dtype = np.result_type(*dtypes) if dtypes else np.dtype(float)
     if dtype.kind != "f" and bool(frame.isna().to_numpy().any()):
         dtype = np.dtype(float)
     fill: dict[str, Any] = {"na_value": np.nan} if dtype.kind == "f" else {}
-    return as_matrix(frame.to_numpy(dtype=dtype, **fill), numbered, scan_ids)
+    return as_matrix(frame.to_numpy(dtype=dtype, **fill), columns, scan_ids)
 
 
 def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None) -> Matrix:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
-    schema, kinds = file.schema_arrow, set()
+    parquet = pq.ParquetFile(path)
+    schema, dtypes = parquet.schema_arrow, set()
     for name in names:
-        kind = schema.field(name).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        arrow_type = schema.field(name).type
+        if not (pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type) or pa.types.is_boolean(arrow_type)):
             raise _not_numeric(name, read_table(path, columns=[name])[name])
-        kinds.add(np.dtype(kind.to_pandas_dtype()))
+        dtypes.add(np.dtype(arrow_type.to_pandas_dtype()))
 
     def read(at: np.ndarray) -> np.ndarray:
-        table = file.read(columns=[str(name) for name in names[at]])
+        table = parquet.read(columns=[str(name) for name in names[at]])
         block = np.empty((len(at), table.num_rows))
         for position, name in enumerate(names[at]):
             block[position] = table.column(str(name)).to_numpy()
         return block.T
 
-    dtype = np.result_type(*kinds) if kinds else np.dtype(float)
-    return Matrix((file.metadata.num_rows, len(names)), dtype, read, names, scan_ids)
+    dtype = np.result_type(*dtypes) if dtypes else np.dtype(float)
+    return Matrix((parquet.metadata.num_rows, len(names)), dtype, read, names, scan_ids)
 
 
 def _not_numeric(name: str, values: pd.Series) -> InputError:

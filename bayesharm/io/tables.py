@@ -1,4 +1,4 @@
-"""Tables of any kind (csv, tsv, parquet, DataFrame), read by pandas with identifiers kept as text."""
+"""Reading of tables (csv, tsv, parquet, DataFrame), with identifiers kept as text."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bayesharm.errors import InputError, shorten
 type TableSource = str | os.PathLike[str] | pd.DataFrame
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLE_FORMATS = (*SEPARATORS, ".parquet")
-_BLOCK_BYTES = 1 << 26  # a line of a text file must fit into one block
-_INDEX = "__index_level_"  # what parquet calls an index without a name
+_BLOCK_BYTES = 1 << 26  # bytes that Arrow reads at a time: a line of a text file must fit into one block
+_INDEX = "__index_level_"  # parquet's name for an unnamed index starts with this
 _MISSING = ("", "n/a", "#n/a", "nan", "<na>")
 
 
@@ -28,45 +28,45 @@ def is_table(source: object) -> bool:
 
 
 def is_path(source: object) -> bool:
-    """Whether `source` names a file or folder rather than being the data."""
+    """Whether `source` is a path, and not the data themselves."""
     return isinstance(source, (str, os.PathLike))
 
 
 def suffix_of(path: Any) -> str:
-    """The ending that tells the format, in lower case."""
+    """Return the file extension in lower case; it determines the format."""
     return Path(path).suffix.lower()
 
 
 def existing_path(source: Any, formats: Collection[str], what: str) -> Path:
-    """The path of an input that exists and has a known ending, or an `InputError` naming it as `what`."""
+    """Return the path of an input file; raise an `InputError` about `what` if its format is unknown or it does not exist."""
     path = Path(source)
     if path.suffix.lower() not in formats:
         raise InputError(
-            f"The format of {what} is not known.",
+            f"The format of {what} is unknown.",
             got=str(path),
             expected="a name ending in " + ", ".join(formats),
-            do="convert it to one of these formats; compressed files must be unpacked first",
+            do="convert the file to one of these formats; decompress compressed files first",
         )
     if not path.exists():
         raise InputError(
-            f"There is no such file for {what}.",
+            f"The file of {what} does not exist.",
             got=str(path),
-            expected="a file that exists",
-            do=f"check the path; it was looked for from the folder {Path.cwd()}",
+            expected="an existing file",
+            do=f"check the path; the current folder is {Path.cwd()}",
         )
     return path
 
 
 def table_columns(source: TableSource, what: str = "the table") -> list[str]:
-    """Names of the columns of a table, in order, without reading its rows.
+    """Return the column names of a table, in order, without reading its rows.
 
-    A named index of a DataFrame counts as its first column. A column without a heading (an index written by
+    A named index of a DataFrame counts as the first column. A column without a heading (an index written by
     pandas or R) gets a name that starts with ``Unnamed:``.
 
     Raises
     ------
     InputError
-        The file is missing, of unknown format, unreadable or empty, or two columns have the same name.
+        The file is missing, unreadable, empty or of unknown format, or two columns have the same name.
     """
     if isinstance(source, pd.DataFrame):
         names = [*(name for name in source.index.names if name is not None), *source.columns]
@@ -83,22 +83,22 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
                 f"The file of {what} is empty.",
                 got=str(path),
                 expected="a heading and one row per scan",
-                do="write the file again, and check that the right one was given",
+                do="check that this is the right file, or write it again",
             )
     header = [str(name) if str(name).strip() else f"Unnamed: {i}" for i, name in enumerate(names)]
     repeated = pd.Index(header)[pd.Index(header).duplicated()].unique()
     if len(repeated):
         raise InputError(
-            f"Column names of {what} occur more than once.",
+            f"Some column names of {what} occur more than once.",
             got=shorten(repeated),
-            expected="every column (scan variable or feature) to have its own name",
+            expected="a different name for every column (scan variable or feature)",
             do="rename or remove the repeated columns",
         )
     return header
 
 
 def index_name(source: TableSource) -> str | None:
-    """Name of the single named index that a DataFrame has, or had when it was written as parquet."""
+    """Return the name of the index of a DataFrame, also of one stored as parquet; None unless there is exactly one."""
     if isinstance(source, pd.DataFrame):
         names: Sequence[Any] = source.index.names
     elif suffix_of(source) == ".parquet":
@@ -116,43 +116,48 @@ def read_table(
     columns: Collection[str] | None = None,
     what: str = "the table",
 ) -> pd.DataFrame:
-    """Read a table, or some of its columns; the input is never modified.
+    """Read a table, or a subset of its columns. The input is never modified.
 
     Parameters
     ----------
     source : path or DataFrame
         csv, tsv (UTF-8, with or without byte-order mark), parquet, or a table in memory.
     text : collection of str
-        Columns holding identifiers: taken from text files as they are written, so that ``001`` stays.
+        Columns of identifiers, read from text files verbatim, so that ``001`` stays ``001``.
     columns : collection of str, optional
-        Columns to read (default: all); their order is that of the table.
+        Columns to read, in the order of the table; default: all.
     what : str
-        What to call the table in errors.
+        Name of the table in error messages.
 
     Returns
     -------
     DataFrame
         With a `RangeIndex`; columns as in `table_columns`.
+
+    Raises
+    ------
+    InputError
+        As in `table_columns`.
     """
     header = table_columns(source, what)
-    keep = set(header if columns is None else columns)
-    wanted = [name for name in header if name in keep]
+    requested = set(header if columns is None else columns)
+    wanted = [name for name in header if name in requested]
     if isinstance(source, pd.DataFrame):
-        named = [name for name in source.index.names if name is not None]
-        frame = source.reset_index(level=named) if named else source
+        index_names = [name for name in source.index.names if name is not None]
+        frame = source.reset_index(level=index_names) if index_names else source
         return frame.set_axis(header, axis=1)[wanted].reset_index(drop=True)
     path = Path(source)
     with _readable(path, what):
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            # The exact names are selected again, because parquet takes 'a' to mean 'a.b' as well.
+            # Selected once more by exact name, because parquet also reads the nested column 'a.b' for 'a'.
             return pq.read_table(path, columns=wanted).select(wanted).to_pandas(ignore_metadata=True)
         return _read_text(path, header, wanted, [name for name in wanted if name in set(text)])
 
 
 def _read_text(path: Path, header: list[str], wanted: list[str], ids: list[str]) -> pd.DataFrame:
-    """Columns of a csv or tsv file, by Arrow: exact, and strict about the number of cells in a line."""
+    """Read columns of a csv or tsv file with Arrow: exact numbers, and the same number of cells in each line."""
     import pyarrow as pa
     import pyarrow.csv as pc
 
@@ -167,7 +172,7 @@ def _read_text(path: Path, header: list[str], wanted: list[str], ids: list[str])
         convert_options=pc.ConvertOptions(
             include_columns=wanted,
             column_types={name: pa.string() for name in ids},
-            null_values=[*missing, "None"],  # in columns of numbers; text stays as it is for now
+            null_values=[*missing, "None"],  # affects numeric columns only; text columns follow below
         ),
     )
     binary = [field.name for field in table.schema if pa.types.is_binary(field.type)]
@@ -183,20 +188,20 @@ def _read_text(path: Path, header: list[str], wanted: list[str], ids: list[str])
 
 
 def to_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Text labels of identifiers of any type, and which of them are missing.
+    """Convert identifiers of any type to text labels, and mark the missing ones.
 
-    Whole numbers lose a trailing ``.0`` and text its surrounding blanks. Missing are empty cells, ``n/a``
-    (as in BIDS) and not-a-number; ``NA`` and ``None`` written as text are labels like any other.
+    Whole numbers lose a trailing ``.0``; text loses surrounding blanks. Empty cells, ``n/a`` (the BIDS code)
+    and not-a-number are missing. ``NA`` and ``None`` written as text are ordinary labels.
 
     Returns
     -------
     labels : (n,) str array
     missing : (n,) bool array
     """
-    array = values if isinstance(values, (pd.Series, pd.Index)) else np.asarray(values)
-    if isinstance(array, np.ndarray) and array.dtype.kind in "ST":  # bytes, and text of any length as in zarr
-        array = array.astype(object if array.dtype.kind == "T" else str)
-    series = pd.Series(array)
+    values_array = values if isinstance(values, (pd.Series, pd.Index)) else np.asarray(values)
+    if isinstance(values_array, np.ndarray) and values_array.dtype.kind in "ST":  # bytes, and text of any length as in zarr
+        values_array = values_array.astype(object if values_array.dtype.kind == "T" else str)
+    series = pd.Series(values_array)
     if pd.api.types.is_float_dtype(series) and bool((series.dropna() % 1 == 0).all()):
         series = series.astype("Int64")
     labels = np.array([str(value).strip() for value in series], dtype=str)
@@ -216,7 +221,7 @@ def _parquet_schema(path: Path) -> Any:
 
 @contextmanager
 def _readable(path: Path, what: str) -> Iterator[None]:
-    """Turn what the readers raise into an `InputError`."""
+    """Convert exceptions of the readers to an `InputError`."""
     expected = f"a readable {path.suffix.lower()[1:]} file"
     do = "write the file again and check that it opens elsewhere"
     try:
@@ -226,7 +231,7 @@ def _readable(path: Path, what: str) -> Iterator[None]:
             f"The file of {what} is not in UTF-8.",
             got=f"{path}: {error}",
             expected="text in UTF-8",
-            do="save it as UTF-8",
+            do="save the file as UTF-8",
         ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"The file of {what} cannot be read.", got=f"{path}: {error}", expected=expected, do=do) from error

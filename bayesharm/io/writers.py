@@ -1,4 +1,4 @@
-"""Writing scan × feature values in the form in which the user gave them."""
+"""Writing of scan × feature values in the user's formats."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from bayesharm.io.tables import SEPARATORS, TABLE_FORMATS
 from bayesharm.progress import Progress, no_progress
 
 WRITTEN_FORMATS = (".npy", ".zarr", *TABLE_FORMATS)
-ROWS_BYTES = 1 << 26  # of rows of a table that are written together
-CHUNK_BYTES = 1 << 23  # of a chunk of a Zarr array
-SETTLED_BYTES = 1 << 27  # of new draws that go to the disk together
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ROWS_BYTES = 1 << 26  # bytes of a table that are formatted at a time, which bounds memory
+CHUNK_BYTES = 1 << 23  # bytes of a Zarr chunk: 8 MiB reads and compresses efficiently
+SYNC_BYTES = 1 << 27  # bytes written between two syncs to disk, so that the page cache stays small
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error codes of a full disk
 
 
 @dataclass(frozen=True)
 class Output:
-    """A file of scan × feature values, or of several draws of them.
+    """An output file of scan × feature values, or of several draws of them.
 
-    A .npy file is the array. A .zarr holds it as `features` (or `draws`), with `scan_id` and `names`; xarray opens it too.
-    .csv, .tsv and .parquet have a row for each scan (of each draw, counted in a column ``draw``), which begins with
-    ``scan_id``.
+    A .npy file contains the array alone. A .zarr store contains the arrays `features` (or `draws`), `scan_id` and `names`;
+    xarray can open it. A .csv, .tsv or .parquet file has one row per scan, with ``scan_id`` first; with draws, one row per
+    draw and scan, with the number of the draw in the column ``draw``.
 
     Attributes
     ----------
     path : path
     scan_ids, names : sequences of str
     dtype : numpy dtype
-        Kept if it is a floating type; harmonized integers need fractions and become float64.
+        Type of the input. A floating type is kept; integers become float64, because harmonized values have fractions.
     n_draws : int, optional
-        The array is (draw, scan, feature) then, else (scan, feature).
+        If given, the array is (draw, scan, feature), otherwise (scan, feature).
     preview_notice : str
-        What must be said of it lies beside it as ``<file>.PREVIEW.txt``: arrays have no room for words.
+        Warning for values from a preview, written next to the output as ``<file>.PREVIEW.txt``: an array file cannot
+        contain it.
     """
 
     path: str | os.PathLike[str]
@@ -56,56 +57,68 @@ class Output:
 
     @property
     def final(self) -> Path:
+        """The output path."""
         return Path(self.path)
 
     @property
     def suffix(self) -> str:
+        """File extension in lower case."""
         return self.final.suffix.lower()
 
     @property
     def unfinished(self) -> Path:
-        """The array while it is filled."""
+        """Temporary path of the array."""
         return self.final.with_name(f".{self.final.name}.unfinished")
 
     @property
     def table(self) -> Path:
-        """The table that is made of it."""
+        """Temporary path of the table."""
         return self.unfinished.with_name(f"{self.unfinished.name}{self.suffix}")
 
     @property
-    def labels(self) -> tuple[Path, Path]:
-        """Where the preview notice is written, and where it belongs."""
-        aside, name = self.unfinished, self.final.name
-        return aside.with_name(f"{aside.name}.txt"), self.final.with_name(f"{name}.PREVIEW.txt")
+    def notices(self) -> tuple[Path, Path]:
+        """Temporary and final path of the preview notice."""
+        temporary = self.unfinished.with_name(f"{self.unfinished.name}.txt")
+        return temporary, self.final.with_name(f"{self.final.name}.PREVIEW.txt")
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(scan, feature) or (draw, scan, feature)."""
         return (*([] if self.n_draws is None else [self.n_draws]), len(self.scan_ids), len(self.names))
 
     @property
-    def kept_dtype(self) -> np.dtype:
+    def stored_dtype(self) -> np.dtype:
+        """Type of the stored values."""
         return np.dtype(self.dtype) if np.dtype(self.dtype).kind == "f" else np.dtype(np.float64)
 
 
 @contextmanager
 def create_matrices(*outputs: Output, inputs: Sequence[Path] = (), progress: Progress = no_progress) -> Iterator[list[Any]]:
-    """Arrays to fill, feature by feature; the files appear under their names only once the block ends without error.
+    """Context manager: create arrays on disk to be filled by blocks of features, and turn them into the output files.
 
-    They lie on the disk while they are filled, where there is room for them from the beginning. Either all files appear or
-    none.
+    Disk space is reserved at the beginning. The files appear under their names only if the ``with`` block ends without an
+    error: all of them or none.
 
     Parameters
     ----------
     *outputs : Output
     inputs : sequence of Path
-        Resolved; files that may not be replaced.
-    progress : callable
-        Receives (stage, done, total, note) while rows of tables are written.
+        Resolved paths of files that must not be overwritten.
+    progress : Progress
+        Called while rows of tables are written.
+
+    Yields
+    ------
+    list of array-like
+        One for each output; assign to ``[:, columns]``, or to ``[draw, :, columns]``.
 
     Raises
     ------
     InputError
-        A file has an unknown format, no folder, the name of a folder that is no Zarr, or that of another one or of an input.
+        A path has an unknown format or no folder, or it is that of an input, of another output, or of a folder that is not
+        a Zarr store.
+    OSError
+        The disk has too little space.
     """
     for output in outputs:
         _check(output, [other.final.resolve() for other in outputs if other is not output], inputs)
@@ -119,10 +132,11 @@ def create_matrices(*outputs: Output, inputs: Sequence[Path] = (), progress: Pro
             if output.final.is_dir():
                 shutil.rmtree(output.final)
             os.replace(path, output.final)
-            aside, label = output.labels
-            os.replace(aside, label) if output.preview_notice else label.unlink(
-                missing_ok=True
-            )  # of an earlier file of this name
+            temporary, notice = output.notices
+            if output.preview_notice:
+                os.replace(temporary, notice)
+            else:
+                notice.unlink(missing_ok=True)  # left by an earlier file of this name
     finally:
         try:
             for array in arrays:
@@ -130,7 +144,7 @@ def create_matrices(*outputs: Output, inputs: Sequence[Path] = (), progress: Pro
                     array.close()
         finally:
             for output in outputs:
-                for path in (output.table, output.labels[0]):
+                for path in (output.table, output.notices[0]):
                     path.unlink(missing_ok=True)
                 unfinished = output.unfinished
                 shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
@@ -145,47 +159,47 @@ def _check(output: Output, others: Sequence[Path], inputs: Sequence[Path]) -> No
             expected="an existing folder and a name ending in " + ", ".join(WRITTEN_FORMATS),
             do="create the folder, or choose another name",
         )
-    if inside := [folder for folder in path.absolute().resolve().parents if (folder / "zarr.json").exists()]:
+    if stores := [folder for folder in path.absolute().resolve().parents if (folder / "zarr.json").exists()]:
         raise InputError(
-            "The output would lie inside a Zarr store.",
-            got=f"{path}, in {inside[-1]}",
-            expected="a name outside of it",
+            "The output path is inside a Zarr store.",
+            got=f"{path}, in {stores[-1]}",
+            expected="a path outside the store",
+            do="choose another path",
+        )
+    if (path.is_dir() and not _is_earlier_output(path, output)) or (output.suffix == ".zarr" and path.is_file()):
+        raise InputError(
+            "The output would replace a folder that bayesharm did not write, or a file.",
+            got=str(path),
+            expected="a new name, or the name of an earlier output",
             do="choose another name",
         )
-    if (path.is_dir() and not _is_ours(path, output)) or (output.suffix == ".zarr" and path.is_file()):
+    if (resolved := path.resolve()) in (*inputs, *others):
         raise InputError(
-            "The output would replace a folder that is none of ours, or a file.",
+            "The output would overwrite an input." if resolved in inputs else "Two outputs have the same name.",
             got=str(path),
-            expected="a new name, or that of an earlier output",
-            do="choose another name",
-        )
-    if (place := path.resolve()) in (*inputs, *others):
-        raise InputError(
-            "The output would overwrite an input." if place in inputs else "Two outputs have the same name.",
-            got=str(path),
-            expected="a file of its own for each",
+            expected="a separate file for each output",
             do="choose another name for one of them",
         )
 
 
-def _is_ours(path: Path, output: Output) -> bool:
-    """Whether a folder is what an earlier output of this kind left."""
-    there = {inside.name for inside in path.iterdir()} - {"zarr.json"}
-    return output.suffix == ".zarr" and there in ({"scan_id", "names", "features"}, {"scan_id", "names", "draws"})
+def _is_earlier_output(path: Path, output: Output) -> bool:
+    """Whether a folder is the Zarr store of an earlier output."""
+    members = {member.name for member in path.iterdir()} - {"zarr.json"}
+    return output.suffix == ".zarr" and members in ({"scan_id", "names", "features"}, {"scan_id", "names", "draws"})
 
 
 def _start(output: Output) -> Any:
-    """An array on the disk, if there is room for its values; a Zarr may need half of that."""
-    size = math.prod(output.shape) * output.kept_dtype.itemsize // (2 if output.suffix == ".zarr" else 1)
+    """Create an array on disk after checking for free space; compressed Zarr needs about half the bytes of its values."""
+    size = math.prod(output.shape) * output.stored_dtype.itemsize // (2 if output.suffix == ".zarr" else 1)
     if size > (free := shutil.disk_usage(output.final.parent).free):
         raise OSError(errno.ENOSPC, f"{output.final.name} needs {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
     if output.suffix == ".zarr":
-        return _create_zarr(output.unfinished, output.shape, output.kept_dtype, output.scan_ids, output.names)
-    return _Columns(output.unfinished, output.kept_dtype, output.shape)
+        return _create_zarr(output.unfinished, output.shape, output.stored_dtype, output.scan_ids, output.names)
+    return _Columns(output.unfinished, output.stored_dtype, output.shape)
 
 
 class _Columns:
-    """A .npy file that is filled some columns at a time, by writing: mapped, most of the time would go into page faults."""
+    """A .npy file, filled some columns at a time by writing: a memory map would spend most of the time on page faults."""
 
     def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -193,62 +207,64 @@ class _Columns:
         del array
         _reserve(path)
         self.file = path.open("r+b", buffering=0)
-        self.new_bytes, self.beside, self.settling = 0, ThreadPoolExecutor(1), Future[None]()
-        self.settling.set_result(None)
+        self.unsynced_bytes, self.executor, self.syncing = 0, ThreadPoolExecutor(1), Future[None]()
+        self.syncing.set_result(None)
 
     def __setitem__(self, key: tuple[Any, ...], values: Any) -> None:
-        """``[:, columns]``, or ``[draw, :, columns]``."""
+        """Write ``[:, columns]``, or ``[draw, :, columns]``."""
         *draw, _, columns = key
         n_scans, n_features = self.shape[-2:]
         start, stop, _ = columns.indices(n_features)
         rows = np.ascontiguousarray(np.broadcast_to(values, (n_scans, stop - start)), self.dtype)
         first = (draw[0] if draw else 0) * n_scans * n_features + start
-        whole = rows.shape[1] == n_features
-        pieces = [rows] if whole else rows
+        is_complete = rows.shape[1] == n_features
+        pieces = [rows] if is_complete else rows
         for k, piece in enumerate(pieces):
             self.file.seek(self.offset + (first + k * n_features) * self.dtype.itemsize)
-            left = memoryview(piece).cast("B")
-            while left:
-                left = left[self.file.write(left) :]
-        self.new_bytes += rows.nbytes
-        if whole and self.new_bytes >= SETTLED_BYTES:
-            self._settle()
+            remaining = memoryview(piece).cast("B")
+            while remaining:
+                remaining = remaining[self.file.write(remaining) :]
+        self.unsynced_bytes += rows.nbytes
+        if is_complete and self.unsynced_bytes >= SYNC_BYTES:
+            self._start_sync()
 
-    def _settle(self) -> None:
-        """Send what was written to the disk and out of memory, beside what comes next.
+    def _start_sync(self) -> None:
+        """Sync the written data to disk in the background and drop them from the page cache.
 
-        A file that stays in memory until there is no more takes three times as long, and that memory from others.
+        Without this, the file fills the page cache: writing then takes three times as long, and other programs lack the
+        memory.
         """
-        self.settling.result()  # or its error
-        self.settling, self.new_bytes = self.beside.submit(_put_down, self.file.fileno()), 0
+        self.syncing.result()  # raises the error of the last sync, if any
+        self.syncing, self.unsynced_bytes = self.executor.submit(_sync, self.file.fileno()), 0
 
     def read(self) -> np.ndarray:
-        """All of it, mapped, once it is on the disk."""
+        """Return all values as a memory map, after syncing to disk."""
         self.flush()
         return np.load(self.path, mmap_mode="r")
 
     def flush(self) -> None:
-        """Wait until it is on the disk."""
-        self.settling.result()
+        """Wait until all data are on disk."""
+        self.syncing.result()
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
+        """Stop the background thread and close the file."""
         try:
-            self.beside.shutdown()
+            self.executor.shutdown()
         finally:
             self.file.close()
 
 
-def _put_down(file: int) -> None:
-    """Where the system can do so."""
+def _sync(file: int) -> None:
+    """Sync a file and drop it from the page cache, on systems that support it."""
     if hasattr(os, "posix_fadvise"):
         os.fdatasync(file)
-        with suppress(OSError):  # it is only advice
+        with suppress(OSError):  # dropping the cache is optional
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _reserve(path: Path) -> None:
-    """Take the room on the disk that a file will need: writing to a map of it where there is none ends the process."""
+    """Reserve disk space for a file now, so that a full disk is an error at the beginning and not in the middle."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("r+b") as file:
@@ -256,15 +272,13 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
             if error.errno in FULL:
-                raise
-
-            # other file systems cannot do that
+                raise  # other errors: the file system cannot reserve space
 
 
 def _finish(output: Output, array: Any, progress: Progress) -> Path:
-    """All that was written, on the disk under a name of its own."""
+    """Complete the temporary files of an output on disk and return the one to be renamed to the output path."""
     if output.preview_notice:
-        output.labels[0].write_text(f"{output.final.name}: {output.preview_notice}\n", encoding="utf-8")
+        output.notices[0].write_text(f"{output.final.name}: {output.preview_notice}\n", encoding="utf-8")
     if output.suffix == ".zarr":
         return output.unfinished
     if output.suffix == ".npy":
@@ -294,7 +308,7 @@ def _create_zarr(path: Path, shape: tuple[int, ...], dtype: np.dtype, scan_ids: 
 
 
 def _write_rows(output: Output, array: np.ndarray, progress: Progress) -> None:
-    """A table of an array, some rows at a time."""
+    """Write an array as a table, some rows at a time."""
     labels = pd.DataFrame({"scan_id": np.asarray(output.scan_ids, dtype=str).astype(object)})
     step = max(1, ROWS_BYTES // (array.shape[-1] * array.itemsize))
     columns, writer, done = pd.Index(list(output.names)), None, 0
@@ -318,7 +332,7 @@ def _numbered(labels: pd.DataFrame, draw: int) -> pd.DataFrame:
 
 
 def _append(path: Path, frame: pd.DataFrame, writer: Any) -> Any:
-    """Write rows after those that are there; returns what the next call needs."""
+    """Append rows to a table file, and return the writer for the next call."""
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
         first = writer is None

@@ -137,7 +137,7 @@ class Plan(NamedTuple):
     pairs : Pairs
     column_scale, column_sd : arrays over columns
     column_bias : (column,) int array
-        Where the ratios of scanners have the column's log kappa; -1 where it has none.
+        The scanner whose kappa the column's prior variance has; -1 where it has none.
     n_scanners : int
     single_scan_scale : int
     """
@@ -194,9 +194,8 @@ def make_plan(design: Design, layout: Layout) -> Plan:
 
 
 def _find_biases(design: Design) -> np.ndarray:
-    """Ratios of scanners are log lambda of each, and log kappa of each after them."""
-    own = design.bias_ratio_of
-    return np.where(own >= 0, len(design.scanners) + own, -1).astype(np.int32)
+    """The scanner whose kappa the prior variance of each column has; -1 without one."""
+    return design.bias_ratio_of.astype(np.int32)
 
 
 def _find_kinds(design: Design, layout: Layout, eliminated) -> tuple[Kinds, Pairs]:

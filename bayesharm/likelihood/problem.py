@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.layout import Plan, lay_out, make_plan
 from bayesharm.model.design import Design
 from bayesharm.model.spec import Priors
@@ -45,7 +46,7 @@ class Problem:
 
     Attributes
     ----------
-    plan : Plan
+    likelihood : CollapsedLikelihood
     log_medians : (scale,) array
         Prior medians of the log-scales of standardized features.
     reported : Reported
@@ -58,7 +59,7 @@ class Problem:
     n_scanners : int
     """
 
-    plan: Plan
+    likelihood: CollapsedLikelihood
     log_medians: np.ndarray
     reported: Reported
     priors: Priors
@@ -105,7 +106,7 @@ class Gaussian(NamedTuple):
 def make_problem(design: Design, plan: Plan | None = None) -> Problem:
     """Lay a design out for inference; its plan too, unless it is of other scans than the design's."""
     return Problem(
-        plan=plan or make_plan(design, lay_out(design)),
+        likelihood=CollapsedLikelihood(plan or make_plan(design, lay_out(design))),
         log_medians=np.log(design.scale_medians),
         reported=_list_reported(design),
         priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),

@@ -1,1 +1,1 @@
-"""Uncertainty of harmonization carried into later analyses: Rubin's rules."""
+"""Propagation of harmonization uncertainty to later analyses, by multiple-imputation pooling (Rubin's rules)."""

@@ -1,4 +1,4 @@
-"""Least squares of many features on one design, with variances that hold where scans are not alike or not independent."""
+"""Mass-univariate least squares with heteroscedasticity-consistent and cluster-robust variances."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from bayesharm.errors import InputError
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-CHUNK = 2**17  # values at a time, so that what is computed of them stays in the processor's cache
-TINY = 1e-9  # of a column of length 1: what is left of it is rounding
+CHUNK = 2**17  # values analyzed at a time, so that intermediate results fit into the processor's cache
+TINY = 1e-9  # relative to a column of length 1: smaller values are rounding errors
 
 
 class FeatureEstimates(NamedTuple):
-    """What an analysis says of one draw; each a number or an array by quantity.
+    """Estimates of one analysis; each attribute is a number or an array by quantity, such as by feature.
 
     Attributes
     ----------
     estimate : float or (quantity,) array
-    variance : optional
-        Its squared standard error.
-    df : optional
-        Degrees of freedom of that.
+        Point estimate.
+    variance : float or (quantity,) array, optional
+        Squared standard error.
+    df : float or (quantity,) array, optional
+        Degrees of freedom of the variance.
     scale : {'identity', 'fisher_z'}
-        'fisher_z': all of this is about the Fisher z of a correlation, and the correlation is to be reported.
+        'fisher_z': estimates are Fisher z of correlations, which are reported as correlations.
     """
 
     estimate: Any
@@ -42,17 +43,20 @@ class FeatureEstimates(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LeastSquares:
-    """A plan, made once for a design: estimates ``weights @ y``, variances ``sum((spread @ residual)²)``.
+    """Precomputed matrices of a least-squares analysis: estimates ``weights @ y``, variances ``sum((spread @ residual)²)``.
 
     Attributes
     ----------
     rows : (scan,) bool array
-        Which of the scans are used; y is these rows of the values.
-    weights : (used,) array
-    basis : (used, rank) array
-        Orthonormal, of the design.
-    spread : (cluster, used) sparse array
+        Scans in the analysis; y is these rows of the values.
+    weights : (used scan,) array
+        Weights of the estimate.
+    basis : (used scan, rank) array
+        Orthonormal basis of the design.
+    spread : (cluster, used scan) sparse array
+        Weights of the residuals, adjusted for leverage, by cluster.
     df : float
+        Degrees of freedom of the variance.
     """
 
     rows: np.ndarray
@@ -62,6 +66,7 @@ class LeastSquares:
     df: float
 
     def __call__(self, values: np.ndarray) -> FeatureEstimates:
+        """Analyze (scan, feature) values."""
         n = values.shape[1]
         estimate, variance = np.empty(n), np.empty(n)
         used: Any = slice(None) if self.rows.all() else np.flatnonzero(self.rows)
@@ -75,56 +80,76 @@ class LeastSquares:
         return FeatureEstimates(estimate, variance, np.full(n, self.df))
 
 
-def on_scans_there(plan: Callable[[np.ndarray], LeastSquares], rows: np.ndarray) -> Callable[[ArrayLike], FeatureEstimates]:
-    """Analyse each feature with the scans that it has; the plan for a set of scans is made once.
+def analyze_available_scans(
+    prepare: Callable[[np.ndarray], LeastSquares], rows: np.ndarray
+) -> Callable[[ArrayLike], FeatureEstimates]:
+    """Analyze each feature in the scans with a value; the matrices for a set of scans are prepared once.
 
     Parameters
     ----------
-    plan : callable
-        (scan,) bool array of the scans to use -> what analyses them.
+    prepare : callable
+        Maps the (scan,) bool mask of the scans in the analysis to its :class:`LeastSquares`.
     rows : (scan,) bool array
-        Scans to use where nothing is missing.
+        Scans in the analysis of a complete feature.
+
+    Returns
+    -------
+    callable
+        Maps (scan, feature) values to :class:`FeatureEstimates`; NaN for features with too few scans.
     """
-    whole = plan(rows)
+    complete = prepare(rows)
 
     @cache
-    def plan_for(packed: bytes) -> LeastSquares | None:
-        there = np.unpackbits(np.frombuffer(packed, np.uint8), count=len(rows)).astype(bool)
+    def prepare_for(packed_mask: bytes) -> LeastSquares | None:
+        is_present = np.unpackbits(np.frombuffer(packed_mask, np.uint8), count=len(rows)).astype(bool)
         try:
-            return plan(rows & there)
+            return prepare(rows & is_present)
         except InputError:  # too few scans for this feature
             return None
 
-    def analyse(values: ArrayLike) -> FeatureEstimates:
+    def analyze(values: ArrayLike) -> FeatureEstimates:
         values = np.asarray(values)
         if values.ndim != 2 or len(values) != len(rows):
             raise InputError(
-                "The values are not of the scans of this analysis.",
+                "The values do not match the scans of this analysis.",
                 got=f"an array of shape {values.shape}",
                 expected=f"(scan, feature), {len(rows)} scans",
-                do="give the analysis and the draws the same scans, in the same order",
+                do="use the same scans, in the same order, for the analysis and the draws",
             )
-        found = whole(values)
-        missing = np.flatnonzero(np.isnan(found.estimate))
+        estimates = complete(values)
+        missing = np.flatnonzero(np.isnan(estimates.estimate))
         keys = pd.Series([row.tobytes() for row in np.packbits(~np.isnan(values[:, missing]), axis=0).T], dtype=object)
         for key, columns in pd.Series(missing).groupby(keys):
-            if (fitting := plan_for(key)) is not None:
-                for every, some in zip(found[:3], fitting(values[:, columns])[:3], strict=True):
-                    every[columns] = some
-        return found
+            if (least_squares := prepare_for(key)) is not None:
+                for array, part in zip(estimates[:3], least_squares(values[:, columns])[:3], strict=True):
+                    array[columns] = part
+        return estimates
 
-    return analyse
+    return analyze
 
 
-def plan_contrast(
+def prepare_contrast(
     x: np.ndarray, c: np.ndarray, rows: np.ndarray, robust: bool, participants: np.ndarray | None
 ) -> LeastSquares:
-    """Plan the contrast ``c @ coefficients`` of the design `x`, (scan, column); `participants` are numbers by scan.
+    """Prepare the contrast ``c @ coefficients`` of a design.
+
+    Parameters
+    ----------
+    x : (scan, column) array
+        Design.
+    c : (column,) array
+        Contrast weights.
+    rows : (scan,) bool array
+        Scans in the analysis.
+    robust : bool
+        HC2 variances, otherwise ordinary ones; ignored with `participants`.
+    participants : (scan,) int array or None
+        Participant numbers, for CR2 variances.
 
     Raises
     ------
     InputError
-        The design does not determine it, or there are not more scans than columns.
+        The contrast is not estimable, or there are not more scans than columns.
     """
     from scipy.sparse import csr_array
 
@@ -135,17 +160,17 @@ def plan_contrast(
     n, rank = basis.shape
     if not np.allclose(x.T @ weights, c, rtol=0, atol=1e-6 * abs(c).max()):
         raise InputError(
-            "The design does not determine this contrast.",
+            "The contrast is not estimable.",
             got=f"{x.shape[1]} columns of rank {rank}",
-            expected="a contrast that no combination of the other columns can replace",
-            do="leave out columns that say the same as the contrast, such as a covariate that differs between groups only",
+            expected="a contrast that is not collinear with other columns",
+            do="omit collinear columns, such as a covariate that differs between the groups only",
         )
     if n <= rank:
         raise InputError(
             "There are too few scans for this analysis.",
             got=f"{n} scans, {rank} columns",
             expected="more scans than columns",
-            do="leave out covariates",
+            do="omit covariates",
         )
     if participants is None and not robust:
         cluster, adjusted = np.arange(n), np.full(n, np.sqrt(weights @ weights / (n - rank)))
@@ -156,46 +181,53 @@ def plan_contrast(
     return LeastSquares(rows, weights, basis, spread, _degrees_of_freedom(spread, basis))
 
 
-def plan_correlation(x: np.ndarray, design: np.ndarray, rows: np.ndarray) -> LeastSquares:
-    """Plan the correlation with `x`, (scan,), given `design`, (scan, column), a constant first.
+def prepare_correlation(x: np.ndarray, design: np.ndarray, rows: np.ndarray) -> LeastSquares:
+    """Prepare the partial correlation with `x`, (scan,), given `design`, (scan, column), which includes a constant.
 
-    `estimate` over the root of `variance` is the correlation; the variance of its Fisher z is 1 / `df`.
+    In the result, ``estimate / sqrt(variance)`` is the correlation and ``1 / df`` the variance of its Fisher z.
 
     Raises
     ------
     InputError
-        `x` does not vary beside the design, or there are too few scans.
+        `x` is constant or a linear combination of the design, or there are too few scans.
     """
     from scipy.sparse import eye_array
 
     x, design = x[rows], design[rows]
     basis, _ = _decompose(design / _lengths(design))
     n, rank = basis.shape
-    left = x - basis @ (basis.T @ x)
-    if n - rank < 3 or np.linalg.norm(left) <= TINY * np.linalg.norm(x):
+    residual = x - basis @ (basis.T @ x)
+    if n - rank < 3 or np.linalg.norm(residual) <= TINY * np.linalg.norm(x):
         raise InputError(
-            "There is nothing to correlate with.",
-            got=f"{n} scans, {rank - 1} covariates, and a number of which {np.linalg.norm(left):.2g} is left beside these",
-            expected="a number that differs between scans, and at least four scans more than covariates",
-            do="check the number, or leave out covariates",
+            "The correlation cannot be computed.",
+            got=f"{n} scans, {rank - 1} covariates, variable with residual norm {np.linalg.norm(residual):.2g} given these",
+            expected="a variable that varies given the covariates, and at least four more scans than covariates",
+            do="check the variable, or omit covariates",
         )
-    return LeastSquares(rows, left / np.linalg.norm(left), basis, eye_array(n, format="csr"), n - rank - 2)
+    return LeastSquares(rows, residual / np.linalg.norm(residual), basis, eye_array(n, format="csr"), n - rank - 2)
 
 
 def _lengths(x: np.ndarray) -> np.ndarray:
+    """Return the norm of each column, 1 for zero columns."""
     length = np.linalg.norm(x, axis=0)
     return np.where(length > 0, length, 1)
 
 
 def _decompose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An orthonormal basis of columns of length 1, (scan, rank), and what leads to it from a contrast, (rank, column)."""
+    """Return an orthonormal basis of `x`, (scan, rank), and the map from contrasts to it, (rank, column).
+
+    From the singular value decomposition ``x = U S V'``: the basis U and the map ``S⁻¹ V'``. Columns must have length 1.
+    """
     u, singular, vt = np.linalg.svd(x, full_matrices=False)
-    there = singular > TINY * singular.max(initial=0)
-    return u[:, there], vt[there] / singular[there, None]
+    is_nonzero = singular > TINY * singular.max(initial=0)
+    return u[:, is_nonzero], vt[is_nonzero] / singular[is_nonzero, None]
 
 
 def _adjust(weights: np.ndarray, basis: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """CR2: the weights of each cluster times the inverse root of its block of the residual maker."""
+    """Apply the CR2 adjustment: multiply the weights of each cluster by the inverse square root of its block of I - H.
+
+    H is the hat matrix, ``basis @ basis.T``.
+    """
     adjusted = np.empty_like(weights)
     for rows in np.split(np.argsort(cluster), np.cumsum(np.bincount(cluster))[:-1]):
         block = np.eye(len(rows)) - basis[rows] @ basis[rows].T
@@ -206,9 +238,12 @@ def _adjust(weights: np.ndarray, basis: np.ndarray, cluster: np.ndarray) -> np.n
 
 
 def _degrees_of_freedom(spread: csr_array, basis: np.ndarray) -> float:
-    """Satterthwaite's, for equal and independent noise: of an ordinary variance n - rank, of CR2 Bell & McCaffrey's."""
-    own = np.asarray(spread.multiply(spread).sum(1)).ravel()
-    along = spread @ basis  # (cluster, rank)
-    trace = own.sum() - (along**2).sum()
-    squares = (own**2).sum() - 2 * (own @ (along**2).sum(1)) + ((along.T @ along) ** 2).sum()
+    """Compute Satterthwaite degrees of freedom for independent noise of equal variance.
+
+    For ordinary variances they are n - rank, for CR2 those of Bell & McCaffrey.
+    """
+    cluster_sums = np.asarray(spread.multiply(spread).sum(1)).ravel()
+    projected = spread @ basis  # (cluster, rank)
+    trace = cluster_sums.sum() - (projected**2).sum()
+    squares = (cluster_sums**2).sum() - 2 * (cluster_sums @ (projected**2).sum(1)) + ((projected.T @ projected) ** 2).sum()
     return float(trace**2 / squares)

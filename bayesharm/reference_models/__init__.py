@@ -1,1 +1,1 @@
-"""The model written twice more, in NumPyro and in PyMC, as a reference."""
+"""Independent implementations of the full model, in NumPyro and in PyMC, to validate the inference."""

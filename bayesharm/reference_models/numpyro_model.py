@@ -1,18 +1,19 @@
-"""The reference: the whole model in NumPyro, every effect a sampled site. For small studies, tests and trust.
+"""Reference implementation: the full model in NumPyro, with every effect sampled. For small studies and tests.
 
-For scan n, feature f (centered, and divided by its sd over the scans that the model uses or by the unit of all), scale c,
+For scan n, feature f (centered, and divided by its own sd over the scans of the model or by a common one), scale c,
 scanner k, effect column j::
 
-    eta[c] ~ Normal(log median[c], eta_sd)       omega[c]² = excess[c]² + least_omega²,  excess[c] ~ HalfNormal(omega_sd)
-    amplitude[f] ~ Normal(0, amplitude_sd)       0 where features share one unit
-    log_scale[c,f] ~ Normal(eta[c] + amplitude[f], omega[c])
+    eta[c] ~ Normal(log median[c], eta_sd)
+    omega_excess[c] ~ HalfNormal(omega_sd)       omega[c]² = omega_excess[c]² + omega_floor²
+    feature_offset[f] ~ Normal(0, feature_offset_sd)  0 with a common feature scaling
+    log_scale[c,f] ~ Normal(eta[c] + feature_offset[f], omega[c])
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
     raw_bias[k] ~ Normal(0, bias_ratio_sd)       log kappa = raw_bias - mean(raw_bias)
-    u[j,f] ~ Normal(0, tau[scale of j, f])       or Normal(0, fixed sd): the mean and the covariates;
-                                                 times sqrt(kappa[k]) if it is the effect of scanner k
-    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + once[n] tau_p[f]²))
+    u[j,f] ~ Normal(0, tau[scale of j, f])       mean and covariates: Normal(0, fixed sd);
+                                                 effects of scanner k: sd times sqrt(kappa[k])
+    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + single_scan[n] tau_p[f]²))
 
-Nothing is integrated out but the participant effects of people scanned once, which are part of their noise.
+Only the participant effects of people scanned once are integrated out: they are part of the noise of their scan.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +41,20 @@ from bayesharm.model.design import FIXED, Design
 
 @dataclass(frozen=True, eq=False)
 class ExplicitPosterior:
-    """Draws of everything, dims (chain, draw, …), labelled.
+    """Labeled posterior draws of all parameters, with dimensions (chain, draw, …).
 
     Attributes
     ----------
     hyper : Dataset
-        ``eta``, ``omega`` (…, family), of scales in standard deviations of a feature; ``log_ratio`` and
-        ``log_bias_ratio`` (…, scanner), log lambda and log kappa.
+        ``eta`` and ``omega`` (…, family), for scales in standard deviations of a feature; ``log_ratio`` and
+        ``log_bias_ratio`` (…, scanner): log lambda and log kappa.
     scales : (chain, draw, family, feature) DataArray
         Scales in the units of the features.
     effects : dict of DataArray
-        For each of ``design.effects``, its contrasts (chain, draw, level, feature) in the units of the
-        features; the level dimension is called `scanner`, `population`, ….
+        Contrasts of each of ``design.effects``, (chain, draw, level, feature) in the units of the features; the level
+        dimension is named `scanner`, `population`, ….
     sampler : Dataset
-        ``diverging``, ``n_steps`` (chain, draw): NUTS's own account.
+        ``diverging`` and ``n_steps`` (chain, draw), the diagnostics of NUTS.
     """
 
     hyper: xr.Dataset
@@ -62,23 +64,25 @@ class ExplicitPosterior:
 
 
 def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
-    """The generative model as a NumPyro program, centered: each site is the quantity itself.
+    """Define the generative model as a NumPyro program in the centered parametrization: each site is the quantity itself.
 
-    Scans determine the noise of a feature, which is why it comes first, ``log_noise ~ Normal(eta, omega² +
-    amplitude_sd²)``, and the amplitude given it: the same joint density as the other way round.
+    The noise scale of a feature is well determined by the data. Therefore its marginal prior comes first, ``log_noise ~
+    Normal(eta, omega² + feature_offset_sd²)``, followed by the feature offset given the noise scale. The joint density is
+    the same as in the opposite order.
 
     Parameters
     ----------
     design : Design
+        Design of the scans.
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, in the user's units, complete.
+        All rows of the scans table, complete, in the user's units.
     """
     y = _standardize(design, features)[0]
     priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
 
     eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
-    excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
-    omega = numpyro.deterministic("omega", jnp.hypot(excess, priors.omega_floor))
+    omega_excess = numpyro.sample("omega_excess", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
+    omega = numpyro.deterministic("omega", jnp.hypot(omega_excess, priors.omega_floor))
     center, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
     feature_offset_sd = design.spec.feature_offset_sd
     total_sd = jnp.sqrt(spread[0] ** 2 + feature_offset_sd**2)
@@ -86,7 +90,7 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     if feature_offset_sd:
         share = (feature_offset_sd / total_sd) ** 2
         given_noise = dist.Normal(share * (log_noise - center[0]), jnp.sqrt(share) * spread[0])
-        center += numpyro.sample("amplitude", given_noise)
+        center += numpyro.sample("feature_offset", given_noise)
     other = numpyro.sample("log_scale", dist.Normal(center[1:], spread[1:]))
     log_scale = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
     log_ratio = jnp.zeros(len(design.scanners))
@@ -102,35 +106,35 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     if design.spec.bias_ratio == "scanner":
         raw_bias = numpyro.sample("raw_bias", dist.Normal(log_bias, priors.bias_ratio_sd))
         log_bias = raw_bias - raw_bias.mean()
-        own = design.bias_ratio_of
-        prior_sd *= jnp.where(own >= 0, jnp.exp(0.5 * log_bias[own]), 1.0)[:, None]
+        scanner = design.bias_ratio_of
+        prior_sd *= jnp.where(scanner >= 0, jnp.exp(0.5 * log_bias[scanner]), 1.0)[:, None]
     numpyro.deterministic("log_bias_ratio", log_bias)
     u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
 
-    scanner, once = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
+    scanner, single_scan = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
     variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
-    variance += once[:, None] * scale[design.single_scan_scale] ** 2
+    variance += single_scan[:, None] * scale[design.single_scan_scale] ** 2
     numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=y)
 
 
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
-    """Log joint density of the NumPyro model, priors and all constants included.
+    """Compute the log joint density of the NumPyro model, including priors and all constants.
 
-    It is a density with respect to Lebesgue measure on the coordinates of `point` as they are named here (for
-    excess itself, not its logarithm: no Jacobian is added) and on the standardized features.
+    The density is with respect to Lebesgue measure on the coordinates of `point` (``omega_excess`` itself, not its
+    logarithm: no Jacobian is added) and on the standardized features.
 
     Parameters
     ----------
     design : Design
+        Design of the scans.
     features : (scan, feature) array or DataFrame
         All rows of the scans table, in the user's units.
     point : mapping of arrays
-        ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
-        with a unit for each feature ``amplitude`` (feature,), and if they are by scanner ``raw`` (scanner,) of the noise
-        and ``raw_bias`` of biases;
-        in standard deviations of a feature.
+        In standard deviations of a feature: ``eta`` (scale,), ``omega_excess`` (scale,) > 0, ``log_scale`` (scale, feature),
+        ``u`` (column, feature); with ``feature_scaling='per_feature'`` also ``feature_offset`` (feature,); with variance
+        ratios by scanner also ``raw`` (scanner,) for the noise and ``raw_bias`` (scanner,) for the biases.
     """
-    _standardize(design, features)  # refuses features that do not fit
+    _standardize(design, features)  # raises for invalid features
     with jax.enable_x64(True):
         sites = {name: jnp.asarray(value, float) for name, value in point.items()}
         sites["log_noise"], sites["log_scale"] = sites["log_scale"][0], sites["log_scale"][1:]
@@ -146,18 +150,23 @@ def sample_explicit(
     n_warmup: int = 1000,
     n_draws: int = 1000,
 ) -> ExplicitPosterior:
-    """Sample the posterior with NUTS in float64, whatever the caller's JAX settings.
+    """Sample the posterior with NUTS, in float64 regardless of the JAX settings.
 
     Parameters
     ----------
     design : Design
+        Design of the scans.
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, in the user's units. The columns of a DataFrame name the features; those
-        of an array are numbered.
+        All rows of the scans table, in the user's units. The columns of a DataFrame are the feature names; features of an
+        array are numbered.
     seed : int
-        The same seed gives the same draws on the same machine with the same versions.
+        The same seed gives the same draws on the same machine with the same library versions.
     n_chains, n_warmup, n_draws : int
-        Chains, run as one vectorized program; iterations thrown away first, and kept, in each.
+        Number of chains, of discarded warm-up iterations, and of draws per chain. The chains run as one vectorized program.
+
+    Returns
+    -------
+    ExplicitPosterior
 
     Raises
     ------
@@ -183,7 +192,7 @@ def sample_explicit(
     draws = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
     families = {"family": list(design.scales)}
     feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
-    arrays = partial(_labelled, draws)
+    arrays = partial(_labeled, draws)
     hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
     for name in ("log_ratio", "log_bias_ratio"):
         hyper[name] = arrays(sites[name], {"scanner": list(design.scanners)})
@@ -199,29 +208,30 @@ def sample_explicit(
     )
 
 
-def _labelled(draws: dict, values: np.ndarray, labels: dict) -> xr.DataArray:
+def _labeled(draws: Mapping[str, Any], values: np.ndarray, labels: Mapping[str, Any]) -> xr.DataArray:
+    """Label an array (chain, draw, …)."""
     return xr.DataArray(values, {**draws, **labels}, [*draws, *labels])
 
 
 def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the scans that the model uses, with mean 0, in units of `sd`; `sd` in the user's units."""
+    """Return the centered features of the scans in the model, divided by `sd`, and `sd` in the user's units."""
     values = np.asarray(features, float)
     if values.ndim != 2 or len(values) <= design.rows.max():
         raise InputError(
             "The features do not match the scans.",
             got=f"an array of shape {values.shape}",
             expected=f"(scan, feature), row {design.rows.max()} among the scans",
-            do="give the features of all rows of the scans table",
+            do="pass the features of all rows of the scans table",
         )
     y = values[design.rows]
     sd = y.std(axis=0)
     unfit = np.flatnonzero(~(np.isfinite(sd) & (np.ptp(y, axis=0) > 0)))
     if len(unfit):
         raise InputError(
-            "The explicit model takes complete features that vary.",
+            "The reference model needs complete features that vary.",
             got=f"missing values or a constant in the feature columns {shorten(unfit)}",
             expected="a finite number for every scan, not all equal",
-            do="leave those features out",
+            do="omit these features",
         )
     if design.spec.feature_scaling == "common":
         sd = np.full_like(sd, np.sqrt((sd**2).mean()))
@@ -229,14 +239,14 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
 
 
 def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
-    """How NUTS sees each quantity, between itself (1, centered) and itself in units of its prior sd (0).
+    """Choose the parametrization of each quantity for NUTS, between centered (1) and non-centered (0).
 
-    An effect is best taken as it is in so far as the scans determine it (Gorinova, Moore and Hoffman 2020,
-    *Automatic reparameterisation of probabilistic programs*): the share is their part of its precision, at
-    half the prior median of its scale, because it is at small scales that a centered effect misleads NUTS. What a
-    part of a scanner's effect has in common with other parts is not determined by its scans. Few
-    features say little about omega, so that the log-scales are taken in its units; not so the noise, whose prior
-    is never narrow where features have an amplitude.
+    The better the data determine an effect, the more centered it should be (Gorinova, Moore and Hoffman 2020, *Automatic
+    reparameterisation of probabilistic programs*). The value is the share of the data in the posterior precision of the
+    effect, computed at half the prior median of its scale, because centered effects are a problem at small scales. For
+    components of a scanner effect the share is from the joint precision matrix: data cannot separate what they have in
+    common. Log-scales are non-centered, because few features determine omega poorly. With feature offsets the noise scale
+    is the exception: its marginal prior is always wide.
     """
     fixed = design.column_scale == FIXED
     sums_of_squares = (design.matrix.toarray() ** 2).sum(axis=0)
@@ -244,10 +254,11 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
     share = np.where(fixed, 1.0, signal / (signal + design.scale_medians[0] ** 2))
     if design.of_scanner.shape[1] > 1:
         prior = np.where(fixed, design.column_sd, design.scale_medians[design.column_scale] / 2)
-        x = design.matrix.toarray() * prior / design.scale_medians[0]
-        of_part = np.isin(np.arange(len(prior)), design.of_scanner)
-        share = np.where(of_part, 1 - np.diag(np.linalg.inv(np.eye(len(prior)) + x.T @ x)), share)
+        scaled_columns = design.matrix.toarray() * prior / design.scale_medians[0]
+        is_component = np.isin(np.arange(len(prior)), design.of_scanner)
+        posterior = np.linalg.inv(np.eye(len(prior)) + scaled_columns.T @ scaled_columns)  # in units of the prior variance
+        share = np.where(is_component, 1 - np.diag(posterior), share)
     non_centered = dict.fromkeys(
-        ["log_scale", "amplitude" if design.spec.feature_offset_sd else "log_noise"], LocScaleReparam(0)
+        ["log_scale", "feature_offset" if design.spec.feature_offset_sd else "log_noise"], LocScaleReparam(0)
     )
     return {"u": LocScaleReparam(share[:, None]), **non_centered}

@@ -1,4 +1,4 @@
-"""The same model, written independently in PyMC, non-centered: a second opinion on small studies."""
+"""Second reference implementation: the full model in PyMC, non-centered, written independently. For small studies."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from bayesharm.model.design import FIXED, Design
 
 
 def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
-    """Write the model down in PyMC.
+    """Build the PyMC model.
 
-    Scales and effects are products of their prior sd and a standard normal variable (`z_scale`, `z_effect`).
-    In the user's units: `scale`, and for each of ``design.effects`` its contrasts, `effect_measurement` ….
+    Scales and effects are transformed standard normal variables (`z_scale`, `z_effect`). In the user's units: `scale`, and
+    the contrasts of each of ``design.effects``, `effect_measurement` ….
 
     Parameters
     ----------
     design : Design
+        Design of the scans.
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, in the user's units, complete. A DataFrame's columns name the features.
+        All rows of the scans table, complete, in the user's units. The columns of a DataFrame are the feature names.
 
     Returns
     -------
@@ -46,15 +47,15 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     unfit = table.columns[table.isna().any() | (table.nunique() < 2)]
     if len(unfit):
         raise InputError(
-            "The PyMC model takes complete features that vary.",
+            "The PyMC model needs complete features that vary.",
             got=f"missing values or a constant in {shorten(unfit)}",
             expected="a number for every scan, not all equal",
-            do="leave those features out",
+            do="omit these features",
         )
-    unit = table.std(ddof=0)
+    feature_scale = table.std(ddof=0)
     if design.spec.feature_scaling == "common":
-        unit[:] = np.sqrt((unit**2).mean())
-    standardized = (table - table.mean()) / unit
+        feature_scale[:] = np.sqrt((feature_scale**2).mean())
+    standardized = (table - table.mean()) / feature_scale
 
     coords: dict[str, Any] = {
         "scan": design.rows,
@@ -69,19 +70,19 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     free = np.flatnonzero(design.column_scale != FIXED)
     fixed = np.flatnonzero(design.column_scale == FIXED)
 
-    # Prior sds as arrays: PyTensor takes the logarithm of a plain 0.5 in single precision.
+    # Prior sds are arrays, because PyTensor computes the logarithm of a plain 0.5 in single precision.
     omega_sd = np.full(len(design.scales), priors.omega_sd)
     ratio_sd = np.full(len(design.scanners), priors.noise_ratio_sd)
 
     with pm.Model(coords=coords) as model:
         eta = pm.Normal("eta", np.log(design.scale_medians), priors.eta_sd, dims="family")
-        excess = pm.HalfNormal("excess", omega_sd, dims="family")
-        omega = pm.Deterministic("omega", pt.sqrt(excess**2 + priors.omega_floor**2), dims="family")
+        omega_excess = pm.HalfNormal("omega_excess", omega_sd, dims="family")
+        omega = pm.Deterministic("omega", pt.sqrt(omega_excess**2 + priors.omega_floor**2), dims="family")
         z_scale = pm.Normal("z_scale", dims=("family", "feature"))
         log_scale = eta[:, None] + omega[:, None] * z_scale
         if design.spec.feature_scaling == "per_feature":
-            amplitude = pm.Normal("amplitude", 0, np.full(table.shape[1], priors.feature_offset_sd), dims="feature")
-            log_scale += amplitude
+            offset_sd = np.full(table.shape[1], priors.feature_offset_sd)
+            log_scale += pm.Normal("feature_offset", 0, offset_sd, dims="feature")
         pm.Deterministic("log_scale", log_scale, dims=("family", "feature"))
         scale = pt.exp(log_scale)
 
@@ -98,65 +99,65 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
             raw_bias = pm.Normal("raw_bias", 0, np.full(len(design.scanners), priors.bias_ratio_sd), dims="scanner")
             log_bias = pm.Deterministic("log_bias_ratio", raw_bias - raw_bias.mean(), dims="scanner")
             bias = pt.exp(log_bias / 2)
-            own = np.flatnonzero(design.bias_ratio_of >= 0)
-            prior_sd = prior_sd[own].set(prior_sd[own] * bias[design.bias_ratio_of[own]][:, None])
+            columns = np.flatnonzero(design.bias_ratio_of >= 0)
+            prior_sd = prior_sd[columns].set(prior_sd[columns] * bias[design.bias_ratio_of[columns]][:, None])
         z_effect = pm.Normal("z_effect", dims=("column", "feature"))
         u = pm.Deterministic("u", prior_sd * z_effect, dims=("column", "feature"))
 
-        noise = scale[0] ** 2 * pt.exp(log_ratio)[scanner_of_scan][:, None]
-        person = scanned_once * scale[design.single_scan_scale] ** 2
+        noise_variance = scale[0] ** 2 * pt.exp(log_ratio)[scanner_of_scan][:, None]
+        participant_variance = scanned_once * scale[design.single_scan_scale] ** 2
         mean = design.matrix.toarray() @ u
-        pm.Normal("y", mean, pt.sqrt(noise + person), observed=standardized, dims=("scan", "feature"))
+        pm.Normal("y", mean, pt.sqrt(noise_variance + participant_variance), observed=standardized, dims=("scan", "feature"))
 
-        pm.Deterministic("scale", scale * unit.to_numpy(), dims=("family", "feature"))
+        pm.Deterministic("scale", scale * feature_scale.to_numpy(), dims=("family", "feature"))
         for group in design.effects:
-            effect = (group.contrasts @ u) * unit.to_numpy()
+            effect = (group.contrasts @ u) * feature_scale.to_numpy()
             pm.Deterministic(f"effect_{group.name}", effect, dims=(group.dim, "feature"))
     return model
 
 
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
-    """Log joint density of the PyMC model, in terms of scales and effects, not of `z_scale` and `z_effect`.
+    """Compute the log joint density of the PyMC model as a function of scales and effects, not of `z_scale` and `z_effect`.
 
-    It is a density with respect to Lebesgue measure on eta, excess (not its logarithm, in which PyMC samples),
-    raw, log_scale and u, and on the standardized features; priors and all constants are included.
+    The density is with respect to Lebesgue measure on eta, omega_excess (PyMC itself samples its logarithm), raw, log_scale
+    and u, and on the standardized features. It includes priors and all constants.
 
     Parameters
     ----------
     design : Design
+        Design of the scans.
     features : (scan, feature) array or DataFrame
+        All rows of the scans table, complete, in the user's units.
     point : mapping of arrays
-        ``eta`` (scale,), ``excess`` (scale,) > 0, ``log_scale`` (scale, feature), ``u`` (column, feature),
-        with a unit for each feature ``amplitude`` (feature,), and if they are by scanner ``raw`` (scanner,) of the noise
-        and ``raw_bias`` of biases;
-        in standard deviations of a feature.
+        As for :func:`bayesharm.reference_models.numpyro_model.log_joint`.
     """
     model = build_pymc(design, features)
-    eta, excess, log_scale, u = (np.asarray(point[name], float) for name in ("eta", "excess", "log_scale", "u"))
-    omega = np.hypot(excess, design.spec.priors.omega_floor)
-    amplitude = np.asarray(point.get("amplitude", 0.0), float)
+    names = ("eta", "omega_excess", "log_scale", "u")
+    eta, omega_excess, log_scale, u = (np.asarray(point[name], float) for name in names)
+    omega = np.hypot(omega_excess, design.spec.priors.omega_floor)
+    feature_offset = np.asarray(point.get("feature_offset", 0.0), float)
     effect_sd = np.empty_like(u)
     for column, scale in enumerate(design.column_scale):
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
     if design.spec.bias_ratio == "scanner":
         raw_bias = np.asarray(point["raw_bias"], float)
-        own = np.flatnonzero(design.bias_ratio_of >= 0)
-        effect_sd[own] *= np.exp((raw_bias - raw_bias.mean()) / 2)[design.bias_ratio_of[own], None]
+        columns = np.flatnonzero(design.bias_ratio_of >= 0)
+        effect_sd[columns] *= np.exp((raw_bias - raw_bias.mean()) / 2)[design.bias_ratio_of[columns], None]
     values = {
         "eta": eta,
-        "excess_log__": np.log(excess),
-        "z_scale": (log_scale - eta[:, None] - amplitude) / omega[:, None],
+        "omega_excess_log__": np.log(omega_excess),
+        "z_scale": (log_scale - eta[:, None] - feature_offset) / omega[:, None],
         "z_effect": u / effect_sd,
     }
     if design.spec.feature_scaling == "per_feature":
-        values["amplitude"] = amplitude
+        values["feature_offset"] = feature_offset
     if design.spec.noise_ratio == "scanner":
         values["raw"] = np.asarray(point["raw"], float)
     if design.spec.bias_ratio == "scanner":
         values["raw_bias"] = raw_bias
-    # Evaluated once, so that compiling would take longer than computing.
+    # Minimal compilation, because the function is evaluated only once.
     joint = model.compile_logp(jacobian=False, mode="FAST_COMPILE")(values)
-    # d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd.
+    # Change of variables: d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd.
     return float(joint - log_scale.shape[1] * np.log(omega).sum() - np.log(effect_sd).sum())
 
 
@@ -170,21 +171,25 @@ def sample_pymc(
     tune: int = 1000,
     sampler: str = "nutpie",
 ) -> Any:
-    """Sample the posterior.
+    """Sample the posterior with NUTS.
 
     Parameters
     ----------
     design : Design
+        Design of the scans.
     features : (scan, feature) array or DataFrame
+        As for :func:`build_pymc`.
     seed : int
+        Seed of the sampler.
     draws, chains, tune : int
-        Draws kept in each chain, chains, and iterations thrown away first.
+        Number of draws per chain, of chains, and of discarded tuning iterations.
     sampler : {'nutpie', 'pymc', 'numpyro'}
+        Implementation of NUTS.
 
     Returns
     -------
     xarray.DataTree
-        As PyMC returns it; see :func:`build_pymc` for the names under ``posterior``.
+        The result of PyMC; see :func:`build_pymc` for the names in the group ``posterior``.
 
     Raises
     ------
@@ -195,10 +200,10 @@ def sample_pymc(
     import pymc as pm
 
     double = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)  # for all threads: nutpie samples in its own
+    jax.config.update("jax_enable_x64", True)  # for all threads, because nutpie samples in its own
     try:
         with build_pymc(design, features):
-            # JAX compiles this model in seconds, C and Numba in up to a minute.
+            # JAX compiles this model in seconds; C and Numba need up to a minute.
             return pm.sample(
                 draws=draws,
                 tune=tune,
@@ -214,10 +219,11 @@ def sample_pymc(
 
 
 def _require(*packages: str) -> None:
+    """Raise a `BayesharmError` unless all packages are installed."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise BayesharmError(
             f"Not installed: {', '.join(missing)}.",
-            expected="what the PyMC reference model needs, an optional part of bayesharm",
+            expected="the optional dependencies of the PyMC reference model",
             do="pip install 'bayesharm[pymc]'",
         )

@@ -13,7 +13,7 @@ from bayesharm.analysis.scanner_similarity import ScannerSimilarity, scanner_sim
 from bayesharm.analysis.summary import Summary, summarize
 from bayesharm.analysis.units import common_units, feature_scale
 from bayesharm.analysis.variance_components import VarianceComponents, summarize_levels, variance_components
-from bayesharm.data.parcellation import find_ends
+from bayesharm.data.parcellation import read_edge_regions
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
 from bayesharm.results.posterior import Posterior
@@ -158,7 +158,7 @@ class RunView:
                 expected="columns feature, node_a, node_b",
                 do="add it with --edge-table",
             )
-        return find_ends(self.edge_table, self.posterior.features)
+        return read_edge_regions(self.edge_table, self.posterior.features)
 
     def regions(self, family: str) -> pd.DataFrame:
         """Return the sizes of a family by region, the largest effects first.

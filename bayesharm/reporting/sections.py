@@ -28,7 +28,7 @@ from bayesharm.reporting.plots import (
     plot_scanners,
     plot_sources,
 )
-from bayesharm.results.console import MEANING
+from bayesharm.results.console import SOURCE_DESCRIPTIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,8 @@ def describe_study(view: RunView) -> Section:
     """Describe the data, the linkage of the scanners by travelers, and the model."""
     about, run = view.summary.about, view.posterior.run
     families = [
-        f"{family.name} ({MEANING.get(family.name, 'by ' + family.grouping)})" for family in view.posterior.spec.families
+        f"{family.name} ({SOURCE_DESCRIPTIONS.get(family.name, 'by ' + family.grouping)})"
+        for family in view.posterior.spec.families
     ]
     n_groups = len(set(view.posterior.tree["design"].to_dataset()["component"].values))
     if n_groups == 1:

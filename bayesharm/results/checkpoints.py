@@ -1,7 +1,8 @@
-"""An unfinished run on disk: its finished parts, so that it can go on after anything.
+"""Checkpoints of an unfinished run: files of its finished chunks, from which it resumes after an interruption.
 
-``unfinished/plan.json`` in the run folder says what the run is of. Each part is one file that appears whole or not at all,
-and whose name holds the sha256 of its content: a damaged part is found when the run goes on, and computed again.
+``unfinished/manifest.json`` in the run folder records everything on which the result depends. Each checkpoint is one file
+that appears whole or not at all and has the sha256 of its content in its name: a damaged one is found when the run resumes,
+and is computed again.
 """
 
 from __future__ import annotations
@@ -21,35 +22,36 @@ from filelock import FileLock, Timeout
 from bayesharm.errors import RunFolderError
 from bayesharm.io.atomic import write_whole
 
-UNFINISHED, RECORD, TREE = "unfinished", "run.json", "posterior.zarr"
+UNFINISHED, RECORD, TREE, MANIFEST = "unfinished", "run.json", "posterior.zarr", "manifest.json"
+MOST_CHANGES, LONGEST_CHANGE = 3, 120  # changes of a manifest that an error names, and characters of each
 Arrays = dict[str, np.ndarray]
 
 
 class Checkpoints:
-    """Finished parts of a run; without a folder nothing is kept.
+    """Finished chunks of a run; without a folder nothing is kept.
 
     Attributes
     ----------
     folder : Path, optional
-    kept : int
-        Parts that are there from before.
+    n_kept : int
+        Checkpoints of an earlier, interrupted run.
     damaged : list of str
-        Files that were not what was written, and were removed.
+        Files with another content than was written; they are removed.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.kept, self.damaged = 0, []
+        self.n_kept, self.damaged = 0, []
         for path in sorted(folder.glob("*.npz")) if folder else ():
             name = path.name.split(".")[0]
-            if path.name == _name(name, path.read_bytes()):
-                self.kept += 1
+            if path.name == _file_name(name, path.read_bytes()):
+                self.n_kept += 1
             else:
                 self.damaged.append(path.name)
                 path.unlink()
 
     def read(self, name: str) -> Arrays | None:
-        """A part as it was kept, or None."""
+        """Return the arrays of a checkpoint, or None if there is none of this name."""
         if self.folder is None:
             return None
         for path in self.folder.glob(f"{name}.*.npz"):
@@ -58,49 +60,49 @@ class Checkpoints:
         return None
 
     def write(self, name: str, arrays: Arrays) -> None:
-        """Keep a part.
+        """Keep arrays under a name.
 
         Raises
         ------
         RunFolderError
-            The disk is full, or the folder cannot be written. What was kept before stays.
+            The disk is full, or the folder cannot be written. Earlier checkpoints stay.
         """
         if self.folder is None:
             return
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         content = buffer.getvalue()
-        whole = self.folder / _name(name, content)
-        write_whole(whole, content)
-        for path in self.folder.glob(f"{name}.*.npz"):  # of other features: it was not used, and would be found first
-            if path != whole:
+        written = self.folder / _file_name(name, content)
+        write_whole(written, content)
+        for path in self.folder.glob(f"{name}.*.npz"):  # an unused one of other features would be found first
+            if path != written:
                 path.unlink()
 
     def clear(self) -> None:
-        """Remove all parts."""
+        """Remove all checkpoints."""
         for path in self.folder.glob("*.npz") if self.folder else ():
             path.unlink()
 
 
 @contextmanager
-def keep_parts(out: Path | None, plan: Mapping[str, Any], overwrite: bool = False) -> Iterator[Checkpoints]:
-    """Start a run in its folder, or go on with one that was interrupted; one process at a time.
+def open_checkpoints(out: Path | None, manifest: Mapping[str, Any], overwrite: bool = False) -> Iterator[Checkpoints]:
+    """Start a run in its folder, or resume an interrupted one; one process at a time.
 
-    The parts are removed when the context is left without an error, that is, when the run is finished.
+    The checkpoints are removed when the context ends without an error, that is, when the run is finished.
 
     Parameters
     ----------
     out : Path, optional
         The run folder; without it nothing is kept.
-    plan : mapping
-        All that the result depends on: a run goes on only under the plan that it was started with.
+    manifest : mapping
+        Everything on which the result depends. A run resumes only under the manifest with which it was started.
     overwrite : bool
-        Remove the run that is there, finished or not, once no other process is at work on it.
+        Remove an earlier run, finished or not, unless another process is at work on it.
 
     Raises
     ------
     RunFolderError
-        Another process is at work there, the run was started with another plan, or the folder cannot be written.
+        Another process is at work there, the run was started with another manifest, or the folder cannot be written.
     """
     if out is None:
         yield Checkpoints()
@@ -113,7 +115,7 @@ def keep_parts(out: Path | None, plan: Mapping[str, Any], overwrite: bool = Fals
         raise RunFolderError(
             f"Another process is at work on {out}.",
             got=f"{folder / 'lock'}, which it holds",
-            expected="one process for a run folder",
+            expected="one process for each run folder",
             do="wait until it has finished, or choose another --out",
         ) from None
     except OSError as error:
@@ -121,18 +123,18 @@ def keep_parts(out: Path | None, plan: Mapping[str, Any], overwrite: bool = Fals
     with lock:
         if overwrite:
             _remove_run(out)
-        text = json.dumps(plan, indent=2, sort_keys=True)
-        if (folder / "plan.json").exists():
-            _compare(out, (folder / "plan.json").read_bytes(), json.loads(text))
+        text = json.dumps(manifest, indent=2, sort_keys=True)
+        if (folder / MANIFEST).exists():
+            _check_manifest(out, (folder / MANIFEST).read_bytes(), json.loads(text))
         else:
-            Checkpoints(folder).clear()  # nobody knows what these are parts of
-            write_whole(folder / "plan.json", text.encode())
+            Checkpoints(folder).clear()  # without a manifest their origin is unknown
+            write_whole(folder / MANIFEST, text.encode())
         yield Checkpoints(folder)
         shutil.rmtree(folder)
 
 
 def _remove_run(out: Path) -> None:
-    """Remove a run, first what completes it; the lock stays."""
+    """Remove a run, beginning with the record that makes it complete; the lock stays."""
     try:
         for name in (RECORD, TREE):
             if (out / name).is_dir():
@@ -146,50 +148,52 @@ def _remove_run(out: Path) -> None:
         raise RunFolderError(f"{out} cannot be overwritten.", got=str(error), do="choose another --out") from None
 
 
-def _compare(out: Path, kept: bytes, plan: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of other data, another model or other versions."""
+def _check_manifest(out: Path, written: bytes, manifest: Mapping[str, Any]) -> None:
+    """Refuse to resume a run of other data, another model or other versions."""
     try:
-        before = dict(json.loads(kept))
-        if plan and not before.keys() & plan.keys():
-            raise ValueError("nothing of a plan")
+        before = dict(json.loads(written))
+        if manifest and not before.keys() & manifest.keys():
+            raise ValueError("no key of a manifest")
     except (ValueError, TypeError):
         raise RunFolderError(
-            f"{out} holds an unfinished run of which nobody knows what it was started with.",
-            got=f"{out / UNFINISHED / 'plan.json'}, damaged",
-            expected="what bayesharm wrote",
+            f"{out} holds an unfinished run without a readable manifest.",
+            got=f"{out / UNFINISHED / MANIFEST}, damaged",
+            expected="the file that bayesharm wrote",
             do="start afresh with --overwrite, or choose another --out",
         ) from None
-    compare_plans(
-        f"{out} holds an unfinished run that was started otherwise",
+    compare_manifests(
+        f"{out} holds an unfinished run that was started with other inputs",
         before,
-        plan,
-        "give what it was started with and it goes on, or start afresh with --overwrite, or choose another --out",
+        manifest,
+        "give the inputs of that run to resume it, or start afresh with --overwrite, or choose another --out",
     )
 
 
-def compare_plans(what: str, before: Mapping[str, Any], plan: Mapping[str, Any], do: str) -> None:
+def compare_manifests(what: str, before: Mapping[str, Any], now: Mapping[str, Any], do: str) -> None:
     """Refuse to work on a run of other data, another model or other versions.
 
     Parameters
     ----------
     what : str
-        What to say if the plans differ.
-    before, plan : mapping
-        What the run was started with, and what was given now.
+        The first sentence of the error.
+    before, now : mapping
+        Manifests of the run and of the present call.
     do : str
+        The advice of the error.
 
     Raises
     ------
     RunFolderError
+        The manifests differ.
     """
-    differ = [name for name in sorted({*before, *plan}) if before.get(name) != plan.get(name)]
-    if differ:
-        now, then = ({f"{a}.{b}": c for a in differ for b, c in _items(some.get(a))} for some in (plan, before))
-        details = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed:
+        new, old = ({f"{a}.{b}": c for a in changed for b, c in _items(each.get(a))} for each in (now, before))
+        details = [name for name in sorted({*new, *old}) if new.get(name) != old.get(name)]
         raise RunFolderError(
-            f"{what}: {', '.join(differ)} changed.",
-            got=_listed(details, now),
-            expected=_listed(details, then),
+            f"{what}: {', '.join(changed)} changed.",
+            got=_describe(details, new),
+            expected=_describe(details, old),
             do=do,
         )
 
@@ -198,11 +202,11 @@ def _items(value: Any) -> list[tuple[str, Any]]:
     return list(value.items()) if isinstance(value, dict) else [("", value)]
 
 
-def _listed(names: list[str], values: Mapping[str, Any]) -> str:
-    texts = [f"{name.rstrip('.')}: {values.get(name)}" for name in names[:3]]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(text if len(text) < 120 else f"{text[:117]}..." for text in texts) + more
+def _describe(names: list[str], values: Mapping[str, Any]) -> str:
+    texts = [f"{name.rstrip('.')}: {values.get(name)}" for name in names[:MOST_CHANGES]]
+    more = f" and {len(names) - MOST_CHANGES} more" if len(names) > MOST_CHANGES else ""
+    return ", ".join(text if len(text) < LONGEST_CHANGE else f"{text[: LONGEST_CHANGE - 3]}..." for text in texts) + more
 
 
-def _name(name: str, content: bytes) -> str:
+def _file_name(name: str, content: bytes) -> str:
     return f"{name}.{hashlib.sha256(content).hexdigest()[:32]}.npz"

@@ -1,4 +1,4 @@
-"""Tables and sentences of a summary, for a terminal or a text file of 80 columns or more."""
+"""Terminal output that all results share: tables, lists of sentences and number formats, for 80 columns or more."""
 
 from __future__ import annotations
 
@@ -13,68 +13,41 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-MEANING = {
-    "measurement": "what a scanner does to everybody",
-    "sampling": "how the people of a site differ",
-    "site": "scanner and people of a site together",
-    "disorder": "what a diagnosis does",
-    "participant": "how people differ",
-    "noise": "what changes from scan to scan",
-    "scanner": "what protocol factors leave of measurement",
+WIDTH = 80  # columns of text output; narrow enough for a small terminal and for an email
+SOURCE_DESCRIPTIONS = {
+    "measurement": "scanner effect, the same for everybody",
+    "sampling": "differences between the people of the sites",
+    "site": "scanner and people of a site, not separable",
+    "disorder": "diagnosis effect",
+    "participant": "differences between people",
+    "noise": "variation that no other source explains",
+    "scanner": "scanner effect beyond its protocol factors",
 }
+TEXT_COLUMNS = frozenset({"what it is", "description"})  # columns of words, which are aligned to the left
 
 
-def as_text(thing: Any) -> str:
-    """What would be on a terminal of 80 columns, without colors."""
+def as_text(renderable: Any) -> str:
+    """Return a rich object as plain text of 80 columns, without colors."""
     from rich.console import Console
 
     text = StringIO()
-    Console(file=text, width=80, color_system=None).print(thing)
+    Console(file=text, width=WIDTH, color_system=None).print(renderable)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
-def show(thing: Any) -> None:
-    """Print on the terminal with colors, as plain text elsewhere."""
+def show(renderable: Any) -> None:
+    """Print with colors on a terminal, and as plain text elsewhere."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(thing)
+        console.print(renderable)
     else:
-        print(thing)
-
-
-def bullets(title: str, sentences: Iterable[str]) -> Group:
-    """Sentences below a title; nothing if there are none."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 1))
-    for sentence in sentences:
-        table.add_row(" -", Text(sentence))
-    return Group(Text(title, "bold"), table, Text("")) if table.row_count else Group()
-
-
-def _significant(row: pd.Series, name: str) -> tuple[str, str]:
-    """A size in any unit and its interval, three digits of each."""
-    if np.isnan(row[name]):
-        return "", ""
-    value, low, high = (f"{row[column]:#.3g}" for column in (name, f"{name}_q05", f"{name}_q95"))
-    return value, f"{low} to {high}"
-
-
-def _probability(value: float) -> str:
-    return "> 0.999" if value > 0.999 else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _with_interval(row: pd.Series, name: str, digits: int = 3) -> tuple[str, str]:
-    low, high = row[f"{name}_q05"], row[f"{name}_q95"]
-    return f"{row[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+        print(renderable)
 
 
 def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
-    """An empty table as all of ours are; columns of text to the left, of numbers to the right."""
+    """Return an empty table in the common style: text columns aligned to the left, columns of numbers to the right."""
     from rich import box
     from rich.table import Table
 
@@ -87,8 +60,42 @@ def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
         caption=caption + "\n",
         caption_justify="left",
         caption_style="dim",
-        width=78,
+        width=WIDTH - 2,
     )
-    for k, name in enumerate(columns):
-        table.add_column(name, justify="left" if k == 0 or name == "what it is" else "right", overflow="fold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 or name in TEXT_COLUMNS else "right", overflow="fold")
     return table
+
+
+def bullets(title: str, sentences: Iterable[str]) -> Group:
+    """Return a title with a list of sentences below it, or an empty group if there are no sentences."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        table.add_row(" -", Text(sentence))
+    return Group(Text(title, "bold"), table, Text("")) if table.row_count else Group()
+
+
+def format_probability(probability: float) -> str:
+    """Format a probability with three decimals; values near 0 and 1 become ``< 0.001`` and ``> 0.999``."""
+    return "> 0.999" if probability > 0.999 else "< 0.001" if probability < 0.001 else f"{probability:.3f}"
+
+
+def format_with_interval(row: pd.Series, name: str, digits: int = 3) -> tuple[str, str]:
+    """Format a value and its 90% interval (``name``, ``name_q05``, ``name_q95``) with a fixed number of decimals."""
+    low, high = row[f"{name}_q05"], row[f"{name}_q95"]
+    return f"{row[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def format_significant(row: pd.Series, name: str) -> tuple[str, str]:
+    """Format a value and its 90% interval with three significant digits; a missing value becomes two empty cells.
+
+    For values in the units of a feature, whose order of magnitude is not known in advance.
+    """
+    if np.isnan(row[name]):
+        return "", ""
+    value, low, high = (f"{row[column]:#.3g}" for column in (name, f"{name}_q05", f"{name}_q95"))
+    return value, f"{low} to {high}"

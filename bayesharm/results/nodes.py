@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,7 @@ from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, uni
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.spec import spec_from_dict
-
-if TYPE_CHECKING:
-    import xarray as xr
+from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
 
 
 def label_effects(
@@ -42,33 +40,21 @@ def label_effects(
     correlation : (scanner and population, scanner and population) array
     features : (feature,) str array
     """
-    first, nodes = len(design.scanners), {}
+    n_scanners, nodes, start = len(design.scanners), {}, len(design.scanners)
     scanner = ("scanner", np.array(design.scanners, dtype=object))
     for group in design.effects:
         mean, sd = effects[group.name]
-        against = "minus the mean of the levels that share a scale"
-        node = xr.Dataset(
-            {
-                "mean": ((group.dim, "feature"), mean),
-                "sd": ((group.dim, "feature"), sd),
-                "contraction": ((group.dim,), contraction[group.name]),
-                "n_scans": ((group.dim,), n_scans[group.name]),
-            },
-            coords={group.dim: np.array(group.levels, dtype=object), "feature": ("feature", features)},
-            attrs={
-                "units": "of the feature",
-                "contrast": "against the reference" if group.dim in ("diagnosis", "covariate") else against,
-            },
-        )
+        arrays = {"mean": mean, "sd": sd, "contraction": contraction[group.name], "n_scans": n_scans[group.name]}
+        coords = {group.dim: np.array(group.levels, dtype=object), "feature": ("feature", features)}
         if group.name == design.spec.removed_effect:
-            node["correlation"] = (("scanner", "other"), correlation[: len(design.scanners), : len(design.scanners)])
+            arrays["correlation"] = correlation[:n_scanners, :n_scanners]
         if group.dim == "population":
-            own = slice(first, first := first + len(group.levels))
-            node = node.assign_coords(scanner=scanner).assign(
-                correlation=(("population", "other"), correlation[own, own]),
-                with_scanner=(("population", "scanner"), correlation[own, : len(design.scanners)]),
-            )
-        nodes[f"/effects/{group.name}"] = node
+            rows = slice(start, start := start + len(group.levels))
+            arrays |= {"correlation": correlation[rows, rows], "with_scanner": correlation[rows, :n_scanners]}
+            coords["scanner"] = scanner
+        against_reference = group.dim in ("diagnosis", "covariate")
+        contrast = "against the reference" if against_reference else "minus the mean of the levels that share a scale"
+        nodes[f"/effects/{group.name}"] = EFFECTS.dataset(arrays, coords, {"contrast": contrast}, level=group.dim)
     return nodes
 
 
@@ -94,33 +80,29 @@ def keep_statistics(scans: pd.DataFrame, design: Design, layout: Layout, moments
 
 def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     """Statistics as a node of the posterior."""
-    import xarray as xr
-
     layout, moments = statistics.layout, statistics.moments
     (dense_class, dense_column), (eliminated_class, eliminated_column) = layout.dense, layout.eliminated
-    return xr.Dataset(
+    group = SUFFICIENT_STATISTICS.dataset(
         {
-            "dense": (("dense_entry", "feature"), moments.dense),
-            "eliminated": (("eliminated_entry", "feature"), moments.eliminated),
-            "squares": (("noise_class", "feature"), moments.squares),
-            "dense_class": (("dense_entry",), dense_class),
-            "dense_column": (("dense_entry",), dense_column),
-            "dense_gram": (("noise_class", "row", "column"), layout.dense_gram),
-            "eliminated_class": (("eliminated_entry",), eliminated_class),
-            "eliminated_column": (("eliminated_entry",), eliminated_column),
-            "eliminated_gram": (("eliminated_entry",), layout.eliminated_gram),
-            "cross_gram": (("eliminated_entry", "column"), layout.cross_gram),
-            "size": (("noise_class",), statistics.size),
-        }
-        | {f"kind_{name}": (("kind",), values.to_numpy()) for name, values in statistics.kinds.items()},
-        attrs={
+            **moments._asdict(),
+            "dense_class": dense_class,
+            "dense_column": dense_column,
+            "dense_gram": layout.dense_gram,
+            "eliminated_class": eliminated_class,
+            "eliminated_column": eliminated_column,
+            "eliminated_gram": layout.eliminated_gram,
+            "cross_gram": layout.cross_gram,
+            "size": statistics.size,
+        },
+        {},
+        {
             "columns": list(statistics.design.columns),
             "scales": list(statistics.design.scales),
             "scale_medians": statistics.design.scale_medians.tolist(),
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
-            "units": "standard deviations of a feature, from its center",
         },
     )
+    return group.assign({f"kind_{name}": (("kind",), column.to_numpy()) for name, column in statistics.kinds.items()})
 
 
 def read_statistics(posterior: Any) -> SufficientStatistics:

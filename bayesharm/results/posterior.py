@@ -1,7 +1,8 @@
 """The posterior: one labelled tree, and the run folder that holds it.
 
-A run folder has ``posterior.zarr`` (an xarray ``DataTree`` that ``xarray.open_datatree`` opens) and ``run.json`` (model,
-seed, versions, fingerprint of the data, sha256 of every file), which is written last: without it a folder is not a run.
+A run folder has ``posterior.zarr`` (an xarray ``DataTree`` that ``xarray.open_datatree`` opens;
+:mod:`bayesharm.results.schema` declares its contents) and ``run.json`` (model, seed, versions, fingerprint of the data,
+sha256 of every file), which is written last: without it a folder is not a run.
 """
 
 from __future__ import annotations
@@ -22,34 +23,30 @@ import numpy as np
 
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import ModelSpec, spec_from_dict
 from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
 from bayesharm.results.run_folder import check_output, contents_of, run_state
+from bayesharm.results.schema import chunk_sizes, find_faults
 
 if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 8  # of the run folder; a reader refuses any other
-# Why a feature is marked, the gravest first; `/scales` holds the place in this list.
-FEATURES_A_FILE = 2048  # so that little has to be computed again where a file is damaged
+FORMAT = 9  # of the run folder; a reader refuses any other
+# Reasons why a feature is marked, the gravest first; `/scales/reason` holds the position in this list.
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Everything that a fit has learned, labelled.
+    """The result of a fit, labelled.
 
     Attributes
     ----------
     tree : xarray.DataTree
-        ``/hyper`` (draws: `eta`, `omega` over family, `noise_ratio`, `bias_ratio` over scanner), ``/scales`` (`mean`,
-        `sd`, `q05`, `q50`, `q95`, `ess_bulk`, `rhat` over family × feature in the features' units; `divergences`, `khat`,
-        `converged`, `reason`, `draws`, `steps`, `center` and `unit` over feature),
-        ``/effects/<family>`` (`mean`, `sd` over level × feature, in the features' units, and
-        `contraction` over level; of what the model removes also `correlation` of what is uncertain of two scanners),
-        ``/design`` (scanners: component, numbers of scans and travelers), ``/statistics`` (sums of products of the scans, by
-        which it can learn from new ones) and ``/draws`` where draws were kept.
+        Groups ``hyper``, ``scales``, ``effects/<family>``, ``design`` and, in most runs, ``sources``, ``statistics`` and
+        ``draws``; see :mod:`bayesharm.results.schema`.
     run : dict
         Model, seed, settings, versions, fingerprint of the data, notes.
     """
@@ -59,38 +56,71 @@ class Posterior:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model."""
+        """The specification of the model."""
         return spec_from_dict(self.run["spec"])
 
     @property
     def preview_notice(self) -> str:
-        """What must be said with everything that is made from it; empty if there is nothing."""
+        """The notice that accompanies every result made from a preview; empty for a full fit."""
         return PREVIEW if self.run["settings"].get("preview") else ""
+
+    @property
+    def hyper(self) -> xr.Dataset:
+        """Draws of the hyperparameters and of the variance ratios of scanners."""
+        return self.tree["hyper"].to_dataset()
+
+    @property
+    def scales(self) -> xr.Dataset:
+        """Scales of each family in each feature, and convergence of each feature."""
+        return self.tree["scales"].to_dataset()
+
+    @property
+    def finite_population(self) -> xr.Dataset:
+        """Sizes of the effects of each family in each feature.
+
+        Raises
+        ------
+        RunFolderError
+            The posterior is a preview, or was adapted.
+        """
+        if "sources" not in self.tree.children:
+            raise RunFolderError(
+                "The run has no sizes of effects.",
+                got="a preview" if self.preview_notice else "an adapted posterior, or a run folder without /sources",
+                expected="the run folder of a full fit",
+                do="fit without --preview" if self.preview_notice else "use the posterior of the fit",
+            )
+        return self.tree["sources"].to_dataset()
+
+    @property
+    def design(self) -> xr.Dataset:
+        """Scanners of the study: component, numbers of scans and travelers."""
+        return self.tree["design"].to_dataset()
 
     @property
     def features(self) -> list[str]:
         """Names of the features."""
-        return [str(name) for name in self.tree["scales"].to_dataset()["feature"].values]
+        return [str(name) for name in self.scales["feature"].values]
 
     @property
     def scanners(self) -> list[str]:
-        """Scanners that the posterior knows."""
-        return [str(name) for name in self.tree["design"].to_dataset()["scanner"].values]
+        """Names of the scanners."""
+        return [str(name) for name in self.design["scanner"].values]
 
     @property
     def is_single_modality(self) -> bool:
-        """Whether features may be of one kind; else a mean of their units says nothing."""
-        unit = self.tree["scales"].to_dataset()["unit"].values
+        """Whether the features may share a unit: their sds differ by less than a factor of 100."""
+        unit = self.scales["unit"].values
         return bool(unit.max() < 100 * unit.min())
 
-    def log_ratios(self, scanners: Sequence[str] | None = None) -> np.ndarray:
-        """Means of log lambda of scanners, then of log kappa, (2 × scanner,); for unknown ones the log of the mean."""
-        hyper: Any = self.tree["hyper"].to_dataset()
+    def variance_ratios(self, scanners: Sequence[str] | None = None) -> VarianceRatios:
+        """Posterior means of log lambda and log kappa of scanners; for unknown ones the log of the mean ratio."""
+        hyper: Any = self.hyper
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
         means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
         unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
-        return np.concatenate(
-            [mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)]
+        return VarianceRatios(
+            *(mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True))
         )
 
     def __repr__(self) -> str:
@@ -153,7 +183,7 @@ class Posterior:
         return folder
 
     def write(self, folder: Path) -> None:
-        """Write the run into a folder that may be there and hold its unfinished parts; ``run.json`` comes last.
+        """Write the run into a folder that may hold its checkpoints; ``run.json`` comes last.
 
         Raises
         ------
@@ -169,12 +199,12 @@ class Posterior:
 
     @contextmanager
     def write_aside(self, folder: Path) -> Iterator[Path]:
-        """The tree in files, and on the disk, beside where they belong; what is not taken from there is removed.
+        """Write the tree beside its place and flush it to the disk; files that the caller does not move are removed.
 
         Raises
         ------
         RunFolderError
-            It, or what is done with it, cannot be written.
+            The files cannot be written.
         """
         unfinished = folder / UNFINISHED
         try:
@@ -183,7 +213,7 @@ class Posterior:
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-                    self.tree.to_zarr(partial / TREE, consolidated=False, encoding=_pieces(self.tree))
+                    self.tree.to_zarr(partial / TREE, consolidated=False, encoding=chunk_sizes(self.tree))
                 for path in (partial / TREE).rglob("*"):
                     if path.is_file():
                         with path.open("r+b") as file:
@@ -197,24 +227,12 @@ class Posterior:
             ) from None
 
 
-def _pieces(tree: xr.DataTree) -> dict[str, dict[str, Any]]:
-    """Files of how many features each array becomes, by node."""
-    return {
-        node.path: {
-            str(name): {"chunks": (*array.shape[:-1], min(array.shape[-1], FEATURES_A_FILE))}
-            for name, array in node.data_vars.items()
-            if array.dims[-1:] == ("feature",)
-        }
-        for node in tree.subtree
-    }
-
-
 def _to_json(run: Mapping[str, Any]) -> bytes:
     return (json.dumps(run, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _load(node: xr.Dataset) -> xr.Dataset:
-    """In memory; labels as plain strings, since xarray cannot do everything with numpy's string type."""
+    """Load into memory; labels become plain strings, since xarray does not support all operations on NumPy's string type."""
     node = node.load()
     return node.assign_coords({name: label.astype(object) for name, label in node.coords.items() if label.dtype.kind == "T"})
 
@@ -293,9 +311,8 @@ def load_posterior(folder: str | Path) -> Posterior:
             raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
         tree = xr.open_datatree(folder / TREE, engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(_load)
-        missing = [name for name in ("hyper", "scales", "effects", "design") if name not in tree.children]
-        if missing:
-            raise ValueError(f"no {shorten(missing)}")
+        if faults := find_faults(tree):
+            raise ValueError(shorten(faults))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RunFolderError(
             f"{folder} cannot be read.",

@@ -1,4 +1,4 @@
-"""Folders of runs: what is in one, and whether a run may be written there."""
+"""Run folders: their state, and whether a run may be written into one."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
 
 
 def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
-    """Refuse an output folder that already holds something.
+    """Refuse an output folder that is not free.
 
     Parameters
     ----------
     folder : path
     resume : bool
-        An unfinished run may be there.
+        Allow an unfinished run.
     overwrite : bool
-        Any run may be there, but nothing else.
+        Allow any run, but no other files.
     repair : bool
-        A finished run must be there.
+        Require a finished run.
 
     Raises
     ------
@@ -30,48 +30,48 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
     state = run_state(folder)
     if repair and state != "a finished run":
         raise RunFolderError(
-            f"There is nothing to repair in {folder}.",
+            f"There is no run to repair in {folder}.",
             got=f"{contents_of(folder)}: {state}",
             expected="a finished run",
-            do="leave --repair out: a run that is not finished goes on where it stopped"
+            do="leave --repair out: an unfinished run resumes by itself"
             if state == "an unfinished run"
             else "check the name of the folder",
         )
-    fine = state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))
-    if not (fine or repair):
+    is_free = state == "empty" or (resume and state == "an unfinished run") or (overwrite and state.endswith("run"))
+    if not (is_free or repair):
         raise RunFolderError(
             f"The output folder {folder} already holds {state}.",
             got=contents_of(folder),
-            expected="a folder that is new or empty",
+            expected="a new or empty folder",
             do="choose another --out, or start afresh with --overwrite, or mend it with --repair if it is damaged"
             if state == "a finished run"
             else "choose another --out, or start afresh with --overwrite"
             if state.endswith("run")
             else "choose another --out",
         )
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=there).close()  # has no name: nothing stays, whenever the process is killed
+        tempfile.TemporaryFile(dir=existing).close()  # has no name: it vanishes even if the process is killed
     except OSError as error:
         raise RunFolderError(
-            f"{folder} cannot be written.", got=str(error), expected="a folder to write to", do="choose another --out"
+            f"{folder} cannot be written.", got=str(error), expected="a writable folder", do="choose another --out"
         ) from None
 
 
 def contents_of(folder: Path) -> str:
-    """What is in a folder, in words."""
+    """Describe the contents of a folder in words."""
     if not folder.is_dir():
         return "a file" if folder.exists() else "nothing of that name"
     return shorten(sorted(path.name for path in folder.iterdir())) or "an empty folder"
 
 
 def run_state(folder: Path) -> str:
-    """`empty` (or not there), `a finished run`, `an unfinished run`, `a half-written run` or `other files`."""
+    """Return `empty` (or absent), `a finished run`, `an unfinished run`, `a half-written run` or `other files`."""
     if not folder.exists():
         return "empty"
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
-    if there and there <= {RECORD, f".{RECORD}.part", TREE, UNFINISHED}:
-        if RECORD in there:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if names and names <= {RECORD, f".{RECORD}.part", TREE, UNFINISHED}:
+        if RECORD in names:
             return "a finished run"
-        return "an unfinished run" if UNFINISHED in there else "a half-written run"
-    return "other files" if there else "empty"
+        return "an unfinished run" if UNFINISHED in names else "a half-written run"
+    return "other files" if names else "empty"

@@ -1,4 +1,4 @@
-"""Tables of a result as files."""
+"""Results as table files: one .csv or .parquet file for each table of a result."""
 
 from __future__ import annotations
 
@@ -16,28 +16,42 @@ FORMATS = ("csv", "parquet")
 
 
 class Tables:
-    """A result whose fields are tables, which can be written as files."""
+    """A result whose fields include tables that can be written to files."""
 
     def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write each table as ``<name>.csv`` or ``.parquet`` into a folder, which is made if it does not exist.
+        """Write each table as ``<name>.csv`` or ``<name>.parquet``, and create the folder if needed.
+
+        Tables of a preview get the column ``preview``.
+
+        Parameters
+        ----------
+        folder : path
+        format : {'csv', 'parquet'}
+
+        Returns
+        -------
+        list of Path
 
         Raises
         ------
         InputError
-            Another format.
+            The format is unknown.
         RunFolderError
-            The folder holds tables already, or cannot be written.
+            The folder already holds tables, is a run folder, or cannot be written.
         """
         about = getattr(self, "about", {})
         return write_tables(self, folder, format, {"preview": True} if about.get("preview") else {})
 
 
 def check_tables(folder: str | Path, format: str = "csv") -> None:
-    """Refuse a folder or a format of which :func:`write_tables` could do nothing.
+    """Check that :func:`write_tables` can use this folder and format.
 
     Raises
     ------
-    InputError, RunFolderError
+    InputError
+        The format is unknown.
+    RunFolderError
+        The folder already holds tables, or is a run folder.
     """
     folder = Path(folder)
     if format not in FORMATS:
@@ -49,32 +63,33 @@ def check_tables(folder: str | Path, format: str = "csv") -> None:
         )
     if run_state(folder).endswith("run"):
         raise RunFolderError(
-            f"{folder} is a run folder, in which nothing else may lie.",
+            f"{folder} is a run folder, which cannot hold other files.",
             got=f"--out {folder}",
-            expected="a folder of its own for tables",
+            expected="a separate folder for the tables",
             do="choose another --out",
         )
-    if there := [path.name for path in sorted(folder.glob(f"*.{format}"))]:
+    if existing := [path.name for path in sorted(folder.glob(f"*.{format}"))]:
         raise RunFolderError(
             f"{folder} already holds tables.",
-            got=shorten(there),
+            got=shorten(existing),
             expected=f"a folder without .{format} files",
             do="choose another --out",
         )
 
 
 def write_tables(
-    thing: Any, folder: str | Path, format: str = "csv", columns: Mapping[str, Any] | None = None
+    result: Any, folder: str | Path, format: str = "csv", columns: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write each table of a dataclass as ``<name>.csv`` into a folder, which is made if it does not exist.
+    """Write each table of a dataclass as ``<field>.csv`` or ``.parquet``, and create the folder if needed.
 
     Parameters
     ----------
-    thing : dataclass
+    result : dataclass
+        Fields that are not DataFrames are ignored.
     folder : path
     format : {'csv', 'parquet'}
     columns : mapping, optional
-        Columns that each table gets besides its own.
+        Constant columns to add to each table: name -> value.
 
     Returns
     -------
@@ -82,27 +97,34 @@ def write_tables(
 
     Raises
     ------
+    InputError
+        The format is unknown.
     RunFolderError
-        The folder holds tables already, is a run folder, or cannot be written.
+        The folder already holds tables, is a run folder, or cannot be written.
     """
     check_tables(folder, format)
     folder = Path(folder)
-    written = []
+    paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for field in fields(thing):
-            if isinstance(table := getattr(thing, field.name), pd.DataFrame):
-                written.append(folder / f"{field.name}.{format}")
-                table = table.assign(**(columns or {}))
-                if format == "csv":
-                    table.to_csv(written[-1], lineterminator="\n")
-                else:
-                    table.to_parquet(written[-1])
+        for field in fields(result):
+            table = getattr(result, field.name)
+            if isinstance(table, pd.DataFrame):
+                path = folder / f"{field.name}.{format}"
+                _write_table(table.assign(**(columns or {})), path)
+                paths.append(path)
     except OSError as error:
         raise RunFolderError(
             f"The tables cannot be written to {folder}.",
             got=str(error),
-            expected="a folder",
+            expected="a folder that you can write to",
             do="choose another --out",
         ) from None
-    return written
+    return paths
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    if path.suffix == ".csv":
+        table.to_csv(path, lineterminator="\n")
+    else:
+        table.to_parquet(path)

@@ -1,1 +1,1 @@
-"""The demo: the main job on a simulated and on a real study."""
+"""The command ``demo``: the whole workflow on a simulated study and on a real one."""

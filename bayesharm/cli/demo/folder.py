@@ -1,4 +1,4 @@
-"""The folder of a demo, which may replace what an earlier demo left there and nothing else."""
+"""The output folder of a demo, in which a new demo replaces the files of an earlier one and nothing else."""
 
 from __future__ import annotations
 
@@ -7,37 +7,65 @@ from pathlib import Path
 
 from bayesharm.errors import RunFolderError, shorten
 
-MARKER = ".bayesharm-demo"  # says that a folder is a demo's; lists what the demo put there
+MARKER = ".bayesharm-demo"  # marks a folder as the output of a demo; lists the files of that demo after a line of text
 
 
 def claim_folder(folder: Path, names: tuple[str, ...]) -> Path:
-    """Make the folder; of one that an earlier demo made, remove what that demo put there and nothing else."""
+    """Create the folder of a demo, or remove the files of an earlier demo from it.
+
+    Parameters
+    ----------
+    folder : path
+    names : tuple of str
+        Files and folders that the demo is going to write there.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    RunFolderError
+        The folder holds files that no demo wrote, or cannot be written.
+    """
     marker = folder / MARKER
     if folder.exists() and not marker.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(
             f"The output folder {folder} already holds other files.",
-            got=shorten(_contents(folder)),
-            do="choose another --out",
+            got=shorten(_list_contents(folder)),
             expected="a new or empty folder, or that of an earlier demo",
+            do="choose another --out",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in marker.read_text(encoding="utf-8").split("\n")[1:] if marker.is_file() else []:
-            path = folder / name
-            if name and Path(name).name == name and not path.is_symlink():
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        lines = ["Made by 'bayesharm demo', which replaces these when it runs again:", *names, ""]
+        _remove_earlier_demo(folder)
+        lines = ["Made by 'bayesharm demo', which replaces these files when it runs again:", *names, ""]
         marker.write_text("\n".join(lines), encoding="utf-8")
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written.", got=str(error), do="choose another --out") from None
-    if there := [name for name in names if (folder / name).exists()]:
+        raise RunFolderError(
+            f"{folder} cannot be written.", got=str(error), expected="a folder to write to", do="choose another --out"
+        ) from None
+    if existing := [name for name in names if (folder / name).exists()]:
         raise RunFolderError(
             f"The output folder {folder} holds files that are not the demo's.",
-            got=shorten(there),
-            do="choose another --out, or remove them",
+            got=shorten(existing),
+            expected="a folder without files of these names",
+            do="choose another --out, or remove these files",
         )
     return folder
 
 
-def _contents(folder: Path) -> list[str]:
+def _remove_earlier_demo(folder: Path) -> None:
+    marker = folder / MARKER
+    if not marker.is_file():
+        return
+    for name in marker.read_text(encoding="utf-8").split("\n")[1:]:
+        path = folder / name
+        is_plain_name = name and Path(name).name == name  # an edited marker must not lead outside the folder
+        if is_plain_name and not path.is_symlink():
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _list_contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [f"the file {folder.name}"]

@@ -1,21 +1,22 @@
-"""How well data are harmonized: measures of values (scan, feature) and the table of their scans, one number each.
+"""Metrics of harmonization quality: one number from (scan, feature) values and their scans table.
 
-Every measure is a :class:`Measure`, with a standard error and what is needed for that of a difference between two methods.
-Values come from models that never saw the people they are of; scans whose values are all missing are those that a method
-could not correct, and `Measure.n_scans` says how many were used.
+Each metric is a :class:`JackknifeEstimate`, with a standard error and with replicates for the standard error of a difference
+between two methods. The values should be of people who were not in the training data. Scans with NaN in all features, which
+a method could not correct, are not used; `JackknifeEstimate.n_scans` is the number of scans in the metric.
 
-Measure the held-out people of one fit at a time and take the :func:`average`. What remains of a scanner in the people of one
-fold is about the opposite of what remains in those of another, since each is corrected by what the others say: put together,
-these cancel, measurement bias seems to vanish, and a classifier that learns from one does worse than chance on the other.
+Compute metrics for the held-out people of each fold separately and take the :func:`average`. The scanner effects that
+remain in one fold are roughly opposite to those in another, because each fold is corrected by the other folds. In pooled
+folds they would cancel: measurement bias would seem to vanish, and a classifier trained on one fold would be worse than
+chance in another.
 """
 
 from bayesharm.evaluation.metrics.bias import BiasError as BiasError
 from bayesharm.evaluation.metrics.bias import bias_error as bias_error
-from bayesharm.evaluation.metrics.effect_preservation import Preservation as Preservation
+from bayesharm.evaluation.metrics.effect_preservation import EffectPreservation as EffectPreservation
 from bayesharm.evaluation.metrics.effect_preservation import effect_preservation as effect_preservation
 from bayesharm.evaluation.metrics.identification import identification_rate as identification_rate
 from bayesharm.evaluation.metrics.identification import scanner_accuracy as scanner_accuracy
-from bayesharm.evaluation.metrics.jackknife import Measure as Measure
+from bayesharm.evaluation.metrics.jackknife import JackknifeEstimate as JackknifeEstimate
 from bayesharm.evaluation.metrics.jackknife import average as average
 from bayesharm.evaluation.metrics.jackknife import combine as combine
 from bayesharm.evaluation.metrics.jackknife import difference as difference
@@ -26,5 +27,5 @@ from bayesharm.evaluation.metrics.reliability import between_scanner_sd as betwe
 from bayesharm.evaluation.metrics.reliability import noise_floor as noise_floor
 from bayesharm.evaluation.metrics.reliability import participant_icc as participant_icc
 from bayesharm.evaluation.metrics.reliability import share_removed as share_removed
-from bayesharm.evaluation.metrics.yamashita2019 import Published as Published
-from bayesharm.evaluation.metrics.yamashita2019 import measures_of_2019 as measures_of_2019
+from bayesharm.evaluation.metrics.yamashita2019 import EffectMagnitudes as EffectMagnitudes
+from bayesharm.evaluation.metrics.yamashita2019 import effect_magnitudes as effect_magnitudes

@@ -1,4 +1,4 @@
-"""How far estimated measurement bias is from the truth, where that is known."""
+"""Error of estimated measurement bias, for studies with known ground truth."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import pandas as pd
 from scipy.stats import norm
 
 from bayesharm.errors import InputError, shorten
-from bayesharm.evaluation.metrics.jackknife import Measure, combine
+from bayesharm.evaluation.metrics.jackknife import JackknifeEstimate, combine
 
 
 class BiasError(NamedTuple):
-    """Error of the measurement bias, which counts from the mean of the scanners that a method can do.
+    """Error of the measurement bias, centered over the scanners with an estimate.
 
     Attributes
     ----------
-    rmse : Measure
-        Root mean square over scanners and features, in the features' units.
-    ratio : Measure or None
-        That over the oracle's, of the same scanners.
-    coverage : Measure or None
-        Share of the true biases within intervals; only where a method can do all scanners.
+    rmse : JackknifeEstimate
+        Root mean square error over scanners and features, in the units of the features.
+    ratio : JackknifeEstimate or None
+        `rmse` relative to that of the oracle for the same scanners.
+    coverage : JackknifeEstimate or None
+        Share of true biases within their intervals; only if all scanners have an estimate.
     by_scanner : Series
-        The root mean square of each; NaN for those that it cannot do.
+        Root mean square error of each scanner; NaN for scanners without an estimate.
     """
 
-    rmse: Measure
-    ratio: Measure | None
-    coverage: Measure | None
+    rmse: JackknifeEstimate
+    ratio: JackknifeEstimate | None
+    coverage: JackknifeEstimate | None
     by_scanner: pd.Series
 
 
@@ -41,55 +41,60 @@ def bias_error(
     oracle: pd.DataFrame | None = None,
     level: float = 0.9,
 ) -> BiasError:
-    """Compare estimated with true biases. Standard errors are over features, which simulated studies draw independently.
+    """Compare estimated with true biases.
+
+    Standard errors are from the jackknife over features, which are independent in simulated studies.
 
     Parameters
     ----------
     bias, truth : DataFrame, scanner × feature
-        Any constant may be added to a feature; scanners that a method cannot do are absent from `bias` or NaN.
+        Estimated and true biases. Additive constants of a feature have no effect. Scanners without an estimate are absent
+        from `bias` or NaN.
     sd : DataFrame, optional
-        Of the centered bias, for Gaussian intervals.
+        Standard deviation of the centered bias, for Gaussian intervals.
     oracle : DataFrame, optional
-        What the best possible estimate is.
+        Best possible estimate, from :func:`bayesharm.datasets.oracle.gaussian_oracle`.
     level : float
-        Of the intervals.
+        Probability of the intervals.
 
     Raises
     ------
     InputError
-        Scanners or features are unknown to the truth, or fewer than two scanners are left.
+        A scanner or feature is not in `truth`, or fewer than two scanners have an estimate.
     """
-    there = bias.index[bias.notna().all(axis=1)]
-    strange = [*there.difference(truth.index), *bias.columns.difference(truth.columns)]
-    if strange or len(there) < 2:
+    estimated = bias.index[bias.notna().all(axis=1)]
+    unknown = [*estimated.difference(truth.index), *bias.columns.difference(truth.columns)]
+    if unknown or len(estimated) < 2:
         raise InputError(
             "The biases cannot be compared with the truth.",
-            got=f"unknown to it: {shorten(strange)}" if strange else f"biases of {len(there)} scanners",
-            expected="biases of two scanners of the truth or more, and of its features",
-            do="give both for the same study",
+            got=f"not in the truth: {shorten(unknown)}" if unknown else f"biases of {len(estimated)} scanners",
+            expected="two or more scanners of the truth, and only features of the truth",
+            do="pass both for the same study",
         )
-    used = np.asarray(truth.index.isin(there))
-    names, columns = truth.index[used], bias.columns
+    is_estimated = np.asarray(truth.index.isin(estimated))
+    names, columns = truth.index[is_estimated], bias.columns
 
     def error(table: pd.DataFrame) -> np.ndarray:
         difference = table.loc[names, columns].to_numpy(float) - truth.loc[names, columns].to_numpy(float)
         return difference - difference.mean(0)
 
-    def over_features(by_feature: np.ndarray) -> Measure:
+    def over_features(by_feature: np.ndarray) -> JackknifeEstimate:
         total, n = by_feature.sum(), len(by_feature)
-        without = (total - by_feature) / (n - 1) if n > 1 else np.full(n, np.nan)
-        return Measure(total / n, pd.Series(without, columns), used, np.asarray(truth.columns.isin(columns)))
+        replicates = (total - by_feature) / (n - 1) if n > 1 else np.full(n, np.nan)
+        return JackknifeEstimate(
+            total / n, pd.Series(replicates, columns), is_estimated, np.asarray(truth.columns.isin(columns))
+        )
 
-    wrong = error(bias)
-    rmse = combine(np.sqrt, over_features((wrong**2).mean(0)))
-    best = None if oracle is None else combine(np.sqrt, over_features((error(oracle) ** 2).mean(0)))
+    errors = error(bias)
+    rmse = combine(np.sqrt, over_features((errors**2).mean(0)))
+    oracle_rmse = None if oracle is None else combine(np.sqrt, over_features((error(oracle) ** 2).mean(0)))
     coverage = None
-    if sd is not None and used.all():
-        within = np.abs(wrong) <= norm.ppf((1 + level) / 2) * sd.loc[names, columns].to_numpy(float)
-        coverage = over_features(within.mean(0))
+    if sd is not None and is_estimated.all():
+        is_within = np.abs(errors) <= norm.ppf((1 + level) / 2) * sd.loc[names, columns].to_numpy(float)
+        coverage = over_features(is_within.mean(0))
     return BiasError(
         rmse=rmse,
-        ratio=None if best is None else combine(np.divide, rmse, best),
+        ratio=None if oracle_rmse is None else combine(np.divide, rmse, oracle_rmse),
         coverage=coverage,
-        by_scanner=pd.Series(np.sqrt((wrong**2).mean(1)), names, name="rmse").reindex(truth.index),
+        by_scanner=pd.Series(np.sqrt((errors**2).mean(1)), names, name="rmse").reindex(truth.index),
     )

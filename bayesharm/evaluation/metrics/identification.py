@@ -1,4 +1,4 @@
-"""Can scans tell whose they are, on another scanner; and on which scanner they were made?"""
+"""Identification of participants across scanners (fingerprinting), and of scanners (classification accuracy)."""
 
 from __future__ import annotations
 
@@ -8,149 +8,158 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError, InputError
-from bayesharm.evaluation.metrics.jackknife import Measure, Rows, jackknife, select, travel
+from bayesharm.evaluation.metrics.jackknife import (
+    CompleteScans,
+    JackknifeEstimate,
+    jackknife,
+    select_complete,
+    traveler_mask,
+)
 
-N_FOLDS = 10
-PENALTIES = np.logspace(-4, 2, 7)  # of the classifier, for values whose mean square is about 1
+N_FOLDS = 10  # folds of the cross-validation of the classifier
+PENALTIES = np.logspace(-4, 2, 7)  # candidate ridge penalties of the classifier, for values with a mean square of about 1
 
 
 def identification_rate(
     values: np.ndarray, scans: pd.DataFrame, *, center: np.ndarray | float, unit: np.ndarray | float
-) -> Measure:
-    """How often the most similar scan on another scanner is the person's own.
+) -> JackknifeEstimate:
+    """Compute the identification rate: how often the most similar scan on another scanner is from the same person.
 
-    For every ordered pair of scanners and each person on both: each scan of theirs on the first, among the scans on the
-    second of all people on both; similarity is the Pearson correlation over features (Finn et al., *Nature Neuroscience* 18,
-    2015). Every person and pair of scanners counts once.
+    For every ordered pair of scanners, each scan on the first scanner is compared with all scans on the second, of all
+    people with scans on both. Similarity is the Pearson correlation over features (Finn et al., *Nature Neuroscience* 18,
+    2015). All combinations of a person and an ordered pair of scanners have the same weight.
 
     Parameters
     ----------
     values : (scan, feature) array
-        Scans with NaN in all features are left out.
+        Scans with NaN in all features are not used.
     scans : DataFrame
-        `participant_id`, `scanner`.
+        With the columns `participant_id` and `scanner`.
     center, unit : (feature,) array or float
-        What is subtracted from each feature and what it is then divided by: the same for all methods.
+        Center and divisor of each feature; use the same for all methods.
 
     Returns
     -------
-    Measure
-        Of people on several scanners; `chance` is the rate of guesses.
+    JackknifeEstimate
+        Rate for people on several scanners; `chance` is the rate for random guesses.
 
     Raises
     ------
     InputError
-        There are no two people who were both on the same two scanners.
+        No two people have scans on the same two scanners.
     """
-    rows = select(np.asarray(values) - center, scans, unit=unit, who=travel)
-    z = rows.values - rows.values.mean(1, keepdims=True)
+    data = select_complete(np.asarray(values) - center, scans, unit=unit, subset=traveler_mask)
+    z = data.values - data.values.mean(1, keepdims=True)
     length = np.linalg.norm(z, axis=1, keepdims=True)
     z /= np.where(length > 0, length, np.nan)
     similarity = z @ z.T
-    n_people = len(rows.people)
-    count = np.zeros((len(rows.scanners), n_people), int)
-    np.add.at(count, (rows.scanner, rows.person), 1)
+    n_people = len(data.people)
+    count = np.zeros((len(data.scanners), n_people), int)
+    np.add.at(count, (data.scanner, data.person), 1)
     best = np.full((len(z), *count.shape), -np.inf)
     for k, i in zip(*np.nonzero(count), strict=True):
-        best[:, k, i] = similarity[:, (rows.scanner == k) & (rows.person == i)].max(1)
-    rate, chance = _identify(best, count, rows, np.ones(n_people, bool))
+        best[:, k, i] = similarity[:, (data.scanner == k) & (data.person == i)].max(1)
+    rate, chance = _identify(best, count, data, np.ones(n_people, bool))
     if np.isnan(rate):
         raise InputError(
-            "Nobody can be mistaken for another.",
+            "Identification needs two people with scans on the same two scanners.",
             got=f"{n_people} people on several scanners, no two of them on the same two",
-            expected="two people or more with scans on the same two scanners",
-            do="evaluate on more people",
+            expected="two or more people with scans on the same two scanners",
+            do="evaluate a study with more people",
         )
-    without = [_identify(best, count, rows, np.arange(n_people) != i)[0] for i in range(n_people)]
-    return rows.measure(rate, without, chance=chance)
+    replicates = [_identify(best, count, data, np.arange(n_people) != i)[0] for i in range(n_people)]
+    return data.to_estimate(rate, replicates, chance=chance)
 
 
-def _identify(best: np.ndarray, count: np.ndarray, rows: Rows, there: np.ndarray) -> tuple[float, float]:
-    """Rate and chance among people who are `there`, from the best similarity of a scan with each scanner and person."""
+def _identify(best: np.ndarray, count: np.ndarray, data: CompleteScans, included: np.ndarray) -> tuple[float, float]:
+    """Compute the identification rate and its chance level among the included people.
+
+    `best` is the largest similarity of each scan with the scans of each scanner and person, `count` their number of scans.
+    """
     hits, chances = [], []
     for first, second in np.argwhere(~np.eye(len(count), dtype=bool)):
-        both = np.flatnonzero(there & (count[first] > 0) & (count[second] > 0))
+        both = np.flatnonzero(included & (count[first] > 0) & (count[second] > 0))
         if len(both) < 2:
             continue
-        query = np.flatnonzero((rows.scanner == first) & np.isin(rows.person, both))
-        who = np.searchsorted(both, rows.person[query])
-        found, line = best[query, second][:, both], np.arange(len(query))
-        own = found[line, who]
-        found[line, who] = -np.inf
-        hits.append(np.bincount(who, own > found.max(1)) / count[first, both])
+        query = np.flatnonzero((data.scanner == first) & np.isin(data.person, both))
+        person = np.searchsorted(both, data.person[query])
+        similarity, line = best[query, second][:, both], np.arange(len(query))
+        with_self = similarity[line, person]
+        similarity[line, person] = -np.inf
+        hits.append(np.bincount(person, with_self > similarity.max(1)) / count[first, both])
         chances.append(count[second, both] / count[second, both].sum())
     return (np.concatenate(hits).mean(), np.concatenate(chances).mean()) if hits else (np.nan, np.nan)
 
 
 def scanner_accuracy(
     values: np.ndarray, scans: pd.DataFrame, *, unit: np.ndarray | float, folds: int = N_FOLDS, seed: int = 0
-) -> Measure:
-    """How well a linear classifier tells on which scanner people it has not seen were scanned: balanced accuracy.
+) -> JackknifeEstimate:
+    """Compute the balanced accuracy with which a linear classifier identifies the scanner of held-out people.
 
-    Cross-validated with all scans of a person in the same fold. The classifier is ridge regression on the classes, a
-    regularized discriminant analysis whose penalty is chosen within the training people
-    (:class:`sklearn.linear_model.RidgeClassifierCV`), on all principal components of the training scans, which makes no
-    difference but to speed. Scanners with one person are left out.
+    Cross-validated, with all scans of a person in the same fold. The classifier is ridge regression on the classes, a
+    regularized discriminant analysis with its penalty chosen in the training people
+    (:class:`sklearn.linear_model.RidgeClassifierCV`). It uses all principal components of the training scans, for speed
+    only: the result is that of the features. Scanners with one person are not used.
 
-    The standard error takes the classifiers as trained. `chance` and `chance_sd` are exact for data in which nothing depends
-    on the scanner: the mean and sd of the accuracy if the scanners of each person's scans (of those scanned once: of the
-    people of a fold) changed places at random (Hoeffding, *Annals of Mathematical Statistics* 22, 1951). Chance is 1 /
-    number of scanners where everybody was on all of them.
+    The standard error is conditional on the trained classifiers. `chance` and `chance_sd` are the exact mean and sd of
+    the accuracy under random permutation of the scanner labels within each person, or, for people scanned once, within
+    their fold (Hoeffding, *Annals of Mathematical Statistics* 22, 1951). If everybody was on all scanners, chance is 1 /
+    number of scanners.
 
     Parameters
     ----------
     values : (scan, feature) array
-        Scans with NaN in all features are left out.
+        Scans with NaN in all features are not used.
     scans : DataFrame
-        `participant_id`, `scanner`.
+        With the columns `participant_id` and `scanner`.
     unit : (feature,) array or float
-        What values are divided by: the same for all methods.
+        Divisor of each feature; use the same for all methods.
     folds : int
-        Or the number of people, if there are fewer.
+        Number of folds; at most the number of people.
     seed : int
-        Of who is in which fold.
+        Seed of the assignment of people to folds.
 
     Returns
     -------
-    Measure
+    JackknifeEstimate
 
     Raises
     ------
     InputError
-        There are fewer than two scanners with two people or more.
+        Fewer than two scanners have two or more people.
     BayesharmError
         scikit-learn is not installed.
     """
-    rows = select(values, scans, unit=unit, who=_shared)
-    folds = min(folds, len(rows.people))
-    centered = rows.values - rows.values.mean(0)
-    fold, said = _classify(centered @ centered.T / centered.shape[1], rows, folds, seed)
-    right, k = said == rows.scanner, len(rows.scanners)
+    data = select_complete(values, scans, unit=unit, subset=_shared_scanner_mask)
+    folds = min(folds, len(data.people))
+    centered = data.values - data.values.mean(0)
+    fold, predicted = _classify(centered @ centered.T / centered.shape[1], data, folds, seed)
+    is_correct, k = predicted == data.scanner, len(data.scanners)
 
-    def part(i: int) -> tuple[np.ndarray, np.ndarray]:
-        scanner = rows.scanner[rows.of_person[i]]
-        return np.bincount(scanner, right[rows.of_person[i]], k), np.bincount(scanner, minlength=k)
+    def contribution(i: int) -> tuple[np.ndarray, np.ndarray]:
+        scanner = data.scanner[data.rows_of_person[i]]
+        return np.bincount(scanner, is_correct[data.rows_of_person[i]], k), np.bincount(scanner, minlength=k)
 
-    (found,) = jackknife(rows, part, lambda hits, n: np.mean(hits / n))
-    chance, chance_sd = _chance(said, fold, rows)
-    return rows.measure(found.value, found.without, chance=chance, chance_sd=chance_sd)
+    (accuracy,) = jackknife(data, contribution, lambda hits, n: np.mean(hits / n))
+    chance, chance_sd = _chance(predicted, fold, data)
+    return data.to_estimate(accuracy.value, accuracy.replicates, chance=chance, chance_sd=chance_sd)
 
 
-def _shared(scans: pd.DataFrame) -> np.ndarray:
-    """Scans on scanners with two people or more."""
-    found = (scans.groupby("scanner")["participant_id"].transform("nunique") > 1).to_numpy(bool)
-    if scans["scanner"][found].nunique() < 2:
+def _shared_scanner_mask(scans: pd.DataFrame) -> np.ndarray:
+    """Return a (scan,) bool mask of the scans on scanners with two or more people."""
+    mask = (scans.groupby("scanner")["participant_id"].transform("nunique") > 1).to_numpy(bool)
+    if scans["scanner"][mask].nunique() < 2:
         raise InputError(
-            "There are too few scanners to be told from one another.",
-            got=f"{scans['scanner'][found].nunique()} with two people or more, of {scans['scanner'].nunique()}",
-            expected="two or more",
-            do="evaluate on people of several scanners",
+            "There are too few scanners to classify.",
+            got=f"{scans['scanner'][mask].nunique()} with two or more people, of {scans['scanner'].nunique()}",
+            expected="two or more scanners with two or more people",
+            do="evaluate people of several scanners",
         )
-    return found
+    return mask
 
 
-def _classify(gram: np.ndarray, rows: Rows, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fold of each scan, and the scanner that it is said to be from; from products of scans, (row, row)."""
+def _classify(gram: np.ndarray, data: CompleteScans, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fold and the predicted scanner of each scan, from the inner products of scans, (row, row)."""
     try:
         from sklearn.decomposition import KernelPCA
         from sklearn.linear_model import RidgeClassifierCV
@@ -158,34 +167,38 @@ def _classify(gram: np.ndarray, rows: Rows, folds: int, seed: int) -> tuple[np.n
         from threadpoolctl import threadpool_limits
     except ModuleNotFoundError:
         raise BayesharmError(
-            "Telling scanners apart needs scikit-learn, which is not installed.",
+            "The scanner accuracy needs scikit-learn, which is not installed.",
+            got="no module sklearn",
             expected="scikit-learn",
             do="pip install scikit-learn",
         ) from None
-    fold, said = np.empty((2, len(gram)), int)
-    deal = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    fold, predicted = np.empty((2, len(gram)), int)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # it is then in some folds only
-        splits = list(deal.split(gram, rows.scanner, rows.person))
-    with threadpool_limits(1):  # several threads wait for one another on small matrices, ten times as long on busy cores
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # it is in some folds only
+        splits = list(splitter.split(gram, data.scanner, data.person))
+    with threadpool_limits(1):  # one thread: for small matrices on busy cores several threads take ten times as long
         for number, (train, test) in enumerate(splits):
             components = KernelPCA(kernel="precomputed", eigen_solver="dense", remove_zero_eig=True)
             scores = components.fit_transform(gram[np.ix_(train, train)])
-            classifier = RidgeClassifierCV(PENALTIES, class_weight="balanced").fit(scores, rows.scanner[train])
-            fold[test], said[test] = number, classifier.predict(components.transform(gram[np.ix_(test, train)]))
-    return fold, said
+            classifier = RidgeClassifierCV(PENALTIES, class_weight="balanced").fit(scores, data.scanner[train])
+            fold[test], predicted[test] = number, classifier.predict(components.transform(gram[np.ix_(test, train)]))
+    return fold, predicted
 
 
-def _chance(said: np.ndarray, fold: np.ndarray, rows: Rows) -> tuple[float, float]:
-    """Mean and sd of the balanced accuracy over permutations of scanners within people, or once-scanned people of a fold."""
-    once = np.bincount(rows.person)[rows.person] == 1
-    weight = 1 / np.bincount(rows.scanner)[rows.scanner] / len(rows.scanners)
+def _chance(predicted: np.ndarray, fold: np.ndarray, data: CompleteScans) -> tuple[float, float]:
+    """Compute mean and sd of the balanced accuracy over permutations of scanners within people, or within folds.
+
+    Labels of people scanned once are permuted within their fold.
+    """
+    is_single_scan = np.bincount(data.person)[data.person] == 1
+    weight = 1 / np.bincount(data.scanner)[data.scanner] / len(data.scanners)
     mean = variance = 0.0
-    group = np.where(once, -1 - fold, rows.person)
+    group = np.where(is_single_scan, -1 - fold, data.person)
     for name in np.unique(group):
-        some = np.flatnonzero(group == name)
-        hit = weight[some] * (said[some][:, None] == rows.scanner[some])
-        mean += hit.sum() / len(some)
+        members = np.flatnonzero(group == name)
+        hit = weight[members] * (predicted[members][:, None] == data.scanner[members])
+        mean += hit.sum() / len(members)
         centered = hit - hit.mean(0) - hit.mean(1, keepdims=True) + hit.mean()
-        variance += (centered**2).sum() / max(len(some) - 1, 1)
+        variance += (centered**2).sum() / max(len(members) - 1, 1)
     return mean, np.sqrt(variance)

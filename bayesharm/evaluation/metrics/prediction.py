@@ -1,32 +1,40 @@
-"""Is what a scanner measured what the person's other scanners say?"""
+"""Accuracy of predicting a scan from the same person's scans on other scanners."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from bayesharm.errors import InputError
-from bayesharm.evaluation.metrics.jackknife import Measure, Rows, jackknife, select, travel
+from bayesharm.evaluation.metrics.jackknife import (
+    CompleteScans,
+    JackknifeEstimate,
+    jackknife,
+    select_complete,
+    traveler_mask,
+)
 
 
 def difference_from_others(values: np.ndarray, scans: pd.DataFrame) -> np.ndarray:
-    """Each scan minus the mean of the person's other scanners; scans on one scanner are averaged first.
+    """Subtract from each scan the mean of the same person's other scanners, after averaging the scans on each scanner.
 
-    One predictor for every method. A method that makes everything smaller has small differences too: look at the
-    identification rate and the intraclass correlation beside it.
+    The predictor is the same for every method. A method that shrinks all values also has small differences: interpret them
+    together with the identification rate and the intraclass correlation.
 
     Parameters
     ----------
     values : (scan, feature) array
-        Harmonized; scans with NaN in all features are left out.
+        Harmonized values; scans with NaN in all features are not used.
     scans : DataFrame
-        `participant_id`, `scanner`.
+        With the columns `participant_id` and `scanner`.
 
     Returns
     -------
     (scan, feature) array
-        NaN for scans of people on one scanner.
+        Differences; NaN for scans of people on one scanner.
 
     Raises
     ------
@@ -34,38 +42,40 @@ def difference_from_others(values: np.ndarray, scans: pd.DataFrame) -> np.ndarra
         Nobody was scanned on several scanners.
     """
     values = np.asarray(values, float)
-    there = np.flatnonzero(~np.isnan(values).all(1))
-    there = there[travel(scans.iloc[there])]
-    found = np.full(values.shape, np.nan)
-    table = scans.iloc[there].reset_index(drop=True)
+    used = np.flatnonzero(~np.isnan(values).all(1))
+    used = used[traveler_mask(scans.iloc[used])]
+    differences = np.full(values.shape, np.nan)
+    table = scans.iloc[used].reset_index(drop=True)
     for _, visits in table.groupby("participant_id"):
-        rows = [there[of.index] for _, of in visits.groupby("scanner")]
-        means = np.stack([values[of].mean(0) for of in rows])
-        for of, mean in zip(rows, means, strict=True):
-            found[of] = values[of] - (means.sum(0) - mean) / (len(means) - 1)
-    return found
+        rows_of_visit = [used[visit.index] for _, visit in visits.groupby("scanner")]
+        means = np.stack([values[visit].mean(0) for visit in rows_of_visit])
+        for visit, mean in zip(rows_of_visit, means, strict=True):
+            differences[visit] = values[visit] - (means.sum(0) - mean) / (len(means) - 1)
+    return differences
 
 
-def prediction_rmse(errors: np.ndarray, scans: pd.DataFrame, *, unit: np.ndarray | float = 1.0) -> Measure:
-    """Root mean square of errors of prediction over features and visits (a person on a scanner), every visit counting once.
+def prediction_rmse(errors: np.ndarray, scans: pd.DataFrame, *, unit: np.ndarray | float = 1.0) -> JackknifeEstimate:
+    """Compute the root mean square prediction error over features and visits; all visits have the same weight.
+
+    A visit is all scans of a person on one scanner.
 
     Parameters
     ----------
     errors : (scan, feature) array
-        What was measured minus what was predicted, such as from :func:`difference_from_others`; NaN in all features of a
-        scan that was not predicted.
+        Measured minus predicted values, such as from :func:`difference_from_others`; NaN in all features of scans without a
+        prediction.
     scans : DataFrame
-        `participant_id`, `scanner`.
+        With the columns `participant_id` and `scanner`.
     unit : (feature,) array or float
-        What errors are divided by, such as the sd of each feature: the same for all methods.
+        Divisor of each feature, such as its sd; use the same for all methods.
 
     Raises
     ------
     InputError
-        No scan was predicted.
+        No scan has a prediction.
     """
-    rows = select(errors, scans, unit=unit)
-    return _over_visits(rows, rows.values**2, np.sqrt)
+    data = select_complete(errors, scans, unit=unit)
+    return _average_visits(data, data.values**2, np.sqrt)
 
 
 def interval_coverage(
@@ -76,37 +86,40 @@ def interval_coverage(
     *,
     df: np.ndarray | float = np.inf,
     level: float = 0.9,
-) -> Measure:
-    """Share of what was measured that lies within intervals of prediction, every visit counting once.
+) -> JackknifeEstimate:
+    """Compute the share of measured values within their prediction intervals; all visits have the same weight.
 
     Parameters
     ----------
     observed, mean, sd : (scan, feature) array
-        What was measured, the mean and the scale of its prediction; NaN in all features of a scan that was not predicted.
+        Measured value, and mean and scale of its prediction; NaN in all features of scans without a prediction.
     scans : DataFrame
-        `participant_id`, `scanner`.
+        With the columns `participant_id` and `scanner`.
     df : array that broadcasts to (scan, feature), or float
-        Degrees of freedom of a Student-t prediction of this scale; by default it is Gaussian.
+        Degrees of freedom of Student-t predictions; default: Gaussian.
     level : float
-        Of the intervals, which are central.
+        Probability of the central intervals.
 
     Raises
     ------
     InputError
-        No scan was predicted, or the level is impossible.
+        No scan has a prediction, or the level is not between 0 and 1.
     """
     if not 0 < level < 1:
-        raise InputError("The level is impossible.", got=f"level={level}", expected="between 0 and 1", do="take 0.9")
+        raise InputError("The level is not valid.", got=f"level={level}", expected="between 0 and 1", do="use 0.9")
     beyond = np.abs(np.asarray(observed) - mean) - stats.t.ppf((1 + level) / 2, df) * np.asarray(sd)
-    rows = select(beyond, scans)
-    return _over_visits(rows, rows.values <= 0)
+    data = select_complete(beyond, scans)
+    return _average_visits(data, data.values <= 0)
 
 
-def _over_visits(rows: Rows, numbers: np.ndarray, function=lambda mean: mean) -> Measure:
+def _average_visits(
+    data: CompleteScans, numbers: np.ndarray, function: Callable[[float], float] = lambda mean: mean
+) -> JackknifeEstimate:
+    """Average (row, feature) numbers over features and visits, and apply a function to the mean."""
     by_scan = numbers.mean(1)
 
-    def part(i: int) -> tuple[float, int]:
-        visits = rows.visits(i)
+    def contribution(i: int) -> tuple[float, int]:
+        visits = data.visits(i)
         return sum(by_scan[visit].mean() for visit in visits), len(visits)
 
-    return jackknife(rows, part, lambda total, n: function(total / n))[0]
+    return jackknife(data, contribution, lambda total, n: function(total / n))[0]

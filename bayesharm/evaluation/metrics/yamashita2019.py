@@ -1,4 +1,4 @@
-"""The three measures of the 2019 study."""
+"""The evaluation of Yamashita et al. 2019: magnitudes of measurement bias, participant and disorder effects."""
 
 from __future__ import annotations
 
@@ -7,50 +7,51 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bayesharm.evaluation.metrics.jackknife import Measure, Rows, combine, select, travel
+from bayesharm.evaluation.metrics.jackknife import CompleteScans, JackknifeEstimate, combine, select_complete, traveler_mask
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
 
-RIDGE = 8.0  # of the study's test half
+RIDGE = 8.0  # ridge penalty of the paper for the test half of its data
 
 
-class Published(NamedTuple):
-    """The sizes of effects that are estimated from harmonized data: sd over features, mean over the levels of a family.
+class EffectMagnitudes(NamedTuple):
+    """Magnitudes of the effects estimated from harmonized data: sd over features, averaged over the levels of a family.
 
     Attributes
     ----------
-    measurement : Measure
-        Of measurement bias, in the features' units. It is not 0 after perfect harmonization: noise remains. Show an oracle.
-    participant_ratio : Measure
-        That of participants over that of measurement, both of the harmonized data; the study divided the participants' of
-        the data that were not harmonized.
-    disorder_ratio : Measure or None
-        That of disorders over that of measurement; None if everybody has the same diagnosis.
+    measurement : JackknifeEstimate
+        Magnitude of measurement bias, in the units of the features. Because of noise it is not 0 even after perfect
+        harmonization: compare it with an oracle.
+    participant_ratio : JackknifeEstimate
+        Magnitude of participant effects relative to that of measurement bias, both in the harmonized data. The paper used
+        the participant effects before harmonization.
+    disorder_ratio : JackknifeEstimate or None
+        Magnitude of disorder effects relative to that of measurement bias; None if all have the same diagnosis.
     """
 
-    measurement: Measure
-    participant_ratio: Measure
-    disorder_ratio: Measure | None
+    measurement: JackknifeEstimate
+    participant_ratio: JackknifeEstimate
+    disorder_ratio: JackknifeEstimate | None
 
 
-def measures_of_2019(values: np.ndarray, scans: pd.DataFrame, *, ridge: float = RIDGE) -> Published:
-    """Sizes of effects that :func:`bayesharm.yamashita2019` finds in harmonized data of people that no method has seen.
+def effect_magnitudes(values: np.ndarray, scans: pd.DataFrame, *, ridge: float = RIDGE) -> EffectMagnitudes:
+    """Compute effect magnitudes with the regression :func:`bayesharm.yamashita2019`, in harmonized data of held-out people.
 
-    Give every method the same rows: the study's ComBat and GLM could not correct scanners of travelers only, and left them
-    as they were.
+    Use the same scans for every method. In the paper, ComBat and the GLM could not correct scanners with travelers only,
+    and left them unchanged.
 
     Parameters
     ----------
     values : (scan, feature) array
-        Harmonized. Scans with NaN in all features are left out.
+        Harmonized values. Scans with NaN in all features are not used.
     scans : DataFrame
         As from :func:`bayesharm.load_dataset`.
     ridge : float
-        The penalty; the study took 8 for its test half.
+        Ridge penalty; the paper used 8 for its test half.
 
     Returns
     -------
-    Published
+    EffectMagnitudes
 
     Raises
     ------
@@ -64,49 +65,54 @@ def measures_of_2019(values: np.ndarray, scans: pd.DataFrame, *, ridge: float = 
     .. [1] Yamashita et al. (2019). Harmonization of resting-state functional MRI data across multiple imaging sites via
        the separation of site differences into sampling bias and measurement bias. *PLOS Biology* 17, e3000042.
     """
-    rows = select(values, scans)
-    travel(rows.scans)
-    design = build_design(rows.scans.reset_index(drop=True), load_model("traveling_and_cohort"))
-    sizes = _sizes(rows, design, ridge)
-    found = {name: rows.measure(column.iloc[0], column.iloc[1:]) for name, column in sizes.items()}
-    measurement, disorder = found["measurement"], found.get("disorder")
-    return Published(
+    data = select_complete(values, scans)
+    traveler_mask(data.scans)
+    design = build_design(data.scans.reset_index(drop=True), load_model("traveling_and_cohort"))
+    magnitudes = _magnitudes(data, design, ridge)
+    metrics = {name: data.to_estimate(column.iloc[0], column.iloc[1:]) for name, column in magnitudes.items()}
+    measurement, disorder = metrics["measurement"], metrics.get("disorder")
+    return EffectMagnitudes(
         measurement,
-        combine(np.divide, found["participant"], measurement),
+        combine(np.divide, metrics["participant"], measurement),
         None if disorder is None else combine(np.divide, disorder, measurement),
     )
 
 
-def _sizes(rows: Rows, design: Design, ridge: float) -> pd.DataFrame:
-    """Sizes by family of all people's scans, and then without each person.
+def _magnitudes(data: CompleteScans, design: Design, ridge: float) -> pd.DataFrame:
+    """Compute magnitudes by family, (1 + person, family): from all scans, then without each person.
 
-    Effects are linear in the values, so that their variances over features follow from products of scans.
+    Effects are linear in the values. Their variances over features therefore follow from the inner products of scans.
     """
     x = design.matrix.toarray()
-    y = rows.values - rows.values.mean(1, keepdims=True)
+    y = data.values - data.values.mean(1, keepdims=True)
     y /= np.sqrt(max(y.shape[1] - 1, 1))
     family = np.array([name.partition(":")[0] for name in design.columns])
     centered = [scale for scale in np.unique(design.column_scale[~np.isin(family, ["mean", "disorder"])])]
     constraints = np.array([design.column_scale == scale for scale in centered], float)
     gram, products = x.T @ x, y @ (y.T @ x)
     spread = x.T @ products
-    sizes = [_sizes_of(gram, spread, constraints, family, ridge)]
-    for of in rows.of_person:
-        own, cross = x[of], x[of].T @ products[of]
-        less = cross + cross.T - own.T @ (y[of] @ y[of].T) @ own
-        sizes.append(_sizes_of(gram - own.T @ own, spread - less, constraints, family, ridge))
-    return pd.DataFrame(sizes)
+    magnitudes = [_family_magnitudes(gram, spread, constraints, family, ridge)]
+    for person_rows in data.rows_of_person:
+        person_x, cross = x[person_rows], x[person_rows].T @ products[person_rows]
+        less = cross + cross.T - person_x.T @ (y[person_rows] @ y[person_rows].T) @ person_x
+        magnitudes.append(_family_magnitudes(gram - person_x.T @ person_x, spread - less, constraints, family, ridge))
+    return pd.DataFrame(magnitudes)
 
 
-def _sizes_of(gram: np.ndarray, spread: np.ndarray, constraints: np.ndarray, family: np.ndarray, ridge: float) -> pd.Series:
-    """Mean over levels of the sd over features, from X'X and from X' times the covariance of scans over features times X."""
-    there = gram.diagonal() > 0.5  # who has left takes their own columns along
-    constraints = constraints[:, there]
+def _family_magnitudes(
+    gram: np.ndarray, spread: np.ndarray, constraints: np.ndarray, family: np.ndarray, ridge: float
+) -> pd.Series:
+    """Compute the mean over levels of the sd over features.
+
+    `gram` is X'X, and `spread` is X'SX with the covariance S of scans over features.
+    """
+    has_scans = gram.diagonal() > 0.5  # a left-out person has no scans: their columns are empty
+    constraints = constraints[:, has_scans]
     constraints = constraints[constraints.any(1)]
     system = np.block([
-        [gram[np.ix_(there, there)] + ridge * np.eye(there.sum()), constraints.T],
+        [gram[np.ix_(has_scans, has_scans)] + ridge * np.eye(has_scans.sum()), constraints.T],
         [constraints, np.zeros((len(constraints),) * 2)],
     ])  # fmt: skip
-    solve = np.linalg.inv(system)[: there.sum(), : there.sum()]
-    variance = np.einsum("ij,jk,ik->i", solve, spread[np.ix_(there, there)], solve, optimize=True)
-    return pd.Series(np.sqrt(np.maximum(variance, 0))).groupby(family[there]).mean()
+    solve = np.linalg.inv(system)[: has_scans.sum(), : has_scans.sum()]
+    variance = np.einsum("ij,jk,ik->i", solve, spread[np.ix_(has_scans, has_scans)], solve, optimize=True)
+    return pd.Series(np.sqrt(np.maximum(variance, 0))).groupby(family[has_scans]).mean()

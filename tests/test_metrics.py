@@ -1,4 +1,4 @@
-"""Measures of harmonized data against closed forms, known truths and their own definition, and their standard errors."""
+"""Metrics of harmonized data against closed forms, known truths and their definitions; and their standard errors."""
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,10 @@ from bayesharm.evaluation.metrics import (
     combine,
     difference,
     difference_from_others,
+    effect_magnitudes,
     effect_preservation,
     identification_rate,
     interval_coverage,
-    measures_of_2019,
     noise_floor,
     participant_icc,
     prediction_rmse,
@@ -94,9 +94,9 @@ MEASURES = {
     "rms": lambda values, scans: preserved(values, scans, "diagnosis: MDD", 2),
     "reference": lambda values, scans: preserved(values, scans, "age", 3),
     "difference": lambda values, scans: preserved(values, scans, "age", 4),
-    "measurement": lambda values, scans: measures_of_2019(values, scans).measurement,
-    "participant": lambda values, scans: measures_of_2019(values, scans).participant_ratio,
-    "disorder": lambda values, scans: measures_of_2019(values, scans).disorder_ratio,
+    "measurement": lambda values, scans: effect_magnitudes(values, scans).measurement,
+    "participant": lambda values, scans: effect_magnitudes(values, scans).participant_ratio,
+    "disorder": lambda values, scans: effect_magnitudes(values, scans).disorder_ratio,
 }
 
 
@@ -104,11 +104,11 @@ MEASURES = {
 def test_without_a_participant_it_is_what_the_others_give(study, name):
     values, scans = study
     found = MEASURES[name](values, scans)
-    for person, without in found.without.items():
+    for person, without in found.replicates.items():
         others = (scans.participant_id != person).to_numpy()
         assert without == pytest.approx(MEASURES[name](values[others], scans[others]).value, rel=1e-8)  # rounding
-    deviations = found.without - found.without.mean()
-    n = len(found.without)
+    deviations = found.replicates - found.replicates.mean()
+    n = len(found.replicates)
     assert found.se == pytest.approx(np.sqrt((n - 1) / n * (deviations**2).sum()))
     assert found.se > 0
 
@@ -122,9 +122,9 @@ def test_scans_that_a_method_could_not_correct_are_as_if_not_there(study, name):
     found, expected = measure(holes, scans), measure(values[~lost], scans[~lost])
     assert found.value == pytest.approx(expected.value, rel=1e-12)
     assert found.se == pytest.approx(expected.se, rel=1e-9)
-    assert found.n_scans == expected.n_scans == found.used.sum() <= (~lost).sum()
+    assert found.n_scans == expected.n_scans == found.scan_mask.sum() <= (~lost).sum()
     assert found.n_features == N_FEATURES
-    assert not found.used[lost].any()
+    assert not found.scan_mask[lost].any()
 
 
 def test_a_feature_with_a_missing_value_and_one_without_a_unit_are_left_out(study):
@@ -150,9 +150,9 @@ def test_without_travelers_it_says_so(study, name):
 
 def test_values_without_their_scans_and_scans_without_values_are_refused(study):
     values, scans = study
-    with pytest.raises(InputError, match=r"(?s)do not go together.*a row of values for each scan"):
+    with pytest.raises(InputError, match=r"(?s)do not match.*a row of values for each scan"):
         between_scanner_sd(values[:-1], scans)
-    with pytest.raises(InputError, match=r"(?s)Nothing is left.*0 scans with values"):
+    with pytest.raises(InputError, match=r"(?s)No complete data are left.*0 scans with values"):
         scanner_accuracy(np.full_like(values, np.nan), scans, unit=1.0)
 
 
@@ -176,10 +176,10 @@ def test_differences_between_methods_are_paired(study):
 def test_who_has_no_part_in_a_measure_leaves_it_as_it_is(study):
     values, scans = study
     floor, spread = noise_floor(values, scans), between_scanner_sd(values, scans)
-    assert "r0" in floor.without and "r0" not in spread.without
+    assert "r0" in floor.replicates and "r0" not in spread.replicates
     ratio = combine(np.divide, spread, floor)
-    assert ratio.without["r0"] == pytest.approx(spread.value / floor.without["r0"])
-    assert ratio.without["t1"] == pytest.approx(spread.without["t1"] / floor.without["t1"])
+    assert ratio.replicates["r0"] == pytest.approx(spread.value / floor.replicates["r0"])
+    assert ratio.replicates["t1"] == pytest.approx(spread.replicates["t1"] / floor.replicates["t1"])
 
 
 def test_parts_of_a_study_are_averaged_with_their_standard_errors():
@@ -189,7 +189,7 @@ def test_parts_of_a_study_are_averaged_with_their_standard_errors():
     parts = [scanner_accuracy(np.where(part, values, np.nan), scans, unit=1.0) for part in (half, ~half)]
     found = average(*parts)
     assert found.value == pytest.approx(np.mean([part.value for part in parts]))
-    assert found.n_scans == 90 and len(found.without) == 30
+    assert found.n_scans == 90 and len(found.replicates) == 30
     # (n - 1) / n of 30 people against that of 15 twice
     expected = np.sqrt(sum(part.se**2 for part in parts)) / 2
     assert found.se == pytest.approx(expected * np.sqrt(29 / 30 * 15 / 14))
@@ -280,9 +280,9 @@ def test_the_share_removed_is_1_for_the_true_bias_and_below_0_for_harm():
 def test_a_floor_that_the_data_do_not_tell_is_refused():
     rng, scans = np.random.default_rng(7), everywhere(3, 2)
     values, _ = simulate(scans, 3, rng)
-    with pytest.raises(InputError, match=r"(?s)no repeats.*of='residual'"):
+    with pytest.raises(InputError, match=r"(?s)no repeated scans.*of='residual'"):
         noise_floor(values, scans)
-    with pytest.raises(InputError, match="leave nothing over"):
+    with pytest.raises(InputError, match="no residual degrees of freedom"):
         noise_floor(values[:2], scans[:2], of="residual")
     with pytest.raises(InputError, match="'repeats' or 'residual'"):
         noise_floor(values, scans, of="noise")
@@ -302,7 +302,7 @@ def test_the_intraclass_correlation_is_that_of_the_analysis_of_variance():
     scans = everywhere(200, 3)
     values, bias = simulate(scans, 50, rng)  # of 200 people: a standard error of about 0.01 of each feature
     assert participant_icc(values - bias, scans).value == pytest.approx(1 / (1 + 0.36), abs=0.03)
-    with pytest.raises(InputError, match=r"(?s)nobody to be compared with.*'p00'"):
+    with pytest.raises(InputError, match=r"(?s)needs two people.*'p00'"):
         participant_icc(values[:3], scans[:3])
 
 
@@ -341,7 +341,7 @@ def test_features_are_standardized_by_what_is_given():
 
 def test_nobody_to_be_mistaken_for_is_refused():
     scans = make_scans({"p": {"A": 1, "B": 1}, "q": {"C": 1, "D": 1}})
-    with pytest.raises(InputError, match=r"(?s)mistaken.*2 people on several scanners, no two"):
+    with pytest.raises(InputError, match=r"(?s)Identification needs two people.*2 people on several scanners, no two"):
         identification_rate(np.eye(4), scans, center=0.0, unit=1.0)
 
 
@@ -386,7 +386,7 @@ def test_scanners_of_few_people_are_no_reason_to_warn():
 def test_deleting_people_leaves_classifiers_as_they_are():
     rng, scans = np.random.default_rng(14), everywhere(9, 3)
     found = scanner_accuracy(simulate(scans, 20, rng, scanner=0.5)[0], scans, unit=1.0)
-    right = found.value * 27 - 8 * 3 * found.without  # scans of each person that are told right
+    right = found.value * 27 - 8 * 3 * found.replicates  # scans of each person that are told right
     np.testing.assert_allclose(right, right.round(), atol=1e-9)
     assert right.sum() == pytest.approx(27 * found.value)
 
@@ -396,7 +396,7 @@ def test_a_scanner_of_one_person_is_left_out_and_a_single_one_refused():
     scans = pd.concat([everywhere(5, 2), make_scans({"p00": {"Z": 3}})], ignore_index=True)
     values, _ = simulate(scans, 6, rng)
     assert scanner_accuracy(values, scans, unit=1.0).n_scans == 10
-    with pytest.raises(InputError, match=r"(?s)too few scanners.*1 with two people or more, of 2"):
+    with pytest.raises(InputError, match=r"(?s)too few scanners.*1 with two or more people, of 2"):
         alone = scans.scanner.isin(["A", "Z"]).to_numpy()
         scanner_accuracy(values[alone], scans[alone], unit=1.0)
 
@@ -494,11 +494,11 @@ def test_scans_without_a_covariate_are_left_out(study):
 def test_effects_that_scanners_may_make_are_refused(study):
     values, scans = study
     confounded = scans.assign(diagnosis=np.where(scans.scanner == "A", "MDD", "HC"), twice=2 * scans.age)
-    with pytest.raises(InputError, match=r"(?s)told from scanners.*diagnosis: MDD"):
+    with pytest.raises(InputError, match=r"(?s)collinear with scanners.*diagnosis: MDD"):
         effect_preservation(values, confounded, ["diagnosis"], raw=values)
-    with pytest.raises(InputError, match=r"(?s)told from one another.*age and twice"):
+    with pytest.raises(InputError, match=r"(?s)collinear with one another.*age and twice"):
         effect_preservation(values, confounded, ["age", "twice"], raw=values)
-    with pytest.raises(InputError, match=r"(?s)no such covariate.*'iq'"):
+    with pytest.raises(InputError, match=r"(?s)lacks covariates.*'iq'"):
         effect_preservation(values, scans, ["iq"], raw=values)
 
 
@@ -522,7 +522,7 @@ def test_errors_of_biases_count_from_the_mean_of_the_scanners():
     assert abs(found.coverage.value - 0.9) < FAR * found.coverage.se
     for k in (0, 17):
         some = np.delete(np.arange(200), k)
-        assert found.rmse.without[f"f{k}"] == pytest.approx(np.sqrt((centered[:, some] ** 2).mean()))
+        assert found.rmse.replicates[f"f{k}"] == pytest.approx(np.sqrt((centered[:, some] ** 2).mean()))
     assert bias_error(truth - 3, truth).rmse.value == pytest.approx(0, abs=1e-12)
 
 
@@ -539,7 +539,7 @@ def test_scanners_that_a_method_cannot_do_are_left_out_for_the_oracle_too():
     assert found.by_scanner.isna().tolist() == [False, False, True, False]
     assert found.rmse.n_scans == 3
     assert bias_error(bias.dropna(), truth).rmse.value == found.rmse.value
-    with pytest.raises(InputError, match=r"(?s)compared with the truth.*unknown to it: 'E'"):
+    with pytest.raises(InputError, match=r"(?s)compared with the truth.*not in the truth: 'E'"):
         bias_error(bias.rename(index={"A": "E"}), truth)
     with pytest.raises(InputError, match="biases of 1 scanners"):
         bias_error(bias[:1], truth)
@@ -553,21 +553,21 @@ def srpbs():
     return simulate_srpbs(45, seed=3, dtype="float64")
 
 
-def test_the_measures_of_2019_are_of_its_effects(srpbs):
+def test_effect_magnitudes_are_those_of_the_2019_regression(srpbs):
     effects = yamashita2019(load_dataset(srpbs.scans, srpbs.features), ridge=8.0).effects
     size = {name: table.std(axis=1).mean() for name, table in effects.items()}
-    found = measures_of_2019(srpbs.features, srpbs.scans)
+    found = effect_magnitudes(srpbs.features, srpbs.scans)
     assert found.measurement.value == pytest.approx(size["measurement"])
     assert found.participant_ratio.value == pytest.approx(size["participant"] / size["measurement"])
     assert found.disorder_ratio.value == pytest.approx(size["disorder"] / size["measurement"])
-    assert len(found.measurement.without) == 814
+    assert len(found.measurement.replicates) == 814
     healthy = (srpbs.scans.diagnosis == "HC").to_numpy()
-    assert measures_of_2019(srpbs.features[healthy], srpbs.scans[healthy]).disorder_ratio is None
+    assert effect_magnitudes(srpbs.features[healthy], srpbs.scans[healthy]).disorder_ratio is None
 
 
 def test_an_oracle_lowers_measurement_but_not_to_0(srpbs):
     bias = srpbs.truth.effects["measurement"].loc[srpbs.scans.scanner].to_numpy()
-    none, oracle = (measures_of_2019(values, srpbs.scans) for values in (srpbs.features, srpbs.features - bias))
+    none, oracle = (effect_magnitudes(values, srpbs.scans) for values in (srpbs.features, srpbs.features - bias))
     change = combine(lambda a, b: a / b - 1, oracle.measurement, none.measurement)
     assert -0.9 < change.value < -0.3
     assert change.value < -FAR * change.se

@@ -1,4 +1,4 @@
-"""Uncertainty of harmonization in what is computed of harmonized data."""
+"""Propagation of harmonization uncertainty: pooling by Rubin's rules, and the estimators."""
 
 import sys
 import tracemalloc
@@ -95,7 +95,7 @@ def test_what_is_missing_in_a_draw_is_missing():
     ("arguments", "message"),
     [
         (dict(estimates=[[1.0, 2.0]], variances=[[1.0, 1.0]]), "1 draw\n[\\s\\S]*harmonize with draws=20"),
-        (dict(estimates=[1.0, 2.0], variances=[1.0]), "variances do not belong"),
+        (dict(estimates=[1.0, 2.0], variances=[1.0]), "variances do not match"),
         (dict(estimates=[1.0, 2.0], variances=[1.0, -1.0]), "1 of them negative"),
         (dict(estimates=[1.0, 2.0], variances=None, level=90), "level=90"),
         (dict(estimates=[1.0, 2.0], variances=None, scale="z"), "scale='z'"),
@@ -131,9 +131,9 @@ def test_results_that_make_no_sense_are_refused():
     draws = np.zeros((3, 5, 2))
     sizes = iter([1, 2, 2])
     refused = [
-        (lambda x: (1, 2, 3, 4, 5), draws, "cannot be understood[\\s\\S]*tuple"),
+        (lambda x: (1, 2, 3, 4, 5), draws, "invalid result[\\s\\S]*tuple"),
         (lambda x: np.zeros((2, 2)), draws, r"estimates of shape \(2, 2\)"),
-        (lambda x: (np.zeros(2), np.zeros(3)), draws, "cannot be understood"),
+        (lambda x: (np.zeros(2), np.zeros(3)), draws, "invalid result"),
         (lambda x: pd.DataFrame({"mean": [1.0]}), draws, "estimate"),
         (lambda x: np.zeros(next(sizes)), draws, r"\(1,\), \(\), \(\)\) or \(\(2,\)"),
         (lambda x: 0.0, None, "no draws[\\s\\S]*draws=20"),
@@ -347,22 +347,22 @@ def test_analyses_that_cannot_be_made_are_refused():
     confounded, missing = covariates.assign(site=group), covariates.assign(age=np.nan)
     refused = [
         (lambda: group_difference(group, "HC", "ASD"), "no scan of 'ASD'[\\s\\S]*'MDD', 'HC'"),
-        (lambda: group_difference(group, "HC", "MDD", confounded), "does not determine"),
+        (lambda: group_difference(group, "HC", "MDD", confounded), "not estimable"),
         (lambda: group_difference(group, "HC", "MDD", missing), "missing for some scans[\\s\\S]*'age'"),
         (lambda: group_difference(group, "HC", "MDD", covariates[:9]), "9 rows[\\s\\S]*60 rows"),
         (lambda: group_difference(group, "HC", "MDD", participants=[None] * 60), "60 of them missing"),
         (lambda: group_difference(group[:2], "HC", "MDD"), "too few scans"),
-        (lambda: contrast(design, "c"), "no such column[\\s\\S]*'constant', 'a', 'b'"),
+        (lambda: contrast(design, "c"), "not in the design[\\s\\S]*'constant', 'a', 'b'"),
         (lambda: contrast(design, "a"), "3 columns of rank 2"),
-        (lambda: contrast(design.assign(b="x"), "a"), "not made of finite numbers[\\s\\S]*'b'"),
-        (lambda: contrast(design.assign(b=np.inf), "a"), "not made of finite numbers[\\s\\S]*'b'"),
-        (lambda: correlation(np.ones(60)), "nothing to correlate"),
-        (lambda: correlation(covariates.age, covariates), "nothing to correlate"),
+        (lambda: contrast(design.assign(b="x"), "a"), "not finite numbers[\\s\\S]*'b'"),
+        (lambda: contrast(design.assign(b=np.inf), "a"), "not finite numbers[\\s\\S]*'b'"),
+        (lambda: correlation(np.ones(60)), "correlation cannot be computed"),
+        (lambda: correlation(covariates.age, covariates), "correlation cannot be computed"),
         (lambda: correlation([1.0, 2.0, 3.0]), "3 scans"),
-        (lambda: correlation(covariates.sex), "not made of finite numbers"),
-        (lambda: contrast(design, ["a", "b"]), "no contrast"),
-        (lambda: contrast(design, {"a": 0}), "no contrast"),
-        (lambda: group_difference(np.arange(60) % 2, "0", "1"), "no scan of '0', '1'[\\s\\S]*: 0, 1"),
+        (lambda: correlation(covariates.sex), "not finite numbers"),
+        (lambda: contrast(design, ["a", "b"]), "contrast is not valid"),
+        (lambda: contrast(design, {"a": 0}), "contrast is not valid"),
+        (lambda: group_difference(np.arange(60) % 2, "0", "1"), "no scan of '0', '1'[\\s\\S]*groups 0, 1"),
         (lambda: group_difference(pd.Series(group), "HC", "MDD", covariates.iloc[::-1]), "in different orders"),
         (lambda: contrast(design, "a", participants=pd.Series(people).iloc[::-1]), "in different orders"),
         (lambda: propagate(lambda y: None, [values, values]), "NoneType: nothing was returned"),
@@ -371,7 +371,7 @@ def test_analyses_that_cannot_be_made_are_refused():
     for make, message in refused:
         with pytest.raises(InputError, match=message):
             make()
-    contrast(design, {"a": 1, "b": -1})  # is determined all the same
+    contrast(design, {"a": 1, "b": -1})  # estimable all the same
 
 
 def test_scores_of_estimators_split_every_draw_alike():

@@ -1,0 +1,193 @@
+"""The context of a fit: dataset, design, likelihood, settings and devices, the same for all features."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayesharm.algorithms.devices import Devices, find_devices
+from bayesharm.conditional.finite_population import Levels, list_levels
+from bayesharm.data.dataset import Dataset, load_dataset
+from bayesharm.errors import InputError, shorten
+from bayesharm.fitting.settings import Settings
+from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
+from bayesharm.likelihood.problem import Problem, make_problem
+from bayesharm.model.design import Design, build_design
+from bayesharm.results.posterior import Posterior
+
+# Features that a device samples together: 64 fit the caches of a processor, 4,096 keep an accelerator busy.
+CPU_BLOCK, PREVIEW_BLOCK, ACCELERATOR_BLOCK = 64, 128, 4096
+LARGEST_VARIANCE = 1e200  # squared units of a feature: sums of products stay finite
+
+
+@dataclass(frozen=True, eq=False)
+class FitContext:
+    """Everything that the fits of all features have in common.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    design : Design
+    problem : Problem
+    unit : float, optional
+        The common divisor of the features; None if each is divided by its own sd.
+    seed : int
+    settings : Settings
+    devices : Devices
+    """
+
+    dataset: Dataset
+    design: Design
+    problem: Problem
+    unit: float | None
+    seed: int
+    settings: Settings
+    devices: Devices = field(default_factory=find_devices)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return len(self.dataset.features.names)
+
+    @property
+    def block_size(self) -> int:
+        """Number of features in a block, on all devices together."""
+        n_devices = len(self.devices.all)
+        default = ACCELERATOR_BLOCK
+        if self.devices.is_cpu:
+            default = PREVIEW_BLOCK if self.settings.preview else CPU_BLOCK
+        return n_devices * min(self.settings.block_size or default, -(-self.n_features // n_devices))
+
+    def moments(self, features: np.ndarray) -> tuple[Moments, Standardization]:
+        """Compute the moments of features by their indices."""
+        return self._reader(features)
+
+    def values(self, features: np.ndarray) -> np.ndarray:
+        """Read features by their indices, in their own units; (scan of the design, feature)."""
+        return self._reader.values(features)
+
+    def standardized(self, features: np.ndarray) -> np.ndarray:
+        """Read features by their indices, standardized; (scan of the design, feature)."""
+        _, standardization = self.moments(features)
+        return (self.values(features) - standardization.center) / standardization.sd
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The level of each family that each scan has."""
+        return list_levels(self.design)
+
+    @cached_property
+    def _reader(self) -> MomentReader:
+        return MomentReader(self.dataset.features, self.design, self.problem.likelihood.plan.layout, self.unit)
+
+
+def make_fit_context(
+    dataset: Dataset, design: Design, seed: int, settings: Settings, devices: Devices | None = None
+) -> FitContext:
+    """Lay out a sorted dataset and its design for the inference.
+
+    Raises
+    ------
+    InputError
+        Features do not vary over the scans in use, or their variance is too small or too large.
+    """
+    devices = devices or find_devices()
+    with devices.in_use("float64"):
+        problem, unit = make_problem(design), _common_unit(dataset, design)
+    return FitContext(dataset, design, problem, unit, seed, settings, devices)
+
+
+def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> FitContext:
+    """Restore the context of a finished fit, for analyses that need the scans themselves.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    dataset : Dataset, optional
+        The dataset of the fit; by default it is read from the files of the fit.
+
+    Raises
+    ------
+    InputError
+        The data are missing, or are not those of the fit.
+    """
+    run = posterior.run
+    if run.get("learned"):
+        raise InputError(
+            "An adapted posterior has no data of its own.",
+            got="a posterior that was adapted to more scans",
+            expected="the posterior of a fit",
+            do="use the posterior of the fit, or fit again with all scans",
+        )
+    dataset = (_load_origin(run.get("data")) if dataset is None else dataset).sorted()
+    current = {"scans": hash_scans(dataset), "fingerprint": dataset.features.fingerprint()}
+    words = {"scans": "scans", "fingerprint": "features"}
+    if changed := [words[name] for name, value in current.items() if value != run[name]]:
+        raise InputError(
+            "These are not the data of the fit.",
+            got=f"other {' and '.join(changed)}: {len(dataset.scans):,} scans × {dataset.features.n_features:,} features",
+            expected=f"the {run['n_features']:,} features and the scans of the fit, unchanged",
+            do="give the data of the fit, read with the same options",
+        )
+    design = build_design(dataset.scans, posterior.spec)
+    return make_fit_context(dataset, design, run["seed"], Settings(**run["settings"]))
+
+
+def _load_origin(origin: dict[str, Any] | None) -> Dataset:
+    """Read the data of a fit from its files."""
+    if not origin:
+        raise InputError(
+            "The run does not say where its data are.",
+            got="a fit of data in memory",
+            expected="the dataset of the fit",
+            do="give the dataset too",
+        )
+    absent = [origin[name] for name in ("scans", "features") if name in origin and not Path(origin[name]).exists()]
+    if absent:
+        raise InputError(
+            "The data of the run have been moved or removed.",
+            got=f"no file {shorten(absent)}",
+            expected="the scans and the features of the fit",
+            do="name both after the run: bayesharm … RUN SCANS FEATURES (in Python: give the dataset)",
+        )
+    return load_dataset(**origin)
+
+
+def hash_scans(dataset: Dataset) -> str:
+    """Compute the sha256 of the table of scans."""
+    return hashlib.sha256(dataset.scans.to_csv(index=False).encode()).hexdigest()
+
+
+def _common_unit(dataset: Dataset, design: Design) -> float | None:
+    """Compute the common divisor of the features, their root mean square sd, if the model asks for one.
+
+    Raises
+    ------
+    InputError
+        Features do not vary over the scans in use, or their variance is too small or too large.
+    """
+    squares = 0.0
+    constant: list[str] = []
+    extreme: list[str] = []
+    for start, stop in dataset.features.blocks():
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            values = dataset.features.read(start, stop)[design.rows]
+            variance, varies = values.var(axis=0), values.max(axis=0) > values.min(axis=0)
+        names = dataset.features.names[start:stop]
+        constant += list(names[~varies])
+        extreme += list(names[varies & ~((variance > 1 / LARGEST_VARIANCE) & (variance < LARGEST_VARIANCE))])
+        squares += variance.sum()
+    if constant or extreme:
+        limits = f"a variance between {1 / LARGEST_VARIANCE:.0e} and {LARGEST_VARIANCE:.0e}"
+        raise InputError(
+            f"Some features {'do not vary' if constant else 'are too small or too large'} over the scans in use.",
+            got=shorten(constant or extreme),
+            expected="at least two different values" if constant else limits,
+            do="leave these features out" + ("" if constant else ", or give them in another unit"),
+        )
+    return float(np.sqrt(squares / len(dataset.features.names))) if design.spec.feature_scaling == "common" else None

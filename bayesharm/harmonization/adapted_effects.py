@@ -1,0 +1,156 @@
+"""Effects after adaptation: Gaussian given the scales, and contrasts with the mean of the levels of the fit."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from bayesharm.algorithms.devices import find_devices
+from bayesharm.conditional.effects import average_effects
+from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
+from bayesharm.inference.variance_ratios import fit_unseen_ratios
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem, make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
+from bayesharm.model.contrasts import EffectGroup, add_columns
+from bayesharm.model.design import FIXED, Design
+from bayesharm.results.posterior import Posterior
+
+BLOCK = 2048  # features whose effects are computed together; bounds the memory
+
+
+class AdaptedEffects(NamedTuple):
+    """The effects of all groups after adaptation, by name of the group.
+
+    Attributes
+    ----------
+    summaries : dict of pairs of arrays
+        Mean and sd, (level, feature), in the features' units.
+    description : dict of arrays
+        Contraction, (level,), and the `correlation` of the removable effects, (level, level).
+    in_fit : dict of arrays
+        Whether each level was in the fit, (level,) bool; of the removable effects.
+    ratios : VarianceRatios
+    """
+
+    summaries: dict[str, tuple[np.ndarray, np.ndarray]]
+    description: dict[str, Any]
+    in_fit: dict[str, np.ndarray]
+    ratios: VarianceRatios
+
+
+def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) -> AdaptedEffects:
+    """Compute the effects given the scales of the posterior, and all scans.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Before adaptation.
+    merged : SufficientStatistics
+        Of the scans in the posterior and the new ones, with standardized features.
+    """
+    design, problem = merged.design, make_problem(merged.design, merged.plan)
+    scales, hyper = posterior.tree["scales"].to_dataset(), posterior.tree["hyper"]
+    unit = scales["unit"].values
+    log_scales = np.log(scales["q50"].values / unit)
+    typical = np.nanmedian(log_scales, axis=1)[:, None]
+    n_independent, is_new = hyper.attrs["features_effective"], ~np.isin(design.scanners, posterior.scanners)
+    in_fit, ratios = _levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
+    with find_devices().in_use("float64"):
+        ratios = fit_unseen_ratios(problem, merged.moments, log_scales, ratios, n_independent, is_new)
+        summaries = _summarize_effects(problem, merged, in_fit, ratios, log_scales)
+        description = _describe_groups(problem, merged, in_fit, ratios, typical)
+    in_units = {name: (mean * unit, sd * unit) for name, (mean, sd) in summaries.items()}
+    return AdaptedEffects(in_units, description, in_fit, ratios)
+
+
+def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
+    """Return which levels were in the fit, (level,) bool arrays, for the removed effect and groups of populations."""
+    in_fit = {}
+    for group in design.effects:
+        if group.name == design.spec.removed_effect or group.dim == "population":
+            levels: list[str] = []
+            if group.name in posterior.tree["effects"]:
+                node = posterior.effect(group.name)
+                levels = [str(name) for name in node[group.dim].values[node.get("in_fit", node["n_scans"] > -1).values]]
+            in_fit[group.name] = np.isin(group.levels, levels)
+    return in_fit
+
+
+def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
+    """Return contrasts of levels with the mean of their contrast group, (level, column).
+
+    The mean is over the levels of the fit, or over all levels where none was in the fit.
+    """
+    effect = add_columns(group.columns, group.n_columns).toarray()
+    contrasts = effect.copy()
+    for label in np.unique(group.contrast_group):
+        contrast_group = group.contrast_group == label
+        base = contrast_group & in_fit if (contrast_group & in_fit).any() else contrast_group
+        contrasts[contrast_group] -= effect[base].mean(0)
+    return sparse.csr_array(contrasts)
+
+
+def _summarize_effects(
+    problem: Problem,
+    merged: SufficientStatistics,
+    in_fit: dict[str, np.ndarray],
+    ratios: VarianceRatios,
+    log_scales: np.ndarray,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Compute mean and sd of the effects of each group, (level, feature) both, in sds of the features."""
+    groups, n_features = merged.design.effects, log_scales.shape[1]
+    contrasts = {group.name: _contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
+    summaries = {group.name: np.empty((2, len(group.levels), n_features)) for group in groups}
+    width = min(BLOCK, n_features)
+    for start in range(0, n_features, width):
+        # The last block repeats its last feature: one compiled program serves all blocks.
+        block = np.minimum(np.arange(start, start + width), n_features - 1)
+        columns = slice(start, min(start + width, n_features))
+        moments, first = Moments(*(sums[:, block] for sums in merged.moments)), 0
+        averaged = np.stack(average_effects(problem, ratios, moments, log_scales[None, :, block]))
+        conditional = jax.tree.map(np.asarray, condition_effects(problem, ratios, moments, log_scales[None, :, block]))
+        for group in groups:
+            summary = averaged[:, first : (first := first + len(group.levels))]
+            if group.name in contrasts:
+                mean, variance = variance_of_combinations(conditional, contrasts[group.name])
+                summary = np.stack([mean[0].T, np.sqrt(variance[0].T)])
+            summaries[group.name][..., columns] = summary[..., : columns.stop - columns.start]
+    return {name: (mean, sd) for name, (mean, sd) in summaries.items()}
+
+
+def _describe_groups(
+    problem: Problem,
+    merged: SufficientStatistics,
+    in_fit: dict[str, np.ndarray],
+    ratios: VarianceRatios,
+    typical: np.ndarray,
+) -> dict[str, Any]:
+    """Compute the contraction of each group, (level,), and the `correlation` of the removable effects, (level, level).
+
+    Neither depends on the values of the features.
+    """
+    design = merged.design
+    no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments))
+    conditional = jax.tree.map(np.asarray, condition_effects(problem, ratios, no_data, typical[None]))
+    prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
+    bias_ratio_of = design.bias_ratio_of
+    prior *= np.where(bias_ratio_of >= 0, ratios.bias[bias_ratio_of], 1.0)
+    description: dict[str, Any] = {}
+    removable = []
+    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
+        if group.name in in_fit:
+            removable.append(contrasts := _contrasts_with_fit(group, in_fit[group.name]))
+        else:
+            contrasts = sparse.csr_array(group.contrasts)
+        variance = variance_of_combinations(conditional, contrasts)[1][0, 0]
+        description[group.name] = 1 - variance / (contrasts.power(2) @ prior)
+    covariance = linear_combinations(conditional, sparse.vstack(removable).tocsr())[1][0, 0]
+    sd = np.sqrt(np.diag(covariance))
+    sd = np.where(sd > 0, sd, 1.0)  # 0 for the only population in the fit: it is the base of its own contrast
+    description["correlation"] = covariance / sd / sd[:, None]
+    return description

@@ -1,0 +1,184 @@
+"""Correction of the features block by block, into arrays or files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.features import Features
+from bayesharm.errors import InputError, check_type, shorten
+from bayesharm.harmonization.corrections import Correction
+from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
+from bayesharm.harmonization.noise_scaling import Expectation, NoiseMatching, scale_deviations, unscale_deviations
+from bayesharm.harmonization.options import CorrectionOptions
+from bayesharm.harmonization.selection import check_target, choose_families, interpretation_notes, place_scans
+from bayesharm.progress import Progress, no_progress
+from bayesharm.results.posterior import Posterior
+
+DRAWN_BYTES = 1 << 29  # bytes of a draw that are written together; the input of these features is in memory too
+STRIP_VALUES = 1 << 16  # values that are corrected together, so that they fit into a processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class BlockwiseCorrection:
+    """A correction of all features of a dataset.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    features : Features
+        Those of the posterior, in the order of the dataset.
+    scan_scanners : (scan,) array
+        Name of each scan's scanner.
+    families : tuple of str
+        Families of effects to remove.
+    correction : Correction
+    noise : NoiseMatching, optional
+        Where the noise of scanners is matched.
+    n_draws : int
+    inverse : bool
+    notes : list of str
+        For the user; known before any feature is read.
+    """
+
+    posterior: Posterior
+    features: Features
+    scan_scanners: np.ndarray
+    families: tuple[str, ...]
+    correction: Correction
+    noise: NoiseMatching | None
+    n_draws: int
+    inverse: bool
+    notes: list[str]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Floating type of the corrected values: that of the input, or float64 for integers."""
+        given = self.features.dtype
+        return given if given.kind == "f" else np.dtype(np.float64)
+
+    @property
+    def sd_dtype(self) -> np.dtype:
+        """Floating type of the sds, at least float32: in half precision a small sd would round to 0, that is, certainty."""
+        return np.promote_types(self.dtype, np.float32)
+
+    def fill(self, mean: Any, sd: Any, draws: Any, progress: Progress = no_progress) -> list[str]:
+        """Write the corrected features into arrays or files; return a note if their units are suspect.
+
+        Parameters
+        ----------
+        mean : (scan, feature) array-like
+        sd : (scan, feature) array-like or None
+        draws : (draw, scan, feature) array-like or None
+            Needed if `n_draws` is not 0. A draw is written in chunks of as many features as possible, since files take
+            whole rows faster.
+        progress : Progress
+        """
+        n_features, (scanner, scanner_names) = self.features.n_features, pd.factorize(self.scan_scanners)
+        size = np.empty((len(scanner_names), n_features))
+        for start, stop in self.features.blocks():
+            columns, values = slice(start, stop), self.features.read(start, stop)
+            size[:, columns] = root_mean_square(values, scanner)
+            mean[:, columns] = next(self._corrected(values, columns, [None]))
+            if sd is not None:
+                sd[:, columns] = self._sd(values, columns)
+            progress("harmonizing", stop, n_features, "")
+        if self.n_draws:
+            self._fill_draws(draws, progress)
+        indices = self.correction.feature_indices
+        return compare_units(self.posterior, indices, size, self.features.names, scanner_names)
+
+    def _fill_draws(self, draws: Any, progress: Progress) -> None:
+        chunks = list(self.features.blocks(DRAWN_BYTES // self.dtype.itemsize))
+        for k, (start, stop) in enumerate(chunks):
+            note = f"part {k + 1} of {len(chunks)}" if len(chunks) > 1 else ""
+            values = self.features.read(start, stop, self.dtype)
+            for draw, corrected in enumerate(self._corrected(values, slice(start, stop), range(self.n_draws))):
+                draws[draw, :, start:stop] = corrected
+                progress("drawing", k * self.n_draws + draw + 1, len(chunks) * self.n_draws, note)
+            del values, corrected  # they would stay in memory while the next chunk is read
+
+    def _sd(self, values: np.ndarray, columns: slice) -> np.ndarray:
+        """Return the sds of corrected values; NaN where the values are."""
+        sd = self.correction.sd(columns)[self.correction.correction_pattern]
+        if self.noise is not None and not self.inverse:
+            sd = sd * self.noise.factors(columns)[self.correction.scanner]
+        return np.where(np.isnan(values), np.nan, sd)
+
+    def _corrected(self, values: np.ndarray, columns: slice, draws: Iterable[int | None]) -> Iterator[np.ndarray]:
+        """Yield corrected values, at joint draws or (None) at the mean, one after the other in the same array."""
+        corrected = np.empty(values.shape, self.dtype)
+        step = max(1, STRIP_VALUES // max(1, values.shape[1]))
+        strips = [slice(first, first + step) for first in range(0, len(values), step)]
+        for draw in draws:
+            shift = self.correction.mean(columns) if draw is None else self.correction.draw(columns, draw)
+            factors = None if self.noise is None else self.noise.factors(columns, draw)
+            for rows in strips:
+                corrected[rows] = self._correct(values[rows], columns, rows, shift, factors)
+            yield corrected
+
+    def _correct(
+        self, values: np.ndarray, columns: slice, rows: slice, shift: np.ndarray, factors: np.ndarray | None
+    ) -> np.ndarray:
+        """Correct the values of some scans, given the shift of each correction pattern and the factor of each scanner."""
+        shift = shift[self.correction.correction_pattern[rows]]
+        if self.noise is None or factors is None:
+            return values + shift if self.inverse else values - shift
+        expected, factor = self.noise.expectation(columns, rows), factors[self.correction.scanner[rows]]
+        if self.inverse:
+            return unscale_deviations(values, expected, factor) + shift
+        return scale_deviations(values - shift, expected, factor)
+
+
+def prepare_correction(
+    posterior: Posterior, dataset: Dataset, options: CorrectionOptions, draws: int, seed: int
+) -> BlockwiseCorrection:
+    """Match the scans and features of a dataset with a posterior, and check that the options apply to both.
+
+    Raises
+    ------
+    InputError
+        They do not match, or an option is impossible.
+    """
+    check_type(posterior, Posterior, "harmonize", "load_posterior")
+    check_type(dataset, Dataset, "harmonize", "load_dataset")
+    for name, number in (("number of draws", draws), ("seed", seed)):
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+            raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
+    families, target = choose_families(posterior.spec, options.remove), options.target
+    features, indices, feature_notes = match_features(posterior, dataset.features)
+    check_target(posterior, target)
+    effects, scanner, population, scan_notes = place_scans(posterior, dataset.scans, families, options.new_scanners, indices)
+    target_level = -1 if target is None else effects.levels.index(target)
+    correction = Correction(effects, scanner, population, target_level, indices, seed)
+    noise = None
+    if options.match_noise:
+        noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target))
+    notes = [
+        *filter(None, [posterior.preview_notice]),
+        *interpretation_notes(posterior.spec, families),
+        *feature_notes,
+        *_convergence_notes(posterior, features, indices),
+        *scan_notes,
+    ]
+    return BlockwiseCorrection(
+        posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, noise, int(draws), options.inverse,
+        list(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+def _convergence_notes(posterior: Posterior, features: Features, feature_indices: np.ndarray) -> list[str]:
+    converged = posterior.tree["scales"].to_dataset()["converged"].values[feature_indices]
+    if converged.all():
+        return []
+    names = features.names[~converged]
+    return [
+        f"Some features have not converged ({names.size} of {features.n_features}): {shorten(names)}. They are harmonized "
+        "nevertheless; do not rely on them."
+    ]

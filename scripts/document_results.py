@@ -1,0 +1,61 @@
+"""Write ``docs/run_folder.md``: the results tree of a run, as ``bayesharm/results/schema.py`` declares it.
+
+python scripts/document_results.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from textwrap import fill
+
+from bayesharm.results.schema import GROUPS, LEVEL, Group
+
+PAGE = Path(__file__).parents[1] / "docs" / "run_folder.md"
+HEAD = """\
+# The run folder
+
+<!-- Made by scripts/document_results.py from bayesharm/results/schema.py: change it there. -->
+
+`bayesharm fit` writes a run folder:
+
+- `run.json`: the model, its priors, seed, settings, versions, fingerprint of the data, caveats, and the
+  sha256 of every file of the tree. It is written last: a folder without it is not a finished run.
+- `posterior.zarr`: the results, one labelled tree. Open it with `bayesharm.load_posterior("run")`, whose
+  `tree` is an xarray `DataTree`, or with `xarray.open_datatree("run/posterior.zarr")`.
+- `unfinished/`: checkpoints of a run that has not finished. The same command resumes it.
+
+`level` stands for the levels of a family: `scanner`, `population`, `diagnosis`, `participant`,
+`covariate`, or those of a protocol factor. Symbols are explained in [notation.md](notation.md).
+"""
+
+
+def render(group: Group) -> str:
+    """Return a section on a group."""
+    heading = f"## `/{group.path.replace('*', '<family>')}`" + ("" if group.required else " (not in every run)")
+    text = f"{group.description[0].upper()}{group.description[1:]}."
+    rows = ["| array | dimensions | units | description |", "|---|---|---|---|"]
+    for variable in group.variables:
+        dims = " × ".join("level" if dim == LEVEL else dim for dim in variable.dims)
+        optional = " (if there are any)" if variable.optional else ""
+        rows.append(f"| `{variable.name}` | {dims} | {variable.units} | {variable.description}{optional} |")
+    return "\n".join([heading, "", fill(text, 100), "", *rows])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail where the page is not up to date")
+    options = parser.parse_args()
+    page = "\n".join([HEAD, *("\n" + render(group) for group in GROUPS)]).replace("\n\n\n", "\n\n") + "\n"
+    if not options.check:
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
+        return 0
+    print("docs/run_folder.md is not up to date.\n  do this: python scripts/document_results.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
