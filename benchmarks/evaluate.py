@@ -199,7 +199,7 @@ def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
         file = figures / f"evaluation_{family.replace(', ', '_').replace(' ', '_')}.png"
         file.unlink(missing_ok=True)
         save_figure(plot_evaluation(found), file)
-    notes = pd.DataFrame({"measure": "verdict", "method": "", "words": list(found.verdict)})
+    notes = pd.DataFrame({"measure": "conclusions", "method": "", "words": list(found.conclusions)})
     return pd.concat([found.measures.reset_index(), found.methods.reset_index().assign(measure="seconds"), notes]).assign(
         family=family
     )

@@ -106,7 +106,7 @@ def main() -> None:
         posterior = on_real_data(select)
         found = variance_components(posterior)
         print(f"\n{name}: {len(posterior.features)} features", found.ranking, found.families, found.about, sep="\n")
-        print("\n".join(summarize(posterior).verdicts + summarize(posterior).notes), flush=True)
+        print("\n".join(summarize(posterior).diagnostics + summarize(posterior).notes), flush=True)
 
 
 if __name__ == "__main__":

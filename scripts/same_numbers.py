@@ -92,7 +92,7 @@ def _record_srpbs(recorder: Recorder, dataset: bayesharm.Dataset) -> None:
     components, summary = bayesharm.variance_components(posterior), bayesharm.summarize(posterior)
     for name, table in (("sources", "families"), ("larger", "larger"), ("levels", "levels")):
         recorder.add_table(f"srpbs_{name}", getattr(components, table))
-    for table in ("sources", "hyper", "scanners", "features"):
+    for table in ("effect_sizes", "hyper", "scanners", "features"):
         recorder.add_table(f"srpbs_summary_{table}", getattr(summary, table))
     prediction = bayesharm.predict(posterior, dataset.scans.iloc[:40])
     recorder.arrays |= {"srpbs_predict/mean": prediction.mean, "srpbs_predict/sd": prediction.sd}
@@ -112,7 +112,7 @@ def _record_analyses(recorder: Recorder, dataset: bayesharm.Dataset) -> None:
         recorder.add_table(f"populations_{table}", getattr(populations, table))
     recorder.add_posterior("small_cohort", cohort)
     comparison = bayesharm.compare_models(posterior, cohort, dataset)
-    for table in ("predictions", "units", "checks"):
+    for table in ("predictions", "units", "predictive_checks"):
         recorder.add_table(f"compare_{table}", getattr(comparison, table))
     recorder.add_posterior("preview", bayesharm.fit(dataset, MODEL, seed=1, preview=True))
 

@@ -65,7 +65,7 @@ def test_summary_prints_tables_and_writes_them(small_run, tmp_path):
         assert part in text
     assert "\x1b[" not in text  # no colors where there is no terminal
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
-        "sources.csv",
+        "effect_sizes.csv",
         "hyper.csv",
         "scanners.csv",
         "features.csv",

@@ -1,4 +1,4 @@
-"""Evaluation: who is left out, what is measured of whom, and what is said about it."""
+"""Cross-validation: folds, measures, conclusions."""
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,8 @@ from bayesharm.cli.app import app
 from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, ModelError
 from bayesharm.evaluation.bayesharm_method import BayesFitted
-from bayesharm.evaluation.conclusions import say_verdict
-from bayesharm.evaluation.cross_validate import BAYESHARM
-from bayesharm.evaluation.cross_validation import EQUAL_NOISE
+from bayesharm.evaluation.conclusions import draw_conclusions
+from bayesharm.evaluation.result import BAYESHARM, MATCHED_NOISE, MODEL_PREDICTION
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.model.catalog import load_model
 
@@ -124,7 +123,7 @@ def test_differences_from_bayesharm_are_positive_where_others_are_better(found):
 
 def test_intervals_of_visits_hold_them(found):
     """24 visits × 12 features, independent given the person: binomial se 1.8%, and the fit's own error."""
-    row = found.measures.loc["visit_coverage", f"{BAYESHARM}, own prediction"]
+    row = found.measures.loc["visit_coverage", MODEL_PREDICTION]
     assert abs(row.value - 0.9) < 4.3 * 0.018
     assert row.n_scans == N_PEOPLE * len(SCANNERS)
 
@@ -142,7 +141,7 @@ def test_a_scanner_that_training_people_never_saw_is_left_out_for_all():
 def test_a_person_scanned_again_and_again_and_a_rare_scanner():
     """Two scans of each visit, some of them missing, and a scanner that halves of the people never saw.
 
-    Hands that these halves lack as well: equal noise needs to know what is expected of people, and nothing else does.
+    Hands that these halves lack as well: matched noise needs them for the expected values of people, and nothing else does.
     """
     scans, values = make_study(with_rare=True)
     scans["hand"] = scans.participant_id.map({"p0": "left", "p1": "both"}).fillna("right")
@@ -158,10 +157,10 @@ def test_a_person_scanned_again_and_again_and_a_rare_scanner():
     for measure in ("prediction_rmse", "visit_rmse"):
         assert table.loc[measure].n_scans.nunique() == 1 and table.value[measure, BAYESHARM] < table.value[measure, "none"]
     assert "could not correct scans of 'rare'" in found.methods.notes[BAYESHARM]
-    assert "could not be applied" in found.methods.notes[EQUAL_NOISE] and EQUAL_NOISE in str(found)
+    assert "could not be applied" in found.methods.notes[MATCHED_NOISE] and MATCHED_NOISE in str(found)
 
 
-def test_equal_noise_is_what_scale_gives_and_says_what_it_multiplied_by():
+def test_matched_noise_is_match_noise_and_reports_its_factors():
     scans, values = make_study()
     dataset = load_dataset(scans, values)
     posterior = make_learned(dataset, load_model("traveling"))
@@ -183,7 +182,7 @@ def test_the_dataset_is_not_modified(study):
 
 def test_what_it_says_and_writes(found, tmp_path):
     text = str(found)
-    assert "People left out" in text and "Verdict" in text and "bayesharm was fitted by its preview" in text
+    assert "held-out people" in text and "Conclusions" in text and "The fits of bayesharm are previews" in text
     assert all(len(line) <= 80 for line in text.splitlines())
     files = found.write(tmp_path / "tables")
     assert sorted(file.name for file in files) == ["measures.csv", "methods.csv"]
@@ -222,36 +221,39 @@ def table_of(**rows: tuple[float, float, float]) -> pd.DataFrame:
 @pytest.mark.parametrize(
     "others, said",
     [
-        ({"glm": (0.6, -0.1, 0.02), "reml": (0.55, -0.05, 0.02)}, "better than every other .* the next is reml"),
-        ({"glm": (0.6, -0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, "no method is better .* standard error of it: reml"),
+        ({"glm": (0.6, -0.1, 0.02), "reml": (0.55, -0.05, 0.02)}, "better than every other .* next is reml"),
+        ({"glm": (0.6, -0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, "no method is better .* standard error: reml"),
         ({"glm": (0.4, 0.1, 0.02), "reml": (0.5, 0.001, 0.02)}, r"better than bayesharm \(0.500 .* by .*: glm \(0.400"),
-        ({"glm": (0.4, 0.1, 0.02), EQUAL_NOISE: (0.45, 0.05, 0.02)}, "glm [^.]*.400 .*Beside them: bayesharm, equal noise"),
+        (
+            {"glm": (0.4, 0.1, 0.02), MATCHED_NOISE: (0.45, 0.05, 0.02)},
+            "glm [^.]*.400 .*For comparison: bayesharm, matched noise",
+        ),
     ],
 )
-def test_the_verdict_says_who_is_better(others, said):
+def test_conclusions_name_the_better_methods(others, said):
     table = table_of(bayesharm=(0.5, np.nan, np.nan), **others)
-    verdict = say_verdict(table, pd.DataFrame(index=["bayesharm", *others]), {"preview": False})
-    assert len(verdict) == 1
-    assert pd.Series(verdict).str.contains(said).all(), verdict
+    conclusions = draw_conclusions(table, pd.DataFrame(index=["bayesharm", *others]), {"preview": False})
+    assert len(conclusions) == 1
+    assert pd.Series(conclusions).str.contains(said).all(), conclusions
 
 
-def test_the_verdict_bears_differences_without_a_standard_error():
+def test_conclusions_bear_differences_without_a_standard_error():
     table = table_of(bayesharm=(0.5, np.nan, np.nan), glm=(0.6, -0.1, 0.02), reml=(0.5, 0.0, np.nan))
-    (said,) = say_verdict(table, pd.DataFrame(index=["bayesharm", "glm", "reml"]), {"preview": False})
+    (said,) = draw_conclusions(table, pd.DataFrame(index=["bayesharm", "glm", "reml"]), {"preview": False})
     assert said.endswith("no method is better than bayesharm (0.500 ± 0.010).")
 
 
-def test_the_verdict_says_where_there_is_little_to_remove():
+def test_conclusions_say_where_there_is_little_to_remove():
     rows = [("between_scanner_sd", "none", 1.0), ("noise_floor", "", 0.99)]
     table = pd.DataFrame(rows, columns=["measure", "method", "value"]).set_index(["measure", "method"])
-    (said,) = say_verdict(table, pd.DataFrame(index=["none"]), {"preview": False})
-    assert "2% is more than noise: there is little to remove" in said
+    (said,) = draw_conclusions(table, pd.DataFrame(index=["none"]), {"preview": False})
+    assert "2% exceeds noise: there is little to remove" in said
 
 
 def test_options_that_make_no_sense_are_refused_before_any_work(study):
     refused = [
         ({"methods": [BAYESHARM], "model": "bla"}, ModelError, "no model 'bla'"),
-        ({"methods": []}, InputError, "nothing to evaluate"),
+        ({"methods": []}, InputError, "no method to evaluate"),
         ({"methods": "bla"}, InputError, r"no such method[\s\S]*bayesharm, none"),
         ({"folds": 1}, InputError, "folds is too small"),
         ({"repeats": 0}, InputError, "repeats is too small"),

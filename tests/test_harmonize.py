@@ -549,7 +549,7 @@ def test_a_summary_counts_and_names_what_has_not_converged():
     summary = summarize(posterior)
     text = " ".join(str(summary).split())
     assert "2 of 4 features have NOT converged" in text and "'f1', 'f3'" in text
-    assert "Features left out before the fit (1): 'g'; the first is constant (1 in every scan)" in text
+    assert "Features left out before the fit (1): 'g'. Reason for the first: constant (1 in every scan)" in text
     assert "C: one scan only." in text
     assert summary.features["converged"].tolist() == [True, False, True, False]
 
@@ -557,9 +557,9 @@ def test_a_summary_counts_and_names_what_has_not_converged():
 def test_a_summary_says_if_few_features_have_taught_the_others():
     posterior = make_posterior(settings={"hyper_features": 4})
     posterior.tree["hyper"].attrs["features"] = 4
-    assert "What features share" not in str(summarize(posterior))
+    assert "The hyperparameters come from" not in str(summarize(posterior))
     posterior.tree["hyper"].attrs["features"] = 2
-    assert "What features share comes from 2 of them and not from 4" in " ".join(str(summarize(posterior)).split())
+    assert "The hyperparameters come from 2 features instead of 4" in " ".join(str(summarize(posterior)).split())
 
 
 def test_tables_of_a_preview_say_so(tmp_path):
@@ -586,20 +586,22 @@ def test_a_summary_measures_the_sources(tmp_path):
     summary = summarize(posterior)
     effect = posterior.effect("measurement")
     rms = np.sqrt((effect["mean"].values ** 2 + effect["sd"].values ** 2).mean())
-    assert summary.sources.loc["measurement", "rms"] == pytest.approx(rms)
-    assert summary.sources.loc["measurement", "rms_in_sd"] == pytest.approx(rms / 2)  # sd of every feature: 2
+    assert summary.effect_sizes.loc["measurement", "rms"] == pytest.approx(rms)
+    assert summary.effect_sizes.loc["measurement", "rms_in_sd"] == pytest.approx(rms / 2)  # sd of every feature: 2
     hyper = summary.hyper.loc["measurement"]
     assert hyper.scale == pytest.approx(np.exp(-1), rel=0.02)
     assert hyper.scale_q05 < hyper.scale < hyper.scale_q95
     assert summary.scanners.loc["C", "from_data"] == 0.2
     assert summary.scanners.loc["A", "bias"] == pytest.approx(5.0)
-    assert "All 4 features have converged." in summary.verdicts
-    assert "hyperparameters have converged (R-hat" in summary.verdicts[1]
+    assert "All 4 features have converged." in summary.diagnostics
+    assert "hyperparameters have converged (R-hat" in summary.diagnostics[1]
     posterior.tree["hyper"]["omega"][2] = 0.3  # a chain that does not move
-    assert "hyperparameters have NOT converged" in summarize(posterior).verdicts[1]
+    assert "hyperparameters have NOT converged" in summarize(posterior).diagnostics[1]
     posterior.tree["hyper"].attrs |= {"importance_khat": 0.321, "importance_ess": 2345.6}  # no chains then
-    assert "converged (importance sampling: Pareto k 0.32, 2,346 effective points)" in summarize(posterior).verdicts[1]
+    assert (
+        "converged (importance sampling: Pareto k 0.32, effective sample size 2,346)" in summarize(posterior).diagnostics[1]
+    )
     names = [path.name for path in summary.write(tmp_path / "tables")]
-    assert names == ["sources.csv", "hyper.csv", "scanners.csv", "features.csv"]
+    assert names == ["effect_sizes.csv", "hyper.csv", "scanners.csv", "features.csv"]
     assert pd.read_csv(tmp_path / "tables" / "features.csv").feature.tolist() == NAMES
     assert all(len(line) <= 80 for line in str(summary).splitlines())

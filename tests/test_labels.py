@@ -178,8 +178,8 @@ def test_every_diagnosis_is_tested(tests_of_populations, cases):
     assert list(odd.families.diagnosis) == ["HC", "MDD/ANX", ""]
     for name in ("families", "predictions", "features"):
         assert_same_numbers(getattr(plain, name), getattr(odd, name))
-    assert [cases[1].plain(verdict) for verdict in odd.verdicts()] == plain.verdicts()
-    assert "(MDD/ANX)" in odd.verdicts()[1]
+    assert [cases[1].plain(line) for line in odd.conclusions()] == plain.conclusions()
+    assert "(MDD/ANX)" in odd.conclusions()[1]
 
 
 @pytest.mark.parametrize("options", [

@@ -1,4 +1,4 @@
-"""What figures show is read back from them, and compared with the tables."""
+"""Figures: their artists are read back and compared with the tables."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from bayesharm.cli.app import app
 from bayesharm.errors import BayesharmError, InputError, RunFolderError
 from bayesharm.reporting.plots import PLOTS, RunView, draw_plot, possible_plots
-from bayesharm.reporting.plots.style import draw_matrix, new_figure, no_narrower
-from bayesharm.reporting.sections import tell_ranking
+from bayesharm.reporting.plots.style import color_limits, draw_matrix, new_figure
+from bayesharm.reporting.sections import describe_ranking
 from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D", "A/D", "B/D")
@@ -63,7 +63,7 @@ def test_scanners_are_in_order_with_their_intervals(found):
 
 def test_sources_are_those_of_the_table(found):
     (ax,) = draw_plot("sources", found).axes
-    table = found.sources.families.sort_values("finite_sd", ascending=False)
+    table = found.variance_components.families.sort_values("finite_sd", ascending=False)
     points = {line.get_gid(): line.get_xdata()[0] for line in ax.lines if line.get_gid() in table.index}
     assert points == pytest.approx(table["finite_sd"].to_dict())
     assert [name.replace("\n", "_") for name in labels(ax)] == list(table.index)
@@ -72,17 +72,19 @@ def test_sources_are_those_of_the_table(found):
 
 def test_bars_are_contributions_and_noise_is_told(found):
     (ax,) = draw_plot("contributions", found).axes
-    table = found.sources.families.drop(index="noise").sort_values("contribution", ascending=False)
+    table = found.variance_components.families.drop(index="noise").sort_values("contribution", ascending=False)
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], 100 * table["contribution"])
-    assert f"noise, {found.sources.families.contribution['noise']:.1%}" in ax.get_xlabel()
+    assert f"noise, {found.variance_components.families.contribution['noise']:.1%}" in ax.get_xlabel()
     np.testing.assert_allclose([part[0] for part in intervals(ax)], 100 * table["contribution_q05"])
 
 
 def test_probabilities_are_where_they_belong(found):
     ax = draw_plot("order", found).axes[0]
     drawn = pd.DataFrame(ax.images[0].get_array().filled(np.nan), labels(ax), [t.get_text() for t in ax.get_xticklabels()])
-    assert drawn.loc["disorder", "noise"] == pytest.approx(found.sources.larger.loc["disorder", "noise"])
-    assert drawn.index.tolist() == found.sources.families.sort_values("finite_sd", ascending=False).index.tolist()
+    assert drawn.loc["disorder", "noise"] == pytest.approx(found.variance_components.larger.loc["disorder", "noise"])
+    assert (
+        drawn.index.tolist() == found.variance_components.families.sort_values("finite_sd", ascending=False).index.tolist()
+    )
     assert np.isnan(np.diagonal(drawn)).all()
 
 
@@ -122,7 +124,7 @@ def test_a_tree_of_like_distances_says_that_its_axis_is_cut():
     posterior.tree["effects/measurement"]["mean"][:] = rng.normal(size=(3, 500))
     posterior.tree["effects/measurement"]["sd"][:] = 0.01
     (ax,) = draw_plot("dendrogram", posterior).axes
-    assert ax.get_xlim()[0] > 0 and "DOES NOT BEGIN AT 0" in ax.get_xlabel()
+    assert ax.get_xlim()[0] > 0 and "DOES NOT START AT 0" in ax.get_xlabel()
 
 
 def test_two_scanners_make_a_tree():
@@ -152,13 +154,13 @@ def test_scales_have_prior_and_posterior(found):
 
 def test_regions_and_networks_are_those_of_the_table(found):
     (ax,) = draw_plot("regions", found).axes
-    table = found.sources.regions.xs("measurement", level="family").sort_values("finite_sd", ascending=False)
+    table = found.variance_components.regions.xs("measurement", level="family").sort_values("finite_sd", ascending=False)
     assert labels(ax) == list(table.index)
     np.testing.assert_allclose([part[:2] for part in intervals(ax)][:4], table[["finite_sd_q05", "finite_sd_q95"]])
     assert "largest disorder" in draw_plot("regions", found, family="disorder").axes[0].get_title(loc="left")
     ax = draw_plot("networks", found).axes[0]
     drawn = pd.DataFrame(np.asarray(ax.images[0].get_array()), labels(ax), [t.get_text() for t in ax.get_xticklabels()])
-    pairs = found.sources.networks["finite_sd"].xs("measurement", level="family")
+    pairs = found.variance_components.networks["finite_sd"].xs("measurement", level="family")
     assert drawn.loc["visual", "motor"] == drawn.loc["motor", "visual"] == pytest.approx(pairs["motor", "visual"])
 
 
@@ -168,22 +170,24 @@ def test_a_family_that_is_not_there_is_named(found):
 
 
 def test_brains_have_each_region_where_it_is(found):
-    assert list(found.places.loc["A"]) == [30, 40 - 10, 40] and set(found.places.index) == set("ABCD")
+    assert list(found.region_coordinates.loc["A"]) == [30, 40 - 10, 40] and set(found.region_coordinates.index) == set(
+        "ABCD"
+    )
     figure = draw_plot("brain", found)
     drawn = [part for ax in figure.axes for part in ax.collections if len(getattr(part, "get_offsets", list)()) == 4]
     views = [{tuple(place) for place in part.get_offsets()} for part in drawn]
-    x, y, z = found.places.to_numpy(float).T
+    x, y, z = found.region_coordinates.to_numpy(float).T
     assert views == [set(zip(one, other, strict=True)) for one, other in ((y, z), (x, z), (x, y))]
-    assert "units" in figure.texts[0].get_text()
+    assert "units" in figure.texts[1].get_text()
 
 
 def test_plots_can_share_a_figure(found):
     left, right = new_figure(4).subplots(1, 2)
     assert draw_plot("sources", found, ax=left) is draw_plot("dendrogram", found, ax=right) is left.figure
-    assert left.get_title(loc="left") == "Size of each source of differences" and right.lines
+    assert left.get_title(loc="left") == "Size of each source of variation" and right.lines
 
 
-def test_a_preview_says_so_and_has_no_sources():
+def test_a_preview_says_so_and_has_no_variance_components():
     found = RunView(make_posterior(settings={"preview": True}))
     assert possible_plots(found) == ["scales", "scanners", "bias", "distance", "dendrogram"]
     for name in possible_plots(found):
@@ -193,11 +197,11 @@ def test_a_preview_says_so_and_has_no_sources():
 
 
 def test_a_ranking_is_drawn_where_there_is_one(found):
-    with pytest.raises(RunFolderError, match=r"ranks no protocol factors[\s\S]*traveling_and_cohort"):
+    with pytest.raises(RunFolderError, match=r"no protocol factors to rank[\s\S]*traveling_and_cohort"):
         draw_plot("ranking", found)
     table = pd.DataFrame({"rms": [3.0, 2.0], "rms_q05": [2.5, 1.0], "rms_q95": [3.5, 2.8], "rank_1": [0.9, 0.1],
                           "rank_2": [0.1, 0.9]}, index=["disorder", "participant"])  # fmt: skip
-    object.__setattr__(found.sources, "ranking", table)
+    object.__setattr__(found.variance_components, "ranking", table)
     sizes, places, _ = draw_plot("ranking", found).axes
     np.testing.assert_allclose(places.images[0].get_array(), table[["rank_1", "rank_2"]])
     assert [text.get_text() for text in places.texts] == ["0.90", "0.10", "0.10", "0.90"]
@@ -205,8 +209,8 @@ def test_a_ranking_is_drawn_where_there_is_one(found):
     np.testing.assert_allclose(intervals(sizes)[:2], table[["rms_q05", "rms_q95"]].assign(place=[0, 1]))
     assert "ranking" in possible_plots(found)
     assert "disorder" in draw_plot("regions", found).axes[0].get_title(loc="left")  # the largest part
-    told = " ".join(tell_ranking(found).sentences)
-    assert "disorder is largest: 3.00 (2.50 to 3.50)" in told and "is likely (probability 90.0%)" in told
+    told = " ".join(describe_ranking(found).sentences)
+    assert "is disorder: 3.00 (2.50 to 3.50)" in told and "is likely (probability 90.0%)" in told
 
 
 def test_numbers_are_left_out_where_they_could_not_be_read():
@@ -214,16 +218,16 @@ def test_numbers_are_left_out_where_they_could_not_be_read():
         ax = new_figure(4).subplots()
         draw_matrix(ax, pd.DataFrame(np.ones((n, n))), "x", "{:.0f}".format)
         assert len(ax.texts) == shown
-    assert no_narrower(np.array([0.99, 1.0, 1.01])) == pytest.approx((0.9, 1.1))
+    assert color_limits(np.array([0.99, 1.0, 1.01])) == pytest.approx((0.9, 1.1))
 
 
 @pytest.mark.parametrize(("tables", "name", "message"), [
-    ((), "regions", r"which regions[\s\S]*--edge-table"),
-    ((NODES,), "networks", r"which networks[\s\S]*--networks"),
-    ((NODES,), "brain", r"places of its regions[\s\S]*--coordinates"),
+    ((), "regions", r"the regions that[\s\S]*--edge-table"),
+    ((NODES,), "networks", r"the networks that[\s\S]*--networks"),
+    ((NODES,), "brain", r"coordinates of its regions[\s\S]*--coordinates"),
     ((NODES, None, PLACES.drop(columns="z")), "brain", r"coordinates lacks 'z'"),
-    ((NODES, None, PLACES.iloc[1:]), "connectome", r"no place[\s\S]*'D'"),
-    ((NODES, None, PLACES.assign(x="left")), "brain", r"no place[\s\S]*numbers"),
+    ((NODES, None, PLACES.iloc[1:]), "connectome", r"no coordinates[\s\S]*'D'"),
+    ((NODES, None, PLACES.assign(x="left")), "brain", r"no coordinates[\s\S]*numbers"),
     ((None, None, PLACES), "brain", r"coordinates without edge_table"),
     ((), "scaners", r"no plot 'scaners'[\s\S]*scanners"),
 ])  # fmt: skip

@@ -216,9 +216,9 @@ def test_tables_of_a_summary_replace_no_file(tmp_path):
 
 
 def test_a_summary_says_why_features_are_marked_and_whether_they_waited_for_one_another():
-    verdicts = summarize(make_posterior(not_converged=("f1", "f3"))).verdicts
-    assert verdicts[0].startswith("2 of 4 features have NOT converged") and "(R-hat: 2)" in verdicts[0]
-    assert not any("waited" in sentence for sentence in verdicts)
-    slow = summarize(make_posterior(leapfrog={"mean": 3.0, "max_over_mean": 1.8})).verdicts
+    diagnostics = summarize(make_posterior(not_converged=("f1", "f3"))).diagnostics
+    assert diagnostics[0].startswith("2 of 4 features have NOT converged") and "(R-hat: 2)" in diagnostics[0]
+    assert not any("waited" in sentence for sentence in diagnostics)
+    slow = summarize(make_posterior(leapfrog={"mean": 3.0, "max_over_mean": 1.8})).diagnostics
     assert any("the slowest of a block took 1.8 times the mean of 3.0 leapfrog steps" in sentence for sentence in slow)
     assert summarize(make_posterior(not_converged=("f1",))).features["reason"].tolist()[:2] == ["converged", "R-hat"]

@@ -304,7 +304,7 @@ def test_a_model_without_factors_has_no_ranking(ranked):
     posterior = make_posterior("traveling")
     posterior.tree["sources"] = ranked[0].tree["sources"].isel(family=slice(3), other=slice(3), feature=slice(4))
     found = variance_components(posterior)
-    assert found.ranking is None and "Parts of" not in str(found)
+    assert found.ranking is None and "Components of" not in str(found)
 
 
 # A fit from beginning to end
@@ -372,9 +372,11 @@ def test_the_run_says_what_its_parts_are_and_what_tells_them_apart(posterior, tm
     assert set(again.tree["effects"].children) > {*again.spec.components, "measurement"}
     assert again.effect("ReceiveCoilName")["mean"].dims == ("ReceiveCoilName", "feature")
     summary = summarize(again)
-    assert summary.about["parts"] == again.spec.components and "part of measurement" in str(summary)
-    text = str(variance_components(again))
-    assert "Parts of measurement; PhaseEncodingDirection is the largest: > 0.999" in text
+    assert summary.about["components"] == again.spec.components and "component of measurement bias" in " ".join(
+        str(summary).split()
+    )
+    text = " ".join(str(variance_components(again)).split())
+    assert "Components of measurement bias; PhaseEncodingDirection is the largest with probability > 0.999" in text
     np.testing.assert_allclose(summary.scanners.loc[again.scanners].from_data, again.effect("measurement")["contraction"])
 
 

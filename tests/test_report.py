@@ -1,4 +1,4 @@
-"""The report is one file that says what the tables say."""
+"""The report is one self-contained file that agrees with the tables."""
 
 import re
 from html.parser import HTMLParser
@@ -13,7 +13,7 @@ from bayesharm.cli.app import app
 from bayesharm.errors import RunFolderError
 from bayesharm.reporting.html import render_report, write_report
 from bayesharm.reporting.plots import RunView
-from bayesharm.reporting.sections import SECTIONS, tell_scanners, tell_similarity, tell_sources
+from bayesharm.reporting.sections import SECTIONS, describe_scanners, describe_similarity, describe_sources
 from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D")
@@ -64,18 +64,19 @@ def test_nothing_outside_the_file_is_needed(found):
 def test_sections_say_what_this_run_says(found):
     page = Page(render_report(found))
     assert page.titles == [
-        "The study", "Can it be relied on?", "Sources of differences", "Contributions", "Scanners",
-        "Which scanners measure alike", "Scale of sampling bias", "Regions",
+        "Study", "Are the results reliable?", "Sources of variation", "Contributions", "Scanners",
+        "Similarity of scanners", "Scale of sampling bias", "Regions",
     ]  # fmt: skip
     text = page.text
-    families = found.sources.families
+    families = found.variance_components.families
     row = families.loc["disorder"]
     for part in (
-        "30 scans from 3 scanners, 4 features", "fall into 2 groups", "All 4 features have converged", "C: one scan only.",
-        "The largest source of differences is disorder effects: the standard deviation of its effects is "
+        "30 scans from 3 scanners, 4 features", "form 2 separate groups", "All 4 features have converged",
+        "C: one scan only.",
+        "The largest source of variation is disorder effects: its effects have a standard deviation of "
         f"{row.finite_sd:#.3g} ({row.finite_sd_q05:#.3g} to {row.finite_sd_q95:#.3g})",
         f"{found.scanners.index[0]} is furthest from the mean",
-        f"{families.contribution['noise']:.1%} is noise",
+        f"Noise, the residual of the model, contributes {families.contribution['noise']:.1%}",
     ):  # fmt: skip
         assert part in text
     for table in (families["tau"], found.scanners["rms"], found.similarity.splits["distance"]):
@@ -83,35 +84,35 @@ def test_sections_say_what_this_run_says(found):
 
 
 def test_words_follow_the_numbers(found):
-    told = " ".join(tell_sources(found).sentences)
+    told = " ".join(describe_sources(found).sentences)
     assert "is certain" in told and "not settled" not in told
-    found.sources.larger[:] = 0.6
-    assert "is not settled (probability 60.0%)" in " ".join(tell_sources(found).sentences)
-    told = " ".join(tell_scanners(found).sentences)
-    assert "No scanner is noisier" in told and "Of C more is known from the prior" in told
+    found.variance_components.larger[:] = 0.6
+    assert "is not settled (probability 60.0%)" in " ".join(describe_sources(found).sentences)
+    told = " ".join(describe_scanners(found).sentences)
+    assert "No scanner is clearly noisier" in told and "For C the estimate of the bias rests more on the prior" in told
     posterior = make_posterior()
     posterior.tree["hyper"]["noise_ratio"][..., 1] = 2.0
-    told = " ".join(tell_scanners(RunView(posterior)).sentences)
-    assert "Noisier than the average scanner: B (2.00 times its variance)" in told
+    told = " ".join(describe_scanners(RunView(posterior)).sentences)
+    assert "Noisier than the average scanner: B (noise variance ratio 2.00)" in told
     found.similarity.splits["support"] = [0.4, 1.0]
-    assert "No group of scanners is in more than 40%" in " ".join(tell_similarity(found).sentences)
+    assert "No group of scanners occurs in more than 40%" in " ".join(describe_similarity(found).sentences)
     found.similarity.splits["support"] = [0.97, 1.0]
-    assert re.search(r"[ABC] stands apart from all others, in 97%", " ".join(tell_similarity(found).sentences))
+    assert re.search(r"[ABC] stands apart from all others in 97%", " ".join(describe_similarity(found).sentences))
 
 
-def test_prior_sizes_of_biases_are_told_where_scanners_differ_in_them():
+def test_bias_variance_ratios_are_reported_where_they_are_estimated():
     posterior = make_posterior()
     plain = RunView(posterior)
-    assert "prior size" not in str(plain.summary) and "bias_ratio" not in tell_scanners(plain).table
+    assert "kappa" not in str(plain.summary) and "bias_ratio" not in describe_scanners(plain).table
     draws = posterior.tree["hyper"]["bias_ratio"]
     middle = np.array([0.5, 4.0, 0.5])
     draws[:] = middle * np.random.default_rng(0).uniform(0.9, 1.1, draws.shape)
     found = RunView(posterior)
-    assert "prior size" in str(found.summary)
+    assert "kappa" in str(found.summary)
     np.testing.assert_allclose(found.summary.scanners["bias_ratio"][["A", "B", "C"]], middle, rtol=0.02)
-    told = tell_scanners(found)
+    told = describe_scanners(found)
     said = " ".join(told.sentences)
-    assert re.search(r"Larger biases than those of the average scanner, over all features: B \([34]\.\d+ times", said)
+    assert re.search(r"Larger biases than the average scanner, over all features: B \(bias variance ratio [34]\.\d+\)", said)
     assert told.table["bias_ratio_q05"]["B"] > 3.5
 
 
@@ -126,10 +127,10 @@ def test_names_are_escaped():
     assert "<i>" not in html and "<i>Left</i>" in Page(html).text
 
 
-def test_a_preview_is_labelled_and_lacks_the_sources():
+def test_a_preview_is_labeled_and_lacks_variance_components():
     page = Page(render_report(RunView(make_posterior(settings={"preview": True}))))
-    assert "This is a PREVIEW" in page.text and "Sizes of sources are not part of it" in page.text
-    assert "Sources of differences" not in page.titles and "Scanners" in page.titles
+    assert "This is a PREVIEW" in page.text and "The report has no variance components" in page.text
+    assert "Sources of variation" not in page.titles and "Scanners" in page.titles
 
 
 def test_a_long_table_is_cut_and_says_so():
@@ -162,8 +163,9 @@ def test_the_command_writes_it(small_run, tmp_path):
 
 
 def test_every_section_can_be_left_out_but_says_something():
-    told = [section for tell in SECTIONS if (section := tell(RunView(make_posterior(settings={"preview": True}))))]
-    assert len(told) >= 4 and all(section.sentences for section in told)
+    view = RunView(make_posterior(settings={"preview": True}))
+    sections = [section for describe in SECTIONS if (section := describe(view))]
+    assert len(sections) >= 4 and all(section.sentences for section in sections)
 
 
 def test_the_demo_goes_on_without_matplotlib(tmp_path, monkeypatch):

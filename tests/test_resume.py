@@ -510,9 +510,9 @@ def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch)
     after = fit(study, None, hyper_features=48)
     reason = after.tree["scales"]["reason"].values
     assert REASONS[reason[bad]] == "not finite" and not np.delete(reason, bad).any()
-    verdict = bayesharm.summarize(after).verdicts[0]
-    assert verdict.startswith("1 of 96 features have NOT converged") and "(not finite: 1)" in verdict
-    assert after.features[bad] in verdict
+    diagnostic = bayesharm.summarize(after).diagnostics[0]
+    assert diagnostic.startswith("1 of 96 features have NOT converged") and "(not finite: 1)" in diagnostic
+    assert after.features[bad] in diagnostic
     others = good & (np.arange(96) != bad)
     for node in ("scales", "effects/measurement", "effects/participant"):
         for name, values in after.tree[node].data_vars.items():

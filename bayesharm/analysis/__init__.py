@@ -1,1 +1,1 @@
-"""What a posterior says: summaries, variance components, populations, comparison of models."""
+"""Analyses of a posterior: summary, variance components, scanner similarity, test of populations, model comparison."""

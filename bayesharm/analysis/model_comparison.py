@@ -1,4 +1,4 @@
-"""Which of two models predicts better what they have not seen: participants, visits and scanners that are left out."""
+"""Comparison of two models by their predictions of held-out participants, visits and scanners."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.analysis.null_scales import center_of
-from bayesharm.analysis.predictive_scores import Scores, average_below, difference, reliability_warnings, score, to_elpd
+from bayesharm.algorithms.random_streams import Stage
+from bayesharm.analysis.held_out_prediction import N_SAMPLES, HeldOutPredictor
+from bayesharm.analysis.predictive_scores import Scores, elpd_difference, reliability_warnings, to_elpd
 from bayesharm.analysis.validation_schemes import Scheme, arrange_schemes
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
 from bayesharm.fitting.context import FitContext, load_fit_context
-from bayesharm.inference.hyper_target import find_mode, plain_target
-from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
-from bayesharm.inference.placement import place_importance_samples
-from bayesharm.likelihood.moments import Moments, Standardization
-from bayesharm.likelihood.problem import to_coordinates
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import as_text, bullets, make_table
 from bayesharm.results.posterior import Posterior
@@ -33,38 +25,42 @@ from bayesharm.results.tables import Tables
 if TYPE_CHECKING:
     from rich.console import Group
 
-N_FEATURES, N_NODES = 256, 128
-FEW = 10  # units, of which a standard error says little
-BINS = 10  # of the histogram of probabilities
-FAR = 3.0
+MAX_FEATURES = 256  # features that are predicted, a random sample of all: enough for a standard error, and quick
+MIN_UNITS = 10  # units below which a standard error is itself hardly known
+N_BINS = 10  # bins of the histogram of PIT values
+MAX_Z = 3.0  # standardized residuals beyond are counted: 0.3% of a normal distribution
+
+ScoresByRun = dict[str, Scores]
 
 
 @dataclass(frozen=True, eq=False)
 class ModelComparison(Tables):
-    """Two runs on the same data, compared by what they have not seen.
+    """Two runs on the same data, compared by their predictions of held-out scans.
 
     Attributes
     ----------
     about : dict
-        `runs`: what they are called; `models`; `n_features` that were predicted, of `of_features`; `folds`; `preview`.
-    predictions : DataFrame by what was left out
-        log predictive density of each run (`elpd_<run>`), summed over features and units (participants, visits, scanners):
-        `difference`, its standard error `se` over `n` units, and the share of Pareto-k above 0.7, `khat_high`.
-    units : DataFrame by what was left out and unit
-        The difference, and the density of each run.
-    checks : DataFrame by run and scanner
-        Scans of participants who were left out against what was predicted: over scans and features, `mean` (0) and `sd` (1)
-        of standardized residuals, the share `outside` the 90% interval (0.10), the share `far`, more than 3 sd away (0.003),
-        and the histogram of the probability of less than what was measured, `pit_0` to `pit_9` (0.1 each).
+        `runs`, the names of the two; `models`; `n_features`, the number of predicted features, of `of_features`; `folds`;
+        `preview`.
+    predictions : DataFrame by type of unit (participants, visits, scanners)
+        log predictive density of each run (`elpd_<run>`), summed over features and units; `difference`, first run minus
+        second, with its standard error `se` over `n` units; and the share of Pareto-k above 0.7, `khat_high`.
+    units : DataFrame by type of unit and unit
+        log predictive density of each run, and their difference.
+    predictive_checks : DataFrame by run and scanner
+        Scans of held-out participants against their predictions, over scans and features: `mean` (0 if the model is right)
+        and `sd` (1) of the standardized residuals, the share `outside` the 90% interval (0.10), the share `beyond_3sd`
+        (0.003), and the histogram of the probability integral transform, `pit_0` to `pit_9` (0.1 each).
     elpd : dict
-        ``elpd[left out][run]`` for :func:`arviz.compare`.
+        ``elpd[type of unit][run]`` for :func:`arviz.compare`.
     notes : tuple of str
+        Caveats.
     """
 
     about: dict[str, Any]
     predictions: pd.DataFrame
     units: pd.DataFrame
-    checks: pd.DataFrame
+    predictive_checks: pd.DataFrame
     elpd: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...]
 
@@ -74,17 +70,19 @@ class ModelComparison(Tables):
     def __rich__(self) -> Group:
         return render_comparison(self)
 
-    def verdicts(self) -> list[str]:
-        """For each kind of what was left out, which run predicts better, and how sure that is."""
-        one, other = self.about["runs"]
-        sentences = []
-        for what, row in self.predictions.iterrows():
-            better = one if row.difference > 0 else other
-            away = abs(row.difference) / row.se if row.se else 0.0
-            sure = "" if away > 2 else "; that may be chance" if away > 1 else "; that is nothing"
-            few = f" (of {row.n:.0f} only)" if row.n < FEW else ""
-            sentences.append(f"{what}: {better} predicts better by {abs(row.difference):.1f} ± {row.se:.1f}{few}{sure}")
-        return sentences
+    def conclusions(self) -> list[str]:
+        """State which run predicts each type of unit better, and how certain that is."""
+        return [self._conclude(str(unit_type), row) for unit_type, row in self.predictions.iterrows()]
+
+    def _conclude(self, unit_type: str, row: pd.Series) -> str:
+        first, second = self.about["runs"]
+        better = first if row.difference > 0 else second
+        n_se = abs(row.difference) / row.se if row.se else 0.0
+        size = f"{abs(row.difference):.1f} ± {row.se:.1f}"
+        few = f" (only {row.n:.0f} {unit_type})" if row.n < MIN_UNITS else ""
+        if n_se <= 1:
+            return f"{unit_type}: no clear difference, {size}{few}"
+        return f"{unit_type}: {better} predicts better by {size}{few}" + ("; this may be chance" if n_se <= 2 else "")
 
 
 def compare_models(
@@ -97,194 +95,159 @@ def compare_models(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ModelComparison:
-    """Compare two runs on the same data by what they have not seen.
+    """Compare two runs on the same data by their predictions of held-out scans.
 
-    Of each fold, hyperparameters (at their mode) and scales are learned from the other scans, and its scans predicted from
-    these, all effects integrated out: exact conditional densities, averaged over importance nodes of the scales.
-    Participants and visits (scans of a person on one scanner, of people seen on several) are predicted one by one, all scans
-    of a scanner together. The noise ratio of scanners is as each run found it from all scans.
+    For each fold, the hyperparameters (at their mode) and the scales are estimated again without its scans, which are then
+    predicted from all others. The effects are integrated out: predictive densities are exact given the scales and are
+    averaged over importance samples of these. Participants, and visits (the scans of a traveler on one scanner), are
+    predicted one by one, the scans of a scanner jointly. The variance ratios of the scanners stay those estimated from all
+    scans.
 
     Parameters
     ----------
     one, other : Posterior
     dataset : Dataset, optional
-        That of the fits; by default it is read from where it was then.
+        The data of both fits; by default read from the files of the fit.
     names : tuple of str, optional
-        What the runs are called; default: their models.
+        Names of the runs in tables; by default those of their models.
     folds : int
+        At least 2.
     seed : int
-        Of who is left out with whom, and of the features (256 at most) that are predicted.
+        Seed of the division into folds, and of the sample of features (256 at most) that are predicted.
     progress : callable, optional
         Receives progress (:class:`bayesharm.progress.Progress`).
 
     Returns
     -------
-    Comparison
+    ModelComparison
 
     Raises
     ------
     InputError
-        The runs are of different data, these are not there, or there is nobody to leave out.
+        The runs are fits of different data, the data cannot be found, or there is nobody to hold out.
     """
-    if changed := [name for name in ("scans", "fingerprint") if one.run[name] != other.run[name]]:
-        raise InputError(
-            "The two runs are of different data, so that their predictions cannot be compared.",
-            got=f"other {' and '.join('features' if name == 'fingerprint' else name for name in changed)}",
-            expected="two runs of the same scans and features",
-            do="fit both models to the same data",
-        )
-    if folds < 2:
-        raise InputError("There must be two folds or more.", got=f"folds={folds}", expected="2 or more", do="leave it out")
+    _check_options(one, other, folds)
     progress = progress or no_progress
     progress("comparing", 0, 1, "reading the data")
     first = load_fit_context(one, dataset)
-    studies = (first, load_fit_context(other, first.dataset))
-    called = names or _names(one, other)
+    contexts = (first, load_fit_context(other, first.dataset))
+    runs = names or _default_names(one, other)
     rng = np.random.default_rng([seed, Stage.SAMPLE])
     n_features = len(first.dataset.features.names)
-    features = np.sort(rng.choice(n_features, min(n_features, N_FEATURES), replace=False))
-    schemes, notes = arrange_schemes(studies, folds, rng)
-    found: dict[str, dict[str, Scores]] = {what: {} for what in schemes}
+    features = np.sort(rng.choice(n_features, min(n_features, MAX_FEATURES), replace=False))
+    schemes, notes = arrange_schemes(contexts, folds, rng)
+    scores: dict[str, ScoresByRun] = {unit_type: {} for unit_type in schemes}
     checks = []
-    for name, posterior, study in zip(called, (one, other), studies, strict=True):
-        progress("comparing", 0, len(schemes), f"nodes of {name}")
-        predictor = _Predictor.of(posterior, study, features)
-        for k, (what, scheme) in enumerate(schemes.items()):
-            progress("comparing", k, len(schemes), f"{name}: {what}")
-            scores, below = predictor.predict(scheme, below=what == "participants")
-            found[what][name] = scores
-            if below is not None:
-                checks.append(_check(below, study).assign(run=name))
+    for run, posterior, context in zip(runs, (one, other), contexts, strict=True):
+        progress("comparing", 0, len(schemes), f"{run}: importance samples")
+        predictor = HeldOutPredictor.from_posterior(posterior, context, features)
+        for k, (unit_type, scheme) in enumerate(schemes.items()):
+            progress("comparing", k, len(schemes), f"{run}: {unit_type}")
+            scores[unit_type][run], pit = predictor.predict(scheme, with_pit=unit_type == "participants")
+            if pit is not None:
+                checks.append(_check_predictions(pit, context).assign(run=run))
     progress("comparing", len(schemes), len(schemes), "")
-    rows, units = {}, []
-    for what, scheme in schemes.items():
-        mine, theirs = (found[what][name] for name in called)
-        total = {f"elpd_{name}": found[what][name].log_density.sum() for name in called}
-        rows[what] = total | difference(mine, theirs)
-        by_unit = {f"elpd_{name}": found[what][name].log_density.sum(1) for name in called}
-        table = pd.DataFrame({"left_out": what, "unit": scheme.labels} | by_unit)
-        units.append(table.assign(difference=table.iloc[:, 2] - table.iloc[:, 3]))
-    predictions = pd.DataFrame(rows).T.rename_axis("left_out").astype({"n": int, "n_features": int})
+    preview_notice = one.preview_notice or other.preview_notice
+    predictions = _sum_scores(scores, runs)
     return ModelComparison(
         about={
-            "runs": list(called),
+            "runs": list(runs),
             "models": [one.spec.name, other.spec.name],
             "n_features": len(features),
             "of_features": n_features,
             "folds": folds,
-            "preview": bool(one.preview_notice or other.preview_notice),
+            "preview": bool(preview_notice),
         },
         predictions=predictions,
-        units=pd.concat(units).set_index(["left_out", "unit"]),
-        checks=pd.concat(checks or [pd.DataFrame(columns=["run", "scanner"])]).set_index(["run", "scanner"]),
+        units=_tabulate_units(scores, schemes, runs),
+        predictive_checks=pd.concat(checks or [pd.DataFrame(columns=["run", "scanner"])]).set_index(["run", "scanner"]),
         elpd={
-            what: {name: to_elpd(found[what][name], scheme.labels, what, N_NODES) for name in called}
-            for what, scheme in schemes.items()
+            unit_type: {run: to_elpd(scores[unit_type][run], scheme.labels, unit_type, N_SAMPLES) for run in runs}
+            for unit_type, scheme in schemes.items()
         },
-        notes=(*filter(None, [one.preview_notice or other.preview_notice]), *notes, *reliability_warnings(predictions)),
+        notes=(*filter(None, [preview_notice]), *notes, *reliability_warnings(predictions)),
     )
 
 
-def _names(one: Posterior, other: Posterior) -> tuple[str, str]:
+def _check_options(one: Posterior, other: Posterior, folds: int) -> None:
+    if changed := [name for name in ("scans", "fingerprint") if one.run[name] != other.run[name]]:
+        raise InputError(
+            "The two runs are fits of different data: their predictions cannot be compared.",
+            got=f"different {' and '.join('features' if name == 'fingerprint' else name for name in changed)}",
+            expected="two runs of the same scans and features",
+            do="fit both models to the same data",
+        )
+    if folds < 2:
+        raise InputError(
+            "There must be at least two folds.", got=f"folds={folds}", expected="2 or more", do="leave the option out"
+        )
+
+
+def _default_names(one: Posterior, other: Posterior) -> tuple[str, str]:
     names = one.spec.name, other.spec.name
     return names if names[0] != names[1] else (f"{names[0]} a", f"{names[1]} b")
 
 
-@dataclass(frozen=True, eq=False)
-class _Predictor:
-    """Importance nodes of some features of one run."""
-
-    study: FitContext
-    ratios: VarianceRatios
-    center: np.ndarray
-    moments: Moments
-    standard: Standardization
-    values: np.ndarray
-    log_scales: np.ndarray
-    weight: np.ndarray
-
-    @classmethod
-    def of(cls, posterior: Posterior, study: FitContext, features: np.ndarray) -> _Predictor:
-        problem = study.problem
-        ratios = posterior.variance_ratios()
-        center, eta_sd = center_of(posterior, problem.priors.omega_floor)
-        with study.devices.in_use("float64"):
-            moments, standard = study.moments(features)
-            start = to_coordinates(
-                problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1)
-            )
-            keys = feature_keys(study.seed, Stage.IMPORTANCE, features)
-            nodes, _ = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
-            weight = np.asarray(log_importance_weights(problem, ratios, moments, nodes))
-        values = (study.values(features) - standard.center) / standard.sd
-        return cls(study, ratios, center, moments, standard, values, np.asarray(nodes.log_scales), weight)
-
-    def predict(self, scheme: Scheme, below: bool) -> tuple[Scores, np.ndarray | None]:
-        """Scores of units in the features' own units, and if wanted the probability of less than each scan."""
-        design, problem = self.study.design, self.study.problem
-        folds, units = scheme.folds[design.rows], scheme.units[design.rows]
-        n_scans = np.bincount(units[units >= 0])
-        fold_of_unit = np.zeros(len(n_scans), int)
-        fold_of_unit[units[units >= 0]] = folds[units >= 0]
-        with self.study.devices.in_use("float64"):
-            held = arrange_folds(design, folds, units)
-            left = leave_group_out(problem, self.ratios, self.moments, self.values, self.log_scales, held, below)
-            basis = quadratic_features(jnp.asarray(self.log_scales))
-            weights = []
-            for fold in range(folds.max() + 1):
-                told = jnp.asarray(self.weight - left.folds[:, fold])  # by the others
-                start = jnp.asarray(self.center.reshape(-1, 1))
-                target = plain_target(problem.log_medians, basis, told)
-                mode = np.asarray(find_mode(problem.priors, target, start).mode)
-                eta, log_excess = np.split(mode, 2)
-                log_omega = 0.5 * np.log(np.exp(2 * log_excess) + problem.priors.omega_floor**2)
-                prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd)[0]
-                weights.append(self.weight + np.asarray(prior))
-        weight = np.stack(weights)
-        scores = score(weight, left, fold_of_unit)
-        scores = scores._replace(log_density=scores.log_density - n_scans[:, None] * np.log(self.standard.sd))
-        return scores, average_below(weight, left, folds) if below else None
+def _sum_scores(scores: Mapping[str, ScoresByRun], runs: tuple[str, str]) -> pd.DataFrame:
+    """Tabulate densities summed over units and features, a row for each type of unit."""
+    rows = {
+        unit_type: {f"elpd_{run}": by_run[run].log_density.sum() for run in runs}
+        | elpd_difference(*(by_run[run] for run in runs))
+        for unit_type, by_run in scores.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis("left_out").astype({"n": int, "n_features": int})
 
 
-def _check(below: np.ndarray, study: FitContext) -> pd.DataFrame:
-    """How what was measured lies within what was predicted, by scanner."""
-    design, rows = study.design, []
+def _tabulate_units(scores: Mapping[str, ScoresByRun], schemes: Mapping[str, Scheme], runs: tuple[str, str]) -> pd.DataFrame:
+    """Tabulate densities summed over features, a row for each unit."""
+    tables = []
+    for unit_type, scheme in schemes.items():
+        first, second = (scores[unit_type][run].log_density.sum(1) for run in runs)
+        columns = {f"elpd_{runs[0]}": first, f"elpd_{runs[1]}": second, "difference": first - second}
+        tables.append(pd.DataFrame({"left_out": unit_type, "unit": scheme.labels} | columns))
+    return pd.concat(tables).set_index(["left_out", "unit"])
+
+
+def _check_predictions(pit: np.ndarray, context: FitContext) -> pd.DataFrame:
+    """Summarize the PIT of the scans of each scanner, over scans and features."""
+    design, rows = context.design, []
     scanner = design.class_scanner[design.scan_class]
     for k, name in enumerate(design.scanners):
-        p = below[scanner == k]
+        p = pit[scanner == k]
         p = p[np.isfinite(p)]
         if not len(p):
             continue
         z = ndtri(np.clip(p, 1e-7, 1 - 1e-7))
-        pit = np.histogram(p, BINS, (0, 1))[0] / len(p)
+        histogram = np.histogram(p, N_BINS, (0, 1))[0] / len(p)
         rows.append(
             {"scanner": name, "n": len(p), "mean": z.mean(), "sd": z.std(), "outside": ((p < 0.05) | (p > 0.95)).mean(),
-             "far": (abs(z) > FAR).mean()} | {f"pit_{bin}": share for bin, share in enumerate(pit)}
+             "beyond_3sd": (abs(z) > MAX_Z).mean()} | {f"pit_{bin}": share for bin, share in enumerate(histogram)}
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def render_comparison(found: ModelComparison) -> Group:
-    """What each run predicts, which is better, and how predictions fit the scans of each scanner."""
+def render_comparison(comparison: ModelComparison) -> Group:
+    """Render the predictions of both runs, the predictive checks of each scanner, conclusions and caveats."""
     from rich.console import Group
 
-    about, (one, other) = found.about, found.about["runs"]
-    table = make_table(
-        f"{one} against {other}",
-        f"Log predictive density of what was left out, {about['folds']} folds, summed over {about['n_features']:,} of "
-        f"{about['of_features']:,} features. Positive differences: the first is better; se over what was left out.",
-        ["left out", "number", one, other, "difference", "se"],
+    about, (first, second) = comparison.about, comparison.about["runs"]
+    scores = make_table(
+        f"{first} versus {second}",
+        f"Log predictive density of held-out scans, {about['folds']} folds, summed over {about['n_features']:,} of "
+        f"{about['of_features']:,} features. A positive difference favors {first}. se: standard error over participants, "
+        "visits or scanners.",
+        ["held out", "number", first, second, "difference", "se"],
     )
-    for what, row in found.predictions.iterrows():
-        values = (f"{row[name]:,.1f}" for name in (f"elpd_{one}", f"elpd_{other}", "difference", "se"))
-        table.add_row(str(what), f"{row.n:.0f}", *values)
+    for unit_type, row in comparison.predictions.iterrows():
+        values = (f"{row[name]:,.1f}" for name in (f"elpd_{first}", f"elpd_{second}", "difference", "se"))
+        scores.add_row(str(unit_type), f"{row.n:.0f}", *values)
     checks = make_table(
-        "Scans of people left out, against what was predicted",
-        "Standardized residuals over scans and features: mean (0 if all is well), sd (1), share outside the 90% interval "
-        "(10%), and more than 3 sd away (0.3%).",
-        ["run", "scanner", "mean", "sd", "outside", "far"],
+        "Predictive checks on scans of held-out participants",
+        "Standardized residuals over scans and features; in parentheses the value if the model is right: mean (0), sd (1), "
+        "share outside the 90% interval (10%), share beyond 3 sd (0.3%).",
+        ["run", "scanner", "mean", "sd", "outside", "beyond 3 sd"],
     )
-    for (run, scanner), row in found.checks.iterrows():
-        away = f"{row['mean']:+.2f}", f"{row.sd:.2f}", f"{row.outside:.1%}", f"{row.far:.1%}"
-        checks.add_row(str(run), str(scanner), *away)
-    return Group(table, checks, bullets("Verdict", found.verdicts()), bullets("Beware", found.notes))
+    for (run, scanner), row in comparison.predictive_checks.iterrows():
+        cells = f"{row['mean']:+.2f}", f"{row.sd:.2f}", f"{row.outside:.1%}", f"{row.beyond_3sd:.1%}"
+        checks.add_row(str(run), str(scanner), *cells)
+    return Group(scores, checks, bullets("Conclusions", comparison.conclusions()), bullets("Caveats", comparison.notes))

@@ -1,4 +1,8 @@
-"""Scales that no feature has, some have, or all: evidence for each from a sample of features, and chances of every one."""
+"""Null-scale tests: evidence that some scales are zero in all features, in some or in none, and for each feature.
+
+A *mask* is 1 for scales that may be present and 0 for scales that are zero. Each mask defines three hypotheses about the
+features as a whole, in `HYPOTHESES`. Their marginal likelihoods come from a sample of the features.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,17 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.posterior import Posterior
 
-N_TRAINING_FEATURES, N_NODES = 256, 512  # features, and nodes of each, that the verdict about all features is from
-NODES_OF_FEATURE, BLOCK = 64, 256
-LEAST_EXCESS = 0.03  # to begin with
-ARRAYS = ("eta", "omega", "share")
 HYPOTHESES = ("none", "some", "all")  # of the features have the scales
+N_TRAINING_FEATURES = 256  # features from which the hypotheses about all features are tested
+N_SAMPLES = 512  # importance samples of the scales of each training feature
+N_SAMPLES_PER_FEATURE = 64  # importance samples of the scales of each feature when all are tested one by one
+FEATURE_BLOCK = 256  # features tested at once
+MIN_EXCESS = 0.03  # least excess of omega at which the search for its mode starts: its logarithm must be finite
+EVIDENCE_ARRAYS = ("eta", "omega", "share")  # fields of Evidence that are arrays
 
 
 class TrainingFeatures(NamedTuple):
-    """Features from which the verdict on all is, and their importance nodes.
+    """A sample of features with importance samples of their scales, for hypotheses about all features.
 
     Attributes
     ----------
@@ -40,9 +46,9 @@ class TrainingFeatures(NamedTuple):
     moments : Moments
     center : (2, scale) array
         eta and log excess of the run.
-    log_scales : (node, scale, feature) array
-    weights : (mask, node, feature) array
-        Of the whole model, and without the scales that each further mask leaves out.
+    log_scales : (sample, scale, feature) array
+    weights : (1 + mask, sample, feature) array
+        log likelihood minus log proposal: of the whole model, then with the scales of each mask at zero.
     """
 
     features: np.ndarray
@@ -52,103 +58,126 @@ class TrainingFeatures(NamedTuple):
     weights: jax.Array
 
 
-def center_of(posterior: Posterior, omega_floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """eta and log excess of a run, (2, scale), and how well eta is known, (scale,)."""
+def hyperparameter_center(posterior: Posterior, omega_floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the posterior means of eta and of the log excess of omega, (2, scale), and the posterior sd of eta, (scale,).
+
+    The excess is the half-normal part of omega: omega² = omega_floor² + excess².
+    """
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
-    excess = np.sqrt(np.maximum((omega**2).mean(0) - omega_floor**2, LEAST_EXCESS**2))
+    excess = np.sqrt(np.maximum((omega**2).mean(0) - omega_floor**2, MIN_EXCESS**2))
     return np.stack([eta.mean(0), np.log(excess)]), eta.std(0)
 
 
 def sample_training_features(
-    posterior: Posterior, study: FitContext, ratios: VarianceRatios, masks: Mapping[str, np.ndarray]
+    posterior: Posterior, context: FitContext, ratios: VarianceRatios, masks: Mapping[str, np.ndarray]
 ) -> TrainingFeatures:
-    """Nodes of a sample of features, weighed with all scales and without those of each mask."""
-    problem = study.problem
-    center, eta_sd = center_of(posterior, problem.priors.omega_floor)
-    n_features = len(study.dataset.features.names)
-    rng = np.random.default_rng([study.seed, Stage.SAMPLE])
+    """Choose training features and weigh importance samples of their scales under the whole model and under each mask."""
+    problem = context.problem
+    center, eta_sd = hyperparameter_center(posterior, problem.priors.omega_floor)
+    n_features = len(context.dataset.features.names)
+    rng = np.random.default_rng([context.seed, Stage.SAMPLE])
     features = np.sort(rng.choice(n_features, min(n_features, N_TRAINING_FEATURES), replace=False))
-    moments, _ = study.moments(features)
+    moments, _ = context.moments(features)
     start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
-    keys = feature_keys(study.seed, Stage.IMPORTANCE, features)
-    nodes, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_NODES, (start,))
-    every = np.stack([np.ones_like(eta_sd), *masks.values()])
-    weights = masked_log_weights(problem, ratios, moments, nodes, modes, every)
-    return TrainingFeatures(features, moments, center, nodes.log_scales, weights)
+    keys = feature_keys(context.seed, Stage.IMPORTANCE, features)
+    samples, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,))
+    all_masks = np.stack([np.ones_like(eta_sd), *masks.values()])
+    weights = masked_log_weights(problem, ratios, moments, samples, modes, all_masks)
+    return TrainingFeatures(features, moments, center, samples.log_scales, weights)
 
 
-def weigh_hypotheses(
-    study: FitContext, teachers: TrainingFeatures, masks: Mapping[str, np.ndarray], power: float, progress: Progress
+def evaluate_hypotheses(
+    context: FitContext, training: TrainingFeatures, masks: Mapping[str, np.ndarray], power: float, progress: Progress
 ) -> dict[str, dict[str, Evidence]]:
-    """Evidence of sampling bias in no feature, in some, and in all of them."""
-    every = np.stack([np.ones_like(teachers.center[0]), *masks.values()])
+    """Compute the marginal likelihood of each of `HYPOTHESES` for the scales that each mask sets to zero.
 
-    def weigh(kinds: tuple[int, ...]) -> Evidence:
-        rng = np.random.default_rng([study.seed, Stage.HYPER, *kinds])
-        with study.devices.in_use("float64"):
+    Parameters
+    ----------
+    power : float
+        Exponent of the features' likelihoods: the effective number of independent features over their number.
+
+    Returns
+    -------
+    dict
+        ``evidence[mask][hypothesis]``.
+    """
+    all_masks = np.stack([np.ones_like(training.center[0]), *masks.values()])
+
+    def evaluate(components: tuple[int, ...]) -> Evidence:
+        rng = np.random.default_rng([context.seed, Stage.HYPER, *components])
+        with context.devices.in_use("float64"):
             target = mixture_target(
-                study.problem.priors, study.problem.log_medians, quadratic_features(teachers.log_scales),
-                teachers.weights[np.array(kinds)], every[np.array(kinds)], power,
+                context.problem.priors, context.problem.log_medians, quadratic_features(training.log_scales),
+                training.weights[np.array(components)], all_masks[np.array(components)], power,
             )  # fmt: skip
-            return compute_evidence(study.problem.priors, target, teachers.center, rng)
+            return compute_evidence(context.problem.priors, target, training.center, rng)
 
-    hypotheses: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
+    # the masks that the features are a mixture of, 0 being the whole model, which is the same for all masks
+    mixtures: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
     for k, name in enumerate(masks, start=1):
-        hypotheses |= {(name, "none"): (k,), (name, "some"): (0, k)}
-    found = {}
+        mixtures |= {(name, "none"): (k,), (name, "some"): (0, k)}
+    evidence = {}
     with ThreadPoolExecutor(2) as pool:
-        for done, (key, evidence) in enumerate(zip(hypotheses, pool.map(weigh, hypotheses.values()), strict=True), start=1):
-            found[key] = evidence
-            progress("hypotheses", done, len(hypotheses), "")
-    return {name: {what: found[name if what != "all" else "", what] for what in HYPOTHESES} for name in masks}
+        results = zip(mixtures, pool.map(evaluate, mixtures.values()), strict=True)
+        for done, (key, result) in enumerate(results, start=1):
+            evidence[key] = result
+            progress("hypotheses", done, len(mixtures), "")
+    return {name: {each: evidence[name if each != "all" else "", each] for each in HYPOTHESES} for name in masks}
 
 
-def feature_posteriors(
-    study: FitContext,
+def evaluate_features(
+    context: FitContext,
     ratios: VarianceRatios,
     masks: Mapping[str, np.ndarray],
-    evidences: Mapping[str, Mapping[str, Evidence]],
+    evidence: Mapping[str, Mapping[str, Evidence]],
     progress: Progress,
 ) -> pd.DataFrame:
-    """Chances of every feature, block by block."""
-    names, n_features = list(masks), len(study.dataset.features.names)
-    some = tuple(evidences[name]["some"] for name in names)
-    last = some[-1]
-    wanted = predictive_moments(last.eta, last.omega, study.problem.priors.feature_offset_sd)
-    blocks = [
-        np.pad(block, (0, BLOCK - len(block)), mode="edge") if n_features > BLOCK else block
-        for block in np.split(np.arange(n_features), range(BLOCK, n_features, BLOCK))
+    """Compute for every feature the probability that it has the scales of each mask, block by block.
+
+    Returns
+    -------
+    DataFrame by feature
+        `log_bayes_factor_<mask>`, its Monte-Carlo `error_<mask>`, and `probability_<mask>` given that some features have
+        the scales.
+    """
+    n_features = len(context.dataset.features.names)
+    some = tuple(evidence[name]["some"] for name in masks)
+    proposal = predictive_moments(some[-1].eta, some[-1].omega, context.problem.priors.feature_offset_sd)
+    dtype = np.dtype(context.settings.dtype)
+    prior = Gaussian(*(part.astype(dtype) for part in proposal))
+    in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))
+    given = tuple(each._replace(**{name: getattr(each, name).astype(dtype) for name in EVIDENCE_ARRAYS}) for each in some)
+    blocks = [  # padded, so that one compiled program serves for all
+        np.pad(block, (0, FEATURE_BLOCK - len(block)), mode="edge") if n_features > FEATURE_BLOCK else block
+        for block in np.split(np.arange(n_features), range(FEATURE_BLOCK, n_features, FEATURE_BLOCK))
     ]
 
-    def feature_posteriors(block: np.ndarray) -> np.ndarray:
-        with study.devices.in_use(study.settings.dtype):
-            dtype = np.dtype(study.settings.dtype)
-            moments, _ = study.moments(block)
-            keys = feature_keys(study.seed, Stage.IMPORTANCE, block)
-            prior = Gaussian(*(part.astype(dtype) for part in wanted))
-            in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))
-            without = np.stack([*masks.values()]).astype(dtype)
-            told = tuple(each._replace(**{name: getattr(each, name).astype(dtype) for name in ARRAYS}) for each in some)
-            chances = feature_inclusion(study.problem, in_dtype, moments, keys, prior, told, without, NODES_OF_FEATURE)
-            return np.asarray(chances)  # (set, number, feature)
+    def evaluate(block: np.ndarray) -> np.ndarray:
+        with context.devices.in_use(context.settings.dtype):
+            moments, _ = context.moments(block)
+            inclusion = feature_inclusion(
+                context.problem, in_dtype, moments, feature_keys(context.seed, Stage.IMPORTANCE, block), prior,
+                given, np.stack([*masks.values()]).astype(dtype), N_SAMPLES_PER_FEATURE,
+            )  # fmt: skip
+            return np.asarray(inclusion)  # (mask, quantity, feature)
 
-    done, found = 0, []
+    done, results = 0, []
     with ThreadPoolExecutor(2) as pool:
-        for part in pool.map(feature_posteriors, blocks):
-            found.append(part)
-            done = min(done + BLOCK, n_features)
+        for result in pool.map(evaluate, blocks):
+            results.append(result)
+            done = min(done + FEATURE_BLOCK, n_features)
             progress("features", done, n_features, "")
-    values = np.concatenate(found, axis=-1)[..., :n_features]
+    values = np.concatenate(results, axis=-1)[..., :n_features]
     columns = {
-        f"{what}_{name}": values[k, j]
-        for k, name in enumerate(names)
-        for j, what in enumerate(("log_bayes_factor", "error", "probability"))
+        f"{quantity}_{name}": values[k, j]
+        for k, name in enumerate(masks)
+        for j, quantity in enumerate(("log_bayes_factor", "error", "probability"))
     }
-    return pd.DataFrame(columns, index=pd.Index(study.dataset.features.names, name="feature"))
+    return pd.DataFrame(columns, index=pd.Index(context.dataset.features.names, name="feature"))
 
 
-def standardized(study: FitContext, features: np.ndarray) -> np.ndarray:
-    """Standardized features, (scan of the design, feature)."""
-    moments, standard = study.moments(features)
-    return (study.values(features) - standard.center) / standard.sd
+def standardize(context: FitContext, features: np.ndarray) -> np.ndarray:
+    """Return standardized features, (scan of the design, feature)."""
+    _, standardization = context.moments(features)
+    return (context.values(features) - standardization.center) / standardization.sd

@@ -1,4 +1,4 @@
-"""Does each site sample a population of its own? Sampling bias that is 0 against sampling bias that is not."""
+"""Test of sampling bias: do all sites sample one population, or each a population of its own?"""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pandas as pd
 
 from bayesharm.analysis.null_scales import (
     TrainingFeatures,
-    feature_posteriors,
+    evaluate_features,
+    evaluate_hypotheses,
     sample_training_features,
-    standardized,
-    weigh_hypotheses,
+    standardize,
 )
-from bayesharm.analysis.predictive_scores import Scores, difference, reliability_warnings, score, to_elpd
+from bayesharm.analysis.predictive_scores import Scores, elpd_difference, reliability_warnings, score, to_elpd
 from bayesharm.analysis.yamashita_regression import PopulationRegression, regress_populations
 from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.data.dataset import Dataset
@@ -40,67 +40,40 @@ from bayesharm.results.tables import Tables
 if TYPE_CHECKING:
     from rich.console import Group
 
-
-def render_populations(found: PopulationTest) -> Group:
-    """Whether sites sample populations of their own, how well that predicts, and a verdict for each diagnosis."""
-    from rich.console import Group
-
-    about = found.about
-    table = make_table(
-        "One population or several",
-        f"From {about['n_teachers']} features, which go together and count as {about['n_effective']:.0f}. Log Bayes factors "
-        "against no sampling bias in any feature: where some features have it, or all. Share: of features that have it, "
-        "with its 90% interval. Scale: typical for those, in sd of a feature.",
-        ["sampling bias", "some", "all", "share", "90% interval", "scale"],
-    )
-    for family, row in found.families.iterrows():
-        share = format_with_interval(row, "share", 2)
-        table.add_row(str(family), f"{row.log_bayes_factor_some:+.1f}", f"{row.log_bayes_factor_all:+.1f}", *share,
-                      f"{row.scale:.3f}")  # fmt: skip
-    left = make_table(
-        "Predicting what is left out",
-        "Log predictive density with sampling bias less that without, summed over features; se: over sites or participants.",
-        ["sampling bias", "left out", "number", "features", "difference", "se"],
-    )
-    for (family, what), row in found.predictions.iterrows():
-        numbers = f"{row.n:.0f}", f"{row.n_features:.0f}", f"{row.difference:+.1f}", f"{row.se:.1f}"
-        left.add_row(str(family), str(what), *numbers)
-    return Group(table, left, bullets("Verdict", found.verdicts()), bullets("Beware", found.notes))
-
-
-ALL, METHODS = "all", ("posterior", "yamashita2019")
-N_PREDICTED, NODES_OF_PREDICTIONS = 64, 128  # features that are predicted, and nodes of each
-OFFSET = "did not travel"
+ALL = "all"  # the family name for the sampling bias of all diagnoses together
+METHODS = ("posterior", "yamashita2019")
+PRIOR_PROBABILITY = {"none": 0.5, "some": 0.25, "all": 0.25}  # of sampling bias in no feature, in some, in all
+N_PREDICTED = 64  # training features whose held-out scans are predicted
+N_PREDICTION_SAMPLES = 128  # importance samples of the scales of each predicted feature
+DIM, OFFSET = "population", "did not travel"
 PEOPLE = {"HC": "healthy controls"}
-PRIOR = {"none": 0.5, "some": 0.25, "all": 0.25}  # of features that have the sampling bias
 
 
 @dataclass(frozen=True, eq=False)
 class PopulationTest(Tables):
-    """Whether sites sample populations of their own, for each diagnosis and for all together (`all`).
+    """Evidence for one population or several, for each diagnosis and for all together (family `all`).
 
     Attributes
     ----------
     about : dict
-        `n_features`, `n_training_features` (features that the verdict on all of them is from), `n_effective` (what
-        these are worth,
-        since features go together), `preview`.
+        `n_features`; `n_training_features`, from which the hypotheses about all features are tested;
+        `n_independent_features`, the effective number of independent features among these; `preview`.
     families : DataFrame by family
-        `diagnosis` (empty for all together); `probability` of several populations (½ beforehand);
-        `log_bayes_factor_some`, `log_bayes_factor_all`: log marginal likelihood where some features, or all, have sampling
-        bias, less that where none has; `share` of features that have it, and `scale`, typical for those (in standard
-        deviations of a feature), with 90% intervals; `khat` of the integral over hyperparameters, the worst of the three,
-        and whether all are `good`.
-    predictions : DataFrame by family and what was left out
-        How much better `sites` (their people who did not travel) or `participants` are predicted from all others with
-        sampling bias than without: `difference` of the log predictive densities, summed over `n_features` features, its
-        standard error `se` over `n` sites or participants, and the share of Pareto-k above 0.7, `khat_high`.
+        `diagnosis`, empty for all together; `probability` of several populations (½ before the data);
+        `log_bayes_factor_some` and `log_bayes_factor_all`: log marginal likelihood if some features, or all, have sampling
+        bias, minus that if none has; `share` of the features with sampling bias and `scale`, typical among these (in standard deviations of a feature), with 90% intervals;
+        `khat`, the largest Pareto-k of the integrals over hyperparameters, and `is_reliable`, whether all three converged.
+    predictions : DataFrame by family and type of unit
+        Prediction of held-out `sites` (their people who did not travel) and `participants` with sampling bias minus without:
+        `difference` of the log predictive densities, summed over `n_features` features, with its standard error `se` over
+        `n` sites or participants, and the share of Pareto-k above 0.7, `khat_high`.
     features : DataFrame by feature
-        For each family the `probability` that the feature has sampling bias, the `log_bayes_factor` of that, and its
-        Monte-Carlo `error`.
+        For each family the `probability` of sampling bias in this feature, its `log_bayes_factor`, and the Monte-Carlo
+        standard `error` of that.
     elpd : dict
-        ``elpd[family, left out]["one population" or "several populations"]`` for :func:`arviz.compare`.
+        ``elpd[family, type of unit]["one population" or "several populations"]`` for :func:`arviz.compare`.
     notes : tuple of str
+        Caveats.
     """
 
     about: dict[str, Any]
@@ -116,130 +89,125 @@ class PopulationTest(Tables):
     def __rich__(self) -> Group:
         return render_populations(self)
 
-    def verdicts(self) -> list[str]:
-        """A line for each diagnosis, and for all: the probability of several populations."""
+    def conclusions(self) -> list[str]:
+        """State the probability of several populations, for each diagnosis and for all together."""
         return [
-            f"several populations: {_two_digits(row.probability)} ({_people(row.diagnosis)})"
-            + ("" if row.good else "; roughly, since the integral over hyperparameters did not converge")
+            f"{_people(row.diagnosis)}: several populations with probability {two_digits(row.probability)}"
+            + ("" if row.is_reliable else "; only roughly: the integral over hyperparameters did not converge")
             for _, row in self.families.iterrows()
         ]
-
-
-def _two_digits(probability: float) -> str:
-    return "> 0.99" if probability > 0.995 else "< 0.01" if probability < 0.005 else f"{probability:.2f}"
-
-
-def _people(diagnosis: str) -> str:
-    return PEOPLE.get(diagnosis, diagnosis) or "everybody"
 
 
 def test_populations(
     posterior: Posterior, dataset: Dataset | None = None, *, method: str = "posterior", progress: Progress | None = None
 ) -> PopulationTest | PopulationRegression:
-    """Compare one population with several, for each diagnosis.
+    """Test for each diagnosis whether the sites sample one population or several.
 
-    The scales of the sampling bias of a diagnosis are 0 in all features, in a share of them that is not known, or in none:
-    the marginal likelihoods of the three, over all scales and hyperparameters, give the probability of several populations.
-    What people who did not travel have in common against travelers is left to itself. Features that go together count as
-    their effective number. Which features have sampling bias is said for each of them. The noise ratio of scanners is as the
-    run found it.
+    Sampling bias of a diagnosis is zero in all features, in an unknown share of them, or in none. The marginal likelihoods
+    of these three hypotheses, over all scales and hyperparameters, give the probability of several populations; those of
+    each feature give the probability of sampling bias in it. A difference between travelers and all people who did not
+    travel, common to all sites, is modeled apart: it is no evidence for several populations. Correlated features count with
+    their effective number. The variance ratios of the scanners stay as the run estimated them.
 
     Parameters
     ----------
     posterior : Posterior
-        Of a model with sampling bias.
+        From a model with sampling bias.
     dataset : Dataset, optional
-        That of the fit; by default it is read from where it was then.
+        The data of the fit; by default read from the files of the fit.
     method : {'posterior', 'yamashita2019'}
-        The latter is the regression of the 2019 study,
-        :func:`~bayesharm.analysis.yamashita_regression.regress_populations`, which prefers
-        several populations whether there are or not.
+        `yamashita2019` is the regression of the 2019 study,
+        :func:`~bayesharm.analysis.yamashita_regression.regress_populations`. It is not specific: it nearly always prefers
+        several populations.
     progress : callable, optional
         Receives progress (:class:`bayesharm.progress.Progress`).
 
     Returns
     -------
-    Populations, or PopulationRegression
+    PopulationTest or PopulationRegression
 
     Raises
     ------
     ModelError
-        The run has no sampling bias, or that of single sites.
+        The model has no sampling bias, or no diagnosis comes from several sites.
     InputError
-        The data are not there, or are not those of the fit; the method is not known.
+        The data cannot be found or are not those of the fit; the method is unknown.
     """
     if method not in METHODS:
         raise InputError(
             "The method is not known.",
             got=repr(method),
             expected=f"one of {', '.join(METHODS)}",
-            do="leave it out",
+            do="leave the option out",
         )
-    if method == METHODS[0]:
-        return find_populations(posterior, dataset, progress)
+    if method == "posterior":
+        return compare_populations(posterior, dataset, progress)
     sampling_scales(posterior)  # refuses a run without sampling bias
     return regress_populations(load_fit_context(posterior, dataset).dataset, reference=posterior.spec.reference)
 
 
-def find_populations(
+# pytest collects every function whose name begins with `test_` in a test module, imported ones too.
+test_populations.__test__ = False  # type: ignore[attr-defined]
+
+
+def compare_populations(
     posterior: Posterior, dataset: Dataset | None = None, progress: Progress | None = None
 ) -> PopulationTest:
-    """By the posterior, as :func:`test_populations` says."""
-    groups = sampling_scales(posterior)
-    names = list(groups)
+    """Compare one population with several by their marginal likelihoods, as :func:`test_populations` describes."""
+    diagnoses = sampling_scales(posterior)
+    names = list(diagnoses)
     progress = progress or no_progress
     progress("populations", 0, 1, "reading the data")
-    study = _with_offset(load_fit_context(posterior, dataset))
-    scales = np.array(study.design.scale_labels)
-    masks = {name: (scales != name).astype(float) for name in names}  # 0 for what is 0
+    context = _with_offset(load_fit_context(posterior, dataset))
+    scales = np.array(context.design.scale_labels)
+    masks = {name: (scales != name).astype(float) for name in names}  # 0: the scale is zero
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
     ratios = posterior.variance_ratios()
-    with study.devices.in_use("float64"):
-        teachers = sample_training_features(posterior, study, ratios, masks)
-        n_effective = count_independent_features(
-            standardized(study, teachers.features), list_cells(study.design, study.dataset.scans)
+    with context.devices.in_use("float64"):
+        training = sample_training_features(posterior, context, ratios, masks)
+        n_independent = count_independent_features(
+            standardize(context, training.features), list_cells(context.design, context.dataset.scans)
         )
-        evidences = weigh_hypotheses(study, teachers, masks, n_effective / len(teachers.features), progress)
-        told = _predict(study, teachers, ratios, masks, evidences, progress)
-    features = feature_posteriors(study, ratios, masks, evidences, progress)
-    rows = {name: _row(found, masks[name] == 0) for name, found in evidences.items()}
+        evidence = evaluate_hypotheses(context, training, masks, n_independent / len(training.features), progress)
+        predictions, elpd = _predict(context, training, ratios, masks, evidence, progress)
+    features = evaluate_features(context, ratios, masks, evidence, progress)
+    rows = {name: _summarize_evidence(evidence[name], mask == 0) for name, mask in masks.items()}
     families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
-    families.insert(0, "diagnosis", [groups.get(name, "") for name in masks])
-    for name in masks:  # where no feature has it, or all have, so has or has not each
-        weight = families.loc[name]
-        some, every = weight["probability_some"], weight["probability_all"]
-        features[f"probability_{name}"] = features[f"probability_{name}"] * some + every
+    families.insert(0, "diagnosis", [diagnoses.get(name, "") for name in masks])
+    for name in masks:  # average over the hypotheses: probability 0 in "none", 1 in "all"
+        column, family = f"probability_{name}", families.loc[name]
+        features[column] = features[column] * family["probability_some"] + family["probability_all"]
     return PopulationTest(
         about={
             "n_features": len(features),
-            "n_teachers": len(teachers.features),
-            "n_effective": n_effective,
+            "n_training_features": len(training.features),
+            "n_independent_features": n_independent,
             "preview": bool(posterior.preview_notice),
         },
         families=families.drop(columns=["probability_some", "probability_all"]),
-        predictions=told[0],
+        predictions=predictions,
         features=features,
-        elpd=told[1],
-        notes=(*filter(None, [posterior.preview_notice]), *reliability_warnings(told[0])),
+        elpd=elpd,
+        notes=(*filter(None, [posterior.preview_notice]), *reliability_warnings(predictions)),
     )
 
 
-def _with_offset(study: FitContext) -> FitContext:
-    """The study with a column for whoever did not travel: what all sites have in common against travelers does not tell them
-    apart."""
-    travels = study.dataset.scans["participant_id"].isin(study.design.travelers)
+def _with_offset(context: FitContext) -> FitContext:
+    """Add a covariate for people who did not travel: a difference from travelers that is common to all sites."""
+    travels = context.dataset.scans["participant_id"].isin(context.design.travelers)
     if travels.all() or not travels.any():
-        return study
-    scans = study.dataset.scans.assign(**{OFFSET: (~travels).astype(float)})
-    spec = replace(study.design.spec, covariates=(*study.design.spec.covariates, OFFSET))
+        return context
+    scans = context.dataset.scans.assign(**{OFFSET: (~travels).astype(float)})
+    spec = replace(context.design.spec, covariates=(*context.design.spec.covariates, OFFSET))
     design = build_design(scans, spec)
-    with study.devices.in_use("float64"):
-        return replace(study, dataset=replace(study.dataset, scans=scans), design=design, problem=make_problem(design))
+    dataset = replace(context.dataset, scans=scans)
+    with context.devices.in_use("float64"):
+        return replace(context, dataset=dataset, design=design, problem=make_problem(design))
 
 
 def sampling_scales(posterior: Posterior) -> dict[str, str]:
-    """Labels of the scales of sampling bias, each with its diagnosis; empty for a scale of all diagnoses.
+    """Return the labels of the scales of sampling bias, each with its diagnosis; empty for a scale of all diagnoses.
 
     Raises
     ------
@@ -257,7 +225,7 @@ def sampling_scales(posterior: Posterior) -> dict[str, str]:
     groups = {label: scale.group for label, scale in scales.items() if scale in reported}
     if not groups:
         raise ModelError(
-            "The run has no sampling bias, so that nothing can be said about populations.",
+            "The run has no sampling bias to test.",
             got=f"the model {posterior.spec.name!r} with {', '.join(scales)}",
             expected="a run of traveling_and_cohort, with people of several sites who did not travel",
             do="fit that model",
@@ -265,11 +233,12 @@ def sampling_scales(posterior: Posterior) -> dict[str, str]:
     return groups
 
 
-def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:
-    none = found["none"].log_evidence
-    log_factor = {name: evidence.log_evidence - none for name, evidence in found.items()}
-    weight = {name: PRIOR[name] * np.exp(value - max(log_factor.values())) for name, value in log_factor.items()}
-    share, scale = found["some"].share, np.exp(found["some"].eta[:, zero].mean(1))
+def _summarize_evidence(evidence: Mapping[str, Evidence], is_zero: np.ndarray) -> dict[str, float]:
+    """Compute posterior probabilities of the three hypotheses, and share and typical scale where some features have it."""
+    none = evidence["none"].log_evidence
+    log_factor = {name: each.log_evidence - none for name, each in evidence.items()}
+    weight = {name: PRIOR_PROBABILITY[name] * np.exp(value - max(log_factor.values())) for name, value in log_factor.items()}
+    share, scale = evidence["some"].share, np.exp(evidence["some"].eta[:, is_zero].mean(1))
     low, high = np.quantile(share, [0.05, 0.95])
     scale_low, scale_high = np.quantile(scale, [0.05, 0.95])
     total = sum(weight.values())
@@ -285,57 +254,94 @@ def _row(found: dict[str, Evidence], zero: np.ndarray) -> dict[str, float]:
         "scale": scale.mean(),
         "scale_q05": scale_low,
         "scale_q95": scale_high,
-        "khat": max(evidence.khat for evidence in found.values()),
-        "good": all(evidence.is_reliable for evidence in found.values()),
+        "khat": max(each.khat for each in evidence.values()),
+        "is_reliable": all(each.is_reliable for each in evidence.values()),
     }
 
 
 def _predict(
-    study: FitContext, teachers: TrainingFeatures, ratios: VarianceRatios, masks: Mapping[str, np.ndarray],
-    evidences: Mapping[str, Mapping[str, Evidence]], progress: Progress,
+    context: FitContext, training: TrainingFeatures, ratios: VarianceRatios, masks: Mapping[str, np.ndarray],
+    evidence: Mapping[str, Mapping[str, Evidence]], progress: Progress,
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], dict[str, Any]]]:  # fmt: skip
-    """Leave out each participant, and the people of each site who did not travel, with sampling bias and without."""
-    design, problem = study.design, study.problem
-    some = np.unique(np.linspace(0, len(teachers.features) - 1, N_PREDICTED).astype(int))
-    moments = Moments(*(part[:, some] for part in teachers.moments))
-    values = standardized(study, teachers.features[some])
+    """Predict held-out participants, and the people of held-out sites who did not travel, with and without sampling bias."""
+    design, problem = context.design, context.problem
+    subset = np.unique(np.linspace(0, len(training.features) - 1, N_PREDICTED).astype(int))
+    moments = Moments(*(part[:, subset] for part in training.moments))
+    values = standardize(context, training.features[subset])
+    log_scales = np.asarray(training.log_scales[:N_PREDICTION_SAMPLES, :, subset])
+    basis = quadratic_features(jnp.asarray(log_scales))
 
-    scales = np.asarray(teachers.log_scales[:NODES_OF_PREDICTIONS, :, some])
+    def predict(k: int, mask: np.ndarray, given: Evidence, folds: np.ndarray) -> Scores:
+        masked = np.where(mask[:, None] > 0, log_scales, LOG_NULL_SCALE)
+        held_out = leave_group_out(problem, ratios, moments, values, masked, arrange_folds(design, folds))
+        eta, log_omega = given.eta.mean(0)[:, None], np.log(given.omega).mean(0)[:, None]
+        prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd, mask[:, None])[0]
+        weight = np.asarray(training.weights[k][:N_PREDICTION_SAMPLES, subset] + prior)
+        return score(weight, held_out, np.arange(folds.max() + 1))
 
-    def predict(k: int, mask: np.ndarray, evidence: Evidence, folds: np.ndarray) -> Scores:
-        nodes = np.where(mask[:, None] > 0, scales, LOG_NULL_SCALE)
-        left = leave_group_out(problem, ratios, moments, values, nodes, arrange_folds(design, folds))
-        hyper = evidence.eta.mean(0)[:, None], np.log(evidence.omega).mean(0)[:, None]
-        prior = log_prior(quadratic_features(jnp.asarray(scales)), *hyper, problem.priors.feature_offset_sd, mask[:, None])[
-            0
-        ]
-        weight = np.asarray(teachers.weights[k][:NODES_OF_PREDICTIONS, some] + prior)
-        return score(weight, left, np.arange(folds.max() + 1))
-
-    people, person = np.unique(design.participants.astype(str), return_inverse=True)
-    whole, common = np.ones(len(scales[0])), next(iter(evidences.values()))["all"]
-    of_people = predict(0, whole, common, person)
+    people, participant = np.unique(design.participants.astype(str), return_inverse=True)
+    whole, in_all = np.ones(len(log_scales[0])), next(iter(evidence.values()))["all"]
+    participants_with_bias = predict(0, whole, in_all, participant)
     rows, elpd = {}, {}
     for k, (name, mask) in enumerate(masks.items(), start=1):
         progress("predictions", k - 1, len(masks), name)
-        sites, site = _sites(study, mask == 0)
-        for what, labels, folds in (("sites", sites, site), ("participants", people, person)):
-            several = of_people if what == "participants" else predict(0, whole, common, folds)
-            one = predict(k, mask, evidences[name]["none"], folds)
-            rows[name, what] = difference(several, one)
-            elpd[name, what] = {
-                "several populations": to_elpd(several, labels, what, NODES_OF_PREDICTIONS),
-                "one population": to_elpd(one, labels, what, NODES_OF_PREDICTIONS),
+        sites, site = _sites(context, mask == 0)
+        for unit_type, labels, folds in (("sites", sites, site), ("participants", people, participant)):
+            several = participants_with_bias if unit_type == "participants" else predict(0, whole, in_all, folds)
+            one = predict(k, mask, evidence[name]["none"], folds)
+            rows[name, unit_type] = elpd_difference(several, one)
+            elpd[name, unit_type] = {
+                "several populations": to_elpd(several, labels, unit_type, N_PREDICTION_SAMPLES),
+                "one population": to_elpd(one, labels, unit_type, N_PREDICTION_SAMPLES),
             }
     progress("predictions", len(masks), len(masks), "")
     table = pd.DataFrame(rows).T.rename_axis(["family", "left_out"])
     return table.astype({"n": int, "n_features": int}), elpd
 
 
-def _sites(study: FitContext, zero: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sites of people with the sampling bias of some scales, and that of each scan; -1 of others."""
-    design = study.design
-    theirs = np.asarray(design.matrix[:, np.isin(design.column_scale, np.flatnonzero(zero))].sum(axis=1)).reshape(-1) > 0
-    site = study.dataset.scans["site"].astype(str).to_numpy()[design.rows]
-    sites = np.unique(site[theirs])
-    return sites, np.where(theirs, np.searchsorted(sites, site), -1)
+def _sites(context: FitContext, is_zero: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sites of people with the sampling bias of some scales, and the place of each scan's site, else -1."""
+    design = context.design
+    columns = np.isin(design.column_scale, np.flatnonzero(is_zero))
+    has_bias = np.asarray(design.matrix[:, columns].sum(axis=1)).reshape(-1) > 0
+    site = context.dataset.scans["site"].astype(str).to_numpy()[design.rows]
+    sites = np.unique(site[has_bias])
+    return sites, np.where(has_bias, np.searchsorted(sites, site), -1)
+
+
+def two_digits(probability: float) -> str:
+    """Format a probability with the two digits that its prior supports."""
+    return "> 0.99" if probability > 0.995 else "< 0.01" if probability < 0.005 else f"{probability:.2f}"
+
+
+def _people(diagnosis: str) -> str:
+    return PEOPLE.get(diagnosis, diagnosis) or "everybody"
+
+
+def render_populations(test: PopulationTest) -> Group:
+    """Render the Bayes factors, the predictive comparison, conclusions and caveats."""
+    from rich.console import Group
+
+    about = test.about
+    factors = make_table(
+        "One population or several",
+        f"From {about['n_training_features']} features (effective number of independent ones: "
+        f"{about['n_independent_features']:.0f}). Log Bayes factors of sampling bias in some features, or in all, against "
+        "none. Share: of the features with sampling bias, with its 90% interval. Scale: typical among these, in sd of a "
+        "feature.",
+        ["sampling bias", "some", "all", "share", "90% interval", "scale"],
+    )
+    for family, row in test.families.iterrows():
+        share = format_with_interval(row, "share", 2)
+        factors.add_row(str(family), f"{row.log_bayes_factor_some:+.1f}", f"{row.log_bayes_factor_all:+.1f}", *share,
+                        f"{row.scale:.3f}")  # fmt: skip
+    predictions = make_table(
+        "Prediction of held-out sites and participants",
+        "Log predictive density with sampling bias minus without, summed over features. A positive difference favors "
+        "several populations. se: standard error over sites or participants.",
+        ["sampling bias", "held out", "number", "features", "difference", "se"],
+    )
+    for (family, unit_type), row in test.predictions.iterrows():
+        numbers = f"{row.n:.0f}", f"{row.n_features:.0f}", f"{row.difference:+.1f}", f"{row.se:.1f}"
+        predictions.add_row(str(family), str(unit_type), *numbers)
+    return Group(factors, predictions, bullets("Conclusions", test.conclusions()), bullets("Caveats", test.notes))

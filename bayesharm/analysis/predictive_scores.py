@@ -1,4 +1,4 @@
-"""How well scans that are left out are predicted: log densities of units of prediction, and their differences."""
+"""Log predictive densities of held-out scans, their differences between models, and their Pareto-k diagnostic."""
 
 from __future__ import annotations
 
@@ -15,68 +15,77 @@ from bayesharm.conditional.leave_group_out import HeldOutDensity
 if TYPE_CHECKING:
     from arviz_stats import ELPDData
 
-GOOD_K, MANY = 0.7, 0.2  # and the share of units and features above it that is worth a sentence
+MAX_KHAT = 0.7  # Pareto-k above which importance weights are unreliable (Vehtari et al., JMLR 25, 2024)
+MAX_SHARE_UNRELIABLE = 0.2  # share of (unit, feature) pairs above MAX_KHAT that calls for a warning
 
 
 class Scores(NamedTuple):
-    """Of units of prediction.
+    """Scores of held-out units: participants, visits, scanners or sites.
 
     Attributes
     ----------
     log_density : (unit, feature) array
-        log predictive density of the scans of a unit given those that are not in its fold.
+        log predictive density of the scans of a unit, given the scans outside its fold.
     khat : (unit, feature) array
-        Pareto-k of the weights that leave out its fold.
+        Pareto-k of the importance weights without the unit's fold.
     """
 
     log_density: np.ndarray
     khat: np.ndarray
 
 
-def score(log_weight: np.ndarray, left: HeldOutDensity, fold_of_unit: np.ndarray) -> Scores:
-    """Average predictions over the scales, given the scans that are not in the fold.
+def score(log_weight: np.ndarray, held_out: HeldOutDensity, fold_of_unit: np.ndarray) -> Scores:
+    """Average predictive densities over the scales, given the scans outside each fold.
 
-    The weight of a node given these is its weight given all scans over the density of the fold: exact but for the number of
-    nodes (Bürkner, Gabry & Vehtari, *Computational Statistics* 36, 2021).
+    An importance sample has, without a fold, its weight given all scans divided by the density of the fold. This is exact
+    up to the number of samples (Bürkner, Gabry & Vehtari, *Computational Statistics* 36, 2021).
 
     Parameters
     ----------
-    log_weight : (node, feature) or (fold, node, feature) array
-        Posterior density of each node over that of its proposal, all scans given; with a prior for each fold if need be.
-    left : Left
+    log_weight : (sample, feature) or (fold, sample, feature) array
+        log posterior density of each importance sample, given all scans, minus that of its proposal; with a leading axis
+        where the prior of the scales differs between folds.
+    held_out : HeldOutDensity
     fold_of_unit : (unit,) int array
     """
-    n_units, n_features = left.units.shape[1:]
-    found = Scores(np.empty((n_units, n_features)), np.empty((n_units, n_features)))
-    for fold in range(left.folds.shape[1]):
+    n_units, n_features = held_out.units.shape[1:]
+    scores = Scores(np.empty((n_units, n_features)), np.empty((n_units, n_features)))
+    for fold in range(held_out.folds.shape[1]):
         units = np.flatnonzero(fold_of_unit == fold)
-        weight = (log_weight[fold] if log_weight.ndim == 3 else log_weight) - left.folds[:, fold]
+        weight = (log_weight[fold] if log_weight.ndim == 3 else log_weight) - held_out.folds[:, fold]
         total = logsumexp(weight, axis=0)
-        found.log_density[units] = logsumexp(weight[:, None] + left.units[:, units], axis=0) - total
-        found.khat[units] = pareto_k(weight)
-    return found
+        scores.log_density[units] = logsumexp(weight[:, None] + held_out.units[:, units], axis=0) - total
+        scores.khat[units] = pareto_k(weight)
+    return scores
 
 
-def average_below(log_weight: np.ndarray, left: HeldOutDensity, folds: np.ndarray) -> np.ndarray:
-    """Probability of less than what was measured, (scan, feature), given the scans that are not in its fold.
+def average_pit(log_weight: np.ndarray, held_out: HeldOutDensity, folds: np.ndarray) -> np.ndarray:
+    """Average the probability integral transform (PIT) of each held-out scan over the scales.
+
+    The PIT is the predictive probability of a value below the measured one. It is uniform where the model is right.
 
     Parameters
     ----------
-    log_weight : (fold, node, feature) array
-    left : Left
-        With probabilities of single scans.
+    log_weight : (fold, sample, feature) array
+    held_out : HeldOutDensity
+        With `below`, the PIT given each sample of the scales.
     folds : (scan,) int array
+
+    Returns
+    -------
+    (scan, feature) array
+        NaN for scans that are never held out.
     """
-    assert left.below is not None
-    found = np.full(left.below.shape[1:], np.nan)
-    for fold in range(left.folds.shape[1]):
-        share = softmax(log_weight[fold] - left.folds[:, fold], axis=0)
-        found[folds == fold] = np.einsum("nf,nsf->sf", share, left.below[:, folds == fold])
-    return found
+    assert held_out.below is not None
+    pit = np.full(held_out.below.shape[1:], np.nan)
+    for fold in range(held_out.folds.shape[1]):
+        share = softmax(log_weight[fold] - held_out.folds[:, fold], axis=0)
+        pit[folds == fold] = np.einsum("nf,nsf->sf", share, held_out.below[:, folds == fold])
+    return pit
 
 
-def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_nodes: int) -> ELPDData:
-    """Summed over features, as ArviZ takes it: a point for each unit, with its median Pareto-k.
+def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_samples: int) -> ELPDData:
+    """Convert scores, summed over features, to ArviZ's ``ELPDData``: one point a unit, with its median Pareto-k.
 
     Parameters
     ----------
@@ -84,8 +93,9 @@ def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_node
     labels : sequence of str
         Names of the units.
     dim : str
-        What they are.
-    n_nodes : int
+        Type of the units, such as `participants`.
+    n_samples : int
+        Importance samples of each feature.
     """
     import xarray as xr
     from arviz_stats.utils import ELPDData
@@ -97,32 +107,33 @@ def to_elpd(scores: Scores, labels: Sequence[str] | np.ndarray, dim: str, n_node
         elpd=float(by_unit.sum()),
         se=float(np.sqrt(len(by_unit) * by_unit.var())),
         p=np.nan,
-        n_samples=n_nodes,
+        n_samples=n_samples,
         n_data_points=len(by_unit),
         scale="log",
-        warning=bool((scores.khat > GOOD_K).mean() > MANY),
-        good_k=GOOD_K,
+        warning=bool((scores.khat > MAX_KHAT).mean() > MAX_SHARE_UNRELIABLE),
+        good_k=MAX_KHAT,
         elpd_i=xr.DataArray(by_unit, dims=[dim], coords=coords),
         pareto_k=khat,
     )
 
 
-def difference(one: Scores, other: Scores) -> dict[str, float]:
-    """How much better the first predicts, summed over units and features, with the standard error over units."""
-    by_unit = (one.log_density - other.log_density).sum(1)
+def elpd_difference(first: Scores, second: Scores) -> dict[str, float]:
+    """Compute the advantage of the first model: the difference of log densities, with its standard error over units."""
+    by_unit = (first.log_density - second.log_density).sum(1)
     n = len(by_unit)
     return {
         "difference": float(by_unit.sum()),
         "se": float(np.sqrt(n * by_unit.var(ddof=1))) if n > 1 else np.nan,
         "n": n,
-        "n_features": one.log_density.shape[1],
-        "khat_high": float(max((each.khat > GOOD_K).mean() for each in (one, other))),
+        "n_features": first.log_density.shape[1],
+        "khat_high": float(max((scores.khat > MAX_KHAT).mean() for scores in (first, second))),
     }
 
 
 def reliability_warnings(predictions: pd.DataFrame) -> list[str]:
-    """A sentence where the nodes of many features miss part of what is known without a fold."""
-    many = predictions["khat_high"][predictions["khat_high"] > MANY]
-    named = ", ".join(f"{' '.join(np.atleast_1d(name))} {share:.0%}" for name, share in many.items())
-    sentence = f"Predictions are rough where Pareto-k is above {GOOD_K}: shares of units and features, {named}."
-    return [sentence] if len(many) else []
+    """Warn where importance weights are unreliable for many units and features."""
+    unreliable = predictions["khat_high"][predictions["khat_high"] > MAX_SHARE_UNRELIABLE]
+    if unreliable.empty:
+        return []
+    shares = ", ".join(f"{' '.join(np.atleast_1d(name))} {share:.0%}" for name, share in unreliable.items())
+    return [f"Some predictions are rough. Share of units and features with Pareto-k above {MAX_KHAT}: {shares}."]

@@ -1,4 +1,4 @@
-"""The tables that a person reads first: how large each source of differences is, and what to trust."""
+"""Summary of a posterior: effect sizes, hyperparameters, scanners, convergence and caveats."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayesharm.analysis.convergence import describe_convergence
 from bayesharm.errors import shorten
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
@@ -18,94 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-
-def render(summary: Summary) -> Group:
-    """The summary for a terminal or a text file, for 80 columns or more."""
-    from rich.console import Group
-    from rich.text import Text
-
-    about = summary.about
-    counts = (
-        f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} features, seed {about['seed']}"
-    )
-    head = Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n{counts}\n")
-    return Group(
-        head,
-        sources_table(summary),
-        hyper_table(summary),
-        scanners_table(summary),
-        bullets("Convergence", summary.verdicts),
-        bullets("Beware", summary.notes),
-    )
-
-
-def sources_table(summary: Summary) -> Table:
-    """Size of each source of differences; in units only if the features may share one."""
-    mixed = summary.sources["rms"].isna().all()
-    table = make_table(
-        "Size of each source of differences between scans",
-        f"Root mean square over levels and features, what is uncertain of them included. {_unit(summary)}"
-        + ("" if mixed else " Units: the features' own."),
-        ["source", "in sd", *([] if mixed else ["in units"]), "what it is"],
-    )
-    for source, row in summary.sources.sort_values("rms_in_sd", ascending=False).iterrows():
-        in_units = [] if mixed else [f"{row.rms:.4g}"]
-        other = "part of measurement" if source in summary.about["parts"] else ""
-        table.add_row(str(source), f"{row.rms_in_sd:.3f}", *in_units, SOURCE_DESCRIPTIONS.get(str(source), other))
-    return table
-
-
-def _unit(summary: Summary) -> str:
-    return {
-        "per_feature": "Sd: of each feature over the scans.",
-        "common": "Sd: one for all features, root mean square of theirs over the scans.",
-    }[summary.about["feature_scaling"]]
-
-
-def hyper_table(summary: Summary) -> Table:
-    """Hyperparameters with their intervals."""
-    apart = ", what all scales of a feature share apart" if summary.about["feature_scaling"] == "per_feature" else ""
-    table = make_table(
-        "Scales over all features, with 90% intervals",
-        f"Typical: exp(eta), in sd. Spread: omega, how much the log scale differs between features{apart}. {_unit(summary)}",
-        ["family", "typical", "90% interval", "spread", "90% interval"],
-    )
-    for family, row in summary.hyper.iterrows():
-        cells = [cell for name in ("scale", "spread") for cell in format_with_interval(row, name)]
-        table.add_row(str(family), *cells)
-    return table
-
-
-def scanners_table(summary: Summary, most: int = 20) -> Table:
-    """Scanners, those with the largest bias first."""
-    some = summary.scanners.head(most)
-    sized = ["prior size"] if (some["bias_ratio_q05"] < some["bias_ratio_q95"]).any() else []  # else it is 1
-    title = "Scanners, largest bias first"
-    if len(some) < len(summary.scanners):
-        title += f" ({len(some)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
-    table = make_table(
-        title,
-        "Bias (posterior mean) and its posterior sd: root mean square over features, in sd. Noise: "
-        "variance against the average scanner."
-        + (" Prior size: the same of the variance from which its biases are. " if sized else " ")
-        + f"From data: share of what is known about the bias that comes from the data, not the prior. {_unit(summary)}",
-        ["scanner", "bias", "± sd", "noise", "90% interval", *sized, "from data"],
-    )
-    for scanner, row in some.iterrows():
-        share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
-        noise, size = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if sized else []
-        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *size, share)
-    return table
-
-
-INTERVAL = (0.05, 0.5, 0.95)
-MANY = 0.05  # so many features with such weights are worth a sentence
-
-# Of the hyperparameters; for features the verdict is stored. R-hat of some twenty numbers, the worst of which counts,
-# is noisy: 1.02 here is as strict as 1.01 for one.
-MAX_RHAT, MIN_ESS, MOST_DIVERGENT = 1.02, 400, 0.01
-GO_TOGETHER = 0.9  # of their number that features count for, below which it is said
-MOST_WAITING = 1.5  # times the leapfrog steps of the mean lane that the slowest may take
+INTERVAL = (0.05, 0.5, 0.95)  # quantiles: the median and the ends of the 90% interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,46 +29,47 @@ class Summary(Tables):
     Attributes
     ----------
     about : dict
-        Model, title, numbers of scans, scanners and features, seed, `parts` of measurement bias that have effects of their
-        own, and `feature_scaling`: whether "standard deviations" below
-        are those of each feature (`per_feature`) or their root mean square (`common`).
-    sources : DataFrame by source
-        Root mean square of the effects over levels and features: `rms` in the features' units (missing where these
-        differ by more than a hundredfold), `rms_in_sd` in standard deviations of a feature. That of `noise` is its sd.
+        Model, title, numbers of scans, scanners and features, seed; `components`, the components of measurement bias that
+        have effects of their own; `feature_scaling`: whether "sd" below is that of each feature (`per_feature`) or the root
+        mean square over features (`common`); `preview`.
+    effect_sizes : DataFrame by family
+        Root mean square of the effects over levels and features, including their uncertainty: `rms` in the features' units
+        (missing where these differ by a factor of more than 100) and `rms_in_sd` in sd of a feature. For `noise`, its
+        standard deviation.
     hyper : DataFrame by family
-        `scale` (exp(eta): the typical scale, in standard deviations of a feature) and `spread` (omega: how
-        much the log scales differ between features), with intervals; the worse `rhat` and `ess` of the two.
+        `scale`, exp(eta), the typical scale in sd of a feature, and `spread`, omega, the sd of log-scales over features,
+        with intervals; the larger `rhat` and the smaller `ess` of the two.
     scanners : DataFrame by scanner
-        `bias`: rms over features of the effect that would be removed; `uncertainty`: rms of its posterior sd
-        (both in standard deviations of a feature); `noise_ratio` and `bias_ratio`, of variances of noise and of biases
-        against the average scanner, with intervals; `from_data`: share of what is known about the effect that comes from
-        the data, not from the prior. Largest bias first.
+        `bias`, root mean square over features of the posterior mean of the effect that harmonizing removes, and
+        `uncertainty`, that of its posterior sd (both in sd of a feature); `noise_ratio` (lambda) and `bias_ratio` (kappa),
+        the variance of noise and of bias relative to the average scanner, with intervals; `from_data`, the share of the
+        information on the effect that comes from the data rather than the prior. Largest bias first.
     features : DataFrame by feature
-        `converged`, `reason` (why it is marked), worst `rhat` and `ess_bulk`, `divergences`, `khat` (of the Laplace
-        approximation), and the posterior mean of each scale in the feature's units.
-    verdicts : tuple of str
-        Sentences on convergence.
+        `converged`, or the `reason` why not; largest `rhat` and smallest `ess_bulk` of its scales, `divergences`, `khat` of
+        the Laplace approximation, and the posterior mean of each scale in the feature's units.
+    diagnostics : tuple of str
+        Convergence, in sentences.
     notes : tuple of str
-        Sentences on what the study identifies, and on what was left out.
+        Caveats: contrasts that the study does not identify, and features left out.
     """
 
     about: dict[str, Any]
-    sources: pd.DataFrame
+    effect_sizes: pd.DataFrame
     hyper: pd.DataFrame
     scanners: pd.DataFrame
     features: pd.DataFrame
-    verdicts: tuple[str, ...]
+    diagnostics: tuple[str, ...]
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
         return as_text(self)
 
     def __rich__(self) -> Group:
-        return render(self)
+        return render_summary(self)
 
 
 def summarize(posterior: Posterior) -> Summary:
-    """Put a posterior into a few tables and plain sentences.
+    """Summarize a posterior in a few tables and plain sentences.
 
     Parameters
     ----------
@@ -167,53 +82,41 @@ def summarize(posterior: Posterior) -> Summary:
     """
     run, spec = posterior.run, posterior.spec
     hyper, features = _hyper(posterior), _features(posterior)
-    about = {
-        "model": spec.name,
-        "title": spec.title,
-        "n_scans": run["n_scans"],
-        "n_scanners": len(posterior.scanners),
-        "n_features": len(features),
-        "feature_scaling": spec.feature_scaling,
-        "parts": spec.components if len(spec.components) > 1 else (),
-        "seed": run["seed"],
-        "preview": bool(posterior.preview_notice),
-    }
-    draws = posterior.tree["hyper"].to_dataset()
-    divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
     return Summary(
-        about=about,
-        sources=_sources(posterior),
+        about={
+            "model": spec.name,
+            "title": spec.title,
+            "n_scans": run["n_scans"],
+            "n_scanners": len(posterior.scanners),
+            "n_features": len(features),
+            "feature_scaling": spec.feature_scaling,
+            "components": spec.components if len(spec.components) > 1 else (),
+            "seed": run["seed"],
+            "preview": bool(posterior.preview_notice),
+        },
+        effect_sizes=_effect_sizes(posterior),
         hyper=hyper,
         scanners=_scanners(posterior),
         features=features,
-        verdicts=(
-            (posterior.preview_notice, *_on_approximation(features), *_on_together(draws.attrs))
-            if posterior.preview_notice
-            else (
-                *_verdicts(hyper, features, divergent, draws.attrs),
-                *_on_teachers(draws.attrs["features"], min(len(features), run["settings"].get("hyper_features", 0))),
-                *_on_together(draws.attrs),
-                *_on_waiting(run["leapfrog"]),
-            )
-        ),
-        notes=(*run["notes"], *_on_dropped(run["dropped"])),
+        diagnostics=describe_convergence(posterior, hyper, features),
+        notes=(*run["notes"], *_describe_dropped(run["dropped"])),
     )
 
 
-def _sources(posterior: Posterior) -> pd.DataFrame:
+def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.tree["scales"].to_dataset()
-    unit = scales["unit"].values
-    rows = {}
-    for name in posterior.tree["effects"].children:
-        if name != "covariate":  # slopes, whose size depends on the unit of the covariate
+    feature_sd = scales["unit"].values
+    square = {}
+    for name in sorted(posterior.tree["effects"].children):  # files are listed in any order
+        if name != "covariate":  # slopes have the units of the covariate
             effect = posterior.effect(name)
-            rows[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
+            square[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
     noise = scales.sel(family="noise")
-    rows["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
-    alike = posterior.is_single_modality
-    rms = {name: np.sqrt(np.nanmean(square)) if alike else np.nan for name, square in rows.items()}
-    rms_in_sd = {name: np.sqrt(np.nanmean(square / unit**2)) for name, square in rows.items()}
-    return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("source")
+    square["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
+    has_rms = posterior.is_single_modality
+    rms = {name: np.sqrt(np.nanmean(values)) if has_rms else np.nan for name, values in square.items()}
+    rms_in_sd = {name: np.sqrt(np.nanmean(values / feature_sd**2)) for name, values in square.items()}
+    return pd.DataFrame({"rms": rms, "rms_in_sd": rms_in_sd}).rename_axis("family")
 
 
 def _hyper(posterior: Posterior) -> pd.DataFrame:
@@ -226,8 +129,8 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
         rhat, ess = [], []
         eta, omega = hyper["eta"].values[..., k], hyper["omega"].values[..., k]
         for name, draws in (("scale", np.exp(eta)), ("spread", omega)):
-            low, middle, high = np.quantile(draws, INTERVAL)
-            row |= {name: middle, f"{name}_q05": low, f"{name}_q95": high}
+            low, median, high = np.quantile(draws, INTERVAL)
+            row |= {name: median, f"{name}_q05": low, f"{name}_q95": high}
             rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
             ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
         sampled = {"rhat": max(rhat), "ess": min(ess)}
@@ -237,10 +140,10 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
 
 def _scanners(posterior: Posterior) -> pd.DataFrame:
     effect = posterior.effect(posterior.spec.removed_effect)
-    unit = posterior.tree["scales"].to_dataset()["unit"].values
+    feature_sd = posterior.tree["scales"].to_dataset()["unit"].values
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
-    for name, source in (("bias", "mean"), ("uncertainty", "sd")):
-        table[name] = np.sqrt(np.nanmean((effect[source].values / unit) ** 2, axis=1))
+    for name, statistic in (("bias", "mean"), ("uncertainty", "sd")):
+        table[name] = np.sqrt(np.nanmean((effect[statistic].values / feature_sd) ** 2, axis=1))
     for name in ("noise_ratio", "bias_ratio"):
         ratio = posterior.tree["hyper"].to_dataset()[name].values.reshape(-1, len(table))
         table[f"{name}_q05"], table[name], table[f"{name}_q95"] = np.quantile(ratio, INTERVAL, axis=0)
@@ -262,80 +165,95 @@ def _features(posterior: Posterior) -> pd.DataFrame:
     return table
 
 
-def _verdicts(hyper: pd.DataFrame, features: pd.DataFrame, divergent: float, attrs: Mapping[str, float]) -> list[str]:
-    failed = features.index[~features["converged"]]
-    if len(failed):
-        sentences = [
-            f"{len(failed):,} of {len(features):,} features have NOT converged, after further tries "
-            f"with more draws ({_counted(features.loc[failed, 'reason'])}). Do not rely on them: {shorten(failed)}."
-        ]
-    else:
-        sentences = [f"All {len(features):,} features have converged."]
-    rhat, ess = hyper["rhat"].to_numpy().max(), hyper["ess"].to_numpy().min()  # NaN, of chains that do not move, stays
-    numbers = f"R-hat at most {rhat:.3f}, effective draws at least {ess:,.0f}, {divergent:.1%} divergences"
-    fine = rhat < MAX_RHAT and ess >= MIN_ESS and divergent <= MOST_DIVERGENT
-    if (khat := attrs.get("importance_khat", np.nan)) < 0.7:  # draws in random order, that R-hat says nothing of
-        numbers = f"importance sampling: Pareto k {khat:.2f}, {attrs['importance_ess']:,.0f} effective points"
-        fine = True
-    sentences.append(
-        f"The hyperparameters have converged ({numbers})."
-        if fine
-        else f"The hyperparameters have NOT converged ({numbers}): take their intervals, and the scales of single "
-        "features, as rough."
-    )
-    if (poor := attrs["khat_above_0.7"]) > MANY:
-        sentences.append(
-            f"The hyperparameters rest on importance weights that are poor for {poor:.0%} of the features "
-            "(Pareto k above 0.7): take their intervals as rough."
-        )
-    return sentences
-
-
-def _on_teachers(taught: int, wanted: int) -> list[str]:
-    if taught >= wanted:
-        return []
-    return [
-        f"What features share comes from {taught} of them and not from {wanted}, as where a scale is 0 as far as the data "
-        "tell: intervals of typical scales and spreads are wide. A preview goes on without that, and may look more exact."
-    ]
-
-
-def _on_together(attrs: Mapping[str, Any]) -> list[str]:
-    """Of features that tell less than independent ones would."""
-    taught, effective = attrs["features_of_ratios"], attrs["features_effective"]
-    if effective > GO_TOGETHER * taught:
-        return []
-    return [
-        f"Features go together: {taught} say as much about how noisy scanners are, and how large their biases, as "
-        f"{effective:.0f} independent ones."
-    ]
-
-
-def _counted(reasons: pd.Series) -> str:
-    return ", ".join(f"{name}: {n:,}" for name, n in reasons.value_counts().items())
-
-
-def _on_waiting(leapfrog: Mapping[str, float] | None) -> list[str]:
-    if leapfrog is None or leapfrog["max_over_mean"] <= MOST_WAITING:
-        return []
-    return [
-        f"Features waited for one another: the slowest of a block took {leapfrog['max_over_mean']:.1f} times the mean of "
-        f"{leapfrog['mean']:.1f} leapfrog steps a draw. The results are right, and took longer than they need."
-    ]
-
-
-def _on_approximation(features: pd.DataFrame) -> list[str]:
-    poor = features[~(features["converged"] & (features["khat"] < 0.7))]
-    if not len(poor):
-        return [f"The approximation is good for all {len(features):,} features (Pareto k below 0.7)."]
-    reasons = _counted(poor["reason"].where(~poor["converged"], "Pareto k"))
-    return [f"The approximation is poor for {len(poor):,} of {len(features):,} features ({reasons}): {shorten(poor.index)}."]
-
-
-def _on_dropped(dropped: Mapping[str, str]) -> list[str]:
+def _describe_dropped(dropped: Mapping[str, str]) -> list[str]:
     if not dropped:
         return []
     return [
-        f"Features left out before the fit ({len(dropped):,}): {shorten(dropped, 3)}; the first is "
+        f"Features left out before the fit ({len(dropped):,}): {shorten(dropped, 3)}. Reason for the first: "
         f"{next(iter(dropped.values()))}."
     ]
+
+
+def has_bias_ratios(scanners: pd.DataFrame) -> bool:
+    """Return whether the bias variance ratios (kappa) were estimated; they are 1 otherwise."""
+    return bool((scanners["bias_ratio_q05"] < scanners["bias_ratio_q95"]).any())
+
+
+def render_summary(summary: Summary) -> Group:
+    """Render the summary for a terminal or a text file of 80 columns or more."""
+    from rich.console import Group
+    from rich.text import Text
+
+    about = summary.about
+    counts = (
+        f"{about['n_scans']:,} scans, {about['n_scanners']} scanners, {about['n_features']:,} features, seed {about['seed']}"
+    )
+    return Group(
+        Text.assemble((f"Model {about['model']}", "bold"), f"\n{about['title']}\n{counts}\n"),
+        effect_size_table(summary),
+        hyper_table(summary),
+        scanners_table(summary),
+        bullets("Convergence", summary.diagnostics),
+        bullets("Caveats", summary.notes),
+    )
+
+
+def effect_size_table(summary: Summary) -> Table:
+    """Render the size of each source of variation; in units only where the features may share them."""
+    has_units = summary.effect_sizes["rms"].notna().any()
+    table = make_table(
+        "Size of each source of variation between scans",
+        f"Root mean square of the effects over levels and features, including their uncertainty. {_define_sd(summary)}"
+        + (" Units: those of the features." if has_units else ""),
+        ["source", "in sd", *(["in units"] if has_units else []), "description"],
+    )
+    for family, row in summary.effect_sizes.sort_values("rms_in_sd", ascending=False).iterrows():
+        in_units = [f"{row.rms:.4g}"] if has_units else []
+        default = "component of measurement bias" if family in summary.about["components"] else ""
+        table.add_row(str(family), f"{row.rms_in_sd:.3f}", *in_units, SOURCE_DESCRIPTIONS.get(str(family), default))
+    return table
+
+
+def hyper_table(summary: Summary) -> Table:
+    """Render the hyperparameters with their intervals."""
+    has_offset = summary.about["feature_scaling"] == "per_feature"
+    table = make_table(
+        "Scales over all features, with 90% intervals",
+        "Typical: typical scale, exp(eta), in sd. Spread: sd of log-scales over features, omega"
+        + (", without the offset that all scales of a feature share" if has_offset else "")
+        + f". {_define_sd(summary)}",
+        ["family", "typical", "90% interval", "spread", "90% interval"],
+    )
+    for family, row in summary.hyper.iterrows():
+        cells = [cell for name in ("scale", "spread") for cell in format_with_interval(row, name)]
+        table.add_row(str(family), *cells)
+    return table
+
+
+def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
+    """Render the scanners with the largest bias."""
+    shown = summary.scanners.head(max_rows)
+    kappa = ["kappa"] if has_bias_ratios(summary.scanners) else []
+    title = "Scanners, largest bias first"
+    if len(shown) < len(summary.scanners):
+        title += f" ({len(shown)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
+    table = make_table(
+        title,
+        "Bias: posterior mean, and its posterior sd (±): root mean squares over features, in sd. Noise: noise variance "
+        "ratio (lambda), relative to the average scanner."
+        + (" Kappa: bias variance ratio, relative to the average scanner." if kappa else "")
+        + f" From data: share of the information on the bias that comes from the data, not the prior. {_define_sd(summary)}",
+        ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, "from data"],
+    )
+    for scanner, row in shown.iterrows():
+        share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
+        noise, ratio = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if kappa else []
+        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, share)
+    return table
+
+
+def _define_sd(summary: Summary) -> str:
+    return {
+        "per_feature": "Sd: standard deviation of each feature over the scans.",
+        "common": "Sd: standard deviation over the scans, root mean square over features.",
+    }[summary.about["feature_scaling"]]

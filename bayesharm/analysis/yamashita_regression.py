@@ -1,4 +1,4 @@
-"""One population or several, by the regression of the 2019 study: to be shown beside the posterior, not to be relied on."""
+"""One population or several, by the regression of Yamashita et al. (2019): for comparison with the posterior only."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from bayesharm.errors import InputError
 from bayesharm.model.catalog import load_model
 from bayesharm.results.tables import Tables
 
-NOT_SPECIFIC = (
-    "This method nearly always says several populations, whether there are or not: errors of the estimated measurement bias "
-    "go into the estimated sampling bias, and do not become smaller with the number of people of a site."
+MIN_SITES = 5  # below, the corrected Akaike criterion of the larger model is not defined
+CAVEAT = (
+    "This method is not specific: it nearly always prefers several populations, also where there is only one. Errors of the "
+    "estimated measurement bias enter the estimated sampling bias, and do not shrink with the number of people at a site."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class PopulationRegression(Tables):
-    """Variance over features of the sampling bias of each site against its number of people, as the 2019 study did.
+    """Regression of the variance of a site's sampling bias over features on its number of people.
 
     Attributes
     ----------
     sites : DataFrame by site
-        `n`: people with the reference diagnosis scanned once; `variance` of their estimated sampling bias over features;
-        `one` and `several`: what the two models make of it.
+        `n`, the number of people with the reference diagnosis who did not travel; `variance` of their estimated sampling
+        bias over features; the fitted variance of both models, `one` and `several`.
     models : DataFrame by model
-        ``one``: variance = `slope` / n; ``several``: `slope` / n + `intercept`; and `aicc`, the smaller the better.
+        ``one``: variance = `slope` / n; ``several``: variance = `slope` / n + `intercept`; with the corrected Akaike
+        information criterion `aicc`, smaller is better.
     """
 
     sites: pd.DataFrame
@@ -37,20 +39,20 @@ class PopulationRegression(Tables):
 
     @property
     def several(self) -> bool:
-        """Whether this method prefers several populations."""
+        """Whether the corrected Akaike criterion prefers several populations."""
         return bool(self.models.aicc["several"] < self.models.aicc["one"])
 
     def __str__(self) -> str:
-        verdict = "several populations" if self.several else "one population"
-        return f"{self.sites}\n\n{self.models}\n\n{verdict} (regression of the 2019 study). {NOT_SPECIFIC}"
+        conclusion = "several populations" if self.several else "one population"
+        return f"{self.sites}\n\n{self.models}\n\n{conclusion} (regression of the 2019 study). {CAVEAT}"
 
 
 def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None) -> PopulationRegression:
-    """One population or several, by the regression of the 2019 study: not specific, see :data:`NOT_SPECIFIC`.
+    """Compare one population with several by the regression of Yamashita et al. (2019); not specific, see :data:`CAVEAT`.
 
     If all sites sample one population, the variance over features of a site's mean is inversely proportional to its number
-    of people; if each samples its own, something is added that does not depend on it. Least squares over sites; the
-    corrected Akaike criterion of both.
+    of people. If each site samples its own population, a constant is added. Both models are fitted by least squares over
+    sites and compared by the corrected Akaike information criterion.
 
     Parameters
     ----------
@@ -60,35 +62,35 @@ def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: st
     Raises
     ------
     InputError
-        People of the reference diagnosis come from fewer than five sites: the criterion is not defined.
+        People with the reference diagnosis come from fewer than five sites: the criterion is not defined.
     ModelError
         As for :func:`yamashita2019`.
     """
-    found = yamashita2019(dataset, ridge=ridge, reference=reference)
-    chosen = reference or load_model(MODEL).reference
+    estimates = yamashita2019(dataset, ridge=ridge, reference=reference)
+    diagnosis = reference or load_model(MODEL).reference
     scans, travels = dataset.scans, dataset.scans.groupby("participant_id")["scanner"].transform("nunique") > 1
-    is_chosen = ~travels & (scans["diagnosis"] == chosen if "diagnosis" in scans else True)
-    per_site = scans[is_chosen].groupby("site")["participant_id"].nunique()
-    populations = found.populations
+    is_included = ~travels & (scans["diagnosis"] == diagnosis if "diagnosis" in scans else True)
+    per_site = scans[is_included].groupby("site")["participant_id"].nunique()
+    populations = estimates.populations
     if "diagnosis" in scans:
-        populations = populations[populations["diagnosis"] == chosen]
+        populations = populations[populations["diagnosis"] == diagnosis]
     count = populations["site"].map(per_site).dropna().astype(int).sort_index()
-    there = list(count.index)
-    if len(there) < 5:
+    sites = list(count.index)
+    if len(sites) < MIN_SITES:
         raise InputError(
             "There are too few sites for this regression.",
-            got=f"people of {chosen} who did not travel from {len(there)} sites",
-            expected="five sites or more",
-            do="leave method out: the posterior works with two sites",
+            got=f"{diagnosis} who did not travel from {len(sites)} sites",
+            expected=f"at least {MIN_SITES} sites",
+            do="leave the method out: the posterior needs only two sites",
         )
-    n, variance = count[there].to_numpy(float), found.effects["sampling"].loc[there].var(axis=1).to_numpy()
-    table = pd.DataFrame({"n": count[there], "variance": variance})
+    n, variance = count[sites].to_numpy(float), estimates.effects["sampling"].loc[sites].var(axis=1).to_numpy()
+    table = pd.DataFrame({"n": count[sites], "variance": variance})
     rows = {}
     for name, columns in (("one", [1 / n]), ("several", [1 / n, np.ones_like(n)])):
         x = np.stack(columns, axis=1)
         coefficients = np.linalg.lstsq(x, variance, rcond=None)[0]
         table[name] = x @ coefficients
-        k, sites = len(columns) + 1, len(n)  # and the residual variance
-        aicc = sites * np.log(((variance - table[name]) ** 2).mean()) + 2 * k + 2 * k * (k + 1) / (sites - k - 1)
+        k, n_sites = len(columns) + 1, len(n)  # k counts the residual variance too
+        aicc = n_sites * np.log(((variance - table[name]) ** 2).mean()) + 2 * k + 2 * k * (k + 1) / (n_sites - k - 1)
         rows[name] = {"slope": coefficients[0], "intercept": coefficients[1] if k > 2 else 0.0, "aicc": aicc}
     return PopulationRegression(table.rename_axis("site"), pd.DataFrame(rows).T.rename_axis("model"))

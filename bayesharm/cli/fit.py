@@ -172,6 +172,6 @@ def fit(
     from bayesharm.analysis.summary import summarize
 
     result = summarize(posterior)
-    for sentence in (*result.verdicts, *result.notes):
+    for sentence in (*result.diagnostics, *result.notes):
         typer.echo(sentence)
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {out}")

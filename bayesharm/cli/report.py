@@ -47,9 +47,9 @@ def report(
 
 def _test_populations(posterior: Any) -> Any:
     from bayesharm.algorithms.programs import cache_programs
-    from bayesharm.analysis.population_structure import find_populations
+    from bayesharm.analysis.population_structure import compare_populations
     from bayesharm.cli.progress_bar import ProgressBar
 
     cache_programs()
     with ProgressBar() as progress:
-        return find_populations(posterior, progress=progress)
+        return compare_populations(posterior, progress=progress)

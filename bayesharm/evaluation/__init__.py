@@ -1,1 +1,1 @@
-"""How well methods harmonize scans that they have not seen."""
+"""Evaluation of harmonization methods on people and visits that their fits have not seen."""

@@ -1,4 +1,4 @@
-"""An evaluation in words: what is better by more than a standard error, and where all methods are equal."""
+"""Conclusions of an evaluation: differences between methods of more than one standard error, in sentences."""
 
 from __future__ import annotations
 
@@ -8,89 +8,87 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.errors import listed
+from bayesharm.evaluation.result import BAYESHARM, MODEL_PREDICTION
 
-BAYESHARM, NONE = "bayesharm", "none"
-SAID = {
-    "prediction_rmse": "In predicting scans of people that no model had seen from their other scans",
-    "visit_rmse": "In predicting visits that were left out from the person's other visits",
+# Beginning of the sentence on each measure, the most important first.
+TASKS = {
+    "prediction_rmse": "In predicting scans of people who are not in the fit from their other scans",
+    "visit_rmse": "In predicting held-out visits from the person's other visits",
     "share_removed": "In removing differences between scanners",
     "icc": "In the intraclass correlation of people",
     "identification": "In recognizing people on another scanner",
     "scanner_accuracy": "In hiding the scanner from a classifier",
 }
-LITTLE = 0.05  # of the variance between a person's scans: less to remove is hardly worth it
+NONE = "none"  # the method that corrects nothing
+LITTLE = 0.05  # share of the variance between a person's scans below which harmonizing can hardly help
 
 
-def say_verdict(table: pd.DataFrame, methods: pd.DataFrame, about: Mapping[str, Any]) -> tuple[str, ...]:
-    """Sentences on the tables of an evaluation, the most important first.
+def draw_conclusions(measures: pd.DataFrame, methods: pd.DataFrame, about: Mapping[str, Any]) -> tuple[str, ...]:
+    """State which methods differ, the most important measure first.
 
-    A method is called better where the difference is more than one standard error, over people.
+    A method is called better where the difference exceeds one standard error over people.
 
     Parameters
     ----------
-    table : DataFrame
-        By measure and method, as in `Evaluation.measures`.
-    methods : DataFrame
-        By method, with `notes`.
+    measures, methods : DataFrame
+        As in :class:`bayesharm.Evaluation`.
     about : dict
     """
-    sentences = [*_on_removable(table)]
-    for measure, said in SAID.items():
-        sentences += _compare(table, measure, said)
-    if ("visit_coverage", f"{BAYESHARM}, own prediction") in table.index:
-        row = table.loc[("visit_coverage", f"{BAYESHARM}, own prediction")]
-        sentences.append(f"90% intervals of visits that were left out hold {_percent(row.value, row.se)} of them.")
-    if left := [name for name in methods.index if name not in table.index.get_level_values("method")]:
-        sentences.append(f"Not compared, see the notes: {listed(left)}.")
+    sentences = [*_on_removable(measures)]
+    for measure, task in TASKS.items():
+        sentences += _compare(measures, measure, task)
+    if ("visit_coverage", MODEL_PREDICTION) in measures.index:
+        row = measures.loc[("visit_coverage", MODEL_PREDICTION)]
+        sentences.append(f"The 90% prediction intervals of bayesharm cover {_percent(row)} of the held-out visits.")
+    if absent := [name for name in methods.index if name not in measures.index.get_level_values("method")]:
+        sentences.append(f"Not compared, see the caveats: {listed(absent)}.")
     if about["preview"]:
-        sentences.append("bayesharm was fitted by its preview.")
+        sentences.append("The fits of bayesharm are previews.")
     return tuple(sentences)
 
 
-def _on_removable(table: pd.DataFrame) -> list[str]:
-    """How much of what differs between a person's scans is the scanners'."""
-    if ("between_scanner_sd", NONE) not in table.index or ("noise_floor", "") not in table.index:
+def _on_removable(measures: pd.DataFrame) -> list[str]:
+    """State the share of the variance between a person's scans that exceeds noise: all that harmonizing can remove."""
+    if ("between_scanner_sd", NONE) not in measures.index or ("noise_floor", "") not in measures.index:
         return []
-    between, floor = table.loc[("between_scanner_sd", NONE)], table.loc[("noise_floor", "")]
+    between, floor = measures.loc[("between_scanner_sd", NONE)], measures.loc[("noise_floor", "")]
     share = 1 - (floor.value / between.value) ** 2
-    words = f"Of the variance between scans of one person on two scanners, {max(share, 0):.0%} is more than noise"
+    sentence = f"Of the variance between scans of one person on two scanners, {max(share, 0):.0%} exceeds noise"
     if share < LITTLE:
-        return [f"{words}: there is little to remove, and methods can hardly differ in that."]
-    return [f"{words}."]
+        return [f"{sentence}: there is little to remove, and methods can hardly differ in that."]
+    return [f"{sentence}."]
 
 
-def _compare(table: pd.DataFrame, measure: str, said: str) -> list[str]:
-    if measure not in table.index.get_level_values("measure") or (measure, BAYESHARM) not in table.index:
+def _compare(measures: pd.DataFrame, measure: str, task: str) -> list[str]:
+    """State which methods are better than bayesharm, or that it is best, or which are as good."""
+    if (measure, BAYESHARM) not in measures.index:
         return []
-    found = table.loc[measure]
-    others = found.drop(index=[BAYESHARM, *[name for name in found.index if name.startswith(f"{BAYESHARM},")]])
-    others = others[others.better.notna()]
+    table = measures.loc[measure]
+    is_variant = table.index.str.startswith(f"{BAYESHARM},")
+    others = table[~is_variant & (table.index != BAYESHARM) & table.better.notna()]
     if others.empty:
         return []
-    ahead = others[others.better > others.better_se]
-    behind = others[others.better < -others.better_se]
-    own = f"bayesharm {_number(measure, found.loc[BAYESHARM].value, found.loc[BAYESHARM].se)}"
+    bayesharm = _with_value(table, BAYESHARM, measure)
+    ahead = others.index[others.better > others.better_se]
+    behind = others.index[others.better < -others.better_se]
     if len(ahead):
-        named = listed(f"{name} {_number(measure, row.value, row.se)}" for name, row in ahead.iterrows())
-        beside = [
-            f"{name} {_number(measure, row.value, row.se)}"
-            for name, row in found.iterrows()
-            if name.startswith(f"{BAYESHARM},")
-        ]
-        more = f" Beside them: {listed(beside)}." if beside else ""
-        return [f"{said}, better than {own} by more than one standard error: {named}.{more}"]
+        variants = [_with_value(table, name, measure) for name in table.index[is_variant]]
+        also = f" For comparison: {listed(variants)}." if variants else ""
+        better = listed(_with_value(table, name, measure) for name in ahead)
+        return [f"{task}, better than {bayesharm} by more than one standard error: {better}.{also}"]
     if len(behind) == len(others):
-        best = others.better.idxmax()
-        return [f"{said}, {own} is better than every other by more than one standard error; the next is {best} "
-                f"{_number(measure, others.value[best], others.se[best])}."]  # fmt: skip
-    equal = [str(name) for name in others.index[others.better_se.notna()] if name not in behind.index]
-    near = f"; within one standard error of it: {listed(equal)}" if equal else ""
-    return [f"{said}, no method is better than {own}{near}."]
+        second = _with_value(table, str(others.better.idxmax()), measure)
+        return [f"{task}, {bayesharm} is better than every other method by more than one standard error; next is {second}."]
+    equal = [str(name) for name in others.index[others.better_se.notna()] if name not in behind]
+    near = f"; within one standard error: {listed(equal)}" if equal else ""
+    return [f"{task}, no method is better than {bayesharm}{near}."]
 
 
-def _number(measure: str, value: float, se: float) -> str:
-    return f"({_percent(value, se)})" if "rmse" not in measure else f"({value:.3f} ± {se:.3f})"
+def _with_value(table: pd.DataFrame, name: str, measure: str) -> str:
+    """Name a method with its value and standard error."""
+    row = table.loc[name]
+    return f"{name} ({f'{row.value:.3f} ± {row.se:.3f}' if 'rmse' in measure else _percent(row)})"
 
 
-def _percent(value: float, se: float) -> str:
-    return f"{value:.1%} ± {se:.1%}"
+def _percent(row: pd.Series) -> str:
+    return f"{row.value:.1%} ± {row.se:.1%}"

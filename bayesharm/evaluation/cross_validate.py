@@ -1,26 +1,26 @@
-"""How well methods harmonize people and visits that they have not seen, on a study of one's own."""
+"""Cross-validation of harmonization methods on a study of travelers, by held-out people and held-out visits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bayesharm.baselines import METHODS, Fitted, available_methods, get_method
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.evaluation.bayesharm_method import BayesFitted
-from bayesharm.evaluation.conclusions import say_verdict
-from bayesharm.evaluation.cross_validation import BAYESHARM, CrossValidation
-from bayesharm.evaluation.result import Evaluation
+from bayesharm.evaluation.conclusions import draw_conclusions
+from bayesharm.evaluation.fold_evaluation import FoldEvaluation
+from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.fitting.fit import configure_model, fit
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
 
-FITS_KEPT = 3  # whose programs are kept, some hundred MB each: few of them serve another part of the study
+# Fits of bayesharm after which compiled programs are dropped: they take some 100 MB each, and few serve another fold.
+FITS_PER_CACHE = 3
 
 
 def cross_validate(
@@ -38,33 +38,33 @@ def cross_validate(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Leave people out, and visits, fit every method to the rest, and measure what it does for those.
+    """Fit every method to a part of the study, and measure harmonization and prediction of the rest.
 
-    *People*: each half (or other part) of the people is harmonized by models of the others, travelers and those scanned once
-    alike; measures are of one fit at a time, and then averaged. *Visits*: those of travelers are left out in turn, and
-    predicted from the same person's scans on other scanners.
+    *Held-out people*: the people are divided into folds, travelers and people scanned once alike; each fold is harmonized by
+    fits to the others. Measures are computed in each fold and then averaged. *Held-out visits*: visits of travelers are left
+    out in turn, and predicted from the same person's scans on other scanners.
 
     Parameters
     ----------
     dataset : Dataset
-        With people who traveled.
+        With travelers.
     methods : sequence of str, optional
-        Names of :data:`bayesharm.baselines.METHODS` and `bayesharm`; by default all that can be run here.
+        Names from :data:`bayesharm.baselines.METHODS`, and `bayesharm`; by default all that are installed.
     model, reference
-        Of :func:`bayesharm.fit`.
+        As in :func:`bayesharm.fit`.
     covariates : sequence of str
-        Columns whose effects are to be preserved; diagnosis is one where the table has it.
+        Columns whose effects are to be preserved, in addition to the diagnosis where the table has one.
     folds : int
-        Parts of the people. Measures that need many people at once (identification, accuracy of a classifier) suffer from
-        many parts, as what is learned suffers from few.
+        Folds of people. With more folds the fits have more data, but measures that need many people at once
+        (identification, accuracy of the classifier) have fewer.
     repeats : int
-        How often people are divided anew.
+        Number of random divisions into folds.
     visit_folds : int
-        Parts of the visits, at most as many as somebody has.
+        Folds of visits; at most the number of visits of some traveler.
     preview : bool
-        Fit bayesharm by its approximation: quicker.
+        Fit bayesharm by its quick approximation.
     seed : int
-        Of divisions and fits.
+        Seed of the divisions and fits.
     progress : callable, optional
         Receives progress (:class:`bayesharm.progress.Progress`).
     **settings
@@ -81,67 +81,87 @@ def cross_validate(
     """
     check_type(dataset, Dataset, "evaluate", "load_dataset")
     progress = progress or no_progress
-    covariates = [covariates] if isinstance(covariates, str) else list(covariates)
-    methods = [methods] if isinstance(methods, str) else methods
-    for name, number, least in (("folds", folds, 2), ("repeats", repeats, 1), ("visit_folds", visit_folds, 2)):
-        if number < least:
-            raise InputError(f"{name} is too small.", got=str(number), expected=f"at least {least}", do=f"correct {name}")
-    preserved = [*dict.fromkeys([*(["diagnosis"] if _several(dataset.scans, "diagnosis") else []), *covariates])]
-    if absent := [name for name in preserved if name not in dataset.scans]:
-        raise InputError(
-            f"The scans table has no covariate {shorten(absent)}.",
-            got=f"columns {shorten(dataset.scans.columns, 30)}",
-            expected="covariates that are columns",
-            do="correct the covariates",
-        )
-    wanted = list(methods) if methods is not None else [*available_methods(), BAYESHARM]
-    if not wanted:
-        raise InputError("There is nothing to evaluate.", got="no method", expected="one or more", do="name some methods")
-    if unknown := [name for name in wanted if name not in (*METHODS, BAYESHARM)]:
-        raise InputError(
-            "There is no such method.",
-            got=shorten(unknown),
-            expected=f"some of {', '.join((BAYESHARM, *METHODS))}",
-            do="correct the methods",
-        )
-    fitters = {name: None if name == BAYESHARM else get_method(name).fit for name in wanted}
+    names = _as_list(methods) if methods is not None else [*available_methods(), BAYESHARM]
+    _check_options(names, folds=folds, repeats=repeats, visit_folds=visit_folds)
+    preserved = _preserved(dataset, _as_list(covariates))
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
-    own = [name for name in preserved if name != "diagnosis"]
-    if BAYESHARM in wanted:  # an error in its options is to be seen before the work, and not as that of each fit
-        chosen = {name: settings[name] for name in ("protocol", "feature_scaling") if name in settings}
-        configure_model(model, dataset, covariates=own, reference=reference, **chosen)
+    options["covariates"] = [name for name in preserved if name != "diagnosis"]  # which the model has anyway
+    if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
+        checked = {name: options[name] for name in ("protocol", "feature_scaling") if name in options}
+        configure_model(model, dataset, covariates=options["covariates"], reference=reference, **checked)
 
-    def fit_method(name: str, train: Dataset) -> Fitted:
-        if (fitter := fitters[name]) is not None:
-            return fitter(train, preserved)
-        if len(work.seconds[BAYESHARM]) % FITS_KEPT == FITS_KEPT - 1:
-            from bayesharm.algorithms.programs import clear_all
-
-            clear_all()
-        return BayesFitted(fit(train, covariates=own, **options))
-
-    rng, work = np.random.default_rng(seed), CrossValidation(dataset, fit_method, wanted, preserved, reference or "HC")
-    n_parts = repeats * folds + visit_folds
+    fit_method = _make_fitter(names, preserved, options)
+    evaluation = FoldEvaluation(dataset, fit_method, names, preserved, reference or "HC")
+    rng, n_parts = np.random.default_rng(seed), repeats * folds + visit_folds
     for repeat in range(repeats):
         fold = split_people(dataset.scans, folds, rng)
         for k in range(folds):
-            progress("people left out", repeat * folds + k, n_parts, "")
-            work.leave_people_out(fold == k)
+            progress("held-out people", repeat * folds + k, n_parts, "")
+            evaluation.leave_people_out(fold == k)
     fold = split_visits(dataset.scans, visit_folds, rng)
     for k in range(visit_folds):
-        progress("visits left out", repeats * folds + k, n_parts, "")
-        work.leave_visits_out(fold == k)
-    progress("visits left out", n_parts, n_parts, "done")
-    if not work.found:
-        told = "; ".join(f"{name}: {' '.join(notes)}" for name, notes in work.notes.items() if notes)
-        raise InputError("No method could be evaluated.", got=told, do="correct what is wrong with one of them")
-    table, by_method = work.tables()
+        progress("held-out visits", repeats * folds + k, n_parts, "")
+        evaluation.leave_visits_out(fold == k)
+    progress("held-out visits", n_parts, n_parts, "done")
+    if not evaluation.measures:
+        reasons = "; ".join(f"{name}: {' '.join(notes)}" for name, notes in evaluation.notes.items() if notes)
+        raise InputError("No method could be evaluated.", got=reasons, do="resolve the problem of at least one method")
+    measures, by_method = evaluation.tables()
     about = {
         "n_scans": len(dataset.scans), "n_features": dataset.features.n_features, "folds": folds, "repeats": repeats,
         "visit_folds": visit_folds, "covariates": preserved, "preview": preview,
     }  # fmt: skip
-    return Evaluation(table, by_method, about, say_verdict(table, by_method, about))
+    return Evaluation(measures, by_method, about, draw_conclusions(measures, by_method, about))
 
 
-def _several(scans: pd.DataFrame, name: str) -> bool:
-    return name in scans and scans[name].nunique() > 1
+def _as_list(names: Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _check_options(methods: Sequence[str], *, folds: int, repeats: int, visit_folds: int) -> None:
+    for name, number, least in (("folds", folds, 2), ("repeats", repeats, 1), ("visit_folds", visit_folds, 2)):
+        if number < least:
+            raise InputError(f"{name} is too small.", got=str(number), expected=f"at least {least}", do=f"correct {name}")
+    if not methods:
+        raise InputError("There is no method to evaluate.", got="an empty list", expected="at least one", do="name a method")
+    if unknown := [name for name in methods if name not in (*METHODS, BAYESHARM)]:
+        raise InputError(
+            "There is no such method.",
+            got=shorten(unknown),
+            expected=f"one or more of {', '.join((BAYESHARM, *METHODS))}",
+            do="correct the methods",
+        )
+
+
+def _preserved(dataset: Dataset, covariates: list[str]) -> list[str]:
+    """Return the columns whose effects methods should preserve: the diagnosis, if there are several, and the covariates."""
+    scans = dataset.scans
+    diagnosis = ["diagnosis"] if "diagnosis" in scans and scans["diagnosis"].nunique() > 1 else []
+    preserved = [*dict.fromkeys([*diagnosis, *covariates])]
+    if absent := [name for name in preserved if name not in scans]:
+        raise InputError(
+            f"The scans table has no covariate {shorten(absent)}.",
+            got=f"columns {shorten(scans.columns, 30)}",
+            expected="covariates that are columns of the table",
+            do="correct the covariates",
+        )
+    return preserved
+
+
+def _make_fitter(names: list[str], preserved: list[str], options: dict[str, Any]) -> Callable[[str, Dataset], Fitted]:
+    """Return a function that fits the method of a name to training scans."""
+    fitters = {name: get_method(name).fit for name in names if name != BAYESHARM}
+    n_fits = 0
+
+    def fit_method(name: str, training: Dataset) -> Fitted:
+        nonlocal n_fits
+        if name != BAYESHARM:
+            return fitters[name](training, preserved)
+        n_fits += 1
+        if n_fits % FITS_PER_CACHE == 0:
+            from bayesharm.algorithms.programs import clear_all
+
+            clear_all()
+        return BayesFitted(fit(training, **options))
+
+    return fit_method

@@ -1,8 +1,8 @@
-"""The result of an evaluation, and its rendering as tables."""
+"""Result of an evaluation, and its rendering as tables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,28 +13,33 @@ from bayesharm.results.tables import Tables
 if TYPE_CHECKING:
     from rich.console import Group
 
+# Names of bayesharm among the methods: harmonized data, those with the scanners' noise matched, and predictions of raw scans
+BAYESHARM = "bayesharm"
+MATCHED_NOISE = f"{BAYESHARM}, matched noise"
+MODEL_PREDICTION = f"{BAYESHARM}, prediction"
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Tables):
-    """What methods do for scans that they have not seen.
+    """Measures of harmonization methods on held-out people and visits.
 
     Attributes
     ----------
-    measures : DataFrame
-        By ``measure`` and ``method``: ``value``, ``se`` (jackknife over people), ``chance`` where there is one, ``better``
-        (how much better than bayesharm: positive is better) and ``better_se``, ``n_scans`` and ``n_features``.
-    methods : DataFrame
-        By ``method``: ``seconds`` of a fit in the mean, and ``notes``: what it could not use or correct.
+    measures : DataFrame by measure and method
+        `value` and `se` (jackknife over people); `chance`, the value by chance where there is one; `better`, the advantage
+        over bayesharm (positive: better than bayesharm) and `better_se`; `n_scans` and `n_features`.
+    methods : DataFrame by method
+        `seconds` of a fit (mean), and `notes` on scans that the method could not use or correct.
     about : dict
-        The study, and how it was divided.
-    verdict : tuple of str
-        What that says, in words.
+        Size of the study, folds, covariates, `preview`.
+    conclusions : tuple of str
+        Sentences, the most important first.
     """
 
     measures: pd.DataFrame
     methods: pd.DataFrame
     about: dict[str, Any]
-    verdict: tuple[str, ...] = field(default=())
+    conclusions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return as_text(self)
@@ -43,60 +48,63 @@ class Evaluation(Tables):
         return render_evaluation(self)
 
 
-COLUMNS = {
+HARMONIZATION_COLUMNS = {
     "between_scanner_sd": "between", "share_removed": "removed", "icc": "ICC", "identification": "identified",
-    "scanner_accuracy": "found",
+    "scanner_accuracy": "classified",
 }  # fmt: skip
+PREDICTION_MEASURES = ("prediction_rmse", "visit_rmse")
 
 
-def render_evaluation(found: Evaluation) -> Group:
-    """What methods do for people and visits that were left out, and a verdict."""
+def render_evaluation(evaluation: Evaluation) -> Group:
+    """Render harmonization and prediction of held-out people and visits, conclusions and caveats."""
     from rich.console import Group
 
-    table, about = found.measures, found.about
-    parts = f"{about['folds']} parts, {about['repeats']} times"
-    first = make_table(
-        "People left out",
-        f"± standard error over people; {parts}. Between: rms difference of one person's scans over √2, in sd of a "
-        f"feature{_floor(table)}. Removed: share of what of its square is not noise. ICC: of people, median over features. "
-        f"Identified: found on another scanner among all people{_chance(table, 'identification')}. Found: the scanner, by a "
-        f"classifier{_chance(table, 'scanner_accuracy')}.",
-        ["method", *COLUMNS.values()],
+    table, about = evaluation.measures, evaluation.about
+    repeats = f", {about['repeats']} divisions" if about["repeats"] > 1 else ""
+    harmonization = make_table(
+        "Harmonization of held-out people",
+        f"± standard error over people; {about['folds']} folds{repeats}. Between: rms difference "
+        f"between a person's scans on two scanners over √2, in sd of a feature{_floor(table)}. Removed: share of the excess "
+        "of its square over noise that is removed. ICC: intraclass correlation, median over features. Identified: people "
+        f"recognized among all on another scanner{_chance(table, 'identification')}. Classified: scanners recognized by a "
+        f"classifier{_chance(table, 'scanner_accuracy')}; less is better.",
+        ["method", *HARMONIZATION_COLUMNS.values()],
     )
-    second = make_table(
-        "Predicting scans from the same person's other scans",
-        "Root mean square error in sd of a feature, and how much smaller it is than that of bayesharm ± standard error of "
-        "the difference; of people whom no model had seen, and of visits left out of people who were. Seconds: of a fit.",
-        ["method", "people", "better by", "visits", "better by", "seconds"],
+    prediction = make_table(
+        "Prediction of scans from the same person's other scans",
+        "Root mean square error in sd of a feature, and its advantage over bayesharm ± standard error of the difference. "
+        "People: not in the fit. Visits: held-out visits of people in the fit. Seconds: time of a fit.",
+        ["method", "people", "advantage", "visits", "advantage", "seconds"],
     )
     for method in dict.fromkeys(table.index.get_level_values("method")):
-        if method and any((measure, method) in table.index for measure in COLUMNS):
-            first.add_row(method, *(_cell(table, measure, method) for measure in COLUMNS))
-    for method in dict.fromkeys(table.index.get_level_values("method")):
-        if method and any((measure, method) in table.index for measure in ("prediction_rmse", "visit_rmse")):
-            cells = [cell for measure in ("prediction_rmse", "visit_rmse") for cell in _with_gap(table, measure, method)]
-            seconds = found.methods.seconds.get(method)
-            second.add_row(method, *cells, "" if pd.isna(seconds) else f"{seconds:.1f}")
-    notes = [f"{name}: {row.notes}" for name, row in found.methods.iterrows() if row.notes]
-    return Group(first, second, bullets("Verdict", found.verdict), bullets("Beware", notes))
+        if not method:  # the noise floor
+            continue
+        if any((measure, method) in table.index for measure in HARMONIZATION_COLUMNS):
+            harmonization.add_row(method, *(_cell(table, measure, method) for measure in HARMONIZATION_COLUMNS))
+        if any((measure, method) in table.index for measure in PREDICTION_MEASURES):
+            cells = [cell for measure in PREDICTION_MEASURES for cell in _with_advantage(table, measure, method)]
+            seconds = evaluation.methods.seconds.get(method)
+            prediction.add_row(method, *cells, "" if pd.isna(seconds) else f"{seconds:.1f}")
+    caveats = [f"{name}: {row.notes}" for name, row in evaluation.methods.iterrows() if row.notes]
+    return Group(harmonization, prediction, bullets("Conclusions", evaluation.conclusions), bullets("Caveats", caveats))
 
 
 def _cell(table: pd.DataFrame, measure: str, method: str) -> str:
     if (measure, method) not in table.index:
         return ""
     row = table.loc[(measure, method)]
-    return f"{row.value:.3f}{_beside(row.se, 3)}"
+    return f"{row.value:.3f}{_plus_minus(row.se, 3)}"
 
 
-def _beside(se: float, digits: int) -> str:
+def _plus_minus(se: float, digits: int) -> str:
     return "" if pd.isna(se) else f" ±{se:.{digits}f}".replace("±0.", "±.")
 
 
-def _with_gap(table: pd.DataFrame, measure: str, method: str) -> tuple[str, str]:
+def _with_advantage(table: pd.DataFrame, measure: str, method: str) -> tuple[str, str]:
     if (measure, method) not in table.index:
         return "", ""
     row = table.loc[(measure, method)]
-    return f"{row.value:.3f}", "" if pd.isna(row.better) else f"{row.better:+.4f}{_beside(row.better_se, 4)}"
+    return f"{row.value:.3f}", "" if pd.isna(row.better) else f"{row.better:+.4f}{_plus_minus(row.better_se, 4)}"
 
 
 def _floor(table: pd.DataFrame) -> str:

@@ -1,1 +1,1 @@
-"""Figures, sections and the HTML report."""
+"""Figures and the report of a run."""

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing besides itself."""
+"""Report of a run as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pandas as pd
 from bayesharm.errors import RunFolderError
 from bayesharm.reporting.plots import RunView
 from bayesharm.reporting.plots.style import save_figure
-from bayesharm.reporting.run_view import find
-from bayesharm.reporting.sections import MOST_ROWS, SECTIONS, Section
+from bayesharm.reporting.run_view import as_run_view
+from bayesharm.reporting.sections import SECTIONS, Section
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -42,30 +42,32 @@ nav a { margin-right: 1rem; } .small { font-size: 13px; color: #555; }
 </head>
 <body>
 <h1>$title</h1>
-$remark
+$preview_notice
 <nav>$contents</nav>
 $sections
-<p class="small">Intervals are 90%. Effects are counted from the mean of the levels that share a scale, those of diagnoses
-from the reference. Made by bayesharm $version from $made_from.</p>
+<p class="small">Intervals are 90%. Effects are centered over the levels that share a scale; those of diagnoses are relative
+to the reference. Made by bayesharm $version from $made_from.</p>
 </body>
 </html>
 """)
 
-HEADINGS = {
+MAX_ROWS = 25  # rows of a table; the commands write complete tables
+COLUMN_TITLES = {
     "tau": "scale of the population", "finite_sd": "sd of the effects", "rms": "bias (rms over features)",
-    "noise_ratio": "noise (variance ratio)", "bias_ratio": "prior size (variance ratio)",
-    "from_data": "known from the data", "n_scanners": "scanners",
+    "noise_ratio": "noise variance ratio (lambda)", "bias_ratio": "bias variance ratio (kappa)",
+    "from_data": "share from the data", "n_scanners": "scanners",
+    "log_bayes_factor_some": "log Bayes factor, some", "log_bayes_factor_all": "log Bayes factor, all",
     "scale": "typical scale", "spread": "spread over features", "percent": "contribution (%)",
 }  # fmt: skip
 
 
 def write_report(run: Posterior | RunView, out: str | Path) -> Path:
-    """Write what a run has found into one HTML file: words, tables and figures.
+    """Write the report of a run, sentences, tables and figures, as one HTML file.
 
     Parameters
     ----------
-    run : Posterior or Findings
-        The latter with tables of edges, networks and coordinates, for sections on regions.
+    run : Posterior or RunView
+        A view may have tables of edges, networks and coordinates, for a section on brain regions.
     out : path
         Must not exist.
 
@@ -79,7 +81,7 @@ def write_report(run: Posterior | RunView, out: str | Path) -> Path:
         The file exists, or cannot be written.
     """
     out = Path(out)
-    page = render_report(find(run))
+    page = render_report(as_run_view(run))
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(page)
@@ -90,24 +92,25 @@ def write_report(run: Posterior | RunView, out: str | Path) -> Path:
     return out
 
 
-def render_report(found: RunView) -> str:
-    """The report as HTML."""
-    told = [section for tell in SECTIONS if (section := tell(found)) is not None]
-    remark = found.posterior.preview_notice
+def render_report(view: RunView) -> str:
+    """Render the report as HTML."""
+    about, notice = view.summary.about, view.posterior.preview_notice
+    counts = f"{about['n_scans']:,} scans, {about['n_scanners']:,} scanners, {about['n_features']:,} features"
+    sections = [section for describe in SECTIONS if (section := describe(view)) is not None]
     return PAGE.substitute(
-        title=escape(f"What a run of the model {found.posterior.spec.name} has found"),
-        remark=f'<p class="preview">{escape(remark)} Sizes of sources are not part of it.</p>' if remark else "",
-        contents=" ".join(f'<a href="#s{k}">{escape(section.title)}</a>' for k, section in enumerate(told)),
-        sections="\n".join(_render(section, k) for k, section in enumerate(told)),
-        made_from="the run folder alone" if found.populations is None else "the run folder, and populations from the data",
-        version=escape(str(found.posterior.run["versions"].get("bayesharm", "?"))),
+        title=escape(f"Harmonization report: {counts}"),
+        preview_notice=f'<p class="preview">{escape(notice)} The report has no variance components.</p>' if notice else "",
+        contents=" ".join(f'<a href="#s{k}">{escape(section.title)}</a>' for k, section in enumerate(sections)),
+        sections="\n".join(_render(section, k) for k, section in enumerate(sections)),
+        made_from="the run folder" if view.populations is None else "the run folder and, for the populations, the data",
+        version=escape(str(view.posterior.run["versions"].get("bayesharm", "?"))),
     )
 
 
 def _render(section: Section, k: int) -> str:
     parts = [f'<h2 id="s{k}">{escape(section.title)}</h2>', f"<p>{escape(' '.join(section.sentences))}</p>"]
-    if section.remarks:
-        parts.append("<ul>" + "".join(f"<li>{escape(remark)}</li>" for remark in section.remarks) + "</ul>")
+    if section.caveats:
+        parts.append("<ul>" + "".join(f"<li>{escape(caveat)}</li>" for caveat in section.caveats) + "</ul>")
     parts += [_embed(figure, section.title) for figure in section.figures]
     if section.table is not None:
         parts.append(_table(section.table))
@@ -122,23 +125,23 @@ def _embed(figure: Figure, title: str) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """Numbers with three digits, each with its interval beside it; of many rows the first."""
-    shown, cells = table.head(MOST_ROWS), {}
+    """Render the first rows, numbers with three significant digits, each with its interval beside it."""
+    shown, cells = table.head(MAX_ROWS), {}
     for name in map(str, table.columns):
         if name.endswith(("_q05", "_q95")):
             continue
-        cells[name] = [_number(value) for value in shown[name]]
+        cells[name] = [_format(value) for value in shown[name]]
         low, high = f"{name}_q05", f"{name}_q95"
         if low in table:
-            pairs = zip(shown[low], shown[high], strict=True)
-            cells[f"{HEADINGS.get(name, name)}, 90% interval"] = [f"{_number(one)} to {_number(two)}" for one, two in pairs]
+            limits = zip(shown[low], shown[high], strict=True)
+            cells[f"{COLUMN_TITLES.get(name, name)}, 90% interval"] = [f"{_format(a)} to {_format(b)}" for a, b in limits]
     frame = pd.DataFrame(cells, index=shown.index.rename(None))
-    frame.columns = pd.Index([HEADINGS.get(name, name.replace("_", " ")) for name in frame.columns])
-    more = f'<p class="small">{MOST_ROWS} of {len(table):,} rows.</p>' if len(table) > MOST_ROWS else ""
+    frame.columns = pd.Index([COLUMN_TITLES.get(name, name.replace("_", " ")) for name in frame.columns])
+    more = f'<p class="small">{MAX_ROWS} of {len(table):,} rows.</p>' if len(table) > MAX_ROWS else ""
     return f'<div class="scroll">{frame.to_html(escape=True, border=0)}</div>{more}'
 
 
-def _number(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:#.3g}".removesuffix(".") if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)

@@ -13,7 +13,6 @@ from bayesharm.errors import InputError, RunFolderError, shorten
 from bayesharm.results.run_folder import run_state
 
 FORMATS = ("csv", "parquet")
-PREVIEW_KEYS = ("preview", "preview_notice", "remark")  # entries of `about` that mark the result of a preview
 
 
 class Tables:
@@ -41,8 +40,7 @@ class Tables:
             The folder already holds tables, is a run folder, or cannot be written.
         """
         about = getattr(self, "about", {})
-        is_preview = any(about.get(key) for key in PREVIEW_KEYS)
-        return write_tables(self, folder, format, {"preview": True} if is_preview else {})
+        return write_tables(self, folder, format, {"preview": True} if about.get("preview") else {})
 
 
 def check_tables(folder: str | Path, format: str = "csv") -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesharm.analysis.summary import Summary, hyper_table, scanners_table, sources_table
+from bayesharm.analysis.summary import Summary, effect_size_table, hyper_table, scanners_table
 from bayesharm.errors import BayesharmError
 from bayesharm.results.console import as_text, bullets
 from bayesharm.results.posterior import Posterior
@@ -42,9 +42,9 @@ def render_summary(summary: Summary) -> tuple[Any, ...]:
     """Return the tables and sentences of a summary, without its heading."""
     return (
         hyper_table(summary),
-        sources_table(summary),
+        effect_size_table(summary),
         scanners_table(summary),
-        bullets("Convergence", summary.verdicts),
+        bullets("Convergence", summary.diagnostics),
         bullets("Caveats", summary.notes),
     )
 

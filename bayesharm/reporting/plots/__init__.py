@@ -1,7 +1,7 @@
-"""Figures of a run, made from its run folder alone.
+"""Figures of a run, drawn from its run folder.
 
-Every function takes a :class:`bayesharm.Posterior`, or :class:`RunView` where tables of regions are needed, and returns a
-matplotlib ``Figure``; intervals are 90%.
+Functions take a :class:`bayesharm.Posterior`, or a :class:`RunView` where tables of brain regions are needed, and return a
+matplotlib ``Figure``. Intervals are 90%.
 
 >>> plot_sources(posterior).savefig("sources.png")
 """
@@ -28,7 +28,7 @@ from bayesharm.reporting.run_view import RunView
 from bayesharm.results.posterior import Posterior
 
 __all__ = [
-    "PLOTS", "Findings", "draw_plot", "plot_bias", "plot_brain", "plot_connectome", "plot_contributions", "plot_dendrogram",
+    "PLOTS", "RunView", "draw_plot", "plot_bias", "plot_brain", "plot_connectome", "plot_contributions", "plot_dendrogram",
     "plot_distance", "plot_evaluation", "plot_networks", "plot_order", "plot_populations", "plot_ranking", "plot_regions",
     "plot_scales", "plot_scanners", "plot_sources", "possible_plots", "save_figure",
 ]  # fmt: skip
@@ -51,12 +51,12 @@ PLOTS: dict[str, Callable[..., Figure]] = {
 
 
 def draw_plot(name: str, run: Posterior | RunView, **options: Any) -> Figure:
-    """One of `PLOTS` by name.
+    """Draw one of `PLOTS` by name.
 
     Raises
     ------
     InputError
-        There is no such plot; the message lists those there are.
+        There is no such plot; the message lists the names.
     """
     if name not in PLOTS:
         raise InputError(
@@ -65,19 +65,21 @@ def draw_plot(name: str, run: Posterior | RunView, **options: Any) -> Figure:
     return PLOTS[name](run, **options)
 
 
-def possible_plots(found: RunView) -> list[str]:
-    """Names of the plots for which the run and the tables have what is needed."""
-    needs = {
-        "sources": not found.posterior.preview_notice,
-        "contributions": not found.posterior.preview_notice,
-        "order": not found.posterior.preview_notice,
-        "ranking": not found.posterior.preview_notice and getattr(found.sources, "ranking", None) is not None,
-        "bias": len(found.posterior.scanners) > 1,
-        "distance": len(found.posterior.scanners) > 1,
-        "dendrogram": len(found.posterior.scanners) > 1,
-        "regions": found.edge_table is not None and not found.posterior.preview_notice,
-        "networks": found.networks is not None and not found.posterior.preview_notice,
-        "brain": found.edge_table is not None and found.coordinates is not None and not found.posterior.preview_notice,
-        "connectome": found.edge_table is not None and found.coordinates is not None and not found.posterior.preview_notice,
+def possible_plots(view: RunView) -> list[str]:
+    """Return the names of the plots for which the run and the tables suffice."""
+    has_components, has_scanners = not view.is_preview, len(view.posterior.scanners) > 1
+    has_edges = has_components and view.edge_table is not None
+    is_possible = {
+        "sources": has_components,
+        "contributions": has_components,
+        "order": has_components,
+        "ranking": has_components and view.variance_components.ranking is not None,
+        "bias": has_scanners,
+        "distance": has_scanners,
+        "dendrogram": has_scanners,
+        "regions": has_edges,
+        "networks": has_edges and view.networks is not None,
+        "brain": has_edges and view.coordinates is not None,
+        "connectome": has_edges and view.coordinates is not None,
     }
-    return [name for name in PLOTS if needs.get(name, True)]
+    return [name for name in PLOTS if is_possible.get(name, True)]

@@ -1,63 +1,63 @@
-"""Figures of an evaluation: what methods do for scans that they have not seen."""
+"""Figure of an evaluation: measures of all methods on held-out scans."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.evaluation.cross_validate import BAYESHARM
-from bayesharm.evaluation.result import Evaluation
-from bayesharm.reporting.plots.style import COLORS, ROW, Axes, Figure, name_rows, new_figure, styled
+from bayesharm.evaluation.result import BAYESHARM, Evaluation
+from bayesharm.reporting.plots.style import COLORS, ROW, Axes, Figure, mark_preview, name_rows, new_figure, styled
 
 TITLES = {
-    "share_removed": "Removed of what scanners add",
+    "share_removed": "Scanner differences removed",
     "icc": "Intraclass correlation (ICC)",
-    "identification": "People found on another scanner",
-    "scanner_accuracy": "Scanner found by a classifier",
-    "prediction_rmse": "Error of a new person's scan, in sd",
-    "visit_rmse": "Error of a visit left out, in sd",
+    "identification": "People identified across scanners",
+    "scanner_accuracy": "Scanner identified by a classifier",
+    "prediction_rmse": "Error, scans of new people (sd)",
+    "visit_rmse": "Error, held-out visits (sd)",
 }
-LEAST_SHOWN = -1.5
-ARROW = {"share_removed": "1 is all of it", "icc": "more is better", "identification": "more is better"}
+DIRECTIONS = {"share_removed": "1 is ideal", "icc": "more is better", "identification": "more is better"}
+MIN_SHARE_REMOVED = -1.5  # smaller values, of methods that add variation, are drawn as arrows
 
 
 @styled
-def plot_evaluation(found: Evaluation) -> Figure:
-    """Each measure of each method with its standard error over people; dashed: by chance.
+def plot_evaluation(evaluation: Evaluation) -> Figure:
+    """Draw each measure of each method with its standard error over people; dashed: value by chance.
 
     Parameters
     ----------
-    found : Evaluation
+    evaluation : Evaluation
     """
-    table = found.measures
-    there = [name for name in TITLES if name in table.index.get_level_values("measure")]
-    methods = list(dict.fromkeys(str(method) for name in there for method in table.loc[name].index))
-    n_rows = (len(there) + 1) // 2
+    table = evaluation.measures
+    measures = [name for name in TITLES if name in table.index.get_level_values("measure")]
+    methods = list(dict.fromkeys(str(method) for name in measures for method in table.loc[name].index))
+    n_rows = (len(measures) + 1) // 2
     figure = new_figure((0.9 + ROW * len(methods)) * n_rows)
     axes = np.atleast_1d(figure.subplots(n_rows, 2, sharey=True)).reshape(-1)
     name_rows(axes[0], methods)
-    for ax, name in zip(axes, there, strict=False):
-        _draw(ax, table.loc[name].reindex(methods), name)
-    for ax in axes[len(there) :]:
+    for ax, name in zip(axes, measures, strict=False):
+        _draw_measure(ax, table.loc[name].reindex(methods), name)
+    for ax in axes[len(measures) :]:
         ax.set_axis_off()
-    figure.supxlabel("Bars: standard errors over people. Dashed: by chance.", fontsize=8)
-    if found.about["preview"]:
-        figure.suptitle("PREVIEW: bayesharm was not sampled", color="#D55E00", fontsize=9, fontweight="bold")
+    figure.supxlabel("Bars: standard errors over people. Dashed: value by chance.", fontsize=8)
+    if evaluation.about["preview"]:
+        mark_preview(figure, "PREVIEW: fits of bayesharm are approximate")
     return figure
 
 
-def _draw(ax: Axes, rows: pd.DataFrame, name: str) -> None:
-    place = np.arange(len(rows))
-    ours = np.array([str(method).startswith(BAYESHARM) for method in rows.index])
-    for own, color in ((ours, COLORS["measurement"]), (~ours, COLORS["noise"])):
-        ax.errorbar(rows.value[own], place[own], xerr=rows.se[own], fmt="o", color=color, markersize=5, elinewidth=2)
-    if rows.chance.notna().any():
-        ax.axvline(rows.chance.mean(), color="black", linestyle="--", linewidth=0.8)
-    if name == "share_removed":  # with much error a method adds as much as it removes, or many times as much
+def _draw_measure(ax: Axes, table: pd.DataFrame, name: str) -> None:
+    rows = np.arange(len(table))
+    is_bayesharm = np.array([str(method).startswith(BAYESHARM) for method in table.index])
+    for subset, color in ((is_bayesharm, COLORS["measurement"]), (~is_bayesharm, COLORS["noise"])):
+        values, errors = table.value[subset], table.se[subset]
+        ax.errorbar(values, rows[subset], xerr=errors, fmt="o", color=color, markersize=5, elinewidth=2)
+    if table.chance.notna().any():
+        ax.axvline(table.chance.mean(), color="black", linestyle="--", linewidth=0.8)
+    if name == "share_removed":
         low, high = ax.get_xlim()
-        ax.set_xlim(max(low, LEAST_SHOWN), max(high, 0.0))
-        for row in np.flatnonzero(rows.value < LEAST_SHOWN):
-            ax.annotate(f"\u2190 {rows.value.iloc[row]:.1f}", (LEAST_SHOWN, row), (3, 0), textcoords="offset points",
-                        va="center", fontsize=7.5)  # fmt: skip
+        ax.set_xlim(max(low, MIN_SHARE_REMOVED), max(high, 0.0))
+        for row in np.flatnonzero(table.value < MIN_SHARE_REMOVED):
+            ax.annotate(f"\u2190 {table.value.iloc[row]:.1f}", (MIN_SHARE_REMOVED, row), (3, 0),
+                        textcoords="offset points", va="center", fontsize=7.5)  # fmt: skip
     ax.set_title(TITLES[name], fontsize=9)
-    ax.set_xlabel(ARROW.get(name, "less is better"), fontsize=8)
+    ax.set_xlabel(DIRECTIONS.get(name, "less is better"), fontsize=8)

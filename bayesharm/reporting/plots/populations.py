@@ -1,46 +1,46 @@
-"""Figures of which features have sampling bias."""
+"""Figure of the evidence for sampling bias in each feature."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from bayesharm.analysis.population_structure import ALL, PopulationTest
-from bayesharm.reporting.plots.style import COLORS, Axes, Figure, axes_for, styled
+from bayesharm.analysis.population_structure import ALL, PopulationTest, two_digits
+from bayesharm.reporting.plots.style import COLORS, Axes, Figure, axes_for, mark_preview, styled
 
-FURTHEST = 20.0  # log Bayes factors beyond are counted at the ends
+MAX_LOG_FACTOR = 20.0  # larger log Bayes factors are counted in the outermost bins
+N_BINS = 60  # bins of the histogram
 
 
 @styled
-def plot_populations(told: PopulationTest, ax: Axes | None = None) -> Figure:
-    """How many features speak for sampling bias of each diagnosis, and how many against it.
+def plot_populations(test: PopulationTest, ax: Axes | None = None) -> Figure:
+    """Draw the distribution over features of the log Bayes factor for sampling bias, for each diagnosis.
 
     Parameters
     ----------
-    told : Populations
+    test : PopulationTest
     ax : Axes, optional
     """
-    families = [str(name) for name in told.families.index]
-    factors = [told.features[f"log_bayes_factor_{name}"].clip(-FURTHEST, FURTHEST) for name in families]
+    families = [str(name) for name in test.families.index]
+    factors = [test.features[f"log_bayes_factor_{name}"].clip(-MAX_LOG_FACTOR, MAX_LOG_FACTOR) for name in families]
     limit = max(1.0, max(float(values.abs().max()) for values in factors))
-    edges = np.linspace(-limit, limit, 61)
+    edges = np.linspace(-limit, limit, N_BINS + 1)
     ax = axes_for(ax, 10)
     colors = [COLORS["noise" if name == ALL else "sampling"] for name in families]
     styles = ("-", "--", ":", "-.")
     for k, (name, values, color) in enumerate(zip(families, factors, colors, strict=True)):
-        share, _ = np.histogram(values, edges)
-        probability = told.families.loc[name, "probability"]
-        label = f"{name}: several populations with probability {probability:.2f}"
-        ax.stairs(share / len(values), edges, color=color, linestyle=styles[k % len(styles)], linewidth=1.6, label=label)
+        count, _ = np.histogram(values, edges)
+        probability = two_digits(test.families.loc[name, "probability"])
+        label = f"{name}: several populations with probability {probability}"
+        ax.stairs(count / len(values), edges, color=color, linestyle=styles[k % len(styles)], linewidth=1.6, label=label)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_xlabel(
-        "log Bayes factor of each feature: left, it has no sampling bias; right, it has"
-        + (f" (beyond ±{FURTHEST:.0f}: at the ends)" if limit == FURTHEST else "")
+        "Log Bayes factor of a feature: against sampling bias (left), for it (right)"
+        + (f"; outermost bins: beyond ±{MAX_LOG_FACTOR:.0f}" if limit == MAX_LOG_FACTOR else "")
     )
-    ax.set_ylabel("share of features")
-    ax.set_ylim(bottom=0)
-    ax.legend(loc="upper right", fontsize=8)
-    ax.set_title("Which features have sampling bias")
-    figure = ax.figure
-    if told.about["preview"]:
-        figure.suptitle("PREVIEW: nothing was sampled", color="#D55E00", fontsize=9, fontweight="bold")
-    return figure  # type: ignore[return-value]
+    ax.set_ylabel("Share of features")
+    ax.set_ylim(0, ax.get_ylim()[1] * (1.1 + 0.08 * len(families)))  # with room for the legend
+    ax.legend(loc="upper left", fontsize=8, frameon=True, facecolor="white", edgecolor="none", framealpha=1)
+    ax.set_title("Evidence for sampling bias in each feature")
+    if test.about["preview"]:
+        mark_preview(ax.figure)
+    return ax.figure  # type: ignore[return-value]

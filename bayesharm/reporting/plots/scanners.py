@@ -1,4 +1,4 @@
-"""Plots of scanners: their bias and noise, what they do to each feature, and which of them are alike."""
+"""Figures of scanners: bias and noise, bias in each feature, distances between scanners and their tree."""
 
 from __future__ import annotations
 
@@ -14,103 +14,105 @@ from bayesharm.reporting.plots.style import (
     ROW,
     axes_for,
     colors_of,
-    draw_finite_population,
     draw_intervals,
     draw_matrix,
+    draw_sizes,
     finish,
     new_figure,
     styled,
 )
-from bayesharm.reporting.run_view import RunView, find
+from bayesharm.reporting.run_view import RunView, as_run_view
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_FEATURES = 300  # columns of a matrix that can be told apart
-MOST_NAMES = 70
-MOST_SUPPORTS = 20
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
-RATIOS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
+MAX_FEATURES = 300  # columns of a matrix that a reader can distinguish
+MAX_FEATURE_NAMES = 70  # columns that have room for names
+MAX_SCANNERS_ALL_SUPPORTS = 20  # scanners in a tree up to which the support of every group has room
+MIN_SUPPORT = 0.5  # support from which a group of a larger tree is labeled
+CUT_AXIS = 0.8  # ratio of the first to the last merge from which the axis of a tree does not start at 0
+LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
+RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
 
 
 @styled
 def plot_scanners(run: Posterior | RunView) -> Figure:
-    """Bias of each scanner, largest first, and its noise against the average scanner, with 90% intervals.
+    """Draw the bias of each scanner, largest first, and its noise variance ratio, with 90% intervals.
 
     Parameters
     ----------
-    run : Posterior or Findings
+    run : Posterior or RunView
     """
-    found = find(run)
-    table = found.scanners
+    view = as_run_view(run)
+    table = view.scanners
     figure = new_figure(1.2 + ROW * len(table))
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_finite_population(left, table, "rms", colors_of([found.removed])[0])
+    draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0])
     draw_intervals(right, table, "noise_ratio", colors_of(["noise"])[0])
     right.set_xscale("log")
     low, high = right.get_xlim()
     right.set_xlim(min(low, 0.75), max(high, 1.33))
-    right.set_xticks([x for x in RATIOS if right.get_xlim()[0] <= x <= right.get_xlim()[1]])
+    right.set_xticks([x for x in RATIO_TICKS if right.get_xlim()[0] <= x <= right.get_xlim()[1]])
     right.set_xticks([], minor=True)
     right.xaxis.set_major_formatter("{x:g}")
     right.axvline(1, color="0.7", lw=0.8, zorder=0)
     left.set_title("Scanners, largest bias first")
-    right.set_title("Noise of each")
-    left.set_xlabel(f"Bias: rms over features, 90% interval\n({found.unit})")
-    right.set_xlabel("Variance against the average scanner,\n90% interval")
-    return finish(figure, found)
+    right.set_title("Noise")
+    left.set_xlabel(f"Bias: rms over features, 90% interval\n({view.units})")
+    right.set_xlabel("Noise variance ratio (lambda), 90% interval\n(average scanner: 1)")
+    return finish(figure, view)
 
 
 @styled
 def plot_bias(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
-    """Bias of each scanner in each feature, posterior means; of many features those with the largest bias.
+    """Draw the posterior mean bias of each scanner in each feature; of many features, those with the largest bias.
 
-    Scanners and features are in the order of their trees, so that those that are alike are next to each other.
+    Scanners and features are in the order of their trees: similar ones are next to each other.
 
     Parameters
     ----------
-    run : Posterior or Findings
+    run : Posterior or RunView
     ax : Axes, optional
     """
-    found = find(run)
-    bias = found.bias.dropna(axis=1)
+    view = as_run_view(run)
+    bias = view.bias.dropna(axis=1)
     n_features = bias.shape[1]
-    largest = np.argsort(-(bias.to_numpy() ** 2).mean(0), kind="stable")[:MOST_FEATURES]
+    largest = np.argsort(-(bias.to_numpy() ** 2).mean(0), kind="stable")[:MAX_FEATURES]
     shown = bias.iloc[:, np.sort(largest)]
     if shown.shape[1] > 2:
         shown = shown.iloc[:, leaves_list(average(shown.T.to_numpy()))]
     if len(shown) > 2:
-        shown = shown.iloc[leaves_list(found.similarity.linkage)]
-    names = shown.shape[1] <= MOST_NAMES
-    most = np.quantile(np.abs(shown), 0.99)
-    ax = axes_for(ax, len(shown) + (6 if names else 3))
-    shown.columns = pd.Index(_tell_apart([str(name) for name in shown.columns]))
-    draw_matrix(ax, shown, f"Bias ({found.unit})", limits=(-most, most), cmap=DIVERGING)
-    if not names:
+        shown = shown.iloc[leaves_list(view.similarity.linkage)]
+    has_names = shown.shape[1] <= MAX_FEATURE_NAMES
+    limit = np.quantile(np.abs(shown), 0.99)
+    ax = axes_for(ax, len(shown) + (6 if has_names else 3))
+    shown.columns = pd.Index(_shorten_names([str(name) for name in shown.columns]))
+    draw_matrix(ax, shown, f"Bias ({view.units})", limits=(-limit, limit), cmap=DIVERGING)
+    if not has_names:
         ax.set_xticks([])
-    few = f"the {shown.shape[1]} of {n_features:,} features with the largest"
-    ax.set_title(f"Bias of each scanner in {few if shown.shape[1] < n_features else 'all features'}")
-    ax.set_xlabel("Features, alike ones together. Posterior means; white: as the mean of the scanners")
-    return finish(ax.figure, found)
+    subset = f"the {shown.shape[1]} of {n_features:,} features with the largest bias"
+    ax.set_title(f"Bias of each scanner in {subset if shown.shape[1] < n_features else 'all features'}")
+    ax.set_xlabel("Features, similar ones next to each other. Posterior means; white: mean of the scanners")
+    return finish(ax.figure, view)
 
 
-def _tell_apart(names: list[str]) -> list[str]:
-    """Names without the words that all of them have."""
+def _shorten_names(names: list[str]) -> list[str]:
+    """Remove the words that all names share, if the names stay different."""
     words = [re.split(r"[_./ ]+", name) for name in names]
     common = set.intersection(*map(set, words))
-    short = [" ".join(word for word in some if word not in common) for some in words]
+    short = [" ".join(word for word in each if word not in common) for each in words]
     return short if len(set(short)) == len(names) else names
 
 
 @styled
 def plot_distance(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
-    """Distance between the bias maps of each two scanners, those that are alike next to each other.
+    """Draw the distances between the bias maps of scanners, similar scanners next to each other.
 
     Parameters
     ----------
-    run : Posterior or Findings
+    run : Posterior or RunView
     ax : Axes, optional
 
     Raises
@@ -118,26 +120,26 @@ def plot_distance(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     RunFolderError
         The run has a single scanner.
     """
-    found = find(run)
-    table = found.similarity.matrix("distance")
-    order = leaves_list(found.similarity.linkage)
+    view = as_run_view(run)
+    table = view.similarity.matrix("distance")
+    order = leaves_list(view.similarity.linkage)
     table = table.iloc[order, order]
     high = np.nanmax(table)
     digits = max(0, 2 - int(np.floor(np.log10(high))))
     ax = axes_for(ax, 1.2 * len(table))
-    draw_matrix(ax, table, f"Distance ({found.unit})", lambda value: f"{value:.{digits}f}", (0, high))
+    draw_matrix(ax, table, f"Distance ({view.units})", lambda value: f"{value:.{digits}f}", (0, high))
     ax.set_title("Distance between scanners")
     ax.set_xlabel("Root mean square difference of bias over features, posterior mean")
-    return finish(ax.figure, found)
+    return finish(ax.figure, view)
 
 
 @styled
 def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
-    """The tree of scanners by average linkage, and the share of posterior draws that have each group too.
+    """Draw the tree of scanners by average linkage, and the share of posterior draws that support each group.
 
     Parameters
     ----------
-    run : Posterior or Findings
+    run : Posterior or RunView
     ax : Axes, optional
 
     Raises
@@ -145,31 +147,31 @@ def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     RunFolderError
         The run has a single scanner.
     """
-    found = find(run)
-    similarity = found.similarity
+    view = as_run_view(run)
+    similarity = view.similarity
     tree, names = similarity.linkage, similarity.scanners
     order = leaves_list(tree)
     ax = axes_for(ax, 1.3 * len(names))
-    least = 0.0 if len(names) <= MOST_SUPPORTS else 0.5  # so that numbers do not cover one another
-    at = {int(leaf): (0.0, float(row)) for row, leaf in enumerate(order)}
+    min_support = 0.0 if len(names) <= MAX_SCANNERS_ALL_SUPPORTS else MIN_SUPPORT  # else labels would overlap
+    position = {int(leaf): (0.0, float(row)) for row, leaf in enumerate(order)}
     for k, (first, second, distance, _) in enumerate(tree):
-        (x1, y1), (x2, y2) = at[int(first)], at[int(second)]
+        (x1, y1), (x2, y2) = position[int(first)], position[int(second)]
         ax.plot([x1, distance, distance, x2], [y1, y1, y2, y2], color="0.25", lw=1.3)
-        at[len(names) + k] = (distance, (y1 + y2) / 2)
+        position[len(names) + k] = (distance, (y1 + y2) / 2)
         support = similarity.splits["support"].iloc[k]
-        if k < len(tree) - 1 and support >= least:  # the last has all
+        if k < len(tree) - 1 and support >= min_support:  # the last group holds all scanners
             ax.annotate(f"{support:.0%}", (distance, (y1 + y2) / 2), (-3, 2), textcoords="offset points", ha="right",
-                        va="bottom", fontsize=7.5, color="#0072B2", bbox=BEHIND)  # fmt: skip
+                        va="bottom", fontsize=7.5, color="#0072B2", bbox=LABEL_BOX)  # fmt: skip
     ax.set_yticks(range(len(names)), [names[leaf] for leaf in order])
     ax.set_ylim(len(names) - 0.5, -0.7)
     first, last = tree[0, 2], tree[-1, 2]
-    cut = 0.8 * last < first < last
+    cut = CUT_AXIS * last < first < last
     ax.set_xlim(max(0, first - 0.6 * (last - first)) if cut else 0, last + 0.02 * (last - first if cut else last))
     ax.tick_params(axis="y", length=0)
-    ax.set_title("Which scanners measure alike")
-    note = f"\nTHE AXIS DOES NOT BEGIN AT 0: all distances are alike within {1 - first / last:.0%}" if cut else ""
+    ax.set_title("Similarity of scanners")
+    note = f"\nTHE AXIS DOES NOT START AT 0: all groups join within {1 - first / last:.0%} of the last" if cut else ""
     ax.set_xlabel(
-        f"Distance, posterior mean ({found.unit}); average linkage\n"
-        f"blue: share of posterior draws in whose tree the group is{', from 50%' if least else ''}{note}"
+        f"Distance, posterior mean ({view.units}); average linkage\n"
+        f"Blue: share of posterior draws whose tree has the group{f' (from {MIN_SUPPORT:.0%})' if min_support else ''}{note}"
     )
-    return finish(ax.figure, found)
+    return finish(ax.figure, view)

@@ -1,4 +1,4 @@
-"""Two runs compared by what they have not seen; the densities themselves are in test_leave_group_out.py."""
+"""Comparison of two runs by held-out scans; the predictive densities themselves are tested in test_leave_out.py."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import bayesharm
 from bayesharm import InputError, compare_models, load_dataset, load_model, load_posterior
 from bayesharm.analysis.model_comparison import ModelComparison
-from bayesharm.analysis.predictive_scores import average_below, difference, score, to_elpd
-from bayesharm.analysis.validation_schemes import _deal, arrange_schemes
+from bayesharm.analysis.predictive_scores import average_pit, elpd_difference, score, to_elpd
+from bayesharm.analysis.validation_schemes import _deal_folds, arrange_schemes
 from bayesharm.cli.app import app
 from bayesharm.conditional.leave_group_out import HeldOutDensity
 from bayesharm.model.design import build_design
@@ -46,19 +46,19 @@ def test_scores_are_ratios_of_marginal_likelihoods():
     own = np.stack([log_all, log_all + 1 * rng.normal(size=log_all.shape)])
     np.testing.assert_allclose(score(own, left, np.array([0, 0, 1, 1])).log_density[:2], found.log_density[:2])
     weight = np.exp(log_all - fold[:, 1])
-    average = average_below(own[[0, 0]], left, np.array([1, 1, -1, -1, -1]))
+    average = average_pit(own[[0, 0]], left, np.array([1, 1, -1, -1, -1]))
     np.testing.assert_allclose(average[:2], ((weight / weight.sum(0))[:, None] * below[:, :2]).sum(0), rtol=1e-6)
     assert np.isnan(average[2:]).all()
     one = to_elpd(found, list("abcd"), "participants", n_nodes)
     np.testing.assert_allclose(one.elpd_i, found.log_density.sum(1))
-    assert difference(found, found)["difference"] == 0 and difference(found, found)["n"] == 4
+    assert elpd_difference(found, found)["difference"] == 0 and elpd_difference(found, found)["n"] == 4
 
 
 def test_everybody_is_left_out_once_with_people_of_both_kinds():
     rng = np.random.default_rng(0)
     people = np.array([f"t{i}" for i in range(4) for _ in range(3)] + [f"c{i:02d}" for i in range(20)])
     repeated = np.char.startswith(people, "t")
-    folds, omitted = _deal(people, np.ones(len(people), bool), repeated, np.arange(len(people)).astype(str), 4, rng)
+    folds, omitted = _deal_folds(people, np.ones(len(people), bool), repeated, np.arange(len(people)).astype(str), 4, rng)
     assert omitted == 0 and (pd.Series(folds).groupby(people).nunique() == 1).all()
     for fold in range(4):
         assert len(set(people[(folds == fold) & repeated])) == 1 and ((folds == fold) & ~repeated).sum() == 5
@@ -68,7 +68,7 @@ def test_too_many_repeated_people_are_not_all_left_out():
     rng = np.random.default_rng(0)
     people = np.repeat([f"t{i:03d}" for i in range(300)], 2)
     every = np.ones(len(people), bool)
-    folds, omitted = _deal(people, every, every, np.arange(len(people)).astype(str), 2, rng)
+    folds, omitted = _deal_folds(people, every, every, np.arange(len(people)).astype(str), 2, rng)
     assert omitted == 200 and all(((folds == fold).sum() == 100) for fold in range(2))
 
 
@@ -87,7 +87,7 @@ def test_a_scanner_that_is_left_out_is_left_out_of_both_models(runs):
     assert (schemes["participants"].folds[~travels] == -1).all()
 
 
-def test_it_says_who_predicts_better(compared):
+def test_conclusions_name_the_better_run(compared):
     assert list(compared.predictions.index) == ["participants", "visits", "scanners"]
     assert compared.predictions.n.tolist() == [22, 15, 5]
     by_unit = compared.units.groupby(level=0).difference.sum()
@@ -95,13 +95,13 @@ def test_it_says_who_predicts_better(compared):
     elpd = compared.elpd["participants"]
     table = arviz.compare(dict(elpd))
     assert abs(table.elpd_diff).max() == pytest.approx(abs(compared.predictions.difference["participants"]), rel=0.1)
-    assert compared.verdicts()[0].startswith("participants: ")
+    assert compared.conclusions()[0].startswith("participants: ")
     text = str(compared)
-    assert "traveling_and_cohort against cohort" in text and max(map(len, text.splitlines())) <= 80
+    assert "traveling_and_cohort versus cohort" in text and max(map(len, text.splitlines())) <= 80
 
 
-def test_what_is_left_out_lies_where_it_is_predicted(compared):
-    checks = compared.checks.loc["traveling_and_cohort"]
+def test_held_out_scans_agree_with_their_predictions(compared):
+    checks = compared.predictive_checks.loc["traveling_and_cohort"]
     assert set(checks.index) == {"alpha", "beta", "gamma", "delta", "omega"}
     many = checks.drop("omega")  # one scan, whose noise ratio is known from itself
     assert many["mean"].abs().max() < 0.35 and many.sd.between(0.8, 1.2).all() and many.outside.between(0.03, 0.2).all()
@@ -111,14 +111,15 @@ def test_what_is_left_out_lies_where_it_is_predicted(compared):
 def test_a_run_is_as_good_as_itself(runs):
     one, _, dataset = runs
     found = compare_models(one, one, dataset, names=("a", "b"), folds=2)
+    assert all("no clear difference, 0.0" in sentence for sentence in found.conclusions())
     assert (found.predictions.difference == 0).all() and found.about["runs"] == ["a", "b"]
 
 
 def test_runs_of_different_data_are_refused(runs, small_study):
     one, other, dataset = runs
-    with pytest.raises(InputError, match=r"different data[\s\S]*other features"):
+    with pytest.raises(InputError, match=r"different data[\s\S]*different features"):
         compare_models(one, replace(other, run={**other.run, "fingerprint": "x"}), dataset)
-    with pytest.raises(InputError, match="two folds or more"):
+    with pytest.raises(InputError, match="at least two folds"):
         compare_models(one, other, dataset, folds=1)
 
 
@@ -127,4 +128,8 @@ def test_the_command_compares_two_run_folders(small_run, tmp_path):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "participants: " in result.stdout
-    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"predictions.csv", "units.csv", "checks.csv"}
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        "predictions.csv",
+        "units.csv",
+        "predictive_checks.csv",
+    }

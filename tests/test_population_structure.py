@@ -1,4 +1,4 @@
-"""One population or several: what the verdict is made of, and its verdict where the truth is known."""
+"""Test of one population against several: its ingredients, and its conclusions where the truth is known."""
 
 import json
 import shutil
@@ -23,10 +23,10 @@ N_FEATURES = 60
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[bool, PopulationTest]:
-    """Of one small study without sampling bias, and of one with the published size of it.
+def results() -> dict[bool, PopulationTest]:
+    """Results for a small study without sampling bias, and for one with sampling bias of the published size.
 
-    In the former whoever did not travel differs from the travelers, and as much at every site.
+    In the former, people who did not travel differ from the travelers, by the same amount at every site.
     """
     found = {}
     for bias in (False, True):
@@ -41,31 +41,31 @@ def verdicts() -> dict[bool, PopulationTest]:
     return found
 
 
-def test_one_population_is_not_taken_for_several(verdicts):
-    families = verdicts[False].families
+def test_one_population_is_not_taken_for_several(results):
+    families = results[False].families
     assert list(families.index) == ["sampling_HC", "sampling_MDD", "sampling_SCZ", ALL]
     assert (families.probability < 0.5).all()
-    assert (verdicts[False].features[f"probability_{ALL}"] < 0.5).all()
-    told = verdicts[False].predictions  # a standard error of few sites is itself hardly known
+    assert (results[False].features[f"probability_{ALL}"] < 0.5).all()
+    told = results[False].predictions  # a standard error of few sites is itself hardly known
     limit = stats.t.isf(2e-5 / len(told), told.n - 1)
     assert (told.difference < limit * told.se).all()
-    reliability_warnings = told.khat_high > 0.2  # nodes lie where the run has put them
-    assert reliability_warnings.any() == any("Predictions are rough" in note for note in verdicts[False].notes)
+    reliability_warnings = told.khat_high > 0.2  # importance samples are those of the run
+    assert reliability_warnings.any() == any("predictions are rough" in note for note in results[False].notes)
 
 
-def test_several_populations_are_found(verdicts):
-    found = verdicts[True]
+def test_several_populations_are_found(results):
+    found = results[True]
     assert (found.families.probability > 0.95).all()
     assert (found.predictions.loc[ALL].difference > 2 * found.predictions.loc[ALL].se).all()
-    assert found.verdicts()[0] == "several populations: > 0.99 (healthy controls)"
+    assert found.conclusions()[0] == "healthy controls: several populations with probability > 0.99"
     text = str(found)
-    assert "several populations: > 0.99 (everybody)" in text and max(map(len, text.splitlines())) <= 80
+    assert "everybody: several populations with probability > 0.99" in text and max(map(len, text.splitlines())) <= 80
 
 
-def test_tables_say_what_they_are_made_of(verdicts, tmp_path):
-    found = verdicts[True]
-    assert found.about == {"n_features": N_FEATURES, "n_teachers": N_FEATURES, "preview": True,
-                           "n_effective": pytest.approx(N_FEATURES, rel=0.05)}  # fmt: skip
+def test_tables_report_their_ingredients(results, tmp_path):
+    found = results[True]
+    assert found.about == {"n_features": N_FEATURES, "n_training_features": N_FEATURES, "preview": True,
+                           "n_independent_features": pytest.approx(N_FEATURES, rel=0.05)}  # fmt: skip
     shares = found.families[["share_q05", "share", "share_q95"]]
     assert (np.diff(shares, axis=1) >= 0).all()
     assert found.predictions.n.xs("participants", level="left_out").eq(814).all()
@@ -125,7 +125,7 @@ def test_the_regression_of_2019_says_several_either_way():
     for bias in (False, True):
         study = simulate_srpbs(N_FEATURES, seed=5, sampling_bias=bias)
         found = regress_populations(load_dataset(study.scans, study.features))
-        assert found.several and "whether there are or not" in str(found)
+        assert found.several and "not specific" in str(found)
         n, variance = found.sites.n.to_numpy(), found.sites.variance.to_numpy()
         slope, intercept = np.polyfit(1 / n, variance, 1)
         np.testing.assert_allclose(found.models.loc["several", ["slope", "intercept"]].astype(float), [slope, intercept])
@@ -160,14 +160,18 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
         bayesharm.test_populations(cohort, dataset)
 
 
-def test_the_command_reads_the_data_from_where_they_were_and_ends_with_a_verdict(small_run, small_study, tmp_path):
+def test_the_command_reads_the_data_from_where_they_were_and_ends_with_conclusions(small_run, small_study, tmp_path):
     result = CliRunner().invoke(app, ["populations", str(small_run), "--out", str(tmp_path / "tables"), "--quiet"])
     assert result.exit_code == 0, result.output
-    assert "several populations: " in result.stdout and "(healthy controls)" in result.stdout
+    assert "healthy controls: several populations with probability " in result.stdout
     features = pd.read_csv(tmp_path / "tables" / "features.csv", index_col=0)
     assert len(features) == 160 and features.filter(like="probability").stack().between(0, 1).all()
     moved = shutil.copy(small_study / "scans.csv", tmp_path / "scans.csv")
     result = CliRunner().invoke(app, ["populations", str(small_run), str(moved), "--method", "yamashita2019", "-q"])
-    assert result.exit_code == 0 and "whether there are or not" in result.stdout
+    assert result.exit_code == 0 and "not specific" in result.stdout
     result = CliRunner().invoke(app, ["populations", str(small_run), str(small_study / "features.npy")])
     assert result.exit_code == 2
+
+
+def test_pytest_does_not_collect_the_function_where_it_is_imported():
+    assert bayesharm.test_populations.__test__ is False

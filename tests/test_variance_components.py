@@ -1,4 +1,4 @@
-"""Tables of sources against what draws of a made-up posterior say themselves."""
+"""Variance components against the draws of a made-up posterior."""
 
 import numpy as np
 import pandas as pd
@@ -144,7 +144,7 @@ def test_tables_that_do_not_fit_are_refused(posterior, nodes, networks, message)
         variance_components(posterior, nodes, networks)
 
 
-def test_a_preview_has_no_sources():
+def test_a_preview_has_no_variance_components():
     with pytest.raises(RunFolderError, match=r"a preview[\s\S]*fit without --preview"):
         variance_components(make_posterior(settings={"preview": True}))
 

@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import average
 from scipy.spatial.distance import squareform
 
 from bayesharm.analysis.scanner_similarity import scanner_similarity
+from bayesharm.analysis.units import OWN_UNITS, SD_UNITS
 from bayesharm.conditional.identifiability import identify
 from bayesharm.errors import RunFolderError
 from bayesharm.model.catalog import load_model
@@ -123,7 +124,7 @@ def test_features_of_different_kinds_are_compared_in_their_sd():
     scales = found.tree["scales"].to_dataset()
     found.tree["scales"] = xr.DataTree(scales.assign(unit=("feature", np.array([1.0, 1.0, 1.0, 1000.0]))))
     other = scanner_similarity(found)
-    assert other.about["unit"] == "sd" and scanner_similarity(make_posterior()).about["unit"] == "the features' own"
+    assert other.about["units"] == SD_UNITS and scanner_similarity(make_posterior()).about["units"] == OWN_UNITS
     of_means = np.sqrt((3 * 10.0**2 + 0.01**2) / 4)
     assert other.matrix("distance_of_means").loc["A", "B"] == pytest.approx(of_means)
 
@@ -143,7 +144,7 @@ def test_two_scanners_and_one_feature_are_enough():
 
 def test_one_scanner_cannot_be_compared():
     one = posterior_of("A", np.zeros((1, 3)), np.zeros((1, 3)), np.array([[np.nan]]))
-    with pytest.raises(RunFolderError, match=r"nothing to compare[\s\S]*two scanners or more"):
+    with pytest.raises(RunFolderError, match=r"cannot be compared[\s\S]*at least two scanners"):
         scanner_similarity(one)
 
 

@@ -1,0 +1,116 @@
+"""Sentences on the convergence of a fit: its features, its hyperparameters, and the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.errors import shorten
+from bayesharm.results.posterior import Posterior
+
+MAX_KHAT = 0.7  # Pareto-k above which importance weights are unreliable
+# R-hat of the hyperparameters. The largest of some twenty noisy estimates counts: 1.02 is as strict as 1.01 for one.
+MAX_RHAT = 1.02
+MIN_ESS = 400  # effective sample size of each hyperparameter
+MAX_DIVERGENT = 0.01  # share of divergent draws of the hyperparameters
+MAX_SHARE_POOR = 0.05  # share of features with unreliable importance weights that calls for a sentence
+MIN_INDEPENDENT = 0.9  # effective over true number of features below which their correlation calls for a sentence
+MAX_WAITING = 1.5  # leapfrog steps of the slowest chain over those of the mean chain that call for a sentence
+
+
+def describe_convergence(posterior: Posterior, hyper: pd.DataFrame, features: pd.DataFrame) -> tuple[str, ...]:
+    """Describe the convergence of a fit, or the quality of the approximation of a preview.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    hyper, features : DataFrame
+        As in :class:`bayesharm.Summary`.
+    """
+    draws, run = posterior.tree["hyper"].to_dataset(), posterior.run
+    if posterior.preview_notice:
+        return (posterior.preview_notice, *_describe_approximation(features), *_describe_correlation(draws.attrs))
+    divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
+    n_training = min(len(features), run["settings"].get("hyper_features", 0))
+    return (
+        _describe_features(features),
+        *_describe_hyperparameters(hyper, divergent, draws.attrs),
+        *_describe_training(draws.attrs["features"], n_training),
+        *_describe_correlation(draws.attrs),
+        *_describe_waiting(run["leapfrog"]),
+    )
+
+
+def _describe_features(features: pd.DataFrame) -> str:
+    failed = features.index[~features["converged"]]
+    if failed.empty:
+        return f"All {len(features):,} features have converged."
+    return (
+        f"{len(failed):,} of {len(features):,} features have NOT converged, even after retries with more draws "
+        f"({_count(features.loc[failed, 'reason'])}). Do not rely on them: {shorten(failed)}."
+    )
+
+
+def _describe_hyperparameters(hyper: pd.DataFrame, divergent: float, attrs: Mapping[str, float]) -> list[str]:
+    rhat, ess = hyper["rhat"].to_numpy().max(), hyper["ess"].to_numpy().min()  # NaN, of constant chains, is a failure
+    numbers = f"R-hat at most {rhat:.3f}, effective sample size at least {ess:,.0f}, {divergent:.1%} divergences"
+    converged = rhat < MAX_RHAT and ess >= MIN_ESS and divergent <= MAX_DIVERGENT
+    if (khat := attrs.get("importance_khat", np.nan)) < MAX_KHAT:  # independent draws, for which R-hat is no criterion
+        numbers = f"importance sampling: Pareto k {khat:.2f}, effective sample size {attrs['importance_ess']:,.0f}"
+        converged = True
+    sentences = [
+        f"The hyperparameters have converged ({numbers})."
+        if converged
+        else f"The hyperparameters have NOT converged ({numbers}): their intervals, and the scales of single features, are "
+        "only rough."
+    ]
+    if (poor := attrs["khat_above_0.7"]) > MAX_SHARE_POOR:
+        sentences.append(
+            f"The importance weights behind the hyperparameters are unreliable for {poor:.0%} of the features (Pareto k "
+            f"above {MAX_KHAT}): the intervals of the hyperparameters are only rough."
+        )
+    return sentences
+
+
+def _describe_training(n_used: int, n_wanted: int) -> list[str]:
+    if n_used >= n_wanted:
+        return []
+    return [
+        f"The hyperparameters come from {n_used} features instead of {n_wanted}, probably because the data cannot "
+        "distinguish a scale from 0. The intervals of typical scales and spreads are therefore wide. A preview skips this "
+        "safeguard and may look more precise than it is."
+    ]
+
+
+def _describe_correlation(attrs: Mapping[str, Any]) -> list[str]:
+    n_features, n_independent = attrs["features_of_ratios"], attrs["features_effective"]
+    if n_independent > MIN_INDEPENDENT * n_features:
+        return []
+    return [
+        f"Features are correlated: for the variance ratios of the scanners (noise and bias), {n_features} features carry "
+        f"the information of about {n_independent:.0f} independent ones. The intervals of the ratios allow for that."
+    ]
+
+
+def _describe_waiting(leapfrog: Mapping[str, float] | None) -> list[str]:
+    if leapfrog is None or leapfrog["max_over_mean"] <= MAX_WAITING:
+        return []
+    return [
+        f"Features waited for one another: the slowest of a block took {leapfrog['max_over_mean']:.1f} times the mean of "
+        f"{leapfrog['mean']:.1f} leapfrog steps per draw. The results are correct; only the fit took longer than necessary."
+    ]
+
+
+def _describe_approximation(features: pd.DataFrame) -> list[str]:
+    poor = features[~(features["converged"] & (features["khat"] < MAX_KHAT))]
+    if poor.empty:
+        return [f"The approximation is good for all {len(features):,} features (Pareto k below {MAX_KHAT})."]
+    reasons = _count(poor["reason"].where(~poor["converged"], "Pareto k"))
+    return [f"The approximation is poor for {len(poor):,} of {len(features):,} features ({reasons}): {shorten(poor.index)}."]
+
+
+def _count(reasons: pd.Series) -> str:
+    return ", ".join(f"{name}: {n:,}" for name, n in reasons.value_counts().items())

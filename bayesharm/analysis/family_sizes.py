@@ -1,0 +1,180 @@
+"""Posterior of the sizes of the model's families: averages over features, comparisons and rankings.
+
+Given the hyperparameters, features are independent. The variance of a mean over features has two parts: that of independent
+features, and that of eta, the typical log-scale of a family, which all features share. The derivative of a feature's
+posterior mean with respect to eta is its posterior covariance with the log-scale over the prior variance of the log-scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from bayesharm.analysis.units import feature_scale
+from bayesharm.inference.hyperposterior import predictive_moments
+from bayesharm.results.posterior import Posterior
+
+Z90 = 1.6448536269514722  # half the width of a 90% interval, in standard deviations of a normal distribution
+STATISTICS = ("mean", "sd", "q05", "q50", "q95")
+SIZES = ("tau", "finite_sd", "contribution")
+N_RANKING_DRAWS = 20_000  # draws for the probability of each rank: a standard error of at most 0.4%
+
+
+@dataclass(frozen=True, eq=False)
+class FamilySizes:
+    """Posterior of `tau`, `finite_sd` and `contribution` of each family and feature, in the units of tables.
+
+    Attributes
+    ----------
+    families, features : list of str
+    statistics : dict of (statistic, family, feature) arrays
+        For each size its mean, sd, and quantiles 5%, 50% and 95%.
+    shared_error : dict of (family, feature) arrays
+        For each size its change per posterior sd of the hyperparameters.
+    covariance : (family, family, feature) array
+        Posterior covariance of `finite_sd` between families.
+    eta_correlation : (family, family) array
+        Posterior correlation of eta between families.
+    """
+
+    families: list[str]
+    features: list[str]
+    statistics: Mapping[str, np.ndarray]
+    shared_error: Mapping[str, np.ndarray]
+    covariance: np.ndarray
+    eta_correlation: np.ndarray
+
+    @classmethod
+    def from_posterior(cls, posterior: Posterior) -> FamilySizes:
+        """Read the sizes from the groups ``/scales``, ``/sources`` and ``/hyper`` of a run."""
+        scales, sources = (posterior.tree[name].to_dataset() for name in ("scales", "sources"))
+        divisor = feature_scale(posterior)
+        return cls(
+            [str(name) for name in scales["family"].values],
+            posterior.features,
+            {
+                "tau": np.stack([scales[name].values for name in STATISTICS]) / divisor,
+                "finite_sd": sources["finite_sd"].values / divisor,
+                "contribution": sources["contribution"].values,
+            },
+            _shared_errors(posterior, divisor),
+            sources["finite_covariance"].values / divisor**2,
+            _eta_correlation(posterior),
+        )
+
+    def by_feature(self) -> pd.DataFrame:
+        """Tabulate the mean and the 90% interval of each size and family, a row for each feature."""
+        columns: dict[str, np.ndarray] = {}
+        for size, values in self.statistics.items():
+            for k, family in enumerate(self.families):
+                mean, _, low, _, high = values[:, k]
+                columns |= {f"{size}_{family}": mean, f"{size}_{family}_q05": low, f"{size}_{family}_q95": high}
+        return pd.DataFrame(columns, index=pd.Index(self.features, name="feature"))
+
+    def average(
+        self, names: list[tuple[str, ...]] | None = None, member: np.ndarray | None = None, levels: tuple[str, ...] = ()
+    ) -> pd.DataFrame:
+        """Average the sizes over groups of features; by default over all.
+
+        Parameters
+        ----------
+        names : list of tuple of str
+            Names of each group, one for each of `levels`.
+        member : (group, feature) array of 0 and 1
+        levels : tuple of str
+            Names of the index levels before `family`.
+
+        Returns
+        -------
+        DataFrame
+            A row for each group and family.
+        """
+        groups = np.ones((1, len(self.features))) if member is None else member
+        keys = [(*name, family) for name in names or [()] for family in self.families]
+        index = pd.MultiIndex.from_tuples(keys, names=[*levels, "family"])
+        columns: dict[str, np.ndarray] = {}
+        for size, (mean, sd, *_) in self.statistics.items():
+            is_finite = np.isfinite(mean)
+            count = groups @ is_finite.T.astype(float)
+            with np.errstate(invalid="ignore"):
+                average = groups @ np.where(is_finite, mean, 0).T / count
+                shared = groups @ np.where(is_finite, self.shared_error[size], 0).T
+                error = np.sqrt(groups @ np.where(is_finite, sd, 0).T ** 2 + shared**2) / count
+            low, high = lognormal_interval(average, error)
+            columns |= {size: average.reshape(-1), f"{size}_q05": low.reshape(-1), f"{size}_q95": high.reshape(-1)}
+        return pd.DataFrame(columns, index=index if levels else index.get_level_values("family"))
+
+    def compare(self) -> pd.DataFrame:
+        """Compute the probability that the mean `finite_sd` of the row's family is larger than that of the column's."""
+        mean, families = self.statistics["finite_sd"][0], pd.Index(self.families, name="family")
+        shared = np.nansum(self.shared_error["finite_sd"], axis=1)
+        covariance = np.nansum(self.covariance, axis=2)
+        covariance += shared[:, None] * self.eta_correlation * shared
+        variance = np.diag(covariance)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.sqrt(variance[:, None] + variance - 2 * covariance)
+            probability = ndtr(np.nansum(mean[:, None] - mean, axis=2) / error)
+        return pd.DataFrame(probability, index=families, columns=families.rename("other"))
+
+    def rank(self, components: tuple[str, ...]) -> pd.DataFrame | None:
+        """Rank the components of measurement bias by root mean square over features; None for fewer than two.
+
+        Means of squares over many features are jointly Gaussian; the moments of a square are those where `finite_sd` is
+        Gaussian. The mean of `finite_sd` depends on the number of levels (two have 0.80 tau, eight 0.96 tau), that of its
+        square does not.
+        """
+        families = pd.Index(self.families, name="family")
+        rows = np.flatnonzero(families.isin(components))
+        if len(rows) < 2:
+            return None
+        within = self.covariance[np.ix_(rows, rows)]
+        mean, n_features = self.statistics["finite_sd"][0, rows], len(self.features)
+        square = (mean**2 + np.einsum("iif->if", within)).mean(1)
+        shared = (2 * mean * self.shared_error["finite_sd"][rows]).mean(1)
+        covariance = (4 * mean[:, None] * mean * within + 2 * within**2).sum(2) / n_features**2
+        covariance += shared[:, None] * self.eta_correlation[np.ix_(rows, rows)] * shared
+        draws = np.random.default_rng(0).multivariate_normal(square, covariance, N_RANKING_DRAWS, method="eigh")
+        rank = np.argsort(np.argsort(-draws, axis=1), axis=1)
+        table = pd.DataFrame({"rms": np.sqrt(square)}, index=families[rows])
+        table["rms_q05"], table["rms_q95"] = np.sqrt(lognormal_interval(square, np.sqrt(np.diag(covariance))))
+        for k in range(len(rows)):
+            table[f"rank_{k + 1}"] = (rank == k).mean(0)
+        return table.sort_values("rms", ascending=False)
+
+
+def lognormal_interval(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 90% interval of a log-normal distribution: a positive number, nearly Gaussian where its sd is small."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_sd = np.sqrt(np.log1p((sd / mean) ** 2))
+        log_median = np.log(mean) - log_sd**2 / 2
+    return np.exp(log_median - Z90 * log_sd), np.exp(log_median + Z90 * log_sd)
+
+
+def _shared_errors(posterior: Posterior, divisor: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the change of each size per posterior sd of the hyperparameters, (family, feature)."""
+    hyper, sources = posterior.tree["hyper"].to_dataset(), posterior.tree["sources"].to_dataset()
+    eta, omega = hyper["eta"].values, hyper["omega"].values
+    variance = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
+    uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
+    scaled = sources["with_scale"].values * uncertain[:, None]
+    # The first family, noise, is that of a scanner with variance ratio 1. The scale of all scans' noise is uncertain by the
+    # ratios too, weighted by the scanners' numbers of scans.
+    n_scans = posterior.tree["design"].to_dataset()["n_scans"].values
+    level = np.log(hyper["noise_ratio"].values) @ (n_scans / n_scans.sum())
+    scaled[:2, 0] = np.hypot(scaled[:2, 0], 0.5 * level.std() * posterior.tree["scales"].to_dataset()["mean"].values[0])
+    return {name: part / (1 if name == "contribution" else divisor) for name, part in zip(SIZES, scaled, strict=True)}
+
+
+def _eta_correlation(posterior: Posterior) -> np.ndarray:
+    """Compute the posterior correlation of eta between families, without the shift that the feature offset takes up."""
+    hyper = posterior.tree["hyper"].to_dataset()
+    eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
+    covariance = np.cov(eta.T)
+    remaining = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
+    covariance -= np.mean(np.diag(covariance) - remaining)
+    sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
+    return covariance / sd[:, None] / sd
