@@ -61,7 +61,8 @@ class PopulationTest(Tables):
     families : DataFrame by family
         `diagnosis`, empty for all together; `probability` of several populations (½ before the data);
         `log_bayes_factor_some` and `log_bayes_factor_all`: log marginal likelihood if some features, or all, have sampling
-        bias, minus that if none has; `share` of the features with sampling bias and `scale`, typical among these (in standard deviations of a feature), with 90% intervals;
+        bias, minus that if none has; `share` of the features with sampling bias and `scale`, typical among these (in
+        standard deviations of a feature), with 90% intervals;
         `khat`, the largest Pareto-k of the integrals over hyperparameters, and `is_reliable`, whether all three converged.
     predictions : DataFrame by family and type of unit
         Prediction of held-out `sites` (their people who did not travel) and `participants` with sampling bias minus without:

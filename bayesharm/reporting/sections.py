@@ -111,8 +111,8 @@ def describe_sources(view: RunView) -> Section | None:
     for larger, smaller in zip(table.index[:-1], table.index[1:], strict=True):
         ratio = table.loc[larger, "finite_sd"] / table.loc[smaller, "finite_sd"]
         sentences.append(
-            f"Next: {_named(view, smaller)}, {_estimate(table.loc[smaller], 'finite_sd')}, smaller by a factor of {ratio:.2f}; "
-            f"this order {_support(components.larger.loc[larger, smaller])}."
+            f"Next: {_named(view, smaller)}, {_estimate(table.loc[smaller], 'finite_sd')}, smaller by a factor of "
+            f"{ratio:.2f}; this order {_support(components.larger.loc[larger, smaller])}."
         )
     if {view.removed_effect, "disorder"} <= set(table.index):
         ratio = table.loc[view.removed_effect, "finite_sd"] / table.loc["disorder", "finite_sd"]
