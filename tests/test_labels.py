@@ -52,7 +52,7 @@ class Case(NamedTuple):
     def plain(self, text: str) -> str:
         """A text with plain names in place of those of this study."""
         pairs = {name: plain for column in self.names.values() for plain, name in column.items()}
-        pairs |= {odd_feature(k): plain_feature(k) for k in range(N_FEATURES)}
+        pairs |= {odd_feature(k): plain_feature(k) for k in range(N_FEATURES)} | {"R/": "R"}  # regions, of `edges_of`
         for name in sorted(pairs, key=len, reverse=True):
             text = text.replace(name, pairs[name])
         return text
