@@ -25,7 +25,7 @@ from bayesharm.model.labels import (
 )
 from bayesharm.reporting.html import render_report
 from bayesharm.reporting.plots import RunView, draw_plot, possible_plots
-from bayesharm.reporting.sections import SECTIONS, tell_populations
+from bayesharm.reporting.sections import SECTIONS, describe_populations
 from bayesharm.results.posterior import Posterior, load_posterior
 
 N_FEATURES = 40
@@ -247,7 +247,7 @@ def test_report_and_plots_say_the_same(cases, tests_of_populations):
         assert [cases[1].plain(sentence) for sentence in other.sentences] == one.sentences
         if one.table is not None:
             assert_same_numbers(one.table, other.table)
-    assert tell_populations(odd).table is not None
+    assert describe_populations(odd).table is not None
     page = render_report(odd)
     assert all(name in page for name in ("MDD/ANX", "sampling bias of HC", "x:y_z", "l:HC/ANX"))
     assert possible_plots(plain) == possible_plots(odd)
