@@ -191,7 +191,7 @@ def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
     table = pd.read_csv(fetch_onharmony(), encoding="utf-8-sig")
     dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=FAMILIES[family], bad_features="drop")
     typical = fit(dataset, "traveling", covariates=("age", "sex"), seed=seed, preview=True)
-    n_effective = typical.tree["hyper"].attrs["features_effective"]
+    n_effective = typical.tree["hyper"].attrs["n_independent_features"]
     print(f"{family}: {dataset.features.n_features} features count for {n_effective:.0f}", flush=True)
     found = cross_validate(dataset, model="traveling", covariates=("age", "sex"), seed=seed, progress=_tell)
     print(found, flush=True)

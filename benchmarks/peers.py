@@ -209,12 +209,12 @@ def main() -> None:
     more = {
         "compiling": round(took["compiling"], 1),
         "warm-up + draws": f"{int(scales['draws'].median()) // N_CHAINS} draws",
-        "steps per draw": float((scales["steps"] / scales["draws"]).mean()),
+        "steps per draw": float((scales["leapfrog_steps"] / scales["n_draws"]).mean()),
     }
     rows = [describe("bayesharm", found, took["whole"], **more)]
     rows.append(describe("bayesharm, features only", found, took["features"], **more | {"compiling": ""}))
     jax.config.update("jax_enable_x64", True)  # peers are no faster in single precision
-    center, spread = np.log(scales["q50"].values / scales["unit"].values), (scales["sd"] / scales["mean"]).values
+    center, spread = np.log(scales["q50"].values / scales["feature_scale"].values), (scales["sd"] / scales["mean"]).values
     for name in options.only:
         print(pd.Series(rows[-1]).to_string(), "\n", flush=True)
         run = PEERS[name](dataset, design, 60 * options.minutes)

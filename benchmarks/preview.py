@@ -37,7 +37,7 @@ def main() -> None:
     study = simulate_srpbs(options.edges, seed=1)
     exact, seconds = timed_fit(study, effect_draws=500)
     preview, seconds_of_preview = timed_fit(study, preview=True)
-    unit = exact.tree["scales"].to_dataset()["unit"].values
+    unit = exact.tree["scales"].to_dataset()["feature_scale"].values
     rows = []
     for family in exact.tree["effects"].children:
         row: dict[str, float | str] = {"family": family}

@@ -128,7 +128,7 @@ def measure(study: Simulation, seed: int, feature_scaling: str, known: bool) -> 
 
 def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
     """Check whether eta and omega are inside their 99% intervals; omega is the spread beside the feature offset."""
-    hyper, unit = posterior.tree["hyper"], posterior.tree["scales"]["unit"].values
+    hyper, unit = posterior.tree["hyper"], posterior.tree["scales"]["feature_scale"].values
     outside, names = 0, []
     for k, family in enumerate(str(name) for name in hyper["family"].values):
         true = study.truth.scales[family]

@@ -36,12 +36,12 @@ def main() -> None:
             feature_scaling=options.feature_scaling,
         )
         scales = posterior.tree["scales"].to_dataset()
-        draws = scales["draws"].values
+        draws = scales["n_draws"].values
         row = {
             "not converged": 1 - scales["converged"].values.mean(),
             "with a divergence": (scales["divergences"].values > 0).mean(),
             "least effective draws per draw": np.median(scales["ess_bulk"].values.min(0) / draws),
-            "steps per draw": (scales["steps"].values / draws).mean(),
+            "steps per draw": (scales["leapfrog_steps"].values / draws).mean(),
             "median Pareto k": np.median(scales["khat"].values),
         }
         rows.append({"case": case} | {name: round(float(value), 4) for name, value in row.items()})

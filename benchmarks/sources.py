@@ -79,7 +79,7 @@ def measure(seed: int, n_features: int, sizes: dict[str, float] | None) -> tuple
             row = found.families.loc[family]
             inside = _inside(true.mean(), row[f"{size}_q05"], row[f"{size}_q95"])
             rows.append({"size": size, "family": family, "of": "all features", "inside": inside})
-    larger = posterior.tree["sources"].to_dataset()["larger"]
+    larger = posterior.tree["finite_population"].to_dataset()["probability_larger"]
     families = [str(name) for name in larger["family"].values]
     pairs = [
         (larger.values[i, j], truth["finite_sd"][families[i]] > truth["finite_sd"][families[j]])

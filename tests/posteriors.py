@@ -42,12 +42,12 @@ def make_posterior(
     per_feature = {
         "divergences": np.zeros(n_features, int),
         "khat": np.full(n_features, 0.1),
-        "unit": np.full(n_features, 2.0),
+        "feature_scale": np.full(n_features, 2.0),
         "center": np.zeros(n_features),
         "converged": ~np.isin(features, not_converged),
         "reason": np.where(np.isin(features, not_converged), REASONS.index("R-hat"), 0).astype(np.int8),
-        "draws": np.full(n_features, 800),
-        "steps": np.full(n_features, 2400),
+        "n_draws": np.full(n_features, 800),
+        "leapfrog_steps": np.full(n_features, 2400),
     }
     draws = (4, 250)
     ratio = rng.normal(0, 0.1, (*draws, 3))
@@ -62,7 +62,7 @@ def make_posterior(
             },
             coords={**family, "scanner": scanner},
             attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features}
-            | {"features_of_ratios": n_features, "features_effective": float(n_features)},
+            | {"n_ratio_features": n_features, "n_independent_features": float(n_features)},
         ),
         "/scales": xr.Dataset(
             scales
@@ -78,7 +78,7 @@ def make_posterior(
                 "component": (("scanner",), [0, 0, 1]),
                 "n_scans": (("scanner",), [20, 20, 20]),
                 "n_travelers": (("scanner",), [2, 2, 0]),
-                "n_once": (("scanner",), [10, 10, 20]),
+                "n_single_scan": (("scanner",), [10, 10, 20]),
             },
             coords={"scanner": scanner},
         ),
@@ -122,10 +122,10 @@ def add_sources(found: Posterior) -> Posterior:
     statistics = np.stack([mean, 0.1 * mean, 0.85 * mean, mean, 1.15 * mean])
     dims, pair = ("statistic", "family", "feature"), ("family", "other", "feature")
     variance = np.eye(len(families))[..., None] * (0.1 * mean) ** 2
-    found.tree["sources"] = xr.DataTree(xr.Dataset({
+    found.tree["finite_population"] = xr.DataTree(xr.Dataset({
         "finite_sd": (dims, statistics), "contribution": (dims, statistics / 100), "finite_covariance": (pair, variance),
-        "with_scale": (("size", "family", "feature"), np.zeros((3, *mean.shape))),
-        "larger": (pair, (mean[:, None] > mean).astype(float)),
+        "covariance_with_log_scale": (("size", "family", "feature"), np.zeros((3, *mean.shape))),
+        "probability_larger": (pair, (mean[:, None] > mean).astype(float)),
     }))  # fmt: skip
     return found
 
@@ -161,18 +161,18 @@ def make_learned(
                 "bias_ratio": (("chain", "draw", "scanner"), size),
             },
             coords={"scanner": scanner},
-            attrs={"features_effective": float(n_features)},
+            attrs={"n_independent_features": float(n_features)},
         ),
         "/scales": xr.Dataset(
             {name: (("family", "feature"), size * middle) for name, size in (("q50", 1.0), ("mean", 1.1), ("sd", 0.2))}
-            | {"center": ("feature", standard.center), "unit": ("feature", standard.sd)}
+            | {"center": ("feature", standard.center), "feature_scale": ("feature", standard.sd)}
             | {"converged": ("feature", np.full(n_features, True))},
             coords={**scale_coordinates(design), "feature": feature},
         ),
         "/design": xr.Dataset(
             coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
         ),
-        "/statistics": keep_statistics(dataset.scans, design, moments),
+        "/sufficient_statistics": keep_statistics(dataset.scans, design, moments),
     }
     for group in design.effects:
         n_levels = len(group.levels)

@@ -51,7 +51,7 @@ def refit(case: Case, fitted: Posterior, adapted: Posterior) -> Dense:
     """All scans at once, at the scales of the fit and the noise ratios of the adapted posterior."""
     scans, values, first = everybody(case)
     scales = fitted.tree["scales"].to_dataset()
-    unit = scales["unit"].values
+    unit = scales["feature_scale"].values
     ratios = geometric(adapted, "noise_ratio"), geometric(adapted, "bias_ratio")
     return solve_dense(
         scans,
@@ -67,7 +67,7 @@ def refit(case: Case, fitted: Posterior, adapted: Posterior) -> Dense:
 def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
     """Compare means and sds of all effects; those of scanners and populations are contrasts with the mean of the fit."""
     dense = refit(case, fitted, adapted)
-    unit = fitted.tree["scales"].to_dataset()["unit"].values
+    unit = fitted.tree["scales"].to_dataset()["feature_scale"].values
     assert set(adapted.tree["effects"].children) >= set(fitted.tree["effects"].children)
     for name in adapted.tree["effects"].children:
         effect = adapted.effect(name)
@@ -81,7 +81,7 @@ def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
         told = [str(level) for level in effect[dim].values]
         assert set(told) <= set(levels)
         if dim == "covariate":
-            scale = {each["level"]: each["sd"] for each in fitted.tree["statistics"].attrs["covariates"]}
+            scale = {each["level"]: each["sd"] for each in fitted.tree["sufficient_statistics"].attrs["covariates"]}
             forms = forms / np.array([scale[level] for level in levels])[:, None]
         mean, sd = dense.summary(forms[[levels.index(level) for level in told]])
         np.testing.assert_allclose(effect["mean"].values / unit, mean, atol=EXACT, err_msg=name)
@@ -151,7 +151,7 @@ def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     """Travelers and a cohort on a new scanner, features in another order and more of them, in blocks."""
     monkeypatch.setattr("bayesharm.harmonization.adapted_effects.BLOCK", 100)
     fitted = load_posterior(small_run)
-    assert 1 < fitted.tree["hyper"].attrs["features_effective"] <= len(fitted.features)
+    assert 1 < fitted.tree["hyper"].attrs["n_independent_features"] <= len(fitted.features)
     old = pd.read_csv(small_study / "scans.csv", dtype=str)
     people = ["t0", "t1", "t2", *(f"new{k}" for k in range(6))]
     new = pd.DataFrame({"participant_id": people, "scanner": "epsilon", "diagnosis": ["HC"] * 6 + ["MDD"] * 3})
@@ -169,7 +169,7 @@ def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     told = adapted.effect("measurement")
     assert told["n_scans"].sel(scanner="epsilon") == 9 and 0.1 < told["contraction"].sel(scanner="epsilon") < 1
     design = adapted.tree["design"].to_dataset()
-    assert design.sel(scanner="epsilon")[["n_scans", "n_travelers", "n_once"]].to_array().values.tolist() == [9, 3, 6]
+    assert design.sel(scanner="epsilon")[["n_scans", "n_travelers", "n_single_scan"]].to_array().values.tolist() == [9, 3, 6]
     before_and_after = fitted.effect("measurement"), told.sel(scanner=fitted.scanners)
     assert (before_and_after[1]["contraction"] > before_and_after[0]["contraction"] - 0.02).all()  # at other typical scales
 
@@ -192,7 +192,7 @@ def test_the_noise_ratio_of_a_new_scanner_is_found():
         se = (0.5 * (share**2).sum() * (1 - n_lost / is_new.sum())) ** -0.5
         assert abs(np.log(found.mean() / true[new])) < 4.3 * se < 0.2
         assert np.ptp(found) == 0
-        fitted.tree["hyper"].attrs["features_effective"] = 1.0  # of 60 that go together: the prior holds it at 1
+        fitted.tree["hyper"].attrs["n_independent_features"] = 1.0  # of 60 that go together: the prior holds it at 1
         together = adapt(fitted, load_dataset(scans[is_new], study.features[is_new], check="apply"))
         held = together.tree["hyper"].to_dataset()["noise_ratio"].sel(scanner=new).values.mean()
         precision = [(share**2).sum() / 2 / n + spec.priors.noise_ratio_sd**-2 for n in (1, 60)]

@@ -97,7 +97,7 @@ def test_the_srpbs_study(srpbs):
     found = identify(srpbs)
     assert found.components == (srpbs.scanners,)
     assert set(found.pairs.rests_on) == {"travelers"} and len(found.pairs) == 66
-    assert found.scanners.columns.tolist() == ["component", "n_scans", "n_travelers", "n_once"]
+    assert found.scanners.columns.tolist() == ["component", "n_scans", "n_travelers", "n_single_scan"]
     assert found.scanners.loc["ATT"].tolist() == [0, 197, 9, 65]
     assert found.scanners.n_once.sum() == 805
     rows = found.contrasts.set_index(["group", "level"])

@@ -34,7 +34,7 @@ def expected(case: Case, fitted: Posterior, relative: dict[str, float] | None = 
     """Mean and sd of the new scans that the model uses, in the features' units."""
     scans, values, first = everybody(case)
     scales = fitted.tree["scales"].to_dataset()
-    center, unit = scales["center"].values, scales["unit"].values
+    center, unit = scales["center"].values, scales["feature_scale"].values
     mean, sd = predict_dense(
         scans,
         ((values - center) / unit)[first],
@@ -82,7 +82,7 @@ def test_what_was_learned_since_the_fit_counts(monkeypatch):
     predicted = predict(adapted, case.part(case.is_new & ~some).scans)
     scans, new = rename_once(rename_once(case.scans, ~case.is_new), ~case.is_new | some), case.is_new & ~some
     scales = fitted.tree["scales"].to_dataset()
-    unit, center = scales["unit"].values, scales["center"].values
+    unit, center = scales["feature_scale"].values, scales["center"].values
     mean, sd = predict_dense(
         scans,
         ((case.values - center) / unit)[~new],

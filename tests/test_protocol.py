@@ -262,11 +262,11 @@ def ranked():
     statistics = np.concatenate([draws.mean(0)[None], draws.std(0)[None], np.quantile(draws, [0.05, 0.5, 0.95], axis=0)])
     dims, pair = ("statistic", "family", "feature"), ("family", "other", "feature")
     n = len(families)
-    posterior.tree["sources"] = xr.DataTree(xr.Dataset({
+    posterior.tree["finite_population"] = xr.DataTree(xr.Dataset({
         "finite_sd": (dims, 2 * statistics),  # every feature has an sd of 2 over the scans
         "contribution": (dims, statistics / 10),
         "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
-        "with_scale": (("size", "family", "feature"), np.zeros((3, n, N_RANKED_FEATURES))),
+        "covariance_with_log_scale": (("size", "family", "feature"), np.zeros((3, n, N_RANKED_FEATURES))),
     }))  # fmt: skip
     return posterior, families, 2 * draws
 
@@ -288,7 +288,7 @@ def test_ranking_is_that_of_draws_of_all_parts_together(ranked):
 def test_what_typical_scales_have_in_common_counts_in_the_ranking(ranked):
     """Of two factors that could be each other, either may be the larger, although single features know their sizes."""
     posterior, families, _ = ranked
-    posterior.tree["sources"]["with_scale"][1] = 0.05
+    posterior.tree["finite_population"]["covariance_with_log_scale"][1] = 0.05
     alone = variance_components(posterior)
     eta = posterior.tree["hyper"]["eta"].values
     one, other = families.index("coil"), families.index("manufacturer")
@@ -302,7 +302,9 @@ def test_what_typical_scales_have_in_common_counts_in_the_ranking(ranked):
 
 def test_a_model_without_factors_has_no_ranking(ranked):
     posterior = make_posterior("traveling")
-    posterior.tree["sources"] = ranked[0].tree["sources"].isel(family=slice(3), other=slice(3), feature=slice(4))
+    posterior.tree["finite_population"] = (
+        ranked[0].tree["finite_population"].isel(family=slice(3), other=slice(3), feature=slice(4))
+    )
     found = variance_components(posterior)
     assert found.ranking is None and "Components of" not in str(found)
 

@@ -142,7 +142,7 @@ def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
     """Correlations are those at typical scales, of scanners and populations together."""
     result = quietly(posterior, with_values(study, study.features.read(0, 160)), remove=BOTH)
     scales = posterior.tree["scales"].to_dataset()
-    unit = scales["unit"].values
+    unit = scales["feature_scale"].values
     typical = {str(name): np.median(scales["q50"].sel(family=name).values / unit)[None] for name in scales["family"].values}
     scans, spec = study.scans, posterior.spec
     hyper = posterior.tree["hyper"].to_dataset()

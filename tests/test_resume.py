@@ -328,7 +328,7 @@ def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(st
         fit(study, run)
     sampled, notes = repaired(study, run, monkeypatch)
     assert contents(run) == contents(whole)
-    turns = bayesharm.load_posterior(whole).tree["scales"]["draws"].values // (4 * 125) - 1
+    turns = bayesharm.load_posterior(whole).tree["scales"]["n_draws"].values // (4 * 125) - 1
     assert turns[32:64].any()  # otherwise this does not show that later turns are found
     assert sampled[0] == {*range(32, 64)} - {k for k in range(32, 64, 2) if turns[k] and turns[k + 1]}
     assert {k for k in range(32, 64) if turns[k]} <= sampled[1] <= {*np.flatnonzero(turns)}
@@ -470,7 +470,7 @@ def test_what_does_not_converge_is_run_three_times_and_marked(study):
     posterior = fit(study, None, draws=8, progress=lambda stage, *_: stages.append(stage))
     assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
     scales = posterior.tree["scales"].to_dataset()
-    assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
+    assert not scales["converged"].values.any() and (scales["n_draws"] == 4 * 8 * 4).all()
     assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
     assert sample_block.n_compiled == 1  # one program: for the one that was compiled ahead, and all parts of all runs
 
@@ -499,7 +499,7 @@ def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch)
     """As if its density were not finite; it is not one of those that teach what all share."""
     before, moments = fit(study, None, hyper_features=48), FitContext.moments
     learners = np.sort(np.random.default_rng([1, Stage.SAMPLE]).choice(96, 48, replace=False))
-    good = before.tree["scales"]["draws"].values == 4 * 125  # others are run again, then in other blocks
+    good = before.tree["scales"]["n_draws"].values == 4 * 125  # others are run again, then in other blocks
     bad = next(k for k in range(96) if k not in learners and good[k])
 
     def with_nan(self, features):

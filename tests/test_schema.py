@@ -42,12 +42,12 @@ def test_missing_arrays_and_other_dimensions_are_named():
     arrays = {variable.name: np.zeros(2) for variable in DESIGN.variables}
     whole = DESIGN.dataset(arrays, scanner)
     assert DESIGN.find_faults(whole) == []
-    assert DESIGN.find_faults(whole.drop_vars("n_once")) == ["no design/n_once"]
-    turned = whole.assign(n_once=(("other",), np.zeros(3)))
-    assert DESIGN.find_faults(turned) == ["design/n_once over other"]
+    assert DESIGN.find_faults(whole.drop_vars("n_single_scan")) == ["no design/n_single_scan"]
+    turned = whole.assign(n_single_scan=(("other",), np.zeros(3)))
+    assert DESIGN.find_faults(turned) == ["design/n_single_scan over other"]
     assert "no scales" in find_faults(xr.DataTree.from_dict({"/design": whole}))
-    with pytest.raises(KeyError, match="n_once"):
-        DESIGN.dataset({name: value for name, value in arrays.items() if name != "n_once"}, scanner)
+    with pytest.raises(KeyError, match="n_single_scan"):
+        DESIGN.dataset({name: value for name, value in arrays.items() if name != "n_single_scan"}, scanner)
 
 
 def test_levels_take_the_place_of_their_dimension():

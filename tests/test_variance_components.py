@@ -36,12 +36,12 @@ def posterior(draws):
     statistics = np.concatenate([draws.mean(0)[None], draws.std(0)[None], np.quantile(draws, [0.05, 0.5, 0.95], axis=0)])
     away = draws - draws.mean(0)
     dims, pair = ("statistic", "family", "feature"), ("family", "other", "feature")
-    found.tree["sources"] = xr.DataTree(xr.Dataset({
+    found.tree["finite_population"] = xr.DataTree(xr.Dataset({
         "finite_sd": (dims, 2 * statistics),  # every feature has an sd of 2 over the scans
         "contribution": (dims, statistics / 10),
         "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
-        "with_scale": (("size", "family", "feature"), np.zeros((3, 3, len(NAMES)))),
-        "larger": (pair, (draws[:, :, None] > draws[:, None]).mean(0)),
+        "covariance_with_log_scale": (("size", "family", "feature"), np.zeros((3, 3, len(NAMES)))),
+        "probability_larger": (pair, (draws[:, :, None] > draws[:, None]).mean(0)),
     }))  # fmt: skip
     return found
 
@@ -70,7 +70,7 @@ def test_probabilities_know_that_families_of_a_feature_go_together(posterior, dr
 def test_what_features_share_widens_their_means(posterior):
     """By a posterior sd of eta every feature moves to the same side, as much as it goes with its log-scale."""
     before = variance_components(posterior).families
-    posterior.tree["sources"]["with_scale"][1] = 0.04
+    posterior.tree["finite_population"]["covariance_with_log_scale"][1] = 0.04
     found = variance_components(posterior).families
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, 3) for name in ("eta", "omega"))

@@ -30,7 +30,7 @@ def describe_convergence(posterior: Posterior, hyper: pd.DataFrame, features: pd
     hyper, features : DataFrame
         As in :class:`bayesharm.Summary`.
     """
-    draws, run = posterior.tree["hyper"].to_dataset(), posterior.run
+    draws, run = posterior.hyper, posterior.run
     if posterior.preview_notice:
         return (posterior.preview_notice, *_describe_approximation(features), *_describe_correlation(draws.attrs))
     divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
@@ -86,7 +86,7 @@ def _describe_training(n_used: int, n_wanted: int) -> list[str]:
 
 
 def _describe_correlation(attrs: Mapping[str, Any]) -> list[str]:
-    n_features, n_independent = attrs["features_of_ratios"], attrs["features_effective"]
+    n_features, n_independent = attrs["n_ratio_features"], attrs["n_independent_features"]
     if n_independent > MIN_INDEPENDENT * n_features:
         return []
     return [

@@ -50,8 +50,8 @@ class FamilySizes:
 
     @classmethod
     def from_posterior(cls, posterior: Posterior) -> FamilySizes:
-        """Read the sizes from the groups ``/scales``, ``/sources`` and ``/hyper`` of a run."""
-        scales, sources = (posterior.tree[name].to_dataset() for name in ("scales", "sources"))
+        """Read the sizes from the groups ``/scales``, ``/finite_population`` and ``/hyper`` of a run."""
+        scales, sources = posterior.scales, posterior.finite_population
         divisor = feature_scale(posterior)
         return cls(
             [str(name) for name in scales["family"].values],
@@ -156,22 +156,22 @@ def lognormal_interval(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np
 
 def _shared_errors(posterior: Posterior, divisor: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the change of each size per posterior sd of the hyperparameters, (family, feature)."""
-    hyper, sources = posterior.tree["hyper"].to_dataset(), posterior.tree["sources"].to_dataset()
+    hyper, sources = posterior.hyper, posterior.finite_population
     eta, omega = hyper["eta"].values, hyper["omega"].values
     variance = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
     uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
-    scaled = sources["with_scale"].values * uncertain[:, None]
+    scaled = sources["covariance_with_log_scale"].values * uncertain[:, None]
     # The first family, noise, is that of a scanner with variance ratio 1. The scale of all scans' noise is uncertain by the
     # ratios too, weighted by the scanners' numbers of scans.
-    n_scans = posterior.tree["design"].to_dataset()["n_scans"].values
+    n_scans = posterior.design["n_scans"].values
     level = np.log(hyper["noise_ratio"].values) @ (n_scans / n_scans.sum())
-    scaled[:2, 0] = np.hypot(scaled[:2, 0], 0.5 * level.std() * posterior.tree["scales"].to_dataset()["mean"].values[0])
+    scaled[:2, 0] = np.hypot(scaled[:2, 0], 0.5 * level.std() * posterior.scales["mean"].values[0])
     return {name: part / (1 if name == "contribution" else divisor) for name, part in zip(SIZES, scaled, strict=True)}
 
 
 def _eta_correlation(posterior: Posterior) -> np.ndarray:
     """Compute the posterior correlation of eta between families, without the shift that the feature offset takes up."""
-    hyper = posterior.tree["hyper"].to_dataset()
+    hyper = posterior.hyper
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
     covariance = np.cov(eta.T)
     remaining = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)

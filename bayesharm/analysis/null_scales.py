@@ -63,7 +63,7 @@ def hyperparameter_center(posterior: Posterior, omega_floor: float) -> tuple[np.
 
     The excess is the half-normal part of omega: omega² = omega_floor² + excess².
     """
-    hyper = posterior.tree["hyper"].to_dataset()
+    hyper = posterior.hyper
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
     excess = np.sqrt(np.maximum((omega**2).mean(0) - omega_floor**2, MIN_EXCESS**2))
     return np.stack([eta.mean(0), np.log(excess)]), eta.std(0)

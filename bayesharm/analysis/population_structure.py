@@ -216,7 +216,7 @@ def sampling_scales(posterior: Posterior) -> dict[str, str]:
         There are none.
     """
     families = [family for family in posterior.spec.families if family.grouping == "population"]
-    scales = read_scales(posterior.tree["scales"].to_dataset())
+    scales = read_scales(posterior.scales)
     reported = {  # populations with another one to be compared with, by scale
         Scale(family.name, population.diagnosis if family.split else "")
         for family in families

@@ -104,8 +104,8 @@ def summarize(posterior: Posterior) -> Summary:
 
 
 def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
-    scales = posterior.tree["scales"].to_dataset()
-    feature_sd = scales["unit"].values
+    scales = posterior.scales
+    feature_sd = scales["feature_scale"].values
     square = {}
     for name in sorted(posterior.tree["effects"].children):  # files are listed in any order
         if name != "covariate":  # slopes have the units of the covariate
@@ -122,7 +122,7 @@ def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
 def _hyper(posterior: Posterior) -> pd.DataFrame:
     from arviz_stats.base import array_stats
 
-    hyper = posterior.tree["hyper"].to_dataset()
+    hyper = posterior.hyper
     rows = []
     for k, family in enumerate(hyper["family"].values):
         row: dict[str, Any] = {"family": str(family)}
@@ -140,19 +140,19 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
 
 def _scanners(posterior: Posterior) -> pd.DataFrame:
     effect = posterior.effect(posterior.spec.removed_effect)
-    feature_sd = posterior.tree["scales"].to_dataset()["unit"].values
+    feature_sd = posterior.scales["feature_scale"].values
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
     for name, statistic in (("bias", "mean"), ("uncertainty", "sd")):
         table[name] = np.sqrt(np.nanmean((effect[statistic].values / feature_sd) ** 2, axis=1))
     for name in ("noise_ratio", "bias_ratio"):
-        ratio = posterior.tree["hyper"].to_dataset()[name].values.reshape(-1, len(table))
+        ratio = posterior.hyper[name].values.reshape(-1, len(table))
         table[f"{name}_q05"], table[name], table[f"{name}_q95"] = np.quantile(ratio, INTERVAL, axis=0)
     table["from_data"] = effect["contraction"].values
     return table.sort_values("bias", ascending=False, kind="stable")
 
 
 def _features(posterior: Posterior) -> pd.DataFrame:
-    scales = posterior.tree["scales"].to_dataset()
+    scales = posterior.scales
     table = pd.DataFrame(index=pd.Index(posterior.features, name="feature"))
     table["converged"] = scales["converged"].values.astype(bool)
     table["reason"] = np.array(REASONS, dtype=object)[scales["reason"].values]

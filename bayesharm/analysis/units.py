@@ -17,5 +17,5 @@ def common_units(posterior: Posterior) -> str:
 
 def feature_scale(posterior: Posterior) -> np.ndarray:
     """Return the divisor that brings the effects on each feature to `common_units`, (feature,)."""
-    sd = posterior.tree["scales"].to_dataset()["unit"].values
+    sd = posterior.scales["feature_scale"].values
     return np.ones_like(sd) if posterior.is_single_modality else sd

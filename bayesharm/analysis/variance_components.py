@@ -12,7 +12,7 @@ import pandas as pd
 from bayesharm.analysis.family_sizes import FamilySizes, lognormal_interval
 from bayesharm.analysis.units import common_units, feature_scale
 from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
-from bayesharm.errors import InputError, RunFolderError
+from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource
 from bayesharm.results.console import as_text, format_probability, format_significant, make_table
 from bayesharm.results.posterior import Posterior
@@ -95,7 +95,7 @@ def variance_components(
     InputError
         `edge_table` lacks features of the run or a column, or `networks` lacks regions.
     """
-    _check_input(posterior, edge_table, networks)
+    _check_tables(edge_table, networks)
     sizes = FamilySizes.from_posterior(posterior)
     by_region = by_networks = None
     if edge_table is not None:
@@ -115,14 +115,7 @@ def variance_components(
     )
 
 
-def _check_input(posterior: Posterior, edge_table: TableSource | None, networks: TableSource | None) -> None:
-    if "sources" not in posterior.tree.children:
-        raise RunFolderError(
-            "This run has no variance components.",
-            got="a preview" if posterior.preview_notice else "an adapted posterior, or a run folder without /sources",
-            expected="the run folder of a full fit",
-            do="fit without --preview" if posterior.preview_notice else "use the posterior of the fit",
-        )
+def _check_tables(edge_table: TableSource | None, networks: TableSource | None) -> None:
     if networks is not None and edge_table is None:
         raise InputError(
             "Networks are given, but not which regions a feature connects.",

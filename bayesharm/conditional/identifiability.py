@@ -47,7 +47,7 @@ class Identifiability:
         A row for each reported effect: ``group``, ``level``, ``n_scans``, ``n_participants``, ``contraction``
         and ``contraction_travelers`` (NaN where the group is not by scanner).
     scanners : DataFrame
-        Indexed by scanner: ``component``, ``n_scans``, ``n_travelers``, ``n_once`` (single-scan participants).
+        Indexed by scanner: ``component``, ``n_scans``, ``n_travelers``, ``n_single_scan`` (single-scan participants).
     pairs : DataFrame
         A row for each pair of scanners: ``first``, ``second``, ``rests_on`` (`travelers`,
         `shared population`, `prior of sampling bias` or `prior of participant effects`), and ``contraction``
@@ -165,7 +165,7 @@ def _scanner_table(design: Design, traveling: np.ndarray, components: tuple[tupl
     table = pd.DataFrame(index=pd.Index(design.scanners, name="scanner"))
     table["component"] = table.index.map(component)
     single_scans = scans[~scans.person.duplicated(keep=False)]
-    counted = {"n_scans": scans, "n_travelers": scans[traveling].drop_duplicates(), "n_once": single_scans}
+    counted = {"n_scans": scans, "n_travelers": scans[traveling].drop_duplicates(), "n_single_scan": single_scans}
     for name, rows in counted.items():
         table[name] = rows.scanner.value_counts().reindex(table.index, fill_value=0)
     return table

@@ -16,7 +16,7 @@ from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import NODE, keep_statistics, label_effects, scale_coordinates
+from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 from bayesharm.results.schema import DESIGN, DRAWS, FINITE_POPULATION, HYPER, SCALES
 
@@ -50,7 +50,7 @@ def assemble_posterior(
         "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name} | preview),
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
-        f"/{NODE}": keep_statistics(
+        "/sufficient_statistics": keep_statistics(
             dataset.scans, design, Moments(*(results[name] for name in Moments._fields))
         ).assign_coords(feature),
         **{f"/effects/{name}": node for name, node in _effect_groups(design, results, identifiability, features).items()},
@@ -62,7 +62,7 @@ def assemble_posterior(
     }
     if "finite_sd" in results:
         labels = {"statistic": list(STATISTICS), "other": family["family"][1], "size": list(SIZES)}
-        nodes["/sources"] = FINITE_POPULATION.dataset(
+        nodes["/finite_population"] = FINITE_POPULATION.dataset(
             results, family | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
         )
     if "kept" in results:
@@ -88,8 +88,8 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
         "rhat_max": float(np.nanmax(diagnostics.rhat)),
         "ess_bulk_min": float(np.nanmin(diagnostics.ess_bulk)),
         "features": len(hyper.khat),
-        "features_of_ratios": len(pick_features(len(hyper.khat))),
-        "features_effective": hyper.ratios.n_independent_features,
+        "n_ratio_features": len(pick_features(len(hyper.khat))),
+        "n_independent_features": hyper.ratios.n_independent_features,
         "khat_above_0.7": float((hyper.khat > 0.7).mean()),
     } | {f"importance_{name}": float(value) for name, value in importance if np.isfinite(value)}
     arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias}
@@ -146,5 +146,5 @@ def _record(
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:
     """Compute the median over features of the posterior median of each scale, in standard deviations of the feature."""
-    typical = np.nanmedian(results["q50"] / results["unit"], axis=1)
+    typical = np.nanmedian(results["q50"] / results["feature_scale"], axis=1)
     return np.where(np.isfinite(typical), typical, design.scale_medians)

@@ -72,8 +72,9 @@ def summarize_features(
     Returns
     -------
     dict of arrays
-        Variables of the groups ``scales`` and ``sources`` of the results tree, moments, ``effect_mean``, ``effect_sd``,
-        ``waited`` (leapfrog steps of the slowest lane) and, if draws are kept, ``kept``; the feature axis last.
+        Variables of the groups ``scales`` and ``finite_population`` of the results tree, moments, ``effect_mean``,
+        ``effect_sd``, ``waited`` (leapfrog steps of the slowest lane) and, if draws are kept, ``kept``; the feature axis
+        last.
     """
     draws = jax.tree.map(np.asarray, draws)
     pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
@@ -106,10 +107,10 @@ def leapfrog_cost(results: Arrays, n_chains: int) -> dict[str, float] | None:
     The lanes of a block make each draw together, so that a draw takes as long as the lane with the most steps: the maximum
     over lanes against the mean, over all draws of the last run of each feature. None for a preview, which has no draws.
     """
-    if not (n_steps := int(results["steps"].sum())):
+    if not (n_steps := int(results["leapfrog_steps"].sum())):
         return None
     return {
-        "mean": n_steps / int(results["draws"].sum()),
+        "mean": n_steps / int(results["n_draws"].sum()),
         "max_over_mean": n_chains * int(results["waited"].sum()) / n_steps,
     }
 
@@ -161,11 +162,11 @@ def _summarize_chunk(
         "reason": reason,
         "khat": pareto_k(np.asarray(draws.log_weights)),
         "center": standardization.center,
-        "unit": unit,
+        "feature_scale": unit,
         "effect_mean": effect_mean,
         "effect_sd": effect_sd,
-        "draws": np.full(len(unit), len(pooled)),
-        "steps": np.asarray(draws.n_steps).sum((0, 1)),
+        "n_draws": np.full(len(unit), len(pooled)),
+        "leapfrog_steps": np.asarray(draws.n_steps).sum((0, 1)),
     }
     if sizes is not None:
         summary |= _summarize_sizes(sizes, unit)
@@ -205,8 +206,8 @@ def _summarize_sizes(sizes: Sizes, unit: np.ndarray) -> Arrays:
         "finite_sd": _summary_statistics(finite),
         "contribution": _log_normal_statistics(contribution),
         "finite_covariance": covariance,
-        "larger": larger,
-        "with_scale": np.stack([_covariance(size, sizes.log_scales) for size in (tau, finite, contribution)]),
+        "probability_larger": larger,
+        "covariance_with_log_scale": np.stack([_covariance(size, sizes.log_scales) for size in (tau, finite, contribution)]),
     }
     return {name: part.astype(np.float32) for name, part in summary.items()}
 

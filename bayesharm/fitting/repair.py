@@ -116,7 +116,7 @@ def _last_retries(out: Path, settings: Settings) -> np.ndarray:
     """Find the last retry of each feature, a position in `RETRY_SCHEDULE`, from its number of draws; (feature,)."""
     import zarr
 
-    draws = np.asarray(zarr.open_array(out / TREE / "scales" / "draws", mode="r")[:])
+    draws = np.asarray(zarr.open_array(out / TREE / "scales" / "n_draws", mode="r")[:])
     if settings.preview:
         return np.zeros(len(draws), int)
     return np.searchsorted([len(runs) for runs in RETRY_SCHEDULE], draws // (settings.chains * settings.n_draws))

@@ -22,7 +22,7 @@ from bayesharm.harmonization.feature_matching import compare_units, match_featur
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
-from bayesharm.results.nodes import NODE, label_effects, read_scan_patterns, read_statistics, write_statistics
+from bayesharm.results.nodes import label_effects, read_scan_patterns, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def adapt_to_new_scanners(posterior: Posterior, dataset: Dataset) -> tuple[Poste
     adapted, _ = update_posterior(posterior, replace(dataset, scans=new_scans, features=dataset.features.align(rows)))
     notes = list(adapted.run["notes"][len(posterior.run["notes"]) :])
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
-    in_fit = read_scan_patterns(posterior.tree[NODE].to_dataset())["participant_id"]
+    in_fit = read_scan_patterns(posterior.sufficient_statistics)["participant_id"]
     if not_used := sorted(set(new_scans["participant_id"]) & set(elsewhere) - set(in_fit)):
         notes.append(
             f"Adaptation used the scans on new scanners only. {shorten(not_used)} also have scans on scanners of the fit: "
@@ -141,10 +141,10 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
             expected="scans that were neither in the fit nor in an earlier adaptation",
             do="give new scans only: scans counted twice make the effects look more certain than they are",
         )
-    old = read_statistics(posterior)
-    scales = posterior.tree["scales"].to_dataset()
+    old = read_statistics(posterior.sufficient_statistics, posterior.spec)
+    scales = posterior.scales
     values, left_out, unit_notes = _read_values(posterior, dataset)
-    merged, merging_notes = append_scans(old, dataset, (values - scales["center"].values) / scales["unit"].values)
+    merged, merging_notes = append_scans(old, dataset, (values - scales["center"].values) / scales["feature_scale"].values)
     effects = compute_adapted_effects(posterior, merged)
     by_scanner = _count_scans(merged)
     adaptation_notes = _adaptation_notes(merged, old, len(dataset.scans), by_scanner["n_travelers"])
@@ -183,7 +183,7 @@ def _count_scans(merged: SufficientStatistics) -> dict[str, np.ndarray]:
         "component": scanners["component"].to_numpy(),
         "n_travelers": scanners["n_travelers"].to_numpy(),
         "n_scans": np.bincount(design.class_scanner, merged.size, n_scanners).astype(int),
-        "n_once": np.bincount(design.class_scanner, merged.size * design.class_single_scan, n_scanners).astype(int),
+        "n_single_scan": np.bincount(design.class_scanner, merged.size * design.class_single_scan, n_scanners).astype(int),
     }
 
 
@@ -217,7 +217,7 @@ def _label(
 
     design, tree = merged.design, posterior.tree.copy()
     feature = tree["scales"]["feature"]
-    for name in ("effects", "sources", "draws"):
+    for name in ("effects", "finite_population", "draws"):
         if name in tree.children:
             del tree[name]
     for name, node in _label_effects(posterior, merged, effects).items():
@@ -230,7 +230,7 @@ def _label(
             attrs={"travelers": list(design.travelers), "n_scans": int(merged.size.sum())},
         )
     )
-    tree[NODE] = xr.DataTree(write_statistics(merged).assign_coords(feature=feature))
+    tree["sufficient_statistics"] = xr.DataTree(write_statistics(merged).assign_coords(feature=feature))
     return tree
 
 

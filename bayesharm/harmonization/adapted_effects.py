@@ -56,10 +56,10 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     """
     design, problem = merged.design, make_problem(merged.design, merged.likelihood)
     scales, hyper = posterior.scales, posterior.hyper
-    unit = scales["unit"].values
+    unit = scales["feature_scale"].values
     log_scales = np.log(scales["q50"].values / unit)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
-    n_independent, is_new = hyper.attrs["features_effective"], ~np.isin(design.scanners, posterior.scanners)
+    n_independent, is_new = hyper.attrs["n_independent_features"], ~np.isin(design.scanners, posterior.scanners)
     in_fit, ratios = _levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
     with find_devices().in_use("float64"):
         ratios = fit_unseen_ratios(problem, merged.moments, log_scales, ratios, n_independent, is_new)

@@ -174,7 +174,7 @@ def prepare_correction(
 
 
 def _convergence_notes(posterior: Posterior, features: Features, feature_indices: np.ndarray) -> list[str]:
-    converged = posterior.tree["scales"].to_dataset()["converged"].values[feature_indices]
+    converged = posterior.scales["converged"].values[feature_indices]
     if converged.all():
         return []
     names = features.names[~converged]

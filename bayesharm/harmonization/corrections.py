@@ -13,7 +13,7 @@ import pandas as pd
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.data.scans import find_travelers
 from bayesharm.model.labels import Population
-from bayesharm.results.nodes import NODE, read_populations
+from bayesharm.results.nodes import read_populations
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Populati
     scans : DataFrame
         A scan without a diagnosis, in a study with diagnoses, has a population without a diagnosis.
     """
-    travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.tree["design"].attrs["travelers"])
-    has_diagnosis = "diagnosis" in posterior.tree[NODE].to_dataset()["table_column"].values and "diagnosis" in scans
+    travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.design.attrs["travelers"])
+    has_diagnosis = "diagnosis" in posterior.sufficient_statistics["table_column"].values and "diagnosis" in scans
     diagnoses = scans["diagnosis"] if has_diagnosis else [""] * len(scans)
     rows = zip(travelers, scans["site"], diagnoses, strict=True)
     return [None if travels else Population(str(site), str(diagnosis)) for travels, site, diagnosis in rows]

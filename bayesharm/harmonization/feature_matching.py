@@ -107,8 +107,8 @@ def compare_units(
     list of str
         One note, or none.
     """
-    scales = posterior.tree["scales"].to_dataset()
-    center, unit = scales["center"].values[feature_indices], scales["unit"].values[feature_indices]
+    scales = posterior.scales
+    center, unit = scales["center"].values[feature_indices], scales["feature_scale"].values[feature_indices]
     ratio = size / np.hypot(center, unit)
     is_small = ratio < 1 / MAX_SIZE_RATIO
     is_suspect = (ratio > MAX_SIZE_RATIO) | (is_small & (np.abs(center) > MIN_CENTER * unit))

@@ -13,7 +13,7 @@ from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Correction, find_populations
 from bayesharm.model.covariates import Covariate, covariate_values
-from bayesharm.results.nodes import NODE, read_populations
+from bayesharm.results.nodes import read_populations
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int
     feature_indices : (feature,) int array
         Indices of the features in the posterior.
     """
-    spec, scales = posterior.spec, posterior.tree["scales"].to_dataset()["q50"][:, feature_indices]
+    spec, scales = posterior.spec, posterior.scales["q50"][:, feature_indices]
     noise = scales.sel(family="noise").values ** 2
     participant = np.zeros_like(noise)
     for family in spec.families:
@@ -90,7 +90,7 @@ class Expectation:
         feature_indices: np.ndarray,
         target: str | None,
     ) -> None:
-        n_scans = posterior.tree[NODE].to_dataset()["size"].values.sum()
+        n_scans = posterior.sufficient_statistics["size"].values.sum()
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
         for name in posterior.tree["effects"].children:
@@ -141,18 +141,18 @@ class NoiseMatching:
         They are in random order: consecutive draws of a chain are correlated, and few of them may be used.
         """
         names = self.correction.effects.levels[: self.correction.effects.n_scanners]
-        ratio = self.posterior.tree["hyper"].to_dataset()["noise_ratio"].reindex(scanner=names, fill_value=1.0)
+        ratio = self.posterior.hyper["noise_ratio"].reindex(scanner=names, fill_value=1.0)
         draws = np.log(ratio.values).reshape(-1, len(names))
         return draws[np.random.default_rng([self.correction.seed, Stage.HARMONIZE]).permutation(len(draws))]
 
 
 def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndarray:
     """Return the mean over all scans in the posterior, those of adaptation included, (feature,)."""
-    scales, statistics = posterior.tree["scales"].to_dataset(), posterior.tree[NODE].to_dataset()
+    scales, statistics = posterior.scales, posterior.sufficient_statistics
     n_scans = statistics["size"].values.sum()
     intercept = statistics["dense_column"].values == 0
     standardized = statistics["dense"].values[intercept].sum(0) / n_scans  # 0 in a fit; adaptation adds scans
-    return (scales["center"].values + scales["unit"].values * standardized)[feature_indices]
+    return (scales["center"].values + scales["feature_scale"].values * standardized)[feature_indices]
 
 
 def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: str) -> np.ndarray | None:
@@ -167,7 +167,7 @@ def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: 
 
 def _centered_covariates(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
     """Return the covariates minus their means over the scans of the fit, (scan, covariate)."""
-    covariates = [Covariate(**each) for each in posterior.tree[NODE].attrs["covariates"]]
+    covariates = [Covariate(**each) for each in posterior.sufficient_statistics.attrs["covariates"]]
     if absent := [each.name for each in covariates if each.name not in scans]:
         raise InputError(
             "Noise matching needs the covariates of the fit.",

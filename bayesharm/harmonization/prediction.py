@@ -52,8 +52,11 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
     """
     check_type(posterior, Posterior, "predict", "load_posterior")
     scans = scans.scans if isinstance(scans, Dataset) else scans
-    aligned, scales = align_new_scans(read_statistics(posterior), scans), posterior.tree["scales"].to_dataset()
-    design, sd_of_feature = aligned.old.design, scales["unit"].values
+    aligned, scales = (
+        align_new_scans(read_statistics(posterior.sufficient_statistics, posterior.spec), scans),
+        posterior.scales,
+    )
+    design, sd_of_feature = aligned.old.design, scales["feature_scale"].values
     log_scales = np.log(scales["q50"].values / sd_of_feature)
     problem = make_problem(design, aligned.old.likelihood)
     ratios = posterior.variance_ratios(design.scanners)

@@ -76,7 +76,7 @@ class RunView:
     @cached_property
     def scales(self) -> dict[str, Scale]:
         """Family and diagnosis of each scale, by its label."""
-        return read_scales(self.posterior.tree["scales"].to_dataset())
+        return read_scales(self.posterior.scales)
 
     @property
     def is_preview(self) -> bool:

@@ -69,7 +69,7 @@ def describe_study(view: RunView) -> Section:
         f"{family.name} ({SOURCE_DESCRIPTIONS.get(family.name, 'by ' + family.grouping)})"
         for family in view.posterior.spec.families
     ]
-    n_groups = len(set(view.posterior.tree["design"].to_dataset()["component"].values))
+    n_groups = len(set(view.posterior.design["component"].values))
     if n_groups == 1:
         linkage = "Travelers link all scanners."
     elif n_groups == about["n_scanners"]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from bayesharm.errors import RunFolderError
 from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
@@ -18,7 +16,7 @@ from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.labels import Column, Population, Scale
-from bayesharm.model.spec import spec_from_dict
+from bayesharm.model.spec import ModelSpec
 from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
 
 
@@ -91,10 +89,6 @@ def label_effects(
     return nodes
 
 
-NODE = "statistics"
-KEPT = ("dense", "eliminated", "squares")
-
-
 def keep_statistics(scans: pd.DataFrame, design: Design, moments: Moments) -> xr.Dataset:
     """Statistics of a study, as :func:`write_statistics` writes them.
 
@@ -147,21 +141,8 @@ def read_scan_patterns(node: xr.Dataset) -> pd.DataFrame:
     return patterns.assign(traveling=node["pattern_traveling"].values) if "pattern_traveling" in node else patterns
 
 
-def read_statistics(posterior: Any) -> SufficientStatistics:
-    """Statistics that a posterior keeps.
-
-    Raises
-    ------
-    RunFolderError
-        It keeps none.
-    """
-    if NODE not in posterior.tree.children:
-        raise RunFolderError(
-            "This posterior keeps no statistics of its scans, so that it cannot learn from new ones.",
-            expected="one that 'bayesharm fit' has made",
-            do="fit again",
-        )
-    node, spec = posterior.tree[NODE].to_dataset(), spec_from_dict(posterior.run["spec"])
+def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
+    """Read the sufficient statistics that :func:`write_statistics` wrote."""
     patterns = read_scan_patterns(node)
     covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
     grams = Grams(
@@ -171,7 +152,7 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
         node["eliminated_gram"].values,
         node["cross_gram"].values,
     )
-    moments = Moments(*(node[name].values for name in KEPT))
+    moments = Moments(*(node[name].values for name in Moments._fields))
     design = build_design(with_covariates(patterns, covariates), spec, covariates)
     known = {Column(*parts) for parts in node.attrs["columns"]}
     scales = tuple(Scale(*parts) for parts in node.attrs["scales"])

@@ -45,8 +45,8 @@ class Posterior:
     Attributes
     ----------
     tree : xarray.DataTree
-        Groups ``hyper``, ``scales``, ``effects/<family>``, ``design`` and, in most runs, ``sources``, ``statistics`` and
-        ``draws``; see :mod:`bayesharm.results.schema`.
+        Groups ``hyper``, ``scales``, ``effects/<family>``, ``design`` and, in most runs, ``finite_population``,
+        ``sufficient_statistics`` and ``draws``; see :mod:`bayesharm.results.schema`.
     run : dict
         Model, seed, settings, versions, fingerprint of the data, notes.
     """
@@ -83,19 +83,37 @@ class Posterior:
         RunFolderError
             The posterior is a preview, or was adapted.
         """
-        if "sources" not in self.tree.children:
+        if "finite_population" not in self.tree.children:
             raise RunFolderError(
-                "The run has no sizes of effects.",
-                got="a preview" if self.preview_notice else "an adapted posterior, or a run folder without /sources",
+                "This run has no variance components.",
+                got="a preview" if self.preview_notice else "an adapted posterior, or a run without /finite_population",
                 expected="the run folder of a full fit",
                 do="fit without --preview" if self.preview_notice else "use the posterior of the fit",
             )
-        return self.tree["sources"].to_dataset()
+        return self.tree["finite_population"].to_dataset()
 
     @property
     def design(self) -> xr.Dataset:
         """Scanners of the study: component, numbers of scans and travelers."""
         return self.tree["design"].to_dataset()
+
+    @property
+    def sufficient_statistics(self) -> xr.Dataset:
+        """Sums of products of the scans, from which the posterior adapts to new ones.
+
+        Raises
+        ------
+        RunFolderError
+            The posterior has none.
+        """
+        if "sufficient_statistics" not in self.tree.children:
+            raise RunFolderError(
+                "The posterior has no sufficient statistics of its scans, so that it cannot adapt to new ones.",
+                got="a run folder without /sufficient_statistics",
+                expected="the run folder of a fit",
+                do="fit again",
+            )
+        return self.tree["sufficient_statistics"].to_dataset()
 
     @property
     def features(self) -> list[str]:
@@ -110,7 +128,7 @@ class Posterior:
     @property
     def is_single_modality(self) -> bool:
         """Whether the features may share a unit: their sds differ by less than a factor of 100."""
-        unit = self.scales["unit"].values
+        unit = self.scales["feature_scale"].values
         return bool(unit.max() < 100 * unit.min())
 
     def variance_ratios(self, scanners: Sequence[str] | None = None) -> VarianceRatios:

@@ -145,10 +145,10 @@ SCALES = Group(
         Variable("khat", ("feature",), NONE, "Pareto-k of the Laplace approximation"),
         Variable("converged", ("feature",), NONE, "whether the chains have converged"),
         Variable("reason", ("feature",), NONE, "code of the reason why a feature has not converged"),
-        Variable("draws", ("feature",), NONE, "draws of all chains"),
-        Variable("steps", ("feature",), NONE, "leapfrog steps of all draws"),
+        Variable("n_draws", ("feature",), NONE, "draws of all chains"),
+        Variable("leapfrog_steps", ("feature",), NONE, "leapfrog steps of all draws"),
         Variable("center", ("feature",), FEATURE_UNITS, "mean over the scans of the fit, subtracted before fitting"),
-        Variable("unit", ("feature",), FEATURE_UNITS, "divisor of the feature: its standard deviation, or a common one"),
+        Variable("feature_scale", ("feature",), FEATURE_UNITS, "divisor of the feature: its sd, or a common one"),
     ),
 )
 
@@ -167,7 +167,7 @@ EFFECTS = Group(
 )
 
 FINITE_POPULATION = Group(
-    "sources",
+    "finite_population",
     "sizes of the effects of each family in each feature; `statistic` is mean, sd, q05, q50 or q95",
     (
         Variable(
@@ -190,13 +190,13 @@ FINITE_POPULATION = Group(
             "posterior covariance of the finite_sd of two families",
         ),
         Variable(
-            "larger",
+            "probability_larger",
             ("family", "other", "feature"),
             NONE,
             "posterior probability that the finite_sd of `family` exceeds that of `other`",
         ),
         Variable(
-            "with_scale",
+            "covariance_with_log_scale",
             ("size", "family", "feature"),
             FEATURE_UNITS,
             "posterior covariance of a size (tau, finite_sd, contribution) with the log-scale of its family",
@@ -219,12 +219,12 @@ DESIGN = Group(
         Variable("component", ("scanner",), NONE, "group of scanners that travelers connect"),
         Variable("n_scans", ("scanner",), NONE, "scans"),
         Variable("n_travelers", ("scanner",), NONE, "traveling subjects"),
-        Variable("n_once", ("scanner",), NONE, "participants scanned once"),
+        Variable("n_single_scan", ("scanner",), NONE, "participants scanned once"),
     ),
 )
 
 SUFFICIENT_STATISTICS = Group(
-    "statistics",
+    "sufficient_statistics",
     "sums of products of the standardized scans within noise classes: to adapt to new scans, a run needs no old ones",
     (
         Variable("dense", ("dense_entry", "feature"), SD, "products of dense columns and features"),
