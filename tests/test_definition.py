@@ -78,7 +78,7 @@ def test_the_definition_is_the_normal_density_of_the_covariance_of_all_scans(stu
     sized = sized_scanners(study.scans, study.design.spec)
     bias = {name: size if name in sized else 1.0 for name, size in bias.items()}
     for _, _, y, log_scales in each(study):
-        scales = dict(zip(study.design.scales, np.exp(log_scales), strict=True))
+        scales = dict(zip(study.design.scale_labels, np.exp(log_scales), strict=True))
         used, dense = covariance(study.scans, study.design.spec, scales, noise, bias)
         np.testing.assert_array_equal(np.flatnonzero(used), study.design.rows)
         assert abs(log_likelihood(study.design, y, log_scales, study.ratios) - log_normal(y, dense)) < TOLERANCE

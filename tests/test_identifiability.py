@@ -99,7 +99,7 @@ def test_the_srpbs_study(srpbs):
     assert set(found.pairs.rests_on) == {"travelers"} and len(found.pairs) == 66
     assert found.scanners.columns.tolist() == ["component", "n_scans", "n_travelers", "n_single_scan"]
     assert found.scanners.loc["ATT"].tolist() == [0, 197, 9, 65]
-    assert found.scanners.n_once.sum() == 805
+    assert found.scanners.n_single_scan.sum() == 805
     rows = found.contrasts.set_index(["group", "level"])
     assert rows.loc[("sampling", "UTO/SCZ"), ["n_scans", "n_participants"]].tolist() == [14, 14]
     assert rows.loc[("measurement", "KUS"), ["n_scans", "n_participants"]].tolist() == [27, 9]

@@ -171,6 +171,11 @@ def _place_populations(
             do="leave these scans out, remove the effects of scanners only, or use the prior "
             "(new_scanners='prior', or --new-scanners prior in the shell)",
         )
+    if new:
+        notes.append(
+            f"Populations not in the fit: {shorten(population_labels(new))}. They are taken as average populations, with the "
+            "sd of the prior."
+        )
     split = next(each.split for each in posterior.spec.families if each.name == family)
     counted_from = [each for each, in_fit in zip(known, _in_fit(posterior, family), strict=True) if in_fit]
     for group in sorted({each.diagnosis for each in new}):
