@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
         bayesharm.test_populations(posterior, dataset, method="anova")
     assert bayesharm.test_populations(posterior, method="yamashita2019").several  # reads the data from where they were
     table = pd.read_csv(small_study / "scans.csv").assign(site=lambda scans: scans.scanner.eq("alpha").map(str))
-    with pytest.raises(InputError, match=r"too few sites[\s\S]*from 2 sites[\s\S]*leave method out"):
+    with pytest.raises(InputError, match=r"too few sites[\s\S]*from 2 sites[\s\S]*leave the method out"):
         regress_populations(load_dataset(table, np.load(small_study / "features.npy")))
     other = load_dataset(small_study / "scans.csv", np.load(small_study / "features.npy") * 2)
     with pytest.raises(InputError, match=r"not the data[\s\S]*got: *other features"):
