@@ -1,16 +1,17 @@
-"""How far the posterior of the hyperparameters depends on the nodes, and what importance sampling and NUTS take for it.
+"""Sensitivity of the hyperposterior to the importance samples, and the cost of importance sampling and of NUTS.
 
     python benchmarks/hyper.py [--edges 8000] [--seeds 0 1 2 3 4] [--out table.md]
 
-The study is that of `growth.py`; the same 512 features teach each time, with nodes drawn anew by every seed. *Moves*: the
-sd over seeds of posterior means, in posterior sds, of the worst and the median eta and log omega. NUTS takes an eighth of
-the 2,048 nodes.
+The study is that of `growth.py`. The hyperparameters are learned from the same 512 features each time, with importance
+samples drawn anew by every seed. *Moves* is the sd over seeds of posterior means, in posterior sds, of the worst and the
+median eta and log omega. NUTS uses an eighth of the 2,048 samples of each feature.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +26,7 @@ from recovery import publish
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.algorithms.diagnostics import diagnose
 from bayesharm.data.dataset import load_dataset
-from bayesharm.inference import hyperparameters as hyper
-from bayesharm.inference import hyperposterior as population
+from bayesharm.inference import fixed_point, hyperparameters, hyperposterior
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
@@ -34,17 +34,18 @@ from bayesharm.model.design import build_design
 
 N_FEATURES = 512
 WAYS: dict[str, tuple[int, str]] = {
-    "importance sampling, 2,048 nodes": (2**20, "_run_chains"),
-    "importance sampling, 512 nodes": (2**18, "_run_chains"),
-    "NUTS, 256 of 2,048 nodes": (2**20, "_weigh"),
+    "importance sampling, 2,048 samples": (2**20, "_draw_by_nuts"),
+    "importance sampling, 512 samples": (2**18, "_draw_by_nuts"),
+    "NUTS, 256 of 2,048 samples": (2**20, "_draw_by_importance"),
 }
 
 
-def update_posterior(problem: Any, moments: Any, features: np.ndarray, seed: int, way: str) -> Row | None:
-    """Draws by one of the ways, and the time of that stage."""
+def learn(problem: Any, moments: Any, features: np.ndarray, seed: int, way: str) -> Row | None:
+    """Draw the hyperparameters in one of the ways, and measure the time of that stage."""
     n_evaluations, not_used = WAYS[way]
     seconds: list[float] = []
-    draw = population.sample_hyperposterior
+    draw = hyperposterior.sample_hyperposterior
+    settings = replace(fixed_point.SETTINGS, evaluations=(2**18, n_evaluations))
 
     def timed(*arguments: Any) -> Any:
         started = time.perf_counter()
@@ -53,17 +54,18 @@ def update_posterior(problem: Any, moments: Any, features: np.ndarray, seed: int
         return drawn
 
     with (
-        patch.object(hyper, "EVALUATIONS", (2**18, n_evaluations)),
-        patch.object(population, not_used, lambda *_: None),
-        patch.object(hyper, "draw_exactly", timed),
+        patch.object(fixed_point, "SETTINGS", settings),
+        patch.object(hyperparameters, "SETTINGS", settings),
+        patch.object(hyperposterior, not_used, lambda *_: None),
+        patch.object(hyperparameters, "sample_hyperposterior", timed),
     ):
-        found = hyper.fit_hyperparameters(problem, moments, features, len(features), seed=seed)
-    if found is None:
+        hyper = hyperparameters.fit_hyperparameters(problem, moments, features, len(features), seed=seed)
+    if hyper is None:
         return None
-    draws = np.concatenate([found.eta, np.log(found.omega)], axis=2)
-    verdict = diagnose(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
+    draws = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=2)
+    diagnostics = diagnose(draws[..., None], np.zeros((*draws.shape[:2], 1), bool))
     pooled = draws.reshape(-1, draws.shape[2])
-    return {"mean": pooled.mean(0), "sd": pooled.std(0), "seconds": seconds[0], "rhat": verdict.rhat.max()}
+    return {"mean": pooled.mean(0), "sd": pooled.std(0), "seconds": seconds[0], "rhat": diagnostics.rhat.max()}
 
 
 def main() -> None:
@@ -79,18 +81,18 @@ def main() -> None:
         design = build_design(dataset.scans, load_model("traveling_and_cohort"))
         problem = make_problem(design)
         features = np.sort(np.random.default_rng(0).choice(options.edges, N_FEATURES, replace=False))
-        moments, _ = MomentReader(dataset.features, design, problem.likelihood.plan.layout, None)(features)
+        moments, _ = MomentReader(dataset.features, design)(features)
         for way in WAYS:
-            found = [update_posterior(problem, moments, features, seed, way) for seed in options.seeds]
-            there = [row for row in found if row is not None]
-            row: Row = {"": way, "found": f"{len(there)} of {len(found)}"}
-            if len(there) > 1:
-                means, sds = (np.array([row[name] for row in there]) for name in ("mean", "sd"))
+            results = [learn(problem, moments, features, seed, way) for seed in options.seeds]
+            settled = [row for row in results if row is not None]
+            row: Row = {"": way, "settled": f"{len(settled)} of {len(results)}"}
+            if len(settled) > 1:
+                means, sds = (np.array([row[name] for row in settled]) for name in ("mean", "sd"))
                 moves = np.split(means.std(0, ddof=1) / sds.mean(0), 2)
                 row |= {f"{name} moves": f"{part.max():.2f}, {np.median(part):.2f}"
                         for name, part in zip(("eta", "log omega"), moves, strict=True)}  # fmt: skip
-                row |= {"median seconds": round(float(np.median([row["seconds"] for row in there])), 1),
-                        "largest R-hat": round(max(float(row["rhat"]) for row in there), 3)}  # fmt: skip
+                row |= {"median seconds": round(float(np.median([row["seconds"] for row in settled])), 1),
+                        "largest R-hat": round(max(float(row["rhat"]) for row in settled), 3)}  # fmt: skip
             rows.append(row)
             print(row, flush=True)
     publish(pd.DataFrame(rows), f"bayesharm {version('bayesharm')}, jax {version('jax')}", options.out)

@@ -68,7 +68,7 @@ class Run(NamedTuple):
     compiling: float
 
 
-def share_out(seconds: float, pace: float) -> tuple[int, int]:
+def run_sharded(seconds: float, pace: float) -> tuple[int, int]:
     """Warm-up and draws that fit into a time, from the seconds of an iteration."""
     n = max(int(seconds / pace), 2 * LEAST)
     return min(n // 2, MOST), min(n - min(n // 2, MOST), MOST)
@@ -99,7 +99,7 @@ def run_numpyro(kernel: Callable[[], NUTS], args: tuple, seconds: float) -> Run:
 
     _, times = iterate(PILOT, LEAST, max(seconds / 6, PILOT_SECONDS))
     late = np.diff(times)[len(times) // 2 :]  # the first trees are the deepest
-    return iterate(*share_out(seconds, late.mean()), limit=1.5 * seconds)[0]
+    return iterate(*run_sharded(seconds, late.mean()), limit=1.5 * seconds)[0]
 
 
 def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run:
@@ -112,7 +112,7 @@ def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run:
 def run_collapsed(dataset: Dataset, design: Design, seconds: float) -> Run:
     problem = make_problem(design)
     values = dataset.features.read(0, dataset.features.n_features)
-    moments, _ = compute_moments(design, problem.likelihood.plan.layout, values)
+    moments, _ = compute_moments(design, values)
     config = dict.fromkeys(["log_scale", "amplitude"], LocScaleReparam(0))
     model = reparam(partial(collapsed_model, problem), config=config)
     make = partial(NUTS, model, init_strategy=init_to_median, target_accept_prob=TARGET)
@@ -151,7 +151,7 @@ def run_pymc(dataset: Dataset, design: Design, seconds: float) -> Run:
 
     pilot = iterate(PILOT, LEAST, max(seconds / 6, PILOT_SECONDS))
     pace = pilot.seconds / max(pilot.n_warmup + pilot.log_scales.shape[1], 1)
-    return iterate(*share_out(seconds, pace), 1.5 * seconds)
+    return iterate(*run_sharded(seconds, pace), 1.5 * seconds)
 
 
 PEERS = {"explicit NumPyro": run_explicit, "PyMC + nutpie": run_pymc, "collapsed NumPyro": run_collapsed}

@@ -1,13 +1,13 @@
-"""Recovery of a simulated truth: error against the Gaussian oracle, and coverage of 90% intervals.
+"""Recovery of simulated effects: error relative to the Gaussian oracle, and coverage of 90% intervals.
 
     python benchmarks/recovery.py [--features 1000] [--seeds 0 1 2] [--case base …] [--sizes large]
         [--feature-scaling common]
 
-The oracle knows the true scales and noise ratio of every feature and is the exact posterior mean under them: no method
-that must learn the scales can do better on average. Prints one row a case, the mean over seeds.
+The oracle is the exact posterior mean under the true scales and variance ratios: no method that must learn the scales can
+do better on average. The script prints one row for each case, the mean over seeds.
 
-With --known the hyperparameters and the noise ratio are told, and only the scales of each feature must be learned: what is
-then left above 1 no method avoids on average that is not told the scales.
+With --known the hyperparameters and the variance ratios are the true ones, and only the scales of each feature must be
+learned. No method without the true scales can reach an error below that one on average.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ SIZES: dict[str, dict[str, float] | None] = {
 
 
 def centered_truth(study: Simulation) -> dict[str, pd.DataFrame]:
-    """True effects as the contrasts that are reported."""
+    """Return the true effects as the contrasts that a fit reports."""
     effects = dict(study.truth.effects)
     effects["measurement"] = effects["measurement"] - effects["measurement"].mean()
     diagnosis = effects["sampling"].index.str.split("/").str[1]
@@ -84,10 +84,10 @@ def centered_truth(study: Simulation) -> dict[str, pd.DataFrame]:
 
 
 def true_hyper(study: Simulation, dataset: Dataset) -> Hyperparameters:
-    """As if a fit in shared units had learned the hyperparameters without error."""
+    """Return the hyperparameters of a fit with a common feature scaling that has learned them without error."""
     design = build_design(dataset.scans, load_model("traveling_and_cohort"))
     unit = np.sqrt(study.features.var(axis=0).mean())
-    log_scales = np.log([study.truth.scales[family] / unit for family in design.scales])
+    log_scales = np.log([study.truth.scales[family] / unit for family in design.scale_labels])
     eta, omega = log_scales.mean(axis=1), log_scales.std(axis=1)
     truth = study.truth
     log_ratio = np.concatenate([np.log(part.loc[list(design.scanners)]) for part in (truth.noise_ratio, truth.bias_ratio)])
@@ -99,11 +99,12 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyperparameters:
 
 
 def measure(study: Simulation, seed: int, feature_scaling: str, known: bool) -> dict[str, float]:
-    """Fit one study and compare with its truth."""
+    """Fit one study and compare it with its truth."""
     started = time.perf_counter()
     dataset = load_dataset(study.scans, study.features)
-    told = patch.object(bayesharm.fitting.scheduler, "fit_hyper", lambda *args, **options: true_hyper(study, dataset))
-    with told if known else nullcontext():
+    known_hyper = true_hyper(study, dataset) if known else None
+    patched = patch.object(bayesharm.fitting.scheduler, "fit_hyperparameters", lambda *args, **options: known_hyper)
+    with patched if known else nullcontext():
         posterior = fit(dataset, "traveling_and_cohort", seed=seed, feature_scaling=feature_scaling)
     seconds = time.perf_counter() - started
     truth, row = centered_truth(study), {}
@@ -126,7 +127,7 @@ def measure(study: Simulation, seed: int, feature_scaling: str, known: bool) -> 
 
 
 def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
-    """Are eta and omega inside their 99% intervals? Omega is the spread of a family's own, the amplitude apart."""
+    """Check whether eta and omega are inside their 99% intervals; omega is the spread beside the feature offset."""
     hyper, unit = posterior.tree["hyper"], posterior.tree["scales"]["unit"].values
     outside, names = 0, []
     for k, family in enumerate(str(name) for name in hyper["family"].values):
@@ -148,7 +149,7 @@ def hyper_recovery(posterior, study: Simulation) -> dict[str, float]:
 
 
 def publish(table: pd.DataFrame, made_with: str, out: Path | None) -> None:
-    """Print a table as Markdown, with date and machine, and write it where that is asked for."""
+    """Print a table as Markdown, with date and machine, and write it to a file if one is given."""
     rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy(object).tolist()]
     cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     text = "\n".join("| " + " | ".join(row) + " |" for row in cells)
@@ -165,7 +166,9 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--sizes", default="published", choices=list(SIZES))
     parser.add_argument("--feature-scaling", default="common", choices=["per_feature", "common"])
-    parser.add_argument("--known", action="store_true", help="tell the hyperparameters; only with shared units")
+    parser.add_argument(
+        "--known", action="store_true", help="use the true hyperparameters; only with --feature-scaling common"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
@@ -177,9 +180,8 @@ def main() -> None:
     table = pd.DataFrame(rows)
     means = table.drop(columns=["seed", "which"]).groupby("case", sort=False).mean().round(4)
     means.insert(0, "asked", pd.Series(ASKED))
-    made_with = (
-        f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, units {options.feature_scaling!r}"
-    )
+    scaling = f"feature scaling {options.feature_scaling!r}"
+    made_with = f"{options.features} features, seeds {options.seeds}, sizes {options.sizes!r}, {scaling}"
     publish(means.reset_index(), made_with + ", known hyperparameters" * options.known, options.out)
 
 

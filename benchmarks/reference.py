@@ -68,7 +68,7 @@ def make(model: str) -> None:
         "sampler": "bayesharm.reference_models.numpyro_model.sample_explicit",
         "settings": {"seed": 1, "chains": N_CHAINS, "warmup": n_warmup, "draws": n_draws},
         "versions": {name: version(name) for name in ("bayesharm", "numpyro", "jax")},
-        "families": list(design.scales),
+        "families": list(design.scale_labels),
         "scanners": list(design.scanners),
         "checks": checks,
         "summaries": {name: summarize(array) for name, array in draws.items()},

@@ -1,8 +1,8 @@
-"""How NUTS does on the features in their first run: what must be run again, effective draws, leapfrog steps, Pareto-k.
+"""NUTS on the features in their first run: features to run again, effective draws, leapfrog steps, Pareto-k.
 
     python benchmarks/sampling.py [--features 512] [--case base …] [--sizes large] [--feature-scaling common]
 
-Prints one row a case of the simulated SRPBS study.
+The script prints one row for each case of the simulated SRPBS study.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from recovery import CASES, SIZES
 
-import bayesharm.fitting.scheduler
+import bayesharm.fitting.scheduler as scheduler
 from bayesharm import fit, load_dataset
 from bayesharm.datasets.simulate import simulate_srpbs
 
@@ -25,12 +25,15 @@ def main() -> None:
     parser.add_argument("--sizes", default="large", choices=list(SIZES))
     parser.add_argument("--feature-scaling", default="common", choices=["per_feature", "common"])
     options = parser.parse_args()
-    bayesharm.fitting.scheduler.RETRY_SCHEDULE = bayesharm.fitting.scheduler.RETRY_SCHEDULE[:1]  # no feature is run again
+    scheduler.RETRY_SCHEDULE = scheduler.RETRY_SCHEDULE[:1]  # no feature is run again
     rows = []
     for case in options.case:
         study = simulate_srpbs(options.features, seed=0, sizes=SIZES[options.sizes], **CASES[case])
         posterior = fit(
-            load_dataset(study.scans, study.features), "traveling_and_cohort", seed=0, units=options.feature_scaling
+            load_dataset(study.scans, study.features),
+            "traveling_and_cohort",
+            seed=0,
+            feature_scaling=options.feature_scaling,
         )
         scales = posterior.tree["scales"].to_dataset()
         draws = scales["draws"].values

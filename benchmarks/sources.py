@@ -23,6 +23,7 @@ from bayesharm.analysis.variance_components import variance_components
 from bayesharm.datasets.simulate import Simulation, scan_levels, simulate_srpbs
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
+from bayesharm.model.labels import Population
 
 MODEL = "traveling_and_cohort"
 N_REGIONS = 20
@@ -32,13 +33,12 @@ BINS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.0))
 def true_sizes(study: Simulation) -> dict[str, dict[str, np.ndarray]]:
     """tau, finite_sd and contribution of each family and feature, from the true effects and the residual they leave."""
     design, truth = build_design(load_dataset(study.scans, study.features).scans, load_model(MODEL)), study.truth
-    columns = pd.Series(design.columns).str.partition(":")
     sizes: dict[str, dict[str, np.ndarray]] = {"tau": {}, "finite_sd": {}, "contribution": {}}
     squares, residual = {}, study.features - truth.mean
-    for k, family in enumerate(design.scales[1:], start=1):
-        own = columns[design.column_scale == k]
-        group = str(own[0].iloc[0])
-        effects = truth.effects[group].loc[own[2]]
+    for k, family in enumerate(design.scale_labels[1:], start=1):
+        own = [column for column, scale in zip(design.columns, design.column_scale, strict=True) if scale == k]
+        group = own[0].family
+        effects = truth.effects[group].loc[[str(Population(column.level, column.group)) for column in own]]
         level = scan_levels(study.scans, group)
         residual = residual - effects.reindex(level).fillna(0).to_numpy()
         if group != "disorder":

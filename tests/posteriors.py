@@ -4,12 +4,11 @@ import numpy as np
 import xarray as xr
 
 from bayesharm.data.dataset import Dataset
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
-from bayesharm.results.nodes import keep_statistics
+from bayesharm.results.nodes import keep_statistics, level_coordinates, scale_coordinates
 from bayesharm.results.posterior import FORMAT, REASONS, Posterior
 
 SCANNERS = ("A", "B", "C")
@@ -29,7 +28,11 @@ def make_posterior(
     rng = np.random.default_rng(0)
     feature = ("feature", np.array(features, dtype=object))
     scanner = ("scanner", np.array(SCANNERS, dtype=object))
-    family = ("family", np.array(families, dtype=object))
+    family = {
+        "family": ("family", np.array(families, dtype=object)),
+        "term": ("family", np.array(families, dtype=object)),
+        "group": ("family", np.full(len(families), "", dtype=object)),
+    }
     mean = np.repeat([[-10.0], [0.0], [10.0]], n_features, axis=1)
     sd = 1.0 + np.arange(3)[:, None] + np.arange(n_features) / 10
     scales = {
@@ -57,7 +60,7 @@ def make_posterior(
                 "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio)),
                 "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
-            coords={"family": family, "scanner": scanner},
+            coords={**family, "scanner": scanner},
             attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features}
             | {"features_of_ratios": n_features, "features_effective": float(n_features)},
         ),
@@ -68,7 +71,7 @@ def make_posterior(
                 "rhat": (("family", "feature"), np.full((n_families, n_features), 1.001)),
             }
             | {name: (("feature",), values) for name, values in per_feature.items()},
-            coords={"family": family, "feature": feature},
+            coords={**family, "feature": feature},
         ),
         "/design": xr.Dataset(
             {
@@ -138,13 +141,13 @@ def make_learned(
     Scales are by name, in the features' units; random ones by default, as noise ratios are.
     """
     design = build_design(dataset.scans, spec)
-    layout, n_features = lay_out(design), dataset.features.n_features
-    moments, standard = compute_moments(design, layout, dataset.features.read(0, n_features))
+    n_features = dataset.features.n_features
+    moments, standard = compute_moments(design, dataset.features.read(0, n_features))
     rng = np.random.default_rng(0)
     middle = np.exp(rng.normal(np.log(design.scale_medians)[:, None], 0.4, (len(design.scales), n_features))) * standard.sd
     relative = np.exp(rng.normal(0, 0.3, (2, 5, len(design.scanners))))
     if scales is not None:
-        middle = np.stack([scales[name] for name in design.scales])
+        middle = np.stack([scales[name] for name in design.scale_labels])
     size = np.exp(rng.normal(0, 0.3, relative.shape)) if spec.bias_ratio == "scanner" else np.ones(relative.shape)
     if ratio is not None:
         size = np.ones(relative.shape)
@@ -164,19 +167,19 @@ def make_learned(
             {name: (("family", "feature"), size * middle) for name, size in (("q50", 1.0), ("mean", 1.1), ("sd", 0.2))}
             | {"center": ("feature", standard.center), "unit": ("feature", standard.sd)}
             | {"converged": ("feature", np.full(n_features, True))},
-            coords={"family": ("family", np.array(design.scales, dtype=object)), "feature": feature},
+            coords={**scale_coordinates(design), "feature": feature},
         ),
         "/design": xr.Dataset(
             coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
         ),
-        "/statistics": keep_statistics(dataset.scans, design, layout, moments),
+        "/statistics": keep_statistics(dataset.scans, design, moments),
     }
     for group in design.effects:
         n_levels = len(group.levels)
         nodes[f"/effects/{group.name}"] = xr.Dataset(
             {name: ((group.dim, "feature"), np.zeros((n_levels, n_features))) for name in ("mean", "sd")}
             | {"n_scans": (group.dim, np.ones(n_levels, int))},
-            coords={group.dim: np.array(group.levels, dtype=object), "feature": feature},
+            coords={**level_coordinates(design, group), "feature": feature},
         )
     run = {"format": FORMAT, "spec": design.spec.to_dict(), "seed": 1, "settings": {}, "versions": {}}
     return Posterior(xr.DataTree.from_dict(nodes), run | {"notes": ["As it was."]})

@@ -236,13 +236,13 @@ def test_people_that_the_model_knows_nothing_about():
     scans = random_study(1)
     scans.loc[~on(scans, "s1"), "diagnosis"] = "HC"
     case = make_case(scans, on(scans, "s1"))
-    with pytest.raises(InputError, match=r"the fit had none of these[\s\S]*'disorder:MDD'"):
+    with pytest.raises(InputError, match=r"a diagnosis that the fit did not have[\s\S]*'disorder:MDD'"):
         adapt(case.fitted, case.part(case.is_new))
 
     case = repeated_who_travel()
     changed = case.scans.index[(case.scans.participant_id == "r0") & ~case.is_new][0]
     case.scans.loc[changed, "diagnosis"] = "HC"
-    with pytest.raises(InputError, match=r"under several diagnoses, has traveled since[\s\S]*participant:r0"):
+    with pytest.raises(InputError, match=r"under several diagnoses, has traveled since the fit[\s\S]*participant:r0"):
         adapt(case.fitted, case.part(case.is_new))
 
 

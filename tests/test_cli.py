@@ -60,7 +60,7 @@ def test_summary_prints_tables_and_writes_them(small_run, tmp_path):
         "disorder",
         "Convergence",
         "Caveats",
-        "No traveler joins delta and omega",
+        "No traveler links delta and omega",
     ):
         assert part in text
     assert "\x1b[" not in text  # no colors where there is no terminal

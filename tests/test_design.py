@@ -37,7 +37,7 @@ def levels(design: Design) -> dict[str, tuple[str, ...]]:
 
 
 def scans_of(design: Design, column: str) -> list[int]:
-    return design.matrix[:, [design.columns.index(column)]].nonzero()[0].tolist()
+    return design.matrix[:, [design.column_labels.index(column)]].nonzero()[0].tolist()
 
 
 def refused(error: type[Exception], message: str, *arguments, **changes) -> Exception:
@@ -55,7 +55,7 @@ def srpbs() -> pd.DataFrame:
 def test_the_srpbs_study(srpbs):
     design = design_of(srpbs)
     assert (design.n_scans, len(design.columns), design.n_dense) == (1216, 38, 17)
-    assert design.scales == (
+    assert design.scale_labels == (
         "noise",
         "participant",
         "measurement",
@@ -83,7 +83,7 @@ def test_the_srpbs_study(srpbs):
 def test_travelers_carry_no_sampling_bias(srpbs):
     design = design_of(srpbs)
     traveling = srpbs.participant_id.isin(design.travelers).to_numpy()
-    sampling = [k for k, name in enumerate(design.columns) if name.startswith("sampling:")]
+    sampling = [k for k, name in enumerate(design.column_labels) if name.startswith("sampling:")]
     carried = design.matrix[:, sampling].sum(axis=1)
     lone = srpbs.diagnosis.isin(["ASD", "OCD"]).to_numpy()
     assert not carried[traveling].any() and not carried[lone].any()
@@ -99,13 +99,13 @@ def test_eliminated_columns_share_no_scan_and_scales_belong_to_their_family(mode
     design = design_of(random_study(seed), model)
     eliminated = design.matrix[:, design.n_dense :]
     assert eliminated.shape[1] > 0 and eliminated.sum(axis=1).max() <= 1
-    assert len(set(design.columns)) == len(design.columns) == design.matrix.shape[1]
-    for column, scale, sd in zip(design.columns, design.column_scale, design.column_sd, strict=True):
+    assert len(set(design.column_labels)) == len(design.columns) == design.matrix.shape[1]
+    for column, scale, sd in zip(design.column_labels, design.column_scale, design.column_sd, strict=True):
         family = column.split(":")[0]
         if family == "mean":
             assert (scale, sd) == (FIXED, design.spec.priors.mean_sd)
         else:
-            assert design.scales[scale].split("_")[0] == family and sd == np.inf
+            assert design.scale_labels[scale].split("_")[0] == family and sd == np.inf
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -114,7 +114,7 @@ def test_contrasts_are_finite_population_contrasts(model):
     design = design_of(random_study(5), model)
     effects = np.random.default_rng(0).normal(size=len(design.columns))
     for group in design.effects:
-        own = [design.columns.index(f"{group.name}:{level}") for level in group.levels]
+        own = [design.column_labels.index(f"{group.name}:{level}") for level in group.levels]
         reported = group.contrasts @ effects
         expected = effects[own].copy()
         if group.name != "disorder":
@@ -153,26 +153,28 @@ def test_a_person_scanned_repeatedly_on_one_scanner_is_no_traveler():
     assert levels(design)["participant"] == ("p1", "t1", "t2")
     assert scans_of(design, "sampling:A/HC") == scans_of(design, "participant:p1") == [4, 10]
     # so that population stays dense, the others are eliminated
-    dense = design.columns[: design.n_dense]
+    dense = design.column_labels[: design.n_dense]
     assert "sampling:A/HC" in dense and "sampling:B/HC" not in dense and "participant:p1" not in dense
     assert not design.class_single_scan[design.scan_class[[4, 10]]].any()
 
 
 def test_a_diagnosis_of_one_site_has_no_sampling_bias():
     design = design_of(small())
-    assert design.scales[-3:] == ("sampling_HC", "sampling_MDD", "disorder")
+    assert design.scale_labels[-3:] == ("sampling_HC", "sampling_MDD", "disorder")
     assert levels(design)["sampling"] == ("A/HC", "B/HC", "C/HC", "A/MDD", "B/MDD")
     assert levels(design)["disorder"] == ("MDD", "SCZ")
     (note,) = design.notes
-    assert note.startswith("SCZ: recruited at 'C' only")
+    assert note.startswith("SCZ: recruited at 'C' only.")
 
 
 def test_a_reference_group_of_one_site_keeps_its_term_unreported():
     scans = small()
     design = design_of(scans[(scans.diagnosis != "HC") | scans.participant_id.str.startswith("t") | (scans.site == "A")])
-    assert "sampling_HC" in design.scales and "sampling:A/HC" in design.columns
+    assert "sampling_HC" in design.scale_labels and "sampling:A/HC" in design.column_labels
     assert not any(level.endswith("/HC") for level in levels(design).get("sampling", ()))
-    assert any(note.startswith("HC: recruited at 'A' only; how these people differ") for note in design.notes)
+    assert any(
+        note.startswith("HC: recruited at 'A' only. The difference between these people and others") for note in design.notes
+    )
 
 
 def test_scanners_of_one_site_scan_one_population():
@@ -183,7 +185,7 @@ def test_scanners_of_one_site_scan_one_population():
 
 def test_without_diagnosis_everybody_is_one_group():
     design = design_of(small().drop(columns="diagnosis"))
-    assert design.scales == ("noise", "participant", "measurement", "sampling")
+    assert design.scale_labels == ("noise", "participant", "measurement", "sampling")
     assert levels(design)["sampling"] == ("A", "B", "C") and "disorder" not in levels(design)
     assert design.notes == ("No diagnosis column: no disorder effects.",)
 
@@ -191,7 +193,7 @@ def test_without_diagnosis_everybody_is_one_group():
 def test_unsplit_sampling_has_one_scale():
     families = tuple(replace(family, split=False) for family in load_model("traveling_and_cohort").families)
     design = design_of(small(), families=families)
-    assert design.scales == ("noise", "participant", "measurement", "sampling", "disorder")
+    assert design.scale_labels == ("noise", "participant", "measurement", "sampling", "disorder")
     assert levels(design)["sampling"] == ("A/HC", "B/HC", "C/HC", "A/MDD", "B/MDD")
 
 
@@ -225,10 +227,10 @@ def test_the_traveling_model_leaves_the_cohort_out_and_says_so():
     design = design_of(scans, "traveling")
     assert design.rows.tolist() == [0, 1, 2, 3] and design.participants.tolist() == ["t1", "t1", "t2", "t2"]
     assert design.scanners == ("A", "B", "C") and levels(design)["measurement"] == ("A", "B", "C")
-    assert design.scales == ("noise", "participant", "measurement")
+    assert design.scale_labels == ("noise", "participant", "measurement")
     assert design.notes == (
         "7 scans of people who did not travel are not used by this model.",
-        "No traveling subject was scanned on 'D': this model says nothing about it.",
+        "No traveling subject was scanned on 'D': this model does not estimate its effect.",
     )
 
 
@@ -240,10 +242,10 @@ def test_only_travelers_in_a_model_for_everybody():
 def test_the_cohort_model_without_travelers():
     scans = make_scans("p1:A:HC p2:A:MDD p3:B:HC p4:B:MDD")
     design = design_of(scans, "cohort")
-    assert design.scales == ("noise", "site", "disorder") and design.travelers == ()
+    assert design.scale_labels == ("noise", "site", "disorder") and design.travelers == ()
     assert design.single_scan_scale == 0 and not design.class_single_scan.any()
     assert design.notes == ("Nobody was scanned twice: participant effects are part of the noise.",)
-    assert design.columns == ("mean:mean", "disorder:MDD", "site:A", "site:B") and design.n_dense == 2
+    assert design.column_labels == ("mean:mean", "disorder:MDD", "site:A", "site:B") and design.n_dense == 2
 
 
 def test_a_scanner_with_one_scan():
@@ -258,7 +260,7 @@ def test_covariates_are_standardized_and_reported_in_their_own_units():
     scans = small().assign(age=age, sex=sex, coil=coil, motion=np.arange(10) % 3 > 0)
     design = design_of(scans, covariates=names)
     assert levels(design)["covariate"] == ("age", "sex_M", "coil_32", "coil_8", "motion")
-    columns = [design.columns.index(f"covariate:{level}") for level in levels(design)["covariate"]]
+    columns = [design.column_labels.index(f"covariate:{level}") for level in levels(design)["covariate"]]
     values = design.matrix[:, columns].toarray()
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(values.std(axis=0), 1)
@@ -266,7 +268,7 @@ def test_covariates_are_standardized_and_reported_in_their_own_units():
     assert (design.column_sd[columns] == design.spec.priors.slope_sd).all()
     # a slope reported by the contrast, times the covariate as the user has it, gives the effect of the column
     group = next(group for group in design.effects if group.name == "covariate")
-    slope = group.contrasts[group.levels.index("age"), design.columns.index("covariate:age")]
+    slope = group.contrasts[group.levels.index("age"), design.column_labels.index("covariate:age")]
     np.testing.assert_allclose(slope * (age - age.mean()), values[:, group.levels.index("age")])
 
 
@@ -286,7 +288,7 @@ def test_categories_that_do_not_occur_are_left_out_and_their_order_is_kept():
         ("infinite", "'infinite' has missing or infinite values.*'scan9'"),
         ("unnamed", "'unnamed' has missing or infinite values.*'scan0'"),
         ("date", "'date' is neither numbers nor categories"),
-        ("mixed", r"'mixed' is numbers, but for some values.*'\?', of scans 'scan4'"),
+        ("mixed", r"'mixed' is numeric except for some values.*'\?', of scans 'scan4'"),
     ],
 )
 def test_covariates_that_cannot_be_used_are_refused(covariate, message):
@@ -305,7 +307,7 @@ def test_covariates_that_cannot_be_used_are_refused(covariate, message):
 def test_a_covariate_constant_among_the_scans_in_use_is_refused():
     scans = small().assign(sex=["M"] * 4 + ["F"] * 6)
     design_of(scans, covariates=("sex",))
-    message = "'sex' is the same for every scan that the model uses"
+    message = "'sex' is the same for every scan in the model"
     refused(InputError, message, scans, "traveling", covariates=("sex",))
 
 
@@ -316,7 +318,7 @@ def test_the_table_is_not_changed_and_the_order_of_scans_does_not_matter():
     pd.testing.assert_frame_equal(scans, before)
     order = np.random.default_rng(1).permutation(len(scans))
     shuffled = design_of(scans.iloc[order].reset_index(drop=True))
-    assert shuffled.columns == design.columns and shuffled.scales == design.scales
+    assert shuffled.column_labels == design.column_labels and shuffled.scale_labels == design.scale_labels
     assert (shuffled.matrix.toarray() == design.matrix.toarray()[order]).all()
     assert (shuffled.scan_class == design.scan_class[order]).all()
 
@@ -351,7 +353,7 @@ def test_which_scanners_have_biases_of_a_size_of_their_own():
     def sized(model: str, table: pd.DataFrame = scans, **changes) -> set[str]:
         design = build_design(table, replace(load_model(model), **changes))
         own = np.flatnonzero(design.bias_ratio_of >= 0)
-        assert {design.columns[k].partition(":")[0] for k in own} <= {"measurement", "site"}
+        assert {design.column_labels[k].partition(":")[0] for k in own} <= {"measurement", "site"}
         return {design.scanners[k] for k in design.bias_ratio_of if k >= 0}
 
     assert sized("traveling_and_cohort") == {"A", "B", "C"}

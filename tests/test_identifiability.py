@@ -1,4 +1,4 @@
-"""What the data identify: scanner graphs, contraction of contrasts, and what the user is told."""
+"""Identifiability: graphs of scanners, contraction of contrasts, and the sentences for the user."""
 
 import tracemalloc
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_contraction_is_that_of_conditioning_the_joint_normal(model, seed):
     design = build_design(scans, replace(load_model(model), covariates=("age",)))
     shift = np.random.default_rng(seed).normal(0, 0.5, len(design.scales))
     log_scales = np.log(design.scale_medians) + shift
-    scales = dict(zip(design.scales, np.exp(log_scales), strict=True))
+    scales = dict(zip(design.scale_labels, np.exp(log_scales), strict=True))
     used, dense = covariance(scans, design.spec, scales, dict.fromkeys(design.scanners, 1.0))
     scans = scans[used]
     found = identify(design, log_scales).contrasts.set_index(["group", "level"])
@@ -67,7 +67,7 @@ def test_contraction_is_that_of_conditioning_the_joint_normal(model, seed):
     for column, rows in (("contraction", everyone), ("contraction_travelers", travelers)):
         expected = contraction(scales[name], centered, scanner, rows)
         np.testing.assert_allclose(found.loc[name][column], expected, atol=1e-10)
-    if "disorder" in design.scales:
+    if "disorder" in design.scale_labels:
         levels = list(found.loc["disorder"].index)
         label = scans.diagnosis.map(lambda group: levels.index(group) if group in levels else -1)
         expected = contraction(scales["disorder"], np.eye(len(levels)), label, everyone)
@@ -109,7 +109,7 @@ def test_the_srpbs_study(srpbs):
     assert measurement.contraction_travelers.idxmax() == "ATT"
     assert measurement.contraction_travelers.min() > 0.7
     weak, *notes = found.sentences()
-    assert weak.startswith("sampling: less than half of what is known about SWA/SCZ (36%), KUT/MDD (37%)")
+    assert weak.startswith("sampling: the estimates of SWA/SCZ (36% from the data), KUT/MDD (37%), UTO/SCZ (38%)")
     assert tuple(notes) == srpbs.notes and [note[:3] for note in notes] == ["ASD", "OCD"]
 
 
@@ -145,7 +145,7 @@ def test_a_scanner_without_travelers_rests_on_the_prior_of_sampling_bias():
     assert found.components == (("A", "B"), ("C",))
     assert pair(found, "A", "C").rests_on == "prior of sampling bias"
     assert found.sentences()[0] == (
-        "No traveler joins C with any other scanner: the difference from the others rests on the prior of sampling bias."
+        "No traveler links C to any other scanner: its difference from the others rests on the prior of sampling bias."
     )
     # the prior makes contraction look fine; that of travelers does not
     c = found.contrasts.set_index("level").loc["C"]
@@ -155,38 +155,38 @@ def test_a_scanner_without_travelers_rests_on_the_prior_of_sampling_bias():
 def test_scanners_that_share_a_population_are_compared_by_it():
     found = identified("t1:A:A t1:B:B " + cohort("A", "A") + cohort("H", "B") + cohort("H", "C"))
     assert pair(found, "B", "C").rests_on == pair(found, "A", "C").rests_on == "shared population"
-    assert "is seen in different people of one population, not in the same people." in found.sentences()[0]
+    assert "is estimated from different people of one population, not from the same people." in found.sentences()[0]
 
 
-def test_scanners_of_travelers_only_rest_on_people_being_alike():
+def test_scanners_of_travelers_only_rest_on_comparable_people():
     rows = "t1:A:A t1:B:B t2:A:A t2:B:B t3:C:C t3:D:D t4:C:C t4:D:D "
     for model in ("traveling", "traveling_and_cohort"):
         found = identified(rows + cohort("A", "A") + cohort("B", "B"), model)
         assert found.components == (("A", "B"), ("C", "D"))
         assert pair(found, "A", "C").rests_on == "prior of participant effects"
         assert found.sentences()[0] == (
-            "No traveler joins C and D with A and B: the difference between them rests on the prior of "
-            "participant effects, which takes the people there to be alike."
+            "No traveler links C and D to A and B: the difference between them rests on the prior of "
+            "participant effects, which assumes that the people scanned there are comparable."
         )
 
 
 def test_many_scanners_without_travelers_share_a_sentence():
     rows = "t1:A:A t1:B:B " + "".join(cohort(name, name) for name in "ABCDEFGHIJ")
     (sentence,) = [text for text in identified(rows).sentences() if text.startswith("No traveler")]
-    assert "C, D, E, F, G, H and 2 more with any other scanner" in sentence
+    assert "C, D, E, F, G, H and 2 more to any other scanner: their difference" in sentence
 
 
-def test_single_travelers_and_single_scans_are_told():
+def test_single_travelers_and_single_scans_are_reported():
     people = cohort("A", "A") + cohort("B", "B")
     found = identified("t1:A:A t1:B:B t2:A:A t2:B:B t3:A:A t3:C:C " + people)
-    visit = "C: one traveler only; what was particular to that visit cannot be told from the scanner."
+    visit = "C: only one traveler, so the effect of that visit cannot be separated from the effect of the scanner."
     assert visit in found.remarks
-    said = "C: one scan only; whether it is noisier there than elsewhere is judged from that scan alone."
-    assert said in found.remarks
+    noise = "C: only one scan, so the noise of the scanner is estimated from that scan alone."
+    assert noise in found.remarks
     weak = found.contrasts[found.contrasts.contraction < 0.5]
     assert {"C", "t3"} <= set(weak.level)
     for group, levels in weak.groupby("group"):
-        start = f"{group}: less than half"
+        start = f"{group}: the estimate"
         (sentence,) = [text for text in found.sentences() if text.startswith(start)]
         assert all(f"{level} (" in sentence for level in levels.level)
 
@@ -195,19 +195,19 @@ def test_nobody_traveled():
     found = identified(cohort("A", "A") + cohort("B", "B"), "cohort")
     assert found.components == (("A",), ("B",))
     assert found.sentences()[0] == (
-        "Nobody traveled: measurement and sampling bias are not separable; the site effect of a scanner is "
-        "both together, and removing it also removes real differences between populations."
+        "Nobody traveled between scanners: measurement and sampling bias are not separable; the site effect of a scanner "
+        "contains both, and removing it also removes real differences between populations."
     )
     assert not any(text.startswith("No traveler") for text in found.sentences())
     site = found.contrasts.set_index("level").loc["A"]
     assert site.contraction > 0.1 and site.contraction_travelers == 0
     found = identified(cohort("A", "A") + cohort("B", "B"), requires_travelers=False)
-    assert found.sentences()[0].endswith("not separable; only their priors tell them apart.")
+    assert found.sentences()[0].endswith("do not separate measurement from sampling bias, only their priors do.")
 
 
 def test_a_model_that_does_not_separate_although_people_traveled():
     rows = "t1:A:A t1:B:B " + cohort("A", "A") + cohort("B", "B")
-    assert "the model traveling_and_cohort separates them" in identified(rows, "cohort").sentences()[0]
+    assert "the model traveling_and_cohort can separate them" in identified(rows, "cohort").sentences()[0]
 
 
 def test_one_level_has_no_contrast():
@@ -247,5 +247,5 @@ def test_memory_grows_with_people_and_not_with_their_square():
     problem = make_problem(design)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(problem.likelihood.plan.kinds.first) < 30  # people with the same visits are one kind
+    assert problem.likelihood.n_column_classes < 30  # participants with the same visits are equivalent
     assert peak < n_people**2 * 8 / 2

@@ -1,4 +1,4 @@
-"""A few features sampled together with what they share, against brute force."""
+"""Joint sampling of a few features and their hyperparameters, against brute force."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer.util import log_density
 from scipy import stats
 from studies import random_study
-from test_inference import FALSE_ALARMS, N_FEATURES, SCALES, FitContext, hyperposterior
+from tiny_study import FALSE_ALARMS, N_FEATURES, SCALES, TinyStudy, hyperposterior
 
 from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
@@ -25,7 +25,7 @@ from bayesharm.model.design import build_design
 
 
 def test_joint_draws_have_the_hyperposterior_of_quadrature():
-    study = FitContext(np.zeros(8), seed=0)
+    study = TinyStudy(np.zeros(8), seed=0)
     with jax.enable_x64(True):
         problem = make_problem(study.design)
         joint = sample_joint(problem, study.moments, N_FEATURES, seed=1, n_warmup=400, n_draws=500)
@@ -41,39 +41,39 @@ def test_joint_draws_have_the_hyperposterior_of_quadrature():
 
 @pytest.mark.parametrize("feature_scaling", ["per_feature", "common"])
 def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_scaling):
-    """With amplitude, noise ratio and people scanned once."""
+    """With feature offset, noise ratio and people who were scanned once."""
     scans, rng = random_study(5), np.random.default_rng(1)
     design = build_design(scans, replace(load_model("traveling_and_cohort"), feature_scaling=feature_scaling))
     features, n_scales, priors = rng.normal(size=(len(scans), 2)), len(design.scales), design.spec.priors
-    eta, excess = rng.normal(-1, 0.3, n_scales), rng.uniform(0.2, 0.6, n_scales)
-    omega = np.sqrt(excess**2 + 0.05**2)
-    amplitude, raw = (
+    eta, omega_excess = rng.normal(-1, 0.3, n_scales), rng.uniform(0.2, 0.6, n_scales)
+    omega = np.sqrt(omega_excess**2 + 0.05**2)
+    feature_offset, raw = (
         rng.normal(0, 0.5, 2) * (feature_scaling == "per_feature"),
         rng.normal(0, 0.3, (2, len(design.scanners))),
     )
-    log_scales = eta[:, None] + amplitude + omega[:, None] * rng.normal(size=(n_scales, 2))
+    log_scales = eta[:, None] + feature_offset + omega[:, None] * rng.normal(size=(n_scales, 2))
     with jax.enable_x64(True):
         problem = make_problem(design)
-        moments = jax.tree.map(jnp.asarray, compute_moments(design, problem.likelihood.plan.layout, features)[0])
-        site = {"eta": eta, "excess": excess, "log_noise": log_scales[0], "log_scale": log_scales[1:]}
+        moments = jax.tree.map(jnp.asarray, compute_moments(design, features)[0])
+        site = {"eta": eta, "excess": omega_excess, "log_noise": log_scales[0], "log_scale": log_scales[1:]}
         site |= {"raw": raw[0], "raw_bias": raw[1]}
-        site |= {"amplitude": amplitude} if feature_scaling == "per_feature" else {}
+        site |= {"amplitude": feature_offset} if feature_scaling == "per_feature" else {}
         found = float(log_density(collapsed_model, (problem, moments), {}, jax.tree.map(jnp.asarray, site))[0])
         ratios = VarianceRatios(*jnp.asarray(raw - raw.mean(1, keepdims=True)))
         statistics = problem.likelihood.weighted(ratios, moments)
         expected = float(problem.likelihood.log_likelihood(statistics, jnp.asarray(log_scales)).sum())
     expected += stats.norm.logpdf(eta, np.log(design.scale_medians), priors.eta_sd).sum()
-    expected += stats.halfnorm.logpdf(excess, scale=priors.omega_sd).sum()
-    expected += stats.norm.logpdf(log_scales, eta[:, None] + amplitude, omega[:, None]).sum()
+    expected += stats.halfnorm.logpdf(omega_excess, scale=priors.omega_sd).sum()
+    expected += stats.norm.logpdf(log_scales, eta[:, None] + feature_offset, omega[:, None]).sum()
     expected += stats.norm.logpdf(raw, 0, [[priors.noise_ratio_sd], [priors.bias_ratio_sd]]).sum()
     if feature_scaling == "per_feature":
-        expected += stats.norm.logpdf(amplitude, 0, priors.feature_offset_sd).sum()
+        expected += stats.norm.logpdf(feature_offset, 0, priors.feature_offset_sd).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 @pytest.mark.slow
 def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
-    """Sites recruit alike and patients are no different: nothing but the prior bounds these eta below."""
+    """Sites recruit identical populations and patients do not differ: only the prior bounds these eta from below."""
     rng, n_features = np.random.default_rng(7), MOST_TOGETHER + 4
     visits = [(f"t{i}", name) for i in range(5) for name in "ABC" for _ in range(2)]
     visits += [(f"c{i}", name) for i, name in enumerate("ABCD" * 4)]

@@ -10,7 +10,6 @@ from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.likelihood.collapsed import CollapsedLikelihood, WeightedStatistics
-from bayesharm.likelihood.layout import lay_out, make_plan
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
@@ -146,9 +145,8 @@ class FitContext:
     def __init__(self, n_features: int):
         simulated = simulate_srpbs(n_features, seed=2)
         self.design = build_design(simulated.scans, load_model("traveling_and_cohort"))
-        layout = lay_out(self.design)
-        self.likelihood = CollapsedLikelihood(make_plan(self.design, layout))
-        self.moments, _ = compute_moments(self.design, layout, simulated.features)
+        self.likelihood = CollapsedLikelihood(self.design)
+        self.moments, _ = compute_moments(self.design, simulated.features)
         self.n_features = n_features
 
         self.center = np.log(self.design.scale_medians)[:, None]

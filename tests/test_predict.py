@@ -78,7 +78,7 @@ def test_what_was_learned_since_the_fit_counts(monkeypatch):
     some = case.is_new & (np.cumsum(case.is_new) < 6)
     fitted = case.fitted
     adapted = adapt(fitted, case.part(some))
-    monkeypatch.setattr("bayesharm.harmonization.prediction.VALUES", 1)
+    monkeypatch.setattr("bayesharm.harmonization.prediction.MAX_VALUES", 1)
     predicted = predict(adapted, case.part(case.is_new & ~some).scans)
     scans, new = rename_once(rename_once(case.scans, ~case.is_new), ~case.is_new | some), case.is_new & ~some
     scales = fitted.tree["scales"].to_dataset()

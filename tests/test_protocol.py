@@ -54,15 +54,15 @@ def simulated():
 
 def test_the_srpbs_study(simulated):
     design = build_design(simulated.scans, load_model("protocol"))
-    assert design.scales == ("noise", "participant", *FACTORS, "scanner", "sampling_HC", "sampling_MDD", "sampling_SCZ",
-                             "disorder")  # fmt: skip
+    sampling = ["sampling_HC", "sampling_MDD", "sampling_SCZ"]
+    assert design.scale_labels == ("noise", "participant", *FACTORS, "scanner", *sampling, "disorder")
     levels = {group.name: (group.dim, len(group.levels)) for group in design.effects}
     assert levels["phase_encoding"] == ("phase_encoding", 2) and levels["scanner_model"] == ("scanner_model", 8)
     assert levels["scanner"] == levels["measurement"] == ("scanner", 12)
     own = np.isin(design.families, [*FACTORS, "scanner"])
     assert not own[design.n_dense :].any()  # dense, all of them
     assert design.of_scanner.shape == (12, 5)
-    named = [[design.columns[k] for k in row] for row in design.of_scanner]
+    named = [[design.column_labels[k] for k in row] for row in design.of_scanner]
     assert named[design.scanners.index("UTO")] == [
         "phase_encoding:j", "manufacturer:GE", "coil:24ch", "scanner_model:MR750W", "scanner:UTO"]  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_measurement_is_reported_as_the_sum_of_its_parts(simulated):
     """Minus the mean over scanners; a factor minus the mean over its levels."""
     design = build_design(simulated.scans, load_model("protocol"))
     effects = np.random.default_rng(0).normal(size=len(design.columns))
-    value = dict(zip(design.columns, effects, strict=True))
+    value = dict(zip(design.column_labels, effects, strict=True))
     protocol = simulated.scans.drop_duplicates("scanner").set_index("scanner").loc[list(design.scanners)]
     total = np.array([
         value[f"phase_encoding:{row.PhaseEncodingDirection}"] + value[f"manufacturer:{row.Manufacturer}"]
@@ -89,7 +89,7 @@ def test_contraction_of_sums_is_that_of_conditioning_the_joint_normal(seed):
     scans = random_study(seed)
     design = build_design(scans, with_protocol(scans))
     log_scales = np.log(design.scale_medians) + np.random.default_rng(seed).normal(0, 0.5, len(design.scales))
-    scales = dict(zip(design.scales, np.exp(log_scales), strict=True))
+    scales = dict(zip(design.scale_labels, np.exp(log_scales), strict=True))
     _, dense = covariance(scans, design.spec, scales, dict.fromkeys(design.scanners, 1.0))
     found = identify(design, log_scales)
 
@@ -122,8 +122,8 @@ def test_what_nothing_but_priors_tells_apart_is_counted(simulated):
     assert found.factors.own.to_dict() == {"phase_encoding": 1, "manufacturer": 0, "coil": 0, "scanner_model": 3}
     assert found.factors.mimicked_by["phase_encoding"] == [] and "scanner_model" in found.factors.mimicked_by["coil"]
     first, *others = found.sentences()
-    assert "12 scanners are all there is" in first
-    assert any(line.startswith("coil: 3 of 3 contrasts can be differences between levels of") for line in others)
+    assert "These 12 scanners must separate the factors" in first
+    assert any(line.startswith("coil: 3 of 3 contrasts can also be differences between levels of") for line in others)
     assert not any(line.startswith("phase_encoding: ") and "contrasts" in line for line in others)
 
 
@@ -140,7 +140,7 @@ def test_contrasts_that_only_two_factors_together_mimic_are_found():
 
 def test_factors_that_are_absent_are_left_out_with_a_note():
     design = build_design(small(Manufacturer="GGSS", PhaseEncodingDirection="jjjk"), load_model("protocol"))
-    assert "coil" not in design.scales and design.scales[2:5] == ("phase_encoding", "manufacturer", "scanner")
+    assert "coil" not in design.scale_labels and design.scale_labels[2:5] == ("phase_encoding", "manufacturer", "scanner")
     assert [note for note in design.notes if "ReceiveCoilName" in note and "coil" in note]
 
 
@@ -150,9 +150,9 @@ def test_no_protocol_column_at_all_is_refused():
 
 @pytest.mark.parametrize(("columns", "message"), [
     ({"vendor": "GGGG", "coil": "1122"}, r"'vendor' is the same for every scanner.*--protocol coil"),
-    ({"vendor": "GGSS", "coil": "2211"}, r"'vendor' and 'coil' divide the scanners alike.*G, 2"),
-    ({"vendor": "GHST", "coil": "1122"}, r"'vendor' is another one for every scanner.*4 levels for 4 scanners"),
-    ({"vendor": "GHST"}, r"another one for every scanner.*traveling_and_cohort"),
+    ({"vendor": "GGSS", "coil": "2211"}, r"'vendor' and 'coil' divide the scanners into the same groups.*G, 2"),
+    ({"vendor": "GHST", "coil": "1122"}, r"'vendor' is different for every scanner.*4 levels for 4 scanners"),
+    ({"vendor": "GHST"}, r"different for every scanner.*traveling_and_cohort"),
 ])  # fmt: skip
 def test_factors_that_say_nothing_of_their_own_are_refused(columns, message):
     refused(InputError, message, small(**columns), *columns)
@@ -170,9 +170,12 @@ def test_factors_that_are_incomplete_or_differ_within_a_scanner_are_refused():
     (["vendr"], "no protocol column 'vendr'.*'vendor'"),
     (["site"], "'site' cannot be a protocol factor"),
     (["vendor", "vendor"], "'vendor' cannot be a protocol factor.*each once"),
+    (["a/b"], "cannot have the name 'a/b'.*rename the column"),
+    (["noise"], "cannot have the name 'noise'.*rename the column"),
+    (["sampling"], "cannot have the name 'sampling'.*rename the column"),
 ])  # fmt: skip
 def test_names_that_are_no_factors_are_refused(columns, message):
-    refused(InputError, message, small(vendor="GGSS"), *columns)
+    refused(InputError, message, small(vendor="GGSS", **{"a/b": "GGSS", "noise": "GGSS", "sampling": "GGSS"}), *columns)
 
 
 def test_other_models_have_no_factors():
@@ -186,19 +189,22 @@ def test_named_factors_take_the_place_of_those_of_the_model():
     assert spec.components == ("vendor", "coil", "scanner") and spec_from_dict(spec.to_dict()) == spec
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"families": (Family("vendor", "vendor", 0.1), Family("measurement", "scanner", 0.1))}, "unknown levels.*part_of"),
-    ({"families": (Family("vendor", "vendor", 0.1, component_of="measurement"),)},
-     "not one family by scanner among the parts"),
-    ({"families": (Family("measurement", "scanner", 0.1, component_of="measurement"),)}, "is a family itself"),
-    ({"families": (Family("who", "participant", 0.1, component_of="measurement"),)}, "'who' cannot be a part"),
-    ({"families": (Family("a:b", "vendor", 0.1, component_of="measurement"),)}, "impossible name"),
-    ({"families": (Family("sd", "vendor", 0.1, component_of="measurement"),)}, "called 'sd'"),
-    ({"families": (Family("population", "vendor", 0.1, component_of="measurement"),)}, "the name of something else"),
+PART = {"component_of": "measurement"}
+
+
+@pytest.mark.parametrize(("families", "message"), [
+    ([Family("vendor", "vendor", 0.1), Family("measurement", "scanner", 0.1)],
+     "invalid 'grouping' of family 'vendor'.*component_of"),
+    ([Family("vendor", "vendor", 0.1, **PART)], "invalid 'families'.*one component by scanner"),
+    ([Family("measurement", "scanner", 0.1, **PART)], "invalid 'removed_effect'.*a name that no family has"),
+    ([Family("who", "participant", 0.1, **PART)], "invalid 'component_of' of family 'who'"),
+    ([Family("a/b", "vendor", 0.1, **PART)], "invalid 'name'.*without slash"),
+    ([Family("sd", "vendor", 0.1, **PART)], "invalid 'name' of family 'sd'"),
+    ([Family("population", "vendor", 0.1, **PART)], "invalid 'name' of family 'population'.*protocol factor"),
 ])  # fmt: skip
-def test_a_mistake_in_a_model_of_parts_is_named(change, message):
+def test_a_mistake_in_a_model_of_parts_is_named(families, message):
     with pytest.raises(ModelError, match=f"(?s){message}"):
-        spec_from_dict(replace(load_model("protocol"), **change).to_dict())
+        spec_from_dict(replace(load_model("protocol"), families=tuple(families)).to_dict())
 
 
 def test_the_command_takes_names_of_factors(tmp_path):
@@ -362,7 +368,7 @@ def test_the_run_says_what_its_parts_are_and_what_tells_them_apart(posterior, tm
     posterior.write(tmp_path / "run")
     again = load_posterior(tmp_path / "run")
     assert again.spec.components == ("PhaseEncodingDirection", "ReceiveCoilName", "scanner")
-    assert any("12 scanners are all there is" in note for note in again.run["notes"])
+    assert any("These 12 scanners must separate the factors" in note for note in again.run["notes"])
     assert set(again.tree["effects"].children) > {*again.spec.components, "measurement"}
     assert again.effect("ReceiveCoilName")["mean"].dims == ("ReceiveCoilName", "feature")
     summary = summarize(again)

@@ -65,8 +65,8 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     y = (y - y.mean(0)) / (own if spec.feature_scaling == "per_feature" else np.sqrt((own**2).mean()))
     feature_offset = point["feature_offset"] if spec.feature_scaling == "per_feature" else 0.0
     families = {family.name for family in spec.families}
-    u = dict(zip(design.columns, point["u"], strict=True))
-    log_scale = dict(zip(design.scales, point["log_scale"], strict=True))
+    u = dict(zip(design.column_labels, point["u"], strict=True))
+    log_scale = dict(zip(design.scale_labels, point["log_scale"], strict=True))
     log_ratio = dict.fromkeys("ABCD", 0.0)
     if spec.noise_ratio == "scanner":
         log_ratio = dict(zip("ABCD", point["raw"] - point["raw"].mean(), strict=True))
@@ -102,7 +102,7 @@ def density_by_hand(scans, features, spec, design, point) -> float:
         wider = bias_ratio[level] ** 0.5 if family == spec.removed_effect else 1.0
         total += norm.logpdf(effect, 0, fixed[family] if family in fixed else wider * np.exp(log_scale[scale])).sum()
     medians = {"noise": spec.noise_scale} | {family.name: family.prior_median for family in spec.families}
-    for name, eta, omega_excess in zip(design.scales, point["eta"], point["omega_excess"], strict=True):
+    for name, eta, omega_excess in zip(design.scale_labels, point["eta"], point["omega_excess"], strict=True):
         omega = np.sqrt(omega_excess**2 + 0.05**2)
         median = medians["sampling" if name.startswith("sampling_") else name]
         total += norm.logpdf(eta, np.log(median), spec.priors.eta_sd)
@@ -169,7 +169,7 @@ def simulated():
     scans = table_of(travelers + cohort)
     design = build_design(scans, load_model("traveling_and_cohort"))
     rng = np.random.default_rng(11)
-    assert design.scales == ("noise", "participant", "measurement", "sampling_HC", "sampling_MDD", "disorder")
+    assert design.scale_labels == ("noise", "participant", "measurement", "sampling_HC", "sampling_MDD", "disorder")
     scale = np.array([[0.8], [0.5], [0.4], [0.3], [0.3], [0.3]]) * np.exp(0.3 * rng.normal(size=(6, 2)))
     u = scale[design.column_scale] * rng.normal(size=(len(design.columns), 2))
     u[design.column_scale == FIXED] = 0
@@ -217,7 +217,7 @@ def test_chains_agree(posterior):
 def test_posterior_is_labelled(simulated, posterior):
     design, features = simulated[:2]
     assert posterior.scales.dims == ("chain", "draw", "family", "feature")
-    assert list(posterior.scales.family.values) == list(design.scales)
+    assert list(posterior.scales.family.values) == list(design.scale_labels)
     assert list(posterior.scales.feature.values) == list(features.columns)
     assert posterior.hyper.log_ratio.dims == ("chain", "draw", "scanner")
     for group in design.effects:

@@ -472,7 +472,7 @@ def test_what_does_not_converge_is_run_three_times_and_marked(study):
     scales = posterior.tree["scales"].to_dataset()
     assert not scales["converged"].values.any() and (scales["draws"] == 4 * 8 * 4).all()
     assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
-    assert sample_block._cache_size() == 1  # one program: for the one that was compiled ahead, and all parts of all runs
+    assert sample_block.n_compiled == 1  # one program: for the one that was compiled ahead, and all parts of all runs
 
 
 def test_more_features_need_no_more_programs(study):

@@ -46,7 +46,7 @@ def exact():
     design = build_design(hub_and_spoke(), load_model("traveling"))
     rng = np.random.default_rng(3)
     x = design.matrix.toarray()
-    own = [design.columns.index(f"measurement:{name}") for name in design.scanners]
+    own = [design.column_labels.index(f"measurement:{name}") for name in design.scanners]
     typical = np.log(design.scale_medians)
     means, covariances = [], []
     for _ in range(N_FEATURES):

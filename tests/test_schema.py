@@ -31,12 +31,10 @@ def test_a_run_has_what_is_declared_and_nothing_else(small_run):
             continue
         (group,) = [group for group in GROUPS if group.matches(path)]
         declared = {variable.name: variable for variable in group.variables}
-        labels = {str(name) for name in node.data_vars if str(name).startswith("kind_")}  # columns of the scans table
-        assert {str(name) for name in node.data_vars} - labels <= declared.keys()
+        assert {str(name) for name in node.data_vars} <= declared.keys()
         for name, array in node.data_vars.items():
-            if name in declared:
-                assert array.attrs.get("units", "") == declared[name].units
-                assert array.attrs["description"] == declared[name].description
+            assert array.attrs.get("units", "") == declared[name].units
+            assert array.attrs["description"] == declared[name].description
 
 
 def test_missing_arrays_and_other_dimensions_are_named():

@@ -12,9 +12,9 @@ from bayesharm.model.spec import Family, Priors, spec_from_dict
 OWN = """
 name = "mine"
 title = "One effect for each scanner"
-people = "all"
-needs_travelers = false
-removes = "site"
+participants = "all"
+requires_travelers = false
+removed_effect = "site"
 covariates = ["age"]
 
 [priors]
@@ -22,8 +22,8 @@ slope_sd = 1.5
 
 [[families]]
 name = "site"
-by = "scanner"
-scale = 0.3
+grouping = "scanner"
+prior_median = 0.3
 """
 
 
@@ -84,16 +84,17 @@ def test_broken_toml_is_named_with_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"people": "patients"}, "unknown 'people'"),
-        ({"noise_ratio": "site"}, "unknown 'noise_ratio'"),
-        ({"bias_ratio": "site"}, "unknown 'bias_ratio'"),
-        ({"noise_scale": 0.0}, "impossible 'noise_scale'"),
+        ({"participants": "patients"}, "invalid 'participants'.*'patients'.*one of all, travelers"),
+        ({"noise_ratio": "site"}, "invalid 'noise_ratio'.*homogeneous, scanner"),
+        ({"bias_ratio": "site"}, "invalid 'bias_ratio'"),
+        ({"feature_scaling": "each"}, "invalid 'feature_scaling'.*per_feature, common"),
+        ({"noise_scale": 0.0}, "invalid 'noise_scale'.*a number above 0"),
         ({"noise_scale": "0.8"}, "malformed"),
-        ({"noise_scale": float("nan")}, "impossible 'noise_scale'"),
-        ({"removes": "participant"}, "'removes' is not a family by scanner"),
+        ({"noise_scale": float("nan")}, "invalid 'noise_scale'"),
+        ({"removed_effect": "participant"}, "invalid 'removed_effect'.*a family by scanner"),
         ({"color": "red"}, "malformed.*color"),
-        ({"families": [{"name": "measurement"}]}, "malformed.*by"),
-        ({"priors": {"eta_sd": -1.0}}, "impossible 'eta_sd'"),
+        ({"families": [{"name": "measurement"}]}, "malformed.*grouping"),
+        ({"priors": {"eta_sd": -1.0}}, "invalid 'eta_sd' of priors"),
         ({"priors": {"eta": 1.0}}, "malformed.*eta"),
     ],
 )
@@ -104,11 +105,15 @@ def test_a_mistake_is_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"by": "region"}, "unknown levels.*'region'"),
-        ({"scale": -0.1}, "impossible scale"),
-        ({"split": True}, "cannot be split"),
-        ({"name": "noise"}, "called 'noise'"),
-        ({"name": "disorder"}, "used twice"),
+        ({"grouping": "region"}, "invalid 'grouping' of family 'participant'.*'region'"),
+        ({"prior_median": -0.1}, "invalid 'prior_median' of family 'participant'.*above 0"),
+        ({"split": True}, "invalid 'split'.*true only for populations"),
+        ({"name": "noise"}, "invalid 'name' of family 'noise'"),
+        ({"name": "all"}, "invalid 'name' of family 'all'"),
+        ({"name": "a/b"}, "invalid 'name' of family 'a/b'.*without slash"),
+        ({"name": ".."}, "invalid 'name'.*without slash"),
+        ({"name": 5}, "invalid 'name'"),
+        ({"name": "disorder"}, "invalid 'families'.*each name once"),
     ],
 )
 def test_a_mistake_in_a_family_is_named(change, message):
@@ -119,7 +124,7 @@ def test_a_mistake_in_a_family_is_named(change, message):
 
 def test_a_missing_key_is_named():
     table = load_model("cohort").to_dict()
-    del table["removes"]
-    refused("malformed.*removes", table)
+    del table["removed_effect"]
+    refused("malformed.*removed_effect", table)
     del table["families"]
     refused("malformed.*families", table)

@@ -1,1 +1,1 @@
-"""Numerical algorithms that know no model."""
+"""Numerical algorithms for batches of small problems; none of them knows the model."""

@@ -1,49 +1,72 @@
-"""Adaptive multiple importance sampling: draws of a few numbers whose density is known where many are asked for at once."""
+"""Adaptive multiple importance sampling (AMIS; Cornuet, Marin, Mira & Robert, *Scand. J. Statist.* 39, 2012).
+
+For a density of few dimensions that is cheap to evaluate at many points at once: weighted points, and the integral of the
+density.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.special import gammaln, logsumexp
+from scipy.special import logsumexp
 
 from bayesharm.algorithms.diagnostics import pareto_k
+from bayesharm.algorithms.student_t import draw_one, log_density_of_one
 
-DEGREES_OF_FREEDOM = 7
-N_POINTS = 2048  # of a round
-N_ROUNDS = 8  # at most
-ENOUGH = 2000  # effective points
+
+@dataclass(frozen=True)
+class ImportanceSettings:
+    """Size of the sample, and when it is reliable.
+
+    Attributes
+    ----------
+    n_points : int
+        Points of each round.
+    max_rounds : int
+        Maximum number of rounds.
+    min_ess : float
+        Effective sample size that ends the rounds; twice the 1,000 points that are resampled as draws.
+    max_khat : float
+        Largest Pareto-k of a reliable sample. Up to 0.5 the weights have a finite variance; up to 0.7 averages still
+        converge, but slowly (Vehtari et al., *JMLR* 25, 2024).
+    """
+
+    n_points: int = 2048
+    max_rounds: int = 8
+    min_ess: float = 2000
+    max_khat: float = 0.5
 
 
 class WeightedSample(NamedTuple):
-    """What importance sampling found.
+    """Weighted points.
 
     Attributes
     ----------
     points : (point, dimension) array
     weight : (point,) array
-        They add up to 1.
+        Sum to 1.
     khat : float
-        Pareto-k of the weights, before the largest are cut.
-    n_effective : float
-        Independent draws that the points were worth by these.
+        Pareto-k of the weights before truncation.
+    ess : float
+        Effective sample size of the weights before truncation, 1 / Σ w².
     log_evidence : float
-        log of the integral of the density: its evidence, if it is a likelihood times a prior.
-    good : bool
-        Whether averages over the points can be relied upon.
+        Log integral of the density: the evidence, if the density is a likelihood times a prior.
+    is_reliable : bool
+        Whether `khat` and `ess` are within the settings, so that averages over the points can be trusted.
     """
 
     points: np.ndarray
     weight: np.ndarray
     khat: float
-    n_effective: float
+    ess: float
     log_evidence: float
-    good: bool
+    is_reliable: bool
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> np.ndarray:
-        """Points drawn by their weights (systematic resampling), in random order, (draw, dimension)."""
+        """Draw points by their weights (systematic resampling) in random order, (draw, dimension)."""
         ticks = (rng.random() + np.arange(n_draws)) / n_draws
         chosen = np.minimum(np.searchsorted(np.cumsum(self.weight), ticks), len(self.weight) - 1)
         return self.points[rng.permutation(chosen)]
@@ -54,35 +77,29 @@ def adaptive_importance_sampling(
     mean: np.ndarray,
     factor: np.ndarray,
     rng: np.random.Generator,
-    max_khat: float = 0.5,
-    n_rounds: int = N_ROUNDS,
-    enough: int = ENOUGH,
+    settings: ImportanceSettings = ImportanceSettings(),
 ) -> WeightedSample:
-    """Importance sampling whose proposal, a Student-t, takes on mean and covariance of what it has found.
+    """Sample a density by rounds of importance sampling whose Student-t proposal adapts to the points so far.
 
-    The points of all rounds are kept, and weighed as if drawn from the mixture of all proposals (Cornuet, Marin, Mira &
-    Robert, *Scandinavian Journal of Statistics* 39, 2012), but those above their mean times the square root of their number
-    are cut (Ionides, *Journal of Computational and Graphical Statistics* 17, 2008). While effective points are few, their
-    covariance is averaged with the one before.
+    Each round moves the proposal to the weighted mean and covariance of all points. Points of all rounds are kept, and
+    weighted as draws from the mixture of all proposals. While the effective sample size is small, the covariance is
+    averaged with the one before.
 
     Parameters
     ----------
     log_density : callable
-        (dimension, point) array -> (point,) array, but for a constant; -inf is allowed.
+        (dimension, point) array -> (point,) array, up to a constant; -inf is allowed.
     mean : (dimension,) array
     factor : (dimension, dimension) array
-        Lower Cholesky factor of a covariance to begin with.
+        Lower Cholesky factor of the first scale matrix.
     rng : numpy.random.Generator
-    max_khat : float
-        Up to 0.5 weights have a variance; up to 0.7 averages are still right, but slowly.
-    n_rounds, enough : int
-        At most so many rounds, until there are enough effective points.
+    settings : ImportanceSettings
 
     Returns
     -------
-    Weighed
-        Not `good` where the proposal never came near, or the density is nowhere finite. Of modes far from one another it
-        may know only the one where it began.
+    WeightedSample
+        Not reliable if no proposal covered the density, or the density is nowhere finite. If there are several distant
+        modes, the sample may cover only the nearest one.
     """
     n = len(mean)
     proposals: list[tuple[np.ndarray, np.ndarray]] = []
@@ -90,32 +107,33 @@ def adaptive_importance_sampling(
     log_target = np.zeros(0)
     while True:
         proposals.append((mean, factor))
-        radii = np.sqrt(DEGREES_OF_FREEDOM / rng.chisquare(DEGREES_OF_FREEDOM, N_POINTS))
-        rounds.append(mean + (rng.normal(size=(N_POINTS, n)) * radii[:, None]) @ factor.T)
+        rounds.append(draw_one(settings.n_points, mean, factor, rng))
         value = np.asarray(log_density(rounds[-1].T), float)
         log_target = np.r_[log_target, np.where(np.isfinite(value), value, -np.inf)]
         points = np.concatenate(rounds)
         if np.isfinite(log_target).sum() <= 2 * n:
             return WeightedSample(points, np.full(len(points), 1 / len(points)), np.inf, 0.0, -np.inf, False)
-        log_weight = log_target - logsumexp([_log_student(points, *proposal) for proposal in proposals], axis=0)
-        weight = np.exp(log_weight - logsumexp(log_weight))
-        khat, n_effective = float(pareto_k(log_weight[np.isfinite(log_weight)][:, None])[0]), 1 / (weight**2).sum()
-        weight = np.minimum(weight, len(weight) ** -0.5)
-        log_evidence = float(logsumexp(log_weight) - np.log(N_POINTS)) + np.log(weight.sum())
-        weight /= weight.sum()
-        good = bool(khat < max_khat and n_effective >= enough)
-        found = WeightedSample(points, weight, khat, n_effective, log_evidence, good)
-        if found.good or len(rounds) == n_rounds:
-            return found
-        mean = weight @ points
-        around = points - mean
-        prior, share = factor @ factor.T, 2 * n / (2 * n + found.n_effective)
-        factor = np.linalg.cholesky(share * prior + (1 - share) * (around.T * weight) @ around)
+        log_mixture = logsumexp([log_density_of_one(points, *proposal) for proposal in proposals], axis=0)
+        sample = _weigh(points, log_target - log_mixture, settings)
+        if sample.is_reliable or len(rounds) == settings.max_rounds:
+            return sample
+        mean = sample.weight @ points
+        away = points - mean
+        share = 2 * n / (2 * n + sample.ess)
+        factor = np.linalg.cholesky(share * (factor @ factor.T) + (1 - share) * (away.T * sample.weight) @ away)
 
 
-def _log_student(points: np.ndarray, mean: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Log density of a Student-t, (point,)."""
-    z = solve_triangular(factor, (points - mean).T, lower=True)
-    n, dof = len(mean), DEGREES_OF_FREEDOM
-    constant = gammaln((dof + n) / 2) - gammaln(dof / 2) - 0.5 * n * np.log(dof * np.pi)
-    return constant - 0.5 * (dof + n) * np.log1p((z**2).sum(0) / dof) - np.log(np.diag(factor)).sum()
+def _weigh(points: np.ndarray, log_weight: np.ndarray, settings: ImportanceSettings) -> WeightedSample:
+    """Normalize and truncate weights, whose proposal density is a sum over rounds.
+
+    Weights above their mean times the square root of their number are truncated there (Ionides, *J. Comput. Graph. Stat.*
+    17, 2008).
+    """
+    weight = np.exp(log_weight - logsumexp(log_weight))
+    khat, ess = float(pareto_k(log_weight[np.isfinite(log_weight)][:, None])[0]), 1 / (weight**2).sum()
+    weight = np.minimum(weight, len(weight) ** -0.5)
+    log_evidence = float(logsumexp(log_weight) - np.log(settings.n_points)) + np.log(weight.sum())
+    weight /= weight.sum()
+    return WeightedSample(
+        points, weight, khat, ess, log_evidence, bool(khat < settings.max_khat and ess >= settings.min_ess)
+    )

@@ -1,8 +1,7 @@
-"""Where programs run: the devices of one kind that JAX sees here, the features of a block shared out over them."""
+"""The devices that JAX sees, and how the last axis of arrays is spread over them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,29 +13,13 @@ from jax.sharding import Mesh, PartitionSpec
 
 from bayesharm.errors import InputError
 
-
-def cache_programs() -> None:
-    """Compiled programs are kept in the cache folder of the user, if it can be written: a second run need not compile."""
-    import jax
-    import pooch
-
-    folder = pooch.os_cache("bayesharm") / "programs"
-    if jax.config.jax_compilation_cache_dir is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
-        if os.access(folder, os.W_OK):
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-AXIS = "feature"
-BUSY = 2**15  # features × items that keep an accelerator busy
+AXIS = "batch"  # name of the mesh axis
+BUSY = 2**15  # batch entries × items that keep an accelerator busy
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Devices of one kind.
+    """Local devices of one platform.
 
     Attributes
     ----------
@@ -47,79 +30,94 @@ class Devices:
 
     @property
     def mesh(self) -> Mesh | None:
-        """What features are shared out over; nothing for a single device."""
+        """Mesh over which batches are split; None for a single device."""
         return Mesh(np.array(self.all), (AXIS,)) if len(self.all) > 1 else None
 
     @property
     def is_cpu(self) -> bool:
-        """Whether they are cores of the processor and not accelerators."""
+        """Whether the devices are processor cores rather than accelerators."""
         return self.all[0].platform == "cpu"
 
     def __str__(self) -> str:
-        kind = self.all[0].device_kind
-        return kind if len(self.all) == 1 else f"{len(self.all)} × {kind}"
+        model = self.all[0].device_kind
+        return model if len(self.all) == 1 else f"{len(self.all)} × {model}"
 
     def in_use(self, dtype: str) -> AbstractContextManager[None]:
-        """See :func:`working_on`."""
+        """Use the first of these devices in the given precision; see :func:`working_on`."""
         return working_on(self.all[0], dtype)
 
 
 @contextmanager
 def working_on(device: jax.Device | None, dtype: str) -> Iterator[None]:
-    """Where, and in which precision, JAX works within; of this thread alone. Products of matrices are not in less."""
+    """Set JAX's default device and precision within a `with` block, for this thread alone.
+
+    Matrix products always use the full precision of `dtype`, also on accelerators whose default is lower.
+
+    Parameters
+    ----------
+    device : jax.Device, optional
+    dtype : {'float32', 'float64'}
+    """
     with jax.default_device(device), jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         yield
 
 
-def find_devices(kind: str | None = None) -> Devices:
-    """All local devices of a kind.
+def find_devices(platform: str | None = None) -> Devices:
+    """Find all local devices of a platform.
 
     Parameters
     ----------
-    kind : str, optional
-        Such as `cpu`, `gpu`, `tpu`; by default what JAX takes by itself: an accelerator where there is one.
+    platform : str, optional
+        Such as `cpu`, `gpu` or `tpu`; by default JAX's own choice: an accelerator if there is one.
 
     Raises
     ------
     InputError
-        JAX sees none of that kind.
+        JAX sees no such device.
     """
     try:
-        return Devices(tuple(jax.local_devices(backend=kind)))
+        return Devices(tuple(jax.local_devices(backend=platform)))
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"There is no device {kind!r} here.",
+            f"There is no device {platform!r} here.",
             got=f"{find_devices()} by default; {str(error).splitlines()[0]}",
-            expected="a kind of device that JAX sees, such as cpu or gpu",
+            expected="a platform that JAX sees, such as cpu or gpu",
             do="leave --device out, or install JAX for that device: pip install 'jax[cuda13]', for example",
         ) from None
 
 
-def map_some(function: Callable[[jax.Array], jax.Array], items: jax.Array) -> jax.Array:
-    """The function of every item: one by one on a processor, as many at once on an accelerator as keep it busy."""
+def map_items(function: Callable[[jax.Array], jax.Array], items: jax.Array) -> jax.Array:
+    """Apply a function to every item: one at a time on a processor, as many as keep it busy on an accelerator.
+
+    Parameters
+    ----------
+    function : callable
+    items : (item, ..., batch) array
+    """
     device = jax.config.jax_default_device or jax.devices()[0]
     at_once = 1 if device.platform == "cpu" else max(1, BUSY // items.shape[-1])
     return jax.lax.map(function, items, batch_size=at_once if at_once > 1 else None)
 
 
-def share_out(function: Callable[[Any, Any], Any], mesh: Mesh | None, shared: Any, own: Any) -> Any:
-    """``function(shared, own)``, every device doing its share of the features without a word to the others.
+def run_sharded(function: Callable[[Any, Any], Any], mesh: Mesh | None, shared: Any, batched: Any) -> Any:
+    """Compute ``function(shared, batched)`` with the batch split over devices, which do not communicate.
 
     Parameters
     ----------
     function : callable
-        Works on any number of features.
+        Works on a batch of any size.
     mesh : Mesh, optional
-        Without it there is one device.
-    shared, own : pytrees
-        What all features share, and arrays whose last axis are features, as are those of the result; their number is
-        a multiple of that of the devices.
+        None for a single device.
+    shared, batched : pytrees
+        Arrays that every device needs, and arrays whose last axis is the batch, as in the result. The size of the batch
+        is a multiple of the number of devices.
     """
     if mesh is None:
-        return function(shared, own)
+        return function(shared, batched)
 
-    def last_axis(tree: Any) -> Any:
+    def split_last_axis(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS), tree)
 
-    specs = (PartitionSpec(), last_axis(own)), last_axis(jax.eval_shape(function, shared, own))
-    return jax.shard_map(function, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)(shared, own)
+    in_specs = PartitionSpec(), split_last_axis(batched)
+    out_specs = split_last_axis(jax.eval_shape(function, shared, batched))
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(shared, batched)

@@ -1,8 +1,13 @@
-"""Mode and curvature of many small posteriors at once, the lane axis last. A preconditioner, not a result."""
+"""Laplace approximations of many small posteriors at once: mode and inverse curvature, the batch axis last.
+
+Newton's method with Levenberg–Marquardt damping (Nocedal & Wright, *Numerical Optimization*, 2006, section 10.3). The
+package uses the approximations as proposals and preconditioners, never as results.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -11,20 +16,49 @@ import jax.numpy as jnp
 from bayesharm.algorithms.linalg import cholesky, invert, pack, solve, unpack
 
 Array = jax.Array
-LONGEST_STEP = 2.0  # of a log-scale
-FIRST_DAMPING, HARDER, EASIER = 100.0, 4.0, 0.1  # in precisions of the fallback: after a step that failed, and factors
-LogDensity = Callable[[Array], Array]  # (dimension, lane) -> (lane,)
+LogDensity = Callable[[Array], Array]  # (dimension, batch) -> (batch,)
 
 
-class Laplace(NamedTuple):
-    """A Gaussian approximation for each lane.
+@dataclass(frozen=True)
+class NewtonSettings:
+    """Step control of the damped Newton method. Damping is in units of the prior precision, 1 / fallback_sd².
 
     Attributes
     ----------
-    mode : (dimension, lane) array
-    factor : (dimension, dimension, lane) array
+    max_step : float
+        Largest step of one coordinate; the coordinates of the package are logarithms, so 2 is a factor of 7.
+    first_damping : float
+        Damping after the first rejected Newton step: steps become short compared with the fallback sd.
+    increase, decrease : float
+        Factors of the damping after a rejected and an accepted step. The decrease is the stronger one, so that
+        convergence is soon quadratic again.
+    min_damping : float
+        Smaller values become 0, a plain Newton step.
+    tolerance : float
+        Newton decrement, in units of log density, below which one last step ends the search; quadratic convergence
+        squares it.
+    """
+
+    max_step: float = 2.0
+    first_damping: float = 100.0
+    increase: float = 4.0
+    decrease: float = 0.1
+    min_damping: float = 1e-3
+    tolerance: float = 1e-4
+
+
+SETTINGS = NewtonSettings()
+
+
+class Laplace(NamedTuple):
+    """Gaussian approximation of each posterior of the batch.
+
+    Attributes
+    ----------
+    mode : (dimension, batch) array
+    factor : (dimension, dimension, batch) array
         Lower Cholesky factor of the covariance.
-    converged : (lane,) bool array
+    converged : (batch,) bool array
     """
 
     mode: Array
@@ -32,57 +66,107 @@ class Laplace(NamedTuple):
     converged: Array
 
 
+class NewtonState(NamedTuple):
+    """State of the search.
+
+    Attributes
+    ----------
+    n_steps : int
+    position : (dimension, batch) array
+    precision : (dimension, dimension, batch) array
+        Negative Hessian of the log density at the position before the last step.
+    damping : (batch,) array
+    is_converged : (batch,) bool array
+    was_converged : (batch,) bool array
+        `is_converged` before the last step. A converged position no longer moves, so that `precision` is its own.
+    """
+
+    n_steps: Array | int
+    position: Array
+    precision: Array
+    damping: Array
+    is_converged: Array
+    was_converged: Array
+
+
 def fit_laplace(log_density: LogDensity, start: Array, fallback_sd: Array, *, n_iterations: int = 60) -> Laplace:
-    """Damped Newton (Levenberg–Marquardt) in every lane, stopped when all lanes have converged.
+    """Find mode and curvature of every posterior; stop when all have converged.
 
     Parameters
     ----------
     log_density : callable
-        Twice differentiable log density of all lanes.
-    start : (dimension, lane) array
-    fallback_sd : (dimension, lane) array
-        Unit of the damping, and the spread where the curvature at the end is not positive definite.
+        Twice differentiable log density of the whole batch.
+    start : (dimension, batch) array
+    fallback_sd : (dimension, batch) array
+        Sets the unit of the damping, and is the spread where the curvature at the end is not positive definite.
     n_iterations : int
-        At most so many steps.
+        Maximum number of steps.
     """
-    tolerance = 1e-4  # of the Newton decrement before the last step; quadratic convergence squares it
-    identity = jnp.eye(start.shape[0], dtype=start.dtype)[:, :, None]
-    unit = identity / fallback_sd**2
-    directions = jnp.broadcast_to(identity, (*identity.shape[:2], start.shape[1]))
+    dimension, n_batch = start.shape
+    identity = jnp.eye(dimension, dtype=start.dtype)[:, :, None]
+    prior_precision = identity / fallback_sd**2
+    nowhere = jnp.zeros(n_batch, bool)
 
-    def gradient(x):
-        value, pull = jax.vjp(log_density, x)
-        return pull(jnp.ones_like(value))[0], value
+    def is_unfinished(state: NewtonState) -> Array:
+        return (state.n_steps <= n_iterations) & ~jnp.all(state.was_converged)
 
-    def unfinished(state):
-        return (state[0] <= n_iterations) & ~jnp.all(state[5])
+    def step(state: NewtonState) -> NewtonState:
+        return _damped_newton_step(log_density, prior_precision, n_iterations, state)
 
-    def step(state):
-        """One step from x, or the curvature where the last one has led to."""
-        k, x, _, done, damping, _ = state
-        slope, along, value = jax.linearize(gradient, x, has_aux=True)
-        hessian = jax.lax.map(along, directions)
-        precision = -0.5 * (hessian + hessian.transpose(1, 0, 2))
-        _, change, log_det, decrement = solve(pack(precision + damping * unit), slope)
-        proposal = x + jnp.clip(change, -LONGEST_STEP, LONGEST_STEP)
-        new_value = log_density(proposal)
-        valid = jnp.isfinite(log_det) & (decrement >= 0)
-        # near the mode a good step may seem to lose a little in float32
-        rounding = 16 * jnp.finfo(x.dtype).eps * jnp.abs(value)
-        better = valid & (new_value >= value - tolerance**2 - rounding) & ~done & (k < n_iterations)
-        finished = done | (valid & (decrement < tolerance) & (damping <= 1))
-        first = jnp.where(valid, FIRST_DAMPING, 1.0)  # a step that went too far, or a curvature of the wrong sign
-        damping = jnp.where(better, damping * EASIER, jnp.maximum(damping * HARDER, first))
-        damping = jnp.where(damping < 1e-3, 0.0, damping)
-        return k + 1, jnp.where(better, proposal, x), precision, finished, damping, done
-
-    n_lanes = start.shape[1]
-    nobody = jnp.zeros(n_lanes, bool)
-    state = (0, start, directions, nobody, jnp.zeros(n_lanes, start.dtype), nobody)
-    _, mode, precision, done, _, _ = jax.lax.while_loop(unfinished, step, state)
-    inverse, log_det = invert(pack(precision))
-    positive = jnp.isfinite(log_det)
-    covariance = jnp.where(positive, unpack(inverse), identity * fallback_sd**2)
+    unknown = jnp.broadcast_to(identity, (dimension, dimension, n_batch))
+    initial = NewtonState(0, start, unknown, jnp.zeros(n_batch, start.dtype), nowhere, nowhere)
+    final = jax.lax.while_loop(is_unfinished, step, initial)
+    inverse, log_det = invert(pack(final.precision))
+    is_positive = jnp.isfinite(log_det)
+    covariance = jnp.where(is_positive, unpack(inverse), identity * fallback_sd**2)
     factor = cholesky(covariance)
-    fine = positive & jnp.all(jnp.isfinite(factor), (0, 1))
-    return Laplace(mode, jnp.where(fine, factor, identity * fallback_sd), done & fine)
+    is_valid = is_positive & jnp.all(jnp.isfinite(factor), (0, 1))
+    return Laplace(final.position, jnp.where(is_valid, factor, identity * fallback_sd), final.is_converged & is_valid)
+
+
+def _damped_newton_step(
+    log_density: LogDensity, prior_precision: Array, n_iterations: int, state: NewtonState
+) -> NewtonState:
+    """Try one Levenberg–Marquardt step, the solution d of ``(A + μ P) d = g``.
+
+    Here g is the gradient of the log density, A its negative Hessian, P the diagonal prior precision and μ the damping.
+    With μ = 0 this is Newton's step. A large μ turns it toward the gradient, scaled by the prior variances, and shortens
+    it to ``P⁻¹ g / μ``, which raises the log density even where A is not positive definite. So μ grows after a step that
+    fails and shrinks after one that succeeds (Marquardt, *J. SIAM* 11, 1963). ``gᵀ d`` is the Newton decrement, about twice
+    the log density still to be gained.
+    """
+    x = state.position
+    slope, along, value = jax.linearize(lambda x: _gradient(log_density, x), x, has_aux=True)
+    directions = jnp.broadcast_to(jnp.eye(len(x), dtype=x.dtype)[:, :, None], state.precision.shape)
+    hessian = jax.lax.map(along, directions)
+    precision = -0.5 * (hessian + hessian.transpose(1, 0, 2))
+    _, change, log_det, decrement = solve(pack(precision + state.damping * prior_precision), slope)
+    proposal = x + jnp.clip(change, -SETTINGS.max_step, SETTINGS.max_step)
+    new_value = log_density(proposal)
+    is_valid = jnp.isfinite(log_det) & (decrement >= 0)
+    # near the mode a good step may seem to lose a little in single precision
+    rounding = 16 * jnp.finfo(x.dtype).eps * jnp.abs(value)
+    is_gain = new_value >= value - SETTINGS.tolerance**2 - rounding
+    is_accepted = is_valid & is_gain & ~state.is_converged & (state.n_steps < n_iterations)
+    is_converged = state.is_converged | (is_valid & (decrement < SETTINGS.tolerance) & (state.damping <= 1))
+    return NewtonState(
+        state.n_steps + 1,
+        jnp.where(is_accepted, proposal, x),
+        precision,
+        _next_damping(state.damping, is_valid, is_accepted),
+        is_converged,
+        state.is_converged,
+    )
+
+
+def _gradient(log_density: LogDensity, x: Array) -> tuple[Array, Array]:
+    """Gradient of the log density, and the log density."""
+    value, pull = jax.vjp(log_density, x)
+    return pull(jnp.ones_like(value))[0], value
+
+
+def _next_damping(damping: Array, is_valid: Array, is_accepted: Array) -> Array:
+    """Damping of the next step; from 0 it rises further after a step too long than after a curvature of the wrong sign."""
+    first = jnp.where(is_valid, SETTINGS.first_damping, 1.0)
+    damping = jnp.where(is_accepted, damping * SETTINGS.decrease, jnp.maximum(damping * SETTINGS.increase, first))
+    return jnp.where(damping < SETTINGS.min_damping, 0.0, damping)

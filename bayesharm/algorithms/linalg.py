@@ -1,6 +1,7 @@
-"""Many small symmetric matrices at once, the batch axis last; of each only the upper triangle is kept, row by row.
+"""Linear algebra of batches of small symmetric matrices, the batch axis last.
 
-Plain array operations on the whole batch: LAPACK would be called once for each matrix, and take longer.
+A *packed* matrix is its upper triangle, row by row. All functions are plain array operations on the whole batch: LAPACK
+would be called once for each matrix, which takes longer.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
-MANY_ROWS = 32  # from here on, products of one pair of matrices after another are faster than all of them at once
+MANY_ROWS = 32  # rows from which matrix products of one batch entry at a time are faster than of all at once
 
 
 @cache
 def positions(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where entries are kept: their rows, their columns, and the (n, n) index of each pair of the two."""
+    """Return row and column of each packed entry, and the (n, n) index of the packed entry of each row and column."""
     row, column = (part.astype(np.int32) for part in np.triu_indices(n))
     index = np.empty((n, n), np.int32)
     index[row, column] = index[column, row] = np.arange(len(row))
@@ -26,13 +27,13 @@ def positions(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def pack(matrix: Array) -> Array:
-    """(n, n, …) symmetric matrices -> (n(n+1)/2, …)."""
+    """Pack symmetric matrices, (n, n, …) -> (n(n+1)/2, …)."""
     row, column, _ = positions(matrix.shape[0])
     return matrix[row, column]
 
 
 def unpack(packed: Array) -> Array:
-    """(n(n+1)/2, …) -> (n, n, …)."""
+    """Unpack symmetric matrices, (n(n+1)/2, …) -> (n, n, …)."""
     return packed[positions(_order(packed))[2]]
 
 
@@ -41,22 +42,33 @@ def _order(packed: Array) -> int:
 
 
 class Solution(NamedTuple):
-    """Of S x = r, the batch axis last."""
+    """Solution of S x = r and its by-products.
 
-    inverse: Array  # packed
-    x: Array  # (n, batch)
-    log_det: Array  # (batch,) log|S|
-    quadratic: Array  # (batch,) rᵀS⁻¹r
+    Attributes
+    ----------
+    inverse : (n(n+1)/2, batch) array
+        S⁻¹, packed.
+    x : (n, batch) array
+    log_det : (batch,) array
+        log|S|.
+    quadratic : (batch,) array
+        rᵀS⁻¹r.
+    """
+
+    inverse: Array
+    x: Array
+    log_det: Array
+    quadratic: Array
 
 
 @jax.custom_jvp
 def solve(packed: Array, rhs: Array) -> Solution:
-    """Invert S, and solve S x = r on the way: r is swept along as another row and column.
+    """Solve S x = r and invert S in one pass, with r as a further row and column of the swept matrix.
 
     Parameters
     ----------
     packed : (n(n+1)/2, batch) array
-        Positive definite; where it is not, all results are NaN.
+        S, positive definite; where it is not, all results are NaN.
     rhs : (n, batch) array
     """
     n = len(rhs)
@@ -69,7 +81,7 @@ def _solve_jvp(primals, tangents):
     solution, (change, d_rhs) = solve(*primals), tangents
     inverse, x = unpack(solution.inverse), solution.x
     row, column, _ = positions(len(x))
-    twice = np.where(row == column, 1, 2).astype(x.dtype)[:, None]  # entries off the diagonal stand for two
+    twice = np.where(row == column, 1, 2).astype(x.dtype)[:, None]  # a packed entry off the diagonal stands for two
     d_log_det = jnp.sum(twice * solution.inverse * change, 0)
     d_quadratic = jnp.sum(2 * x * d_rhs, 0) - jnp.sum(twice * x[row] * x[column] * change, 0)
     full = unpack(change)
@@ -78,7 +90,7 @@ def _solve_jvp(primals, tangents):
 
 
 def _sandwich(outer: Array, inner: Array) -> Array:
-    """Products outer · inner · outer of symmetric matrices, (n, n, batch)."""
+    """Compute outer · inner · outer for symmetric matrices, (n, n, batch)."""
     if len(outer) <= MANY_ROWS:
         return jax.lax.map(lambda column: matvec(outer, matvec(inner, column)), outer)
     first, second = (jnp.moveaxis(part, -1, 0) for part in (outer, inner))
@@ -86,7 +98,7 @@ def _sandwich(outer: Array, inner: Array) -> Array:
 
 
 def invert(packed: Array) -> tuple[Array, Array]:
-    """Inverse, packed, and log determinant of positive definite matrices; NaN where they are not.
+    """Return the packed inverse and the log determinant of positive definite matrices; NaN where they are not.
 
     Parameters
     ----------
@@ -97,25 +109,27 @@ def invert(packed: Array) -> tuple[Array, Array]:
 
 
 def _sweep(packed: Array, first: int) -> tuple[Array, Array]:
-    """Sweep all rows and columns but some first ones: Gauss–Jordan without pivoting, stable for such matrices.
+    """Apply the sweep operator to rows and columns from `first` on (Goodnight, *Am. Stat.* 33, 1979).
+
+    This is Gauss–Jordan elimination without pivoting, which is stable for positive definite matrices.
 
     Returns
     -------
     swept : (n(n+1)/2, batch) array
     log_det : (batch,) array
-        Of the part that was swept.
+        Log determinant of the swept block.
     """
     n = _order(packed)
-    row, column, where = positions(n)
-    index = jnp.asarray(where)
+    row, column, packed_index = positions(n)
+    index = jnp.asarray(packed_index)
 
     def step(k, state):
         a, log_det = state
-        here = jnp.arange(n) == k
+        is_pivot = jnp.arange(n) == k
         values = a[index[k]]
         pivot = values[k]
-        values = jnp.where(here[:, None], -1.0, values)
-        cleared = jnp.where((here[row] | here[column])[:, None], 0.0, a)
+        values = jnp.where(is_pivot[:, None], -1.0, values)
+        cleared = jnp.where((is_pivot[row] | is_pivot[column])[:, None], 0.0, a)
         return cleared - (values / pivot)[row] * values[column], log_det + jnp.log(pivot)
 
     swept, log_det = jax.lax.fori_loop(first, n, step, (packed, jnp.zeros_like(packed[0])))
@@ -124,17 +138,17 @@ def _sweep(packed: Array, first: int) -> tuple[Array, Array]:
 
 
 def matvec(matrix: Array, vector: Array) -> Array:
-    """(…, n, batch) matrices times (n, batch) vectors, as additions: XLA's own reduction takes many times as long here."""
+    """Multiply (…, n, batch) matrices by (n, batch) vectors, as additions: XLA's own reduction takes many times as long."""
     return sum((matrix[..., k, :] * vector[k] for k in range(len(vector))), jnp.zeros_like(matrix[..., 0, :]))
 
 
 def cholesky(matrix: Array) -> Array:
-    """Lower Cholesky factors of many small matrices, the batch axis last, column by column; no LAPACK call.
+    """Compute lower Cholesky factors, column by column.
 
     Parameters
     ----------
     matrix : (n, n, batch) array
-        Symmetric positive definite; otherwise the result has NaN.
+        Symmetric positive definite; otherwise the result contains NaN.
     """
     below = jnp.arange(len(matrix))[:, None]
 
@@ -147,7 +161,7 @@ def cholesky(matrix: Array) -> Array:
 
 
 def solve_lower(factor: Array, rhs: Array) -> Array:
-    """Solve with many small lower triangular matrices, the batch axis last.
+    """Solve lower triangular systems by forward substitution.
 
     Parameters
     ----------

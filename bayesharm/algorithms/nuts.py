@@ -1,7 +1,8 @@
-"""NumPyro's NUTS on many small independent posteriors at once, one *lane* each.
+"""NumPyro's NUTS on batches of small independent posteriors.
 
-A potential is written for all lanes together with the lane axis last, which is how it is fast; NumPyro sees one lane and
-is vectorized by ``jax.vmap``. ``custom_vmap`` joins the two.
+A potential is written for the whole batch with the batch axis last, which makes it fast; NumPyro sees one posterior at a
+time and is vectorized by ``jax.vmap``. ``custom_vmap`` joins the two: under ``vmap`` one call of the batched potential
+serves all.
 """
 
 from __future__ import annotations
@@ -15,21 +16,29 @@ from jax.custom_batching import custom_vmap
 from numpyro.infer.hmc import hmc
 
 Array = jax.Array
-Potential = Callable[[Any, Any, Array], Array]  # (shared, own, positions (dimension, lane)) -> (lane,)
+Potential = Callable[[Any, Any, Array], Array]  # (shared, batched, positions (dimension, batch)) -> (batch,)
 
 
 class Draws(NamedTuple):
-    """What NUTS returns; draw axis first, lane axis last."""
+    """Draws of NUTS.
 
-    position: Array  # (draw, dimension, lane)
-    diverging: Array  # (draw, lane) bool
-    n_steps: Array  # (draw, lane) leapfrog steps
+    Attributes
+    ----------
+    position : (draw, dimension, batch) array
+    diverging : (draw, batch) bool array
+    n_steps : (draw, batch) int array
+        Leapfrog steps.
+    """
+
+    position: Array
+    diverging: Array
+    n_steps: Array
 
 
 def sample_batched(
     potential: Potential,
     shared: Any,
-    own: Any,
+    batched: Any,
     start: Array,
     keys: Array,
     *,
@@ -39,37 +48,37 @@ def sample_batched(
     adapt: bool = False,
     max_tree_depth: int = 6,
 ) -> Draws:
-    """Run NUTS in every lane.
+    """Run one NUTS chain for every posterior of the batch.
 
     Parameters
     ----------
     potential : callable
-        Minus the log density of all lanes, up to a constant: ``potential(shared, own, positions)``.
-    shared, own : pytrees
-        Data of all lanes, and data whose leaves have the lane axis last.
-    start : (dimension, lane) array
-    keys : (lane,) typed PRNG keys
+        Negative log density of the whole batch, up to a constant: ``potential(shared, batched, positions)``.
+    shared, batched : pytrees
+        Data that all posteriors share, and data whose leaves have the batch axis last.
+    start : (dimension, batch) array
+    keys : (batch,) typed PRNG keys
     n_warmup, n_draws : int
-        Iterations thrown away first, and kept.
+        Iterations that are discarded, and kept.
     step_size : float
     adapt : bool
-        Adapt step size and diagonal mass matrix of each lane during warm-up. Without it a position is expected
-        to be whitened: unit mass, fixed step size.
+        Adapt step size and diagonal mass matrix of each posterior during warm-up. Without adaptation positions should be
+        whitened: the mass is 1 and the step size fixed.
     max_tree_depth : int
     """
 
-    @jax.jit  # a program within the program, so that it is traced once and not wherever NUTS asks
-    def of_all(z, data):
+    @jax.jit  # a program within the program, so that it is traced once and not at each use in NUTS
+    def value_and_grad_of_batch(z, data):
         value, pull = jax.vjp(lambda z: potential(data[0], data[1], z), z)
         return value, pull(jnp.ones_like(value))[0]
 
-    def potential_of_lane(lane, data):
-        return lambda z: _lane_potential(of_all, z, lane, data)
+    def potential_of_one(index, data):
+        return lambda z: _potential_of_one(value_and_grad_of_batch, z, index, data)
 
-    data = (shared, own)
-    init, step = hmc(potential_fn_gen=potential_of_lane, algo="NUTS")
+    data = (shared, batched)
+    init, step = hmc(potential_fn_gen=potential_of_one, algo="NUTS")
 
-    def init_lane(z, key, lane):
+    def init_one(z, key, index):
         return init(
             z,
             n_warmup if adapt else 0,
@@ -77,45 +86,45 @@ def sample_batched(
             adapt_step_size=adapt,
             adapt_mass_matrix=adapt,
             max_tree_depth=max_tree_depth,
-            model_args=(lane, data),
+            model_args=(index, data),
             rng_key=key,
         )
 
-    lanes = jnp.arange(start.shape[1])
-    state = jax.vmap(init_lane)(start.T, keys, lanes)
-    step_all = jax.vmap(lambda state, lane: step(state, (lane, data), {}))
+    indices = jnp.arange(start.shape[1])
+    state = jax.vmap(init_one)(start.T, keys, indices)
+    step_all = jax.vmap(lambda state, index: step(state, (index, data), {}))
 
     def advance(state, _):
-        state = step_all(state, lanes)
+        state = step_all(state, indices)
         return state, (state.z.T, state.diverging, state.num_steps)
 
-    state = jax.lax.fori_loop(0, n_warmup, lambda _, s: step_all(s, lanes), state)
+    state = jax.lax.fori_loop(0, n_warmup, lambda _, s: step_all(s, indices), state)
     return Draws(*jax.lax.scan(advance, state, length=n_draws)[1])
 
 
-def _lane_potential(of_all: Callable, z: Array, lane: Array, data: Any) -> Array:
-    """The potential of one lane; under ``vmap`` over all lanes, in order, one call does them all."""
+def _potential_of_one(value_and_grad_of_batch: Callable, z: Array, index: Array, data: Any) -> Array:
+    """Evaluate the potential of one posterior; under ``vmap`` over the batch, in order, one call evaluates all."""
 
     @custom_vmap
-    def value_and_grad(z, lane, data):
-        own = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, lane, leaf.ndim - 1), data[1])
-        value, grad = of_all(z[:, None], (data[0], own))
+    def value_and_grad(z, index, data):
+        batched = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, leaf.ndim - 1), data[1])
+        value, grad = value_and_grad_of_batch(z[:, None], (data[0], batched))
         return value[0], grad[:, 0]
 
     @value_and_grad.def_vmap
-    def _all_lanes(axis_size, in_batched, z, lane, data):
-        value, grad = of_all(z.T, data)
+    def _whole_batch(axis_size, in_batched, z, index, data):
+        value, grad = value_and_grad_of_batch(z.T, data)
         return (value, grad.T), (True, True)
 
     @jax.custom_vjp
-    def evaluate(z, lane, data):
-        return value_and_grad(z, lane, data)[0]
+    def evaluate(z, index, data):
+        return value_and_grad(z, index, data)[0]
 
-    def forward(z, lane, data):
-        return value_and_grad(z, lane, data)
+    def forward(z, index, data):
+        return value_and_grad(z, index, data)
 
     def backward(grad, cotangent):
         return cotangent * grad, None, None
 
     evaluate.defvjp(forward, backward)
-    return evaluate(z, lane, data)
+    return evaluate(z, index, data)

@@ -1,4 +1,4 @@
-"""Streams of random numbers: one for each stage of the work, one key for each feature."""
+"""Random streams: one for each stage of the work, and within it one key for each feature."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Array = jax.Array
 
 
 class Stage(IntEnum):
-    """Each stage draws from its own stream of random numbers."""
+    """Stages that draw random numbers. The values are part of every result: changing one changes the draws."""
 
     SAMPLE = 0
-    NODES = 1
+    IMPORTANCE = 1
     HYPER = 2
     START = 3
     FEATURES = 4
     RETRY = 5
     RATIO = 6
     JOINT = 7
-    THIN = 8
+    SUBSAMPLE = 8
     LAST_RETRY = 9
-    SIZES = 10
+    FINITE_POPULATION = 10
     SIMILARITY = 11
     HARMONIZE = 12
 
 
 def stage_key(seed: int, stage: Stage) -> Array:
-    """The key of a stage."""
+    """Return the key of a stage."""
     return jax.random.fold_in(jax.random.key(seed), int(stage))
 
 
 def feature_keys(seed: int, stage: Stage, features: np.ndarray) -> Array:
-    """A key for each feature by its index in the study, so that blocks and order do not matter."""
+    """Return a key for each feature, made from its index in the study: draws do not depend on blocks or their order."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(stage_key(seed, stage), jnp.asarray(features))

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from bayesharm.analysis.units import feature_scale
-from bayesharm.inference.hyperposterior import predict
+from bayesharm.inference.hyperposterior import predictive_moments
 from bayesharm.results.posterior import Posterior
 
 Z90 = 1.6448536269514722  # half the width of a 90% interval, in standard deviations of a normal distribution
@@ -158,7 +158,7 @@ def _shared_errors(posterior: Posterior, divisor: np.ndarray) -> dict[str, np.nd
     """Compute the change of each size per posterior sd of the hyperparameters, (family, feature)."""
     hyper, sources = posterior.tree["hyper"].to_dataset(), posterior.tree["sources"].to_dataset()
     eta, omega = hyper["eta"].values, hyper["omega"].values
-    variance = predict(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
+    variance = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
     uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
     scaled = sources["with_scale"].values * uncertain[:, None]
     # The first family, noise, is that of a scanner with variance ratio 1. The scale of all scans' noise is uncertain by the
@@ -174,7 +174,7 @@ def _eta_correlation(posterior: Posterior) -> np.ndarray:
     hyper = posterior.tree["hyper"].to_dataset()
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
     covariance = np.cov(eta.T)
-    remaining = predict(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
+    remaining = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
     covariance -= np.mean(np.diag(covariance) - remaining)
     sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
     return covariance / sd[:, None] / sd

@@ -14,9 +14,9 @@ from bayesharm.analysis.predictive_scores import Scores, average_pit, score
 from bayesharm.analysis.validation_schemes import Scheme
 from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
 from bayesharm.fitting.context import FitContext
-from bayesharm.inference.hyperparameters import place_importance_samples
-from bayesharm.inference.hyperposterior import approximate
+from bayesharm.inference.hyper_target import find_mode, plain_target
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
+from bayesharm.inference.placement import place_importance_samples
 from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.problem import to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -58,8 +58,10 @@ class HeldOutPredictor:
         center, eta_sd = hyperparameter_center(posterior, problem.priors.omega_floor)
         with context.devices.in_use("float64"):
             moments, standardization = context.moments(features)
-            start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
-            keys = feature_keys(context.seed, Stage.NODES, features)
+            start = to_coordinates(
+                problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1)
+            )
+            keys = feature_keys(context.seed, Stage.IMPORTANCE, features)
             samples, _ = place_importance_samples(
                 problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,)
             )
@@ -92,7 +94,8 @@ class HeldOutPredictor:
         problem = self.context.problem
         without_fold = jnp.asarray(self.log_weights - log_density)
         start = jnp.asarray(self.center.reshape(-1, 1))
-        mode = np.asarray(approximate(problem.priors, problem.log_medians, basis, without_fold, start).mode)
+        target = plain_target(problem.log_medians, basis, without_fold)
+        mode = np.asarray(find_mode(problem.priors, target, start).mode)
         eta, log_excess = np.split(mode, 2)
         log_omega = 0.5 * np.log(np.exp(2 * log_excess) + problem.priors.omega_floor**2)
         prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd)[0]

@@ -17,9 +17,11 @@ import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.fitting.context import FitContext
-from bayesharm.inference.hyperparameters import place_importance_samples
-from bayesharm.inference.hyperposterior import predict
-from bayesharm.inference.spike_and_slab import Evidence, evaluate_masked, feature_inclusion, find_evidence
+from bayesharm.inference.hyper_target import mixture_target
+from bayesharm.inference.hyperposterior import predictive_moments
+from bayesharm.inference.importance import quadratic_features
+from bayesharm.inference.placement import place_importance_samples
+from bayesharm.inference.spike_and_slab import Evidence, compute_evidence, feature_inclusion, masked_log_weights
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -77,11 +79,11 @@ def sample_training_features(
     rng = np.random.default_rng([context.seed, Stage.SAMPLE])
     features = np.sort(rng.choice(n_features, min(n_features, N_TRAINING_FEATURES), replace=False))
     moments, _ = context.moments(features)
-    start = to_coordinates(problem.pair, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
-    keys = feature_keys(context.seed, Stage.NODES, features)
+    start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
+    keys = feature_keys(context.seed, Stage.IMPORTANCE, features)
     samples, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,))
     all_masks = np.stack([np.ones_like(eta_sd), *masks.values()])
-    weights = evaluate_masked(problem, ratios, moments, samples, modes, all_masks)
+    weights = masked_log_weights(problem, ratios, moments, samples, modes, all_masks)
     return TrainingFeatures(features, moments, center, samples.log_scales, weights)
 
 
@@ -105,10 +107,11 @@ def evaluate_hypotheses(
     def evaluate(components: tuple[int, ...]) -> Evidence:
         rng = np.random.default_rng([context.seed, Stage.HYPER, *components])
         with context.devices.in_use("float64"):
-            return find_evidence(
-                context.problem.priors, context.problem.log_medians, training.log_scales,
-                training.weights[np.array(components)], all_masks[np.array(components)], power, training.center, rng,
+            target = mixture_target(
+                context.problem.priors, context.problem.log_medians, quadratic_features(training.log_scales),
+                training.weights[np.array(components)], all_masks[np.array(components)], power,
             )  # fmt: skip
+            return compute_evidence(context.problem.priors, target, training.center, rng)
 
     # the masks that the features are a mixture of, 0 being the whole model, which is the same for all masks
     mixtures: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
@@ -140,7 +143,7 @@ def evaluate_features(
     """
     n_features = len(context.dataset.features.names)
     some = tuple(evidence[name]["some"] for name in masks)
-    proposal = predict(some[-1].eta, some[-1].omega, context.problem.priors.feature_offset_sd)
+    proposal = predictive_moments(some[-1].eta, some[-1].omega, context.problem.priors.feature_offset_sd)
     dtype = np.dtype(context.settings.dtype)
     prior = Gaussian(*(part.astype(dtype) for part in proposal))
     in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))
@@ -154,7 +157,7 @@ def evaluate_features(
         with context.devices.in_use(context.settings.dtype):
             moments, _ = context.moments(block)
             inclusion = feature_inclusion(
-                context.problem, in_dtype, moments, feature_keys(context.seed, Stage.NODES, block), prior,
+                context.problem, in_dtype, moments, feature_keys(context.seed, Stage.IMPORTANCE, block), prior,
                 given, np.stack([*masks.values()]).astype(dtype), N_SAMPLES_PER_FEATURE,
             )  # fmt: skip
             return np.asarray(inclusion)  # (mask, quantity, feature)

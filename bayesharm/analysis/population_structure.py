@@ -30,8 +30,10 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import build_design
+from bayesharm.model.labels import Scale
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.console import as_text, bullets, format_with_interval, make_table
+from bayesharm.results.nodes import read_populations, read_scales
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.tables import Tables
 
@@ -57,9 +59,10 @@ class PopulationTest(Tables):
         `n_features`; `n_training_features`, from which the hypotheses about all features are tested;
         `n_independent_features`, the effective number of independent features among these; `preview`.
     families : DataFrame by family
-        `probability` of several populations (½ before the data); `log_bayes_factor_some` and `log_bayes_factor_all`: log
-        marginal likelihood if some features, or all, have sampling bias, minus that if none has; `share` of the features
-        with sampling bias and `scale`, typical among these (in standard deviations of a feature), with 90% intervals;
+        `diagnosis`, empty for all together; `probability` of several populations (½ before the data);
+        `log_bayes_factor_some` and `log_bayes_factor_all`: log marginal likelihood if some features, or all, have sampling
+        bias, minus that if none has; `share` of the features with sampling bias and `scale`, typical among these (in
+        standard deviations of a feature), with 90% intervals;
         `khat`, the largest Pareto-k of the integrals over hyperparameters, and `is_reliable`, whether all three converged.
     predictions : DataFrame by family and type of unit
         Prediction of held-out `sites` (their people who did not travel) and `participants` with sampling bias minus without:
@@ -90,9 +93,9 @@ class PopulationTest(Tables):
     def conclusions(self) -> list[str]:
         """State the probability of several populations, for each diagnosis and for all together."""
         return [
-            f"{_people(str(name))}: several populations with probability {two_digits(row.probability)}"
+            f"{_people(row.diagnosis)}: several populations with probability {two_digits(row.probability)}"
             + ("" if row.is_reliable else "; only roughly: the integral over hyperparameters did not converge")
-            for name, row in self.families.iterrows()
+            for _, row in self.families.iterrows()
         ]
 
 
@@ -140,7 +143,7 @@ def test_populations(
         )
     if method == "posterior":
         return compare_populations(posterior, dataset, progress)
-    sampling_scales(posterior)
+    sampling_scales(posterior)  # refuses a run without sampling bias
     return regress_populations(load_fit_context(posterior, dataset).dataset, reference=posterior.spec.reference)
 
 
@@ -152,11 +155,12 @@ def compare_populations(
     posterior: Posterior, dataset: Dataset | None = None, progress: Progress | None = None
 ) -> PopulationTest:
     """Compare one population with several by their marginal likelihoods, as :func:`test_populations` describes."""
-    names = sampling_scales(posterior)
+    diagnoses = sampling_scales(posterior)
+    names = list(diagnoses)
     progress = progress or no_progress
     progress("populations", 0, 1, "reading the data")
     context = _with_offset(load_fit_context(posterior, dataset))
-    scales = np.array(context.design.scales)
+    scales = np.array(context.design.scale_labels)
     masks = {name: (scales != name).astype(float) for name in names}  # 0: the scale is zero
     if len(names) > 1:
         masks[ALL] = (~np.isin(scales, names)).astype(float)
@@ -171,6 +175,7 @@ def compare_populations(
     features = evaluate_features(context, ratios, masks, evidence, progress)
     rows = {name: _summarize_evidence(evidence[name], mask == 0) for name, mask in masks.items()}
     families = pd.DataFrame.from_dict(rows, orient="index").rename_axis("family")
+    families.insert(0, "diagnosis", [diagnoses.get(name, "") for name in masks])
     for name in masks:  # average over the hypotheses: probability 0 in "none", 1 in "all"
         column, family = f"probability_{name}", families.loc[name]
         features[column] = features[column] * family["probability_some"] + family["probability_all"]
@@ -202,29 +207,31 @@ def _with_offset(context: FitContext) -> FitContext:
         return replace(context, dataset=dataset, design=design, problem=make_problem(design))
 
 
-def sampling_scales(posterior: Posterior) -> list[str]:
-    """Names of the scales of sampling bias.
+def sampling_scales(posterior: Posterior) -> dict[str, str]:
+    """Return the labels of the scales of sampling bias, each with its diagnosis; empty for a scale of all diagnoses.
 
     Raises
     ------
     ModelError
         There are none.
     """
-    families = [family.name for family in posterior.spec.families if family.grouping == "population"]
-    scales = [str(name) for name in posterior.tree["scales"].to_dataset()["family"].values]
-    names = [scale for scale in scales if any(scale == name or scale.startswith(f"{name}_") for name in families)]
-    effects = posterior.tree["effects"].children  # a scale of a single site has nothing to be compared with
-    levels = [str(level) for name in families if name in effects for level in posterior.effect(name)[DIM].values]
-    several = {level.rpartition("/")[2] for level in levels}
-    names = [name for name in names if name in families and levels or name.partition("_")[2] in several]
-    if not names:
+    families = [family for family in posterior.spec.families if family.grouping == "population"]
+    scales = read_scales(posterior.tree["scales"].to_dataset())
+    reported = {  # populations with another one to be compared with, by scale
+        Scale(family.name, population.diagnosis if family.split else "")
+        for family in families
+        if family.name in posterior.tree["effects"].children
+        for population in read_populations(posterior.effect(family.name))
+    }
+    groups = {label: scale.group for label, scale in scales.items() if scale in reported}
+    if not groups:
         raise ModelError(
-            "The run has no sampling bias, so that nothing can be said about populations.",
+            "The run has no sampling bias to test.",
             got=f"the model {posterior.spec.name!r} with {', '.join(scales)}",
             expected="a run of traveling_and_cohort, with people of several sites who did not travel",
             do="fit that model",
         )
-    return names
+    return groups
 
 
 def _summarize_evidence(evidence: Mapping[str, Evidence], is_zero: np.ndarray) -> dict[str, float]:
@@ -249,7 +256,7 @@ def _summarize_evidence(evidence: Mapping[str, Evidence], is_zero: np.ndarray) -
         "scale_q05": scale_low,
         "scale_q95": scale_high,
         "khat": max(each.khat for each in evidence.values()),
-        "is_reliable": all(each.good for each in evidence.values()),
+        "is_reliable": all(each.is_reliable for each in evidence.values()),
     }
 
 
@@ -308,9 +315,8 @@ def two_digits(probability: float) -> str:
     return "> 0.99" if probability > 0.995 else "< 0.01" if probability < 0.005 else f"{probability:.2f}"
 
 
-def _people(family: str) -> str:
-    _, _, diagnosis = str(family).partition("_")
-    return "everybody" if family == ALL or not diagnosis else PEOPLE.get(diagnosis, diagnosis)
+def _people(diagnosis: str) -> str:
+    return PEOPLE.get(diagnosis, diagnosis) or "everybody"
 
 
 def render_populations(test: PopulationTest) -> Group:

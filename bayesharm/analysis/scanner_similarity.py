@@ -65,6 +65,11 @@ class ScannerSimilarity(Tables):
         """Names of the scanners in the order of `linkage`."""
         return [str(name) for name in self.pairs.index.unique("scanner")]
 
+    @property
+    def groups(self) -> list[list[str]]:
+        """Scanners of each row of `splits`."""
+        return [[self.scanners[k] for k in sorted(group)] for group in _groups(self.linkage)]
+
     def matrix(self, name: str) -> pd.DataFrame:
         """Return a column of `pairs`, such as `distance`, as a table scanner × scanner with a missing diagonal."""
         return self.pairs[name].unstack("other").reindex(index=self.scanners, columns=self.scanners)

@@ -69,11 +69,13 @@ def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: st
     estimates = yamashita2019(dataset, ridge=ridge, reference=reference)
     diagnosis = reference or load_model(MODEL).reference
     scans, travels = dataset.scans, dataset.scans.groupby("participant_id")["scanner"].transform("nunique") > 1
-    label = (scans["site"] + "/" + scans["diagnosis"].astype(str)) if "diagnosis" in scans else scans["site"]
     is_included = ~travels & (scans["diagnosis"] == diagnosis if "diagnosis" in scans else True)
-    count = scans[is_included].assign(label=label[is_included]).groupby("label")["participant_id"].nunique()
-    effects = estimates.effects.get("sampling", pd.DataFrame())
-    sites = [name for name in count.index if name in effects.index]
+    per_site = scans[is_included].groupby("site")["participant_id"].nunique()
+    populations = estimates.populations
+    if "diagnosis" in scans:
+        populations = populations[populations["diagnosis"] == diagnosis]
+    count = populations["site"].map(per_site).dropna().astype(int).sort_index()
+    sites = list(count.index)
     if len(sites) < MIN_SITES:
         raise InputError(
             "There are too few sites for this regression.",
@@ -81,7 +83,7 @@ def regress_populations(dataset: Dataset, *, ridge: float = RIDGE, reference: st
             expected=f"at least {MIN_SITES} sites",
             do="leave the method out: the posterior needs only two sites",
         )
-    n, variance = count[sites].to_numpy(float), effects.loc[sites].var(axis=1).to_numpy()
+    n, variance = count[sites].to_numpy(float), estimates.effects["sampling"].loc[sites].var(axis=1).to_numpy()
     table = pd.DataFrame({"n": count[sites], "variance": variance})
     rows = {}
     for name, columns in (("one", [1 / n]), ("several", [1 / n, np.ones_like(n)])):

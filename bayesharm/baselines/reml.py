@@ -63,13 +63,13 @@ def fit_reml(
     is_traveler = find_travelers(scans)
     encoding = learn_encoding(scans, covariates, np.ones((len(scans), 1)))
     notes = [*encoding.notes, *_traveler_notes(scans, is_traveler)]
-    population = scans["site"] + "/" + scans["diagnosis"] if "diagnosis" in scans else scans["site"]
+    population = scans.groupby([name for name in ("site", "diagnosis") if name in scans]).ngroup()
     arrays = {
         "values": values,
         "covariates": encoding.encode(scans),
         "scanner": pd.Index(scanners).get_indexer(scans["scanner"]),
         "participant": pd.factorize(scans["participant_id"])[0],
-        "population": pd.factorize(population.mask(is_traveler, None))[0],
+        "population": pd.factorize(population.mask(is_traveler))[0],
         "jobs": np.array(jobs or max(1, min(os.cpu_count() or 1, values.shape[1] // FEATURES_PER_JOB))),
     }
     with start_folder() as name:

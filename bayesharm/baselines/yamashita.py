@@ -14,9 +14,9 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
+from bayesharm.model.labels import Population, population_labels
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import ModelSpec
-from bayesharm.model.terms import levels_by
 
 MODEL = "traveling_and_cohort"  # has the columns of the paper: no participant effects for people scanned once
 RIDGE = 14.0  # ridge penalty of the paper, for 1,216 scans
@@ -35,11 +35,14 @@ class Yamashita2019:
         Constant of each feature.
     contributions : Series
         Contribution size of each family, as in the paper.
+    populations : DataFrame
+        `site` and `diagnosis` of each population, by its label; empty without populations.
     """
 
     effects: dict[str, pd.DataFrame]
     mean: pd.Series
     contributions: pd.Series
+    populations: pd.DataFrame
 
 
 def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None) -> Yamashita2019:
@@ -142,34 +145,33 @@ def _regress(dataset: Dataset, design: Design, ridge: float) -> Yamashita2019:
     n_columns, n_features = columns.shape[1], dataset.features.n_features
     penalized = columns.T @ columns + ridge * sparse.eye_array(n_columns)
     solver = splu(sparse.block_array([[penalized, constraints.T], [constraints, None]], format="csc"))
-    column_family = np.array([design.scales[scale] if scale >= 0 else "mean" for scale in design.column_scale])
-    names = list(design.scales[1:])  # without the noise
+    names = list(design.scale_labels[1:])  # without the noise
+    members = [design.column_scale == k for k in range(1, len(design.scales))]
     coefficients, shares = np.empty((n_columns, n_features)), np.zeros(len(names))
     for start, stop in dataset.features.blocks():
         values = dataset.features.read(start, stop)[design.rows].astype(float)
         rhs = np.concatenate([columns.T @ values, np.zeros((constraints.shape[0], stop - start))])
         estimates = coefficients[:, start:stop] = solver.solve(rhs)[:n_columns]
-        squares = np.stack([(columns[:, column_family == name] @ estimates[column_family == name]) ** 2 for name in names])
+        squares = np.stack([(columns[:, has_scale] @ estimates[has_scale]) ** 2 for has_scale in members])
         shares += (squares / (squares.sum(0) + (values - columns @ estimates) ** 2)).sum((1, 2))
-    labels = [name.partition(":") for name in design.columns]
-    features = pd.Index(dataset.features.names, name="feature")
-    effects = {}
-    for name in dict.fromkeys(label[0] for label in labels if label[0] != "mean"):
-        rows = [k for k, label in enumerate(labels) if label[0] == name]
-        index = pd.Index([labels[k][2] for k in rows], name=levels_by(design.spec, name))
-        effects[name] = pd.DataFrame(coefficients[rows], index=index, columns=features).sort_index()
-    levels = np.array([(column_family == name).sum() for name in names])
-    contributions = pd.Series(shares / (design.n_scans * n_features) / levels, index=pd.Index(names, name="family"))
-    mean = pd.Series(coefficients[design.columns.index("mean:mean")], index=features)
-    return Yamashita2019(effects, mean, contributions)
+    features, effects = pd.Index(dataset.features.names, name="feature"), {}
+    populations = pd.DataFrame(columns=Population._fields)
+    for name in dict.fromkeys(design.families[design.families != "mean"]):
+        rows, dim = np.flatnonzero(design.families == name), design.spec.dimension_of(name)
+        levels = [design.columns[k].level for k in rows]
+        if dim == "population":
+            pairs = [Population(design.columns[k].level, design.columns[k].group) for k in rows]
+            levels = list(population_labels(pairs))
+            populations = pd.DataFrame(pairs, index=pd.Index(levels, name=dim))
+        effects[name] = pd.DataFrame(coefficients[rows], index=pd.Index(levels, name=dim), columns=features).sort_index()
+    n_levels = np.array([has_scale.sum() for has_scale in members])
+    contributions = pd.Series(shares / (design.n_scans * n_features) / n_levels, index=pd.Index(names, name="family"))
+    mean = pd.Series(coefficients[np.argmax(design.families == "mean")], index=features)
+    return Yamashita2019(effects, mean, contributions, populations)
 
 
 def _constraints(design: Design) -> sparse.csr_array:
     """Return the sum-to-zero constraints: one row for each scale except those of diagnoses."""
-    centered = {family.name for family in design.spec.families if family.grouping != "diagnosis"}
-    rows = [
-        [scale == k and name.partition(":")[0] in centered
-         for scale, name in zip(design.column_scale, design.columns, strict=True)]
-        for k in range(len(design.scales))
-    ]  # fmt: skip
-    return sparse.csr_array(np.array([row for row in rows if any(row)], float))
+    is_centered = np.isin(design.families, [f.name for f in design.spec.families if f.grouping != "diagnosis"])
+    rows = [is_centered & (design.column_scale == k) for k in range(len(design.scales))]
+    return sparse.csr_array(np.array([row for row in rows if row.any()], float))

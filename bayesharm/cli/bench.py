@@ -32,7 +32,7 @@ def bench(edges: opt.EdgesOption = 1000, quiet: opt.QuietOption = False) -> None
 
     $ bayesharm bench --edges 1000
     """
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()
     with ProgressBar(quiet) as progress:

@@ -35,7 +35,7 @@ def compare(
     The command reads the data of the fits again, from the same files.
     """
     check_table_folder(out, format)
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
     from bayesharm.analysis.model_comparison import compare_models
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.posterior import load_posterior

@@ -81,7 +81,7 @@ def evaluate(
     check_table_folder(out, format)
     if out is not None and out.exists():
         check_new_file(out / FIGURE, (".png",))
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()
     from bayesharm.cli.progress_bar import ProgressBar

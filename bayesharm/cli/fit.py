@@ -160,7 +160,7 @@ def fit(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} features"
         )
-        from bayesharm.algorithms.devices import cache_programs
+        from bayesharm.algorithms.programs import cache_programs
         from bayesharm.fitting.fit import fit as fit_model
 
         cache_programs()

@@ -124,7 +124,7 @@ def harmonize(
     dataset = inputs.read_dataset(scans, features, select, columns.mapping, check="apply")
     adaptation_notes: list[str] = []
     if new_scanners == "adapt":
-        from bayesharm.algorithms.devices import cache_programs
+        from bayesharm.algorithms.programs import cache_programs
         from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inverse_adaptation
 
         cache_programs()

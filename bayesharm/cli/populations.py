@@ -38,7 +38,7 @@ def populations(
     The command reads the data of the fit again, from the same files.
     """
     check_table_folder(out, format)
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
     from bayesharm.analysis.population_structure import test_populations
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.posterior import load_posterior

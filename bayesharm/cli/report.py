@@ -46,7 +46,7 @@ def report(
 
 
 def _test_populations(posterior: Any) -> Any:
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
     from bayesharm.analysis.population_structure import compare_populations
     from bayesharm.cli.progress_bar import ProgressBar
 

@@ -1,99 +1,99 @@
-"""Predictive densities of scans that are left out, exactly, given the scales: everything is Gaussian.
+"""Leave-group-out predictive densities: each fold of scans predicted from all others, exact given the scales.
 
-With what all scans say of the effects, f ~ N(mu, M) are the values without noise of the scans to be left out. Taking out
-what these say themselves, with precisions W and residuals r = W^(1/2) (y − mu),
+Everything is Gaussian, so that no model is fitted again. Given all scans, the noise-free values of the scans of a fold are
+f ~ Normal(mu, M). Removing the information of the fold itself, with noise precisions W and residuals r = W^(1/2) (y − mu),
 
-    B = I − W^(1/2) M W^(1/2),   f | others ~ N(y − W^(-1/2) B⁻¹ r, W^(-1/2) (B⁻¹ − I) W^(-1/2)),
+    B = I − W^(1/2) M W^(1/2),   f | others ~ Normal(y − W^(-1/2) B⁻¹ r, W^(-1/2) (B⁻¹ − I) W^(-1/2)),
     log p(y | others) = ½ log|B| − ½ rᵀB⁻¹r − ½ Σ log(2π / W)
 
-(Sundararajan & Keerthi, *Neural Computation* 13, 2001, for single ones). Scans that are alike are one value of f, and what
-differs between them is noise.
+(Sundararajan & Keerthi, *Neural Computation* 13, 2001, for single scans). Scans of a fold with the same effects share one
+value of f, and differ only by noise. Folds with the same values are handled together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from scipy import sparse
 from scipy.special import ndtr
 
-from bayesharm.conditional.gaussian import condition_effects
+from bayesharm.conditional.gaussian import ConditionalPosterior, condition_effects
 from bayesharm.likelihood.moments import Moments, number_rows
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 
-LEAST = 1e-11  # eigenvalue of B above rounding
-LANES, ROOM = 2048, 2**25  # nodes × features at once, and numbers that these may take
+MIN_EIGENVALUE = 1e-11  # of B: below, the prediction of a fold from the others is lost in rounding
+MAX_LANES = 2048  # draws × features at once
+MAX_NUMBERS = 2**25  # in the arrays of these
 
 
-class Units(NamedTuple):
-    """Units of prediction that are alike, each a part of a fold: scans of one participant, say.
+class PredictionUnits(NamedTuple):
+    """Units of prediction with the same values, each a part of a fold: the scans of one participant, for instance.
 
     Attributes
     ----------
     numbers, fold : (unit,) int arrays
-        Their numbers, and the places of their folds in :attr:`HeldOutGroups.folds`.
-    pattern, n_scans : (value,) int arrays
-        Which values of the fold they have, and of how many scans.
-    means : (unit × value, scan) sparse array
+        Numbers of the units, and positions of their folds in :attr:`HeldOutGroups.folds`.
+    value, n_scans : (unit value,) int arrays
+        The values of the fold that these units have, and the number of scans of each.
+    means : (unit × unit value, scan) sparse array
+        Averages the scans of each value.
     """
 
     numbers: np.ndarray
     fold: np.ndarray
-    pattern: np.ndarray
+    value: np.ndarray
     n_scans: np.ndarray
     means: sparse.csr_array
 
 
 class HeldOutGroups(NamedTuple):
-    """Folds that are alike: the same values of f, each of the same number of scans.
+    """Folds with the same values of f, each value of equally many scans.
 
     Attributes
     ----------
     folds : (fold,) int array
-        Their numbers.
-    dense : (value, dense) array
-        Dense columns of each value.
-    column : (value,) int array
-        Its eliminated column, or -1.
-    scanner, once : (value,) arrays
-        What its noise is.
+        Numbers of the folds.
+    combinations : (value, column) sparse array
+        The effects that make each value.
+    scanner, is_single_scan : (value,) arrays
+        They determine the noise of a value.
     n_scans : (value,) int array
     means : (fold × value, scan) sparse array
-    scans : (scan of these folds,) int array
-        With their places in `folds` and values below.
-    place, value : (scan of these folds,) int arrays
-    units : tuple of Units
-        Where they are not the folds themselves.
+        Averages the scans of each value.
+    scans, position, value : (scan of these folds,) int arrays
+        The scans, the positions of their folds in `folds`, and their values.
+    units : tuple of PredictionUnits, or None
+        None where the folds themselves are predicted.
     """
 
     folds: np.ndarray
-    dense: np.ndarray
-    column: np.ndarray
+    combinations: sparse.csr_array
     scanner: np.ndarray
-    once: np.ndarray
+    is_single_scan: np.ndarray
     n_scans: np.ndarray
     means: sparse.csr_array
     scans: np.ndarray
-    place: np.ndarray
+    position: np.ndarray
     value: np.ndarray
-    units: tuple[Units, ...]
+    units: tuple[PredictionUnits, ...] | None
 
 
 class HeldOutDensity(NamedTuple):
-    """Predictions of what was left out, of standardized features.
+    """Predictive densities of the held-out scans, of standardized features.
 
     Attributes
     ----------
-    folds : (node, fold, feature) array
-        log density of all scans of a fold, given all others.
-    units : (node, unit, feature) array
-        log density of the scans of a unit, given the scans that are not in its fold.
-    below : (node, scan, feature) array of float32
-        Probability of less than what was measured, for each scan; NaN for those never left out.
+    folds : (draw, fold, feature) array
+        log density of all scans of a fold, given all other scans.
+    units : (draw, unit, feature) array
+        log density of the scans of a unit, given the scans outside its fold.
+    below : (draw, scan, feature) array of float32, or None
+        Predictive probability of a smaller value than the measured one, for each scan; NaN for scans that are never held
+        out.
     """
 
     folds: np.ndarray
@@ -102,84 +102,99 @@ class HeldOutDensity(NamedTuple):
 
 
 def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = None) -> tuple[HeldOutGroups, ...]:
-    """Compare the scans of each fold, and folds with one another.
+    """Group folds with the same values, and the scans of each fold by value.
 
     Parameters
     ----------
     design : Design
     folds : (scan,) int array
-        The fold of each scan of the design, counted from 0; -1 is never left out.
+        The fold of each scan of the design, from 0; -1 for scans that are never held out.
     units : (scan,) int array, optional
-        The unit of each scan, counted from 0, a part of its fold, or -1 for scans that are not predicted; by default the
-        folds.
+        The unit of each scan, from 0, a part of its fold, or -1 for scans that are not predicted; by default the folds.
     """
     rows = np.column_stack([number_rows(design.matrix), design.class_scanner[design.scan_class]])
     rows = np.column_stack([rows, design.class_single_scan[design.scan_class]])
     pattern = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
-    alike: dict[tuple, list[int]] = {}
     members = {fold: np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)}
-    for fold, scans in members.items():
-        values, count = np.unique(pattern[scans], return_counts=True)
-        alike.setdefault((*values, -1, *count), []).append(fold)
-    first = np.unique(pattern, return_index=True)[1]
-    matrix = design.matrix.tocsr()
+    groups = _group_equal({fold: pattern[scans] for fold, scans in members.items()})
     return tuple(
-        _held_out_groups(design, matrix, pattern, first, np.array(key[: key.index(-1)]), np.array(numbers), members, units)
-        for key, numbers in alike.items()
+        _held_out_groups(design, pattern, values, count, np.array(numbers), members, units)
+        for (values, count), numbers in groups
     )
 
 
-def _held_out_groups(design, matrix, pattern, first, values, numbers, members, units) -> HeldOutGroups:
+def _group_equal(values: Mapping[int, np.ndarray]) -> list[tuple[tuple[np.ndarray, np.ndarray], list[int]]]:
+    """Groups of numbers with the same values, each value equally often: the values, their counts, and the numbers."""
+    groups: dict[tuple, list[int]] = {}
+    for number, of_number in values.items():
+        unique, count = np.unique(of_number, return_counts=True)
+        groups.setdefault((tuple(unique), tuple(count)), []).append(number)
+    return [((np.array(unique), np.array(count)), numbers) for (unique, count), numbers in groups.items()]
+
+
+def _held_out_groups(
+    design: Design,
+    pattern: np.ndarray,
+    values: np.ndarray,
+    count: np.ndarray,
+    numbers: np.ndarray,
+    members: Mapping[int, np.ndarray],
+    units: np.ndarray | None,
+) -> HeldOutGroups:
     scans = np.concatenate([members[fold] for fold in numbers])
-    place = np.repeat(np.arange(len(numbers)), [len(members[fold]) for fold in numbers])
+    position = np.repeat(np.arange(len(numbers)), [len(members[fold]) for fold in numbers])
     value = np.searchsorted(values, pattern[scans])
-    examples = first[values]
-    rows = matrix[examples]
-    eliminated = rows[:, design.n_dense :].tocsr()
-    column = np.full(len(values), -1)
-    filled = np.diff(eliminated.indptr) > 0
-    column[filled] = eliminated.indices[eliminated.indptr[:-1][filled]]
+    examples = np.unique(pattern, return_index=True)[1][values]
     classes = design.scan_class[examples]
-    count = np.bincount(value[place == 0], minlength=len(values))
     return HeldOutGroups(
-        numbers,
-        rows[:, : design.n_dense].toarray(),
-        column,
-        design.class_scanner[classes],
-        design.class_single_scan[classes],
-        count,
-        _means(place, value, scans, (len(numbers), len(values)), design.n_scans),
-        scans,
-        place,
-        value,
-        () if units is None else _split(units, scans, place, value, design.n_scans),
+        folds=numbers,
+        combinations=design.matrix.tocsr()[examples],
+        scanner=design.class_scanner[classes],
+        is_single_scan=design.class_single_scan[classes],
+        n_scans=count,
+        means=_averages(position, value, scans, (len(numbers), len(values)), design.n_scans),
+        scans=scans,
+        position=position,
+        value=value,
+        units=None if units is None else _arrange_units(units, scans, position, value, design.n_scans),
     )
 
 
-def _means(
+def _averages(
     group: np.ndarray, value: np.ndarray, scans: np.ndarray, shape: tuple[int, int], n_scans: int
 ) -> sparse.csr_array:
-    """Averages of the scans of each group that have the same value."""
+    """Matrix that averages the scans of each group with the same value, (group × value, scan)."""
     row = group * shape[1] + value
     share = 1 / np.bincount(row, minlength=shape[0] * shape[1])[row]
     return sparse.csr_array((share, (row, scans)), shape=(shape[0] * shape[1], n_scans))
 
 
-def _split(units, scans, place, value, n_scans) -> tuple[Units, ...]:
-    alike: dict[tuple, list[int]] = {}
+def _arrange_units(
+    units: np.ndarray, scans: np.ndarray, position: np.ndarray, value: np.ndarray, n_scans: int
+) -> tuple[PredictionUnits, ...]:
     members = {unit: np.flatnonzero(units[scans] == unit) for unit in np.unique(units[scans]) if unit >= 0}
-    for unit, own in members.items():
-        values, count = np.unique(value[own], return_counts=True)
-        alike.setdefault((*values, -1, *count), []).append(unit)
-    found = []
-    for key, numbers in alike.items():
-        values, count = np.array(key[: key.index(-1)]), np.array(key[key.index(-1) + 1 :])
-        own = np.concatenate([members[unit] for unit in numbers])
+    arranged = []
+    for (values, count), numbers in _group_equal({unit: value[rows] for unit, rows in members.items()}):
+        rows = np.concatenate([members[unit] for unit in numbers])
         group = np.repeat(np.arange(len(numbers)), [len(members[unit]) for unit in numbers])
-        means = _means(group, np.searchsorted(values, value[own]), scans[own], (len(numbers), len(values)), n_scans)
-        fold = np.array([place[members[unit][0]] for unit in numbers])
-        found.append(Units(np.array(numbers), fold, values, count, means))
-    return tuple(found)
+        shape = (len(numbers), len(values))
+        means = _averages(group, np.searchsorted(values, value[rows]), scans[rows], shape, n_scans)
+        fold = np.array([position[members[unit][0]] for unit in numbers])
+        arranged.append(PredictionUnits(np.array(numbers), fold, values, count, means))
+    return tuple(arranged)
+
+
+class _ScanMoments(NamedTuple):
+    """Mean of the scans of each value, and the sum of squares around it; (feature, group, value) each."""
+
+    mean: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def of(cls, group: HeldOutGroups | PredictionUnits, values: np.ndarray) -> _ScanMoments:
+        shape = (-1, len(group.n_scans), values.shape[1])
+        mean, square = (np.moveaxis((group.means @ part).reshape(shape), 2, 0) for part in (values, values**2))
+        return cls(mean, np.maximum(square - mean**2, 0) * group.n_scans)
 
 
 def leave_group_out(
@@ -200,95 +215,111 @@ def leave_group_out(
     moments : Moments
     values : (scan, feature) array
         Standardized features, in the order of the design's scans.
-    log_scales : (node, scale, feature) array
-    held : tuple of Held
+    log_scales : (draw, scale, feature) array
+    held : tuple of HeldOutGroups
         From :func:`arrange_folds`.
     below : bool
-        Whether probabilities of single scans are wanted.
+        Whether to compute the predictive probabilities of single scans.
     """
-    n_nodes, _, n_features = log_scales.shape
-    n_folds = sum(len(each.folds) for each in held)
-    n_units = max((int(units.numbers.max()) + 1 for each in held for units in each.units), default=n_folds)
-    found = HeldOutDensity(
-        np.empty((n_nodes, n_folds, n_features)),
-        np.empty((n_nodes, n_units, n_features)),
-        np.full((n_nodes, *values.shape), np.nan, np.float32) if below else None,
+    n_draws, _, n_features = log_scales.shape
+    n_folds = sum(len(group.folds) for group in held)
+    n_units = max((int(units.numbers.max()) + 1 for group in held for units in group.units or ()), default=n_folds)
+    density = HeldOutDensity(
+        np.empty((n_draws, n_folds, n_features)),
+        np.empty((n_draws, n_units, n_features)),
+        np.full((n_draws, *values.shape), np.nan, np.float32) if below else None,
     )
-    n_dense = problem.likelihood.plan.layout.dense_gram.shape[1]
-    n_values = max(len(each.n_scans) for each in held)
-    room = max(n_dense * (len(problem.likelihood.plan.kinds.of_column) + n_dense), n_values**2)
-    lanes = int(np.clip(ROOM // room, 1, LANES))
+    lanes = _lanes_at_once(problem, held)
     width = min(n_features, lanes)
     for first in range(0, n_features, width):
-        own = slice(first, first + width)
-        data = [
-            (each, _group_moments(each.means, each.n_scans, values[:, own]),
-             [_group_moments(units.means, units.n_scans, values[:, own]) for units in each.units])
-            for each in held
-        ]  # fmt: skip
-        those = Moments(*(part[..., own] for part in moments))
-        for start in range(0, n_nodes, lanes // width):
-            some = slice(start, start + lanes // width)
-            scales = np.asarray(log_scales[some, :, own])
-            known = jax.tree.map(np.asarray, condition_effects(problem, ratios, those, scales))
-            single = None if found.below is None else found.below[some, :, own]
-            parts = HeldOutDensity(found.folds[some, :, own], found.units[some, :, own], single)
-            for each, seen, of_units in data:
-                _predict(problem, ratios, scales, each, seen, of_units, values[:, own], known, parts)
-    return found
+        columns = slice(first, first + width)
+        block, scans = Moments(*(part[..., columns] for part in moments)), values[:, columns]
+        of_groups = [
+            (_ScanMoments.of(group, scans), [_ScanMoments.of(unit, scans) for unit in group.units or ()]) for group in held
+        ]
+        for start in range(0, n_draws, lanes // width):
+            rows = slice(start, start + lanes // width)
+            scales = np.asarray(log_scales[rows, :, columns])
+            posterior = condition_effects(problem, ratios, block, scales)
+            of_scans = None if density.below is None else density.below[rows, :, columns]
+            out = HeldOutDensity(density.folds[rows, :, columns], density.units[rows, :, columns], of_scans)
+            for group, (of_folds, of_units) in zip(held, of_groups, strict=True):
+                noise = _noise_variance(problem, ratios, scales, group)
+                _predict(group, posterior, noise, of_folds, of_units, scans, out)
+    return density
 
 
-def _group_moments(means: sparse.csr_array, n_scans: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the scans of each value, and the sum of their squares from it: (feature, group, value) both."""
-    shape = (-1, len(n_scans), values.shape[1])
-    mean, square = (np.moveaxis((means @ part).reshape(shape), 2, 0) for part in (values, values**2))
-    return mean, np.maximum(square - mean**2, 0) * n_scans
+def _lanes_at_once(problem: Problem, held: Sequence[HeldOutGroups]) -> int:
+    """Draws × features at once, within `MAX_NUMBERS`."""
+    n_dense, n_values = problem.likelihood.n_dense, max(len(group.n_scans) for group in held)
+    numbers = max(n_dense * (problem.likelihood.n_eliminated + n_dense), n_values**2)
+    return int(np.clip(MAX_NUMBERS // numbers, 1, MAX_LANES))
 
 
-def _predict(problem, ratios, log_scales, held: HeldOutGroups, seen, of_units, values, known, found) -> None:
-    """Fill in what is found of some folds, for some nodes and features."""
-    variance = np.exp(2 * log_scales[:, 0, :, None]) * ratios.noise[held.scanner]
-    if problem.likelihood.plan.single_scan_scale:
-        variance = variance + np.exp(2 * log_scales[:, problem.likelihood.plan.single_scan_scale, :, None]) * held.once
-    there = held.column >= 0
-    column = np.where(there, held.column, 0)
-    form = held.dense - there[:, None] * known.slope[..., column, :]  # (node, feature, value, dense)
-    mean = (form @ known.mean[..., None])[..., 0] + there * known.constant[..., column]
-    covariance = form @ known.covariance @ np.swapaxes(form, -1, -2)
-    covariance += np.where((held.column[:, None] == held.column) & there, known.own[..., column][..., None], 0.0)
+def _noise_variance(problem: Problem, ratios: VarianceRatios, log_scales: np.ndarray, group: HeldOutGroups) -> np.ndarray:
+    """Noise variance of each value, (draw, feature, value)."""
+    variance = np.exp(2 * log_scales[:, 0, :, None]) * ratios.noise[group.scanner]
+    if problem.participant_scale:
+        variance = variance + np.exp(2 * log_scales[:, problem.participant_scale, :, None]) * group.is_single_scan
+    return variance
 
-    root = np.sqrt(held.n_scans / variance)
-    identity = np.eye(len(column))
-    b = identity - root[..., :, None] * covariance * root[..., None, :]
-    # nodes so far out that the others say nothing within rounding weigh nothing, and must not stop the rest
-    lost = ~(np.linalg.eigvalsh(np.where(np.isfinite(b), b, 0.0))[..., 0] > LEAST)
-    b = np.where(lost[..., None, None], identity, b)
-    average, within = seen  # (feature, fold, value)
-    residual = root[..., None, :] * (average - mean[..., None, :])  # (node, feature, fold, value)
-    solved = np.swapaxes(np.linalg.solve(b, np.swapaxes(residual, -1, -2)), -1, -2)
+
+def _predict(
+    group: HeldOutGroups,
+    posterior: ConditionalPosterior,
+    noise: np.ndarray,
+    of_folds: _ScanMoments,
+    of_units: Sequence[_ScanMoments],
+    values: np.ndarray,
+    out: HeldOutDensity,
+) -> None:
+    """Write the densities of a group of folds, for some draws and features, into `out`."""
+    root = np.sqrt(group.n_scans / noise)  # W^(1/2), (draw, feature, value)
+    identity = np.eye(len(group.n_scans))
+    b = identity - root[..., :, None] * posterior.covariance(group.combinations) * root[..., None, :]
+    # where the noise is so small that B is singular within rounding, a draw has no weight and must not spoil the others
+    is_lost = ~(np.linalg.eigvalsh(np.where(np.isfinite(b), b, 0.0))[..., 0] > MIN_EIGENVALUE)
+    b = np.where(is_lost[..., None, None], identity, b)
+    center, residual = of_folds.mean, of_folds.mean - posterior.mean(group.combinations)[..., None, :]
+    residual = root[..., None, :] * residual  # r, (draw, feature, fold, value)
+    solved = _solve(b, residual)
     log_det = np.linalg.slogdet(b)[1][..., None]
-    apart = (held.n_scans * np.log(2 * np.pi * variance)).sum(-1)[..., None] + (within / variance[..., None, :]).sum(-1)
-    joint = 0.5 * (log_det - (residual * solved).sum(-1) - apart)
-    joint = np.where(lost[..., None], np.inf, joint)  # so that without the fold nothing is left of them
-    found.folds[:, held.folds] = np.swapaxes(joint, 1, 2)
-    if not of_units:
-        found.units[:, held.folds] = np.swapaxes(np.where(lost[..., None], 0.0, joint), 1, 2)
-        if found.below is None:
+    joint = 0.5 * (log_det - (residual * solved).sum(-1) - _log_noise(noise, group.n_scans, of_folds))
+    joint = np.where(is_lost[..., None], np.inf, joint)  # so that the weight of the draw without the fold is 0
+    out.folds[:, group.folds] = np.swapaxes(joint, 1, 2)
+    if group.units is None:
+        out.units[:, group.folds] = np.swapaxes(np.where(is_lost[..., None], 0.0, joint), 1, 2)
+        if out.below is None:
             return
     # f given the other folds
-    center = average - solved / root[..., None, :]
-    spread = (np.linalg.inv(b) - identity) / root[..., :, None] / root[..., None, :]
-    for units, (average, within) in zip(held.units, of_units, strict=True):
-        noise, n_values = variance[..., units.pattern], len(units.pattern)
-        total = spread[..., units.pattern[:, None], units.pattern] + np.eye(n_values) * (noise / units.n_scans)[..., None]
-        away = average - center[:, :, units.fold][..., units.pattern]
-        solved = np.swapaxes(np.linalg.solve(total, np.swapaxes(away, -1, -2)), -1, -2)
-        log_det = np.linalg.slogdet(total)[1] - np.log(noise / units.n_scans).sum(-1)
-        apart = (units.n_scans * np.log(2 * np.pi * noise)).sum(-1)[..., None] + (within / noise[..., None, :]).sum(-1)
-        density = -0.5 * (log_det[..., None] + (away * solved).sum(-1) + apart)
-        density = np.where(lost[..., None], 0.0, density)
-        found.units[:, units.numbers] = np.swapaxes(density, 1, 2)
-    if found.below is not None:
-        sd = np.sqrt(np.diagonal(spread, axis1=-2, axis2=-1) + variance)[..., held.value]
-        away = values[held.scans].T - center[:, :, held.place, held.value]
-        found.below[:, held.scans] = np.swapaxes(np.where(lost[..., None], 0.5, ndtr(away / sd)), 1, 2)
+    center = center - solved / root[..., None, :]
+    covariance = (np.linalg.inv(b) - identity) / root[..., :, None] / root[..., None, :]
+    for units, moments in zip(group.units or (), of_units, strict=True):
+        density = _density_of_units(units, moments, center, covariance, noise)
+        out.units[:, units.numbers] = np.swapaxes(np.where(is_lost[..., None], 0.0, density), 1, 2)
+    if out.below is not None:
+        sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1) + noise)[..., group.value]
+        deviation = values[group.scans].T - center[:, :, group.position, group.value]
+        out.below[:, group.scans] = np.swapaxes(np.where(is_lost[..., None], 0.5, ndtr(deviation / sd)), 1, 2)
+
+
+def _density_of_units(
+    units: PredictionUnits, moments: _ScanMoments, center: np.ndarray, covariance: np.ndarray, noise: np.ndarray
+) -> np.ndarray:
+    """log density of the scans of each unit, (draw, feature, unit), where f of the fold is Normal(center, covariance)."""
+    noise, identity = noise[..., units.value], np.eye(len(units.value))
+    total = covariance[..., units.value[:, None], units.value] + identity * (noise / units.n_scans)[..., None]
+    deviation = moments.mean - center[:, :, units.fold][..., units.value]
+    log_det = np.linalg.slogdet(total)[1] - np.log(noise / units.n_scans).sum(-1)
+    quadratic = (deviation * _solve(total, deviation)).sum(-1)
+    return -0.5 * (log_det[..., None] + quadratic + _log_noise(noise, units.n_scans, moments))
+
+
+def _solve(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Solve with symmetric matrices, (…, value, value), for each row of (…, row, value)."""
+    return np.swapaxes(np.linalg.solve(matrix, np.swapaxes(rows, -1, -2)), -1, -2)
+
+
+def _log_noise(noise: np.ndarray, n_scans: np.ndarray, moments: _ScanMoments) -> np.ndarray:
+    """Σ log(2π / W) over scans, plus the squares of the scans around the mean of their value over the noise variance."""
+    return (n_scans * np.log(2 * np.pi * noise)).sum(-1)[..., None] + (moments.within / noise[..., None, :]).sum(-1)

@@ -103,7 +103,7 @@ def draw_truth(
 
     hyper, tau = scales("scales", rms)
     if not sampling_bias:
-        sampling = [family for family in RMS if family.startswith("sampling_")]
+        sampling = [f"sampling_{diagnosis}" for diagnosis in srpbs.POPULATIONS]
         tau |= {family: np.zeros(n) for family in sampling}
         hyper = hyper.drop(index=sampling)
 
@@ -113,8 +113,8 @@ def draw_truth(
     def to_table(draws: np.ndarray, levels: Sequence[str], dim: str) -> pd.DataFrame:
         return pd.DataFrame(draws.T, index=pd.Index(levels, name=dim), columns=pd.Index(names, name="feature"))
 
-    populations = srpbs.population_labels()
-    tau_population = np.column_stack([tau[f"sampling_{label.split('/')[1]}"] for label in populations])
+    populations = srpbs.population_diagnoses()
+    tau_population = np.column_stack([tau[f"sampling_{diagnosis}"] for diagnosis in populations.values()])
     scanners = pd.Index(list(srpbs.SCANNERS), name="scanner")
 
     def ratio(stream: str, log_sd: float) -> pd.Series:
@@ -141,7 +141,7 @@ def draw_truth(
         scales=tau,
         effects={
             "measurement": measurement,
-            "sampling": effects("sampling", populations, tau_population, "population"),
+            "sampling": effects("sampling", list(populations), tau_population, "population"),
             "disorder": effects("disorder", srpbs.DIAGNOSES, tau["disorder"][:, None], "diagnosis"),
             "participant": effects("traveler", list(travelers), tau["participant"][:, None], "participant"),
         },

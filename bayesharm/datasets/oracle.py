@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.datasets.simulate import Simulation, scan_levels
+from bayesharm.datasets.srpbs import population_diagnoses
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +83,12 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
 
 def _design(simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:
     """Return the 0/1 design matrix (scan, column), mean first, then scanners, and the prior sds (feature, column)."""
-    truth = simulation.truth
+    truth, diagnoses = simulation.truth, population_diagnoses()
     columns, scales = [np.ones(len(simulation.scans))], [np.ones_like(truth.mean)]
     for group, table in truth.effects.items():
         level = scan_levels(simulation.scans, group).to_numpy()
         for label in table.index:
-            family = f"sampling_{label.split('/')[1]}" if group == "sampling" else group
+            family = f"sampling_{diagnoses[label]}" if group == "sampling" else group
             columns.append((level == label).astype(float))
             ratio = truth.bias_ratio[label] if group == "measurement" else 1.0
             scales.append(truth.scales[family] * np.sqrt(ratio))

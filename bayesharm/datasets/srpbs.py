@@ -85,9 +85,9 @@ PUBLISHED_TRAVELERS: AgeAndSex = {"HC": (27, 3, 1.0)}
 HUB_AND_SPOKE_TRAVELERS: AgeAndSex = {"HC": (30, 8, 0.5)}
 
 
-def population_labels() -> list[str]:
-    """Return the populations, ``site/diagnosis``: the levels of sampling bias."""
-    return [f"{site}/{diagnosis}" for diagnosis, sites in POPULATIONS.items() for site in sites]
+def population_diagnoses() -> dict[str, str]:
+    """Return the diagnosis of each population, by its label ``site/diagnosis``: the levels of sampling bias."""
+    return {f"{site}/{diagnosis}": diagnosis for diagnosis, sites in POPULATIONS.items() for site in sites}
 
 
 def factor_levels(factor: str) -> list[str]:

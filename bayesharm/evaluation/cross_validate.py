@@ -159,9 +159,9 @@ def _make_fitter(names: list[str], preserved: list[str], options: dict[str, Any]
             return fitters[name](training, preserved)
         n_fits += 1
         if n_fits % FITS_PER_CACHE == 0:
-            import jax
+            from bayesharm.algorithms.programs import clear_all
 
-            jax.clear_caches()
+            clear_all()
         return BayesFitted(fit(training, **options))
 
     return fit_method

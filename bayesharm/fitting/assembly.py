@@ -14,10 +14,9 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.variance_ratios import pick_features
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import NODE, keep_statistics, label_effects
+from bayesharm.results.nodes import NODE, keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 from bayesharm.results.schema import DESIGN, DRAWS, FINITE_POPULATION, HYPER, SCALES
 
@@ -44,7 +43,7 @@ def assemble_posterior(
     features = np.asarray(dataset.features.names, dtype=object)
     feature = {"feature": ("feature", features)}
     scanner = {"scanner": ("scanner", np.array(design.scanners, dtype=object))}
-    family = {"family": ("family", np.array(design.scales, dtype=object))}
+    family = scale_coordinates(design)
     identifiability = identify(design, np.log(_typical_scales(design, results)), hyper.ratios.mean)
     preview = {"preview": PREVIEW} if manifest["settings"]["preview"] else {}
     nodes = {
@@ -52,9 +51,9 @@ def assemble_posterior(
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
         f"/{NODE}": keep_statistics(
-            dataset.scans, design, lay_out(design), Moments(*(results[name] for name in Moments._fields))
+            dataset.scans, design, Moments(*(results[name] for name in Moments._fields))
         ).assign_coords(feature),
-        **_effect_groups(design, results, identifiability, features),
+        **{f"/effects/{name}": node for name, node in _effect_groups(design, results, identifiability, features).items()},
         "/design": DESIGN.dataset(
             {name: column.to_numpy(int) for name, column in identifiability.scanners.loc[list(design.scanners)].items()},
             scanner,

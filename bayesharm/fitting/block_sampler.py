@@ -61,7 +61,7 @@ class BlockSampler:
         """Run the chains, in consecutive runs of one compiled program; or approximate, for a preview."""
         context = self.context
         prior = self.prior._replace(log_weight=self.prior.log_weight[:, block])
-        node_keys, mesh = feature_keys(context.seed, Stage.NODES, block), context.devices.mesh
+        node_keys, mesh = feature_keys(context.seed, Stage.IMPORTANCE, block), context.devices.mesh
         if context.settings.preview:
             return approximate_block(context.problem, self.ratios, moments, prior, node_keys, mesh=mesh)
         keys = feature_keys(context.seed, STREAMS[retry], block)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bayesharm.algorithms.devices import Devices, find_devices
-from bayesharm.conditional.finite_population import Levels, list_levels
+from bayesharm.conditional.finite_population import FamilyLevels, find_levels
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
@@ -77,13 +77,13 @@ class FitContext:
         return (self.values(features) - standardization.center) / standardization.sd
 
     @cached_property
-    def levels(self) -> Levels:
+    def levels(self) -> FamilyLevels:
         """The level of each family that each scan has."""
-        return list_levels(self.design)
+        return find_levels(self.design)
 
     @cached_property
     def _reader(self) -> MomentReader:
-        return MomentReader(self.dataset.features, self.design, self.problem.likelihood.plan.layout, self.unit)
+        return MomentReader(self.dataset.features, self.design, self.unit)
 
 
 def make_fit_context(

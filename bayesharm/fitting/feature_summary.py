@@ -123,7 +123,7 @@ def _draw_sizes(
     draws: np.ndarray,
 ) -> Sizes:
     values = (context.values(features) - standardization.center) / standardization.sd
-    keys = feature_keys(context.seed, Stage.SIZES, features)
+    keys = feature_keys(context.seed, Stage.FINITE_POPULATION, features)
     thinned = draws[:: -(-len(draws) // MOST_SIZE_DRAWS)].astype(float)
     mesh = context.devices.mesh
     finite_sd, contribution = draw_finite_population(

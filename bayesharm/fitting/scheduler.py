@@ -12,9 +12,8 @@ from itertools import chain
 
 import numpy as np
 
+from bayesharm.algorithms.programs import clear_programs
 from bayesharm.algorithms.random_streams import Stage
-from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.finite_population import draw_finite_population
 from bayesharm.errors import shorten
 from bayesharm.fitting.block_sampler import RETRY_SCHEDULE, BlockSampler
 from bayesharm.fitting.context import FitContext
@@ -22,11 +21,10 @@ from bayesharm.fitting.feature_summary import join_features, leapfrog_cost, summ
 from bayesharm.fitting.settings import Settings
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters, fit_hyperparameters
-from bayesharm.inference.importance import find_modes, log_importance_weights
 from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.scales import approximate_block, sample_block
-from bayesharm.inference.variance_ratios import pick_features, ratio_gradient
+from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
@@ -36,15 +34,6 @@ STAGES = ("features", "second run", "third run")  # of progress, one for each en
 BLOCKS_PER_CHECKPOINT, FEATURES_PER_CHECKPOINT = 16, 1024  # whichever is less: some seconds of work
 MOST_TOGETHER = 48  # features of a study that may be sampled together with the hyperparameters
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy; more where an accelerator does most of the work
-PROGRAMS = (
-    find_modes,
-    log_importance_weights,
-    ratio_gradient,
-    approximate_block,
-    sample_block,
-    average_effects,
-    draw_finite_population,
-)
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
 
@@ -144,8 +133,7 @@ def _keep_programs_of(context: FitContext) -> None:
     n_sample = min(context.n_features, context.settings.hyper_features)
     wanted = (context.problem, n_sample, replace(context.settings, preview=False, keep_draws="none"))
     if _compiled_for != wanted:
-        for program in PROGRAMS:
-            program.clear_cache()  # type: ignore[attr-defined]
+        clear_programs()
         _compiled_for = wanted
 
 
@@ -271,7 +259,7 @@ def _sample_features(
     done = sum(len(chunk) for chunk, result in zip(chunks, kept, strict=True) if result is not None)
     failed = sum(int((~result["converged"]).sum()) for result in kept if result is not None)
     program = approximate_block if sampler.context.settings.preview else sample_block
-    is_compiled = program._cache_size() > 0  # type: ignore[attr-defined]
+    is_compiled = program.n_compiled > 0
     progress(stage, done, n_features, "" if is_compiled or not blocks else "compiling, then sampling")
     sample, n_alone = partial(sampler.sample, retry=retry), 0 if is_compiled else 1  # the first block compiles for all
     first = [pool.submit(sample, block).result() for block in blocks[:n_alone]]

@@ -22,7 +22,7 @@ from bayesharm.harmonization.feature_matching import compare_units, match_featur
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
-from bayesharm.results.nodes import NODE, label_effects, read_statistics, write_statistics
+from bayesharm.results.nodes import NODE, label_effects, read_scan_patterns, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def adapt_to_new_scanners(posterior: Posterior, dataset: Dataset) -> tuple[Poste
     adapted, _ = update_posterior(posterior, replace(dataset, scans=new_scans, features=dataset.features.align(rows)))
     notes = list(adapted.run["notes"][len(posterior.run["notes"]) :])
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
-    in_fit = posterior.tree[NODE].to_dataset()["kind_participant_id"].values
+    in_fit = read_scan_patterns(posterior.tree[NODE].to_dataset())["participant_id"]
     if not_used := sorted(set(new_scans["participant_id"]) & set(elsewhere) - set(in_fit)):
         notes.append(
             f"Adaptation used the scans on new scanners only. {shorten(not_used)} also have scans on scanners of the fit: "
@@ -221,7 +221,7 @@ def _label(
         if name in tree.children:
             del tree[name]
     for name, node in _label_effects(posterior, merged, effects).items():
-        tree[name] = xr.DataTree(node)
+        tree[f"/effects/{name}"] = xr.DataTree(node)
     tree["hyper"] = xr.DataTree(_label_ratios(tree["hyper"].to_dataset(), design.scanners, effects.ratios))
     tree["design"] = xr.DataTree(
         xr.Dataset(
@@ -235,15 +235,14 @@ def _label(
 
 
 def _label_effects(posterior: Posterior, merged: SufficientStatistics, effects: AdaptedEffects) -> dict[str, xr.Dataset]:
-    """Label the effects of each group, by the path of its node."""
+    """Label the effects of each group, by name of the group."""
     n_scans = {group.name: merged.count[group.columns].min(1) for group in merged.design.effects}
     names, correlation = np.array(posterior.features, object), effects.description["correlation"]
     nodes = label_effects(merged.design, effects.summaries, effects.description, n_scans, correlation, names)
-    for path, node in nodes.items():
-        group = path.rpartition("/")[2]
+    for group, node in nodes.items():
         if group in effects.in_fit:
-            nodes[path] = node.assign(in_fit=(node["n_scans"].dims, effects.in_fit[group]))
-            nodes[path].attrs |= {"contrast": "minus the mean of the levels of the fit that share a scale"}
+            nodes[group] = node.assign(in_fit=(node["n_scans"].dims, effects.in_fit[group]))
+            nodes[group].attrs |= {"contrast": "minus the mean of the levels of the fit that share a scale"}
     return nodes
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy import sparse
 
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.effects import average_effects
-from bayesharm.conditional.gaussian import condition_effects, linear_combinations, variance_of_combinations
+from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.inference.variance_ratios import fit_unseen_ratios
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns
-from bayesharm.model.design import FIXED, Design
+from bayesharm.model.design import Design
+from bayesharm.results.nodes import level_coordinates
 from bayesharm.results.posterior import Posterior
 
 BLOCK = 2048  # features whose effects are computed together; bounds the memory
@@ -53,8 +54,8 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     merged : SufficientStatistics
         Of the scans in the posterior and the new ones, with standardized features.
     """
-    design, problem = merged.design, make_problem(merged.design, merged.plan)
-    scales, hyper = posterior.tree["scales"].to_dataset(), posterior.tree["hyper"]
+    design, problem = merged.design, make_problem(merged.design, merged.likelihood)
+    scales, hyper = posterior.scales, posterior.hyper
     unit = scales["unit"].values
     log_scales = np.log(scales["q50"].values / unit)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
@@ -73,12 +74,20 @@ def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray
     in_fit = {}
     for group in design.effects:
         if group.name == design.spec.removed_effect or group.dim == "population":
-            levels: list[str] = []
+            known: list[tuple[str, ...]] = []
             if group.name in posterior.tree["effects"]:
                 node = posterior.effect(group.name)
-                levels = [str(name) for name in node[group.dim].values[node.get("in_fit", node["n_scans"] > -1).values]]
-            in_fit[group.name] = np.isin(group.levels, levels)
+                was_fitted = node.get("in_fit", node["n_scans"] > -1).values
+                known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)
+            names = {name: values for name, (_, values) in level_coordinates(design, group).items()}
+            in_fit[group.name] = np.array([level in known for level in _level_names(group.dim, names)])
     return in_fit
+
+
+def _level_names(dim: str, coordinates: Mapping[Any, Any]) -> list[tuple[str, ...]]:
+    """Return the name of each level: a scanner, or the site and diagnosis of a population."""
+    parts = ("site", "diagnosis") if dim == "population" else (dim,)
+    return list(zip(*(np.asarray(coordinates[name]).astype(str).tolist() for name in parts), strict=True))
 
 
 def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
@@ -113,11 +122,12 @@ def _summarize_effects(
         columns = slice(start, min(start + width, n_features))
         moments, first = Moments(*(sums[:, block] for sums in merged.moments)), 0
         averaged = np.stack(average_effects(problem, ratios, moments, log_scales[None, :, block]))
-        conditional = jax.tree.map(np.asarray, condition_effects(problem, ratios, moments, log_scales[None, :, block]))
+        conditional = condition_effects(problem, ratios, moments, log_scales[None, :, block])
         for group in groups:
             summary = averaged[:, first : (first := first + len(group.levels))]
             if group.name in contrasts:
-                mean, variance = variance_of_combinations(conditional, contrasts[group.name])
+                combinations = contrasts[group.name]
+                mean, variance = conditional.mean(combinations), conditional.variance(combinations)
                 summary = np.stack([mean[0].T, np.sqrt(variance[0].T)])
             summaries[group.name][..., columns] = summary[..., : columns.stop - columns.start]
     return {name: (mean, sd) for name, (mean, sd) in summaries.items()}
@@ -136,20 +146,16 @@ def _describe_groups(
     """
     design = merged.design
     no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments))
-    conditional = jax.tree.map(np.asarray, condition_effects(problem, ratios, no_data, typical[None]))
-    prior = np.where(design.column_scale == FIXED, design.column_sd**2, np.exp(2 * typical[design.column_scale, 0]))
-    bias_ratio_of = design.bias_ratio_of
-    prior *= np.where(bias_ratio_of >= 0, ratios.bias[bias_ratio_of], 1.0)
+    conditional = condition_effects(problem, ratios, no_data, typical[None])
     description: dict[str, Any] = {}
     removable = []
     for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
         if group.name in in_fit:
             removable.append(contrasts := _contrasts_with_fit(group, in_fit[group.name]))
+            description[group.name] = conditional.contraction(contrasts)[0, 0]
         else:
-            contrasts = sparse.csr_array(group.contrasts)
-        variance = variance_of_combinations(conditional, contrasts)[1][0, 0]
-        description[group.name] = 1 - variance / (contrasts.power(2) @ prior)
-    covariance = linear_combinations(conditional, sparse.vstack(removable).tocsr())[1][0, 0]
+            description[group.name] = conditional.contraction_of(group)[0, 0]
+    covariance = conditional.covariance(sparse.vstack(removable).tocsr())[0, 0]
     sd = np.sqrt(np.diag(covariance))
     sd = np.where(sd > 0, sd, 1.0)  # 0 for the only population in the fit: it is the base of its own contrast
     description["correlation"] = covariance / sd / sd[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +12,8 @@ import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.data.scans import find_travelers
-from bayesharm.results.nodes import NODE
+from bayesharm.model.labels import Population
+from bayesharm.results.nodes import NODE, read_populations
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Effects(NamedTuple):
 
     Attributes
     ----------
-    levels : list of str
-        Names of the scanners and of the populations.
+    levels : list of str and Population
+        The scanners and the populations.
     n_scanners : int
         Number of scanners among the levels.
     mean, sd : (level, feature) arrays
@@ -36,7 +37,7 @@ class Effects(NamedTuple):
         False for levels that only have the prior.
     """
 
-    levels: list[str]
+    levels: list[str | Population]
     n_scanners: int
     mean: np.ndarray
     sd: np.ndarray
@@ -58,39 +59,41 @@ def read_effects(posterior: Posterior, families: tuple[str, ...], feature_indice
     nodes = [posterior.effect(name) for name in families]
     mean, sd = (np.concatenate([node[name].values for node in nodes])[:, feature_indices] for name in ("mean", "sd"))
     by_scanner = nodes[0]
-    levels = [str(name) for name in by_scanner["scanner"].values]
+    levels: list[str | Population] = [str(name) for name in by_scanner["scanner"].values]
     n_scanners = len(levels)
     correlation = by_scanner["correlation"].values if "correlation" in by_scanner else np.eye(n_scanners)
     if len(nodes) > 1:
         by_population = nodes[1]
-        levels += [str(name) for name in by_population["population"].values]
+        levels += read_populations(by_population)
         cross = by_population["with_scanner"].values
         correlation = np.block([[correlation, cross.T], [cross, by_population["correlation"].values]])
     return Effects(levels, n_scanners, mean, sd, correlation, np.full(len(levels), True))
 
 
-def find_populations(posterior: Posterior, scans: pd.DataFrame, known: Collection[str]) -> pd.Series:
-    """Return the population of each scan, named as in the fit; it may be a new one.
-
-    It is missing for travelers, and "" for people whose diagnosis is unknown or has no populations in the fit.
+def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Population | None]:
+    """Return the population of each scan, which may be absent from the fit; None for travelers.
 
     Parameters
     ----------
     posterior : Posterior
     scans : DataFrame
-    known : collection of str
-        Populations of the fit.
+        A scan without a diagnosis, in a study with diagnoses, has a population without a diagnosis.
     """
     travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.tree["design"].attrs["travelers"])
-    if "kind_diagnosis" not in posterior.tree[NODE]:
-        return scans["site"].mask(travelers)
-    diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
-    of_fit = [name for name in diagnosis.unique() if any(level.endswith(f"/{name}") for level in known)]
-    return (scans["site"] + "/" + diagnosis).where(diagnosis.isin(of_fit), "").mask(travelers)
+    has_diagnosis = "diagnosis" in posterior.tree[NODE].to_dataset()["table_column"].values and "diagnosis" in scans
+    diagnoses = scans["diagnosis"] if has_diagnosis else [""] * len(scans)
+    rows = zip(travelers, scans["site"], diagnoses, strict=True)
+    return [None if travels else Population(str(site), str(diagnosis)) for travels, site, diagnosis in rows]
 
 
 def add_unknown(
-    effects: Effects, names: list[str], scale: xr.Dataset, feature_indices: np.ndarray, n_known: int, *, scanners: bool
+    effects: Effects,
+    names: Sequence[str | Population],
+    scale: xr.Dataset,
+    feature_indices: np.ndarray,
+    n_known: int,
+    *,
+    scanners: bool,
 ) -> Effects:
     """Add levels that are not in the fit: mean 0, and the uncertainty of the prior.
 
@@ -100,7 +103,7 @@ def add_unknown(
     Parameters
     ----------
     effects : Effects
-    names : list of str
+    names : sequence of str or Population
         The new levels.
     scale : Dataset
         `mean` and `sd` of tau for the families whose sum is the effect, (family, feature).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,11 @@ from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Correction, find_populations
 from bayesharm.model.covariates import Covariate, covariate_values
-from bayesharm.results.nodes import NODE
+from bayesharm.results.nodes import NODE, read_populations
 from bayesharm.results.posterior import Posterior
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int, feature_indices: np.ndarray) -> np.ndarray:
@@ -100,8 +104,7 @@ class Expectation:
             self.mean -= effect["n_scans"].values @ values / n_scans
             if name == families[0] and target is not None:
                 self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
-            if name not in families and (labels := _labels(posterior, scans, dim, effect[dim].values)) is not None:
-                levels = pd.Index(effect[dim].values).get_indexer(pd.Index(labels))
+            if name not in families and (levels := _levels(posterior, scans, effect, dim)) is not None:
                 self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
 
     def __call__(self, columns: slice, rows: slice) -> np.ndarray:
@@ -152,10 +155,14 @@ def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndar
     return (scales["center"].values + scales["unit"].values * standardized)[feature_indices]
 
 
-def _labels(posterior: Posterior, scans: pd.DataFrame, dim: str, levels: np.ndarray) -> pd.Series | None:
+def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: str) -> np.ndarray | None:
+    """Return the index of each scan's population or diagnosis, (scan,); -1 for none. None for other effects."""
     if dim == "population":
-        return find_populations(posterior, scans, list(levels))
-    return scans.get("diagnosis") if dim == "diagnosis" else None
+        place = {population: k for k, population in enumerate(read_populations(effect))}
+        return np.array([-1 if each is None else place.get(each, -1) for each in find_populations(posterior, scans)])
+    if dim == "diagnosis" and "diagnosis" in scans:
+        return pd.Index(effect[dim].values).get_indexer(pd.Index(scans["diagnosis"]))
+    return None
 
 
 def _centered_covariates(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,13 @@ import pandas as pd
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Effects, add_unknown, find_populations, read_effects
 from bayesharm.harmonization.options import NewScanners
+from bayesharm.model.labels import population_labels
 from bayesharm.model.spec import ModelSpec
+from bayesharm.results.nodes import read_populations
 from bayesharm.results.posterior import Posterior
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -88,7 +94,7 @@ def place_scans(
         A scanner or population is not in the fit, and `new_scanners` is 'error'.
     """
     effects, notes = read_effects(posterior, families, feature_indices), []
-    known = effects.levels[: effects.n_scanners]
+    known = posterior.scanners
     new = [str(name) for name in scans["scanner"].unique() if name not in known]
     if new and new_scanners == "error":
         _refuse_scanners(scans["scanner"], new, known)
@@ -110,7 +116,7 @@ def place_scans(
     return effects, scanner, population, notes
 
 
-def _refuse_scanners(scanner: pd.Series, new: list[str], known: list[str]) -> None:
+def _refuse_scanners(scanner: pd.Series, new: Sequence[str], known: Sequence[str]) -> None:
     raise InputError(
         "Some scanners are not in the fit.",
         got=f"{scanner.isin(new).sum()} scans from {shorten(new)}",
@@ -120,9 +126,10 @@ def _refuse_scanners(scanner: pd.Series, new: list[str], known: list[str]) -> No
     )
 
 
-def _scales(posterior: Posterior, names: Sequence[str]):
-    scales = posterior.tree["scales"].to_dataset()
-    return scales.sel(family=[name for name in names if name in scales["family"]])
+def _scales(posterior: Posterior, terms: Sequence[str], group: str = "") -> xr.Dataset:
+    """Select the scales of some families: the common one, or that of a diagnosis."""
+    scales = posterior.scales
+    return scales.isel(family=np.flatnonzero(np.isin(scales["term"], terms) & np.isin(scales["group"], ["", group])))
 
 
 def _in_fit(posterior: Posterior, family: str) -> np.ndarray:
@@ -135,10 +142,11 @@ def _place_populations(
     posterior: Posterior, scans: pd.DataFrame, family: str, new_scanners: NewScanners, at: np.ndarray, effects: Effects
 ) -> tuple[Effects, np.ndarray, list[str]]:
     """Match scans with populations; travelers and people whose diagnosis has a single population in the fit have none."""
-    known = effects.levels[effects.n_scanners :]
-    populations = find_populations(posterior, scans, known)
-    diagnosis = scans["diagnosis"] if "diagnosis" in scans else pd.Series("", scans.index)
-    alone = populations == ""
+    known = read_populations(posterior.effect(family))
+    populations = find_populations(posterior, scans)
+    in_fit = {population.diagnosis for population in known}
+    diagnosis = np.array(["" if each is None else each.diagnosis for each in populations], object)
+    alone = np.array([each is not None and each.diagnosis not in in_fit for each in populations])
     if (without := alone & (diagnosis == "")).any():
         raise InputError(
             f"Removing {family} effects needs diagnoses.",
@@ -146,31 +154,32 @@ def _place_populations(
             expected="a diagnosis for everyone except travelers",
             do="add it, leave these scans out, or remove the effects of scanners only",
         )
-    notes = [f"Real differences between the people recruited at different sites are removed too: {shorten(known)}."]
+    names = shorten(population_labels(known))
+    notes = [f"Real differences between the people recruited at different sites are removed too: {names}."]
     if alone.any():
         notes.append(
-            f"{shorten(sorted(diagnosis[alone].unique()))}: recruited at fewer than two sites of the fit, so no {family} "
+            f"{shorten(sorted(set(diagnosis[alone])))}: recruited at fewer than two sites of the fit, so no {family} "
             "effects are removed from these scans."
         )
-    unknown = populations.notna() & ~alone & ~populations.isin(known)
-    new = dict(zip(populations[unknown], diagnosis[unknown], strict=True))
+    is_new = np.array([each is not None and each not in known for each in populations]) & ~alone
+    new = sorted({each for each, is_one in zip(populations, is_new, strict=True) if is_one and each is not None}, key=str)
     if new and new_scanners == "error":
         raise InputError(
             "Some populations are not in the fit.",
-            got=f"{unknown.sum()} scans of people from {shorten(sorted(new))}",
-            expected=f"populations of the fit: {shorten(known, 50)}",
+            got=f"{is_new.sum()} scans of people from {shorten(population_labels(new))}",
+            expected=f"populations of the fit: {shorten(population_labels(known), 50)}",
             do="leave these scans out, remove the effects of scanners only, or use the prior "
             "(new_scanners='prior', or --new-scanners prior in the shell)",
         )
     split = next(each.split for each in posterior.spec.families if each.name == family)
-    counted_from = np.array(known, object)[_in_fit(posterior, family)]
-    for group in sorted(set(new.values())):
-        names = sorted(name for name in new if new[name] == group)
-        contrast_group = [name for name in counted_from if not (split and group) or name.endswith(f"/{group}")]
-        scale = _scales(posterior, [f"{family}_{group}", family])
-        effects = add_unknown(effects, names, scale, at, max(len(contrast_group), 1), scanners=False)
-    place = pd.Index(effects.levels[effects.n_scanners :]).get_indexer(pd.Index(populations))
-    return effects, np.where(place >= 0, effects.n_scanners + place, -1), notes
+    counted_from = [each for each, in_fit in zip(known, _in_fit(posterior, family), strict=True) if in_fit]
+    for group in sorted({each.diagnosis for each in new}):
+        names_of_group = [each for each in new if each.diagnosis == group]
+        contrast_group = [each for each in counted_from if not (split and group) or each.diagnosis == group]
+        scale = _scales(posterior, [family], group)
+        effects = add_unknown(effects, names_of_group, scale, at, max(len(contrast_group), 1), scanners=False)
+    place = {level: k for k, level in enumerate(effects.levels[effects.n_scanners :], start=effects.n_scanners)}
+    return effects, np.array([-1 if each is None else place.get(each, -1) for each in populations], int), notes
 
 
 def interpretation_notes(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:

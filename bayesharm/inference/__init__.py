@@ -1,1 +1,1 @@
-"""Inference: Laplace, hyperparameters, noise ratio, NUTS in lanes, exact conditional effects, reference models."""
+"""Inference: importance samples of features, variance ratios, hyperposterior, NUTS on the scales, spike and slab."""

@@ -1,4 +1,4 @@
-"""As how many independent features correlated ones count."""
+"""Effective number of independent features, for statements that combine correlated features."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from scipy import sparse
 
 from bayesharm.model.design import Design
 
-RETRY_SCHEDULE = 4  # of noise and what is left
-NOTHING = 1e-9  # of the strength of columns: they say the same
+N_REWEIGHTINGS = 4  # rounds in which noise variances and residuals are estimated in turn
+MIN_STRENGTH = 1e-9  # smallest singular value of independent columns, over the largest one (or 1)
 
 
 def list_cells(design: Design, scans: pd.DataFrame) -> np.ndarray:
-    """The scanner and population of each person who did not travel, as a number at their first scan; else -1; (scan,)."""
-    own = scans.iloc[design.rows]
-    labels = own[[name for name in ("scanner", "site", "diagnosis") if name in own]].astype(str).agg("\0".join, axis=1)
-    later = pd.Series(design.participants).duplicated().to_numpy()
-    return np.where(np.isin(design.participants, design.travelers) | later, -1, pd.factorize(labels)[0])
+    """Number the combinations of scanner and population of participants who did not travel.
+
+    Returns
+    -------
+    (scan,) int array
+        -1 for travelers, and for later scans of a participant.
+    """
+    in_design = scans.iloc[design.rows]
+    columns = [name for name in ("scanner", "site", "diagnosis") if name in in_design]
+    labels = in_design[columns].astype(str).agg("\0".join, axis=1)
+    is_later = pd.Series(design.participants).duplicated().to_numpy()
+    return np.where(np.isin(design.participants, design.travelers) | is_later, -1, pd.factorize(labels)[0])
 
 
 def count_independent_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) -> float:
-    """Effective number of features for what scanners differ by in all of them: by how their noise goes together.
+    """Estimate the effective number of features for the variance ratios of scanners, from the correlation of their noise.
 
     Parameters
     ----------
@@ -30,66 +37,66 @@ def count_independent_for_ratios(design: Design, scans: pd.DataFrame, values: np
     values : (scan of the design, feature) array
     """
     people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
-    again, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
-    labels = np.where(again, people, np.where(cells < 0, -1, people.max() + 1 + cells))
+    is_repeated, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
+    labels = np.where(is_repeated, people, np.where(cells < 0, -1, people.max() + 1 + cells))
     return count_independent_features(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
 
 
 def count_independent_features(
     values: np.ndarray, labels: np.ndarray, columns: np.ndarray | None = None, classes: np.ndarray | None = None
 ) -> float:
-    """Effective number of independent features, for sums over features of what depends on squares.
+    """Estimate the effective number of independent features, for sums over features of quadratic statistics.
 
-    ``F² / Σ r²`` over all pairs, where r is the correlation between two features of what is left of them without the means
-    of scans with the same label, and its square is corrected for what it is by chance.
+    It is ``F² / Σ r²``. The sum is over all pairs of the F features, and r is the correlation of their residuals: values
+    minus the mean of scans with the same label. r² is corrected for its expectation by chance.
 
     Parameters
     ----------
     values : (scan, feature) array
     labels : (scan,) int array
-        Scans with a label below 0 are left out.
+        Scans with a negative label are left out.
     columns : (scan, column) array, optional
-        What is taken away by least squares beside the means.
+        Regressed out by least squares, beside the means.
     classes : (scan,) int array, optional
-        Scans whose noise has the same size: in other sizes it would look like correlation.
+        Scans with the same noise variance. Unequal variances would look like correlation.
 
     Returns
     -------
     float
-        1 where too few scans are left to tell: as if all features were one.
+        1, as if all features were one, where too few scans are left for an estimate.
     """
-    there = labels >= 0
-    code = pd.factorize(labels[there])[0]
-    y = values[there].astype(float)
+    is_used = labels >= 0
+    code = pd.factorize(labels[is_used])[0]
+    y = values[is_used].astype(float)
     y = y[:, np.isfinite(y).all(0) & (np.ptp(y, axis=0) > 0)] if len(y) else y
     y = (y - y.mean(0)) / y.std(0)
-    columns = np.zeros((len(y), 0)) if columns is None else columns[there].astype(float)
-    own = np.zeros(len(y), int) if classes is None else pd.factorize(classes[there])[0]
+    columns = np.zeros((len(y), 0)) if columns is None else columns[is_used].astype(float)
+    noise_class = np.zeros(len(y), int) if classes is None else pd.factorize(classes[is_used])[0]
     weight = np.ones(len(y))
-    for _ in range(RETRY_SCHEDULE):  # what noise there is in each class is known from what is left
-        rest, freedom = _without(weight[:, None] * y, code, weight, weight[:, None] * columns)
-        if freedom < 2 or not rest.shape[1]:
+    for _ in range(N_REWEIGHTINGS):
+        residuals, dof = _residuals(weight[:, None] * y, code, weight, weight[:, None] * columns)
+        if dof < 2 or not residuals.shape[1]:
             return 1.0
-        square = np.bincount(own, (rest**2).mean(1)) / np.bincount(own)
-        weight /= np.sqrt(np.where(square > 0, square, 1.0))[own]
-    norm = np.sqrt((rest**2).sum(0))
-    rest = rest[:, norm > 0] / norm[norm > 0]
-    n = rest.shape[1]
-    squares = ((rest.T @ rest) ** 2).sum() - n
-    by_chance = n * (n - 1) / freedom
-    excess = max(0.0, (squares - by_chance) / (1 - 1 / freedom))
-    return n**2 / (n + excess)
+        variance = np.bincount(noise_class, (residuals**2).mean(1)) / np.bincount(noise_class)
+        weight /= np.sqrt(np.where(variance > 0, variance, 1.0))[noise_class]
+    norm = np.sqrt((residuals**2).sum(0))
+    residuals = residuals[:, norm > 0] / norm[norm > 0]
+    n = residuals.shape[1]
+    squares = ((residuals.T @ residuals) ** 2).sum() - n
+    by_chance = n * (n - 1) / dof
+    corrected = max(0.0, (squares - by_chance) / (1 - 1 / dof))
+    return n**2 / (n + corrected)
 
 
-def _without(y: np.ndarray, code: np.ndarray, weight: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, int]:
-    """What is left of rows without the means of labels, which have this weight in each row, and columns; and its freedom."""
+def _residuals(y: np.ndarray, code: np.ndarray, weight: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return weighted least-squares residuals without label means and columns, and their degrees of freedom."""
     sums = sparse.csr_array((weight, (code, np.arange(len(code)))))
     length = np.bincount(code, weight**2)
 
-    def away(table: np.ndarray) -> np.ndarray:
+    def without_means(table: np.ndarray) -> np.ndarray:
         return table - weight[:, None] * (sums @ table / length[:, None])[code]
 
-    y, more = away(y), away(columns)
-    left, strength, _ = np.linalg.svd(more, full_matrices=False)
-    left = left[:, strength > NOTHING * max(1.0, strength.max(initial=0.0))]
-    return y - left @ (left.T @ y), len(y) - len(length) - left.shape[1]
+    y, columns = without_means(y), without_means(columns)
+    basis, strength, _ = np.linalg.svd(columns, full_matrices=False)
+    basis = basis[:, strength > MIN_STRENGTH * max(1.0, strength.max(initial=0.0))]
+    return y - basis @ (basis.T @ y), len(y) - len(length) - basis.shape[1]

@@ -1,12 +1,12 @@
-"""Each feature's marginal likelihood under any prior of its scales, by importance sampling around its Laplace mode.
+"""Marginal likelihood of each feature under any prior of its log-scales, by importance sampling.
 
-Nodes are drawn once from a multivariate Student-t and the collapsed likelihood is computed there once; the marginal
-likelihood under a Normal(eta, omega²) prior is then a weighted sum (Geweke, *Econometrica* 57, 1989).
+Samples are drawn once from Student-t proposals around the feature's Laplace modes, and the collapsed likelihood is
+computed there once. The marginal likelihood under a Normal(eta, omega²) prior is then a weighted mean (Geweke,
+*Econometrica* 57, 1989).
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.algorithms.devices import map_some
+from bayesharm.algorithms.devices import map_items
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
+from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.student_t import draw_student_t
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_log_scales
@@ -25,14 +26,14 @@ Array = jax.Array
 
 
 class ImportanceSample(NamedTuple):
-    """Importance nodes; the feature axis last.
+    """Importance samples of every feature.
 
     Attributes
     ----------
-    coordinates : (node, scale, feature) array
-        As :func:`bayesharm.likelihood.problem.to_coordinates` gives them.
-    log_scales : (node, scale, feature) array
-    log_proposal : (node, feature) array
+    coordinates : (sample, scale, feature) array
+        As returned by :func:`bayesharm.likelihood.problem.to_coordinates`.
+    log_scales : (sample, scale, feature) array
+    log_proposal : (sample, feature) array
         Log density of the proposal.
     """
 
@@ -41,41 +42,43 @@ class ImportanceSample(NamedTuple):
     log_proposal: Array
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def draw_importance_sample(keys: Array, proposals: tuple[Laplace, ...], n_nodes: int, pair: int = 0) -> ImportanceSample:
-    """Draw nodes from Student-t proposals around Laplace approximations, (:func:`draw_student_t`), as log-scales too."""
-    coordinates, log_proposal = draw_student_t(keys, proposals, n_nodes)
-    return ImportanceSample(coordinates, to_log_scales(pair, coordinates), log_proposal)
+@program("n_samples", "participant_scale")
+def draw_importance_sample(
+    keys: Array, proposals: tuple[Laplace, ...], n_samples: int, participant_scale: int = 0
+) -> ImportanceSample:
+    """Draw from Student-t proposals around Laplace approximations (:func:`draw_student_t`) and convert to log-scales."""
+    coordinates, log_proposal = draw_student_t(keys, proposals, n_samples)
+    return ImportanceSample(coordinates, to_log_scales(participant_scale, coordinates), log_proposal)
 
 
-@partial(jax.jit, static_argnums=0)
+@program("problem")
 def find_modes(problem: Problem, ratios: VarianceRatios, moments: Moments, prior: Gaussian, start: Array) -> Laplace:
-    """Laplace approximation of every feature's posterior under a common Normal prior, in coordinates."""
+    """Compute the Laplace approximation of every feature's posterior under a common Normal prior, in coordinates."""
     statistics = problem.likelihood.weighted(ratios, moments)
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
 
     def log_density(coordinates):
-        log_scales = to_log_scales(problem.pair, coordinates)
+        log_scales = to_log_scales(problem.participant_scale, coordinates)
         prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
         return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 
     return fit_laplace(log_density, start, jnp.broadcast_to(sd, start.shape))
 
 
-@partial(jax.jit, static_argnums=0)
-def log_importance_weights(problem: Problem, ratios: VarianceRatios, moments: Moments, nodes: ImportanceSample) -> Array:
-    """log likelihood − log proposal at every node, (node, feature)."""
+@program("problem")
+def log_importance_weights(problem: Problem, ratios: VarianceRatios, moments: Moments, sample: ImportanceSample) -> Array:
+    """Compute log likelihood − log proposal at every sample, (sample, feature); -inf where it is not finite."""
     statistics = problem.likelihood.weighted(ratios, moments)
 
     def evaluate(log_scales):
         return problem.likelihood.log_likelihood(statistics, log_scales)
 
-    value = map_some(evaluate, nodes.log_scales) - nodes.log_proposal
-    return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+    log_weights = map_items(evaluate, sample.log_scales) - sample.log_proposal
+    return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
 def quadratic_features(log_scales: Array) -> Array:
-    """What a Normal log density of the log-scales is linear in: squares and values.
+    """Return squares and values of log-scales, in which a Normal log density is linear.
 
     Parameters
     ----------
@@ -89,15 +92,16 @@ def quadratic_features(log_scales: Array) -> Array:
 
 
 def log_prior(
-    basis: Array,
+    basis: Array | np.ndarray,
     mean: Array | np.ndarray,
     log_sd: Array | np.ndarray,
     feature_offset_sd: float = 0.0,
     keep: Array | np.ndarray | float = 1.0,
 ) -> Array:
-    """Normal log density of log-scales under many hyperparameters at once, as matrix products.
+    """Compute the Normal log density of log-scales under many hyperparameters at once, as matrix products.
 
-    Their covariance is ``diag(sd²) + amplitude_sd² 11ᵀ``, its inverse by Sherman and Morrison.
+    The covariance of the log-scales of a feature is ``diag(sd²) + feature_offset_sd² 11ᵀ``; its inverse is that of
+    Sherman and Morrison.
 
     Parameters
     ----------
@@ -105,9 +109,9 @@ def log_prior(
         From :func:`quadratic_features`.
     mean, log_sd : (scale, hyper) arrays
     feature_offset_sd : float
-        Prior sd of what all log-scales of a feature have in common.
+        Prior sd of the offset that all log-scales of a feature share.
     keep : (scale, 1) array, optional
-        1 for scales that there are, 0 for those that do not count.
+        1 for scales of the model, 0 for scales that are left out.
 
     Returns
     -------
@@ -127,72 +131,73 @@ def log_prior(
     return value.reshape(-1, *basis.shape[1:])
 
 
-def log_marginal(basis: Array, log_weight: Array, mean: Array, log_sd: Array, feature_offset_sd: float = 0.0) -> Array:
-    """log p(feature | eta, omega) for every feature and hyperparameter, (hyper, feature).
+def log_marginal(basis: Array, log_weights: Array, mean: Array, log_sd: Array, feature_offset_sd: float = 0.0) -> Array:
+    """Estimate log p(feature | eta, omega) for every feature and all hyperparameters at once, (hyper, feature).
 
     Parameters
     ----------
-    basis : (2 × scale, node, feature) array
-    log_weight : (node, feature) array
+    basis : (2 × scale, sample, feature) array
+    log_weights : (sample, feature) array
         From :func:`log_importance_weights`.
     mean, log_sd : (scale, hyper) arrays
     feature_offset_sd : float
     """
-    return logsumexp(log_weight + log_prior(basis, mean, log_sd, feature_offset_sd), axis=1) - np.log(log_weight.shape[0])
+    log_terms = log_weights + log_prior(basis, mean, log_sd, feature_offset_sd)
+    return logsumexp(log_terms, axis=1) - np.log(log_weights.shape[0])
 
 
-@partial(jax.jit, static_argnums=4)
-def log_marginals(basis: Array, log_weight: Array, mean: Array, log_sd: Array, feature_offset_sd: float) -> Array:
-    """What :func:`log_marginal` gives for many hyperparameters, one after the other, (feature, hyper)."""
+@program("feature_offset_sd")
+def log_marginals(basis: Array, log_weights: Array, mean: Array, log_sd: Array, feature_offset_sd: float) -> Array:
+    """Return :func:`log_marginal` for many hyperparameters, one after the other to save memory, (feature, hyper)."""
 
-    def one(hyper):
-        return log_marginal(basis, log_weight, hyper[0][:, None], hyper[1][:, None], feature_offset_sd)[0]
+    def of_one(hyper):
+        return log_marginal(basis, log_weights, hyper[0][:, None], hyper[1][:, None], feature_offset_sd)[0]
 
-    return jax.lax.map(one, (mean.T, log_sd.T)).T
+    return jax.lax.map(of_one, (mean.T, log_sd.T)).T
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@program("n_kept", "feature_offset_sd")
 def subsample(
-    key: Array, basis: Array, log_weight: Array, hyper: tuple[Array, Array], n_kept: int, feature_offset_sd: float = 0.0
+    key: Array, basis: Array, log_weights: Array, hyper: tuple[Array, Array], n_kept: int, feature_offset_sd: float = 0.0
 ) -> tuple[Array, Array]:
-    """Fewer nodes for the same marginal likelihoods: systematic sampling with probability proportional to size.
+    """Reduce the number of samples: systematic sampling with probability proportional to size.
 
-    Most nodes weigh nothing wherever the hyperparameters can be. The size of a node is its largest share of a feature's
-    marginal likelihood under any of some hyperparameters; what is kept with probability p weighs 1/p, so that
-    marginal likelihoods keep their expectation (Horvitz & Thompson, *JASA* 47, 1952).
+    The size of a sample is its largest share of the feature's marginal likelihood under any of the given
+    hyperparameters. A sample that is kept with probability p is weighted by 1/p, so that marginal likelihoods keep their
+    expectation (Horvitz & Thompson, *JASA* 47, 1952).
 
     Parameters
     ----------
     key : PRNG key
-    basis : (2 × scale, node, feature) array
-    log_weight : (node, feature) array
+    basis : (2 × scale, sample, feature) array
+    log_weights : (sample, feature) array
     hyper : tuple of (scale, hyper) arrays
-        Means and log sds that matter.
+        Means and log sds from the region of interest.
     n_kept : int
     feature_offset_sd : float
 
     Returns
     -------
     basis : (2 × scale, n_kept, feature) array
-    log_weight : (n_kept, feature) array
+    log_weights : (n_kept, feature) array
     """
-    n_nodes, n_features = log_weight.shape
+    n_samples, n_features = log_weights.shape
 
-    def largest(size, one):
-        mean, log_sd = (part[:, None] for part in one)
-        terms = log_weight + log_prior(basis, mean, log_sd, feature_offset_sd)[0]
-        return jnp.maximum(size, jax.nn.softmax(terms, axis=0)), None
+    def largest_share(size, hyper):
+        mean, log_sd = (part[:, None] for part in hyper)
+        log_terms = log_weights + log_prior(basis, mean, log_sd, feature_offset_sd)[0]
+        return jnp.maximum(size, jax.nn.softmax(log_terms, axis=0)), None
 
-    size, _ = jax.lax.scan(largest, jnp.full_like(log_weight, 1e-6), tuple(part.T for part in hyper))
+    size, _ = jax.lax.scan(largest_share, jnp.full_like(log_weights, 1e-6), tuple(part.T for part in hyper))
 
-    def share(p, _):  # those that would be kept more than once are kept, the others share the rest
-        free = p < 1
-        rest = n_kept - (~free).sum(0)
-        return jnp.where(free, jnp.minimum(1.0, size * rest / jnp.where(free, size, 0).sum(0)), 1.0), None
+    def limit_to_one(p, _):  # samples with p = 1 are certain, and the others share the rest
+        is_free = p < 1
+        rest = n_kept - (~is_free).sum(0)
+        return jnp.where(is_free, jnp.minimum(1.0, size * rest / jnp.where(is_free, size, 0).sum(0)), 1.0), None
 
-    p, _ = jax.lax.scan(share, jnp.zeros_like(size), length=20)
+    p, _ = jax.lax.scan(limit_to_one, jnp.zeros_like(size), length=20)
     sums = jnp.cumsum(p, axis=0)
     ticks = jax.random.uniform(key, (n_features,), sums.dtype) + jnp.arange(n_kept, dtype=sums.dtype)[:, None]
-    kept = jnp.minimum(jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(sums, ticks), n_nodes - 1)
-    thinned = jnp.take_along_axis(log_weight - jnp.log(p), kept, axis=0) + np.log(n_kept / n_nodes)
-    return jnp.take_along_axis(basis, kept[None], axis=1), thinned
+    kept = jnp.minimum(jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(sums, ticks), n_samples - 1)
+    kept_weights = jnp.take_along_axis(log_weights - jnp.log(p), kept, axis=0) + np.log(n_kept / n_samples)
+    return jnp.take_along_axis(basis, kept[None], axis=1), kept_weights

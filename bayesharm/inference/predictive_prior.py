@@ -1,4 +1,4 @@
-"""The predictive prior of a feature's log-scales given the hyperposterior."""
+"""Predictive prior of a feature's log-scales: the mixture of Normal(eta, omega²) over draws of the hyperparameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.inference.hyperparameters import ENOUGH_FEATURES, N_COMPONENTS, Hyperparameters, components
+from bayesharm.inference.hyper_target import MANY_FEATURES
+from bayesharm.inference.hyperparameters import N_COMPONENTS, Hyperparameters, component_indices
 from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.likelihood.problem import Problem
 
@@ -16,7 +17,7 @@ Array = jax.Array
 
 
 class PredictivePrior(NamedTuple):
-    """Predictive prior of the log-scales of the features of a block.
+    """Predictive prior of the log-scales of a block of features: a mixture of Normals.
 
     Attributes
     ----------
@@ -29,12 +30,12 @@ class PredictivePrior(NamedTuple):
     log_weight: Array | np.ndarray
 
 
-def log_predictive_prior(mixture: PredictivePrior, log_scales: Array, feature_offset_sd: float) -> Array:
-    """Log density of the predictive prior, up to a constant of each feature.
+def log_predictive_prior(prior: PredictivePrior, log_scales: Array, feature_offset_sd: float) -> Array:
+    """Compute the log density of the predictive prior, up to a constant of each feature.
 
     Parameters
     ----------
-    mixture : Mixture
+    prior : PredictivePrior
     log_scales : (..., scale, feature) array
     feature_offset_sd : float
 
@@ -42,34 +43,34 @@ def log_predictive_prior(mixture: PredictivePrior, log_scales: Array, feature_of
     -------
     (..., feature) array
     """
-    terms = log_prior(quadratic_features(log_scales), mixture.mean, mixture.log_sd, feature_offset_sd)
-    weight = mixture.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
-    return logsumexp(terms + weight, axis=0)
+    terms = log_prior(quadratic_features(log_scales), prior.mean, prior.log_sd, feature_offset_sd)
+    log_weight = prior.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
+    return logsumexp(terms + log_weight, axis=0)
 
 
 def make_predictive_prior(hyper: Hyperparameters) -> PredictivePrior:
-    """The predictive prior that posterior draws of the hyperparameters make.
+    """Make the predictive prior from the posterior of the hyperparameters.
 
-    Many features determine the hyperparameters well: the mixture is then one Normal of its mean and variance. With few
-    features it is kept as it is, for every feature that the hyperparameters were learned from weighted by one over
-    that feature's marginal likelihood.
+    Many features determine the hyperparameters well: the mixture is then replaced by one Normal with its mean and
+    variance. With few features it is kept. For each feature that the hyperparameters were learned from, a component is
+    weighted by one over the feature's marginal likelihood, so that the feature does not count twice.
 
     Returns
     -------
-    mixture : Mixture
-        Weights are log weights of the sampled features, (component, sampled feature).
+    PredictivePrior
+        `log_weight` is (component, sampled feature).
     """
     if hyper.log_marginal is None:
         mean, log_sd = hyper.predictive.mean[:, None], np.log(hyper.predictive.sd)[:, None]
         return PredictivePrior(mean, log_sd, np.zeros((1, len(hyper.khat))))
     n_scales = hyper.eta.shape[-1]
     eta, omega = (draws.reshape(-1, n_scales) for draws in (hyper.eta, hyper.omega))
-    kept = components(len(eta))
-    return PredictivePrior(eta[kept].T, np.log(omega[kept]).T, -hyper.log_marginal.T)
+    chosen = component_indices(len(eta))
+    return PredictivePrior(eta[chosen].T, np.log(omega[chosen]).T, -hyper.log_marginal.T)
 
 
-def placeholder_prior(problem: Problem, n_sample: int, n_features: int) -> PredictivePrior:
-    """A prior of the shape that :func:`make_predictive_prior` gives, to compile with."""
-    n_components = 1 if n_sample >= ENOUGH_FEATURES else N_COMPONENTS
+def placeholder_prior(problem: Problem, n_sampled: int, n_features: int) -> PredictivePrior:
+    """Make a prior with the shapes of :func:`make_predictive_prior`, to compile before the hyperparameters are known."""
+    n_components = 1 if n_sampled >= MANY_FEATURES else N_COMPONENTS
     mean = np.repeat(problem.log_medians[:, None], n_components, axis=1)
     return PredictivePrior(mean, np.full_like(mean, np.log(0.5)), np.zeros((n_components, n_features)))

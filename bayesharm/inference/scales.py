@@ -1,8 +1,7 @@
-"""NUTS on the scales of every feature: four chains of each feature are four lanes of one program.
+"""NUTS on the log-scales of every feature: the chains of all features of a block are one batch of one program.
 
-The prior of a feature is predictive: the mixture of ``Normal(eta, omega²)`` over posterior draws of the hyperparameters,
-each weighted by one over the feature's own marginal likelihood, so that the feature is not counted twice. Whitened
-by its Laplace approximation, a feature's posterior is nearly standard normal: unit mass, fixed step, no warm-up search.
+The prior of a feature is the predictive one (:mod:`bayesharm.inference.predictive_prior`). Whitened by its Laplace
+approximation, a feature's posterior is nearly standard normal: unit mass, fixed step size, hardly any warm-up.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bayesharm.algorithms.devices import share_out
+from bayesharm.algorithms.devices import run_sharded
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.linalg import cholesky, matvec
 from bayesharm.algorithms.nuts import sample_batched
+from bayesharm.algorithms.programs import program
 from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, log_importance_weights
 from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior
 from bayesharm.likelihood.collapsed import WeightedStatistics
@@ -27,19 +27,35 @@ from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
-N_NODES = 128  # what a Laplace approximation is judged and mended by
+N_SAMPLES = 128  # importance samples of each feature that check its Laplace approximation and correct its whitening
+PRIOR_ESS = 10  # per scale: effective sample size at which sample moments count as much as Laplace's in the whitening
 
 
 class SampleShape(NamedTuple):
-    """What a compiled program is made for."""
+    """Sizes that a program is compiled for.
+
+    Attributes
+    ----------
+    n_chains, n_draws : int
+    max_tree_depth : int
+        3 allows seven leapfrog steps. Deeper trees make draws no better here, and programs slower.
+    """
 
     n_chains: int
     n_draws: int
-    max_tree_depth: int = 3  # seven steps; deeper trees make a draw no better here, and programs slower
+    max_tree_depth: int = 3
 
 
 class NutsSettings(NamedTuple):
-    """How carefully it runs; another pace needs no other program."""
+    """Settings of NUTS that need no program of their own.
+
+    Attributes
+    ----------
+    n_warmup : int
+        Iterations of each chain that are discarded.
+    step_size : float
+        In whitened coordinates, that is in posterior sds.
+    """
 
     n_warmup: int
     step_size: float
@@ -55,10 +71,10 @@ class ScaleDraws(NamedTuple):
     diverging : (chain, draw, feature) bool array
     n_steps : (chain, draw, feature) int array
         Leapfrog steps.
-    log_weights : (node, feature) array
-        Log importance ratios of the posterior to its Laplace approximation, for Pareto-k.
+    log_weights : (sample, feature) array
+        Log importance weights of the posterior against its Laplace approximation, for Pareto-k.
     last : (chain, scale, feature) array
-        Where the chains are in the end, whitened, so that they can go on.
+        Whitened positions at the end, from which the chains can be continued.
     """
 
     log_scales: Array
@@ -68,9 +84,9 @@ class ScaleDraws(NamedTuple):
     last: Array
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@program("n_scales", "n_chains")
 def start_chains(keys: Array, n_scales: int, n_chains: int) -> Array:
-    """Where the chains of each feature begin, whitened, (chain, scale, feature).
+    """Draw the whitened positions at which the chains of each feature start, (chain, scale, feature).
 
     Parameters
     ----------
@@ -79,76 +95,76 @@ def start_chains(keys: Array, n_scales: int, n_chains: int) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, (n_chains, n_scales)), out_axes=2)(keys)
 
 
-@partial(jax.jit, static_argnums=(0, 7), static_argnames="mesh")
+@program("problem", "shape", "mesh")
 def sample_block(
     problem: Problem,
     ratios: VarianceRatios,
     moments: Moments,
-    mixture: PredictivePrior,
-    node_keys: Array,
+    prior: PredictivePrior,
+    importance_keys: Array,
     keys: Array,
     start: Array,
-    effort: SampleShape,
-    pace: NutsSettings,
+    shape: SampleShape,
+    settings: NutsSettings,
     mesh: Mesh | None = None,
 ) -> ScaleDraws:
-    """Sample the log-scales of a block of features.
+    """Sample the log-scales of a block of features by NUTS.
 
     Parameters
     ----------
     problem : Problem
     ratios : VarianceRatios
     moments : Moments
-        Of the block.
-    mixture : Mixture
-        Predictive prior of the block's features.
-    node_keys, keys : (feature,) PRNG keys
+    prior : PredictivePrior
+        Of the features of the block, as are the moments.
+    importance_keys, keys : (feature,) PRNG keys
+        For the importance samples, and for NUTS.
     start : (chain, scale, feature) array
-        From :func:`start_chains`, or the end of draws before.
-    effort : Effort
-    pace : Pace
+        From :func:`start_chains`, or `last` of earlier draws.
+    shape : SampleShape
+    settings : NutsSettings
     mesh : Mesh, optional
-        As for :func:`bayesharm.algorithms.devices.share_out`.
+        As for :func:`bayesharm.algorithms.devices.run_sharded`.
     """
     feature_offset_sd = problem.priors.feature_offset_sd
 
-    def potential(shared, own, z):
-        (shared_terms, mean, log_sd), (feature_terms, log_weight, mode, factor) = shared, own
+    def potential(shared, batched, z):
+        (shared_terms, mean, log_sd), (feature_terms, log_weight, center, factor) = shared, batched
         statistics = WeightedStatistics(shared_terms, feature_terms)
-        log_scales = to_log_scales(problem.pair, mode + matvec(factor, z))
+        log_scales = to_log_scales(problem.participant_scale, center + matvec(factor, z))
         return -(
             problem.likelihood.log_likelihood(statistics, log_scales)
             + log_predictive_prior(PredictivePrior(mean, log_sd, log_weight), log_scales, feature_offset_sd)
         )
 
-    def sample(shared, own):
-        (ratios, mean, log_sd, pace), (moments, log_weight, node_keys, keys, start) = shared, own
+    def sample(shared, batched):
+        (ratios, mean, log_sd, settings), (moments, log_weight, importance_keys, keys, start) = shared, batched
         statistics = problem.likelihood.weighted(ratios, moments)
-        laplace, nodes, log_weights = _laplace_with_diagnostics(
-            problem, ratios, moments, PredictivePrior(mean, log_sd, log_weight), node_keys
+        laplace, samples, log_weights = _laplace_with_diagnostics(
+            problem, ratios, moments, PredictivePrior(mean, log_sd, log_weight), importance_keys
         )
         n_features, n_scales = keys.shape[0], len(mean)
-        of_lanes = jax.tree.map(
-            lambda leaf: jnp.repeat(leaf, effort.n_chains, axis=-1),
-            (statistics.by_feature, log_weight, *_whitening(laplace, nodes, log_weights)),
+        of_chains = jax.tree.map(
+            lambda leaf: jnp.repeat(leaf, shape.n_chains, axis=-1),
+            (statistics.by_feature, log_weight, *_whitening(laplace, samples, log_weights)),
         )
-        chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(effort.n_chains)))(keys)
+        chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape.n_chains)))(keys)
         draws = sample_batched(
             potential,
             (statistics.shared, mean, log_sd),
-            of_lanes,
+            of_chains,
             jnp.moveaxis(start, 0, -1).reshape(n_scales, -1),
             chain_keys.reshape(-1),
-            n_warmup=pace.n_warmup,
-            n_draws=effort.n_draws,
-            step_size=pace.step_size,
-            max_tree_depth=effort.max_tree_depth,
+            n_warmup=settings.n_warmup,
+            n_draws=shape.n_draws,
+            step_size=settings.step_size,
+            max_tree_depth=shape.max_tree_depth,
         )
-        mode, factor = of_lanes[2:]
-        log_scales = to_log_scales(problem.pair, mode + jax.vmap(matvec, (None, 0))(factor, draws.position))
+        center, factor = of_chains[2:]
+        log_scales = to_log_scales(problem.participant_scale, center + jax.vmap(matvec, (None, 0))(factor, draws.position))
 
         def by_chain(array):
-            return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, effort.n_chains), -1, 0)
+            return jnp.moveaxis(array.reshape(*array.shape[:-1], n_features, shape.n_chains), -1, 0)
 
         return ScaleDraws(
             by_chain(log_scales),
@@ -158,27 +174,27 @@ def sample_block(
             by_chain(draws.position[-1]),
         )
 
-    shared = (ratios, mixture.mean, mixture.log_sd, pace)
-    return share_out(sample, mesh, shared, (moments, mixture.log_weight, node_keys, keys, start))
+    shared = (ratios, prior.mean, prior.log_sd, settings)
+    return run_sharded(sample, mesh, shared, (moments, prior.log_weight, importance_keys, keys, start))
 
 
-@partial(jax.jit, static_argnums=0, static_argnames="mesh")
+@program("problem", "mesh")
 def approximate_block(
     problem: Problem,
     ratios: VarianceRatios,
     moments: Moments,
-    mixture: PredictivePrior,
+    prior: PredictivePrior,
     keys: Array,
     mesh: Mesh | None = None,
 ) -> ScaleDraws:
-    """In place of draws, points with the mean and the covariance of each posterior, by Laplace and importance sampling.
+    """Represent each posterior by points with its mean and covariance, from Laplace and importance sampling.
 
-    Averages over them are exact for polynomials to the third degree (Arasaratnam & Haykin, *IEEE Trans. Autom. Control* 54,
-    2009). A feature whose mode was not found counts as diverging.
+    Averages over the points are exact for polynomials up to the third degree (spherical cubature rule; Arasaratnam &
+    Haykin, *IEEE Trans. Autom. Control* 54, 2009). A feature without a mode counts as diverging.
 
     Parameters
     ----------
-    problem, ratios, moments, mixture, mesh
+    problem, ratios, moments, prior, mesh
         As for :func:`sample_block`.
     keys : (feature,) PRNG keys
 
@@ -188,44 +204,46 @@ def approximate_block(
         Of one chain; two points for each scale.
     """
 
-    def approximate(shared, own):
-        (ratios, mean, log_sd), (moments, log_weight, keys) = shared, own
-        mixture = PredictivePrior(mean, log_sd, log_weight)
-        laplace, nodes, log_weights = _laplace_with_diagnostics(problem, ratios, moments, mixture, keys)
-        center, factor = _whitening(laplace, nodes, log_weights)
+    def approximate(shared, batched):
+        (ratios, mean, log_sd), (moments, log_weight, keys) = shared, batched
+        prior = PredictivePrior(mean, log_sd, log_weight)
+        laplace, samples, log_weights = _laplace_with_diagnostics(problem, ratios, moments, prior, keys)
+        center, factor = _whitening(laplace, samples, log_weights)
         away = np.sqrt(len(center)).astype(center.dtype) * jnp.swapaxes(factor, 0, 1)
         points = jnp.concatenate([center + away, center - away])
         failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
-        log_scales = to_log_scales(problem.pair, points)[None]
+        log_scales = to_log_scales(problem.participant_scale, points)[None]
         return ScaleDraws(log_scales, failed, jnp.zeros_like(failed, int), log_weights, laplace.mode[None])
 
-    shared = (ratios, mixture.mean, mixture.log_sd)
-    return share_out(approximate, mesh, shared, (moments, mixture.log_weight, keys))
+    shared = (ratios, prior.mean, prior.log_sd)
+    return run_sharded(approximate, mesh, shared, (moments, prior.log_weight, keys))
 
 
 def _laplace_with_diagnostics(
-    problem: Problem, ratios: VarianceRatios, moments: Moments, mixture: PredictivePrior, keys: Array
+    problem: Problem, ratios: VarianceRatios, moments: Moments, prior: PredictivePrior, keys: Array
 ) -> tuple[Laplace, ImportanceSample, Array]:
-    """Laplace approximation of each feature, nodes drawn from it, and their log importance ratios, (node, feature)."""
+    """Return each feature's Laplace approximation, samples drawn from it, and their log weights, (sample, feature)."""
     statistics = problem.likelihood.weighted(ratios, moments)
     feature_offset_sd = problem.priors.feature_offset_sd
 
     def log_density(coordinates):
-        log_scales = to_log_scales(problem.pair, coordinates)
-        prior = log_predictive_prior(mixture, log_scales, feature_offset_sd)
-        return problem.likelihood.log_likelihood(statistics, log_scales) + prior
+        log_scales = to_log_scales(problem.participant_scale, coordinates)
+        log_prior = log_predictive_prior(prior, log_scales, feature_offset_sd)
+        return problem.likelihood.log_likelihood(statistics, log_scales) + log_prior
 
-    center = jnp.broadcast_to(jnp.asarray(mixture.mean).mean(1)[:, None], (len(mixture.mean), len(keys)))
-    center = to_coordinates(problem.pair, center)
-    spread = jnp.sqrt(jnp.mean(jnp.exp(2 * mixture.log_sd), 1) + mixture.mean.var(1) + feature_offset_sd**2)
-    laplace = fit_laplace(log_density, center, jnp.broadcast_to(spread[:, None], center.shape))
-    nodes = draw_importance_sample(keys, (laplace,), N_NODES, problem.pair)
-    log_weights = log_importance_weights(problem, ratios, moments, nodes)
-    return laplace, nodes, log_weights + log_predictive_prior(mixture, nodes.log_scales, feature_offset_sd)
+    center = jnp.broadcast_to(jnp.asarray(prior.mean).mean(1)[:, None], (len(prior.mean), len(keys)))
+    center = to_coordinates(problem.participant_scale, center)
+    prior_sd = jnp.sqrt(jnp.mean(jnp.exp(2 * prior.log_sd), 1) + prior.mean.var(1) + feature_offset_sd**2)
+    laplace = fit_laplace(log_density, center, jnp.broadcast_to(prior_sd[:, None], center.shape))
+    samples = draw_importance_sample(keys, (laplace,), N_SAMPLES, problem.participant_scale)
+    log_weights = log_importance_weights(problem, ratios, moments, samples)
+    return laplace, samples, log_weights + log_predictive_prior(prior, samples.log_scales, feature_offset_sd)
 
 
-def _whitening(laplace: Laplace, nodes: ImportanceSample, log_weights: Array) -> tuple[Array, Array]:
-    """Center and covariance factor of each posterior: the importance-weighted ones, and Laplace's where weights are few.
+def _whitening(laplace: Laplace, samples: ImportanceSample, log_weights: Array) -> tuple[Array, Array]:
+    """Return center and covariance factor of each posterior.
+
+    They are averages of the importance-weighted moments and Laplace's; the former count by their effective sample size.
 
     Returns
     -------
@@ -233,13 +251,13 @@ def _whitening(laplace: Laplace, nodes: ImportanceSample, log_weights: Array) ->
     factor : (scale, scale, feature) array
     """
     weight = jax.nn.softmax(log_weights, axis=0)
-    n_effective = 1 / (weight**2).sum(0)
-    share = n_effective / (n_effective + 10 * len(laplace.mode))
-    mean = jnp.einsum("nf,nsf->sf", weight, nodes.coordinates)
-    away = nodes.coordinates - mean
+    ess = 1 / (weight**2).sum(0)
+    share = ess / (ess + PRIOR_ESS * len(laplace.mode))
+    mean = jnp.einsum("nf,nsf->sf", weight, samples.coordinates)
+    away = samples.coordinates - mean
     covariance = jnp.einsum("nf,nsf,ntf->stf", weight, away, away)
     curvature = jnp.einsum("suf,tuf->stf", laplace.factor, laplace.factor)
     factor = cholesky(share * covariance + (1 - share) * curvature)
-    fine = jnp.isfinite(factor).all((0, 1))
+    is_valid = jnp.isfinite(factor).all((0, 1))
     center = share * mean + (1 - share) * laplace.mode
-    return jnp.where(fine, center, laplace.mode), jnp.where(fine, factor, laplace.factor)
+    return jnp.where(is_valid, center, laplace.mode), jnp.where(is_valid, factor, laplace.factor)

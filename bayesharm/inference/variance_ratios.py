@@ -1,12 +1,12 @@
-"""What scanners differ by in all features: the ratio of their noise, and that of their biases, from marginal likelihoods.
+"""Variance ratios of the scanners, of their noise and of their biases, from marginal likelihoods of many features.
 
-All features inform it, so that its posterior is narrow and nearly Gaussian: mode and curvature are its posterior.
+All features inform the ratios, so their posterior is narrow and nearly Gaussian: mode and inverse curvature describe it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -15,17 +15,44 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from scipy import optimize
 
-from bayesharm.algorithms.devices import map_some
+from bayesharm.algorithms.devices import map_items
+from bayesharm.algorithms.programs import program
 from bayesharm.inference.importance import ImportanceSample, log_prior, quadratic_features
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
-MOST_FEATURES = 256  # that ratios are learned from
-N_EVALUATIONS = 8192  # nodes × features that enter: enough for a standard error below 0.02 in log lambda
-FINE, STEP = 0.02, 0.05  # in about posterior sds: the largest slope at the mode, and half the distance of two slopes
-FAR = 8.0  # from 0, log-scales of standardized features: there a likelihood may not be a number, and nothing weighs
+
+
+@dataclass(frozen=True)
+class RatioSettings:
+    """Size and accuracy of the search for the ratios.
+
+    Attributes
+    ----------
+    max_features : int
+        Features used to estimate the ratios.
+    n_evaluations, min_samples : int
+        Samples × features used, for a standard error below 0.02 in log lambda; and the fewest samples of a feature.
+    gradient_tolerance : float
+        Largest gradient at the mode, per posterior sd.
+    step : float
+        Half the distance of the two gradients whose difference gives the curvature, in posterior sds.
+    max_log_scale : float
+        Samples with a log-scale of standardized features beyond it, of either sign, are left out: their likelihood may
+        not be finite, and their weight is negligible.
+    """
+
+    max_features: int = 256
+    n_evaluations: int = 8192
+    min_samples: int = 16
+    gradient_tolerance: float = 0.02
+    step: float = 0.05
+    max_log_scale: float = 8.0
+
+
+SETTINGS = RatioSettings()
 
 
 class RatioPosterior(NamedTuple):
@@ -46,49 +73,61 @@ class RatioPosterior(NamedTuple):
 
 
 def fit_variance_ratios(
-    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, start: VarianceRatios
+    problem: Problem,
+    moments: Moments,
+    sample: ImportanceSample,
+    prior: Gaussian,
+    n_independent_features: float,
+    start: VarianceRatios,
 ) -> VarianceRatios:
-    """Ratios that maximize the features' summed log marginal likelihood, centered over scanners.
+    """Find the posterior mode of the ratios, centered over scanners.
 
     Parameters
     ----------
     problem : Problem
     moments : Moments
-    nodes : Nodes
+    sample : ImportanceSample
         Of the same features.
     prior : Gaussian
         Prior of the log-scales.
-    n_effective : float
-        As how many independent features these count: their log likelihoods are multiplied by its share of their number.
+    n_independent_features : float
+        Effective number of independent features. The log likelihoods are multiplied by its share of their number.
     start : VarianceRatios
-        Also returned where nothing better is found.
+        Returned where the search fails.
     """
-    slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
-    found = optimize.minimize(slope_of, start.to_vector() / unit, jac=True, method="BFGS", options={"gtol": FINE})
-    mode = unit * found.x
-    if not (np.isfinite(found.fun) and np.isfinite(mode).all()):
+    objective, unit = _objective(problem, moments, sample, prior, n_independent_features)
+    options = {"gtol": SETTINGS.gradient_tolerance}
+    optimum = optimize.minimize(objective, start.to_vector() / unit, jac=True, method="BFGS", options=options)
+    mode = unit * optimum.x
+    if not (np.isfinite(optimum.fun) and np.isfinite(mode).all()):
         return start
     return VarianceRatios.from_vector(problem.centering @ mode)
 
 
 def variance_ratio_covariance(
-    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float, ratios: VarianceRatios
+    problem: Problem,
+    moments: Moments,
+    sample: ImportanceSample,
+    prior: Gaussian,
+    n_independent_features: float,
+    ratios: VarianceRatios,
 ) -> np.ndarray:
-    """Inverse curvature at the mode, (ratio, ratio): differences of the gradient, for which no program is needed.
+    """Compute the inverse curvature at the mode, (ratio, ratio), from differences of gradients.
 
-    Where that is no covariance, it is the prior's.
+    These need no further program. If the result is not positive definite, it is the prior's covariance.
 
     Parameters
     ----------
-    problem, moments, nodes, prior, n_effective
+    problem, moments, sample, prior, n_independent_features
         As for :func:`fit_variance_ratios`.
     ratios : VarianceRatios
-        The mode that it returns.
+        The mode.
     """
-    slope_of, unit = _objective(problem, moments, nodes, prior, n_effective)
+    objective, unit = _objective(problem, moments, sample, prior, n_independent_features)
     mode = ratios.to_vector()
-    steps = STEP * np.eye(len(mode))
-    curvature = np.stack([slope_of(mode / unit + step)[1] - slope_of(mode / unit - step)[1] for step in steps]) / (2 * STEP)
+    steps = SETTINGS.step * np.eye(len(mode))
+    differences = [objective(mode / unit + step)[1] - objective(mode / unit - step)[1] for step in steps]
+    curvature = np.stack(differences) / (2 * SETTINGS.step)
     curvature = 0.5 * (curvature + curvature.T)
     if np.isfinite(curvature).all() and np.linalg.eigvalsh(curvature)[0] > 0:
         covariance = unit[:, None] * np.linalg.inv(curvature) * unit
@@ -98,43 +137,47 @@ def variance_ratio_covariance(
 
 
 def _objective(
-    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, n_effective: float
+    problem: Problem, moments: Moments, sample: ImportanceSample, prior: Gaussian, n_independent_features: float
 ) -> tuple[Callable, np.ndarray]:
-    """Minus the log posterior and its gradient, of ratios over a unit that is about their posterior sd; and that unit."""
-    picked = pick_features(moments.squares.shape[1])
-    n_features = len(picked)
-    power = min(1.0, n_effective / n_features)
-    n_nodes = int(np.clip(N_EVALUATIONS // n_features, 16, nodes.log_scales.shape[0]))
-    few = Moments(*(part[:, picked] for part in moments))
-    chosen = ImportanceSample(*(part[:n_nodes][..., picked] for part in nodes))
-    n_scans = np.bincount(
-        problem.likelihood.plan.scanner, weights=problem.likelihood.plan.size, minlength=problem.n_scanners
-    )
+    """Return the negative log posterior with its gradient, as a function of ratios in a unit, and the unit.
+
+    The unit is about the posterior sd of each ratio: the Fisher information of a log variance is half the number of
+    observations.
+    """
+    chosen = pick_features(moments.squares.shape[1])
+    n_features = len(chosen)
+    power = min(1.0, n_independent_features / n_features)
+    n_samples = int(np.clip(SETTINGS.n_evaluations // n_features, SETTINGS.min_samples, sample.log_scales.shape[0]))
+    moments = Moments(*(part[:, chosen] for part in moments))
+    sample = ImportanceSample(*(part[:n_samples][..., chosen] for part in sample))
+    n_scans = problem.likelihood.scans_per_scanner
     informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
     unit = (0.5 * informed * power * n_features + problem.ratio_sd**-2) ** -0.5
 
-    def slope_of(position: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = ratio_gradient(problem, few, chosen, prior, power, unit * position)
-        return float(value), unit * np.asarray(slope)
+    def objective(position: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = ratio_gradient(problem, moments, sample, prior, power, unit * position)
+        return float(value), unit * np.asarray(gradient)
 
-    return slope_of, unit
+    return objective, unit
 
 
 def pick_features(n: int) -> np.ndarray:
-    """Those of a sample that ratios are learned from, from all over it."""
-    return np.linspace(0, n - 1, min(n, MOST_FEATURES)).astype(int)
+    """Return the indices, evenly spread over n features, of those that the ratios are learned from."""
+    return np.linspace(0, n - 1, min(n, SETTINGS.max_features)).astype(int)
 
 
-@partial(jax.jit, static_argnums=0)
+@program("problem")
 def ratio_gradient(
-    problem: Problem, moments: Moments, nodes: ImportanceSample, prior: Gaussian, power: float, raw: Array
+    problem: Problem, moments: Moments, sample: ImportanceSample, prior: Gaussian, power: float, raw: Array
 ) -> tuple[Array, Array]:
-    """Minus the log posterior of ratios, not yet centered, and its gradient."""
+    """Compute the negative log posterior of ratios that are not yet centered, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    prior_of_nodes = log_prior(quadratic_features(nodes.log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
-    near = (jnp.abs(nodes.log_scales) < FAR).all(1)
-    some = near.any(0)  # features of which no node is near say nothing
-    base = jnp.where(near, prior_of_nodes - nodes.log_proposal, jnp.where(some, -jnp.inf, 0.0))
+    log_prior_of_sample = log_prior(
+        quadratic_features(sample.log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd
+    )[0]
+    is_near = (jnp.abs(sample.log_scales) < SETTINGS.max_log_scale).all(1)
+    is_informative = is_near.any(0)  # features with at least one usable sample
+    base = jnp.where(is_near, log_prior_of_sample - sample.log_proposal, jnp.where(is_informative, -jnp.inf, 0.0))
 
     def minus_log_density(raw):
         ratios = VarianceRatios.from_vector(jnp.asarray(problem.centering) @ raw)
@@ -143,17 +186,22 @@ def ratio_gradient(
         def evaluate(log_scales):
             return problem.likelihood.log_likelihood(statistics, log_scales)
 
-        value = map_some(evaluate, jnp.where(near[:, None], nodes.log_scales, 0.0)) + base
-        total = jnp.where(some, logsumexp(value, axis=0), 0.0).sum()
+        log_terms = map_items(evaluate, jnp.where(is_near[:, None], sample.log_scales, 0.0)) + base
+        total = jnp.where(is_informative, logsumexp(log_terms, axis=0), 0.0).sum()
         return 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - power * total
 
     return jax.value_and_grad(minus_log_density)(raw)
 
 
 def fit_unseen_ratios(
-    problem: Problem, moments: Moments, log_scales: np.ndarray, ratios: VarianceRatios, n_effective: float, new: np.ndarray
+    problem: Problem,
+    moments: Moments,
+    log_scales: np.ndarray,
+    ratios: VarianceRatios,
+    n_independent_features: float,
+    new: np.ndarray,
 ) -> VarianceRatios:
-    """Ratios, with those of new scanners where they maximize the features' marginal likelihood, given their scales.
+    """Find the posterior mode of the ratios of new scanners, given those of the others and the scales of the features.
 
     Parameters
     ----------
@@ -161,40 +209,46 @@ def fit_unseen_ratios(
     moments : Moments
     log_scales : (scale, feature) array
     ratios : VarianceRatios
-        Those of new scanners do not matter.
-    n_effective : float
-        Of the features of the fit.
+        Values of new scanners are ignored.
+    n_independent_features : float
+        Effective number of independent features of the fit.
     new : (scanner,) bool array
+
+    Returns
+    -------
+    VarianceRatios
+        Of all scanners.
     """
-    free = np.concatenate([new & problem.noise_ratio, new & problem.bias_ratio])
+    is_free = np.concatenate([new & problem.noise_ratio, new & problem.bias_ratio])
     start = np.where(np.tile(new, 2), 0.0, ratios.to_vector())
-    if not free.any():
+    if not is_free.any():
         return VarianceRatios.from_vector(start)
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
-    picked = finite[pick_features(len(finite))]
-    power = min(1.0, n_effective / max(1, len(picked)))
-    few = Moments(*(part[:, picked] for part in moments))
-    places = np.flatnonzero(free)
-    sd = problem.ratio_sd[places]
+    chosen = finite[pick_features(len(finite))]
+    power = min(1.0, n_independent_features / max(1, len(chosen)))
+    moments = Moments(*(part[:, chosen] for part in moments))
+    free = np.flatnonzero(is_free)
+    sd = problem.ratio_sd[free]
 
-    def with_new(some: np.ndarray) -> VarianceRatios:
+    def with_new(values: np.ndarray) -> VarianceRatios:
         vector = start.copy()
-        vector[places] = some
+        vector[free] = values
         return VarianceRatios.from_vector(vector)
 
-    def slope_of(some: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = _likelihood_gradient(problem, few, log_scales[:, picked], with_new(some))
-        return 0.5 * ((some / sd) ** 2).sum() - power * float(value), some / sd**2 - power * np.asarray(slope.to_vector())[
-            places
-        ]
+    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+        log_likelihood, gradient = _likelihood_gradient(problem, moments, log_scales[:, chosen], with_new(values))
+        minus_log_density = 0.5 * ((values / sd) ** 2).sum() - power * float(log_likelihood)
+        return minus_log_density, values / sd**2 - power * np.asarray(gradient.to_vector())[free]
 
-    return with_new(optimize.minimize(slope_of, np.zeros(len(places)), jac=True, method="L-BFGS-B").x)
+    return with_new(optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B").x)
 
 
-@partial(jax.jit, static_argnums=0)
+@program("problem")
 def _likelihood_gradient(
     problem: Problem, moments: Moments, log_scales: Array, ratios: VarianceRatios
 ) -> tuple[Array, VarianceRatios]:
+    """Compute the log likelihood of all features and its gradient by the ratios."""
+
     def total(ratios):
         statistics = problem.likelihood.weighted(ratios, moments)
         return problem.likelihood.log_likelihood(statistics, log_scales).sum()

@@ -1,17 +1,19 @@
 """The collapsed likelihood: every effect integrated out, a few log-scales left, many features at once.
 
-With y standardized, effects u ~ Normal(0, D) and noise precision w[c] in noise class c,
+This is the fast path of :mod:`bayesharm.likelihood.definition`, whose lines the comments name. It makes the same numbers
+from sums of products instead of scans. A is a bordered block-diagonal (arrowhead) matrix: with d the dense effects and E the
+diagonal block of the eliminated ones,
 
-    A = Σ_c w[c] X_cᵀX_c + D⁻¹,   b = Σ_c w[c] X_cᵀy_c,
-    −2 log p(y | scales) = Σ_c w[c] y_cᵀy_c − bᵀA⁻¹b + log|A| + log|D| − Σ_c n_c log w[c] + N log 2π
+    A = [ A_dd  Cᵀ ]        S = A_dd − Cᵀ E⁻¹ C   (Schur complement of E),   |A| = |E| |S|,
+        [ C     E  ],       bᵀA⁻¹b = b_eᵀ E⁻¹ b_e + rᵀ S⁻¹ r,   r = b_d − Cᵀ E⁻¹ b_e.
 
-(Searle, Casella & McCulloch, *Variance Components*, 1992, ch. 6). The eliminated columns make a diagonal
-block of A; its Schur complement is a small dense matrix for each feature. The feature axis is always last.
+S is a small dense matrix for each feature, although A has a row for every repeat-scanned participant. The noise precision
+of their scans is w / lambda, and lambda does not depend on the feature: the sums are weighted by 1 / lambda once for all
+scales, and equivalent columns are added up. The feature axis is always last.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -19,35 +21,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.algorithms.linalg import positions, solve
-from bayesharm.likelihood.layout import Plan
+from bayesharm.algorithms.linalg import positions, solve, unpack
+from bayesharm.likelihood.grams import Grams, compute_grams
+from bayesharm.likelihood.layout import EffectEntries, IndexLayout, lay_out
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.design import FIXED
+from bayesharm.model.design import FIXED, Design
 
 Array = jax.Array
-FEW_PAIRS = 16  # of a group
+MAX_ONE_HOT = 2**16  # entries of a matrix of zeros and ones; larger sums are scattered additions, without such a matrix
 
 
 class SharedTerms(NamedTuple):
-    """What all features share once the noise ratio is known (a JAX pytree)."""
+    """Weighted sums that all features share (a JAX pytree)."""
 
-    variance_ratio: Array  # (merged class,) lambda of each class; 1 for the repeated one
-    gram: Array  # (packed, merged class)
+    noise_ratio: Array  # (merged class,) lambda of each class; 1 for repeat-scanned participants
+    dense_gram: Array  # (packed, merged class)
     outer: Array  # (packed, group) symmetrized products of cross moments, added up over pairs
-    cross: Array  # (eliminated entry, dense)
-    squares: Array  # (kind entry,)
-    size: Array  # (dense, then kind) kappa of each column; 1 of those without
-    log_ratio: Array  # () sum over repeated scans of log lambda
+    cross_gram: Array  # (merged entry, dense)
+    squares: Array  # (class entry,)
+    bias_ratio: Array  # (dense, then column class) kappa of each column; 1 for columns without kappa
+    log_noise_ratio: Array  # () sum of log lambda over scans of repeat-scanned participants
 
 
 class FeatureTerms(NamedTuple):
-    """What each feature adds once the noise ratio is known; feature axis last (a JAX pytree)."""
+    """Weighted sums of each feature; feature axis last (a JAX pytree)."""
 
-    dense: Array  # (dense entry, feature)
-    cross: Array  # (large group, dense, feature) symmetrized products of cross moments and eliminated ones, added up
-    entries: Array  # (entry of a small kind, feature) eliminated ones, for which these are made each time
-    eliminated: Array  # (group, feature) products of eliminated ones, added up over pairs
+    dense: Array  # (merged dense entry, feature)
+    cross: Array  # (large group, dense, feature) symmetrized products of cross moments and Xᵀy, added up over pairs
+    entries: Array  # (small entry, feature) Xᵀy, where these products are made each time
+    eliminated: Array  # (group, feature) products of Xᵀy, added up over pairs
     squares: Array  # (merged class, feature)
 
 
@@ -63,113 +66,124 @@ class WeightedStatistics(NamedTuple):
     shared: SharedTerms
     by_feature: FeatureTerms
 
-
-class Normal(NamedTuple):
-    """The Gaussian of all effects of each feature given its scales, factored; feature axis last."""
-
-    schur: Array  # (packed, feature) precision of the dense effects, the eliminated ones integrated out
-    rhs: Array  # (dense, feature)
-    pivot: Array  # (kind, feature) conditional precision of the eliminated effects
-    coefficient: Array  # (group, feature) of products of the eliminated entries
-    precision: Array  # (merged class, feature) of the noise
-    prior: Array  # (dense, then kind, feature) prior precision
+    def tile(self, n: int) -> WeightedStatistics:
+        """Repeat the features `n` times, one set after another, to evaluate `n` draws of the scales at once."""
+        return self._replace(by_feature=jax.tree.map(lambda leaf: jnp.tile(leaf, n), self.by_feature))
 
 
-@dataclass(frozen=True, eq=False)
+class NormalEquations(NamedTuple):
+    """The normal equations of each feature, the eliminated effects removed; feature axis last."""
+
+    schur: Array  # (packed, feature) S: precision of the dense effects
+    rhs: Array  # (dense, feature) r
+    pivot: Array  # (column class, feature) diagonal of E: precision of the eliminated effects given the dense ones
+    coefficient: Array  # (group, feature) w w' / pivot, the factor of products of two eliminated entries
+    precision: Array  # (merged class, feature) w
+    prior: Array  # (dense, then column class, feature) diagonal of D⁻¹
+
+
+class ConditionedEffects(NamedTuple):
+    """The Gaussian posterior of all effects given the scales, in the terms that differ between scales; feature axis last.
+
+    An eliminated effect is a sum over its entries of ``gain · (Xᵀy − XᵀX_d d)``, plus independent noise of its residual
+    variance. :class:`EffectEntries` says which gain and which variance; number 0 of each is that of the dense effects.
+    """
+
+    dense_mean: Array  # (dense, feature)
+    dense_covariance: Array  # (dense, dense, feature)
+    gain: Array  # (1 + class entry, feature) w / pivot, after 1
+    gain_product: Array  # (1 + group, feature) products of two gains, after 1
+    residual_variance: Array  # (1 + column class, feature) 1 / pivot, after 0
+    prior_variance: Array  # (dense, then column class, feature)
+
+
 class CollapsedLikelihood:
     """The likelihood of a design with all effects integrated out, for many features at once.
 
-    Attributes
+    Parameters
     ----------
-    plan : Plan
-        Index arrays of the design.
+    design : Design
+    grams : Grams, optional
+        XᵀX of each noise class, where the design itself does not have all scans
+        (:class:`~bayesharm.likelihood.sufficient_statistics.SufficientStatistics`).
+    class_size : (class,) int array, optional
+        Numbers of scans, likewise.
     """
 
-    plan: Plan
+    def __init__(self, design: Design, grams: Grams | None = None, class_size: np.ndarray | None = None) -> None:
+        class_size = design.class_size if class_size is None else class_size
+        self._layout: IndexLayout = lay_out(design, grams or compute_grams(design), class_size)
+
+    @property
+    def n_dense(self) -> int:
+        """Number of effects that are not eliminated."""
+        return self._layout.n_dense
+
+    @property
+    def n_eliminated(self) -> int:
+        """Number of eliminated effects."""
+        return len(self._layout.column_classes.of_column)
+
+    @property
+    def n_column_classes(self) -> int:
+        """Number of classes of equivalent eliminated columns: the work for each feature grows with it."""
+        return len(self._layout.column_classes.first)
+
+    @property
+    def scans_per_scanner(self) -> np.ndarray:
+        """Number of scans of each scanner, (scanner,)."""
+        layout = self._layout
+        return np.bincount(layout.class_scanner, weights=layout.class_size, minlength=layout.n_scanners)
+
+    @property
+    def effect_entries(self) -> EffectEntries:
+        """Index arrays that make all effects of :class:`ConditionedEffects`."""
+        return self._layout.effect_entries()
 
     def weighted(self, ratios: VarianceRatios, moments: Moments) -> WeightedStatistics:
-        """Weigh the sums of products by the noise ratios, and add up equivalent ones, once for all scales.
+        """Weight the sums of products by 1 / lambda and add up equivalent ones, once for all scales.
 
         Parameters
         ----------
         ratios : VarianceRatios
         moments : Moments
         """
-        plan = self.plan
-        if ratios.log_noise.shape != (plan.n_scanners,):
-            raise ValueError(f"ratios of shape {ratios.log_noise.shape} for {plan.n_scanners} scanners")
-        layout, dtype = plan.layout, ratios.log_noise.dtype
-        weight = _weight(plan, ratios)
-        row, column, _ = positions(layout.dense_gram.shape[1])
-        over_classes = partial(segment_sum, plan.merged, plan.n_merged)
+        layout = self._layout
+        if ratios.log_noise.shape != (layout.n_scanners,):
+            raise ValueError(f"ratios of shape {ratios.log_noise.shape} for {layout.n_scanners} scanners")
+        dtype, weight = ratios.log_noise.dtype, _weight(layout, ratios)
         cross, eliminated = self.eliminated_products(ratios, moments)
-        squares = segment_sum(
-            plan.eliminated[2],
-            len(cross),
-            (weight[layout.eliminated.classes] * layout.eliminated_gram.astype(dtype))[:, None],
-        )[:, 0]
+        shared = _shared_terms(layout, ratios, weight, cross)
 
-        bias = plan.column_bias[_columns(plan)]
-        i, j, group, example = plan.pairs
-        over_pairs = partial(segment_sum, group, len(example))
-        other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
-        dense = plan.layout.dense
-        shared = SharedTerms(
-            variance_ratio=jnp.ones(plan.n_merged, dtype)
-            .at[plan.merged[plan.once]]
-            .set(jnp.exp(ratios.log_noise[plan.scanner[plan.once]])),
-            gram=over_classes(weight[:, None] * layout.dense_gram[:, row, column].astype(dtype)).T,
-            outer=over_pairs(cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]).T,
-            cross=cross,
-            squares=squares[plan.kinds.entries],
-            size=jnp.where(bias >= 0, jnp.exp(ratios.log_bias[np.maximum(bias, 0)]), 1.0).astype(dtype),
-            log_ratio=jnp.sum(jnp.where(plan.once, 0.0, plan.size * ratios.log_noise[plan.scanner])).astype(dtype),
-        )
-        large, small = _by_size(plan)
-        many = np.flatnonzero(np.isin(group, large))
-        place = np.searchsorted(large, group[many])
-        one, two, twice = i[many], j[many], other[many]
+        i, j, group, example = layout.pairs
+        other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]  # a pair of two entries stands for two products
+        large, small = layout.split_groups()
+        in_large = np.flatnonzero(np.isin(group, large))
+        position = np.searchsorted(large, group[in_large])
+        first, second, twice = i[in_large], j[in_large], other[in_large]
         by_dense = jax.lax.map(
             lambda column: segment_sum(
-                place, len(large), column[one, None] * eliminated[two] + twice * column[two, None] * eliminated[one]
+                position,
+                len(large),
+                column[first, None] * eliminated[second] + twice * column[second, None] * eliminated[first],
             ),
             cross.T,
         )
         by_feature = FeatureTerms(
             dense=segment_sum(
-                plan.dense[2], len(plan.dense[0]), weight[dense.classes][:, None] * jnp.asarray(moments.dense, dtype)
+                layout.dense.merged,
+                len(layout.dense.classes),
+                weight[layout.grams.dense.classes][:, None] * jnp.asarray(moments.dense, dtype),
             ),
             cross=jnp.swapaxes(by_dense, 0, 1),
             entries=eliminated[small.entries],
-            eliminated=over_pairs((1 + other) * eliminated[i] * eliminated[j]),
-            squares=over_classes(weight[:, None] * jnp.asarray(moments.squares, dtype)),
+            eliminated=segment_sum(group, len(example), (1 + other) * eliminated[i] * eliminated[j]),
+            squares=segment_sum(layout.merged_class, layout.n_merged, weight[:, None] * jnp.asarray(moments.squares, dtype)),
         )
         return WeightedStatistics(shared, by_feature)
 
     def log_likelihood(self, statistics: WeightedStatistics, log_scales: Array) -> Array:
-        """log p(feature | scales), all effects integrated out.
-
-        Returns
-        -------
-        (feature,) array
-            For standardized features.
-        """
-        plan, (constants, moments) = self.plan, statistics
-        normal = self.normal_equations(statistics, log_scales)
-        _, _, log_det, quadratic = solve(normal.schur, normal.rhs)
-        dtype, n_dense = log_scales.dtype, constants.cross.shape[1]
-        n_alike = np.bincount(plan.kinds.of_column, minlength=len(plan.kinds.first)).astype(dtype)
-        log_det += n_alike @ (jnp.log(normal.pivot) - jnp.log(normal.prior[n_dense:])) + constants.log_ratio
-        log_det -= jnp.log(normal.prior[:n_dense]).sum(0)
-        size = np.bincount(plan.merged, weights=plan.size, minlength=plan.n_merged).astype(dtype)
-        log_det -= size @ jnp.log(normal.precision)
-        quadratic = (
-            (normal.precision * moments.squares).sum(0) - (normal.coefficient * moments.eliminated).sum(0) - quadratic
-        )
-        return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
-
-    def normal_equations(self, statistics: WeightedStatistics, log_scales: Array) -> Normal:
-        """Assemble the normal equations and eliminate the diagonal block.
+        """log p(feature | scales), all effects integrated out (line 6).
 
         Parameters
         ----------
@@ -177,95 +191,126 @@ class CollapsedLikelihood:
             From :meth:`weighted`.
         log_scales : (scale, feature) array
             Natural logarithms of the scales of the standardized features, noise first.
+
+        Returns
+        -------
+        (feature,) array
+            For standardized features.
         """
-        plan, (constants, moments), dtype = self.plan, statistics, log_scales.dtype
-        variance = jnp.exp(2 * log_scales)
-        once = np.zeros(plan.n_merged)
-        once[plan.merged[plan.once]] = 1.0
-        ratio = constants.variance_ratio[:, None]
-        w = 1 / (variance[0] * ratio + jnp.asarray(once, dtype)[:, None] * variance[plan.single_scan_scale])
-        n_dense = constants.cross.shape[1]
-        columns = _columns(plan)
-        scale, fixed = plan.column_scale[columns], (plan.column_sd[columns] ** -2.0).astype(dtype)
-        prior = jnp.where((scale != FIXED)[:, None], 1 / variance[np.maximum(scale, 0)], fixed[:, None])
-        prior /= constants.size[:, None]
+        layout, (shared, by_feature) = self._layout, statistics
+        normal = self._normal_equations(statistics, log_scales)
+        _, _, log_det, quadratic = solve(normal.schur, normal.rhs)  # log|S| and rᵀS⁻¹r
+        dtype, n_dense = log_scales.dtype, layout.n_dense
+        n_equivalent = np.bincount(layout.column_classes.of_column, minlength=self.n_column_classes).astype(dtype)
+        log_det += n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior[n_dense:])) + shared.log_noise_ratio
+        log_det -= jnp.log(normal.prior[:n_dense]).sum(0)
+        size = np.bincount(layout.merged_class, weights=layout.class_size, minlength=layout.n_merged).astype(dtype)
+        log_det -= size @ jnp.log(normal.precision)
+        quadratic = (
+            (normal.precision * by_feature.squares).sum(0) - (normal.coefficient * by_feature.eliminated).sum(0) - quadratic
+        )
+        return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
 
-        classes, elsewhere, _ = plan.eliminated
-        kind = plan.kinds.of_column[elsewhere]  # of each entry
-        some = plan.kinds.entries
-        to_kind = _one_hot(kind[some], len(plan.kinds.first), dtype)
-        pivot = prior[n_dense:] + to_kind @ (w[classes[some]] * constants.squares[:, None])
-        i, j = plan.pairs.first[plan.pairs.example], plan.pairs.second[plan.pairs.example]
-        coefficient = w[classes[i]] * w[classes[j]] / pivot[kind[i]]
-        schur = constants.gram @ w - constants.outer @ coefficient
-        schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
-        rhs = _one_hot(plan.dense[1], n_dense, dtype) @ (w[plan.dense[0]] * moments.dense)
-        large, small = _by_size(plan)
-        rhs -= jnp.einsum("grf,gf->rf", moments.cross, coefficient[large])
-        product = coefficient[small.own] * moments.entries
-        if len(small.group):
-            mixed = coefficient[small.group]
-            product += segment_sum(small.first, len(product), mixed * moments.entries[small.second])
-            product += segment_sum(small.second, len(product), mixed * moments.entries[small.first])
-        rhs -= constants.cross[small.entries].T @ product
-        return Normal(schur, rhs, pivot, coefficient, w, prior)
-
-    def eliminated_products(self, ratios: VarianceRatios, moments: Moments) -> tuple[Array, Array]:
-        """Products of eliminated columns with dense ones (entry, dense) and with features (entry, feature), weighted."""
-        plan = self.plan
-        entries, dtype = plan.layout.eliminated, ratios.log_noise.dtype
-        weight = _weight(plan, ratios)[entries.classes][:, None]
-        spread = partial(segment_sum, plan.eliminated[2], len(plan.eliminated[0]))
-        return (
-            spread(weight * plan.layout.cross_gram.astype(dtype)),
-            spread(weight * jnp.asarray(moments.eliminated, dtype)),
+    def condition(self, statistics: WeightedStatistics, log_scales: Array) -> ConditionedEffects:
+        """Condition all effects on the features, given the scales (line 5); parameters as for :meth:`log_likelihood`."""
+        layout, normal = self._layout, self._normal_equations(statistics, log_scales)
+        solution = solve(normal.schur, normal.rhs)
+        classes, column_class = layout.eliminated.classes, layout.column_classes.of_column[layout.eliminated.columns]
+        entries, example = layout.column_classes.entries, layout.pairs.first[layout.pairs.example]
+        one = jnp.ones_like(log_scales[:1])
+        return ConditionedEffects(
+            solution.x,
+            unpack(solution.inverse),
+            jnp.concatenate([one, normal.precision[classes[entries]] / normal.pivot[column_class[entries]]]),
+            jnp.concatenate([one, normal.coefficient / normal.pivot[column_class[example]]]),
+            jnp.concatenate([0 * one, 1 / normal.pivot]),
+            1 / normal.prior,
         )
 
+    def eliminated_products(self, ratios: VarianceRatios, moments: Moments) -> tuple[Array, Array]:
+        """XᵀX_d, (merged entry, dense), and Xᵀy, (merged entry, feature), of the eliminated columns, times 1 / lambda."""
+        layout, dtype = self._layout, ratios.log_noise.dtype
+        weight = _weight(layout, ratios)[layout.grams.eliminated.classes][:, None]
+        merge = partial(segment_sum, layout.eliminated.merged, len(layout.eliminated.classes))
+        return (
+            merge(weight * layout.grams.cross_gram.astype(dtype)),
+            merge(weight * jnp.asarray(moments.eliminated, dtype)),
+        )
 
-def _weight(plan: Plan, ratios: VarianceRatios) -> Array:
-    return jnp.where(plan.once, 1.0, jnp.exp(-ratios.log_noise[plan.scanner])).astype(ratios.log_noise.dtype)
+    def _normal_equations(self, statistics: WeightedStatistics, log_scales: Array) -> NormalEquations:
+        """Assemble A and b (lines 1 to 4) and eliminate the diagonal block."""
+        layout, (shared, by_feature), dtype = self._layout, statistics, log_scales.dtype
+        variance = jnp.exp(2 * log_scales)
+        noise = variance[0] * shared.noise_ratio[:, None]
+        w = 1 / (
+            noise + jnp.asarray(layout.single_scan_merged, dtype)[:, None] * variance[layout.single_scan_scale]
+        )  # line 2
+        n_dense, columns = layout.n_dense, layout.representatives
+        scale, fixed = layout.column_scale[columns], (layout.column_sd[columns] ** -2.0).astype(dtype)
+        prior = jnp.where((scale != FIXED)[:, None], 1 / variance[np.maximum(scale, 0)], fixed[:, None])
+        prior /= shared.bias_ratio[:, None]  # line 1
+
+        # line 3: E, then S
+        classes = layout.eliminated.classes
+        column_class = layout.column_classes.of_column[layout.eliminated.columns]  # of each entry
+        entries = layout.column_classes.entries
+        to_class = _one_hot(column_class[entries], self.n_column_classes, dtype)
+        pivot = prior[n_dense:] + to_class @ (w[classes[entries]] * shared.squares[:, None])
+        i, j = layout.pairs.first[layout.pairs.example], layout.pairs.second[layout.pairs.example]
+        coefficient = w[classes[i]] * w[classes[j]] / pivot[column_class[i]]
+        schur = shared.dense_gram @ w - shared.outer @ coefficient
+        schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
+
+        # line 4: b_d, then r
+        rhs = _one_hot(layout.dense.columns, n_dense, dtype) @ (w[layout.dense.classes] * by_feature.dense)
+        large, small = layout.split_groups()
+        rhs -= jnp.einsum("grf,gf->rf", by_feature.cross, coefficient[large])
+        product = coefficient[small.with_itself] * by_feature.entries
+        if len(small.group):
+            of_two = coefficient[small.group]
+            product += segment_sum(small.first, len(product), of_two * by_feature.entries[small.second])
+            product += segment_sum(small.second, len(product), of_two * by_feature.entries[small.first])
+        rhs -= shared.cross_gram[small.entries].T @ product
+        return NormalEquations(schur, rhs, pivot, coefficient, w, prior)
 
 
-def _columns(plan: Plan) -> np.ndarray:
-    """Dense columns, and one of each kind of the eliminated ones."""
-    n_dense = plan.layout.dense_gram.shape[1]
-    return np.concatenate([np.arange(n_dense), n_dense + plan.kinds.first])
+def _shared_terms(layout: IndexLayout, ratios: VarianceRatios, weight: Array, cross: Array) -> SharedTerms:
+    grams, dtype = layout.grams, ratios.log_noise.dtype
+    row, column, _ = positions(layout.n_dense)
+    squares = segment_sum(
+        layout.eliminated.merged,
+        len(cross),
+        (weight[grams.eliminated.classes] * grams.eliminated_gram.astype(dtype))[:, None],
+    )[:, 0]
+    scanner = layout.column_scanner[layout.representatives]
+    i, j, group, example = layout.pairs
+    other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
+    outer = cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]
+    single_scan, log_noise = layout.class_single_scan, ratios.log_noise[layout.class_scanner]
+    return SharedTerms(
+        noise_ratio=jnp.ones(layout.n_merged, dtype)
+        .at[layout.merged_class[single_scan]]
+        .set(jnp.exp(ratios.log_noise[layout.class_scanner[single_scan]])),
+        dense_gram=segment_sum(
+            layout.merged_class, layout.n_merged, weight[:, None] * grams.dense_gram[:, row, column].astype(dtype)
+        ).T,
+        outer=segment_sum(group, len(example), outer).T,
+        cross_gram=cross,
+        squares=squares[layout.column_classes.entries],
+        bias_ratio=jnp.where(scanner >= 0, jnp.exp(ratios.log_bias[np.maximum(scanner, 0)]), 1.0).astype(dtype),
+        log_noise_ratio=jnp.sum(jnp.where(single_scan, 0.0, layout.class_size * log_noise)).astype(dtype),
+    )
 
 
-class Small(NamedTuple):
-    """Entries of kinds of few columns.
-
-    Attributes
-    ----------
-    entries : (small entry,) int array
-    own : (small entry,) int array
-        Group of the pair of each with itself.
-    first, second, group : (small pair,) int arrays
-        Other pairs, as places in `entries`, and their groups.
-    """
-
-    entries: np.ndarray
-    own: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    group: np.ndarray
-
-
-def _by_size(plan: Plan) -> tuple[np.ndarray, Small]:
-    """Groups of so many pairs that a sum over them for each dense column takes less than the pairs; entries of others."""
-    i, j, group, example = plan.pairs
-    large = np.bincount(group, minlength=len(example)) > FEW_PAIRS
-    few = ~large[group]
-    alone, mixed = few & (i == j), few & (i != j)
-    order = np.argsort(i[alone], kind="stable")  # every entry makes one pair with itself
-    entries, own = i[alone][order], group[alone][order]
-    first, second = (np.searchsorted(entries, part[mixed]).astype(np.int32) for part in (i, j))
-    return np.flatnonzero(large), Small(entries, own, first, second, group[mixed])
+def _weight(layout: IndexLayout, ratios: VarianceRatios) -> Array:
+    """1 / lambda of each noise class, or 1 where lambda does not multiply the whole noise variance, (class,)."""
+    weight = jnp.where(layout.class_single_scan, 1.0, jnp.exp(-ratios.log_noise[layout.class_scanner]))
+    return weight.astype(ratios.log_noise.dtype)
 
 
 def segment_sum(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
     """Sums of rows that have the same index, (row, …) -> (n, …)."""
-    if len(index) * n > 2**16:
+    if len(index) * n > MAX_ONE_HOT:
         return jax.ops.segment_sum(jnp.asarray(values), index, n)
     return _one_hot(index, n, values.dtype) @ values
 

@@ -1,4 +1,4 @@
-"""New scans and the statistics of old ones, in the columns of one design."""
+"""Merge new scans with the sufficient statistics of old ones, in the columns of one design."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from scipy import sparse
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import to_labels
-from bayesharm.likelihood.layout import Entries, arrange_layout
+from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import NAMELESS, SufficientStatistics, unique_scan_patterns, with_covariates
-from bayesharm.model.design import Design, build_design, restrict_design
-from bayesharm.model.terms import levels_by
+from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
+from bayesharm.model.design import FIXED, Design, build_design, restrict_design
 
 
-class Joined(NamedTuple):
-    """New scans under the columns of a design that has those of the old scans too.
+class AlignedScans(NamedTuple):
+    """New scans in the columns of a design that also has those of the old scans.
 
     Attributes
     ----------
-    old : Statistics
-        Of the old scans under these columns.
+    old : SufficientStatistics
+        Of the old scans, in these columns.
     matrix : (scan, column) sparse array
         Of the new scans.
     classes : (scan,) int array
         Their noise classes.
     rows : (scan,) int array
-        Their places in the table; the model may not use all.
+        Their rows in the table; the model may not use all rows.
     scans : DataFrame
-        All rows of the table, with the columns of the old one.
+        All rows of the table, with the table columns of the old scans.
     notes : tuple of str
     """
 
@@ -46,83 +45,84 @@ class Joined(NamedTuple):
     notes: tuple[str, ...]
 
 
-def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> Joined:
-    """Lay new scans out with the old ones, without learning from them.
+def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> AlignedScans:
+    """Align new scans with the columns of the old ones; the features of the new scans are not used.
 
-    New scanners, people and populations make new columns. A scale that the fit does not know can have none: populations of a
-    diagnosis whose sampling bias was not in the fit stay part of its disorder effect. People scanned repeatedly on one
-    scanner who travel now are travelers, whose old scans leave their population too.
+    New scanners, participants and populations add columns. A column needs a scale of the fit: the sampling bias of a
+    diagnosis that had none in the fit stays part of its disorder effect. A participant who was scanned repeatedly on one
+    scanner, and on another one since, becomes a traveler; the old scans then leave their population too.
 
     Parameters
     ----------
-    old : Statistics
+    old : SufficientStatistics
     scans : DataFrame
         Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
 
     Raises
     ------
     InputError
-        A column of the old scans is missing or has no values, or the new scans are of a kind that the model knows nothing
-        about.
+        A column of the old scans is missing or has no values, or the new scans have a diagnosis that the fit did not have.
     """
-    scans, covariates, n_old = _complete(scans, old), old.design.covariates, len(old.kinds)
-    kinds = with_covariates(old.kinds, covariates).assign(traveling=old.kinds.get("traveling", False))
-    both = build_design(pd.concat([kinds, scans], ignore_index=True), old.design.spec, covariates)
-    design, notes = _only_known(both, old, n_old)
-    new = design.rows >= n_old
+    scans, covariates, n_old = _complete(scans, old), old.design.covariates, len(old.patterns)
+    patterns = with_covariates(old.patterns, covariates).assign(traveling=old.patterns.get("traveling", False))
+    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, covariates)
+    design, notes = _drop_unknown(both, old, n_old)
+    is_new = design.rows >= n_old
     n_classes, n_features = len(design.class_scanner), old.moments.squares.shape[1]
-    nothing = [(sparse.csr_array((0, len(design.columns))), np.empty((0, n_features)))] * n_classes
-    rearranged = _combine(old, design, _place_columns(old, design), nothing)
-    return Joined(rearranged, design.matrix[new], design.scan_class[new], design.rows[new] - n_old, scans, notes)
+    no_scans = [(sparse.csr_array((0, len(design.columns))), np.empty((0, n_features)))] * n_classes
+    aligned = _combine(old, design, _place_columns(old, design), no_scans)
+    rows = design.rows[is_new] - n_old
+    return AlignedScans(aligned, design.matrix[is_new], design.scan_class[is_new], rows, scans, notes)
 
 
 def append_scans(
     old: SufficientStatistics, dataset: Dataset, values: np.ndarray
 ) -> tuple[SufficientStatistics, tuple[str, ...]]:
-    """Statistics of the old scans and of new ones together.
+    """Add new scans to the statistics of old ones.
 
     Parameters
     ----------
-    old : Statistics
+    old : SufficientStatistics
     dataset : Dataset
         The new scans.
     values : (scan, feature) array
-        Standardized as the old ones.
+        Standardized with the center and sd of the old scans.
 
     Returns
     -------
-    Statistics
+    SufficientStatistics
     notes : tuple of str
 
     Raises
     ------
     InputError
-        As :func:`align_new_scans`.
+        As for :func:`align_new_scans`.
     """
-    joined = align_new_scans(old, dataset.scans)
-    design, values = joined.old.design, values[joined.rows]
-    parts = [(joined.matrix[joined.classes == c], values[joined.classes == c]) for c in range(len(design.class_scanner))]
-    kinds = old.kinds.assign(traveling=old.kinds.get("traveling", False))
-    kinds = unique_scan_patterns(pd.concat([kinds, joined.scans.iloc[joined.rows]], ignore_index=True), design.spec)
-    both = _combine(joined.old, design, sparse.eye_array(len(design.columns), format="csr"), parts)
-    return replace(both, kinds=kinds), joined.notes
+    aligned = align_new_scans(old, dataset.scans)
+    design, values = aligned.old.design, values[aligned.rows]
+    in_class = [aligned.classes == c for c in range(len(design.class_scanner))]
+    by_class = [(aligned.matrix[mask], values[mask]) for mask in in_class]
+    patterns = old.patterns.assign(traveling=old.patterns.get("traveling", False))
+    patterns = pd.concat([patterns, aligned.scans.iloc[aligned.rows]], ignore_index=True)
+    both = _combine(aligned.old, design, sparse.eye_array(len(design.columns), format="csr"), by_class)
+    return replace(both, patterns=unique_scan_patterns(patterns, design.spec)), aligned.notes
 
 
 def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
-    """The new scans with the columns of the old ones, and no others.
+    """The new scans with the table columns of the old ones, and no others.
 
     Raises
     ------
     InputError
-        One is missing, or has no values.
+        A column is missing, or has no values.
     """
-    names = [name for name in old.kinds if name != "traveling"]
+    names = [name for name in old.patterns if name != "traveling"]
     wanted = ["scan_id", *names, *dict.fromkeys(covariate.name for covariate in old.design.covariates)]
     if missing := [name for name in wanted if name not in scans]:
         raise InputError(
             f"The new scans have no {shorten(missing)}.",
             got=f"columns {shorten(scans.columns, 30)}",
-            expected="the columns that the fit used",
+            expected="the table columns of the fit",
             do="add them",
         )
     for name in names:
@@ -130,20 +130,20 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
             raise InputError(
                 f"The new scans do not all have a {name}.",
                 got=f"none for scans {shorten(scans['scan_id'][empty])}",
-                expected="a value for every scan: a model cannot learn from them, or predict them, otherwise",
+                expected="a value for every scan, without which the model can neither use nor predict a scan",
                 do="complete the column, or leave these scans out",
             )
-    factors = {family.grouping: _as_known(scans[family.grouping], old.kinds[family.grouping])
+    factors = {family.grouping: _write_as_in_fit(scans[family.grouping], old.patterns[family.grouping])
                for family in old.design.spec.factors if family.grouping in names}  # fmt: skip
     traveling = scans["traveling"] if "traveling" in scans else False
     scans = scans[wanted].assign(traveling=traveling, **factors)
-    if not old.design.single_scan_scale:  # nobody has a participant effect
-        scans["participant_id"] = [f"new {NAMELESS.format(k)}" for k in range(len(scans))]
+    if not old.design.single_scan_scale:  # the model has no participant effects
+        scans["participant_id"] = [f"new {ANONYMOUS.format(k)}" for k in range(len(scans))]
     return scans
 
 
-def _as_known(values: pd.Series, known: pd.Series) -> np.ndarray:
-    """Labels of a protocol factor; numbers are written as in the fit (3 as 3.0, where 1.5 was there too)."""
+def _write_as_in_fit(values: pd.Series, known: pd.Series) -> np.ndarray:
+    """Labels of a protocol factor; numbers are written as in the fit (3 as 3.0, if the fit also had 1.5)."""
     labels = to_labels(values)[0].astype(object)
     if not pd.api.types.is_numeric_dtype(values):
         return labels
@@ -152,124 +152,130 @@ def _as_known(values: pd.Series, known: pd.Series) -> np.ndarray:
     return np.array([numbers.get(number, label) for number, label in zip(values, labels, strict=True)], object)
 
 
-def _only_known(design: Design, old: SufficientStatistics, n_old: int) -> tuple[Design, tuple[str, ...]]:
-    """Without columns that have a scale which the old design has not, or that old scans did not have.
+def _drop_unknown(design: Design, old: SufficientStatistics, n_old: int) -> tuple[Design, tuple[str, ...]]:
+    """Drop new columns that have no scale in the old design, or that change the effects of old scans.
 
     Raises
     ------
     InputError
-        Diagnoses are among them: their people are not like those of the reference.
+        A disorder effect is among them: it cannot be dropped, since patients are not like people of the reference.
     """
-    scales = np.array([*design.scales, "none"], object)[design.column_scale]
-    new = ~np.isin(design.columns, old.design.columns)
+    known, known_scales = set(old.design.columns), set(old.design.scales)
+    new = np.array([column not in known for column in design.columns])
+    has_scale = np.array([k == FIXED or design.scales[k] in known_scales for k in design.column_scale])
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
-    drop = new & (touches | ~np.isin(scales, ["none", *old.design.scales]))
-    names = [design.columns[k] for k in np.flatnonzero(drop)]
+    drop = new & (touches | ~has_scale)
+    labels = np.array(design.column_labels, object)
     by_diagnosis = [family.name for family in design.spec.families if family.grouping == "diagnosis"]
-    if unknown := [name for name in names if name.partition(":")[0] in by_diagnosis]:
+    if len(unknown := labels[drop & np.isin(design.families, by_diagnosis)]):
         raise InputError(
-            "Some new scans are of people with a diagnosis, and the fit had none of these.",
+            "Some new scans have a diagnosis that the fit did not have.",
             got=f"effects {shorten(unknown)}",
-            expected=f"people of the reference, {design.spec.reference!r}, since the fit had no others",
+            expected=f"scans of the reference diagnosis, {design.spec.reference!r}, since the fit had no other",
             do="leave these scans out, or fit again with them",
         )
-    notes = (f"Without effects of their own, since the fit had none of the kind: {', '.join(names)}.",) if names else ()
+    names = ", ".join(labels[drop])
+    notes = (f"Not estimated, since the fit had no such effects: {names}.",) if names else ()
     return restrict_design(design, ~drop, old.design.scales, old.design.scale_medians), notes
 
 
 def _place_columns(old: SufficientStatistics, design: Design) -> sparse.csr_array:
-    """Old columns in those of a design that has their scans too, (old column, column).
+    """Old columns as sums of the new ones, (old column, column).
 
-    Who has become a traveler leaves a population: what the column of the person has is taken from that of the population.
+    A participant who has become a traveler leaves a population: the sums of the participant's column are subtracted from
+    those of the population's column.
 
     Raises
     ------
     InputError
-        Somebody leaves several populations, so that sums do not tell which scans leave which.
+        A participant leaves several populations: the sums do not say which scans leave which.
     """
     shape = (len(old.design.columns), len(design.columns))
-    column = pd.Index(design.columns).get_indexer(pd.Index(old.design.columns))
-    there = np.flatnonzero(column >= 0)  # a population that all its people leave has no column any more
-    place = sparse.csr_array((np.ones(len(there)), (there, column[there])), shape=shape)
-    before, after = old.design.matrix, design.matrix[design.rows < len(old.kinds)]
-    kinds, populations = (before @ place != after).nonzero()
-    is_person = [levels_by(design.spec, name) == "participant" for name in old.design.families]
-    of_kind = (before @ sparse.diags_array(np.array(is_person, float))).argmax(1)  # the column of the person
-    moved = {(int(of_kind[kind]), int(population)) for kind, population in zip(kinds, populations, strict=True)}
+    position = {column: k for k, column in enumerate(design.columns)}
+    column = np.array([position.get(name, -1) for name in old.design.columns])
+    kept = np.flatnonzero(column >= 0)  # a population that all its participants leave has no column any more
+    place = sparse.csr_array((np.ones(len(kept)), (kept, column[kept])), shape=shape)
+    before, after = old.design.matrix, design.matrix[design.rows < len(old.patterns)]
+    patterns, populations = (before @ place != after).nonzero()
+    is_person = [design.spec.dimension_of(name) == "participant" for name in old.design.families]
+    person_of = (before @ sparse.diags_array(np.array(is_person, float))).argmax(1)  # participant column of each pattern
+    moved = {(int(person_of[k]), int(population)) for k, population in zip(patterns, populations, strict=True)}
     for person, population in moved:
-        if (of_kind == person).sum() > (of_kind[kinds[populations == population]] == person).sum():
+        if (person_of == person).sum() > (person_of[patterns[populations == population]] == person).sum():
             raise InputError(
-                "Somebody of the fit who had been scanned on one scanner, under several diagnoses, has traveled since.",
-                got=old.design.columns[person],
-                expected="new people, travelers of the fit, or people of one diagnosis",
-                do="leave this person out, or fit again with all scans",
+                "A participant who had been scanned on one scanner, under several diagnoses, has traveled since the fit.",
+                got=old.design.column_labels[person],
+                expected="new participants, travelers of the fit, or participants with one diagnosis",
+                do="leave this participant out, or fit again with all scans",
             )
     leaving = np.array(sorted(moved), int).reshape(-1, 2)
     return place - sparse.csr_array((np.ones(len(leaving)), leaving.T), shape=shape)
 
 
 def _combine(
-    old: SufficientStatistics, design: Design, place: sparse.csr_array, parts: Sequence[tuple[sparse.csr_array, np.ndarray]]
+    old: SufficientStatistics, design: Design, place: sparse.csr_array, new: Sequence[tuple[sparse.csr_array, np.ndarray]]
 ) -> SufficientStatistics:
-    """Old statistics under the columns of a design that has theirs too, and sums over new scans, class by class."""
-    own = {name: c for c, name in enumerate(_class_names(design))}
-    class_of = np.array([own[name] for name in _class_names(old.design)])
-    size = np.array([len(y) for _, y in parts])
-    squares = np.array([(y**2).sum(0) for _, y in parts])
-    grams = [x.T @ x for x, _ in parts]
+    """Old statistics in the columns of a design, plus sums over new scans: matrix and features of each noise class."""
+    number = {name: c for c, name in enumerate(_class_names(design))}
+    class_of = np.array([number[name] for name in _class_names(old.design)])
+    size = np.array([len(y) for _, y in new])
+    squares = np.array([(y**2).sum(0) for _, y in new])
+    grams = [x.T @ x for x, _ in new]
     for c, gram in zip(class_of, _full_grams(old), strict=True):
         grams[c] = grams[c] + place.T @ gram @ place
     np.add.at(size, class_of, old.size)
     np.add.at(squares, class_of, old.moments.squares)
-    layout = arrange_layout([gram.tocsr() for gram in grams], design.n_dense)
-    before = _all_products(old, class_of)
+    combined = arrange_grams([gram.tocsr() for gram in grams], design.n_dense)
+    old_products = _all_products(old, class_of)
     dense, eliminated = (
-        _products(Entries(entries.classes, entries.columns + offset), before, place, parts)
-        for entries, offset in ((layout.dense, 0), (layout.eliminated, design.n_dense))
+        _products(Entries(entries.classes, entries.columns + offset), old_products, place, new)
+        for entries, offset in ((combined.dense, 0), (combined.eliminated, design.n_dense))
     )
-    return SufficientStatistics(old.kinds, design, layout, size, Moments(dense, eliminated, squares))
+    return SufficientStatistics(old.patterns, design, combined, size, Moments(dense, eliminated, squares))
 
 
 def _all_products(old: SufficientStatistics, class_of: np.ndarray) -> tuple[Entries, np.ndarray]:
-    """Products of old columns and features, (entry, feature), under the new numbers of their classes."""
-    entries, offset = old.layout, old.design.n_dense
-    classes = class_of[np.concatenate([entries.dense.classes, entries.eliminated.classes])]
-    columns = np.concatenate([entries.dense.columns, offset + entries.eliminated.columns])
+    """Xᵀy of all old columns, (entry, feature), and their entries under the new numbers of the noise classes."""
+    grams, offset = old.grams, old.design.n_dense
+    classes = class_of[np.concatenate([grams.dense.classes, grams.eliminated.classes])]
+    columns = np.concatenate([grams.dense.columns, offset + grams.eliminated.columns])
     return Entries(classes, columns), np.concatenate([old.moments.dense, old.moments.eliminated])
 
 
 def _products(
     entries: Entries,
-    before: tuple[Entries, np.ndarray],
+    old: tuple[Entries, np.ndarray],
     place: sparse.csr_array,
-    parts: Sequence[tuple[sparse.csr_array, np.ndarray]],
+    new: Sequence[tuple[sparse.csr_array, np.ndarray]],
 ) -> np.ndarray:
-    """Products of columns and features, (entry, feature), of old scans and new ones."""
-    there, values = before
-    found = np.empty((len(entries.classes), values.shape[1]))
-    for c, (x, y) in enumerate(parts):
-        own, was = entries.classes == c, there.classes == c
-        columns = entries.columns[own]
-        found[own] = x[:, columns].T @ y + place[there.columns[was]][:, columns].T @ values[was]
-    return found
+    """Xᵀy over old and new scans, (entry, feature)."""
+    old_entries, old_values = old
+    products = np.empty((len(entries.classes), old_values.shape[1]))
+    for c, (x, y) in enumerate(new):
+        in_class, was_in_class = entries.classes == c, old_entries.classes == c
+        columns = entries.columns[in_class]
+        weights = place[old_entries.columns[was_in_class]][:, columns]
+        products[in_class] = x[:, columns].T @ y + weights.T @ old_values[was_in_class]
+    return products
 
 
 def _class_names(design: Design) -> list[tuple[str, bool]]:
-    return [(design.scanners[k], bool(once)) for k, once in zip(design.class_scanner, design.class_single_scan, strict=True)]
+    """Scanner of each noise class, and whether its participants have a single scan."""
+    is_single_scan = design.class_single_scan
+    return [(design.scanners[k], bool(single)) for k, single in zip(design.class_scanner, is_single_scan, strict=True)]
 
 
 def _full_grams(old: SufficientStatistics) -> list[sparse.csr_array]:
-    """Products of all columns within each class."""
-    n_dense, layout = old.design.n_dense, old.layout
+    """XᵀX of all columns within each noise class, (column, column)."""
+    n_dense, grams = old.design.n_dense, old.grams
     n = len(old.design.columns)
-    found = []
-    for c, dense in enumerate(layout.dense_gram):
-        own = layout.eliminated.classes == c
-        columns = n_dense + layout.eliminated.columns[own]
-        k, n_own = np.arange(own.sum()), int(own.sum())
-        spread = sparse.csr_array((np.ones(n_own), (columns, k)), shape=(n, n_own))
-        cross = spread @ sparse.csr_array(np.pad(layout.cross_gram[own], ((0, 0), (0, n - n_dense))))
-        diagonal = spread @ sparse.diags_array(layout.eliminated_gram[own]) @ spread.T
-        whole = sparse.csr_array(np.pad(dense, (0, n - n_dense)))
-        found.append((whole + cross + cross.T + diagonal).tocsr())
-    return found
+    by_class = []
+    for c, dense in enumerate(grams.dense_gram):
+        in_class = grams.eliminated.classes == c
+        columns, n_entries = n_dense + grams.eliminated.columns[in_class], int(in_class.sum())
+        spread = sparse.csr_array((np.ones(n_entries), (columns, np.arange(n_entries))), shape=(n, n_entries))
+        cross = spread @ sparse.csr_array(np.pad(grams.cross_gram[in_class], ((0, 0), (0, n - n_dense))))
+        diagonal = spread @ sparse.diags_array(grams.eliminated_gram[in_class]) @ spread.T
+        border = sparse.csr_array(np.pad(dense, (0, n - n_dense)))
+        by_class.append((border + cross + cross.T + diagonal).tocsr())
+    return by_class

@@ -1,7 +1,8 @@
-"""All that the likelihood needs from the scans, computed once: sums of products within each noise class.
+"""Sufficient statistics of the features: sums of products of columns and features within each noise class.
 
-Products are kept only where a column and a noise class share scans (an *entry*). The constants that no
-feature changes are in :class:`Layout`; what each feature adds is in :class:`Moments`, the feature axis last.
+They are all that the likelihood needs from the scans, and are computed once. Products are kept only where a column and a
+noise class share scans (an *entry*). XᵀX is the same for all features (:class:`~bayesharm.likelihood.grams.Grams`); Xᵀy and
+yᵀy of each feature are its :class:`Moments`, the feature axis last.
 """
 
 from __future__ import annotations
@@ -14,21 +15,24 @@ import numpy as np
 from scipy import sparse
 
 from bayesharm.data.features import Features
-from bayesharm.likelihood.layout import Layout
+from bayesharm.likelihood.grams import Grams, compute_grams
 from bayesharm.model.design import Design
 
-MOST_CANCELLATION = 1e4  # of sums of squares, before they are taken around the mean
-N_WINDOWS = 2  # of features whose moments are kept: blocks at work at once may be of two
+MAX_CANCELLATION = 1e4  # mean square over variance of a feature, from which on sums are taken around the mean
+N_WINDOWS = 2  # windows of features in memory: two blocks at work at once may belong to two windows
 
 
 class Moments(NamedTuple):
-    """Sums of products of the standardized features; feature axis last.
+    """Sums of products of the standardized features, by noise class; feature axis last.
 
     Attributes
     ----------
     dense : (dense entry, feature) array
+        xᵀy of the dense columns.
     eliminated : (eliminated entry, feature) array
+        xᵀy of the eliminated columns.
     squares : (class, feature) array
+        yᵀy.
     """
 
     dense: np.ndarray
@@ -37,29 +41,29 @@ class Moments(NamedTuple):
 
 
 class Standardization(NamedTuple):
-    """Center and sd of each feature over the scans that the model uses, in the user's units; (feature,)."""
+    """Center and sd of each feature over the scans in the model, in the user's units; (feature,)."""
 
     center: np.ndarray
     sd: np.ndarray
 
 
-class Sums(NamedTuple):
-    """How scans are added up: scans of one noise class that are alike first, in one sum for all columns that they share.
+class ScanSums(NamedTuple):
+    """Sums over scans from which moments are made: identical scans of a noise class are added first.
 
     Attributes
     ----------
     order : (scan,) int array
-        Scans used, class after class.
+        The scans in the model, class after class.
     limits : tuple of slices
         Of each class in this order.
     adders : tuple of (sum, scan of the class) sparse arrays
-        Of each class: one sum for scans whose indicators are alike, one for each column that is not of indicators.
+        Of each class: one sum for scans with identical indicator columns, and one for each numeric column.
     of_class : (class, sum) sparse array
         Which sums add up to that of a class.
     class_size, size : (class,), (sum,) arrays
         Sums of a feature of ones.
     dense, eliminated : (entry, sum) sparse arrays
-        How sums make products.
+        The sums that make each product.
     """
 
     order: np.ndarray
@@ -72,42 +76,43 @@ class Sums(NamedTuple):
     eliminated: sparse.csr_array
 
 
-def arrange_sums(design: Design, layout: Layout) -> Sums:
-    """Compare the scans of each class: however many are alike, they are read once."""
+def arrange_sums(design: Design, grams: Grams) -> ScanSums:
+    """Group the scans of each class with identical indicators, so that each scan is read once for all its columns."""
     matrix = design.matrix.tocsr()
     numeric = np.unique(matrix.tocoo().coords[1][matrix.tocoo().data != 1])
     indicator = ~np.isin(np.arange(matrix.shape[1]), numeric)
-    _, alike = np.unique(number_rows(matrix[:, indicator]), return_inverse=True)
-    order = np.lexsort([np.arange(design.n_scans), alike, design.scan_class])
+    _, pattern = np.unique(number_rows(matrix[:, indicator]), return_inverse=True)
+    order = np.lexsort([np.arange(design.n_scans), pattern, design.scan_class])
     stop = np.cumsum(design.class_size)
     limits = tuple(slice(int(a), int(b)) for a, b in zip(stop - design.class_size, stop, strict=True))
-    adders, weights, n_alike = [], [], []
+    adders, weights, n_patterns = [], [], []
     for limit in limits:
         scans = order[limit]
-        first, group = np.unique(alike[scans], return_index=True, return_inverse=True)[1:]
-        place = np.arange(len(scans))
-        together = sparse.csr_array((np.ones(len(scans)), (group, place)), shape=(len(first), len(scans)))
-        adders.append(sparse.vstack([together, matrix[scans][:, numeric].T]).tocsr())
-        # a sum of indicators counts for the columns that its first scan has, one of numbers for its own
-        own = sparse.eye_array(matrix.shape[1], format="csr")[numeric]
-        weights.append(sparse.vstack([matrix[scans[first]] @ sparse.diags_array(indicator.astype(float)), own]).tocsr())
-        n_alike.append(len(first))
+        first, group = np.unique(pattern[scans], return_index=True, return_inverse=True)[1:]
+        position = np.arange(len(scans))
+        by_pattern = sparse.csr_array((np.ones(len(scans)), (group, position)), shape=(len(first), len(scans)))
+        adders.append(sparse.vstack([by_pattern, matrix[scans][:, numeric].T]).tocsr())
+        # the sum of a pattern enters the indicator columns of its first scan, that of a numeric column this column alone
+        of_numeric = sparse.eye_array(matrix.shape[1], format="csr")[numeric]
+        of_pattern = matrix[scans[first]] @ sparse.diags_array(indicator.astype(float))
+        weights.append(sparse.vstack([of_pattern, of_numeric]).tocsr())
+        n_patterns.append(len(first))
     n_sums = np.array([adder.shape[0] for adder in adders])
-    class_of = np.repeat(np.arange(len(limits)), n_sums)
-    whole = sparse.csr_array(class_of == np.arange(len(limits))[:, None], dtype=float)
-    plain = np.concatenate([np.arange(k) < n for k, n in zip(n_sums, n_alike, strict=True)])
+    class_of_sum = np.repeat(np.arange(len(limits)), n_sums)
+    in_class = sparse.csr_array(class_of_sum == np.arange(len(limits))[:, None], dtype=float)
+    is_pattern = np.concatenate([np.arange(k) < n for k, n in zip(n_sums, n_patterns, strict=True)])
     weight = sparse.vstack(weights).T.tocsr()  # (column, sum)
     dense, eliminated = (
-        whole[entries.classes].multiply(weight[entries.columns + offset]).tocsr()
-        for entries, offset in ((layout.dense, 0), (layout.eliminated, design.n_dense))
+        in_class[entries.classes].multiply(weight[entries.columns + offset]).tocsr()
+        for entries, offset in ((grams.dense, 0), (grams.eliminated, design.n_dense))
     )
     size = np.concatenate([np.asarray(adder.sum(axis=1)).reshape(-1) for adder in adders])
-    of_class = (whole @ sparse.diags_array(plain.astype(float))).tocsr()
-    return Sums(order, limits, tuple(adders), of_class, design.class_size, size, dense, eliminated)
+    of_class = (in_class @ sparse.diags_array(is_pattern.astype(float))).tocsr()
+    return ScanSums(order, limits, tuple(adders), of_class, design.class_size, size, dense, eliminated)
 
 
 def number_rows(matrix: sparse.csr_array) -> np.ndarray:
-    """The same number for rows that are the same."""
+    """Number the rows of a matrix; identical rows have the same number."""
     matrix = matrix.tocsr().sorted_indices()
     numbers: dict[bytes, int] = {}
     limits = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
@@ -115,36 +120,32 @@ def number_rows(matrix: sparse.csr_array) -> np.ndarray:
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows])
 
 
-def compute_moments(
-    design: Design, layout: Layout, features: np.ndarray, unit: float | None = None
-) -> tuple[Moments, Standardization]:
-    """One pass over a block of features.
+def compute_moments(design: Design, features: np.ndarray, sd: float | None = None) -> tuple[Moments, Standardization]:
+    """Compute the moments of a block of features in one pass over the scans.
 
     Parameters
     ----------
     design : Design
-    layout : Layout
-        From :func:`lay_out`.
     features : (scan, feature) array of numbers
         All rows of the scans table, in the user's units.
-    unit : float, optional
+    sd : float, optional
         Divide every feature by this; by default each by its own sd.
 
     Returns
     -------
     Moments, Standardization
     """
-    sums = arrange_sums(design, layout)
-    return _add_up(sums, features, design.rows[sums.order], unit)
+    sums = arrange_sums(design, compute_grams(design))
+    return _add_up(sums, features, design.rows[sums.order], sd)
 
 
 def _add_up(
-    sums: Sums, values: np.ndarray, rows: np.ndarray, unit: float | None, center: np.ndarray | None = None
+    sums: ScanSums, values: np.ndarray, rows: np.ndarray, common_sd: float | None, center: np.ndarray | None = None
 ) -> tuple[Moments, Standardization]:
-    """Moments of values as they are stored; rows brings them into the order of the sums."""
+    """Moments of values as they are stored; `rows` brings them into the order of the sums."""
     by_class, squares = [], np.empty((len(sums.limits), values.shape[1]))
     for limit, adder, square in zip(sums.limits, sums.adders, squares, strict=True):
-        y = values[rows[limit]].astype(float)  # of one class: small enough for the processor's cache
+        y = values[rows[limit]].astype(float)  # one class at a time is small enough for the processor's cache
         if center is not None:
             y -= center
         by_class.append(adder @ y)
@@ -152,9 +153,9 @@ def _add_up(
     total = np.concatenate(by_class)
     of_class, n = sums.of_class @ total, len(rows)
     mean, square = of_class.sum(axis=0) / n, squares.sum(axis=0) / n
-    if center is None and not (square < MOST_CANCELLATION * (square - mean**2)).all():
-        return _add_up(sums, values, rows, unit, mean)
-    sd = np.sqrt(np.maximum(square - mean**2, 0.0)) if unit is None else np.full(len(mean), unit)
+    if center is None and not (square < MAX_CANCELLATION * (square - mean**2)).all():
+        return _add_up(sums, values, rows, common_sd, mean)
+    sd = np.sqrt(np.maximum(square - mean**2, 0.0)) if common_sd is None else np.full(len(mean), common_sd)
     squares -= (2 * of_class - sums.class_size[:, None] * mean) * mean
     squares /= sd**2
     total -= sums.size[:, None] * mean
@@ -164,22 +165,21 @@ def _add_up(
 
 
 class MomentReader:
-    """Moments of any features, computed in windows of neighbors: the last ones are kept for the blocks that follow.
+    """Moments of any features, read in windows of neighbors; the last windows are kept for the blocks that follow.
 
-    A file is so read in wide pieces, and once for all the blocks of a window. Safe to call from several threads.
+    A file is so read in wide pieces, and once for all blocks of a window. Safe to call from several threads.
 
     Parameters
     ----------
     features : Features
         Aligned with the scans table.
     design : Design
-    layout : Layout
-    unit : float, optional
+    sd : float, optional
         As for :func:`compute_moments`.
     """
 
-    def __init__(self, features: Features, design: Design, layout: Layout, unit: float | None):
-        self.sums, self.unit = arrange_sums(design, layout), unit
+    def __init__(self, features: Features, design: Design, sd: float | None = None):
+        self.sums, self.sd = arrange_sums(design, compute_grams(design)), sd
         self.features = features
         rows = design.rows[self.sums.order]
         self.rows = rows if features.rows is None else features.rows[rows]
@@ -190,17 +190,18 @@ class MomentReader:
     def __call__(self, features: np.ndarray) -> tuple[Moments, Standardization]:
         """Moments of features by their positions, in any order."""
         parts = []
-        for at, (moments, standard, _) in self._runs(features):
-            parts.append((*(part[..., at] for part in moments), *(part[at] for part in standard)))
+        for columns, (moments, standard, _) in self._runs(features):
+            parts.append((*(part[..., columns] for part in moments), *(part[columns] for part in standard)))
         dense, eliminated, squares, center, sd = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return Moments(dense, eliminated, squares), Standardization(center, sd)
 
     def values(self, features: np.ndarray) -> np.ndarray:
-        """Features as they are, (scan, feature), the scans in the order of the design."""
-        return np.concatenate([values[:, at][self.design_rows] for at, (_, _, values) in self._runs(features)], axis=1)
+        """Features in the user's units, (scan, feature), the scans in the order of the design."""
+        blocks = [values[:, columns][self.design_rows] for columns, (_, _, values) in self._runs(features)]
+        return np.concatenate(blocks, axis=1)
 
     def _runs(self, features: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Moments, Standardization, np.ndarray]]]:
-        """Neighbors among the features: where they are in their window, and what is kept of it."""
+        """Features of one window after another: their positions in the window, and its content."""
         size = self.features.block_size
         for run in np.split(features, np.flatnonzero(np.diff(features // size)) + 1):
             start = int(run[0]) // size * size
@@ -212,5 +213,5 @@ class MomentReader:
                 while len(self.windows) >= N_WINDOWS:
                     del self.windows[next(iter(self.windows))]
                 values = self.features.stored(start, start + self.features.block_size)
-                self.windows[start] = (*_add_up(self.sums, values, self.rows, self.unit), values)
+                self.windows[start] = (*_add_up(self.sums, values, self.rows, self.sd), values)
             return self.windows[start]

@@ -1,4 +1,4 @@
-"""What every stage of the inference shares, and the keys of its random numbers."""
+"""The problem that inference solves for every feature: likelihood, priors and reported contrasts, and good coordinates."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.layout import Plan, lay_out, make_plan
 from bayesharm.model.design import Design
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
 
 
-class Reported(NamedTuple):
-    """All reported contrasts, group after group, those of sums last.
+class ReportedContrasts(NamedTuple):
+    """All reported contrasts, one group of effects after another, sums of columns last.
 
     Attributes
     ----------
-    columns : (effect,) int array
-    weight : (effect,) array
-        What each contrast is multiplied by.
+    columns : (contrast,) int array
+        The column of each contrast, sums excepted.
+    weight : (contrast,) array
+        Factor of each contrast.
     contrast_group : (column,) int array
-        Columns with the same number are reported against their mean; those with -1 as they are.
+        Columns with the same number are reported minus their mean; those with -1 as they are.
     sums : (sum, dense) array
         Contrasts of sums of dense columns.
     """
@@ -42,45 +42,45 @@ class Reported(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A study laid out for inference, a static argument of programs: what is compiled for one serves for all that equal it.
+    """A study prepared for inference; a static argument of compiled programs, which equal problems share.
 
     Attributes
     ----------
     likelihood : CollapsedLikelihood
     log_medians : (scale,) array
         Prior medians of the log-scales of standardized features.
-    reported : Reported
+    reported : ReportedContrasts
     priors : Priors
-        ``feature_offset_sd`` is 0 where features share one unit.
-    pair : int
-        Index of the participants' scale if the noise of people scanned once contains it, else 0.
+        ``feature_offset_sd`` is 0 where all features are divided by a common sd.
+    participant_scale : int
+        Index of the participants' scale if it is part of the noise of single-scan participants, else 0.
     noise_ratio, bias_ratio : bool
-        Whether scanners differ in noise, and in how large their biases are.
+        Whether the noise variance, and the variance of the biases, differ between scanners.
     n_scanners : int
     """
 
     likelihood: CollapsedLikelihood
     log_medians: np.ndarray
-    reported: Reported
+    reported: ReportedContrasts
     priors: Priors
-    pair: int
+    participant_scale: int
     noise_ratio: bool
     bias_ratio: bool
     n_scanners: int
 
     @property
     def n_ratios(self) -> int:
-        """Log lambda of each scanner, and log kappa of each."""
+        """Number of variance ratios: log lambda of each scanner, then log kappa of each."""
         return 2 * self.n_scanners
 
     @property
     def ratio_sd(self) -> np.ndarray:
-        """Their prior sds before they are centered, (ratio,)."""
+        """Prior sds of the variance ratios before they are centered, (ratio,)."""
         return np.repeat([self.priors.noise_ratio_sd, self.priors.bias_ratio_sd], self.n_scanners)
 
     @property
     def centering(self) -> np.ndarray:
-        """What centers each kind of ratio over scanners, or makes it 0 where scanners do not differ; (ratio, ratio)."""
+        """Matrix that centers log lambda and log kappa over scanners, (ratio, ratio); 0 for ratios fixed at 1."""
         center = np.eye(self.n_scanners) - 1 / self.n_scanners
         return np.kron(np.diag([self.noise_ratio, self.bias_ratio]), center)
 
@@ -97,27 +97,34 @@ class Problem:
 
 
 class Gaussian(NamedTuple):
-    """A Normal prior of the log-scales but for their amplitude, the same for every feature; (scale,) each."""
+    """Normal prior of the log-scales without their feature offset, the same for every feature; (scale,) each."""
 
     mean: np.ndarray
     sd: np.ndarray
 
 
-def make_problem(design: Design, plan: Plan | None = None) -> Problem:
-    """Lay a design out for inference; its plan too, unless it is of other scans than the design's."""
+def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None) -> Problem:
+    """Prepare a design for inference.
+
+    Parameters
+    ----------
+    design : Design
+    likelihood : CollapsedLikelihood, optional
+        That of other scans under the columns of this design; by default that of the design.
+    """
     return Problem(
-        likelihood=CollapsedLikelihood(plan or make_plan(design, lay_out(design))),
+        likelihood=likelihood or CollapsedLikelihood(design),
         log_medians=np.log(design.scale_medians),
-        reported=_list_reported(design),
+        reported=_list_contrasts(design),
         priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),
-        pair=design.single_scan_scale if design.class_single_scan.any() else 0,
+        participant_scale=design.single_scan_scale if design.class_single_scan.any() else 0,
         noise_ratio=design.spec.noise_ratio == "scanner",
         bias_ratio=design.spec.bias_ratio == "scanner",
         n_scanners=len(design.scanners),
     )
 
 
-def _list_reported(design: Design) -> Reported:
+def _list_contrasts(design: Design) -> ReportedContrasts:
     contrast_group = np.full(len(design.columns), -1)
     single = [group for group in design.effects if not group.is_sum]
     for group in single:
@@ -125,32 +132,40 @@ def _list_reported(design: Design) -> Reported:
             contrast_group[group.columns[group.contrast_group == label]] = contrast_group.max() + 1
     columns, weight = (np.concatenate([getattr(group, name) for group in single]) for name in ("columns", "weight"))
     sums = [group.contrasts[:, : design.n_dense] for group in design.effects if group.is_sum]
-    return Reported(columns[:, 0], weight, contrast_group, np.concatenate([np.zeros((0, design.n_dense)), *sums]))
+    return ReportedContrasts(columns[:, 0], weight, contrast_group, np.concatenate([np.zeros((0, design.n_dense)), *sums]))
 
 
-def to_coordinates(pair: int, log_scales: Array) -> Array:
-    """What posteriors are nearly Gaussian in: log-scales, but total and ratio in place of noise and participants.
+def to_coordinates(participant_scale: int, log_scales: Array) -> Array:
+    """Transform log-scales to coordinates in which their posterior is nearly Gaussian.
 
-    People scanned once determine sigma² + tau² well, and not what each contributes: in log-scales that is a thin curved
-    ridge. ``log sqrt(sigma² + tau²)`` stands in the place of log sigma, ``log(tau / sigma)`` in that of log tau.
+    Single-scan participants determine the total variance sigma² + tau² of noise and participants well, but hardly its two
+    parts: in log sigma and log tau the posterior is a thin, curved ridge. The two coordinates
+
+        log sqrt(sigma² + tau²)   in place of log sigma,
+        log(tau / sigma)          in place of log tau
+
+    straighten it: the first is well determined and nearly independent of the second. All other log-scales stay.
 
     Parameters
     ----------
-    pair : int
-        :attr:`Problem.pair`; with 0 nothing changes.
+    participant_scale : int
+        :attr:`Problem.participant_scale`; with 0, tau is not part of any noise and nothing changes.
     log_scales : (..., scale, feature) array
     """
-    if not pair:
+    if not participant_scale:
         return log_scales
-    noise, participant = log_scales[..., 0, :], log_scales[..., pair, :]
+    noise, participant = log_scales[..., 0, :], log_scales[..., participant_scale, :]
     total = 0.5 * jnp.logaddexp(2 * noise, 2 * participant)
-    return log_scales.at[..., 0, :].set(total).at[..., pair, :].set(participant - noise)
+    return log_scales.at[..., 0, :].set(total).at[..., participant_scale, :].set(participant - noise)
 
 
-def to_log_scales(pair: int, coordinates: Array) -> Array:
-    """Inverse of :func:`to_coordinates`. Its Jacobian determinant is 1, so that densities are the same in both."""
-    if not pair:
+def to_log_scales(participant_scale: int, coordinates: Array) -> Array:
+    """Transform coordinates back to log-scales; inverse of :func:`to_coordinates`.
+
+    The Jacobian determinant of either is 1, so that a density has the same value in both.
+    """
+    if not participant_scale:
         return coordinates
-    total, ratio = coordinates[..., 0, :], coordinates[..., pair, :]
+    total, ratio = coordinates[..., 0, :], coordinates[..., participant_scale, :]
     noise = total - 0.5 * jnp.logaddexp(0.0, 2 * ratio)
-    return coordinates.at[..., 0, :].set(noise).at[..., pair, :].set(noise + ratio)
+    return coordinates.at[..., 0, :].set(noise).at[..., participant_scale, :].set(noise + ratio)

@@ -1,4 +1,4 @@
-"""Variance ratios of the scanners: how noisy each one is, and how large its biases are, in all features."""
+"""Variance ratios of the scanners, shared by all features: of their noise (lambda) and of their biases (kappa)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class VarianceRatios(NamedTuple):
 
     @classmethod
     def equal(cls, n_scanners: int) -> VarianceRatios:
-        """Scanners that are all alike: every ratio is 1."""
+        """Ratios of 1: all scanners have the same noise and biases of the same size."""
         return cls(np.zeros(n_scanners), np.zeros(n_scanners))
 
     @classmethod
     def from_vector(cls, vector: Array) -> VarianceRatios:
-        """Split a vector of log lambda of each scanner, then log kappa of each; (2 × scanner,)."""
+        """Split a vector of log lambda of each scanner, then log kappa of each, (2 × scanner,)."""
         half = len(vector) // 2
         return cls(vector[:half], vector[half:])
 
     def to_vector(self) -> Array:
-        """Join both to one vector for an optimizer or a covariance matrix, (2 × scanner,)."""
+        """Join log lambda and log kappa to one vector, for an optimizer or a covariance matrix, (2 × scanner,)."""
         join = np.concatenate if isinstance(self.log_noise, np.ndarray) else jnp.concatenate
         return join([self.log_noise, self.log_bias])
 

@@ -12,17 +12,17 @@ from bayesharm.model.spec import ModelSpec, spec_from_dict
 
 
 def load_reference(model: str) -> dict:
-    """Posterior summaries of a model on :func:`reference_study`, their Monte-Carlo errors and the checks made."""
+    """Load a model's posterior summaries on the reference study, with their Monte-Carlo errors and the checks made."""
     return json.loads((models_folder() / model / "reference.json").read_text(encoding="utf-8"))
 
 
 def models_folder() -> Path:
-    """The folder of model folders: inside the installed package, or beside it in a checkout.
+    """Find the folder of model folders: inside the installed package, or beside it in a checkout.
 
     Raises
     ------
     ModelError
-        Neither is there: the installation is broken.
+        Neither exists: the installation is broken.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "models", package.parent / "models"):
@@ -36,12 +36,12 @@ def models_folder() -> Path:
 
 
 def model_names() -> list[str]:
-    """Names of the models that come with the package, sorted."""
+    """Return the names of the models in the package, sorted."""
     return sorted(path.parent.name for path in models_folder().glob("*/model.toml"))
 
 
 def load_model(name: str) -> ModelSpec:
-    """Read a model by name, or from a folder that holds a ``model.toml``.
+    """Read a model by name, or from a folder with a ``model.toml``.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def load_model(name: str) -> ModelSpec:
     Raises
     ------
     ModelError
-        There is no such model, or it is malformed.
+        The model does not exist, or is malformed.
     """
     inside, outside = models_folder() / name / "model.toml", Path(name) / "model.toml"
     path = inside if inside.is_file() else outside
@@ -71,5 +71,5 @@ def load_model(name: str) -> ModelSpec:
 
 
 def model_card(name: str) -> str:
-    """The model's ``card.md``: equations, what it estimates, when it is not identified, when not to use."""
+    """Return the model's ``card.md``: equations, estimated effects, conditions of identification, when not to use it."""
     return (models_folder() / name / "card.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reported effects as finite-population contrasts of the columns of a design."""
+"""Reported effects: finite-population contrasts of the columns of a design."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class EffectGroup:
-    """A reported family of effects: finite-population contrasts.
+    """Reported effects of one family: finite-population contrasts.
 
-    Each level minus the mean of its mates, the levels that share its scale; levels that have their scale for themselves
-    are left out. Levels without mates are reported as they are: against a reference. The effect of a scanner that is made of
-    protocol factors is a *sum* of columns, which other scanners may have too.
+    The reported effect of a level is its effect minus the mean over its contrast group, the levels that share its scale.
+    A level that shares its scale with no other level is left out. Effects against a reference have no contrast group and are
+    reported as they are. With protocol factors, the effect of a scanner is a *sum* of columns, and scanners share columns.
 
     Attributes
     ----------
     name, dim : str
-        Name of the group, and of the dimension that its levels span.
+        Name of the group, and of the dimension of its levels.
     levels : tuple of str
-    columns : (level, part) int array
-        The columns that a level's effect is the sum of; one, but for sums.
+        Printed labels, unique within the group.
+    columns : (level, component) int array
+        The columns whose sum is the effect of a level; one column except for sums.
     contrast_group : (level,) int array
-        Levels with the same number are mates; -1 has none.
+        Levels with the same number are one contrast group; -1 is none.
     weight : (level,) array
-        What the contrast is multiplied by.
+        Factor of the contrast.
     n_columns : int
-        Of the design.
+        Number of columns of the design.
     """
 
     name: str
@@ -41,17 +42,18 @@ class EffectGroup:
 
     @property
     def contrasts(self) -> np.ndarray:
-        """Written out, (level, column): large where there are many levels."""
+        """Contrasts as a dense matrix, (level, column); large with many levels."""
         same = (self.contrast_group[:, None] == self.contrast_group) & (self.contrast_group >= 0)
         rows = np.eye(len(self.levels)) - same / np.maximum(same.sum(axis=1, keepdims=True), 1)
         return self.weight[:, None] * (rows @ add_columns(self.columns, self.n_columns))
 
     @property
     def is_sum(self) -> bool:
+        """Whether an effect is the sum of several columns."""
         return self.columns.shape[1] > 1
 
 
 def add_columns(columns: np.ndarray, n_columns: int) -> sparse.csr_array:
-    """Sums of columns, (sum, part) int array, as a matrix of ones, (sum, column)."""
+    """Return sums of columns, (sum, component) int array, as a matrix of ones, (sum, column)."""
     at = (np.repeat(np.arange(len(columns)), columns.shape[1]), columns.reshape(-1))
     return sparse.csr_array((np.ones(columns.size), at), shape=(len(columns), n_columns))

@@ -1,9 +1,9 @@
-"""Covariates as standardized columns of the design matrix."""
+"""Covariates as standardized columns of the design."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,26 +11,27 @@ from scipy import sparse
 
 from bayesharm.data.scans import IDENTIFIERS
 from bayesharm.errors import InputError, shorten
+from bayesharm.model.labels import Column, covariate_labels
 from bayesharm.model.spec import ModelSpec
-from bayesharm.model.terms import FIXED, Block
+from bayesharm.model.terms import Term
 
 
 @dataclass(frozen=True)
 class Covariate:
-    """A column that a covariate makes: numbers as they are, or whether a category applies; standardized.
+    """A standardized column: a numeric covariate, or the indicator of one category.
 
     Attributes
     ----------
     level : str
-        Name of the column.
+        Printed label of the column, unique in the design.
     name : str
         The covariate.
     category : str or None
-        What the column is about, if the covariate has categories.
+        The category of an indicator; None for a numeric covariate.
     categories : tuple of str
-        All that there are, the first of which has no column.
+        All categories; the first is the reference and has no column.
     mean, sd : float
-        Of the column over the scans that the model uses.
+        Mean and sd of the column over the scans in the model.
     """
 
     level: str
@@ -41,16 +42,30 @@ class Covariate:
     sd: float
 
 
-def covariate_block(used: pd.DataFrame, covariates: Sequence[Covariate], spec: ModelSpec) -> Block:
-    """Standardized covariates."""
-    columns = [(covariate_values(used, each) - each.mean) / each.sd for each in covariates]
-    fixed, weight = np.full(len(columns), FIXED), 1 / np.array([each.sd for each in covariates])
-    levels = tuple(each.level for each in covariates)
-    return Block("covariate", levels, sparse.csr_array(np.column_stack(columns)), fixed, False, spec.priors.slope_sd, weight)
+def covariate_term(used: pd.DataFrame, covariates: Sequence[Covariate], spec: ModelSpec) -> Term:
+    """Build the columns of the covariates; reported slopes are per unit of the covariate, not per sd."""
+    values = [(covariate_values(used, each) - each.mean) / each.sd for each in covariates]
+    labels = tuple(each.level for each in covariates)
+    return Term(
+        "covariate",
+        tuple(Column("covariate", label) for label in labels),
+        labels,
+        sparse.csr_array(np.column_stack(values)),
+        (None,) * len(labels),
+        is_centered=False,
+        fixed_sd=spec.priors.slope_sd,
+        weight=1 / np.array([each.sd for each in covariates]),
+    )
 
 
 def covariate_values(used: pd.DataFrame, covariate: Covariate) -> np.ndarray:
-    """Numbers, or 1 where a category applies; refuses what the covariate cannot be."""
+    """Return the values of a covariate, or the indicator of its category, (scan,).
+
+    Raises
+    ------
+    InputError
+        Values are missing, are not numbers as in the fit, or are categories that the fit did not have.
+    """
     _check_values(used, covariate.name)
     values = used[covariate.name]
     if covariate.category is None:
@@ -74,12 +89,12 @@ def covariate_values(used: pd.DataFrame, covariate: Covariate) -> np.ndarray:
 
 
 def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...]:
-    """The columns of covariates: numbers as they are, categories as indicators against their first level.
+    """Define the columns of the covariates: numbers, or indicators of all categories but the first.
 
     Raises
     ------
     InputError
-        A covariate is not there, is used already, is constant, or has values that it cannot have.
+        A covariate is absent, has another use in the model, is constant, or has invalid values.
     """
     missing = [name for name in spec.covariates if name not in used]
     if missing:
@@ -89,14 +104,16 @@ def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...
             expected="covariates that are columns",
             do="correct --covariates",
         )
-    if own := [name for name in dict.fromkeys(spec.covariates) if name in IDENTIFIERS]:
+    if identifiers := [name for name in dict.fromkeys(spec.covariates) if name in IDENTIFIERS]:
         raise InputError(
-            f"{shorten(own)} cannot be a covariate.",
+            f"{shorten(identifiers)} cannot be a covariate.",
             got=f"--covariates {','.join(spec.covariates)}",
             expected="columns that the model does not use already",
             do="leave it out of --covariates",
         )
-    return tuple(covariate for name in dict.fromkeys(spec.covariates) for covariate in _columns_of(used, name))
+    covariates = [each for name in dict.fromkeys(spec.covariates) for each in _columns_of(used, name)]
+    labels = covariate_labels([(each.name, each.category) for each in covariates])
+    return tuple(replace(each, level=label) for each, label in zip(covariates, labels, strict=True))
 
 
 def _check_values(used: pd.DataFrame, name: str) -> None:
@@ -118,23 +135,23 @@ def _check_values(used: pd.DataFrame, name: str) -> None:
 
 
 def _columns_of(used: pd.DataFrame, name: str) -> list[Covariate]:
-    """What one covariate becomes."""
+    """Return the columns of one covariate; their labels are still missing."""
     _check_values(used, name)
     values = used[name]
     if values.nunique() < 2:
         raise InputError(
-            f"The covariate {name!r} is the same for every scan that the model uses.",
+            f"The covariate {name!r} is the same for every scan in the model.",
             got=str(values.iloc[0]),
             expected="covariates that vary",
             do="leave it out of --covariates",
         )
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(float)
-        return [Covariate(name, name, None, (), float(numbers.mean()), float(numbers.std()))]
+        return [Covariate("", name, None, (), float(numbers.mean()), float(numbers.std()))]
     is_number = pd.to_numeric(values.astype(str), errors="coerce").notna()
     if 0.5 <= is_number.mean() < 1:
         raise InputError(
-            f"The covariate {name!r} is numbers, but for some values.",
+            f"The covariate {name!r} is numeric except for some values.",
             got=f"{shorten(values[~is_number].unique())}, of scans {shorten(used.scan_id[~is_number])}",
             expected="numbers only, or categories",
             do="correct these values or leave those scans out; if they are categories, give each a name that is no number",
@@ -150,6 +167,6 @@ def _columns_of(used: pd.DataFrame, name: str) -> list[Covariate]:
     labels, names = categories.astype(str), tuple(str(category) for category in categories.cat.categories)
     shares = [float((labels == category).mean()) for category in names]
     return [
-        Covariate(f"{name}_{category}", name, category, names, share, (share * (1 - share)) ** 0.5)
+        Covariate("", name, category, names, share, (share * (1 - share)) ** 0.5)
         for category, share in zip(names[1:], shares[1:], strict=True)
     ]

@@ -1,75 +1,84 @@
 """From a table of scans and a model to columns, scales, noise classes and reported contrasts.
 
-A *column* is one effect (one scanner's measurement bias, one population's sampling bias, …). Columns are
-ordered so that the last ones, the *eliminated* ones, share no scan with one another: their block of the
-normal equations is diagonal and is removed first (:mod:`bayesharm.likelihood.marginal`). A *noise class* holds the scans
-whose noise variance is the same function of the scales: scans of one scanner, of people scanned once or of
-people scanned repeatedly.
+A *column* is one effect: the measurement bias of one scanner, the sampling bias of one population, …. The *dense* columns
+come first. The *eliminated* columns come last and share no scan with one another. The normal matrix of all effects is
+therefore a bordered block-diagonal (arrowhead) matrix: the block of the eliminated columns is diagonal, and the likelihood
+solves it first (:mod:`bayesharm.likelihood.marginal`).
+
+A *noise class* holds the scans whose noise variance is the same function of the scales: the scans on one scanner of
+participants with one scan, or of participants with several.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bayesharm.data.scans import find_travelers
-from bayesharm.errors import ModelError, shorten
 from bayesharm.model.contrasts import EffectGroup
-from bayesharm.model.covariates import Covariate, covariate_block, find_covariates
-from bayesharm.model.protocol_factors import read_factors
+from bayesharm.model.covariates import Covariate, covariate_term, find_covariates
+from bayesharm.model.labels import Column, Scale, column_labels, scale_labels
 from bayesharm.model.spec import ModelSpec
-from bayesharm.model.terms import FIXED, Block, family_levels, indicators, levels_by, mean_block, sized_biases
+from bayesharm.model.terms import Term, family_levels, family_term, mean_term
+from bayesharm.model.used_scans import UsedScans, select_scans
+
+FIXED = -1  # scale index of columns with a fixed prior sd: the mean and the covariates
+NOISE = Scale("noise")
 
 
 @dataclass(frozen=True)
 class Design:
-    """What the likelihood needs to know about a study; features are not in it.
+    """Layout of a study for a model. It depends on the table of scans only, not on the features.
 
     Attributes
     ----------
     spec : ModelSpec
     rows : (scan,) int array
-        Rows of the scans table that the model uses.
+        Rows of the scans table in the model.
     scanners : tuple of str
-    scales : tuple of str
-        Names of the scales; the first is `noise`.
+        Sorted.
+    scales : tuple of Scale
+        The first is the noise.
     scale_medians : (scale,) array
         Prior medians, in standard deviations of a feature.
-    columns : tuple of str
-        ``family:level``, dense columns first.
+    columns : tuple of Column
+        Dense columns first.
     matrix : (scan, column) sparse matrix
     column_scale : (column,) int array
         Index into ``scales``, or ``FIXED``.
     column_sd : (column,) array
         Prior sd of fixed columns; infinite elsewhere.
     n_dense : int
-        How many columns are not eliminated.
-    scan_class, class_scanner, class_single_scan : int and bool arrays
-        Noise class of each scan; scanner of each class, and whether its people were scanned once.
+        Number of dense columns.
+    scan_class : (scan,) int array
+        Noise class of each scan.
+    class_scanner : (class,) int array
+        Scanner of each noise class.
+    class_single_scan : (class,) bool array
+        Whether the noise class holds participants with one scan, whose participant effect is part of the noise.
     effects : tuple of EffectGroup
         Sums last.
-    of_scanner : (scanner, part) int array
-        The columns that the effect of each scanner is the sum of; one, but with protocol factors.
+    of_scanner : (scanner, component) int array
+        The columns whose sum is the effect of each scanner; several only with protocol factors.
     participants : (scan,) array
-        Who each scan is of.
+        Participant of each scan.
     travelers : tuple of str
     single_scan_scale : int
-        Index of the participants' scale in the variance of people scanned once; 0 if nobody has a participant
-        effect.
+        Index of the scale of the participant effects; 0 in a design without participant effects.
     covariates : tuple of Covariate
     notes : tuple of str
-        Plain sentences about what was left out, and why.
+        Sentences about scans, levels and factors that were left out, and why.
     """
 
     spec: ModelSpec
     rows: np.ndarray
     scanners: tuple[str, ...]
-    scales: tuple[str, ...]
+    scales: tuple[Scale, ...]
     scale_medians: np.ndarray
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     matrix: sparse.csr_array
     column_scale: np.ndarray
     column_sd: np.ndarray
@@ -87,6 +96,7 @@ class Design:
 
     @property
     def n_scans(self) -> int:
+        """Number of scans in the model."""
         return len(self.rows)
 
     @property
@@ -95,20 +105,45 @@ class Design:
         return np.bincount(self.scan_class, minlength=len(self.class_scanner))
 
     @property
-    def bias_ratio_of(self) -> np.ndarray:
-        """The scanner whose biases have a size of their own, for each column; -1 for others; (column,) int array."""
-        by_travelers = np.isin(self.participants, self.travelers)
-        scanner = self.class_scanner[self.scan_class]
-        return sized_biases(self.spec, self.columns, self.scanners, np.unique(scanner[by_travelers]))
+    def families(self) -> np.ndarray:
+        """Family of each column, or `mean` or `covariate`; (column,) str array."""
+        return np.array([column.family for column in self.columns], object)
 
     @property
-    def families(self) -> np.ndarray:
-        """Family of each column, or `mean` or `covariate`; (column,)."""
-        return np.array([name.partition(":")[0] for name in self.columns], object)
+    def scale_labels(self) -> tuple[str, ...]:
+        """Printed labels of the scales: ``sampling_HC``."""
+        return scale_labels(self.scales)
+
+    @property
+    def column_labels(self) -> tuple[str, ...]:
+        """Printed labels of the columns: ``sampling:ATT/HC``."""
+        return column_labels(self.columns)
+
+    @property
+    def bias_ratio_of(self) -> np.ndarray:
+        """Scanner whose bias variance ratio kappa scales the prior variance of each column, (column,) int array; -1: none.
+
+        A ratio needs three scanners: two show one difference, which does not say which of them is far off. In a model
+        with populations, it also needs travelers on the scanner: without travelers, a large difference can be measurement
+        bias or sampling bias.
+        """
+        families = self.spec.families
+        ratios = np.full(len(self.columns), -1, np.int32)
+        if self.spec.bias_ratio != "scanner" or len(self.scanners) < 3:
+            return ratios
+        with_ratio = set(self.scanners)
+        if any(family.grouping == "population" for family in families):
+            visited = self.class_scanner[self.scan_class][np.isin(self.participants, self.travelers)]
+            with_ratio = {self.scanners[k] for k in visited}
+        by_scanner = {family.name for family in families if family.grouping == "scanner"}
+        for k, column in enumerate(self.columns):
+            if column.family in by_scanner and column.level in with_ratio:
+                ratios[k] = self.scanners.index(column.level)
+        return ratios
 
 
 def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...] = ()) -> Design:
-    """Lay out the study for a model.
+    """Lay out a study for a model.
 
     Parameters
     ----------
@@ -116,180 +151,75 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
     spec : ModelSpec
     covariates : tuple of Covariate
-        Columns of the covariates, where they were made of other scans; by default those of these scans.
+        Columns of the covariates as computed from other scans; by default they are computed from these scans.
 
     Raises
     ------
     ModelError
-        The study lacks what the model needs: travelers, the reference diagnosis, protocol columns.
+        The study lacks travelers, the reference diagnosis or protocol columns that the model needs.
     InputError
-        A covariate is missing, constant, or has missing values; a protocol factor cannot be one.
+        A covariate is missing, constant, or has missing values; a protocol factor cannot be used.
     """
-    traveling = find_travelers(scans)
-    if spec.requires_travelers and scans.groupby("participant_id").scanner.nunique().max() < 2:
-        raise ModelError(
-            f"The model {spec.name!r} needs traveling subjects, and nobody was scanned on two or more scanners.",
-            got=f"{scans.participant_id.nunique()} participants, each on one scanner",
-            expected="at least one participant_id on two or more scanners",
-            do="check the participant column, or use --model cohort (its site effect is measurement and "
-            "sampling bias together)",
-        )
-    rows = np.flatnonzero(traveling) if spec.participants == "travelers" else np.arange(len(scans))
-    used, traveling = scans.iloc[rows].reset_index(drop=True), traveling[rows]
-    repeated = used.participant_id.map(used.participant_id.value_counts()).to_numpy() > 1
-    scanners = tuple(sorted(used.scanner.unique()))
-
-    notes: list[str] = []
-    if len(rows) < len(scans):
-        unused = len(scans) - len(rows)
-        notes.append(f"{unused} scans of people who did not travel are not used by this model.")
-    if left_out := sorted(set(scans.scanner) - set(scanners)):
-        notes.append(f"No traveling subject was scanned on {shorten(left_out)}: this model says nothing about it.")
-    notes += _on_contradictions(used, traveling, spec)
-    factors = read_factors(used, spec, notes)
-    scales, medians, blocks = ["noise"], [spec.noise_scale], [mean_block(len(used), spec)]
-    for family in spec.families:
-        levels = family_levels(family, used, traveling, repeated, spec, scanners, factors, notes)
-        if levels is None:
-            continue
-        labels, groups, names = levels
-        index = {name: len(scales) + k for k, name in enumerate(dict.fromkeys(groups))}
-        scales += index.keys()
-        medians += [family.prior_median] * len(index)
-        codes = pd.Index(names, dtype=object).get_indexer(labels)
-        level_scales = np.array([index[group] for group in groups])
-        matrix = indicators(codes, len(names))
-        blocks.append(Block(family.name, tuple(names), matrix, level_scales, family.grouping != "diagnosis"))
+    study, notes = select_scans(scans, spec)
     if spec.covariates:
-        covariates = covariates or find_covariates(used, spec)
-        blocks.append(covariate_block(used, covariates, spec))
+        covariates = covariates or find_covariates(study.table, spec)
+    terms, term_notes = _list_terms(study, spec, covariates)
+    medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
+    index: dict[Scale | None, int] = {scale: k for k, scale in enumerate(medians)}
 
-    single_scan_scale = next((int(b.scales[0]) for b in blocks if levels_by(spec, b.name) == "participant"), 0)
-    once = ~repeated if single_scan_scale else np.zeros(len(used), bool)
-    codes = pd.Categorical(used.scanner, categories=scanners).codes.astype(int)
-    classes, scan_class = np.unique(2 * codes + once, return_inverse=True)
-    design = Design(
+    columns = [column for term in terms for column in term.columns]
+    column_scale = np.array([index[scale] if scale else FIXED for term in terms for scale in term.scales])
+    column_sd = np.concatenate([np.full(len(term.columns), term.fixed_sd) for term in terms])
+    matrix = sparse.hstack([term.matrix for term in terms]).tocsr()
+    is_eliminated = _choose_eliminated(terms, matrix, spec)
+    order = np.argsort(is_eliminated, kind="stable")
+    matrix = matrix[:, order].tocsr()
+
+    by_participant = [term for term in terms if spec.dimension_of(term.name) == "participant"]
+    single_scan_scale = int(index[by_participant[0].scales[0]]) if by_participant else 0
+    is_single = ~study.is_repeat_scanned if single_scan_scale else np.zeros(len(study.table), bool)
+    scanner = pd.Categorical(study.table.scanner, categories=study.scanners).codes.astype(int)
+    classes, scan_class = np.unique(2 * scanner + is_single, return_inverse=True)
+
+    ordered = tuple(columns[k] for k in order)
+    of_scanner = _columns_of_scanners(ordered, matrix, scanner, spec)
+    return Design(
         spec=spec,
-        rows=rows,
-        scanners=scanners,
-        scales=tuple(scales),
-        scale_medians=np.array(medians),
-        columns=(),
-        matrix=sparse.csr_array((0, 0)),
-        column_scale=np.array([]),
-        column_sd=np.array([]),
-        n_dense=0,
+        rows=study.rows,
+        scanners=study.scanners,
+        scales=tuple(medians),
+        scale_medians=np.array(list(medians.values())),
+        columns=ordered,
+        matrix=matrix,
+        column_scale=column_scale[order],
+        column_sd=column_sd[order],
+        n_dense=int((~is_eliminated).sum()),
         scan_class=scan_class,
         class_scanner=classes // 2,
         class_single_scan=(classes % 2).astype(bool),
-        effects=(),
-        of_scanner=np.zeros((0, 0), int),
-        participants=used.participant_id.to_numpy(object),
-        travelers=tuple(sorted(used.participant_id[traveling].unique())),
+        effects=_effect_groups(terms, np.argsort(order), column_scale, of_scanner, study.scanners, spec),
+        of_scanner=of_scanner,
+        participants=study.table.participant_id.to_numpy(object),
+        travelers=tuple(sorted(study.table.participant_id[study.is_traveler].unique())),
         single_scan_scale=single_scan_scale,
         covariates=covariates,
-        notes=tuple(notes),
-    )
-    return _with_columns(design, blocks, spec)
-
-
-def _on_contradictions(used: pd.DataFrame, traveling: np.ndarray, spec: ModelSpec) -> list[str]:
-    """What a table says that cannot be, or that the model cannot take apart."""
-    notes, people = [], used.groupby("participant_id")
-    if "traveling" in used:
-        denied = used.participant_id[traveling & ~people.traveling.transform("any")].unique()
-        if len(denied):
-            notes.append(f"Marked as not traveling, but scanned on several scanners, and so travelers: {shorten(denied)}.")
-    if "diagnosis" in used and len(changed := people.diagnosis.nunique().loc[lambda n: n > 1].index):
-        notes.append(f"Of more than one diagnosis: {shorten(changed)}; each scan counts under its own.")
-    for name in spec.covariates:
-        if name in used and (used.groupby("scanner")[name].nunique(dropna=False) == 1).all():
-            notes.append(f"{name} is the same in all scans of a scanner: what it does cannot be told from what scanners do.")
-    return notes
-
-
-def _with_columns(design: Design, blocks: list[Block], spec: ModelSpec) -> Design:
-    """Order the columns, dense ones first, and write the contrasts that are reported.
-
-    Parts of the effect of a scanner are dense, since moments of their sum need products of all of them.
-    """
-    matrix = sparse.hstack([block.matrix for block in blocks]).tocsr()
-    names = [f"{block.name}:{level}" for block in blocks for level in block.levels]
-    scale = np.concatenate([block.scales for block in blocks]).astype(int)
-    sd = np.concatenate([np.where(block.scales == FIXED, block.fixed_sd, np.inf) for block in blocks])
-    start = np.concatenate([[0], np.cumsum([len(block.levels) for block in blocks])])
-
-    eliminated = np.zeros(len(names), bool)
-    touched = np.zeros(matrix.shape[0], bool)
-    by_column = matrix.tocsc()
-    for by in ("participant", "population", "scanner"):
-        for j, block in enumerate(blocks):
-            if levels_by(spec, block.name) == by and not (block.name in spec.components and len(spec.components) > 1):
-                for column in range(start[j], start[j + 1]):
-                    scans = by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
-                    if not touched[scans].any():
-                        touched[scans] = eliminated[column] = True
-    order = np.argsort(eliminated, kind="stable")
-    place = np.argsort(order)
-
-    effects = []
-    for j, block in enumerate(blocks[1:], start=1):
-        contrast_group = block.scales if block.centered else np.full(len(block.levels), -1)
-        # a level that has its scale for itself has nothing to be compared with
-        told = np.flatnonzero((np.bincount(block.scales + 1)[block.scales + 1] > 1) | ~np.array(block.centered))
-        if len(told):
-            effects.append(
-                EffectGroup(
-                    block.name,
-                    levels_by(spec, block.name),
-                    tuple(block.levels[k] for k in told),
-                    place[start[j] + told][:, None],
-                    contrast_group[told],
-                    np.broadcast_to(block.weight, len(contrast_group))[told],
-                    len(names),
-                )
-            )
-    columns = tuple(names[k] for k in order)
-    of_scanner = _of_scanners(design, columns, matrix[:, order].tocsr())
-    if len(spec.components) > 1:
-        n = len(design.scanners)
-        none = np.zeros(n, int)
-        effects.append(
-            EffectGroup(spec.removed_effect, "scanner", design.scanners, of_scanner, none, np.ones(n), len(names))
-        )
-    return replace(
-        design,
-        columns=columns,
-        matrix=matrix[:, order].tocsr(),
-        column_scale=scale[order],
-        column_sd=sd[order],
-        n_dense=int((~eliminated).sum()),
-        effects=tuple(effects),
-        of_scanner=of_scanner,
+        notes=(*notes, *term_notes),
     )
 
 
-def _of_scanners(design: Design, columns: tuple[str, ...], matrix: sparse.csr_array) -> np.ndarray:
-    """The columns of each scanner's effect, read off one scan of each, (scanner, part)."""
-    own = np.isin([name.partition(":")[0] for name in columns], design.spec.components)
-    scanner = design.class_scanner[design.scan_class]
-    some = matrix[np.unique(scanner, return_index=True)[1]].toarray() * own
-    return np.nonzero(some)[1].reshape(len(design.scanners), -1)
-
-
-def restrict_design(design: Design, kept: np.ndarray, scales: tuple[str, ...], scale_medians: np.ndarray) -> Design:
-    """A design without some of its columns, its scales in an order that is given.
+def restrict_design(design: Design, kept: np.ndarray, scales: tuple[Scale, ...], scale_medians: np.ndarray) -> Design:
+    """Return a design with a subset of its columns, and with its scales in a given order.
 
     Parameters
     ----------
     design : Design
     kept : (column,) bool array
-    scales : tuple of str
-        Those of the columns that are kept, and perhaps others.
+    scales : tuple of Scale
+        Scales of the kept columns, and perhaps others.
     scale_medians : (scale,) array
     """
-    place = {name: k for k, name in enumerate(scales)}
-    keep, now = np.flatnonzero(kept), np.cumsum(kept) - 1
+    place = {scale: k for k, scale in enumerate(scales)}
+    keep, new_index = np.flatnonzero(kept), np.cumsum(kept) - 1
     return replace(
         design,
         scales=scales,
@@ -300,19 +230,87 @@ def restrict_design(design: Design, kept: np.ndarray, scales: tuple[str, ...], s
         column_sd=design.column_sd[keep],
         n_dense=int((keep < design.n_dense).sum()),
         single_scan_scale=place[design.scales[design.single_scan_scale]],
-        effects=tuple(_restrict(group, kept, now) for group in design.effects if kept[group.columns].all(1).any()),
-        of_scanner=now[design.of_scanner],
+        effects=tuple(_restrict(group, kept, new_index) for group in design.effects if kept[group.columns].all(1).any()),
+        of_scanner=new_index[design.of_scanner],
     )
 
 
-def _restrict(group: EffectGroup, kept: np.ndarray, now: np.ndarray) -> EffectGroup:
-    """A group without levels whose columns are not kept."""
-    there = kept[group.columns].all(1)
+def _restrict(group: EffectGroup, kept: np.ndarray, new_index: np.ndarray) -> EffectGroup:
+    """Return a group with the levels whose columns are all kept."""
+    is_kept = kept[group.columns].all(1)
     return replace(
         group,
-        levels=tuple(np.array(group.levels, object)[there]),
-        columns=now[group.columns[there]],
-        contrast_group=group.contrast_group[there],
-        weight=group.weight[there],
+        levels=tuple(np.array(group.levels, object)[is_kept]),
+        columns=new_index[group.columns[is_kept]],
+        contrast_group=group.contrast_group[is_kept],
+        weight=group.weight[is_kept],
         n_columns=int(kept.sum()),
     )
+
+
+def _list_terms(study: UsedScans, spec: ModelSpec, covariates: tuple[Covariate, ...]) -> tuple[list[Term], list[str]]:
+    """List the terms of a model that have columns in a study: the mean, families, covariates; with notes."""
+    levels = [family_levels(family, study) for family in spec.families]
+    terms = [mean_term(len(study.table), spec)]
+    terms += [family_term(family, each) for family, each in zip(spec.families, levels, strict=True) if each.columns]
+    if spec.covariates:
+        terms.append(covariate_term(study.table, covariates, spec))
+    return terms, [note for each in levels for note in each.notes]
+
+
+def _choose_eliminated(terms: Sequence[Term], matrix: sparse.csr_array, spec: ModelSpec) -> np.ndarray:
+    """Choose columns that share no scan with one another, (column,) bool array.
+
+    Components of the scanner effect stay dense: the moments of their sum need the products of all of them.
+    """
+    by_column, dimension = matrix.tocsc(), [spec.dimension_of(term.name) for term in terms]
+    start = np.concatenate([[0], np.cumsum([len(term.columns) for term in terms])])
+    is_eliminated, is_covered = np.zeros(matrix.shape[1], bool), np.zeros(matrix.shape[0], bool)
+    for wanted in ("participant", "population", "scanner"):
+        for j, term in enumerate(terms):
+            if dimension[j] != wanted or (term.name in spec.components and len(spec.components) > 1):
+                continue
+            for column in range(start[j], start[j + 1]):
+                scans = by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
+                if not is_covered[scans].any():
+                    is_covered[scans] = is_eliminated[column] = True
+    return is_eliminated
+
+
+def _effect_groups(
+    terms: Sequence[Term],
+    place: np.ndarray,
+    column_scale: np.ndarray,
+    of_scanner: np.ndarray,
+    scanners: tuple[str, ...],
+    spec: ModelSpec,
+) -> tuple[EffectGroup, ...]:
+    """Build the reported contrasts from the final place of each column, and from its scale in the order of the terms."""
+    groups, n_columns, n_scanners, start = [], len(place), len(scanners), 0
+    for term in terms:
+        stop = start + len(term.columns)
+        scales, columns = column_scale[start:stop], place[start:stop]
+        start = stop
+        if term.name == "mean":
+            continue
+        # a level that shares its scale with no other level has nothing to be compared with
+        is_reported = (np.bincount(scales + 1)[scales + 1] > 1) | (not term.is_centered)
+        if is_reported.any():
+            levels = tuple(label for label, reported in zip(term.labels, is_reported, strict=True) if reported)
+            contrast_group = (scales if term.is_centered else np.full(len(scales), -1))[is_reported]
+            weight = np.broadcast_to(term.weight, len(scales))[is_reported]
+            dim = spec.dimension_of(term.name)
+            groups.append(EffectGroup(term.name, dim, levels, columns[is_reported, None], contrast_group, weight, n_columns))
+    if len(spec.components) > 1:
+        one_group, ones = np.zeros(n_scanners, int), np.ones(n_scanners)
+        groups.append(EffectGroup(spec.removed_effect, "scanner", scanners, of_scanner, one_group, ones, n_columns))
+    return tuple(groups)
+
+
+def _columns_of_scanners(
+    columns: Sequence[Column], matrix: sparse.csr_array, scanner: np.ndarray, spec: ModelSpec
+) -> np.ndarray:
+    """Return the columns of each scanner's effect, read off one scan of each scanner, (scanner, component) int array."""
+    is_component = np.isin([column.family for column in columns], spec.components)
+    scanners, first = np.unique(scanner, return_index=True)
+    return np.nonzero(matrix[first].toarray() * is_component)[1].reshape(len(scanners), -1)

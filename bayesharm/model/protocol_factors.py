@@ -1,6 +1,6 @@
-"""Protocol factors: what scanners have in common, such as manufacturer, coil or phase-encoding direction.
+"""Protocol factors: properties that scanners share, such as manufacturer, coil or phase-encoding direction.
 
-They vary between scanners only, so that a dozen scanners are all there is to tell one factor from another.
+They vary between scanners only. A study with a dozen scanners has a dozen observations to separate their effects.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import pandas as pd
 from bayesharm.data.scans import CANONICAL
 from bayesharm.errors import InputError, ModelError, listed, shorten
 from bayesharm.io.tables import to_labels
-from bayesharm.model.spec import Family, ModelSpec
+from bayesharm.model.spec import TAKEN, Family, ModelSpec, is_group_name
 
 
 def name_factors(spec: ModelSpec, columns: Sequence[str], scans: pd.DataFrame) -> ModelSpec:
-    """The model with these columns of the scans table as its protocol factors, in place of its own.
+    """Return the model with these columns of the scans table as its protocol factors, in place of the default ones.
 
     Raises
     ------
     ModelError
         The model has no protocol factors.
     InputError
-        A column is not there, is named twice, or is one that the model uses otherwise.
+        A column is absent, is named twice, has another use in the model, or has a name that no family can have.
     """
     if not spec.factors:
         raise ModelError(
             f"The model {spec.name!r} has no protocol factors.",
             got=f"protocol {shorten(columns)}",
-            expected="a model whose measurement bias is made of them",
+            expected="a model whose measurement bias is a sum of protocol factors",
             do="use --model protocol, or leave --protocol out",
         )
     if missing := [name for name in columns if name not in scans]:
@@ -48,88 +48,94 @@ def name_factors(spec: ModelSpec, columns: Sequence[str], scans: pd.DataFrame) -
             expected="columns, each once, that the model does not use already",
             do="leave it out of --protocol",
         )
-    own = spec.factors[0]
-    named = tuple(replace(own, name=name, grouping=name) for name in columns)
-    first = spec.families.index(own)
-    others = [tuple(f for f in part if not f.is_factor) for part in (spec.families[:first], spec.families[first:])]
-    return replace(spec, families=(*others[0], *named, *others[1]))
+    names = {family.name for family in spec.families if not family.is_factor} | {*TAKEN, spec.removed_effect}
+    if wrong := [name for name in columns if name in names or not is_group_name(name)]:
+        raise InputError(
+            f"A protocol factor cannot have the name {shorten(wrong)}.",
+            got=f"--protocol {','.join(columns)}",
+            expected=f"column names without slash, other than {', '.join(sorted(names))}",
+            do="rename the column in the scans table",
+        )
+    template = spec.factors[0]
+    factors = tuple(replace(template, name=name, grouping=name) for name in columns)
+    first = spec.families.index(template)
+    before, after = ([f for f in part if not f.is_factor] for part in (spec.families[:first], spec.families[first:]))
+    return replace(spec, families=(*before, *factors, *after))
 
 
-def read_factors(used: pd.DataFrame, spec: ModelSpec, notes: list[str]) -> dict[str, pd.Series]:
-    """Level of each scanner, for each protocol factor of a model that the table has.
+def read_factors(used: pd.DataFrame, spec: ModelSpec) -> tuple[dict[str, pd.Series], list[str]]:
+    """Read the level of each scanner, for each protocol factor in the table.
 
     Parameters
     ----------
     used : DataFrame
-        Scans that the model uses.
+        Scans in the model.
     spec : ModelSpec
-    notes : list of str
-        Receives a sentence about factors that are left out.
 
     Returns
     -------
-    dict of Series
+    factors : dict of Series
         By name of the family; indexed by scanner, sorted.
+    notes : list of str
+        Sentences about factors without a column.
 
     Raises
     ------
     ModelError
-        None of the factors is there.
+        The table has none of the factors.
     InputError
-        A factor has missing values, differs within a scanner, is the same everywhere, or divides the scanners as another
-        one does, or into single ones.
+        A factor has missing values, differs within a scanner, is the same for all scanners or another one for each, or
+        divides the scanners into the same groups as another factor.
     """
-    there = [family for family in spec.factors if family.grouping in used]
-    if spec.factors and not there:
+    present = [family for family in spec.factors if family.grouping in used]
+    if spec.factors and not present:
         raise ModelError(
             f"The model {spec.name!r} needs protocol columns, and the scans table has none of its own.",
             got=f"columns {shorten(used.columns, 30)}",
             expected=f"at least one of {shorten((family.grouping for family in spec.factors), 9)}",
             do="name the columns that describe the scanners with --protocol, or use --model traveling_and_cohort",
         )
-    notes += [
-        f"No column {family.grouping}: nothing is said about {family.name}, which is part of what is left of the scanner."
-        for family in spec.factors if family.grouping not in used
-    ]  # fmt: skip
+    notes = [
+        f"No column {family.grouping}: the effect of {family.name} is not estimated but part of the scanner's own effect."
+        for family in spec.factors
+        if family.grouping not in used
+    ]
     factors: dict[str, pd.Series] = {}
     divided: dict[tuple[int, ...], Family] = {}
-    for family in there:
+    for family in present:
         levels = factors[family.name] = _of_scanners(used, family.grouping)
         division = tuple(int(code) for code in pd.factorize(levels)[0])
-        rest = ",".join(other.grouping for other in there if other is not family)
+        rest = ",".join(other.grouping for other in present if other is not family)
         do = f"leave it out: --protocol {rest}" if rest else "use --model traveling_and_cohort"
         if max(division) == 0:
             raise InputError(
-                f"The protocol factor {family.grouping!r} is the same for every scanner that the model uses.",
+                f"The protocol factor {family.grouping!r} is the same for every scanner in the model.",
                 got=str(levels.iloc[0]),
                 expected="factors that differ between scanners",
                 do=do,
             )
         if len(set(division)) == len(division):
             raise InputError(
-                f"The protocol factor {family.grouping!r} is another one for every scanner, so that it says nothing but "
-                "which "
-                "scanner it is.",
+                f"The protocol factor {family.grouping!r} is different for every scanner: it only identifies the scanner.",
                 got=f"{len(division)} levels for {len(division)} scanners",
                 expected="factors that some scanners have in common",
                 do=do,
             )
         if division in divided:
             raise InputError(
-                f"The protocol factors {divided[division].grouping!r} and {family.grouping!r} divide the scanners "
-                "alike: nothing tells "
-                "them apart.",
+                f"The protocol factors {divided[division].grouping!r} and {family.grouping!r} divide the scanners into the "
+                "same groups: their effects cannot be separated.",
                 got=shorten(f"{a}, {b}" for a, b in
                             dict.fromkeys(zip(factors[divided[division].name], levels, strict=True))),
                 expected="factors that differ from one another",
                 do=do,
             )  # fmt: skip
         divided[division] = family
-    return factors
+    return factors, notes
 
 
 def _of_scanners(used: pd.DataFrame, column: str) -> pd.Series:
-    """What a column says about each scanner."""
+    """Return the value of a column for each scanner."""
     labels, missing = to_labels(used[column])
     if missing.any():
         raise InputError(
@@ -144,25 +150,25 @@ def _of_scanners(used: pd.DataFrame, column: str) -> pd.Series:
             f"The protocol factor {column!r} differs within a scanner.",
             got=f"{shorten(by_scanner.unique()[differ[0]])} on {differ[0]!r}"
             + (f", and so on {len(differ) - 1} more" if len(differ) > 1 else ""),
-            expected="one value for each scanner: a scanner with another protocol is another one",
+            expected="one value for each scanner: a scanner with another protocol counts as another scanner",
             do="give each protocol of a scanner a name of its own in the scanner column",
         )
     return by_scanner.first()
 
 
 def count_contrasts(factors: dict[str, np.ndarray]) -> pd.DataFrame:
-    """How many differences between the levels of a factor are not differences between levels of others too.
+    """Count the contrasts of each factor, and those that the other factors cannot reproduce.
 
     Parameters
     ----------
     factors : dict of (scanner, level) arrays
-        Ones where a scanner has a level.
+        Indicators of the level of each scanner.
 
     Returns
     -------
     DataFrame by factor
-        ``contrasts`` (levels − 1), ``own`` (those that the other factors together cannot mimic), and ``mimicked_by``: the
-        factors of which one alone has such a contrast, or all others where only several together do.
+        ``contrasts`` (levels − 1), ``own`` (contrasts that the other factors together cannot reproduce), and
+        ``mimicked_by``: factors that alone reproduce one of the other contrasts; all others where only several together do.
     """
     rows = {}
     for name, levels in factors.items():
@@ -174,22 +180,22 @@ def count_contrasts(factors: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _beyond(levels: np.ndarray, others: list[np.ndarray]) -> int:
-    """Dimensions that levels add to the constant and to other factors."""
+    """Return the rank that levels add to the constant and the other factors."""
     rest = np.column_stack([np.ones(len(levels)), *others])
     return int(np.linalg.matrix_rank(np.column_stack([rest, levels])) - np.linalg.matrix_rank(rest))
 
 
 def on_factors(factors: pd.DataFrame, n_scanners: int) -> list[str]:
-    """What tells protocol factors apart, and what does not: sentences on a table of :func:`count_contrasts`."""
+    """Describe in sentences which protocol factors can be separated, from a table of :func:`count_contrasts`."""
     if factors.empty:
         return []
     sentences = [
-        f"{listed(factors.index)}: protocol factors differ between scanners only, and {n_scanners} scanners are all there "
-        "is to tell them from one another and from what is particular to a scanner."
+        f"{listed(factors.index)}: protocol factors differ between scanners only. These {n_scanners} scanners must separate "
+        "the factors from one another and from the scanners' own effects."
     ]
     for name, row in factors[factors.own < factors.contrasts].iterrows():
         sentences.append(
-            f"{name}: {row.contrasts - row.own} of {row.contrasts} contrasts can be differences between levels of "
-            f"{listed(row.mimicked_by)} as well: only their priors tell them apart."
+            f"{name}: {row.contrasts - row.own} of {row.contrasts} contrasts can also be differences between levels of "
+            f"{listed(row.mimicked_by)}: only their priors separate them."
         )
     return sentences

@@ -1,10 +1,13 @@
-"""What a model is: families of effects, their scales and priors, read from ``models/<name>/model.toml``."""
+"""The specification of a model: families of effects, their scales and priors, read from ``models/<name>/model.toml``.
+
+Symbols (y, u, tau, sigma, lambda, kappa, eta, omega), their axes and units are defined in ``docs/notation.md``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
 
 from bayesharm.errors import ModelError
 
@@ -12,28 +15,28 @@ LEVELS = ("scanner", "population", "diagnosis", "participant")
 PARTICIPANTS = ("all", "travelers")
 RATIOS = ("homogeneous", "scanner")
 FEATURE_SCALINGS = ("per_feature", "common")
-# Names that tables and arrays of a run have for other things than families.
-TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column")
+# Names with another meaning in the tables and arrays of a run.
+TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column", "all")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Effects that share one scale per feature: ``effect ~ Normal(0, tau²)``.
+    """Effects that share one scale per feature: ``u ~ Normal(0, tau²)``.
 
     Attributes
     ----------
     name : str
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
     grouping : str
-        What its levels are: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`; or the name of a
-        column that describes the scanners, a *protocol factor*.
+        The levels: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`; or the name of a column that
+        describes the scanners, a *protocol factor*.
     prior_median : float
-        Prior median of the scale, as a share of the feature's standard deviation over scans.
+        Prior median of the scale tau, as a share of the feature's standard deviation over scans.
     split : bool
-        Only for `population`: one family, with a scale of its own, for each diagnosis.
+        Only for `population`: whether each diagnosis has a scale of its own.
     component_of : str
-        What the effects of this family and of others add up to for each scanner, `measurement`; empty for a family that
-        stands alone. Protocol factors are parts, and so is what is left of the scanner, the family by `scanner`.
+        Name of the scanner effect to which this family adds, `measurement`; empty for a family that stands alone. Protocol
+        factors are components, and so is the family by `scanner`, the remainder that they do not explain.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Family:
 
     @property
     def is_factor(self) -> bool:
-        """Whether its levels are those of a protocol factor."""
+        """Whether the levels are those of a protocol factor."""
         return self.grouping not in LEVELS
 
 
@@ -52,16 +55,17 @@ class Family:
 class Priors:
     """Hyperpriors; scales are in units of a feature's standard deviation over scans.
 
-    ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log scale[c], eta_sd²)``,
-    ``omega[c]² = excess[c]² + least_omega²``, ``excess[c] ~ HalfNormal(omega_sd)``;
+    ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log prior_median[c], eta_sd²)``,
+    ``omega[c]² = excess[c]² + omega_floor²``, ``excess[c] ~ HalfNormal(omega_sd)``;
     mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)`` (covariates standardized);
     ``log lambda ~ Normal(0, noise_ratio_sd²)``, centered, and ``log kappa ~ Normal(0, bias_ratio_sd²)``, centered.
 
-    Features that differ by less than `omega_floor` are as good as equal; an omega near 0 is a spike that no sampler enters.
+    Differences between features below `omega_floor` are negligible, and the density near omega = 0 is a spike that no
+    sampler enters.
 
-    ``a[f] ~ Normal(0, amplitude_sd²)`` is what all scales of a feature have in common. It makes up for dividing each
-    feature by its own sd, which is an estimate and holds the very scales, and is wide, so that the ratios of scales alone
-    inform omega; where features share one unit it is 0.
+    ``a[f] ~ Normal(0, feature_offset_sd²)`` is the random intercept of a feature's log scales. Each feature is divided by
+    its own sd, an estimate that depends on the scales themselves; `a` compensates for that. Its prior is wide, so that only
+    ratios between scales inform omega. It is 0 where all features are divided by one common sd.
     """
 
     eta_sd: float = 1.0
@@ -82,26 +86,26 @@ class ModelSpec:
     ----------
     name, title : str
     participants : {'all', 'travelers'}
-        Whose scans the model uses.
+        Participants in the model.
     requires_travelers : bool
-        Whether the model makes sense only where somebody was scanned on two or more scanners.
+        Whether the model needs at least one participant on two or more scanners.
     families : tuple of Family
+    removed_effect : str
+        The effect that :func:`bayesharm.harmonize` removes: a family by scanner, or the sum of its components
+        (`Family.component_of`).
     noise_ratio : {'scanner', 'homogeneous'}
         Whether each scanner has a noise variance ratio lambda, shared by all features.
     bias_ratio : {'scanner', 'homogeneous'}
-        Whether the biases of each scanner have a variance ratio kappa, shared by all features: some scanners are further
-        from the others than others are.
+        Whether each scanner has a bias variance ratio kappa, shared by all features: the biases of some scanners are larger.
     noise_scale : float
-        Prior median of the noise sd, as a share of the feature's sd.
-    removed_effect : str
-        What :func:`bayesharm.harmonize` takes out: a family by scanner, or what protocol factors are `component_of`.
+        Prior median of the noise sd sigma, as a share of the feature's sd.
     reference : str
-        The diagnosis that disorder effects are measured against.
+        Reference diagnosis of the disorder effects.
     covariates : tuple of str
         Columns of the scans table with a linear effect on every feature.
     feature_scaling : {'per_feature', 'common'}
-        What the scales of features are compared in: each feature's own sd (any measures together), or one unit
-        for all (features of one kind, such as the edges of a connectome).
+        Unit in which the scales of features are compared: each feature's own sd (any mixture of measures), or one common sd
+        (features of one kind, such as the edges of a connectome).
     priors : Priors
     """
 
@@ -121,12 +125,12 @@ class ModelSpec:
 
     @property
     def feature_offset_sd(self) -> float:
-        """Prior sd of what the log scales of a feature have in common: 0 where features share one unit."""
+        """Prior sd of a[f], the random intercept of a feature's log scales; 0 with `feature_scaling` `common`."""
         return self.priors.feature_offset_sd if self.feature_scaling == "per_feature" else 0.0
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Names of the families that add up to the effect of a scanner: several where there are protocol factors."""
+        """Names of the families whose sum is the scanner effect: several only with protocol factors."""
         return tuple(f.name for f in self.families if f.component_of) or (self.removed_effect,)
 
     @property
@@ -134,8 +138,12 @@ class ModelSpec:
         """The protocol factors among the families."""
         return tuple(family for family in self.families if family.is_factor)
 
+    def dimension_of(self, name: str) -> str:
+        """Return the dimension of a term's levels: the family's grouping; for other terms and protocol factors the name."""
+        return next((family.grouping for family in self.families if family.name == name and not family.is_factor), name)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
+        """Return a plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
         return asdict(self)
 
 
@@ -145,7 +153,7 @@ def spec_from_dict(table: Mapping[str, Any]) -> ModelSpec:
     Raises
     ------
     ModelError
-        An unknown or missing key, or a value outside what the package knows.
+        An unknown or missing key, or an invalid value.
     """
     table = dict(table)
     try:
@@ -165,86 +173,116 @@ def spec_from_dict(table: Mapping[str, Any]) -> ModelSpec:
     return spec
 
 
-def _validate(spec: ModelSpec) -> None:
-    def check(fine: bool, what: str, got: object, expected: str) -> None:
-        if not fine:
-            raise ModelError(
-                f"The model {spec.name!r} is malformed: {what}.",
-                got=repr(got),
-                expected=expected,
-                do="correct its model.toml",
-            )
+class Rule(NamedTuple):
+    """A condition on one field of a model, of its priors, or of a family, and the values that meet it.
 
-    check(
-        spec.participants in PARTICIPANTS, "unknown 'participants'", spec.participants, f"one of {', '.join(PARTICIPANTS)}"
-    )
-    check(
-        spec.noise_ratio in RATIOS,
-        "unknown 'noise_ratio'",
-        spec.noise_ratio,
-        f"one of {', '.join(RATIOS)}",
-    )
-    check(
-        spec.bias_ratio in RATIOS,
-        "unknown 'bias_ratio'",
-        spec.bias_ratio,
-        f"one of {', '.join(RATIOS)}",
-    )
-    names = [family.name for family in spec.families]
-    check(len(set(names)) == len(names), "a family name is used twice", names, "unique names")
-    for name in names:
-        check(name not in TAKEN, f"a family is called {name!r}", names, "another name; this one stands for something else")
-        fine = bool(name) and not set(name) & set(":/")
-        check(fine, "a family has an impossible name", name, "a name without colon and slash")
-    for family in spec.families:
-        check(
-            not family.is_factor or bool(family.component_of),
-            f"family {family.name!r} has unknown levels",
-            family.grouping,
-            f"one of {', '.join(LEVELS)}, or a protocol column together with part_of = {spec.removed_effect!r}",
-        )
-        check(
-            not family.component_of
-            or (family.component_of == spec.removed_effect and (family.is_factor or family.grouping == "scanner")),
-            f"family {family.name!r} cannot be a part",
-            f"by {family.grouping!r}, part_of {family.component_of!r}",
-            "part_of what the model removes, by scanner or by a protocol column",
-        )
-        check(
-            not family.is_factor or family.name not in LEVELS,
-            f"the protocol factor {family.name!r} has the name of something else",
-            family.name,
-            "another name",
-        )
-        check(
-            family.prior_median > 0,
-            f"family {family.name!r} has an impossible scale",
-            family.prior_median,
-            "a number above 0",
-        )
-        check(
-            not family.split or family.grouping == "population",
-            f"family {family.name!r} cannot be split",
-            family.grouping,
-            "split = true only with by = 'population'",
-        )
-    by_scanner = [family.name for family in spec.families if family.grouping == "scanner"]
-    if any(family.component_of for family in spec.families):
-        check(
-            spec.removed_effect not in names,
-            "what parts add up to is a family itself",
-            spec.removed_effect,
-            "a name of its own",
-        )
-        left = [family.name for family in spec.families if family.component_of and family.grouping == "scanner"]
-        check(len(left) == 1, "not one family by scanner among the parts", left, "one, for what is left of the scanner")
-    else:
-        check(
-            spec.removed_effect in by_scanner,
-            "'removed_effect' is not a family by scanner",
-            spec.removed_effect,
-            f"one of {', '.join(by_scanner)}",
-        )
-    scales = {"noise_scale": spec.noise_scale, **asdict(spec.priors)}
-    for name, value in scales.items():
-        check(value > 0, f"impossible {name!r}", value, "a number above 0")
+    Attributes
+    ----------
+    field : str
+    is_met : callable
+        Receives the model, its priors or a family; and the model.
+    expected : str
+    """
+
+    field: str
+    is_met: Callable[[Any, ModelSpec], bool]
+    expected: str
+
+
+def is_group_name(name: str) -> bool:
+    """Whether effects can be stored under a name: an xarray group, whose path ends at a slash and has ``.`` and ``..``."""
+    return isinstance(name, str) and bool(name.strip(".")) and "/" not in name
+
+
+def _one_of(field: str, values: Collection[str]) -> Rule:
+    return Rule(field, lambda owner, _: getattr(owner, field) in values, f"one of {', '.join(values)}")
+
+
+def _positive(field: str) -> Rule:
+    return Rule(field, lambda owner, _: getattr(owner, field) > 0, "a number above 0")
+
+
+MODEL_RULES = (
+    _one_of("participants", PARTICIPANTS),
+    _one_of("noise_ratio", RATIOS),
+    _one_of("bias_ratio", RATIOS),
+    _one_of("feature_scaling", FEATURE_SCALINGS),
+    _positive("noise_scale"),
+    Rule("families", lambda spec, _: len({f.name for f in spec.families}) == len(spec.families), "each name once"),
+)
+FAMILY_RULES = (
+    Rule("name", lambda family, _: is_group_name(family.name), "a name without slash"),
+    Rule("name", lambda family, _: family.name not in TAKEN, f"another name than {', '.join(TAKEN)}: these have a meaning"),
+    Rule(
+        "grouping",
+        lambda family, _: not family.is_factor or bool(family.component_of),
+        f"one of {', '.join(LEVELS)}; or a protocol column, together with component_of",
+    ),
+    Rule(
+        "name",
+        lambda family, _: not family.is_factor or family.name not in LEVELS,
+        f"for a protocol factor, another name than {', '.join(LEVELS)}",
+    ),
+    Rule(
+        "component_of",
+        lambda family, spec: not family.component_of or family.component_of == spec.removed_effect,
+        "the removed_effect of the model",
+    ),
+    Rule(
+        "component_of",
+        lambda family, _: not family.component_of or family.is_factor or family.grouping == "scanner",
+        "component_of only in families by scanner or by a protocol column",
+    ),
+    _positive("prior_median"),
+    Rule("split", lambda family, _: not family.split or family.grouping == "population", "true only for populations"),
+)
+# These come last: they presuppose valid families.
+REMOVED_EFFECT_RULES = (
+    Rule(
+        "removed_effect",
+        lambda spec, _: _has_components(spec) or spec.removed_effect in _names_by_scanner(spec),
+        "the name of a family by scanner",
+    ),
+    Rule(
+        "removed_effect",
+        lambda spec, _: not _has_components(spec) or spec.removed_effect not in {f.name for f in spec.families},
+        "a name that no family has: it is the sum of the components",
+    ),
+    Rule(
+        "families",
+        lambda spec, _: (
+            not _has_components(spec) or sum(f.grouping == "scanner" for f in spec.families if f.component_of) == 1
+        ),
+        "one component by scanner: the remainder that protocol factors do not explain",
+    ),
+)
+
+
+def _has_components(spec: ModelSpec) -> bool:
+    return any(family.component_of for family in spec.families)
+
+
+def _names_by_scanner(spec: ModelSpec) -> list[str]:
+    return [family.name for family in spec.families if family.grouping == "scanner"]
+
+
+def _validate(spec: ModelSpec) -> None:
+    """Raise a `ModelError` for the first rule that the model breaks."""
+    checks: list[tuple[Any, str, tuple[Rule, ...]]] = [(spec, "", MODEL_RULES)]
+    checks += [(family, f" of family {family.name!r}", FAMILY_RULES) for family in spec.families]
+    checks += [(spec, "", REMOVED_EFFECT_RULES)]
+    checks += [(spec.priors, " of priors", tuple(_positive(field.name) for field in fields(Priors)))]
+    for owner, place, rules in checks:
+        for rule in rules:
+            if not rule.is_met(owner, spec):
+                raise ModelError(
+                    f"The model {spec.name!r} is malformed: invalid {rule.field!r}{place}.",
+                    got=_describe(getattr(owner, rule.field)),
+                    expected=rule.expected,
+                    do="correct its model.toml",
+                )
+
+
+def _describe(value: object) -> str:
+    """The value of a field; families by their names."""
+    return ", ".join(repr(family.name) for family in value) if isinstance(value, tuple) else repr(value)

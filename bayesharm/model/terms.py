@@ -1,174 +1,209 @@
-"""The columns of a design, block by block: the mean, one block for each family of effects, the covariates."""
+"""Terms of a model: the columns of the mean, of each family of effects, and of the covariates."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from bayesharm.errors import ModelError, shorten
+from bayesharm.model.labels import Column, Population, Scale, population_labels
 from bayesharm.model.spec import Family, ModelSpec
-
-FIXED = -1  # scale index of columns whose prior sd is fixed: the mean and the covariates
+from bayesharm.model.used_scans import UsedScans
 
 
 @dataclass(frozen=True)
-class Block:
-    """Columns of one family, or the mean, or the covariates.
+class Term:
+    """Columns of one family, of the mean, or of the covariates.
 
     Attributes
     ----------
     name : str
         `mean`, `covariate` or a family's name.
-    levels : tuple of str
-    matrix : (scan, level) sparse matrix
-    scales : (level,) int array
-        Which scale each level has (index into ``Design.scales``), or ``FIXED``.
-    centered : bool
-        Whether its effects are reported against the mean of the levels that share a scale, or as they are.
-    weight : float or (level,) array
-        What reported effects are multiplied by.
+    columns : tuple of Column
+    labels : tuple of str
+        Printed label of each level, unique within the term.
+    matrix : (scan, column) sparse matrix
+    scales : tuple of Scale or None
+        Scale of each column; None where the prior sd is fixed.
+    is_centered : bool
+        Whether effects are reported relative to the mean of the levels that share a scale, or against a reference.
+    prior_median : float
+        Prior median of the scales, as a share of the feature's standard deviation.
     fixed_sd : float
-        Prior sd where the scale is ``FIXED``, in standard deviations of the feature.
+        Prior sd of columns without a scale, in standard deviations of the feature.
+    weight : float or (column,) array
+        Factor from an effect to the reported effect.
     """
 
     name: str
-    levels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    labels: tuple[str, ...]
     matrix: sparse.csr_array
-    scales: np.ndarray
-    centered: bool
+    scales: tuple[Scale | None, ...]
+    is_centered: bool
+    prior_median: float = np.nan
     fixed_sd: float = np.inf
     weight: float | np.ndarray = 1.0
 
 
-def levels_by(spec: ModelSpec, name: str) -> str:
-    """What the levels of a family or block are; those of a protocol factor have its name."""
-    return next((family.grouping for family in spec.families if family.name == name and not family.is_factor), name)
+class TermLevels(NamedTuple):
+    """Levels of a family in a study.
 
-
-def family_levels(
-    family: Family,
-    used: pd.DataFrame,
-    traveling: np.ndarray,
-    repeated: np.ndarray,
-    spec: ModelSpec,
-    scanners: Sequence[str],
-    factors: Mapping[str, pd.Series],
-    notes: list[str],
-) -> tuple[np.ndarray, list[str], list[str]] | None:
-    """Level of each scan (or None), the scale of each level, and the levels; None if there is nothing."""
-    if family.is_factor:
-        if family.name not in factors:
-            return None
-        names = sorted(factors[family.name].unique())
-        return used.scanner.map(factors[family.name]).to_numpy(object), [family.name] * len(names), names
-    if family.grouping == "scanner":
-        return used.scanner.to_numpy(object), [family.name] * len(scanners), list(scanners)
-    if family.grouping == "participant":
-        names = sorted(used.participant_id[repeated].unique())
-        if not names:
-            notes.append("Nobody was scanned twice: participant effects are part of the noise.")
-            return None
-        labels = used.participant_id.where(repeated, None).to_numpy(object)
-        return labels, [family.name] * len(names), names
-    if family.grouping == "diagnosis":
-        if "diagnosis" not in used:
-            notes.append(f"No diagnosis column: no {family.name} effects.")
-            return None
-        present = sorted(used.diagnosis.unique())
-        if spec.reference not in present:
-            raise ModelError(
-                f"The reference diagnosis {spec.reference!r} is not in the table.",
-                got=f"diagnoses {shorten(present)}",
-                expected=f"some scans with diagnosis {spec.reference!r}",
-                do="name the reference group with --reference, or leave the diagnosis column out",
-            )
-        names = [name for name in present if name != spec.reference]
-        if not names:
-            notes.append(f"Everybody is {spec.reference!r}: no {family.name} effects.")
-            return None
-        return used.diagnosis.to_numpy(object), [family.name] * len(names), names
-    return _populations(family, used, traveling, spec.reference, notes)
-
-
-def _populations(family: Family, used: pd.DataFrame, traveling: np.ndarray, reference: str, notes: list[str]):
-    """Populations (site × diagnosis) of people who did not travel; of patients only where they are from two sites or more.
-
-    A reference group from one site keeps its term: without it, how these people differ would be taken for what their
-    scanner does.
-    """
-    cohort = used[~traveling]
-    if cohort.empty:
-        notes.append(f"Everybody traveled: no {family.name} effects.")
-        return None
-    has_diagnosis = "diagnosis" in used
-    labels = pd.Series(np.full(len(used), None, object))
-    groups, names = [], []
-    for diagnosis, people in cohort.groupby("diagnosis") if has_diagnosis else [("everybody", cohort)]:
-        sites = sorted(people.site.unique())
-        if len(sites) < 2 and has_diagnosis and diagnosis != reference:
-            notes.append(
-                f"{diagnosis}: recruited at {shorten(sites)} only, so that its sampling bias cannot "
-                "be told from its disorder effect and is part of it."
-            )
-            continue
-        if len(sites) < 2:
-            notes.append(
-                f"{diagnosis}: recruited at {shorten(sites)} only; how these people differ from others is kept apart "
-                "from what the scanner does, and not reported, since there is no other site to compare with."
-            )
-        label = people.site + "/" + str(diagnosis) if has_diagnosis else people.site
-        labels[people.index] = label
-        names += sorted(label.unique())
-        group = f"{family.name}_{diagnosis}" if family.split and has_diagnosis else family.name
-        groups += [group] * len(sites)
-    return (labels.to_numpy(object), groups, names) if names else None
-
-
-def sized_biases(
-    spec: ModelSpec, columns: Sequence[str], scanners: Sequence[str], with_travelers: Collection[int]
-) -> np.ndarray:
-    """The scanner whose biases have a size of their own, for each column; -1 for others.
-
-    Where populations have effects, a scanner that nobody but its own people was on may be far from the others for either
-    reason, so that nothing tells how large its biases are. Of two scanners only the difference is seen, and not whose it is.
-
-    Parameters
+    Attributes
     ----------
-    spec : ModelSpec
-    columns : sequence of str
-        ``family:level``.
-    scanners : sequence of str
-    with_travelers : collection of int
-        Which of them travelers were on.
+    codes : (scan,) int array
+        Level of each scan; -1 for none.
+    columns : tuple of Column
+        One for each level; empty if the study has no effects of this family.
+    scales : tuple of Scale
+        Scale of each level.
+    notes : tuple of str
+        Sentences about levels that were left out.
     """
-    found = np.full(len(columns), -1, np.int32)
-    if spec.bias_ratio != "scanner" or len(scanners) < 3:
-        return found
-    apart = any(family.grouping == "population" for family in spec.families)
-    known = {scanners[k] for k in with_travelers} if apart else set(scanners)
-    by_scanner = [family.name for family in spec.families if family.grouping == "scanner"]
-    for k, column in enumerate(columns):
-        family, _, level = column.partition(":")
-        if family in by_scanner and level in known:
-            found[k] = list(scanners).index(level)
-    return found
+
+    codes: np.ndarray
+    columns: tuple[Column, ...]
+    scales: tuple[Scale, ...]
+    notes: tuple[str, ...] = ()
+
+
+def family_levels(family: Family, study: UsedScans) -> TermLevels:
+    """List the levels of a family, their scales, and the level of each scan.
+
+    Raises
+    ------
+    ModelError
+        No scan has the reference diagnosis.
+    """
+    return LEVELS_OF.get(family.grouping, _factor_levels)(family, study)
+
+
+def family_term(family: Family, levels: TermLevels) -> Term:
+    """Build the columns of a family: indicators of its levels."""
+    is_population = family.grouping == "population"
+    names = tuple(column.level for column in levels.columns)
+    return Term(
+        family.name,
+        levels.columns,
+        population_labels([Population(c.level, c.group) for c in levels.columns]) if is_population else names,
+        indicators(levels.codes, len(names)),
+        levels.scales,
+        is_centered=family.grouping != "diagnosis",
+        prior_median=family.prior_median,
+    )
+
+
+def mean_term(n_scans: int, spec: ModelSpec) -> Term:
+    """Build the column of ones."""
+    ones = sparse.csr_array(np.ones((n_scans, 1)))
+    return Term("mean", (Column("mean", "mean"),), ("mean",), ones, (None,), False, fixed_sd=spec.priors.mean_sd)
 
 
 def indicators(codes: np.ndarray, n_levels: int) -> sparse.csr_array:
+    """Return the 0/1 matrix (scan, level) of level codes; a row of zeros where the code is -1."""
     scan = np.flatnonzero(codes >= 0)
     return sparse.csr_array((np.ones(len(scan)), (scan, codes[scan])), shape=(len(codes), n_levels))
 
 
-def mean_block(n_scans: int, spec: ModelSpec) -> Block:
-    return Block(
-        "mean",
-        ("mean",),
-        sparse.csr_array(np.ones((n_scans, 1))),
-        np.array([FIXED]),
-        False,
-        spec.priors.mean_sd,
+def _one_scale(family: Family, labels: np.ndarray, levels: Sequence[str], *notes: str) -> TermLevels:
+    """Levels that share one scale; scans whose label is not a level have none."""
+    codes = pd.Index(levels, dtype=object).get_indexer(labels)
+    return TermLevels(
+        codes, tuple(Column(family.name, level) for level in levels), (Scale(family.name),) * len(levels), notes
     )
+
+
+def _no_levels(study: UsedScans, *notes: str) -> TermLevels:
+    return TermLevels(np.full(len(study.table), -1), (), (), notes)
+
+
+def _scanner_levels(family: Family, study: UsedScans) -> TermLevels:
+    return _one_scale(family, study.table.scanner.to_numpy(object), study.scanners)
+
+
+def _factor_levels(family: Family, study: UsedScans) -> TermLevels:
+    if family.name not in study.factors:
+        return _no_levels(study)
+    level = study.factors[family.name]
+    return _one_scale(family, study.table.scanner.map(level).to_numpy(object), sorted(level.unique()))
+
+
+def _participant_levels(family: Family, study: UsedScans) -> TermLevels:
+    """People scanned more than once; the effect of a person with one scan is part of the noise of that scan."""
+    people = study.table.participant_id.where(study.is_repeat_scanned, None)
+    if not study.is_repeat_scanned.any():
+        return _no_levels(study, "Nobody was scanned twice: participant effects are part of the noise.")
+    return _one_scale(family, people.to_numpy(object), sorted(people[study.is_repeat_scanned].unique()))
+
+
+def _diagnosis_levels(family: Family, study: UsedScans) -> TermLevels:
+    """Diagnoses but the reference."""
+    if "diagnosis" not in study.table:
+        return _no_levels(study, f"No diagnosis column: no {family.name} effects.")
+    present = sorted(study.table.diagnosis.unique())
+    if study.reference not in present:
+        raise ModelError(
+            f"The reference diagnosis {study.reference!r} is not in the table.",
+            got=f"diagnoses {shorten(present)}",
+            expected=f"some scans with diagnosis {study.reference!r}",
+            do="name the reference group with --reference, or leave the diagnosis column out",
+        )
+    patients = [name for name in present if name != study.reference]
+    if not patients:
+        return _no_levels(study, f"Everybody is {study.reference!r}: no {family.name} effects.")
+    return _one_scale(family, study.table.diagnosis.to_numpy(object), patients)
+
+
+def _population_levels(family: Family, study: UsedScans) -> TermLevels:
+    """Populations (site × diagnosis) of the people who did not travel; of patients only if they come from two or more sites.
+
+    A reference group from one site keeps its term. Without the term, the difference between these people and others would be
+    attributed to their scanner.
+    """
+    cohort = study.table[~study.is_traveler]
+    if cohort.empty:
+        return _no_levels(study, f"Everybody traveled: no {family.name} effects.")
+    has_diagnosis = "diagnosis" in cohort
+    populations: list[Population] = []
+    notes: list[str] = []
+    for diagnosis, people in cohort.groupby("diagnosis") if has_diagnosis else [("", cohort)]:
+        recruited = sorted((Population(site, str(diagnosis)) for site in people.site.unique()), key=str)
+        is_confounded = has_diagnosis and diagnosis != study.reference and len(recruited) < 2
+        if len(recruited) < 2:
+            notes.append(_on_single_site(str(diagnosis) or "everybody", recruited[0].site, is_confounded))
+        if not is_confounded:
+            populations += recruited
+    place = {population: code for code, population in enumerate(populations)}
+    diagnoses = study.table.diagnosis.astype(str) if has_diagnosis else [""] * len(study.table)
+    pairs = zip(study.table.site, diagnoses, study.is_traveler, strict=True)
+    return TermLevels(
+        np.array([-1 if travels else place.get(Population(site, diagnosis), -1) for site, diagnosis, travels in pairs], int),
+        tuple(Column(family.name, *population) for population in populations),
+        tuple(Scale(family.name, population.diagnosis if family.split else "") for population in populations),
+        tuple(notes),
+    )
+
+
+def _on_single_site(people: str, site: str, is_confounded: bool) -> str:
+    if is_confounded:
+        return (
+            f"{people}: recruited at {site!r} only. Its sampling bias cannot be separated from its disorder effect and is "
+            "part of it."
+        )
+    return (
+        f"{people}: recruited at {site!r} only. The difference between these people and others is modeled separately from "
+        "the scanner effect, but not reported: there is no other site to compare with."
+    )
+
+
+LEVELS_OF: Mapping[str, Callable[[Family, UsedScans], TermLevels]] = {
+    "scanner": _scanner_levels,
+    "population": _population_levels,
+    "diagnosis": _diagnosis_levels,
+    "participant": _participant_levels,
+}

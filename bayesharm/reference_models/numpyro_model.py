@@ -190,7 +190,7 @@ def sample_explicit(
         counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
 
     draws = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
-    families = {"family": list(design.scales)}
+    families = {"family": list(design.scale_labels)}
     feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
     arrays = partial(_labeled, draws)
     hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}

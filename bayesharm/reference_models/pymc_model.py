@@ -60,9 +60,9 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     coords: dict[str, Any] = {
         "scan": design.rows,
         "feature": table.columns,
-        "family": list(design.scales),
+        "family": list(design.scale_labels),
         "scanner": list(design.scanners),
-        "column": list(design.columns),
+        "column": list(design.column_labels),
     }
     coords |= {group.dim: list(group.levels) for group in design.effects}
     scanner_of_scan = design.class_scanner[design.scan_class]

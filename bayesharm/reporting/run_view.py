@@ -16,6 +16,8 @@ from bayesharm.analysis.variance_components import VarianceComponents, summarize
 from bayesharm.data.parcellation import read_edge_regions
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
+from bayesharm.model.labels import Scale
+from bayesharm.results.nodes import read_scales
 from bayesharm.results.posterior import Posterior
 
 COORDINATES = ["x", "y", "z"]
@@ -70,6 +72,11 @@ class RunView:
     def similarity(self) -> ScannerSimilarity:
         """Result of :func:`bayesharm.scanner_similarity`."""
         return scanner_similarity(self.posterior)
+
+    @cached_property
+    def scales(self) -> dict[str, Scale]:
+        """Family and diagnosis of each scale, by its label."""
+        return read_scales(self.posterior.tree["scales"].to_dataset())
 
     @property
     def is_preview(self) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bayesharm.analysis.summary import has_bias_ratios
 from bayesharm.errors import listed
+from bayesharm.model.labels import Scale
 from bayesharm.reporting.plots import (
     RunView,
     plot_bias,
@@ -103,15 +104,15 @@ def describe_sources(view: RunView) -> Section | None:
     table = components.families.dropna(subset="finite_sd").sort_values("finite_sd", ascending=False, kind="stable")
     largest = table.index[0]
     sentences = [
-        f"The largest source of variation is {_named(largest)}: its effects have a standard deviation of "
+        f"The largest source of variation is {_named(view, largest)}: its effects have a standard deviation of "
         f"{_estimate(table.loc[largest], 'finite_sd')} in {view.units}, on average over "
         f"{components.about['n_features']:,} features."
     ]
     for larger, smaller in zip(table.index[:-1], table.index[1:], strict=True):
         ratio = table.loc[larger, "finite_sd"] / table.loc[smaller, "finite_sd"]
         sentences.append(
-            f"Next: {_named(smaller)}, {_estimate(table.loc[smaller], 'finite_sd')}, smaller by a factor of {ratio:.2f}; "
-            f"this order {_support(components.larger.loc[larger, smaller])}."
+            f"Next: {_named(view, smaller)}, {_estimate(table.loc[smaller], 'finite_sd')}, smaller by a factor of "
+            f"{ratio:.2f}; this order {_support(components.larger.loc[larger, smaller])}."
         )
     if {view.removed_effect, "disorder"} <= set(table.index):
         ratio = table.loc[view.removed_effect, "finite_sd"] / table.loc["disorder", "finite_sd"]
@@ -133,9 +134,10 @@ def describe_contributions(view: RunView) -> Section | None:
     largest, smallest = others.iloc[0], others.iloc[-1]
     sentences = [
         f"Noise, the residual of the model, contributes {table.loc['noise', 'contribution']:.1%} of the squares of a scan.",
-        f"Among the other sources, {_named(others.index[0])} contributes most per level, {largest['contribution']:.2%} "
+        f"Among the other sources, {_named(view, others.index[0])} contributes most per level, "
+        f"{largest['contribution']:.2%} "
         f"({largest['contribution_q05']:.2%} to {largest['contribution_q95']:.2%})"
-        + (f", and {_named(others.index[-1])} least, {smallest['contribution']:.2%}." if len(others) > 1 else "."),
+        + (f", and {_named(view, others.index[-1])} least, {smallest['contribution']:.2%}." if len(others) > 1 else "."),
         "Contributions are those of Yamashita et al. (2019): the squared effect over the sum of all squared effects and the "
         "squared residual, divided by the number of levels of the source. They do not add up to 100%.",
     ]
@@ -150,7 +152,8 @@ def describe_ranking(view: RunView) -> Section | None:
         return None
     name, largest = ranking.index[0], ranking.iloc[0]
     sentences = [
-        f"The largest component of {_named(view.removed_effect)} is {name}: {_estimate(largest, 'rms')} in {view.units}. "
+        f"The largest component of {_named(view, view.removed_effect)} is {name}: {_estimate(largest, 'rms')} in "
+        f"{view.units}. "
         f"Its first rank {_support(largest['rank_1'])}."
     ]
     factors = [family.name for family in view.posterior.spec.factors]
@@ -228,7 +231,7 @@ def describe_scales(view: RunView) -> Section:
     """Describe the typical scales before and after the data: those of sampling bias, or of the removed effect."""
     spec, table = view.posterior.spec, view.summary.hyper
     by_population = {family.name for family in spec.families if family.grouping == "population"}
-    sampling = [str(name) for name in table.index if str(name).partition("_")[0] in by_population]
+    sampling = [str(name) for name in table.index if view.scales[str(name)].family in by_population]
     factor = np.exp(2 * 1.645 * spec.priors.eta_sd)
     sentences = [
         "The typical scale of a source is the median of its scales over features, in sd of a feature. Its 90% prior "
@@ -238,7 +241,7 @@ def describe_scales(view: RunView) -> Section:
         if name in table.index:
             row = table.loc[name]
             sentences.append(
-                f"For {_named(name)} it is {_estimate(row, 'scale')}, an interval that spans a factor of "
+                f"For {_named(view, name)} it is {_estimate(row, 'scale')}, an interval that spans a factor of "
                 f"{row.scale_q95 / row.scale_q05:.2f}."
             )
     title = "Scale of sampling bias" if sampling else "Scales"
@@ -281,7 +284,7 @@ def describe_regions(view: RunView) -> Section | None:
     table, mean = view.regions(family), view.variance_components.families.loc[family, "finite_sd"]
     n_above = int((table["finite_sd_q05"] > mean).sum())
     sentences = [
-        f"{_capitalized(_named(family))} is largest in the edges of {table.index[0]}, "
+        f"{_capitalized(_named(view, family))} is largest in the edges of {table.index[0]}, "
         f"{_estimate(table.iloc[0], 'finite_sd')}, and smallest in those of {table.index[-1]}, "
         f"{_estimate(table.iloc[-1], 'finite_sd')}, in {view.units}.",
         f"In {n_above} of {len(table)} regions the 90% interval lies above the mean over all features, {mean:#.3g}.",
@@ -304,11 +307,11 @@ SECTIONS: tuple[Callable[[RunView], Section | None], ...] = (
 )  # fmt: skip
 
 
-def _named(family: str) -> str:
-    source, _, group = str(family).partition("_")
+def _named(view: RunView, label: object) -> str:
+    source, group = view.scales.get(str(label), Scale(str(label)))
     words = {"measurement": "measurement bias", "sampling": "sampling bias", "disorder": "disorder effects",
              "participant": "differences between people", "noise": "noise", "site": "site effects"}  # fmt: skip
-    return words.get(source, str(family)) + (f" of {group}" if group and source in words else "")
+    return words.get(source, str(label)) + (f" of {group}" if group and source in words else "")
 
 
 def _capitalized(words: str) -> str:

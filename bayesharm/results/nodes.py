@@ -11,13 +11,46 @@ import pandas as pd
 import xarray as xr
 
 from bayesharm.errors import RunFolderError
-from bayesharm.likelihood.layout import Entries, Layout
+from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
+from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design, restrict_design
+from bayesharm.model.labels import Column, Population, Scale
 from bayesharm.model.spec import spec_from_dict
 from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
+
+
+def scale_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
+    """Return coordinates along `family`: the printed label of each scale, and its parts, `term` and `group`."""
+    names = {
+        "family": design.scale_labels,
+        "term": [s.family for s in design.scales],
+        "group": [s.group for s in design.scales],
+    }
+    return {name: ("family", np.array(values, dtype=object)) for name, values in names.items()}
+
+
+def read_scales(node: xr.Dataset) -> dict[str, Scale]:
+    """Read the family and the group of each scale, by its printed label, from the coordinates of a node."""
+    parts = zip(*(node[name].values for name in ("family", "term", "group")), strict=True)
+    return {str(label): Scale(str(term), str(group)) for label, term, group in parts}
+
+
+def level_coordinates(design: Design, group: EffectGroup) -> dict[str, tuple[str, np.ndarray]]:
+    """Return coordinates along the levels of an effect: printed labels; of populations also `site` and `diagnosis`."""
+    names = {group.dim: list(group.levels)}
+    if group.dim == "population":
+        columns = [design.columns[k] for k in group.columns[:, 0]]
+        names |= {"site": [column.level for column in columns], "diagnosis": [column.group for column in columns]}
+    return {name: (group.dim, np.array(values, dtype=object)) for name, values in names.items()}
+
+
+def read_populations(node: xr.Dataset) -> list[Population]:
+    """Read the populations of an effect from its coordinates `site` and `diagnosis`."""
+    pairs = zip(node["site"].values, node["diagnosis"].values, strict=True)
+    return [Population(str(site), str(diagnosis)) for site, diagnosis in pairs]
 
 
 def label_effects(
@@ -28,7 +61,7 @@ def label_effects(
     correlation: np.ndarray,
     features: np.ndarray,
 ) -> dict[str, xr.Dataset]:
-    """Nodes of all groups of effects.
+    """Nodes of all groups of effects, by name of the group.
 
     Parameters
     ----------
@@ -45,7 +78,7 @@ def label_effects(
     for group in design.effects:
         mean, sd = effects[group.name]
         arrays = {"mean": mean, "sd": sd, "contraction": contraction[group.name], "n_scans": n_scans[group.name]}
-        coords = {group.dim: np.array(group.levels, dtype=object), "feature": ("feature", features)}
+        coords = {**level_coordinates(design, group), "feature": ("feature", features)}
         if group.name == design.spec.removed_effect:
             arrays["correlation"] = correlation[:n_scanners, :n_scanners]
         if group.dim == "population":
@@ -54,7 +87,7 @@ def label_effects(
             coords["scanner"] = scanner
         against_reference = group.dim in ("diagnosis", "covariate")
         contrast = "against the reference" if against_reference else "minus the mean of the levels that share a scale"
-        nodes[f"/effects/{group.name}"] = EFFECTS.dataset(arrays, coords, {"contrast": contrast}, level=group.dim)
+        nodes[group.name] = EFFECTS.dataset(arrays, coords, {"contrast": contrast}, level=group.dim)
     return nodes
 
 
@@ -62,7 +95,7 @@ NODE = "statistics"
 KEPT = ("dense", "eliminated", "squares")
 
 
-def keep_statistics(scans: pd.DataFrame, design: Design, layout: Layout, moments: Moments) -> xr.Dataset:
+def keep_statistics(scans: pd.DataFrame, design: Design, moments: Moments) -> xr.Dataset:
     """Statistics of a study, as :func:`write_statistics` writes them.
 
     Parameters
@@ -70,39 +103,48 @@ def keep_statistics(scans: pd.DataFrame, design: Design, layout: Layout, moments
     scans : DataFrame
         All rows of the scans table.
     design : Design
-    layout : Layout
     moments : Moments
         Of all features.
     """
-    kinds = unique_scan_patterns(scans.iloc[design.rows], design.spec)
-    return write_statistics(SufficientStatistics(kinds, design, layout, design.class_size, moments))
+    patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec)
+    return write_statistics(SufficientStatistics(patterns, design, compute_grams(design), design.class_size, moments))
 
 
 def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     """Statistics as a node of the posterior."""
-    layout, moments = statistics.layout, statistics.moments
-    (dense_class, dense_column), (eliminated_class, eliminated_column) = layout.dense, layout.eliminated
-    group = SUFFICIENT_STATISTICS.dataset(
+    grams, moments = statistics.grams, statistics.moments
+    (dense_class, dense_column), (eliminated_class, eliminated_column) = grams.dense, grams.eliminated
+    labels = statistics.patterns.drop(columns="traveling", errors="ignore")
+    traveling = {"pattern_traveling": statistics.patterns["traveling"]} if "traveling" in statistics.patterns else {}
+    return SUFFICIENT_STATISTICS.dataset(
         {
             **moments._asdict(),
             "dense_class": dense_class,
             "dense_column": dense_column,
-            "dense_gram": layout.dense_gram,
+            "dense_gram": grams.dense_gram,
             "eliminated_class": eliminated_class,
             "eliminated_column": eliminated_column,
-            "eliminated_gram": layout.eliminated_gram,
-            "cross_gram": layout.cross_gram,
+            "eliminated_gram": grams.eliminated_gram,
+            "cross_gram": grams.cross_gram,
             "size": statistics.size,
+            "scan_patterns": labels.to_numpy(object),
+            **traveling,
         },
-        {},
+        {"table_column": np.array(labels.columns, dtype=object)},
         {
-            "columns": list(statistics.design.columns),
-            "scales": list(statistics.design.scales),
+            "columns": [list(column) for column in statistics.design.columns],
+            "scales": [list(scale) for scale in statistics.design.scales],
             "scale_medians": statistics.design.scale_medians.tolist(),
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
         },
     )
-    return group.assign({f"kind_{name}": (("kind",), column.to_numpy()) for name, column in statistics.kinds.items()})
+
+
+def read_scan_patterns(node: xr.Dataset) -> pd.DataFrame:
+    """Read the table with one row for each scan pattern."""
+    labels, names = node["scan_patterns"].values.astype(object), [str(name) for name in node["table_column"].values]
+    patterns = pd.DataFrame(labels, columns=names, dtype=object)
+    return patterns.assign(traveling=node["pattern_traveling"].values) if "pattern_traveling" in node else patterns
 
 
 def read_statistics(posterior: Any) -> SufficientStatistics:
@@ -120,10 +162,9 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
             do="fit again",
         )
     node, spec = posterior.tree[NODE].to_dataset(), spec_from_dict(posterior.run["spec"])
-    kinds = pd.DataFrame({str(name)[5:]: node[name].values for name in node if str(name).startswith("kind_")})
-    kinds = kinds.astype({name: object for name in kinds if name != "traveling"})
+    patterns = read_scan_patterns(node)
     covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
-    layout = Layout(
+    grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,
         Entries(node["eliminated_class"].values, node["eliminated_column"].values),
@@ -131,7 +172,9 @@ def read_statistics(posterior: Any) -> SufficientStatistics:
         node["cross_gram"].values,
     )
     moments = Moments(*(node[name].values for name in KEPT))
-    design = build_design(with_covariates(kinds, covariates), spec, covariates)
-    known = np.isin(design.columns, node.attrs["columns"])
-    design = restrict_design(design, known, tuple(node.attrs["scales"]), np.array(node.attrs["scale_medians"]))
-    return SufficientStatistics(kinds, design, layout, node["size"].values, moments)
+    design = build_design(with_covariates(patterns, covariates), spec, covariates)
+    known = {Column(*parts) for parts in node.attrs["columns"]}
+    scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
+    is_known = np.array([column in known for column in design.columns])
+    design = restrict_design(design, is_known, scales, np.array(node.attrs["scale_medians"]))
+    return SufficientStatistics(patterns, design, grams, node["size"].values, moments)

@@ -238,6 +238,10 @@ SUFFICIENT_STATISTICS = Group(
         Variable("eliminated_gram", ("eliminated_entry",), NONE, "sums of squares of eliminated columns"),
         Variable("cross_gram", ("eliminated_entry", "column"), NONE, "products of eliminated and dense columns"),
         Variable("size", ("noise_class",), NONE, "scans"),
+        Variable(
+            "scan_patterns", ("scan_pattern", "table_column"), NONE, "rows of the scans table that differ for the model"
+        ),
+        Variable("pattern_traveling", ("scan_pattern",), NONE, "whether the participant travels, if known", True),
     ),
     required=False,
 )

@@ -40,7 +40,7 @@ def demo(
 
     $ bayesharm demo --edges 500 --out demo/
     """
-    from bayesharm.algorithms.devices import cache_programs
+    from bayesharm.algorithms.programs import cache_programs
     from bayesharm.cli.demo.onharmony import demo_onharmony
     from bayesharm.cli.demo.simulated import demo_simulated
     from bayesharm.cli.progress_bar import ProgressBar

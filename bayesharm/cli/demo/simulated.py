@@ -101,7 +101,7 @@ def compare_with_truth(posterior: Posterior, simulation: Simulation) -> tuple[pd
         levels = [str(level) for level in effect[effect["mean"].dims[0]].values]
         true = simulation.truth.effects[source].loc[levels].to_numpy()
         if source != "disorder":  # which is against the reference; the others are centered in their group
-            group = np.array([level.split("/")[-1] if source == "sampling" else "" for level in levels])
+            group = effect["diagnosis"].values if source == "sampling" else np.full(len(levels), "")
             true = true - np.stack([true[group == name].mean(axis=0) for name in group])
         mean, sd = effect["mean"].values, effect["sd"].values
         rows[source] = {

@@ -86,7 +86,7 @@ def _magnitudes(data: CompleteScans, design: Design, ridge: float) -> pd.DataFra
     x = design.matrix.toarray()
     y = data.values - data.values.mean(1, keepdims=True)
     y /= np.sqrt(max(y.shape[1] - 1, 1))
-    family = np.array([name.partition(":")[0] for name in design.columns])
+    family = design.families.astype(str)
     centered = [scale for scale in np.unique(design.column_scale[~np.isin(family, ["mean", "disorder"])])]
     constraints = np.array([design.column_scale == scale for scale in centered], float)
     gram, products = x.T @ x, y @ (y.T @ x)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayesharm.analysis.population_structure import PopulationTest, two_digits
-from bayesharm.reporting.plots.style import Axes, Figure, axes_for, colors_of, mark_preview, styled
+from bayesharm.analysis.population_structure import ALL, PopulationTest, two_digits
+from bayesharm.reporting.plots.style import COLORS, Axes, Figure, axes_for, mark_preview, styled
 
 MAX_LOG_FACTOR = 20.0  # larger log Bayes factors are counted in the outermost bins
 N_BINS = 60  # bins of the histogram
@@ -25,7 +25,7 @@ def plot_populations(test: PopulationTest, ax: Axes | None = None) -> Figure:
     limit = max(1.0, max(float(values.abs().max()) for values in factors))
     edges = np.linspace(-limit, limit, N_BINS + 1)
     ax = axes_for(ax, 10)
-    colors = colors_of([name if name != families[-1] or len(families) == 1 else "noise" for name in families])
+    colors = [COLORS["noise" if name == ALL else "sampling"] for name in families]
     styles = ("-", "--", ":", "-.")
     for k, (name, values, color) in enumerate(zip(families, factors, colors, strict=True)):
         count, _ = np.histogram(values, edges)

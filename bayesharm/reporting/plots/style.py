@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError, RunFolderError
+from bayesharm.model.labels import Scale
 from bayesharm.reporting.run_view import RunView
 
 try:
@@ -57,11 +58,12 @@ FORMATS = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
 styled = rc_context(STYLE)  # decorates functions that draw
 
 
-def colors_of(families: Sequence[str]) -> list[str]:
-    """Return the color of each family: the same in all figures, and for all families of one source."""
-    others = [name for name in families if name.partition("_")[0] not in COLORS]
+def colors_of(families: Sequence[str], scales: Mapping[str, Scale] | None = None) -> list[str]:
+    """Return the color of each family: the same in all figures; the scales of one family, which `scales` names, share it."""
+    names = [scales[name].family if scales and name in scales else name for name in families]
+    others = [name for name in names if name not in COLORS]
     colors = COLORS | {name: OTHER_COLORS[k % len(OTHER_COLORS)] for k, name in enumerate(others)}
-    return [colors[name] if name in colors else colors[name.partition("_")[0]] for name in families]
+    return [colors[name] for name in names]
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

@@ -51,7 +51,7 @@ def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     values_by_family = [view.variance_components.features[f"finite_sd_{name}"].dropna().to_numpy() for name in table.index]
     limit = 1.12 * max(np.quantile(values, 0.995) for values in values_by_family)
     ax = axes_for(ax, 2.2 * len(table))
-    colors = colors_of(list(table.index))
+    colors = colors_of(list(table.index), view.scales)
     for row, (name, values, color) in enumerate(zip(table.index, values_by_family, colors, strict=True)):
         _draw_ridge(ax, values, row, limit, color)
         mean, low, high = (table.loc[name, f"finite_sd{end}"] for end in ("", "_q05", "_q95"))
@@ -104,7 +104,7 @@ def plot_contributions(run: Posterior | RunView, ax: Axes | None = None) -> Figu
     table = table.sort_values("contribution", ascending=False, kind="stable")
     ax = axes_for(ax, 1.4 * len(table))
     sides = np.abs(table[["contribution_q05", "contribution_q95"]].to_numpy() - table[["contribution"]].to_numpy()).T
-    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colors_of(list(table.index)), alpha=0.8,
+    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colors_of(list(table.index), view.scales), alpha=0.8,
             xerr=sides, error_kw={"elinewidth": 1.5, "capsize": 3})  # fmt: skip
     for row, (_, size) in enumerate(table.iterrows()):
         ax.annotate(f"{size.contribution:.2f}%", (size.contribution_q95, row), (5, 0), textcoords="offset points",
@@ -201,7 +201,7 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     spec, hyper = view.posterior.spec, view.posterior.tree["hyper"].to_dataset()
     names = [str(name) for name in hyper["family"].values]
     by_population = {family.name for family in spec.families if family.grouping == "population"}
-    chosen = list(families or [name for name in names if name.partition("_")[0] in by_population] or names)
+    chosen = list(families or [name for name in names if view.scales[name].family in by_population] or names)
     if missing := [name for name in chosen if name not in names]:
         raise RunFolderError(
             f"This run has no scale {missing[0]!r}.", expected=f"one or more of {', '.join(names)}", do="choose among these"
@@ -210,9 +210,9 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     left, right = figure.subplots(1, 2, sharey=True)
     medians = {family.name: family.prior_median for family in spec.families} | {"noise": spec.noise_scale}
     priors = spec.priors
-    for row, (name, color) in enumerate(zip(chosen, colors_of(chosen), strict=True)):
+    for row, (name, color) in enumerate(zip(chosen, colors_of(chosen, view.scales), strict=True)):
         draws = hyper.sel(family=name)
-        median = medians.get(name, medians.get(name.partition("_")[0], np.nan))
+        median = medians[view.scales[name].family]
         log_typical = draws["eta"].values.reshape(-1)
         x = np.log(median) + priors.eta_sd * np.linspace(-2.6, 2.6, N_POINTS)
         prior = stats.norm.pdf(x, np.log(median), priors.eta_sd)

@@ -1,4 +1,4 @@
-"""Predictions of what is left out against the conditional densities of the dense covariance of all scans."""
+"""Leave-group-out densities against the conditional densities of the dense covariance of all scans."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def study(request):
     log_scales = medians + rng.normal(0, 0.4, (N_NODES, len(design.scales), N_FEATURES))
     with jax.enable_x64(True):
         problem = make_problem(design)
-        reader = MomentReader(features, design, problem.likelihood.plan.layout, None)
+        reader = MomentReader(features, design)
         moments, standard = reader(np.arange(N_FEATURES))
     values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
     return scans, design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
@@ -92,7 +92,7 @@ def test_a_node_without_noise_is_lost_and_stops_nothing(study):
     scans, design, problem, moments, values, log_scales, log_ratio = study
     far = log_scales.copy()
     far[0, 0] = -18.0  # noise
-    far[0, problem.pair] = -18.0
+    far[0, problem.participant_scale] = -18.0
     person = np.unique(design.participants, return_inverse=True)[1]
     with jax.enable_x64(True):
         held = arrange_folds(design, person % 3)

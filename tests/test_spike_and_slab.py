@@ -10,23 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from test_inference import AXES, EQUAL, N_FEATURES, PRIOR, SCALES, FitContext
+from tiny_study import AXES, EQUAL, EQUAL_RATIOS, N_FEATURES, N_SAMPLES, PRIOR, SCALES, TinyStudy
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.algorithms.student_t import draw_importance_sample
-from bayesharm.inference.importance import find_modes, log_marginal, log_prior, quadratic_features
+from bayesharm.inference.hyper_target import mixture_target
+from bayesharm.inference.importance import (
+    draw_importance_sample,
+    find_modes,
+    log_marginal,
+    log_prior,
+    quadratic_features,
+)
 from bayesharm.inference.spike_and_slab import (
     LOG_NULL_SCALE,
     Evidence,
-    evaluate_masked,
-    find_evidence,
+    compute_evidence,
     inclusion_probabilities,
+    masked_log_weights,
 )
 from bayesharm.likelihood.problem import Gaussian, make_problem
 
 Z = 4.3
-N_NODES, N_REPEATS = 2048, 20
-DECISIVE = 4.0  # log Bayes factor: where the data say that a scale is there, few nodes are where it is not, and none needed
+N_REPEATS = 20
+DECISIVE = 4.0  # log Bayes factor: above it few samples are near a scale of 0, and none are needed
 MASKS = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])  # with measurement bias and without
 
 
@@ -38,21 +44,22 @@ def in_double_precision():
 
 @pytest.fixture(scope="module")
 def study():
-    return FitContext(EQUAL, seed=3)
+    return TinyStudy(EQUAL, seed=3)
 
 
 @pytest.fixture(scope="module")
 def weigh(study):
-    """Nodes, and their weights under both masks, by seed."""
+    """Log-scales of importance samples and their log weights under both masks, by seed."""
     problem = make_problem(study.design)
     start = jnp.broadcast_to(problem.log_medians[:, None], (len(SCALES), N_FEATURES))
     modes = tuple(
-        find_modes(problem, EQUAL, study.moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start) for width in (1.0, 2.0)
+        find_modes(problem, EQUAL_RATIOS, study.moments, Gaussian(PRIOR.mean, width * PRIOR.sd), start)
+        for width in (1.0, 2.0)
     )
 
     def weigh(seed: int):
-        nodes = draw_importance_sample(feature_keys(seed, Stage.NODES, np.arange(N_FEATURES)), modes, N_NODES)
-        return nodes.log_scales, evaluate_masked(problem, EQUAL, study.moments, nodes, modes, MASKS)
+        sample = draw_importance_sample(feature_keys(seed, Stage.IMPORTANCE, np.arange(N_FEATURES)), modes, N_SAMPLES)
+        return sample.log_scales, masked_log_weights(problem, EQUAL_RATIOS, study.moments, sample, modes, MASKS)
 
     return weigh
 
@@ -63,7 +70,7 @@ def weighed(weigh):
 
 
 def test_marginal_likelihoods_without_a_scale_are_those_of_quadrature(study, weigh):
-    """What is left of the nodes is weighed as a marginal of their proposal."""
+    """The remaining coordinates of the samples are weighted by the marginal density of their proposal."""
     at_zero = study.quadrature(axes=(*AXES[:2], LOG_NULL_SCALE + np.array([-0.5, 0.0, 0.5])))
     pinned = np.r_[PRIOR.mean[:2], LOG_NULL_SCALE], np.r_[PRIOR.sd[:2], 0.01]
     expected = np.stack([
@@ -76,7 +83,7 @@ def test_marginal_likelihoods_without_a_scale_are_those_of_quadrature(study, wei
         basis = quadratic_features(log_scales)
         priors = [log_prior(basis, PRIOR.mean[:, None], np.log(PRIOR.sd)[:, None], keep=mask[:, None])
                   for mask in MASKS]  # fmt: skip
-        return np.stack([logsumexp(w + p[0], axis=0) - np.log(N_NODES) for w, p in zip(weights, priors, strict=True)])
+        return np.stack([logsumexp(w + p[0], axis=0) - np.log(N_SAMPLES) for w, p in zip(weights, priors, strict=True)])
 
     open_question = expected[0] - expected[1] < DECISIVE
     assert open_question.sum() >= 6
@@ -86,7 +93,7 @@ def test_marginal_likelihoods_without_a_scale_are_those_of_quadrature(study, wei
     assert relative.std(0).max() < 0.15
 
 
-@pytest.mark.parametrize("amplitude_sd", [0.0, 0.8])
+@pytest.mark.parametrize("feature_offset_sd", [0.0, 0.8])
 def test_a_prior_without_a_scale_is_that_of_the_others(feature_offset_sd):
     rng = np.random.default_rng(2)
     x, mean, log_sd = rng.normal(size=(5, 3, 4)), rng.normal(size=(3, 2)), rng.normal(size=(3, 2))
@@ -96,42 +103,43 @@ def test_a_prior_without_a_scale_is_that_of_the_others(feature_offset_sd):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kinds", [(0,), (1,), (0, 1)], ids=["all", "none", "some"])
-def test_the_evidence_is_the_average_over_the_prior(study, weighed, kinds):
+@pytest.mark.parametrize("components", [(0,), (1,), (0, 1)], ids=["all", "none", "some"])
+def test_the_evidence_is_the_average_over_the_prior(study, weighed, components):
     """Of three features, so that draws from the prior find where the likelihood is."""
     log_scales, weights = weighed[0][:256, :, :3], weighed[1][:, :256, :3]
     problem = make_problem(study.design)
     priors = replace(problem.priors, eta_sd=0.5)
     start = np.stack([problem.log_medians, np.full(3, np.log(0.3))])
-    found = find_evidence(
-        priors, problem.log_medians, log_scales, weights[np.array(kinds)], MASKS[list(kinds)], 0.7, start,
-        np.random.default_rng(0),
-    )  # fmt: skip
+    chosen = weights[np.array(components)], MASKS[list(components)]
+    target = mixture_target(priors, problem.log_medians, quadratic_features(log_scales), *chosen, 0.7)
+    found = compute_evidence(priors, target, start, np.random.default_rng(0))
     rng, n = np.random.default_rng(1), 40_000
     eta = problem.log_medians[:, None] + priors.eta_sd * rng.normal(size=(3, n))
     log_omega = 0.5 * np.log((priors.omega_sd * rng.normal(size=(3, n))) ** 2 + priors.omega_floor**2)
     share = rng.uniform(size=(n, 1))
-    told = []
-    for k in kinds:
+    log_likelihoods = []
+    for k in components:
         keep = [j for j in range(3) if MASKS[k, j]]
         basis = quadratic_features(log_scales[:, jnp.array(keep)])
-        told.append(np.concatenate([
-            log_marginal(basis, weights[k], eta[keep][:, some], log_omega[keep][:, some])
-            for some in np.array_split(np.arange(n), 40)
+        log_likelihoods.append(np.concatenate([
+            log_marginal(basis, weights[k], eta[keep][:, block], log_omega[keep][:, block])
+            for block in np.array_split(np.arange(n), 40)
         ]))  # fmt: skip
-    each = told[0] if len(told) == 1 else np.logaddexp(np.log(share) + told[0], np.log1p(-share) + told[1])
-    total = 0.7 * each.sum(1)
+    mixed = log_likelihoods[0]
+    if len(components) == 2:
+        mixed = np.logaddexp(np.log(share) + mixed, np.log1p(-share) + log_likelihoods[1])
+    total = 0.7 * mixed.sum(1)
     expected = logsumexp(total) - np.log(n)
     relative = np.exp(total - expected)
-    error = np.hypot(relative.std() / np.sqrt(n), 1 / np.sqrt(found.n_effective))
-    assert n * relative.mean() ** 2 / (relative**2).mean() > 400 and found.n_effective > 400
+    error = np.hypot(relative.std() / np.sqrt(n), 1 / np.sqrt(found.ess))
+    assert n * relative.mean() ** 2 / (relative**2).mean() > 400 and found.ess > 400
     assert abs(found.log_evidence - expected) < Z * error
-    assert (found.share == 1).all() == (len(kinds) == 1)
+    assert (found.share == 1).all() == (len(components) == 1)
 
 
-def test_chances_are_those_of_two_marginal_likelihoods(weighed):
+def test_inclusion_probabilities_are_those_of_two_marginal_likelihoods(weighed):
     log_scales, weights = weighed
-    problem_priors = replace(FitContext(EQUAL, seed=3).spec.priors, feature_offset_sd=0.0)
+    problem_priors = replace(TinyStudy(EQUAL, seed=3).spec.priors, feature_offset_sd=0.0)
     rng = np.random.default_rng(4)
     eta = PRIOR.mean + 0.1 * rng.normal(size=(5, 3))
     evidence = Evidence(0.0, 0.0, 1.0, True, eta, np.full((5, 3), 0.4), rng.uniform(size=5))

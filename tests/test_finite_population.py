@@ -1,6 +1,7 @@
-"""Sizes of families against draws of the effects from their dense posterior, written apart from the package's algebra.
+"""Finite-population sds and contributions against draws of the effects from their dense posterior.
 
-Tolerances come from the errors of both averages; 2e-5 a comparison, the seeds being fixed.
+The dense posterior shares no algebra with the package. Tolerances come from the Monte-Carlo errors of both averages, with a
+false-alarm rate of 2e-5 over all comparisons; seeds are fixed.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from scipy import stats
 from studies import random_study, with_protocol
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.conditional.finite_population import draw_finite_population, list_levels
+from bayesharm.conditional.finite_population import draw_finite_population, find_levels
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
@@ -45,11 +46,11 @@ def study(request):
 def drawn(study):
     design, features, log_scales, log_ratio = study
     with jax.enable_x64(True):
-        problem, levels = make_problem(design), list_levels(design)
-        reader = MomentReader(Features.from_array(features), design, problem.likelihood.plan.layout, None)
+        problem, levels = make_problem(design), find_levels(design)
+        reader = MomentReader(Features.from_array(features), design)
         moments, standard = reader(np.arange(N_FEATURES))
         values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
-        keys = feature_keys(1, Stage.SIZES, np.arange(N_FEATURES))
+        keys = feature_keys(1, Stage.FINITE_POPULATION, np.arange(N_FEATURES))
         many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
         found = draw_finite_population(problem, VarianceRatios.from_vector(log_ratio), levels, moments, many, keys, values)
         return values, *(np.asarray(part) for part in found)
@@ -68,16 +69,18 @@ def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
     covariance = np.linalg.inv((x.T * weight) @ x + np.diag(prior**-2.0))
     rng = np.random.default_rng(f)
     effects = rng.multivariate_normal(covariance @ x.T @ (weight * values[:, f]), covariance, N_DRAWS, method="cholesky")
-    family = np.array([design.scales[k] if k >= 0 else "" for k in design.column_scale])
+    family = np.array([design.scale_labels[k] if k >= 0 else "" for k in design.column_scale])
     residual = (values[:, f] - effects @ x.T) ** 2
-    for name in design.scales[1:]:
+    for name in design.scale_labels[1:]:
         if name != "disorder":
             effects[:, family == name] -= effects[:, family == name].mean(1, keepdims=True)
-    squares = np.stack([(effects[:, family == name] @ x[:, family == name].T) ** 2 for name in design.scales[1:]], axis=1)
+    squares = np.stack(
+        [(effects[:, family == name] @ x[:, family == name].T) ** 2 for name in design.scale_labels[1:]], axis=1
+    )
     shares = np.concatenate([residual[:, None], squares], axis=1) / (squares.sum(1) + residual)[:, None]
-    contribution = shares.mean(2) / np.array([1, *((family == name).sum() for name in design.scales[1:])])
+    contribution = shares.mean(2) / np.array([1, *((family == name).sum() for name in design.scale_labels[1:])])
     finite = [np.full(N_DRAWS, scale[0])]
-    for name in design.scales[1:]:
+    for name in design.scale_labels[1:]:
         own = effects[:, family == name]
         finite.append(np.sqrt((own**2).mean(1)) if name == "disorder" else own.std(1, ddof=1))
     return np.stack(finite, axis=1), contribution
@@ -106,9 +109,9 @@ def test_values_come_in_the_order_of_the_design(study, drawn):
 
 def test_levels_are_those_of_the_matrix(study):
     design = study[0]
-    levels, x = list_levels(design), np.pad(design.matrix.toarray(), ((0, 0), (0, 1)))
+    levels, x = find_levels(design), np.pad(design.matrix.toarray(), ((0, 0), (0, 1)))
     for row, columns in zip(levels.column[:, levels.pattern], levels.of_family, strict=True):
         there = x[:, columns].any(1)
         assert (row[~there] == len(design.columns)).all() and (x[np.flatnonzero(there), row[there]] == 1).all()
-    np.testing.assert_array_equal(levels.fixed[levels.pattern], x[:, levels.which])
+    np.testing.assert_array_equal(levels.fixed[levels.pattern], x[:, levels.fixed_columns])
     assert levels.column.shape[1] <= design.n_scans

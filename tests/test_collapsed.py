@@ -22,9 +22,9 @@ from bayesharm.algorithms.linalg import MANY_ROWS, invert, matvec, pack, solve, 
 from bayesharm.data import features as features_module
 from bayesharm.data.features import Features
 from bayesharm.datasets.simulate import simulate_srpbs
-from bayesharm.likelihood import collapsed
+from bayesharm.likelihood import layout as layout_module
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.layout import lay_out, make_plan
+from bayesharm.likelihood.grams import compute_grams
 from bayesharm.likelihood.moments import MomentReader, compute_moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
@@ -48,9 +48,8 @@ def design_of(scans: pd.DataFrame, model: str = "traveling_and_cohort", **change
 
 def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
     """log p of each feature as a function of log_scales (scale, feature) and log_ratio (2 × scanner,)."""
-    layout = lay_out(design)
-    likelihood = CollapsedLikelihood(make_plan(design, layout))
-    moments, _ = compute_moments(design, layout, features)
+    likelihood = CollapsedLikelihood(design)
+    moments, _ = compute_moments(design, features)
 
     @jax.jit
     def evaluate(log_scales, log_ratio):
@@ -94,7 +93,7 @@ class TestOracles:
         log_scales, log_ratio = random_point(design, 2, seed)
         found = likelihood_of(design, features)(log_scales, log_ratio)
         for k in range(2):
-            scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
+            scales = dict(zip(design.scale_labels, np.exp(log_scales[:, k]), strict=True))
             used, dense = covariance(scans, design.spec, scales, *ratios_of(design, scans, log_ratio))
             y = features[used, k]
             expected = log_normal((y - y.mean()) / y.std(), dense)
@@ -106,7 +105,7 @@ class TestOracles:
         log_scales, log_ratio = random_point(design, 2)
         found = likelihood_of(design, simulated.features)(log_scales, log_ratio)
         for k in range(2):
-            scales = dict(zip(design.scales, np.exp(log_scales[:, k]), strict=True))
+            scales = dict(zip(design.scale_labels, np.exp(log_scales[:, k]), strict=True))
             y = simulated.features[:, k]
             dense = covariance(simulated.scans, design.spec, scales, *ratios_of(design, simulated.scans, log_ratio))[1]
             assert abs(found[k] - log_normal((y - y.mean()) / y.std(), dense)) < 1e-8
@@ -115,7 +114,7 @@ class TestOracles:
     def test_products_made_beforehand_and_each_time_are_the_same(self, study, few, monkeypatch):
         design, features, log_scales, log_ratio = study
         expected = likelihood_of(design, features)(log_scales, log_ratio)
-        monkeypatch.setattr(collapsed, "FEW_PAIRS", few)
+        monkeypatch.setattr(layout_module, "MAX_SMALL_GROUP", few)
         np.testing.assert_allclose(likelihood_of(design, features)(log_scales, log_ratio), expected, atol=1e-9)
 
     def test_equals_integration_over_two_effects(self):
@@ -124,7 +123,7 @@ class TestOracles:
         priors = replace(load_model("cohort").priors, mean_sd=2.0)
         spec = {"families": (Family("site", "scanner", 0.3),), "priors": priors}
         design = design_of(scans.reset_index(drop=True), "cohort", **spec)
-        assert design.columns == ("mean:mean", "site:A")
+        assert design.column_labels == ("mean:mean", "site:A")
         y = np.array([1.0, -0.5, 0.3, 2.0, -1.0])
         z = (y - y.mean()) / y.std()
         sigma, tau, ratio = 0.7, 0.6, 1.5
@@ -148,7 +147,7 @@ class TestOracles:
         )
         priors = replace(load_model("cohort").priors, mean_sd=1.0)
         design = design_of(scans, "cohort", priors=priors)
-        assert set(design.columns) == {"mean:mean", "site:A", "site:B", "participant:r"}
+        assert set(design.column_labels) == {"mean:mean", "site:A", "site:B", "participant:r"}
         scales = {"noise": 0.8, "participant": 0.5, "site": 0.6}
         ratio = {"A": 0.8, "B": 1.25}
         y = np.array([1.0, 0.2, -0.5, 0.9])
@@ -167,7 +166,7 @@ class TestOracles:
         given_mean = integrate.trapezoid(at_a, grid) * integrate.trapezoid(at_b, grid)
         expected = np.log(integrate.trapezoid(given_mean * stats.norm.pdf(grid, 0, 1.0), grid))
 
-        log_scales = np.log([[scales[name]] for name in design.scales])
+        log_scales = np.log([[scales[name]] for name in design.scale_labels])
         log_ratio = np.log([ratio[name] for name in design.scanners] + [1.0] * len(design.scanners))
         found = likelihood_of(design, y[:, None])(log_scales, log_ratio)
         assert abs(found[0] - expected) < 1e-8
@@ -349,7 +348,7 @@ class TestSymmetries:
             names[column] = {"HC": "HC"} | dict(zip(old, new, strict=True))
         renamed = design_of(scans.replace(names), covariates=COVARIATES)
         scale = {"sampling_" + old: "sampling_" + new for old, new in names["diagnosis"].items()}
-        row = [renamed.scales.index(scale.get(name, name)) for name in design.scales]
+        row = [renamed.scale_labels.index(scale.get(name, name)) for name in design.scale_labels]
         place = [renamed.scanners.index(names["scanner"][name]) for name in design.scanners]
         new_scales, new_ratio = np.empty_like(log_scales), np.empty_like(log_ratio)
         new_scales[row] = log_scales
@@ -366,15 +365,15 @@ class TestSymmetries:
 
 def test_the_moments_are_sums_over_scans_and_the_units_come_back(study):
     design, features, _, _ = study
-    layout = lay_out(design)
-    moments, standard = compute_moments(design, layout, features)
+    grams = compute_grams(design)
+    moments, standard = compute_moments(design, features)
     y = (features - standard.center) / standard.sd
     np.testing.assert_allclose(standard.center, features.mean(axis=0))
     np.testing.assert_allclose(standard.sd, features.std(axis=0))
     x = design.matrix.toarray()
     for entries, values, first in (
-        (layout.dense, moments.dense, 0),
-        (layout.eliminated, moments.eliminated, design.n_dense),
+        (grams.dense, moments.dense, 0),
+        (grams.eliminated, moments.eliminated, design.n_dense),
     ):
         for c, column, value in zip(entries.classes, entries.columns, values, strict=True):
             scans = design.scan_class == c
@@ -386,16 +385,15 @@ def test_the_moments_are_sums_over_scans_and_the_units_come_back(study):
 def test_moments_are_read_in_windows(study, monkeypatch, dtype):
     """In any order, whatever the windows; a mean a million times the sd costs nothing but what storing it has."""
     design, _, _, _ = study
-    layout = lay_out(design)
     values = np.random.default_rng(1).normal(size=(len(design.rows), 11)).astype(dtype)
     values[:, 3] = (1e6 + values[:, 3].astype(float)).astype(dtype)
     wanted = np.array([0, 1, 2, 2, 10, 3, 4, 9])
-    everything, standard = compute_moments(design, layout, values)
+    everything, standard = compute_moments(design, values)
     for window in (1, 4, 100):
         monkeypatch.setattr(features_module, "BLOCK_VALUES", window * len(values))
         order = np.random.default_rng(2).permutation(len(values))
         features = Features.from_array(values[order]).align(np.argsort(order))
-        moments, own = MomentReader(features, design, layout, None)(wanted)
+        moments, own = MomentReader(features, design)(wanted)
         for found, expected in zip((*moments, *own), (*everything, *standard), strict=True):
             np.testing.assert_allclose(found, expected[..., wanted], rtol=1e-9, atol=1e-9)
     y = values.astype(float)
@@ -412,16 +410,13 @@ from studies import random_study
 from bayesharm.model.design import build_design
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.likelihood.layout import make_plan
-from bayesharm.likelihood.layout import lay_out
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.model.catalog import load_model
 
 design = build_design(random_study(0), load_model("traveling_and_cohort"))
-layout = lay_out(design)
-likelihood = CollapsedLikelihood(make_plan(design, layout))
+likelihood = CollapsedLikelihood(design)
 features = np.random.default_rng(0).normal(size=(design.n_scans, 4000))
-moments, _ = compute_moments(design, layout, features)
+moments, _ = compute_moments(design, features)
 statistics = jax.jit(likelihood.weighted)(VarianceRatios.equal(len(design.scanners)), moments)
 start = jnp.broadcast_to(jnp.log(jnp.asarray(design.scale_medians)), (4000, len(design.scales)))
 
@@ -445,7 +440,7 @@ def test_a_vmapped_hessian_of_4000_lanes_finishes():
 def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
     """JAX keeps arrays that it met as constants as they were then, for as long as the program lives."""
     design, features, log_scales, log_ratio = study
-    moments, _ = compute_moments(design, lay_out(design), features)
+    moments, _ = compute_moments(design, features)
 
     def log_likelihood(likelihood, ratio, scales):
         return likelihood.log_likelihood(likelihood.weighted(VarianceRatios.from_vector(ratio), moments), scales)
@@ -454,7 +449,7 @@ def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
         with jax.enable_x64(True):
             return np.asarray(log_likelihood(likelihood, jnp.asarray(log_ratio), jnp.asarray(log_scales)))
 
-    one, other = (CollapsedLikelihood(make_plan(design, lay_out(design))) for _ in range(2))
+    one, other = (CollapsedLikelihood(design) for _ in range(2))
     program = jax.jit(lambda ratio, scales: log_likelihood(one, ratio, scales))
     assert program(np.float32(log_ratio), np.float32(log_scales)).dtype == np.float32
     np.testing.assert_array_equal(evaluate(one), evaluate(other))

@@ -8,7 +8,7 @@ from arviz_stats.base import array_stats
 from scipy import signal
 
 from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, Diagnostics, diagnose, pareto_k, quantiles
-from bayesharm.fitting.context import FitContext
+from bayesharm.fitting.feature_summary import _reasons
 from bayesharm.fitting.settings import Settings
 from bayesharm.results.posterior import REASONS
 
@@ -94,23 +94,23 @@ def test_chains_that_do_not_move_or_are_not_numbers_are_never_good(how):
     np.testing.assert_array_equal(after.rhat[:, others], before.rhat[:, others])
 
 
-@pytest.mark.parametrize("n_nodes", [128, 225, 400])
-def test_pareto_k_is_that_of_arviz(n_nodes):
-    """For the same number of nodes in the tail: between 226 and the next square ArviZ rounds it down, we up."""
+@pytest.mark.parametrize("n_samples", [128, 225, 400])
+def test_pareto_k_is_that_of_arviz(n_samples):
+    """For the same number of samples in the tail: between 226 and the next square ArviZ rounds it down, we up."""
     rng = np.random.default_rng(0)
-    log_ratios = rng.normal(size=(n_nodes, 9)) * np.linspace(0.01, 5, 9) + 1000
-    expected = [array_stats.psislw(-column)[1] for column in log_ratios.T]
+    log_weights = rng.normal(size=(n_samples, 9)) * np.linspace(0.01, 5, 9) + 1000
+    expected = [array_stats.psislw(-column)[1] for column in log_weights.T]
     assert min(expected) < 0.3 and max(expected) > 0.7
-    np.testing.assert_allclose(pareto_k(log_ratios), expected, atol=1e-10)
+    np.testing.assert_allclose(pareto_k(log_weights), expected, atol=1e-10)
 
 
-def test_pareto_k_where_ratios_are_missing():
-    log_ratios = np.random.default_rng(0).normal(size=(128, 4))
-    expected = pareto_k(log_ratios)
-    log_ratios[3, 1] = np.nan
-    log_ratios[:, 2] = -np.inf
-    log_ratios[:20, 3] = -np.inf  # nodes outside of the support
-    found = pareto_k(log_ratios)
+def test_pareto_k_where_weights_are_missing():
+    log_weights = np.random.default_rng(0).normal(size=(128, 4))
+    expected = pareto_k(log_weights)
+    log_weights[3, 1] = np.nan
+    log_weights[:, 2] = -np.inf
+    log_weights[:20, 3] = -np.inf  # samples outside of the support
+    found = pareto_k(log_weights)
     assert np.isnan(found[1:3]).all() and found[0] == expected[0] and np.isfinite(found[3])
 
 
@@ -130,7 +130,7 @@ def test_the_gravest_reason_is_kept(preview):
     if preview:
         rhat, ess, divergences = rhat * np.nan, ess * np.nan, divergences * 0
     study = SimpleNamespace(settings=Settings(preview=preview))
-    found = FitContext._reasons(study, Diagnostics(rhat, ess, divergences, converged), finite)
+    found = _reasons(study, Diagnostics(rhat, ess, divergences, converged), finite)
     sampled = ["converged", "not finite", "divergences", "R-hat", "few effective draws", "not finite"]
     approximated = ["converged", "not finite", "no mode", "no mode", "no mode", "not finite"]
     assert [REASONS[code] for code in found] == (approximated if preview else sampled)

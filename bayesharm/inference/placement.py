@@ -1,0 +1,118 @@
+"""Placement of importance samples where the hyperparameters are, and the union of samples from several placements."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.algorithms.laplace import Laplace
+from bayesharm.algorithms.student_t import log_mixture_density
+from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, find_modes
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Gaussian, Problem
+from bayesharm.likelihood.ratios import VarianceRatios
+
+Array = jax.Array
+DRAWN_AT_ONCE = 2**16  # samples × features; drawing needs ten times the memory of the samples that it returns
+MIN_POOLING_SD = 0.5  # smallest prior sd, of log-scales, of the proposal that hardly pools features
+
+
+class PlacedSample(NamedTuple):
+    """Importance samples with their proposals and weights.
+
+    Attributes
+    ----------
+    sample : ImportanceSample
+    modes : tuple of Laplace
+        The proposals.
+    log_weights : (sample, feature) array
+        Log likelihood − log proposal.
+    """
+
+    sample: ImportanceSample
+    modes: tuple[Laplace, ...]
+    log_weights: Array
+
+
+def prior_at(center: np.ndarray, omega_floor: float) -> Gaussian:
+    """Return the prior of the log-scales at eta and log omega_excess, ``omega² = omega_excess² + omega_floor²``."""
+    eta, log_omega_excess = np.split(center, 2)
+    return Gaussian(eta, np.hypot(np.exp(log_omega_excess), omega_floor))
+
+
+def place_importance_samples(
+    problem: Problem,
+    moments: Moments,
+    center: np.ndarray,
+    eta_sd: np.ndarray,
+    ratios: VarianceRatios,
+    keys: Array,
+    n_samples: int,
+    starts: tuple[Array, ...],
+) -> tuple[ImportanceSample, tuple[Laplace, ...]]:
+    """Draw samples around each feature's modes under four priors: omega halved, as given, doubled, and hardly pooling.
+
+    Samples of one proposal cover only an omega close to its own: those of a narrow prior cannot distinguish larger values
+    of omega, and few of those of a wide prior are where a narrow one has its mass.
+
+    Parameters
+    ----------
+    problem : Problem
+    moments : Moments
+    center : (2 × scale,) array
+        eta and log omega_excess.
+    eta_sd : (scale,) array
+        Posterior sd of eta.
+    ratios : VarianceRatios
+    keys : (feature,) PRNG keys
+    n_samples : int
+        For each feature.
+    starts : tuple of (scale, feature) arrays
+        Coordinates where the search for each mode begins; a missing one begins at the mode before it.
+
+    Returns
+    -------
+    sample : ImportanceSample
+    modes : tuple of Laplace
+        The proposals.
+    """
+    eta, omega = prior_at(center, problem.priors.omega_floor)
+    prior_sds = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, MIN_POOLING_SD), 1.5 * eta_sd))
+    modes: list[Laplace] = []
+    for k, prior_sd in enumerate(prior_sds):
+        start = starts[k] if k < len(starts) else modes[-1].mode
+        modes.append(find_modes(problem, ratios, moments, Gaussian(eta, prior_sd), start))
+    size = max(1, DRAWN_AT_ONCE // n_samples)
+    blocks = [slice(start, start + size) for start in range(0, len(keys), size)]
+    parts = [
+        draw_importance_sample(
+            keys[block],
+            tuple(Laplace(*(part[..., block] for part in mode)) for mode in modes),
+            n_samples,
+            problem.participant_scale,
+        )
+        for block in blocks
+    ]
+    sample = ImportanceSample(*(jnp.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+    return sample, tuple(modes)
+
+
+def merge_samples(placed: tuple[PlacedSample, ...]) -> tuple[Array, Array]:
+    """Merge samples, weighted as draws from the mixture of all their proposals.
+
+    Returns
+    -------
+    log_scales : (sample, scale, feature) array
+    log_weights : (sample, feature) array
+    """
+    if len(placed) == 1:
+        return placed[0].sample.log_scales, placed[0].log_weights
+    proposals = tuple(mode for each in placed for mode in each.modes)
+    log_weights = [
+        each.log_weights + each.sample.log_proposal - log_mixture_density(proposals, each.sample.coordinates)
+        for each in placed
+    ]
+    return jnp.concatenate([each.sample.log_scales for each in placed]), jnp.concatenate(log_weights)

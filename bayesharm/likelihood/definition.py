@@ -1,0 +1,80 @@
+"""The likelihood by its definition: dense matrices, one feature, double precision.
+
+Slow and short. :class:`~bayesharm.likelihood.collapsed.CollapsedLikelihood` and
+:class:`~bayesharm.conditional.gaussian.ConditionalPosterior` compute the same numbers for thousands of features at once,
+refer to the lines below, and are tested against them. Symbols are those of ``docs/notation.md``.
+
+The model of one standardized feature is the linear mixed model
+
+    y = X u + e,   u ~ Normal(0, D),   e ~ Normal(0, W⁻¹),   D and W diagonal.
+
+A column of X is one effect: the mean, a covariate, the measurement bias of a scanner, the sampling bias of a population and
+so on. Given the scales, y and u are jointly Gaussian, so that u can be integrated out exactly:
+
+    line 1   D = prior variances of the effects: tau², for a scanner's bias tau² kappa; fixed for the mean and covariates
+    line 2   W = noise precisions of the scans: 1 / (sigma² lambda), for single-scan participants 1 / (sigma² lambda + tau²)
+    line 3   A = XᵀWX + D⁻¹
+    line 4   b = XᵀWy
+    line 5   u | y ~ Normal(A⁻¹b, A⁻¹)
+    line 6   −2 log p(y) = yᵀWy − bᵀA⁻¹b + log|A| + log|D| − log|W| + N log 2π
+
+The effect of a single-scan participant has no column: no other scan shares it, so that it is part of the noise (line 2).
+Lines 3 and 4 are Henderson's mixed-model equations. Line 6 is the density of Normal(0, V), V = X D Xᵀ + W⁻¹, rewritten with
+the Woodbury identity and the matrix determinant lemma (Searle, Casella & McCulloch, *Variance Components*, 1992, ch. 6).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.model.design import FIXED, Design
+
+
+def prior_variance(design: Design, log_scales: np.ndarray, ratios: VarianceRatios) -> np.ndarray:
+    """Diagonal of D: prior variance of each effect, (column,)."""
+    tau_squared = np.exp(2 * log_scales)[np.maximum(design.column_scale, 0)]
+    kappa = np.where(design.bias_ratio_of >= 0, ratios.bias[design.bias_ratio_of], 1.0)
+    return np.where(design.column_scale == FIXED, design.column_sd**2, tau_squared) * kappa  # line 1
+
+
+def noise_variance(design: Design, log_scales: np.ndarray, ratios: VarianceRatios) -> np.ndarray:
+    """Noise variance of each noise class of the design, (class,), or (class, feature) for log-scales (scale, feature)."""
+    variance = np.exp(2 * log_scales)
+    noise = np.multiply.outer(ratios.noise[design.class_scanner], variance[0])
+    return noise + np.multiply.outer(design.class_single_scan, variance[design.single_scan_scale])  # 1 / w of line 2
+
+
+def normal_equations(
+    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios
+) -> tuple[np.ndarray, np.ndarray]:
+    """A, (column, column), and b, (column,)."""
+    x, w = design.matrix.toarray(), 1 / noise_variance(design, log_scales, ratios)[design.scan_class]  # line 2
+    return (x.T * w) @ x + np.diag(1 / prior_variance(design, log_scales, ratios)), (x.T * w) @ y  # lines 3 and 4
+
+
+def condition(
+    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean, (column,), and covariance, (column, column), of all effects given the scales."""
+    a, b = normal_equations(design, y, log_scales, ratios)
+    return np.linalg.solve(a, b), np.linalg.inv(a)  # line 5
+
+
+def log_likelihood(design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios) -> float:
+    """log p(y | scales, ratios), all effects integrated out.
+
+    Parameters
+    ----------
+    design : Design
+    y : (scan,) array
+        One standardized feature, the scans in the order of the design.
+    log_scales : (scale,) array
+        Natural logarithms of ``design.scales``, in standard deviations of the feature.
+    ratios : VarianceRatios
+    """
+    (a, b), d = normal_equations(design, y, log_scales, ratios), prior_variance(design, log_scales, ratios)
+    w = 1 / noise_variance(design, log_scales, ratios)[design.scan_class]
+    quadratic = y @ (w * y) - b @ np.linalg.solve(a, b)
+    log_det = np.linalg.slogdet(a)[1] + np.log(d).sum() - np.log(w).sum()
+    return float(-0.5 * (quadratic + log_det + len(y) * np.log(2 * np.pi)))  # line 6
