@@ -151,7 +151,7 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
     run = shutil.copytree(small_run, tmp_path / "run")
     origin = json.loads((run / "run.json").read_text())["data"]
     moved = replace(posterior, run={**posterior.run, "data": {**origin, "scans": str(tmp_path / "gone.csv")}})
-    with pytest.raises(InputError, match=r"no longer where they were[\s\S]*gone\.csv"):
+    with pytest.raises(InputError, match=r"moved or removed[\s\S]*gone\.csv"):
         bayesharm.test_populations(moved)
     with pytest.raises(InputError, match="does not say where its data are"):
         bayesharm.test_populations(replace(posterior, run={**posterior.run, "data": None}))
