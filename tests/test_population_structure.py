@@ -140,7 +140,7 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
         bayesharm.test_populations(posterior, dataset, method="anova")
     assert bayesharm.test_populations(posterior, method="yamashita2019").several  # reads the data from where they were
     table = pd.read_csv(small_study / "scans.csv").assign(site=lambda scans: scans.scanner.eq("alpha").map(str))
-    with pytest.raises(InputError, match=r"too few sites[\s\S]*from 2 sites[\s\S]*leave method out"):
+    with pytest.raises(InputError, match=r"too few sites[\s\S]*from 2 sites[\s\S]*leave the method out"):
         regress_populations(load_dataset(table, np.load(small_study / "features.npy")))
     other = load_dataset(small_study / "scans.csv", np.load(small_study / "features.npy") * 2)
     with pytest.raises(InputError, match=r"not the data[\s\S]*got: *other features"):
@@ -151,7 +151,7 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
     run = shutil.copytree(small_run, tmp_path / "run")
     origin = json.loads((run / "run.json").read_text())["data"]
     moved = replace(posterior, run={**posterior.run, "data": {**origin, "scans": str(tmp_path / "gone.csv")}})
-    with pytest.raises(InputError, match=r"no longer where they were[\s\S]*gone\.csv"):
+    with pytest.raises(InputError, match=r"moved or removed[\s\S]*gone\.csv"):
         bayesharm.test_populations(moved)
     with pytest.raises(InputError, match="does not say where its data are"):
         bayesharm.test_populations(replace(posterior, run={**posterior.run, "data": None}))
