@@ -20,14 +20,18 @@ HEAD = """\
 
 `bayesharm fit` writes a run folder:
 
-- `run.json`: the model, its priors, seed, settings, versions, fingerprint of the data, caveats, and the
-  sha256 of every file of the tree. It is written last: a folder without it is not a finished run.
-- `posterior.zarr`: the results, one labelled tree. Open it with `bayesharm.load_posterior("run")`, whose
-  `tree` is an xarray `DataTree`, or with `xarray.open_datatree("run/posterior.zarr")`.
+- `run.json`: the model, its priors, seed, settings, versions, fingerprint of the data, caveats, and
+  the sha256 of every file of the tree. It is written last: a folder without it is not a finished
+  run.
+- `posterior.zarr`: the results, one labelled tree. Open it with `bayesharm.load_posterior("run")`,
+  whose `tree` is an xarray `DataTree`, or with
+  `xarray.open_datatree("run/posterior.zarr", engine="zarr", consolidated=False)`.
 - `unfinished/`: checkpoints of a run that has not finished. The same command resumes it.
 
 `level` stands for the levels of a family: `scanner`, `population`, `diagnosis`, `participant`,
-`covariate`, or those of a protocol factor. Symbols are explained in [notation.md](notation.md).
+`covariate`, or those of a protocol factor. Labels are for people; coordinates hold their parts:
+along `family` also `term` (the family of the model) and `group` (the diagnosis, or empty), along
+`population` also `site` and `diagnosis`. Symbols are explained in [notation.md](notation.md).
 """
 
 

@@ -220,7 +220,7 @@ def sampling_scales(posterior: Posterior) -> dict[str, str]:
     reported = {  # populations with another one to be compared with, by scale
         Scale(family.name, population.diagnosis if family.split else "")
         for family in families
-        if family.name in posterior.tree["effects"].children
+        if family.name in posterior.effect_families
         for population in read_populations(posterior.effect(family.name))
     }
     groups = {label: scale.group for label, scale in scales.items() if scale in reported}

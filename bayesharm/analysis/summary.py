@@ -107,7 +107,7 @@ def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.scales
     feature_sd = scales["feature_scale"].values
     square = {}
-    for name in sorted(posterior.tree["effects"].children):  # files are listed in any order
+    for name in posterior.effect_families:
         if name != "covariate":  # slopes have the units of the covariate
             effect = posterior.effect(name)
             square[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2

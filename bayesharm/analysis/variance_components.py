@@ -140,7 +140,7 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
         effects.
     """
     scale, rows = feature_scale(posterior), []
-    for name in sorted(posterior.tree["effects"].children):  # files are listed in any order
+    for name in posterior.effect_families:
         if name in ("covariate", "participant"):  # slopes have other units; participants are too many to list
             continue
         effect = posterior.effect(name)

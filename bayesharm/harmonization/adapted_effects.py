@@ -75,7 +75,7 @@ def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray
     for group in design.effects:
         if group.name == design.spec.removed_effect or group.dim == "population":
             known: list[tuple[str, ...]] = []
-            if group.name in posterior.tree["effects"]:
+            if group.name in posterior.effect_families:
                 node = posterior.effect(group.name)
                 was_fitted = node.get("in_fit", node["n_scans"] > -1).values
                 known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)

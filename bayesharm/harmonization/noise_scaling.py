@@ -93,7 +93,7 @@ class Expectation:
         n_scans = posterior.sufficient_statistics["size"].values.sum()
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
-        for name in posterior.tree["effects"].children:
+        for name in posterior.effect_families:
             if name in posterior.spec.components and name != posterior.spec.removed_effect:
                 continue  # the removed effect is the sum of all components
             effect = posterior.effect(name)

@@ -147,6 +147,11 @@ class Posterior:
             f"{self.run['n_scans']:,} scans{', PREVIEW' if self.preview_notice else ''}>"
         )
 
+    @property
+    def effect_families(self) -> list[str]:
+        """Names of the families with effects, in alphabetical order, since files are listed in any order."""
+        return sorted(self.tree["effects"].children)
+
     def effect(self, family: str) -> xr.Dataset:
         """Mean and sd of a family's effects, in the features' units: finite-population contrasts.
 
@@ -160,11 +165,10 @@ class Posterior:
         RunFolderError
             The model has no such family; the message lists those it has.
         """
-        families = list(self.tree["effects"].children)
-        if family not in families:
+        if family not in self.effect_families:
             raise RunFolderError(
                 f"This posterior has no {family!r} effects.",
-                expected=f"one of {shorten(families)}",
+                expected=f"one of {shorten(self.effect_families)}",
                 do="choose one of these, or fit a model that has them",
             )
         return self.tree["effects"][family].to_dataset()

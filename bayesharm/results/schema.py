@@ -120,7 +120,9 @@ class Group:
 
 HYPER = Group(
     "hyper",
-    "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega",
+    "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. "
+    "Attributes: `n_ratio_features`, the features from which the ratios were learned, and `n_independent_features`, their "
+    "effective number of independent features",
     (
         Variable("eta", ("chain", "draw", "family"), LOG_SD, "mean over features of the log-scales"),
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
@@ -136,7 +138,7 @@ SCALES = Group(
         Variable("mean", ("family", "feature"), FEATURE_UNITS, "posterior mean of the scale"),
         Variable("sd", ("family", "feature"), FEATURE_UNITS, "posterior standard deviation of the scale"),
         *(
-            Variable(f"q{share}", ("family", "feature"), FEATURE_UNITS, f"{share}% quantile of the scale")
+            Variable(f"q{share}", ("family", "feature"), FEATURE_UNITS, f"{int(share)}% quantile of the scale")
             for share in ("05", "50", "95")
         ),
         Variable("ess_bulk", ("family", "feature"), NONE, "bulk effective sample size of the log-scale"),
