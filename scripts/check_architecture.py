@@ -24,7 +24,8 @@ ARROW_LINE = re.compile(r"^\s*\w+(?: & \w+)*(?: --> \w+(?: & \w+)*)+\s*$", re.MU
 def read_rows(root: Path) -> dict[str, int]:
     """Return the row of each package in the import contract, 0 at the top."""
     config = tomllib.loads((root / "pyproject.toml").read_text())
-    (contract,) = (c for c in config["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    contracts = config["tool"]["importlinter"]["contracts"]
+    (contract,) = (c for c in contracts if c["type"] == "layers" and c["containers"] == ["bayesharm"])
     return {name.strip(): row for row, names in enumerate(contract["layers"]) for name in names.split("|")}
 
 

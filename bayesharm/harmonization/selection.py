@@ -173,8 +173,8 @@ def _place_populations(
         )
     if new:
         notes.append(
-            f"Populations not in the fit: {shorten(population_labels(new))}. They are taken as average populations, with the "
-            "sd of the prior."
+            f"Populations not in the fit: {shorten(population_labels(new))}. They are taken as average populations, with "
+            "the sd of the prior."
         )
     split = next(each.split for each in posterior.spec.families if each.name == family)
     counted_from = [each for each, in_fit in zip(known, _in_fit(posterior, family), strict=True) if in_fit]
