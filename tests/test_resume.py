@@ -336,7 +336,7 @@ def test_what_is_damaged_in_a_finished_run_is_computed_again_and_nothing_else(st
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     (run / "unfinished").mkdir()  # as if it had been killed on its way out
     fit(study, run, repair=True, progress=lambda *event: notes.append(str(event[-1])))
-    assert notes[-1] == "nothing is damaged" and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert notes[-1] == "no file is damaged" and before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
 @pytest.mark.parametrize("names", [("scales/draws/c/0", "zarr.json"), ("effects/measurement/correlation/c/0/0",)])
