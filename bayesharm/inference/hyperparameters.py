@@ -115,7 +115,8 @@ def fit_hyperparameters(
     -------
     Hyperparameters, or None
         None if the iteration does not settle or chains do not mix: the data do not bound the eta of a scale near 0 from
-        below, and importance samples cannot cover all of its range.
+        below, and importance samples cannot cover all of its range. Then :func:`bayesharm.inference.joint.sample_joint`
+        samples hyperparameters and scales together.
     """
     budget = SETTINGS.preview_evaluations if preview else SETTINGS.evaluations
     n_small, n_large = (count_samples(n_evaluations, len(features)) for n_evaluations in budget)

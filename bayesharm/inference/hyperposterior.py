@@ -91,7 +91,7 @@ def _draw_by_importance(priors: Priors, centered: CenteredTarget, seed: int, n_c
     rng = np.random.default_rng([seed, Stage.HYPER])
     sums = centered._replace(target=centered.target._replace(log_n_samples=0.0))  # not means: a constant, up to rounding
     sample = sample_by_importance(priors, sums, rng, ImportanceSettings(max_khat=max_khat))
-    positions = sample.draw(n_chains * N_DRAWS, rng).reshape(n_chains, N_DRAWS, -1)
+    positions = sample.draw(n_chains * N_DRAWS, rng).reshape(n_chains, N_DRAWS, -1)  # independent draws, dealt into chains
     return PositionDraws(positions, 0, (sample.khat, sample.ess)) if sample.is_reliable else None
 
 
@@ -127,7 +127,9 @@ def predictive_moments(eta: np.ndarray, omega: np.ndarray, feature_offset_sd: fl
     eta, omega = (draws.reshape(-1, draws.shape[-1]) for draws in (eta, omega))
     covariance = np.atleast_2d(np.cov(eta.T))
     common = 0.0
-    if feature_offset_sd:  # the mean covariance: differences between scales stay as uncertain as before, on average
+    if feature_offset_sd:
+        # the mean covariance: differences between scales stay as uncertain, on average. At most 1 / (1ᵀΣ⁻¹1), so that
+        # Σ − common·11ᵀ remains a covariance matrix
         between = covariance[np.triu_indices(len(covariance), 1)]
         common = np.clip(between.mean(), 0, 1 / np.linalg.pinv(covariance).sum()) if len(between) else covariance[0, 0]
     return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + np.diag(covariance) - common))

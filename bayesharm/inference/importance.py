@@ -60,6 +60,7 @@ def find_modes(problem: Problem, ratios: VarianceRatios, moments: Moments, prior
     def log_density(coordinates):
         log_scales = to_log_scales(problem.participant_scale, coordinates)
         prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
+        # the Jacobian of coordinates -> log-scales is 1 (:func:`to_log_scales`)
         return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 
     return fit_laplace(log_density, start, jnp.broadcast_to(sd, start.shape))

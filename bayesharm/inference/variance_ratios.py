@@ -61,6 +61,7 @@ class RatioPosterior(NamedTuple):
     Attributes
     ----------
     mean : VarianceRatios
+        The posterior mode; with few features the posterior mean.
     covariance : (2 × scanner, 2 × scanner) array
         Of log lambda of each scanner, then log kappa of each.
     n_independent_features : float
@@ -80,7 +81,7 @@ def fit_variance_ratios(
     n_independent_features: float,
     start: VarianceRatios,
 ) -> VarianceRatios:
-    """Find the posterior mode of the ratios, centered over scanners.
+    """Find the posterior mode of the ratios, centered over scanners, given a prior of the log-scales (a plug-in).
 
     Parameters
     ----------
@@ -149,6 +150,7 @@ def _objective(
     power = min(1.0, n_independent_features / n_features)
     n_samples = int(np.clip(SETTINGS.n_evaluations // n_features, SETTINGS.min_samples, sample.log_scales.shape[0]))
     moments = Moments(*(part[:, chosen] for part in moments))
+    # samples of the proposals alternate, so that the first ones come from all proposals
     sample = ImportanceSample(*(part[:n_samples][..., chosen] for part in sample))
     n_scans = problem.likelihood.scans_per_scanner
     informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])

@@ -8,8 +8,16 @@ diagonal block of the eliminated ones,
         [ C     E  ],       bᵀA⁻¹b = b_eᵀ E⁻¹ b_e + rᵀ S⁻¹ r,   r = b_d − Cᵀ E⁻¹ b_e.
 
 S is a small dense matrix for each feature, although A has a row for every repeat-scanned participant. The noise precision
-of their scans is w / lambda, and lambda does not depend on the feature: the sums are weighted by 1 / lambda once for all
-scales, and equivalent columns are added up. The feature axis is always last.
+of their scans is w / lambda with w = 1 / sigma², and lambda does not depend on the feature: the sums are weighted by
+1 / lambda once for all scales, and equivalent columns are added up. The feature axis is always last.
+
+Words of this file:
+
+- *entry*: one column in one noise class, a nonzero count of scans; *class entry*: the same before classes are merged;
+- *merged class*: noise classes that have one precision w once their sums are weighted by 1 / lambda;
+- *column class*: eliminated columns with one posterior precision (pivot);
+- *group*: equivalent pairs of entries of one eliminated column; *small* and *large* groups differ in how they are added up;
+- *packed*: the lower triangle of a symmetric matrix as a vector (:mod:`bayesharm.algorithms.linalg`).
 """
 
 from __future__ import annotations
@@ -86,7 +94,8 @@ class ConditionedEffects(NamedTuple):
     """The Gaussian posterior of all effects given the scales, in the terms that differ between scales; feature axis last.
 
     An eliminated effect is a sum over its entries of ``gain · (Xᵀy − XᵀX_d d)``, plus independent noise of its residual
-    variance. :class:`EffectEntries` says which gain and which variance; number 0 of each is that of the dense effects.
+    variance; these products are weighted by 1 / lambda (:meth:`CollapsedLikelihood.eliminated_products`).
+    :class:`EffectEntries` says which gain and which variance; number 0 of each is that of the dense effects.
     """
 
     dense_mean: Array  # (dense, feature)

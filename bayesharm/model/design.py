@@ -3,7 +3,7 @@
 A *column* is one effect: the measurement bias of one scanner, the sampling bias of one population, …. The *dense* columns
 come first. The *eliminated* columns come last and share no scan with one another. The normal matrix of all effects is
 therefore a bordered block-diagonal (arrowhead) matrix: the block of the eliminated columns is diagonal, and the likelihood
-solves it first (:mod:`bayesharm.likelihood.marginal`).
+solves it first (:mod:`bayesharm.likelihood.collapsed`).
 
 A *noise class* holds the scans whose noise variance is the same function of the scales: the scans on one scanner of
 participants with one scan, or of participants with several.

@@ -21,15 +21,15 @@ TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family",
 
 @dataclass(frozen=True)
 class Family:
-    """Effects that share one scale per feature: ``u ~ Normal(0, tau²)``.
+    """Effects that share one scale per feature (with `split`, one for each diagnosis): ``u ~ Normal(0, tau²)``.
 
     Attributes
     ----------
     name : str
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
     grouping : str
-        The levels: `scanner`, `population` (site × diagnosis), `diagnosis` or `participant`; or the name of a column that
-        describes the scanners, a *protocol factor*.
+        The levels: `scanner`, `population` (site × diagnosis, of participants who did not travel), `diagnosis` or
+        `participant`; or the name of a column that describes the scanners, a *protocol factor*.
     prior_median : float
         Prior median of the scale tau, as a share of the feature's standard deviation over scans.
     split : bool
@@ -56,16 +56,19 @@ class Priors:
     """Hyperpriors; scales are in units of a feature's standard deviation over scans.
 
     ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log prior_median[c], eta_sd²)``,
-    ``omega[c]² = excess[c]² + omega_floor²``, ``excess[c] ~ HalfNormal(omega_sd)``;
+    ``omega[c]² = omega_excess[c]² + omega_floor²``, ``omega_excess[c] ~ HalfNormal(omega_sd)``, for every family c and for
+    the noise, whose sd sigma has the prior median `noise_scale`;
     mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)`` (covariates standardized);
-    ``log lambda ~ Normal(0, noise_ratio_sd²)``, centered, and ``log kappa ~ Normal(0, bias_ratio_sd²)``, centered.
+    ``log lambda ~ Normal(0, noise_ratio_sd²)`` and ``log kappa ~ Normal(0, bias_ratio_sd²)``, both centered over all
+    scanners, those without a kappa of their own included.
 
     Differences between features below `omega_floor` are negligible, and the density near omega = 0 is a spike that no
     sampler enters.
 
     ``a[f] ~ Normal(0, feature_offset_sd²)`` is the random intercept of a feature's log scales. Each feature is divided by
-    its own sd, an estimate that depends on the scales themselves; `a` compensates for that. Its prior is wide, so that only
-    ratios between scales inform omega. It is 0 where all features are divided by one common sd.
+    its own sd, an estimate that depends on the scales themselves: an error of the sd shifts all log-scales of a feature
+    alike, and `a` absorbs it. Its prior is wide, so that only ratios between scales inform omega. It is 0 where all
+    features are divided by one common sd.
     """
 
     eta_sd: float = 1.0
