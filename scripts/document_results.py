@@ -23,7 +23,7 @@ HEAD = """\
 - `run.json`: the model, its priors, seed, settings, versions, fingerprint of the data, caveats, and
   the sha256 of every file of the tree. It is written last: a folder without it is not a finished
   run.
-- `posterior.zarr`: the results, one labelled tree. Open it with `bayesharm.load_posterior("run")`,
+- `posterior.zarr`: the results, one labeled tree. Open it with `bayesharm.load_posterior("run")`,
   whose `tree` is an xarray `DataTree`, or with
   `xarray.open_datatree("run/posterior.zarr", engine="zarr", consolidated=False)`.
 - `unfinished/`: checkpoints of a run that has not finished. The same command resumes it.

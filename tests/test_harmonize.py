@@ -537,6 +537,8 @@ def test_removing_the_true_bias_leaves_only_the_rest():
     known = {"mean": (("scanner", "feature"), centered.to_numpy()), "sd": (("scanner", "feature"), np.zeros(true.shape))}
     effect = effect.drop_dims("scanner").assign(known)
     tree["effects/measurement"] = effect.assign_coords(scanner=list(true.index))
+    design = posterior.design.isel(scanner=np.zeros(len(true), int))
+    tree["design"] = xr.DataTree(design.assign_coords(scanner=list(true.index)))
     posterior = Posterior(tree, posterior.run)
     table = pd.DataFrame(study.features, columns=study.feature_names).assign(scan_id=study.scans.scan_id)
     result = harmonize(posterior, load_dataset(study.scans, table, check="apply"))

@@ -40,7 +40,7 @@ REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few ef
 
 @dataclass(frozen=True)
 class Posterior:
-    """The result of a fit, labelled.
+    """Labeled result of a fit.
 
     Attributes
     ----------
