@@ -102,7 +102,7 @@ def sample_batched(
     return Draws(*jax.lax.scan(advance, state, length=n_draws)[1])
 
 
-def _potential_of_one(value_and_grad_of_batch: Callable, z: Array, index: Array, data: Any) -> Array:
+def _potential_of_one(value_and_grad_of_batch: Callable[..., Any], z: Array, index: Array, data: Any) -> Array:
     """Evaluate the potential of one posterior; under ``vmap`` over the batch, in order, one call evaluates all."""
 
     @custom_vmap

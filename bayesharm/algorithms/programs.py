@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-_PROGRAMS: list[Program] = []
+_PROGRAMS: list[Program[Any]] = []
 
 
 class Program[R]:

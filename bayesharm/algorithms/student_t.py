@@ -111,7 +111,7 @@ def _log_density_of_batch(proposal: Laplace, points: Array, keep: Array | np.nda
     return _log_density((z**2).sum(1), log_det, n, gammaln, jnp.log1p)
 
 
-def _log_density(squared_distance: Any, log_det: Any, n: Any, gammaln: Callable, log1p: Callable) -> Any:
+def _log_density(squared_distance: Any, log_det: Any, n: Any, gammaln: Callable[..., Any], log1p: Callable[..., Any]) -> Any:
     """Log density of an n-dimensional Student-t at a squared Mahalanobis distance; `log_det` is log|factor|."""
     dof = DEGREES_OF_FREEDOM
     constant = gammaln((dof + n) / 2) - gammaln(dof / 2) - 0.5 * n * np.log(dof * np.pi)

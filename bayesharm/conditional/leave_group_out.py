@@ -13,7 +13,7 @@ value of f, and differ only by noise. Folds with the same values are handled tog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -125,7 +125,7 @@ def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = 
 
 def _group_equal(values: Mapping[int, np.ndarray]) -> list[tuple[tuple[np.ndarray, np.ndarray], list[int]]]:
     """Groups of numbers with the same values, each value equally often: the values, their counts, and the numbers."""
-    groups: dict[tuple, list[int]] = {}
+    groups: dict[tuple[Any, Any], list[int]] = {}
     for number, of_number in values.items():
         unique, count = np.unique(of_number, return_counts=True)
         groups.setdefault((tuple(unique), tuple(count)), []).append(number)

@@ -53,7 +53,7 @@ class CorrectionOptions:
                     do="choose one of these",
                 )
         if self.new_scanners not in get_args(NewScanners):
-            adapt = self.new_scanners == "adapt"
+            adapt = str(self.new_scanners) == "adapt"
             raise InputError(
                 "Harmonization does not adapt a posterior to new scanners."
                 if adapt

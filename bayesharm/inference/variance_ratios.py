@@ -139,7 +139,7 @@ def variance_ratio_covariance(
 
 def _objective(
     problem: Problem, moments: Moments, sample: ImportanceSample, prior: Gaussian, n_independent_features: float
-) -> tuple[Callable, np.ndarray]:
+) -> tuple[Callable[[np.ndarray], tuple[float, np.ndarray]], np.ndarray]:
     """Return the negative log posterior with its gradient, as a function of ratios in a unit, and the unit.
 
     The unit is about the posterior sd of each ratio: the Fisher information of a log variance is half the number of

@@ -324,6 +324,6 @@ def segment_sum(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
     return _one_hot(index, n, values.dtype) @ values
 
 
-def _one_hot(index: np.ndarray, n: int, dtype) -> Array:
+def _one_hot(index: np.ndarray, n: int, dtype: np.dtype) -> Array:
     """(n, entry) matrix that adds entries up by index."""
     return jnp.asarray(np.arange(n)[:, None] == index, dtype)

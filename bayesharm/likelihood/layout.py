@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -262,7 +262,7 @@ def _classify_columns(
     prior = zip(
         *(part[design.n_dense :] for part in (design.column_scale, design.column_sd, design.bias_ratio_of)), strict=True
     )
-    numbers: dict[tuple, int] = {}
+    numbers: dict[tuple[Any, ...], int] = {}
     starts: list[int] = []  # of each class in class_entries
     first: list[int] = []
     of_column: list[int] = []

@@ -6,12 +6,13 @@ import json
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from bayesharm.errors import ModelError
 from bayesharm.model.spec import ModelSpec, spec_from_dict
 
 
-def load_reference(model: str) -> dict:
+def load_reference(model: str) -> dict[str, Any]:
     """Load a model's posterior summaries on the reference study, with their Monte-Carlo errors and the checks made."""
     return json.loads((models_folder() / model / "reference.json").read_text(encoding="utf-8"))
 

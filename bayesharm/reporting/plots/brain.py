@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -174,7 +174,7 @@ def _label(figure: Figure, title: str, subtitle: str, low: float, high: float) -
     figure.colorbar(colors, cax=figure.add_axes((0.915, 0.12, 0.012, 0.7)))
 
 
-def _nilearn():
+def _nilearn() -> Any:
     try:
         from nilearn import plotting
     except ModuleNotFoundError:

@@ -15,10 +15,10 @@ from bayesharm.reporting.run_view import RunView
 
 try:
     from matplotlib import rc_context
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
     from matplotlib.cm import ScalarMappable as ScalarMappable
     from matplotlib.colors import Normalize as Normalize
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 except ModuleNotFoundError:
     raise BayesharmError(
         "Plots need matplotlib, which is not installed.",
