@@ -1,6 +1,8 @@
 """Settings of the whole test session, made before anything imports JAX."""
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +40,34 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_study(tmp_path_factory) -> Path:
+def make_once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder once for all processes of a session: `make` gets its path, the other processes wait."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if hasattr(request.config, "workerinput") else base  # common to the processes of pytest-xdist
+
+    def in_root(name: str, make: Callable[[Path], None]) -> Path:
+        with (root / f"{name}.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            if lock.read() != "made":
+                make(root / name)
+                lock.write("made")
+        return root / name
+
+    return in_root
+
+
+@pytest.fixture(scope="session")
+def small_study(make_once) -> Path:
     """A folder with ``scans.csv`` and ``features.npy``: 47 scans on five scanners, `N_SMALL` features.
 
     Five travelers on three scanners, twice; a cohort on these and on `delta`, where nobody traveled; one scan
     on `omega`.
     """
+    return make_once("study", _write_small_study)
+
+
+def _write_small_study(folder: Path) -> None:
     rng = np.random.default_rng(7)
     rows = [(f"t{i}", name, "HC") for i in range(5) for name in ("alpha", "beta", "gamma") for _ in range(2)]
     cohort = ["alpha", "beta", "gamma", "delta"] * 4 + ["omega"]
@@ -59,23 +83,23 @@ def small_study(tmp_path_factory) -> Path:
     groups = pd.DataFrame(rng.normal(0, 0.5, (recruited.nunique(), N_SMALL)), index=recruited.unique())
     features += groups.loc[recruited].to_numpy() + np.outer(scans.diagnosis == "MDD", rng.normal(0, 0.5, N_SMALL))
     features += rng.normal(0, 0.5, features.shape)
-    folder = tmp_path_factory.mktemp("study")
+    folder.mkdir()
     scans.to_csv(folder / "scans.csv", index=False)
     np.save(folder / "features.npy", features.astype("float32"))
-    return folder
 
 
 @pytest.fixture(scope="session")
-def small_run(small_study) -> Path:
+def small_run(small_study, make_once) -> Path:
     """The run folder of `small_study`, made by the command that users type; fitted once for all tests."""
     from typer.testing import CliRunner
 
     from bayesharm.cli.app import app
 
-    out = small_study.parent / f"{small_study.name}_run"
-    result = CliRunner().invoke(app, [
-        "fit", str(small_study / "scans.csv"), str(small_study / "features.npy"),
-        "--model", "traveling_and_cohort", "--seed", "1", "--keep-draws", "thin", "--out", str(out),
-    ])  # fmt: skip
-    assert result.exit_code == 0, result.output
-    return out
+    def fit(out: Path) -> None:
+        result = CliRunner().invoke(app, [
+            "fit", str(small_study / "scans.csv"), str(small_study / "features.npy"),
+            "--model", "traveling_and_cohort", "--seed", "1", "--keep-draws", "thin", "--out", str(out),
+        ])  # fmt: skip
+        assert result.exit_code == 0, result.output
+
+    return make_once("study_run", fit)
