@@ -2,10 +2,11 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint comparators lock clean
+.PHONY: help demo test check lint comparators lock clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
 	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
+	@echo "make check   style, types, architecture and the fast tests, for daily work"
 	@echo "make lint    the checks of 'make test' without the tests"
 	@echo "make comparators  make .venv-comparators, where other libraries run to compare with (optional)"
 	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
@@ -17,11 +18,19 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
+# Test files without a fit that have little to compile.
+FAST := docs spec design scans dataset features metrics definition identifiability diagnostics
+
+check: lint
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile -m "not slow" $(FAST:%=tests/test_%.py)
+
 lint: $(READY)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_architecture.py
+	$(BIN)/python scripts/document_results.py --check
 
 $(READY): pyproject.toml requirements.lock scripts/setup.sh
 	@sh scripts/setup.sh install

@@ -1,7 +1,5 @@
 """Diagnostics of many features at once against ArviZ, one by one; chains that do not move are never good."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
@@ -129,8 +127,7 @@ def test_the_gravest_reason_is_kept(preview):
     converged = np.array([True, True, False, False, False, False])
     if preview:
         rhat, ess, divergences = rhat * np.nan, ess * np.nan, divergences * 0
-    study = SimpleNamespace(settings=Settings(preview=preview))
-    found = _reasons(study, Diagnostics(rhat, ess, divergences, converged), finite)
+    found = _reasons(Settings(preview=preview), Diagnostics(rhat, ess, divergences, converged), finite)
     sampled = ["converged", "not finite", "divergences", "R-hat", "few effective draws", "not finite"]
     approximated = ["converged", "not finite", "no mode", "no mode", "no mode", "not finite"]
     assert [REASONS[code] for code in found] == (approximated if preview else sampled)

@@ -1,5 +1,6 @@
 """Figures: their artists are read back and compared with the tables."""
 
+import re
 import subprocess
 import sys
 
@@ -273,5 +274,4 @@ def test_the_command_draws_one_or_all(small_run, tmp_path):
 
 def test_help_lists_every_plot():
     text = CliRunner().invoke(app, ["plot", "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
-    listed = "".join(text.split()).replace("│", "")
-    assert all(f"{name}," in listed for name in PLOTS)
+    assert set(PLOTS) <= set(re.findall(r"\w+", text))

@@ -118,9 +118,11 @@ def harmonize(
     check_together({"--draws": draws, "--draws-file": draws_file})
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.harmonization.harmonize import harmonize_to_files
+    from bayesharm.harmonization.selection import choose_families
     from bayesharm.results.posterior import load_posterior
 
     posterior = load_posterior(run)
+    choose_families(posterior.spec, remove)  # refuses wrong families before an adaptation
     dataset = inputs.read_dataset(scans, features, select, columns.mapping, check="apply")
     adaptation_notes: list[str] = []
     if new_scanners == "adapt":

@@ -20,8 +20,9 @@ from bayesharm.io.atomic import digests, find_damage
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_manifests, open_checkpoints
 from bayesharm.results.posterior import read_record
-from bayesharm.results.schema import features_of_file
+from bayesharm.results.schema import SCALES, features_of_file
 
+N_DRAWS = f"{SCALES.path}/n_draws"  # the array that tells which retries a feature needed
 OF_ALL_FEATURES = ("/contraction/c/", "/correlation/c/")  # depend on the typical scales of all features
 
 
@@ -96,7 +97,7 @@ def _compute(
     n_features = context.n_features
     needs_everything = (
         (n_features <= MOST_TOGETHER and not context.settings.preview)  # they were, or may have been, sampled together
-        or any(name.startswith("scales/draws/") for name in damaged)  # the blocks of the retries are unknown
+        or any(name.startswith(f"{N_DRAWS}/") for name in damaged)  # the blocks of the retries are unknown
         or any(part in name for name in damaged for part in OF_ALL_FEATURES)
     )
     if needs_everything:
@@ -116,7 +117,7 @@ def _last_retries(out: Path, settings: Settings) -> np.ndarray:
     """Find the last retry of each feature, a position in `RETRY_SCHEDULE`, from its number of draws; (feature,)."""
     import zarr
 
-    draws = np.asarray(zarr.open_array(out / TREE / "scales" / "n_draws", mode="r")[:])
+    draws = np.asarray(zarr.open_array(out / TREE / N_DRAWS, mode="r")[:])
     if settings.preview:
         return np.zeros(len(draws), int)
     return np.searchsorted([len(runs) for runs in RETRY_SCHEDULE], draws // (settings.chains * settings.n_draws))

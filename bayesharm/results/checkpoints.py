@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from bayesharm.errors import RunFolderError
+from bayesharm.errors import RunFolderError, shorten
 from bayesharm.io.atomic import write_whole
 
 UNFINISHED, RECORD, TREE, MANIFEST = "unfinished", "run.json", "posterior.zarr", "manifest.json"
@@ -127,7 +127,7 @@ def open_checkpoints(out: Path | None, manifest: Mapping[str, Any], overwrite: b
         if (folder / MANIFEST).exists():
             _check_manifest(out, (folder / MANIFEST).read_bytes(), json.loads(text))
         else:
-            Checkpoints(folder).clear()  # without a manifest their origin is unknown
+            _refuse_unknown_files(out, folder)
             write_whole(folder / MANIFEST, text.encode())
         yield Checkpoints(folder)
         shutil.rmtree(folder)
@@ -146,6 +146,17 @@ def _remove_run(out: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as error:
         raise RunFolderError(f"{out} cannot be overwritten.", got=str(error), do="choose another --out") from None
+
+
+def _refuse_unknown_files(out: Path, folder: Path) -> None:
+    """Refuse to remove checkpoints whose origin is unknown, such as those of an earlier version."""
+    if unknown := sorted(path.name for path in folder.glob("*.npz")):
+        raise RunFolderError(
+            f"{out} holds an unfinished run without a readable manifest.",
+            got=f"{shorten(unknown)} in {folder}, but no {MANIFEST}; an earlier version may have written them",
+            expected="an unfinished run of this version",
+            do="start afresh with --overwrite, choose another --out, or finish the run with the version that began it",
+        )
 
 
 def _check_manifest(out: Path, written: bytes, manifest: Mapping[str, Any]) -> None:

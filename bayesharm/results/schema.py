@@ -287,7 +287,7 @@ def features_of_file(file: str) -> slice | None:
     file : str
         Below the tree, such as ``effects/measurement/mean/c/0/3``.
     """
-    path, chunk, index = file.partition("/c/")
+    path, chunk, index = file.rpartition("/c/")  # a family may be named c
     group_path, _, name = path.rpartition("/")
     for group in GROUPS:
         for variable in group.variables:
