@@ -12,7 +12,7 @@ from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.inference.fixed_point import SETTINGS, HyperIteration, HyperState, count_samples
 from bayesharm.inference.hyper_target import MANY_FEATURES, HyperTarget
 from bayesharm.inference.hyperposterior import HyperDraws, draw_approximation, predictive_moments, sample_hyperposterior
-from bayesharm.inference.importance import log_marginals
+from bayesharm.inference.importance import log_marginals_of_draws
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
@@ -149,7 +149,9 @@ def _summarize(iteration: HyperIteration, state: HyperState, target: HyperTarget
     if len(iteration.keys) < MANY_FEATURES:
         chosen = component_indices(flat_eta.shape[1])
         log_marginal = np.asarray(
-            log_marginals(target.basis, target.log_weights[0], flat_eta[:, chosen], flat_log_omega[:, chosen], offset_sd)
+            log_marginals_of_draws(
+                target.basis, target.log_weights[0], flat_eta[:, chosen], flat_log_omega[:, chosen], offset_sd
+            )
         )
     return Hyperparameters(
         eta,

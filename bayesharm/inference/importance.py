@@ -148,7 +148,7 @@ def log_marginal(basis: Array, log_weights: Array, mean: Array, log_sd: Array, f
 
 
 @program("feature_offset_sd")
-def log_marginals(basis: Array, log_weights: Array, mean: Array, log_sd: Array, feature_offset_sd: float) -> Array:
+def log_marginals_of_draws(basis: Array, log_weights: Array, mean: Array, log_sd: Array, feature_offset_sd: float) -> Array:
     """Return :func:`log_marginal` for many hyperparameters, one after the other to save memory, (feature, hyper)."""
 
     def of_one(hyper):

@@ -86,8 +86,8 @@ class NormalEquations(NamedTuple):
     rhs: Array  # (dense, feature) r
     pivot: Array  # (column class, feature) diagonal of E: precision of the eliminated effects given the dense ones
     coefficient: Array  # (group, feature) w w' / pivot, the factor of products of two eliminated entries
-    precision: Array  # (merged class, feature) w
-    prior: Array  # (dense, then column class, feature) diagonal of D⁻¹
+    noise_precision: Array  # (merged class, feature) w
+    prior_precision: Array  # (dense, then column class, feature) diagonal of D⁻¹
 
 
 class ConditionedEffects(NamedTuple):
@@ -211,12 +211,16 @@ class CollapsedLikelihood:
         _, _, log_det, quadratic = solve(normal.schur, normal.rhs)  # log|S| and rᵀS⁻¹r
         dtype, n_dense = log_scales.dtype, layout.n_dense
         n_equivalent = np.bincount(layout.column_classes.of_column, minlength=self.n_column_classes).astype(dtype)
-        log_det += n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior[n_dense:])) + shared.log_noise_ratio
-        log_det -= jnp.log(normal.prior[:n_dense]).sum(0)
+        log_det += (
+            n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior_precision[n_dense:])) + shared.log_noise_ratio
+        )
+        log_det -= jnp.log(normal.prior_precision[:n_dense]).sum(0)
         size = np.bincount(layout.merged_class, weights=layout.class_size, minlength=layout.n_merged).astype(dtype)
-        log_det -= size @ jnp.log(normal.precision)
+        log_det -= size @ jnp.log(normal.noise_precision)
         quadratic = (
-            (normal.precision * by_feature.squares).sum(0) - (normal.coefficient * by_feature.eliminated).sum(0) - quadratic
+            (normal.noise_precision * by_feature.squares).sum(0)
+            - (normal.coefficient * by_feature.eliminated).sum(0)
+            - quadratic
         )
         return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
 
@@ -230,10 +234,10 @@ class CollapsedLikelihood:
         return ConditionedEffects(
             solution.x,
             unpack(solution.inverse),
-            jnp.concatenate([one, normal.precision[classes[entries]] / normal.pivot[column_class[entries]]]),
+            jnp.concatenate([one, normal.noise_precision[classes[entries]] / normal.pivot[column_class[entries]]]),
             jnp.concatenate([one, normal.coefficient / normal.pivot[column_class[example]]]),
             jnp.concatenate([0 * one, 1 / normal.pivot]),
-            1 / normal.prior,
+            1 / normal.prior_precision,
         )
 
     def eliminated_products(self, ratios: VarianceRatios, moments: Moments) -> tuple[Array, Array]:
