@@ -12,6 +12,7 @@ import bayesharm
 from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import ModelError
+from bayesharm.fitting.fit import configure_model
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.model.labels import (
@@ -23,10 +24,13 @@ from bayesharm.model.labels import (
     population_labels,
     scale_labels,
 )
+from bayesharm.model.protocol_factors import name_factors
 from bayesharm.reporting.html import render_report
 from bayesharm.reporting.plots import RunView, draw_plot, possible_plots
 from bayesharm.reporting.sections import SECTIONS, describe_populations
 from bayesharm.results.posterior import Posterior, load_posterior
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # about removed sampling bias
 
 N_FEATURES = 40
 COVARIATES = ("age_y", "gender")
@@ -310,7 +314,7 @@ def test_labels_are_unique(function: Callable, names: list, labels: tuple[str, .
 
 def test_covariates_whose_columns_would_share_a_label_are_two():
     scans = make_scans().assign(gender_m=lambda table: table.age_y % 7)
-    spec = bayesharm.fitting.fit.configure_model(
+    spec = configure_model(
         "traveling_and_cohort", load_dataset(scans, make_features(scans)), covariates=["gender", "gender_m"]
     )
     design = build_design(scans, spec)
@@ -321,8 +325,6 @@ def test_covariates_whose_columns_would_share_a_label_are_two():
 def test_a_family_and_a_diagnosis_may_share_a_label():
     """A protocol factor in a column `sampling_HC`, beside the sampling bias of HC."""
     scans = random_study(1).assign(sampling_HC=lambda table: table.vendor)
-    from bayesharm.model.protocol_factors import name_factors
-
     design = build_design(scans, name_factors(load_model("protocol"), ["sampling_HC"], scans))
     assert {"sampling_HC", "sampling/HC"} <= set(design.scale_labels)
     assert len(set(design.scale_labels)) == len(design.scales)

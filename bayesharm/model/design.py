@@ -175,8 +175,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
     order = np.argsort(is_eliminated, kind="stable")
     matrix = matrix[:, order].tocsr()
 
-    by_participant = [term for term in terms if spec.dimension_of(term.name) == "participant"]
-    single_scan_scale = int(index[by_participant[0].scales[0]]) if by_participant else 0
+    by_participant = {term.name for term in terms if spec.dimension_of(term.name) == "participant"}
+    single_scan_scale = next((k for scale, k in index.items() if scale.family in by_participant), 0)
     is_single = ~study.is_repeat_scanned if single_scan_scale else np.zeros(len(study.table), bool)
     scanner = pd.Categorical(study.table.scanner, categories=study.scanners).codes.astype(int)
     classes, scan_class = np.unique(2 * scanner + is_single, return_inverse=True)
