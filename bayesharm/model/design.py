@@ -165,7 +165,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         covariates = covariates or find_covariates(study.table, spec)
     terms, term_notes = _list_terms(study, spec, covariates)
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
-    index: dict[Scale | None, int] = {scale: k for k, scale in enumerate(medians)}
+    index = {scale: k for k, scale in enumerate(medians)}
 
     columns = [column for term in terms for column in term.columns]
     column_scale = np.array([index[scale] if scale else FIXED for term in terms for scale in term.scales])
