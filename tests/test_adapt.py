@@ -228,7 +228,7 @@ def test_scans_that_a_posterior_cannot_learn_from():
         adapt(fitted, case._replace(values=missing).part(case.is_new))
     with pytest.raises(InputError, match="categories that the fit has not seen"):
         adapt(fitted, replace(case.part(case.is_new), scans=case.part(case.is_new).scans.assign(sex="X")))
-    with pytest.raises(RunFolderError, match=r"no statistics[\s\S]*fit again"):
+    with pytest.raises(RunFolderError, match=r"no sufficient statistics[\s\S]*fit again"):
         adapt(make_posterior(), case.part(case.is_new))
 
 

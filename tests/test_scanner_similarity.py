@@ -122,7 +122,7 @@ def test_what_is_plain_is_found():
 def test_features_of_different_kinds_are_compared_in_their_sd():
     found = make_posterior()
     scales = found.tree["scales"].to_dataset()
-    found.tree["scales"] = xr.DataTree(scales.assign(unit=("feature", np.array([1.0, 1.0, 1.0, 1000.0]))))
+    found.tree["scales"] = xr.DataTree(scales.assign(feature_scale=("feature", np.array([1.0, 1.0, 1.0, 1000.0]))))
     other = scanner_similarity(found)
     assert other.about["units"] == SD_UNITS and scanner_similarity(make_posterior()).about["units"] == OWN_UNITS
     of_means = np.sqrt((3 * 10.0**2 + 0.01**2) / 4)
