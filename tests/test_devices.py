@@ -53,7 +53,7 @@ def test_several_devices_give_what_one_gives(small_study, tmp_path):
     )
     one, several = sample(small_study, 64), np.load(tmp_path / "several.npz")
     assert one["devices"] == "cpu" and several["devices"] == f"{N_DEVICES} × cpu"
-    np.testing.assert_array_equal(several["draws"], one["draws"])
+    np.testing.assert_array_equal(several["n_draws"], one["n_draws"])
     # The same draws but for rounding; where that turns a step of NUTS around, the same within Monte-Carlo error.
     gap = abs(several["effect_mean"] - one["effect_mean"]) / one["effect_sd"]
     assert np.median(gap) < 1e-4 and (gap.max(0) < 1e-2).mean() > 0.9 and gap.max() < 5 / np.sqrt(one["ess_bulk"].min())
