@@ -203,8 +203,8 @@ def test_repair_takes_the_command_that_made_the_run(small_study, small_run):
     command = ["fit", small_study / "scans.csv", small_study / "features.npy", "--keep-draws", "thin", "--out", small_run]
     assert "no file is damaged" in run(*command, "--seed", "1", "--repair").stderr
     assert "seed changed" in run(*command, "--seed", "2", "--repair", code=2).stderr
-    assert "A repair needs the run" in run(*command, "--repair", "--overwrite", code=2).stderr
-    assert "nothing to repair" in run(*command[:-1], small_study / "new", "--repair", code=2).stderr
+    assert "A repair needs a finished run" in run(*command, "--repair", "--overwrite", code=2).stderr
+    assert "no run to repair" in run(*command[:-1], small_study / "new", "--repair", code=2).stderr
     assert files_of(small_run) == before and not (small_study / "new").exists()
 
 
