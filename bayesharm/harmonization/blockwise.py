@@ -157,15 +157,20 @@ def prepare_correction(
     effects, scanner, population, scan_notes = place_scans(posterior, dataset.scans, families, options.new_scanners, indices)
     target_level = -1 if target is None else effects.levels.index(target)
     correction = Correction(effects, scanner, population, target_level, indices, seed)
-    noise = None
+    noise, noise_notes = None, []
     if options.match_noise:
         noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target))
+        if unknown := sorted(set(dataset.scans["scanner"].astype(str)) - set(posterior.scanners)):
+            noise_notes.append(
+                f"The noise of {shorten(unknown)} is not matched, since the fit does not know it: adapt the posterior first."
+            )
     notes = [
         *filter(None, [posterior.preview_notice]),
         *interpretation_notes(posterior.spec, families),
         *feature_notes,
         *_convergence_notes(posterior, features, indices),
         *scan_notes,
+        *noise_notes,
     ]
     return BlockwiseCorrection(
         posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, noise, int(draws), options.inverse,

@@ -295,7 +295,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{folder} was written in another version of the run format.",
             got=f"format {version}",
             expected=f"format {FORMAT}",
-            do=f"open it with bayesharm {run.get('versions', {}).get('bayesharm', '?')}, or fit again",
+            do=f"fit again, or open it with its version, bayesharm {run.get('versions', {}).get('bayesharm', '?')}",
         )
     try:
         record = {name: value for name, value in run.items() if name != "sha256"}
