@@ -61,9 +61,9 @@ def test_levels_take_the_place_of_their_dimension():
     ("file", "start"),
     [
         ("scales/mean/c/0/1", 1),
-        ("scales/unit/c/3", 3),
+        ("scales/feature_scale/c/3", 3),
         ("effects/measurement/sd/c/0/2", 2),
-        ("sources/larger/c/0/0/1", 1),
+        ("finite_population/probability_larger/c/0/0/1", 1),
         ("scales/feature/c/0", None),
         ("effects/measurement/contraction/c/0", None),
         ("hyper/eta/c/0/0/0", None),
