@@ -95,7 +95,7 @@ def fit(arguments: list[str], study: Path, out: Path, cache: Path) -> dict:
     """Run `bayesharm fit` once."""
     files = [study / "scans.csv", study / "features.npy"]
     options = ["--seed", "1", "--out", out, "--overwrite", "--quiet", *arguments]
-    command = [sys.executable, "-m", "bayesharm.cli.app", "fit", *files, *options]
+    command = [sys.executable, "-m", "bayesharm.cli", "fit", *files, *options]
     seconds, memory, _ = run(command, JAX_COMPILATION_CACHE_DIR=str(cache))
     posterior = load_posterior(out)
     found = json.loads((out / "run.json").read_text())

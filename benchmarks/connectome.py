@@ -27,7 +27,7 @@ from bayesharm.datasets.simulate import simulate_srpbs
 
 def measure(study: Path, out: Path, cache: Path) -> dict[str, float]:
     """Run the command once."""
-    command = [sys.executable, "-m", "bayesharm.cli.app", "fit", study / "scans.csv", study / "features.npy"]
+    command = [sys.executable, "-m", "bayesharm.cli", "fit", study / "scans.csv", study / "features.npy"]
     started = time.perf_counter()
     with subprocess.Popen(
         [*map(str, command), "--seed", "1", "--out", str(out), "--quiet"],
