@@ -226,10 +226,19 @@ def test_unseen_scanners_go_together_as_the_prior_says(posterior, study):
     """Both are counted from the mean of the five of the fit: of their variance one part in six is common."""
     scans = pd.DataFrame({"scan_id": ["a", "b"], "participant_id": ["p", "q"], "scanner": ["new", "newer"]})
     result = quietly(posterior, load_dataset(scans, np.zeros((2, 160)), check="apply"), new_scanners="prior", draws=2000)
+    assert not any("Noise of scanners" in note for note in result.notes)
     z = result.draws / result.sd
     correlation = (z[:, 0] * z[:, 1]).mean()
     assert abs(correlation - 1 / 6) < 4.3 / np.sqrt(z.shape[0] * z.shape[2])
     assert abs(z.var() - 1) < 4.3 * np.sqrt(2 / z[:, 0].size)
+
+
+def test_the_noise_of_an_unseen_scanner_is_that_of_the_average_one(posterior, study):
+    scans = pd.DataFrame({"scan_id": ["a"], "participant_id": ["p"], "scanner": ["new"]})
+    dataset = load_dataset(scans, np.arange(160.0)[None], check="apply")
+    matched = quietly(posterior, dataset, new_scanners="prior", match_noise=True)
+    assert any("Noise of scanners not in the fit: 'new'" in note for note in matched.notes)
+    np.testing.assert_array_equal(matched.mean, quietly(posterior, dataset, new_scanners="prior").mean)
 
 
 def test_unseen_populations(posterior, study):
@@ -240,6 +249,7 @@ def test_unseen_populations(posterior, study):
     with pytest.raises(InputError, match=r"4 scans of people from 'elsewhere/HC', 'elsewhere/MDD'"):
         quietly(posterior, dataset, remove=BOTH)
     result, plain = quietly(posterior, dataset, remove=BOTH, new_scanners="prior"), harmonize(posterior, dataset)
+    assert any("Populations not in the fit: 'elsewhere/HC', 'elsewhere/MDD'." in note for note in result.notes)
     np.testing.assert_array_equal(result.mean[own], plain.mean[own])
     tau = posterior.tree["scales"].to_dataset()
     for group, n_known in (("HC", 5), ("MDD", 4)):

@@ -1,4 +1,4 @@
-"""The declaration of the results tree: it is what runs write, what is checked, and what the docs say."""
+"""Schema of the results tree: runs write it, loading checks it, and the docs list it."""
 
 import subprocess
 import sys

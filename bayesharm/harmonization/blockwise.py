@@ -162,7 +162,8 @@ def prepare_correction(
         noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target))
         if unknown := sorted(set(dataset.scans["scanner"].astype(str)) - set(posterior.scanners)):
             noise_notes.append(
-                f"The noise of {shorten(unknown)} is not matched, since the fit does not know it: adapt the posterior first."
+                f"Noise of scanners not in the fit: {shorten(unknown)} are taken as average scanners. Adapt the "
+                "posterior to them to match their noise."
             )
     notes = [
         *filter(None, [posterior.preview_notice]),
