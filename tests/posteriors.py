@@ -1,5 +1,7 @@
 """A posterior made by hand: what it says is known, and nothing needs to be fitted."""
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 
@@ -10,6 +12,7 @@ from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import keep_statistics, level_coordinates, scale_coordinates
 from bayesharm.results.posterior import FORMAT, REASONS, Posterior
+from bayesharm.results.schema import GROUPS, LEVEL
 
 SCANNERS = ("A", "B", "C")
 
@@ -183,3 +186,21 @@ def make_learned(
         )
     run = {"format": FORMAT, "spec": design.spec.to_dict(), "seed": 1, "settings": {}, "versions": {}}
     return Posterior(xr.DataTree.from_dict(nodes), run | {"notes": ["As it was."]})
+
+
+def complete(posterior: Posterior) -> Posterior:
+    """Fill in, with NaN, the arrays that every run has and that a posterior made by hand lacks."""
+    sizes = {
+        "chain": 2,
+        "draw": 5,
+        **{str(dim): size for node in posterior.tree.subtree for dim, size in node.sizes.items()},
+    }
+    tree = posterior.tree.copy()
+    for group in GROUPS:
+        for node in [node for node in tree.subtree if group.matches(node.path.strip("/"))]:
+            level = next((str(array.dims[0]) for array in node.data_vars.values()), LEVEL)
+            for variable in group.variables:
+                if not variable.optional and variable.name not in node:
+                    dims = tuple(level if dim == LEVEL else dim for dim in variable.dims)
+                    node[variable.name] = xr.DataArray(np.full([sizes[dim] for dim in dims], np.nan), dims=dims)
+    return replace(posterior, tree=tree)

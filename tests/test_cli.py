@@ -21,7 +21,8 @@ import bayesharm
 from bayesharm.cli.app import COMMANDS, app
 from bayesharm.cli.option_groups import expand_option_groups
 from bayesharm.cli.options import ScanColumns
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, RunFolderError
+from bayesharm.reporting.html import write_report
 
 ROOT = Path(__file__).parents[1]
 runner = CliRunner()
@@ -133,6 +134,13 @@ def test_harmonize_takes_the_choices_that_python_has(small_study, small_run, tmp
         assert note in run("harmonize", small_run, tmp_path / "moved.csv", files[1], *out, "--new-scanners", choice).stderr
 
 
+def test_wrong_effects_are_refused_before_scanners_are_learned(small_study, small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayesharm.harmonization.adaptation.adapt_to_new_scanners", lambda *_: pytest.fail("adapted first"))
+    files = small_study / "scans.csv", small_study / "features.npy"
+    wrong = ["--out", tmp_path / "mean.npy", "--new-scanners", "adapt", "--remove", "measurment"]
+    assert "'measurment'" in run("harmonize", small_run, *files, *wrong, code=2).stderr
+
+
 def test_harmonize_takes_new_people_in_a_wide_table_on_some_scanners(small_run, tmp_path):
     names = bayesharm.load_posterior(small_run).features
     table = pd.DataFrame({"who": ["x", "y", "z"], "machine": ["gamma", "omega", "gamma"]})
@@ -157,9 +165,35 @@ def test_harmonize_takes_new_people_in_a_wide_table_on_some_scanners(small_run, 
     assert (mean.iloc[0, 1:] != mean.iloc[1, 1:]).all()
 
 
-def test_tables_do_not_go_into_a_run_folder(small_run):
-    assert "choose another --out" in run("summary", small_run, "--out", small_run, code=2).output
-    assert {path.name for path in small_run.iterdir()} == {"posterior.zarr", "run.json"}
+def test_nothing_else_goes_into_a_run_folder(small_study, small_run, tmp_path):
+    """Nor into a folder inside it, nor where other files lie in it already; a repair minds no such file."""
+    copied = shutil.copytree(small_run, tmp_path / "run")
+    (copied / "notes.txt").write_text("mine")
+    files = small_study / "scans.csv", small_study / "features.npy"
+    for command in (
+        ["summary", copied, "--out", copied],
+        ["summary", copied, "--out", copied / "tables"],
+        ["report", copied, "--out", copied / "report.html"],
+        ["plot", copied, "--what", "all", "--out", copied / "posterior.zarr" / "figures"],
+        ["plot", copied, "--what", "scanners", "--out", copied / "scanners.png"],
+        ["harmonize", copied, *files, "--out", copied / "mean.npy"],
+        ["fit", *files, "--out", copied / "again"],
+    ):
+        error = run(*command, code=2).stderr
+        assert "run folder, which cannot hold other files" in error and "choose another --out" in error
+    posterior = bayesharm.load_posterior(copied)
+    dataset = bayesharm.load_dataset(*files)
+    for write in (
+        lambda: bayesharm.summarize(posterior).write(copied),
+        lambda: write_report(posterior, copied / "report.html"),
+        lambda: bayesharm.harmonize_to_files(posterior, dataset, copied / "mean.npy"),
+        lambda: posterior.save(copied / "again"),
+    ):
+        with pytest.raises(RunFolderError, match="cannot hold other files"):
+            write()
+    again = ["fit", *files, "--keep-draws", "thin", "--seed", "1", "--repair", "--out", copied]
+    assert "no file is damaged" in run(*again).stderr
+    assert {path.name for path in copied.iterdir()} == {"posterior.zarr", "run.json", "notes.txt"}
 
 
 def test_scanners_that_are_hardly_known_get_wide_finite_intervals(small_run):

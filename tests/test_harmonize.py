@@ -130,6 +130,14 @@ def test_features_without_names_must_be_as_many_as_in_the_fit():
         harmonize(posterior, load_dataset(scans, np.ones((2, 4)), check="apply"))
 
 
+def test_features_without_names_are_refused_where_those_of_the_fit_have_names():
+    scans = make_dataset("AB").scans
+    with pytest.raises(
+        InputError, match=r"have no names, but those of the fit have[\s\S]*'f0', 'f1'[\s\S]*table whose columns"
+    ):
+        harmonize(make_posterior(), load_dataset(scans, np.ones((2, 4)), check="apply"))
+
+
 def test_what_has_not_converged_is_said():
     with pytest.warns(UserWarning, match=r"not converged \(1 of 4\).*'f2'"):
         result = harmonize(make_posterior(not_converged=("f2",)), make_dataset())
@@ -274,11 +282,10 @@ def test_an_output_never_replaces_what_is_not_an_earlier_output(tmp_path):
     (tmp_path / "file.zarr").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for name, message in (
-        ("run/posterior.zarr", "replace a folder"), ("run/posterior.zarr/x.npy", "inside a Zarr store"),
-        ("run/posterior.zarr/scales/x.csv", "inside a Zarr store"), ("mine.zarr", "replace a folder"),
-        ("file.zarr", "or a file"),
+        ("run/posterior.zarr", "is a run folder"), ("run/posterior.zarr/scales/x.csv", "is a run folder"),
+        ("mine.zarr", "replace a folder"), ("mine.zarr/x.npy", "inside a Zarr store"), ("file.zarr", "or a file"),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(BayesharmError, match=message):
             harmonize_to_files(load_posterior(run), make_dataset(), tmp_path / name)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     for _ in range(2):  # an earlier output is replaced

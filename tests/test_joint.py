@@ -14,14 +14,16 @@ from studies import random_study
 from tiny_study import FALSE_ALARMS, N_FEATURES, SCALES, TinyStudy, hyperposterior
 
 from bayesharm.data.dataset import load_dataset
+from bayesharm.fitting import scheduler
 from bayesharm.fitting.fit import fit
-from bayesharm.fitting.scheduler import MOST_TOGETHER
-from bayesharm.inference.joint import FEW_FEATURES, MOST_DIVERGENT, collapsed_model, sample_joint
+from bayesharm.inference.joint import MOST_DIVERGENT, collapsed_model, sample_joint
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
+
+N_TOGETHER = 8
 
 
 def test_joint_draws_have_the_hyperposterior_of_quadrature():
@@ -71,10 +73,14 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-@pytest.mark.slow
-def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
-    """Sites recruit identical populations and patients do not differ: only the prior bounds these eta from below."""
-    rng, n_features = np.random.default_rng(7), MOST_TOGETHER + 4
+def test_scales_that_the_data_do_not_bound_are_sampled_together_first(monkeypatch):
+    """Sites recruit identical populations and patients do not differ: only the prior bounds these eta from below.
+
+    The limits are lower than in use, so that the study can be small.
+    """
+    monkeypatch.setattr(scheduler, "FEW_FEATURES", N_TOGETHER)
+    monkeypatch.setattr(scheduler, "MOST_TOGETHER", N_TOGETHER)
+    rng, n_features = np.random.default_rng(7), N_TOGETHER + 4
     visits = [(f"t{i}", name) for i in range(5) for name in "ABC" for _ in range(2)]
     visits += [(f"c{i}", name) for i, name in enumerate("ABCD" * 4)]
     scans = pd.DataFrame(visits, columns=["participant_id", "scanner"])
@@ -88,7 +94,7 @@ def test_scales_that_the_data_do_not_bound_are_sampled_together_first():
     posterior = fit(dataset, "traveling_and_cohort", seed=1, progress=lambda *line: notes.append(line[-1]))
     assert any("do not settle" in str(note) for note in notes)
     hyper = posterior.tree["hyper"]
-    assert hyper.attrs["features"] == FEW_FEATURES and hyper.attrs["rhat_max"] < 1.05
+    assert hyper.attrs["features"] == N_TOGETHER and hyper.attrs["rhat_max"] < 1.05
     assert posterior.run["n_converged"] == n_features
     low, high = hyper["eta"].sel(family="measurement").quantile([0.0005, 0.9995]).values + np.log(features.std(0)).mean()
     assert low < np.log(0.5) < high

@@ -32,7 +32,7 @@ from bayesharm.results.posterior import Posterior, load_posterior
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # about removed sampling bias
 
-N_FEATURES = 40
+N_FEATURES = 12
 COVARIATES = ("age_y", "gender")
 # Plain names and, in the same order of the alphabet, names with the characters that labels are made of. `MDD/ANX` ends like
 # the label of a population with the diagnosis `ANX`, which has no sampling bias here.

@@ -16,17 +16,13 @@ from bayesharm.model.catalog import load_reference, model_names
 DRAWS = {"draws": 500, "effect_draws": 400, "block_size": 6, "keep_draws": "all"}
 
 
-@pytest.fixture(scope="module")
-def study():
-    return load_dataset(*reference_study())
-
-
 @pytest.mark.parametrize("model", model_names())
-def test_staged_posterior_is_the_explicit_one(study, model):
+def test_staged_posterior_is_the_explicit_one(model):
     reference = load_reference(model)
+    n_features = reference["n_features"]
     assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400
-    posterior = fit(study, model, seed=1, **DRAWS)
-    assert posterior.run["n_converged"] >= 36  # of 40; a feature that has not converged is marked
+    posterior = fit(load_dataset(*reference_study(n_features)), model, seed=1, **DRAWS)
+    assert posterior.run["n_converged"] >= 0.9 * n_features  # a feature that has not converged is marked
 
     ours = {}
     log_scale = np.log(posterior.tree["draws"]["scales"].values)

@@ -51,10 +51,13 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
     outputs, inputs : dict
         Name of the option or argument -> its path.
     """
+    from bayesharm.results.run_folder import refuse_inside_run
+
     owners = {path.resolve(): name for name, path in inputs.items() if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue
+        refuse_inside_run(path.parent, path)
         if owner := owners.get(path.resolve()):
             raise InputError(
                 f"{option} would overwrite {owner}.",
@@ -87,7 +90,9 @@ def _check_matrix_file(option: str, path: Path) -> None:
 
 
 def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Refuse an output file that exists, has another format or cannot be written."""
+    """Refuse an output file that exists, is in a run folder, has another format or cannot be written."""
+    from bayesharm.results.run_folder import refuse_inside_run
+
     if path.suffix.lower() not in suffixes:
         raise InputError(
             "--out has a format that cannot be written.",
@@ -95,6 +100,7 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
             expected="a name ending in " + ", ".join(suffixes),
             do="choose another --out",
         )
+    refuse_inside_run(path.parent, path)
     if path.exists() or not _is_writable(path.parent):
         raise RunFolderError(
             f"{path} {'exists already' if path.exists() else 'cannot be written'}.",

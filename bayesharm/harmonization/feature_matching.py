@@ -31,7 +31,7 @@ def match_features(posterior: Posterior, features: Features) -> tuple[Features, 
     Raises
     ------
     InputError
-        Features of the fit are absent, or features without names differ from the fit in number.
+        Features of the fit are absent; or features have no names, and those of the fit have, or differ in number.
     """
     names, dropped = pd.Index(posterior.features), posterior.run.get("dropped", {})
     if features.matrix.names is None and features.n_features != len(names) + len(dropped):
@@ -43,7 +43,15 @@ def match_features(posterior: Posterior, features: Features) -> tuple[Features, 
             do="give the same columns as in the fit, or label the features of both by name",
         )
     given = pd.Index(features.names)
-    if len(absent := names.difference(given, sort=False)):
+    absent = names.difference(given, sort=False)
+    if len(absent) and features.matrix.names is None:
+        raise InputError(
+            "The features have no names, but those of the fit have.",
+            got=f"{features.n_features} features without names",
+            expected=f"features named as in the fit: {shorten(names)}",
+            do="give a table whose columns have the names of the features",
+        )
+    if len(absent):
         raise InputError(
             "Features of the fit are absent.",
             got=f"{features.n_features} features: {shorten(features.names)}",

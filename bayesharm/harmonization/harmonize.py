@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from bayesharm.harmonization.options import CorrectionOptions, NewScanners
 from bayesharm.io.writers import Output, create_matrices
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.posterior import Posterior
+from bayesharm.results.run_folder import refuse_inside_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,8 @@ def harmonize_to_files(
     ------
     InputError
         As in :func:`harmonize`; or a file has an unknown format, no folder or the name of an input. Nothing is written then.
+    RunFolderError
+        A file would be in a run folder. Nothing is written then.
     BayesharmError
         The files could not be written.
     """
@@ -169,6 +173,8 @@ def harmonize_to_files(
             expected="both, or neither",
             do="give the other too",
         )
+    for path in filter(None, (mean, sd, draws_file)):
+        refuse_inside_run(Path(path).parent, path)
     options = CorrectionOptions(remove, target, match_noise, inverse, new_scanners)
     correction = prepare_correction(posterior, dataset, options, draws, seed)
     scan_id, names = dataset.scans["scan_id"].to_numpy(str), correction.features.names

@@ -18,6 +18,7 @@ from bayesharm.reporting.plots.style import save_figure
 from bayesharm.reporting.run_view import as_run_view
 from bayesharm.reporting.sections import SECTIONS, Section
 from bayesharm.results.posterior import Posterior
+from bayesharm.results.run_folder import refuse_inside_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,9 +79,10 @@ def write_report(run: Posterior | RunView, out: str | Path) -> Path:
     Raises
     ------
     RunFolderError
-        The file exists, or cannot be written.
+        The file exists, would be in a run folder, or cannot be written.
     """
     out = Path(out)
+    refuse_inside_run(out.parent, out)
     page = render_report(as_run_view(run))
     try:
         with out.open("x", encoding="utf-8") as file:

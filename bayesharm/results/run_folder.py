@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from bayesharm.errors import RunFolderError, shorten
-from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
+from bayesharm.results.checkpoints import MANIFEST, RECORD, TREE, UNFINISHED
 
 
 def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
@@ -20,15 +20,16 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
     overwrite : bool
         Allow any run, but no other files.
     repair : bool
-        Require a finished run.
+        Require a finished run; other files beside it do not matter.
 
     Raises
     ------
     RunFolderError
     """
     folder = Path(folder)
+    refuse_inside_run(folder.absolute().parent, folder)
     state = run_state(folder)
-    if repair and state != "a finished run":
+    if repair and not (folder / RECORD).is_file():
         raise RunFolderError(
             f"There is no run to repair in {folder}.",
             got=f"{contents_of(folder)}: {state}",
@@ -56,6 +57,30 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
         raise RunFolderError(
             f"{folder} cannot be written.", got=str(error), expected="a writable folder", do="choose another --out"
         ) from None
+
+
+def refuse_inside_run(folder: str | Path, output: str | Path) -> None:
+    """Refuse an output in a folder that is a run folder, or is inside one.
+
+    Parameters
+    ----------
+    folder : path
+    output : path
+        What the error names.
+
+    Raises
+    ------
+    RunFolderError
+    """
+    start = Path(folder).resolve()
+    for run in (start, *start.parents):
+        if (run / TREE).exists() or (run / UNFINISHED / MANIFEST).exists():
+            raise RunFolderError(
+                f"{run} is a run folder, which cannot hold other files.",
+                got=str(output),
+                expected="an output outside it",
+                do="choose another --out",
+            )
 
 
 def contents_of(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.errors import InputError, RunFolderError, shorten
-from bayesharm.results.run_folder import run_state
+from bayesharm.results.run_folder import refuse_inside_run
 
 FORMATS = ("csv", "parquet")
 
@@ -61,13 +61,7 @@ def check_tables(folder: str | Path, format: str = "csv") -> None:
             expected=f"one of {', '.join(FORMATS)}",
             do="choose one of these",
         )
-    if run_state(folder).endswith("run"):
-        raise RunFolderError(
-            f"{folder} is a run folder, which cannot hold other files.",
-            got=f"--out {folder}",
-            expected="a separate folder for the tables",
-            do="choose another --out",
-        )
+    refuse_inside_run(folder, folder)
     if existing := [path.name for path in sorted(folder.glob(f"*.{format}"))]:
         raise RunFolderError(
             f"{folder} already holds tables.",

@@ -12,6 +12,7 @@ import pandas as pd
 from bayesharm.errors import BayesharmError, RunFolderError
 from bayesharm.model.labels import Scale
 from bayesharm.reporting.run_view import RunView
+from bayesharm.results.run_folder import refuse_inside_run
 
 try:
     from matplotlib import rc_context
@@ -85,9 +86,10 @@ def save_figure(figure: Figure, path: Path | BinaryIO, suffix: str = ".png") -> 
     Raises
     ------
     RunFolderError
-        The file exists, or cannot be written.
+        The file exists, would be in a run folder, or cannot be written.
     """
     if isinstance(path, Path):
+        refuse_inside_run(path.parent, path)
         try:
             with path.open("xb") as file:
                 return save_figure(figure, file, suffix)
