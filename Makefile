@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/bayesharm demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 # Test files without a fit that have little to compile.
 FAST := docs spec design scans dataset features metrics definition identifiability diagnostics

@@ -27,7 +27,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import nutpie
 import pandas as pd
 from numpyro.handlers import reparam
@@ -40,9 +43,9 @@ from bayesharm.algorithms.diagnostics import Diagnostics, diagnose
 from bayesharm.data.dataset import Dataset
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.fitting.fit import fit
-from bayesharm.inference.joint import collapsed_model
-from bayesharm.likelihood.moments import compute_moments
-from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.moments import Moments, compute_moments
+from bayesharm.likelihood.problem import Problem, make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.reference_models import numpyro_model as explicit
@@ -68,7 +71,7 @@ class Run(NamedTuple):
     compiling: float
 
 
-def run_sharded(seconds: float, pace: float) -> tuple[int, int]:
+def share_out(seconds: float, pace: float) -> tuple[int, int]:
     """Warm-up and draws that fit into a time, from the seconds of an iteration."""
     n = max(int(seconds / pace), 2 * LEAST)
     return min(n // 2, MOST), min(n - min(n // 2, MOST), MOST)
@@ -99,7 +102,7 @@ def run_numpyro(kernel: Callable[[], NUTS], args: tuple, seconds: float) -> Run:
 
     _, times = iterate(PILOT, LEAST, max(seconds / 6, PILOT_SECONDS))
     late = np.diff(times)[len(times) // 2 :]  # the first trees are the deepest
-    return iterate(*run_sharded(seconds, late.mean()), limit=1.5 * seconds)[0]
+    return iterate(*share_out(seconds, late.mean()), limit=1.5 * seconds)[0]
 
 
 def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run:
@@ -109,11 +112,36 @@ def run_explicit(dataset: Dataset, design: Design, seconds: float) -> Run:
     return run_numpyro(make, (), seconds)
 
 
+def collapsed_model(problem: Problem, moments: Moments) -> None:
+    """Define the model with all effects integrated out, as a NumPyro model."""
+    priors, n_features = problem.priors, moments.squares.shape[1]
+    log_medians = jnp.asarray(problem.log_medians)
+    eta = numpyro.sample("eta", dist.Normal(log_medians, priors.eta_sd))
+    omega_excess = numpyro.sample("omega_excess", dist.HalfNormal(jnp.full(len(log_medians), priors.omega_sd)))
+    omega = numpyro.deterministic("omega", jnp.hypot(omega_excess, priors.omega_floor))
+    mean, sd = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    total_sd = jnp.sqrt(sd[0] ** 2 + priors.feature_offset_sd**2)
+    log_noise = numpyro.sample("log_noise", dist.Normal(mean[0], total_sd))
+    if priors.feature_offset_sd:  # the data determine the noise well, so the offset is sampled given the noise
+        share = (priors.feature_offset_sd / total_sd) ** 2
+        given_noise = dist.Normal(share * (log_noise - mean[0]), jnp.sqrt(share) * sd[0])
+        mean += numpyro.sample("feature_offset", given_noise)
+    other = numpyro.sample("log_scale", dist.Normal(mean[1:], sd[1:]))
+    log_scales = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
+    equal = jnp.zeros(problem.n_scanners)
+    noise = numpyro.sample("raw", dist.Normal(equal, priors.noise_ratio_sd)) if problem.noise_ratio else equal
+    bias = numpyro.sample("raw_bias", dist.Normal(equal, priors.bias_ratio_sd)) if problem.bias_ratio else equal
+    ratios = VarianceRatios(noise - noise.mean(), bias - bias.mean())
+    numpyro.deterministic("log_ratio", ratios.to_vector())
+    statistics = problem.likelihood.weighted(ratios, moments)
+    numpyro.factor("features", problem.likelihood.log_likelihood(statistics, log_scales).sum())
+
+
 def run_collapsed(dataset: Dataset, design: Design, seconds: float) -> Run:
     problem = make_problem(design)
     values = dataset.features.read(0, dataset.features.n_features)
     moments, _ = compute_moments(design, values)
-    config = dict.fromkeys(["log_scale", "amplitude"], LocScaleReparam(0))
+    config = dict.fromkeys(["log_scale", "feature_offset"], LocScaleReparam(0))
     model = reparam(partial(collapsed_model, problem), config=config)
     make = partial(NUTS, model, init_strategy=init_to_median, target_accept_prob=TARGET)
     return run_numpyro(make, (jax.tree.map(jax.numpy.asarray, moments),), seconds)
@@ -151,7 +179,7 @@ def run_pymc(dataset: Dataset, design: Design, seconds: float) -> Run:
 
     pilot = iterate(PILOT, LEAST, max(seconds / 6, PILOT_SECONDS))
     pace = pilot.seconds / max(pilot.n_warmup + pilot.log_scales.shape[1], 1)
-    return iterate(*run_sharded(seconds, pace), 1.5 * seconds)
+    return iterate(*share_out(seconds, pace), 1.5 * seconds)
 
 
 PEERS = {"explicit NumPyro": run_explicit, "PyMC + nutpie": run_pymc, "collapsed NumPyro": run_collapsed}

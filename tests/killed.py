@@ -27,6 +27,7 @@ from bayesharm.results import schema
 from bayesharm.results.checkpoints import Checkpoints
 
 FEATURES_PER_FILE = 32
+SETTINGS = {"block_size": 2, "hyper_features": 32}  # so that 96 features are three parts
 SECONDS_OF_HYPER, SECONDS_OF_A_BLOCK = 0.3, 0.03
 
 
@@ -48,18 +49,17 @@ def stage(out):
 def hand_over(recorded):
     """Put what was recorded in the place of the samplers."""
 
-    def fit_hyperparameters(*args, **kwargs):
+    def learn(*args):
         time.sleep(SECONDS_OF_HYPER)
-        return Hyperparameters.from_arrays(
-            {name[6:]: array for name, array in recorded.items() if name.startswith("hyper-")}
-        )
+        arrays = {name[6:]: array for name, array in recorded.items() if name.startswith("hyper-")}
+        return Hyperparameters.from_arrays(arrays), None
 
     def sample(self, block, retry=0):
         time.sleep(SECONDS_OF_A_BLOCK)
         start = f"{retry}-{block[0]}-"
         return {name.removeprefix(start): array for name, array in recorded.items() if name.startswith(start)}
 
-    scheduler.fit_hyperparameters, scheduler._compile, BlockSampler.sample = fit_hyperparameters, lambda *_: None, sample
+    scheduler._learn, scheduler._compile, BlockSampler.sample = learn, lambda *_: None, sample
     schema.FEATURES_PER_FILE = FEATURES_PER_FILE
 
 
@@ -71,7 +71,7 @@ def main(study, folder, n_kills, seed):
             return child
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have changed
         try:
-            fit_model(dataset, "traveling", seed=1, out=out, block_size=2)
+            fit_model(dataset, "traveling", seed=1, out=out, **SETTINGS)
             os._exit(0)
         except KeyboardInterrupt:
             os._exit(130)

@@ -64,8 +64,7 @@ def make_posterior(
                 "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
             coords={**family, "scanner": scanner},
-            attrs={"divergences": 0, "khat_above_0.7": 0.0, "features": n_features}
-            | {"n_ratio_features": n_features, "n_independent_features": float(n_features)},
+            attrs={"divergences": 0, "features": n_features, "n_independent_features": float(n_features)},
         ),
         "/scales": xr.Dataset(
             scales
@@ -76,6 +75,7 @@ def make_posterior(
             | {name: (("feature",), values) for name, values in per_feature.items()},
             coords={**family, "feature": feature},
         ),
+        "/error_patterns": xr.Dataset({"error_pattern": (("entry", "feature"), np.eye(n_features, dtype="float32"))}),
         "/design": xr.Dataset(
             {
                 "component": (("scanner",), [0, 0, 1]),
@@ -172,6 +172,7 @@ def make_learned(
             | {"converged": ("feature", np.full(n_features, True))},
             coords={**scale_coordinates(design), "feature": feature},
         ),
+        "/error_patterns": xr.Dataset({"error_pattern": (("entry", "feature"), np.eye(n_features, dtype="float32"))}),
         "/design": xr.Dataset(
             coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
         ),

@@ -158,7 +158,7 @@ def test_a_real_fit_adapts(small_study, small_run, monkeypatch):
     scans = pd.concat([old, new.assign(scan_id=[f"new scan {k}" for k in range(9)])], ignore_index=True)
     rng, before = np.random.default_rng(2), np.load(small_study / "features.npy").astype(float)
     scans["site"] = scans.scanner
-    case = Case(scans, scans.scanner == "epsilon", np.concatenate([before, rng.normal(6, 1, (9, 160))]), fitted.spec)
+    case = Case(scans, scans.scanner == "epsilon", np.concatenate([before, rng.normal(6, 1, (9, 100))]), fitted.spec)
     names = rng.permutation([*fitted.features, "another"])
     table = pd.DataFrame(case.values[case.is_new], columns=fitted.features).assign(another=0.0)[names]
     ids = np.arange(9)

@@ -48,7 +48,7 @@ def test_fit_writes_a_run_folder(small_run):
     assert posterior.spec.name == "traveling_and_cohort" and posterior.run["seed"] == 1
     assert posterior.scanners == ["alpha", "beta", "delta", "gamma", "omega"]
     kept = posterior.tree["draws"].to_dataset()["scales"]
-    assert kept.shape == (100, kept.sizes["family"], 160) and kept.dtype == np.float32
+    assert kept.shape == (100, kept.sizes["family"], 100) and kept.dtype == np.float32
 
 
 def test_summary_prints_tables_and_writes_them(small_run, tmp_path):
@@ -211,7 +211,7 @@ def test_the_same_seed_gives_the_same_bytes_from_the_shell_and_from_python(small
         dataset, "traveling_and_cohort", seed=1, out=tmp_path / "again", keep_draws="thin",
         progress=lambda stage, *_: told.append(stage),
     )  # fmt: skip
-    assert told.index("draws") < told.index("hyperparameters")  # how much room they will take
+    assert told.index("draws") < told.index("features")  # how much room they will take
     first, again = files_of(small_run), files_of(tmp_path / "again")
     assert first.keys() == again.keys()
     assert [str(path) for path in first if first[path] != again[path]] == []
@@ -225,7 +225,7 @@ def test_a_preview_is_near_the_posterior_and_says_what_it_is(small_study, small_
     for text in (shown, harmonized, run("summary", tmp_path / "run").output, str(preview.tree.attrs)):
         assert "PREVIEW" in text
     assert "PREVIEW" not in run("summary", small_run).output
-    assert "features 160 of 160" in (tmp_path / "log.txt").read_text()
+    assert "features 100 of 100" in (tmp_path / "log.txt").read_text()
     for family in ("measurement", "sampling", "disorder", "participant"):
         near, exact = preview.effect(family), posterior.effect(family)
         for name in ("mean", "sd"):  # two seeds of the posterior itself differ by up to 0.06

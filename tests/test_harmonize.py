@@ -563,14 +563,6 @@ def test_a_summary_counts_and_names_what_has_not_converged():
     assert summary.features["converged"].tolist() == [True, False, True, False]
 
 
-def test_a_summary_says_if_few_features_have_taught_the_others():
-    posterior = make_posterior(settings={"hyper_features": 4})
-    posterior.tree["hyper"].attrs["features"] = 4
-    assert "The hyperparameters come from" not in str(summarize(posterior))
-    posterior.tree["hyper"].attrs["features"] = 2
-    assert "The hyperparameters come from 2 features instead of 4" in " ".join(str(summarize(posterior)).split())
-
-
 def test_tables_of_a_preview_say_so(tmp_path):
     summary = summarize(make_posterior(settings={"preview": True}))
     assert summary.hyper[["rhat", "ess"]].isna().to_numpy().all()
@@ -606,10 +598,6 @@ def test_a_summary_measures_the_sources(tmp_path):
     assert "hyperparameters have converged (R-hat" in summary.diagnostics[1]
     posterior.tree["hyper"]["omega"][2] = 0.3  # a chain that does not move
     assert "hyperparameters have NOT converged" in summarize(posterior).diagnostics[1]
-    posterior.tree["hyper"].attrs |= {"importance_khat": 0.321, "importance_ess": 2345.6}  # no chains then
-    assert (
-        "converged (importance sampling: Pareto k 0.32, effective sample size 2,346)" in summarize(posterior).diagnostics[1]
-    )
     names = [path.name for path in summary.write(tmp_path / "tables")]
     assert names == ["effect_sizes.csv", "hyper.csv", "scanners.csv", "features.csv"]
     assert pd.read_csv(tmp_path / "tables" / "features.csv").feature.tolist() == NAMES

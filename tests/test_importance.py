@@ -17,6 +17,7 @@ from tiny_study import (
     PRIOR,
     TinyStudy,
     assert_no_larger_than_chance,
+    log_marginal,
     place_modes,
 )
 
@@ -25,10 +26,8 @@ from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.inference.importance import (
     draw_importance_sample,
     log_importance_weights,
-    log_marginal,
     log_prior,
     quadratic_features,
-    subsample,
 )
 from bayesharm.likelihood.problem import make_problem, to_coordinates, to_log_scales
 
@@ -124,31 +123,10 @@ def test_marginal_likelihood_is_that_of_quadrature(study, problem, exact):
     def estimate(seed):
         samples = draw_importance_sample(feature_keys(seed, Stage.IMPORTANCE, np.arange(N_FEATURES)), proposals, N_SAMPLES)
         weight = log_importance_weights(problem, EQUAL_RATIOS, study.moments, samples)
-        return jax.jit(log_marginal)(quadratic_features(samples.log_scales), weight, mean.T, np.log(sd.T))
+        return log_marginal(quadratic_features(samples.log_scales), weight, mean.T, np.log(sd.T))
 
     found = np.array([estimate(seed) for seed in range(n_repeats)])
     relative = np.exp(found - exact.log_marginal(mean, sd)) - 1
     z = relative.mean(0) / np.hypot(relative.std(0, ddof=1), 0.01) * np.sqrt(n_repeats)  # 1%: the grid's own error
     assert_no_larger_than_chance(z, n_repeats - 1)
     assert relative.std(0).max() < 0.1
-
-
-def test_thinned_nodes_keep_the_expectation_of_marginal_likelihoods():
-    """At hyperparameters that the thinning was not told; the largest shares are kept as they are."""
-    rng, n_samples, n_kept, n_repeats = np.random.default_rng(8), 256, 32, 400
-    basis = quadratic_features(jnp.asarray(rng.normal(size=(n_samples, 3, 5))))
-    weight = jnp.asarray(rng.normal(size=(n_samples, 5)))
-    told = (jnp.asarray(rng.normal(0, 0.2, (3, 8))), jnp.full((3, 8), np.log(0.4)))
-    hyper = jnp.asarray(rng.normal(0, 0.2, (3, 2))), jnp.full((3, 2), np.log(0.5))
-    exact = log_marginal(basis, weight, *hyper)
-
-    def estimate(key):
-        return log_marginal(*subsample(key, basis, weight, told, n_kept), *hyper)
-
-    ratio = np.exp(np.array([estimate(key) for key in jax.random.split(jax.random.key(0), n_repeats)]) - exact)
-    z = (ratio.mean(0) - 1) / ratio.std(0, ddof=1) * np.sqrt(n_repeats)
-    assert_no_larger_than_chance(z, n_repeats - 1)
-    plain = np.exp(np.array([log_marginal(basis[:, k::8], weight[k::8], *hyper) for k in range(8)]) - exact)
-    assert (ratio.std(0) < 0.5 * plain.std(0)).all()  # of as many samples as they come
-    whole = log_marginal(*subsample(jax.random.key(0), basis, weight, told, n_samples), *hyper)
-    np.testing.assert_allclose(whole, exact, atol=1e-10)

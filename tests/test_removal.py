@@ -56,7 +56,7 @@ def effect_of(posterior: Posterior, scans: pd.DataFrame, name: str = "mean") -> 
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_scans_of_the_target_stay_as_they_are_to_the_last_bit(posterior, study, dtype, scale):
-    values = study.features.read(0, 160).astype(dtype)
+    values = study.features.read(0, 100).astype(dtype)
     values[study.scans.scanner == "beta", :5] = [np.nan, -0.0, np.inf, 1e-7, 30]
     result = harmonize(posterior, with_values(study, values), target="beta", match_noise=scale, draws=2)
     own = (study.scans.scanner == "beta").to_numpy()
@@ -69,7 +69,7 @@ def test_scans_of_the_target_stay_as_they_are_to_the_last_bit(posterior, study, 
 
 def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(posterior, study):
     result = quietly(posterior, study, target="beta", remove=BOTH)
-    own, values = (study.scans.scanner == "beta").to_numpy(), study.features.read(0, 160)
+    own, values = (study.scans.scanner == "beta").to_numpy(), study.features.read(0, 100)
     travelers = study.scans.participant_id.isin(posterior.tree["design"].attrs["travelers"]).to_numpy()
     assert (own & travelers).any() and (own & ~travelers).any()
     np.testing.assert_array_equal(result.mean[own & travelers], values[own & travelers])
@@ -88,7 +88,7 @@ def test_nothing_depends_on_how_many_scans_and_features_are_corrected_together(p
 
 
 def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study):
-    values = study.features.read(0, 160)
+    values = study.features.read(0, 100)
     result = harmonize(posterior, with_values(study, values), target="beta")
     effect = posterior.effect("measurement")
     there = effect.sel(scanner="beta")
@@ -108,7 +108,7 @@ def test_other_scans_become_as_if_the_target_had_measured_them(posterior, study)
 ])  # fmt: skip
 def test_what_was_removed_can_be_added_back(posterior, study, options):
     for dtype, rounding in (("float64", 1e-14), ("float32", 1e-6)):
-        values = study.features.read(0, 160).astype(dtype)
+        values = study.features.read(0, 100).astype(dtype)
         values[3, 7] = np.nan
         there = quietly(posterior, with_values(study, values), **options)
         back = quietly(posterior, with_values(study, there.mean), inverse=True, **options)
@@ -125,7 +125,7 @@ def test_sampling_bias_goes_with_a_warning_and_travelers_have_none(posterior, st
     with pytest.warns(UserWarning, match=r"Real differences between the people.*removed too: 'alpha/HC'"):
         result = harmonize(posterior, study, remove=BOTH)
     assert result.removed == "measurement, sampling"
-    values, scans = study.features.read(0, 160), study.scans
+    values, scans = study.features.read(0, 100), study.scans
     plain = harmonize(posterior, study).mean.astype(float)
     sampling = posterior.effect("sampling")
     for scan in range(len(scans)):
@@ -140,7 +140,7 @@ def test_sampling_bias_goes_with_a_warning_and_travelers_have_none(posterior, st
 
 def test_sds_of_measurement_and_sampling_bias_are_joint(posterior, study):
     """Correlations are those at typical scales, of scanners and populations together."""
-    result = quietly(posterior, with_values(study, study.features.read(0, 160)), remove=BOTH)
+    result = quietly(posterior, with_values(study, study.features.read(0, 100)), remove=BOTH)
     scales = posterior.tree["scales"].to_dataset()
     unit = scales["feature_scale"].values
     typical = {str(name): np.median(scales["q50"].sel(family=name).values / unit)[None] for name in scales["family"].values}
@@ -176,14 +176,14 @@ def test_people_without_diagnosis(posterior, study):
     absent = replace(study, scans=study.scans.drop(columns="diagnosis"))
     np.testing.assert_array_equal(harmonize(posterior, absent).mean, plain.mean)
     table = study.scans.assign(diagnosis=study.scans.diagnosis.where(study.scans.index % 3 > 0))
-    partly = load_dataset(table, study.features.read(0, 160).astype("float32"), check="apply")
+    partly = load_dataset(table, study.features.read(0, 100).astype("float32"), check="apply")
     np.testing.assert_array_equal(harmonize(posterior, partly).mean, plain.mean)
     assert np.isfinite(quietly(posterior, partly, match_noise=True, target="alpha").mean).all()
     for dataset, message in ((absent, r"'scan30', 'scan31'"), (partly, r"'scan30', 'scan33'")):
         with pytest.raises(InputError, match=r"needs diagnoses[\s\S]*" + message):
             harmonize(posterior, dataset, remove=BOTH)
     travelers = np.flatnonzero(study.scans.participant_id.str.startswith("t"))
-    some = load_dataset(absent.scans.iloc[travelers], study.features.align(travelers).read(0, 160), check="apply")
+    some = load_dataset(absent.scans.iloc[travelers], study.features.align(travelers).read(0, 100), check="apply")
     np.testing.assert_allclose(quietly(posterior, some, remove=BOTH).mean, plain.mean[travelers], atol=2e-6)
 
 
@@ -208,7 +208,7 @@ def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(poste
         UserWarning, match=r"Scanners not in the fit: 'new', 'newer'\..*average scanners, with the sd of the prior"
     ):
         result = harmonize(posterior, dataset, new_scanners="prior", draws=3)
-    values = study.features.read(0, 160).astype("float32")
+    values = study.features.read(0, 100).astype("float32")
     np.testing.assert_array_equal(bits(result.mean[unseen]), bits(values[unseen]))
     known = harmonize(posterior, study, draws=5)
     np.testing.assert_array_equal(result.mean[~unseen], known.mean[~unseen])
@@ -225,7 +225,7 @@ def test_scans_of_an_unseen_scanner_stay_with_the_uncertainty_of_the_prior(poste
 def test_unseen_scanners_go_together_as_the_prior_says(posterior, study):
     """Both are counted from the mean of the five of the fit: of their variance one part in six is common."""
     scans = pd.DataFrame({"scan_id": ["a", "b"], "participant_id": ["p", "q"], "scanner": ["new", "newer"]})
-    result = quietly(posterior, load_dataset(scans, np.zeros((2, 160)), check="apply"), new_scanners="prior", draws=2000)
+    result = quietly(posterior, load_dataset(scans, np.zeros((2, 100)), check="apply"), new_scanners="prior", draws=2000)
     assert not any("Noise of scanners" in note for note in result.notes)
     z = result.draws / result.sd
     correlation = (z[:, 0] * z[:, 1]).mean()
@@ -235,7 +235,7 @@ def test_unseen_scanners_go_together_as_the_prior_says(posterior, study):
 
 def test_the_noise_of_an_unseen_scanner_is_that_of_the_average_one(posterior, study):
     scans = pd.DataFrame({"scan_id": ["a"], "participant_id": ["p"], "scanner": ["new"]})
-    dataset = load_dataset(scans, np.arange(160.0)[None], check="apply")
+    dataset = load_dataset(scans, np.arange(100.0)[None], check="apply")
     matched = quietly(posterior, dataset, new_scanners="prior", match_noise=True)
     assert any("Noise of scanners not in the fit: 'new'" in note for note in matched.notes)
     np.testing.assert_array_equal(matched.mean, quietly(posterior, dataset, new_scanners="prior").mean)
@@ -265,7 +265,7 @@ def test_a_new_scanner_is_learned_first(posterior, study):
     rows = [("t0", "new"), ("t1", "new"), ("x", "new"), ("x", "alpha"), ("y", "new"), ("z", "beta"), ("t0", "beta")]
     scans = pd.DataFrame(rows, columns=["participant_id", "scanner"]).assign(diagnosis="HC", site="alpha")
     scans["scan_id"] = [f"later{k}" for k in range(len(scans))]
-    values = rng.normal(6, 1, (len(scans), 160))
+    values = rng.normal(6, 1, (len(scans), 100))
     dataset = load_dataset(scans, values, check="apply")
     adapted, notes = adapt_to_new_scanners(posterior, dataset)
     assert "Adapted to 4 new scans on the new scanners 'new'" in notes[0]
@@ -295,7 +295,7 @@ def test_a_new_scanner_can_be_the_target_once_it_is_learned(posterior, study):
         harmonize(posterior, dataset, new_scanners="prior", target="new")
     result = quietly(adapt_to_new_scanners(posterior, dataset)[0], dataset, target="new")
     own = (scans.scanner == "new").to_numpy()
-    np.testing.assert_array_equal(bits(result.mean[own]), bits(study.features.read(0, 160)[own].astype("float32")))
+    np.testing.assert_array_equal(bits(result.mean[own]), bits(study.features.read(0, 100)[own].astype("float32")))
 
 
 def test_a_model_of_travelers_learns_nothing_from_others():
@@ -374,7 +374,7 @@ def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
 
 def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):
     """Expected are the mean, the diagnosis and the population; travelers have no population."""
-    values, scans = study.features.read(0, 160), study.scans
+    values, scans = study.features.read(0, 100), study.scans
     dataset = with_values(study, values)
     plain, scaled = harmonize(posterior, dataset).mean, harmonize(posterior, dataset, match_noise=True)
     scales = posterior.tree["scales"].to_dataset()["q50"]
@@ -400,11 +400,11 @@ def test_what_is_expected_after_adapting(posterior, study):
     rng = np.random.default_rng(1)
     scans = pd.DataFrame({"participant_id": [f"x{k}" for k in range(30)], "scanner": "new", "diagnosis": "HC"})
     scans["scan_id"] = scans.participant_id
-    values = rng.normal(9, 1, (30, 160))
+    values = rng.normal(9, 1, (30, 100))
     adapted = adapt(posterior, load_dataset(scans, values, check="apply"))
     both = pd.concat([study.scans, scans.assign(site="new")], ignore_index=True)
-    dataset = load_dataset(both, np.concatenate([study.features.read(0, 160), values]), check="apply")
-    expectation = Expectation(adapted, both, ("measurement",), np.arange(160), None)
+    dataset = load_dataset(both, np.concatenate([study.features.read(0, 100), values]), check="apply")
+    expectation = Expectation(adapted, both, ("measurement",), np.arange(100), None)
     rest = quietly(adapted, dataset).mean - expectation(slice(None), slice(None))
     participants = adapted.effect("participant")
     told = participants["n_scans"].values @ participants["mean"].values

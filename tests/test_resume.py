@@ -42,13 +42,13 @@ from bayesharm.results.checkpoints import Checkpoints, open_checkpoints
 from bayesharm.results.posterior import REASONS
 from bayesharm.results.run_folder import check_output
 
-SETTINGS = {"block_size": 2}  # so that 96 features are three parts
+SETTINGS = killed.SETTINGS
 MODEL = "traveling"
 FIT = """
 import sys
 import bayesharm
 dataset = bayesharm.load_dataset(sys.argv[1] + "/scans.csv", sys.argv[1] + "/features.npy")
-bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], block_size=2)
+bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], block_size=2, hyper_features=32)
 """
 
 
@@ -84,12 +84,12 @@ def fit(study, out, **options):
 def whole(study, tmp_path_factory):
     """The run folder of a fit that nothing interrupted; beside it, what its samplers found."""
     out, recorded = tmp_path_factory.mktemp("whole") / "run", {}
-    fit_hyperparameters, sample = scheduler.fit_hyperparameters, BlockSampler.sample
+    learn, sample = scheduler._learn, BlockSampler.sample
 
-    def learned(*args, **kwargs):
-        hyper = fit_hyperparameters(*args, **kwargs)
+    def learned(*args):
+        hyper, draws = learn(*args)
         recorded.update({f"hyper-{name}": array for name, array in hyper.to_arrays().items()})
-        return hyper
+        return hyper, draws
 
     def sampled(self, block, retry=0):
         found = sample(self, block, retry)
@@ -98,7 +98,7 @@ def whole(study, tmp_path_factory):
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "fit_hyperparameters", learned)
+        patch.setattr(scheduler, "_learn", learned)
         patch.setattr(BlockSampler, "sample", sampled)
         fit(study, out)
     np.savez(out.with_name("recorded.npz"), **recorded)

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from tiny_study import AXES, EQUAL, EQUAL_RATIOS, N_FEATURES, N_SAMPLES, PRIOR, SCALES, TinyStudy
+from tiny_study import AXES, EQUAL, EQUAL_RATIOS, N_FEATURES, N_SAMPLES, PRIOR, SCALES, TinyStudy, log_marginal
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.inference.hyper_target import mixture_target
 from bayesharm.inference.importance import (
     draw_importance_sample,
     find_modes,
-    log_marginal,
     log_prior,
     quadratic_features,
 )

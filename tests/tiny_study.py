@@ -9,9 +9,10 @@ import pandas as pd
 from numpyro.diagnostics import effective_sample_size
 from quadrature import Quadrature
 from scipy import stats
+from scipy.special import logsumexp
 
 from bayesharm.algorithms.laplace import Laplace
-from bayesharm.inference.importance import find_modes
+from bayesharm.inference.importance import find_modes, log_prior
 from bayesharm.likelihood.moments import Moments, compute_moments
 from bayesharm.likelihood.problem import Gaussian, Problem
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -58,6 +59,12 @@ class TinyStudy:
 
     def quadrature(self, log_ratio: np.ndarray = EQUAL, axes=AXES) -> Quadrature:
         return Quadrature(self.scans, self.spec, SCALES, axes, self.features, log_ratio)
+
+
+def log_marginal(basis, log_weights, mean, log_sd, feature_offset_sd: float = 0.0):
+    """Log p(feature | eta, omega) from importance samples, for every feature and many hyperparameters, (hyper, feature)."""
+    terms = log_weights + log_prior(basis, mean, log_sd, feature_offset_sd)
+    return logsumexp(terms, axis=1) - np.log(len(log_weights))
 
 
 def place_modes(problem: Problem) -> Callable[[Moments], tuple[Laplace, ...]]:

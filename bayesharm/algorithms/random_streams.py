@@ -27,6 +27,7 @@ class Stage(IntEnum):
     FINITE_POPULATION = 10
     SIMILARITY = 11
     HARMONIZE = 12
+    ERROR_PATTERNS = 13
 
 
 def stage_key(seed: int, stage: Stage) -> Array:

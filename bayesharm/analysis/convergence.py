@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bayesharm.errors import shorten
@@ -16,7 +15,6 @@ MAX_KHAT = 0.7  # Pareto-k above which importance weights are unreliable
 MAX_RHAT = 1.02
 MIN_ESS = 400  # effective sample size of each hyperparameter
 MAX_DIVERGENT = 0.01  # share of divergent draws of the hyperparameters
-MAX_SHARE_POOR = 0.05  # share of features with unreliable importance weights that calls for a sentence
 MIN_INDEPENDENT = 0.9  # effective over true number of features below which their correlation calls for a sentence
 MAX_WAITING = 1.5  # leapfrog steps of the slowest chain over those of the mean chain that call for a sentence
 
@@ -34,11 +32,9 @@ def describe_convergence(posterior: Posterior, hyper: pd.DataFrame, features: pd
     if posterior.preview_notice:
         return (posterior.preview_notice, *_describe_approximation(features), *_describe_correlation(draws.attrs))
     divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
-    n_training = min(len(features), run["settings"].get("hyper_features", 0))
     return (
         _describe_features(features),
         *_describe_hyperparameters(hyper, divergent, draws.attrs),
-        *_describe_training(draws.attrs["features"], n_training),
         *_describe_correlation(draws.attrs),
         *_describe_waiting(run["leapfrog"]),
     )
@@ -58,40 +54,21 @@ def _describe_hyperparameters(hyper: pd.DataFrame, divergent: float, attrs: Mapp
     rhat, ess = hyper["rhat"].to_numpy().max(), hyper["ess"].to_numpy().min()  # NaN, of constant chains, is a failure
     numbers = f"R-hat at most {rhat:.3f}, effective sample size at least {ess:,.0f}, {divergent:.1%} divergences"
     converged = rhat < MAX_RHAT and ess >= MIN_ESS and divergent <= MAX_DIVERGENT
-    if (khat := attrs.get("importance_khat", np.nan)) < MAX_KHAT:  # independent draws, for which R-hat is no criterion
-        numbers = f"importance sampling: Pareto k {khat:.2f}, effective sample size {attrs['importance_ess']:,.0f}"
-        converged = True
-    sentences = [
+    return [
         f"The hyperparameters have converged ({numbers})."
         if converged
         else f"The hyperparameters have NOT converged ({numbers}): their intervals, and the scales of single features, are "
         "only rough."
     ]
-    if (poor := attrs["khat_above_0.7"]) > MAX_SHARE_POOR:
-        sentences.append(
-            f"The importance weights behind the hyperparameters are unreliable for {poor:.0%} of the features (Pareto k "
-            f"above {MAX_KHAT}): the intervals of the hyperparameters are only rough."
-        )
-    return sentences
-
-
-def _describe_training(n_used: int, n_wanted: int) -> list[str]:
-    if n_used >= n_wanted:
-        return []
-    return [
-        f"The hyperparameters come from {n_used} features instead of {n_wanted}, probably because the data cannot "
-        "distinguish a scale from 0. The intervals of typical scales and spreads are therefore wide. A preview skips this "
-        "safeguard and may look more precise than it is."
-    ]
 
 
 def _describe_correlation(attrs: Mapping[str, Any]) -> list[str]:
-    n_features, n_independent = attrs["n_ratio_features"], attrs["n_independent_features"]
+    n_features, n_independent = attrs["features"], attrs["n_independent_features"]
     if n_independent > MIN_INDEPENDENT * n_features:
         return []
     return [
-        f"Features are correlated: for the variance ratios of the scanners (noise and bias), {n_features} features carry "
-        f"the information of about {n_independent:.0f} independent ones. The intervals of the ratios allow for that."
+        f"Features are correlated: for the hyperparameters and the variance ratios of the scanners, {n_features} features "
+        f"carry the information of about {n_independent:.0f} independent ones. Their intervals allow for that."
     ]
 
 

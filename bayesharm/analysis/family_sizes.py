@@ -1,8 +1,9 @@
 """Posterior of the sizes of the model's families: averages over features, comparisons and rankings.
 
-Given the hyperparameters, features are independent. The variance of a mean over features has two parts: that of independent
-features, and that of eta, the typical log-scale of a family, which all features share. The derivative of a feature's
-posterior mean with respect to eta is its posterior covariance with the log-scale over the prior variance of the log-scale.
+The variance of a mean over features has two parts. One is that of features given the hyperparameters: that of independent
+features, times their number over their effective number, since the errors of correlated features do not average out. The
+other is that of eta, the typical log-scale of a family, which all features share. The derivative of a feature's posterior
+mean with respect to eta is its posterior covariance with the log-scale over the prior variance of the log-scale.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pandas as pd
 from scipy.special import ndtr
 
 from bayesharm.analysis.units import feature_scale
-from bayesharm.inference.hyperposterior import predictive_moments
+from bayesharm.inference.error_patterns import count_independent_patterns
+from bayesharm.inference.predictive_prior import predictive_moments
 from bayesharm.results.posterior import Posterior
 
 Z90 = 1.6448536269514722  # half the width of a 90% interval, in standard deviations of a normal distribution
@@ -39,6 +41,8 @@ class FamilySizes:
         Posterior covariance of `finite_sd` between families.
     eta_correlation : (family, family) array
         Posterior correlation of eta between families.
+    error_pattern : (entry, feature) array
+        Error patterns of the features.
     """
 
     families: list[str]
@@ -47,6 +51,7 @@ class FamilySizes:
     shared_error: Mapping[str, np.ndarray]
     covariance: np.ndarray
     eta_correlation: np.ndarray
+    error_pattern: np.ndarray
 
     @classmethod
     def from_posterior(cls, posterior: Posterior) -> FamilySizes:
@@ -64,7 +69,13 @@ class FamilySizes:
             _shared_errors(posterior, divisor),
             sources["finite_covariance"].values / divisor**2,
             _eta_correlation(posterior),
+            posterior.error_pattern,
         )
+
+    def _inflation(self, member: np.ndarray | slice = slice(None)) -> float:
+        """Return how many times the variance of a sum over features is that of independent ones."""
+        patterns = self.error_pattern[:, member]
+        return max(1.0, patterns.shape[1] / count_independent_patterns(patterns)) if patterns.shape[1] else 1.0
 
     def by_feature(self) -> pd.DataFrame:
         """Tabulate the mean and the 90% interval of each size and family, a row for each feature."""
@@ -94,6 +105,7 @@ class FamilySizes:
             A row for each group and family.
         """
         groups = np.ones((1, len(self.features))) if member is None else member
+        inflation = np.array([self._inflation(group > 0) for group in groups])[:, None]
         keys = [(*name, family) for name in names or [()] for family in self.families]
         index = pd.MultiIndex.from_tuples(keys, names=[*levels, "family"])
         columns: dict[str, np.ndarray] = {}
@@ -103,7 +115,7 @@ class FamilySizes:
             with np.errstate(invalid="ignore"):
                 average = groups @ np.where(is_finite, mean, 0).T / count
                 shared = groups @ np.where(is_finite, self.shared_error[size], 0).T
-                error = np.sqrt(groups @ np.where(is_finite, sd, 0).T ** 2 + shared**2) / count
+                error = np.sqrt(inflation * (groups @ np.where(is_finite, sd, 0).T ** 2) + shared**2) / count
             low, high = lognormal_interval(average, error)
             columns |= {size: average.reshape(-1), f"{size}_q05": low.reshape(-1), f"{size}_q95": high.reshape(-1)}
         return pd.DataFrame(columns, index=index if levels else index.get_level_values("family"))
@@ -112,7 +124,7 @@ class FamilySizes:
         """Compute the probability that the mean `finite_sd` of the row's family is larger than that of the column's."""
         mean, families = self.statistics["finite_sd"][0], pd.Index(self.families, name="family")
         shared = np.nansum(self.shared_error["finite_sd"], axis=1)
-        covariance = np.nansum(self.covariance, axis=2)
+        covariance = self._inflation() * np.nansum(self.covariance, axis=2)
         covariance += shared[:, None] * self.eta_correlation * shared
         variance = np.diag(covariance)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -135,7 +147,7 @@ class FamilySizes:
         mean, n_features = self.statistics["finite_sd"][0, rows], len(self.features)
         square = (mean**2 + np.einsum("iif->if", within)).mean(1)
         shared = (2 * mean * self.shared_error["finite_sd"][rows]).mean(1)
-        covariance = (4 * mean[:, None] * mean * within + 2 * within**2).sum(2) / n_features**2
+        covariance = self._inflation() * (4 * mean[:, None] * mean * within + 2 * within**2).sum(2) / n_features**2
         covariance += shared[:, None] * self.eta_correlation[np.ix_(rows, rows)] * shared
         draws = np.random.default_rng(0).multivariate_normal(square, covariance, N_RANKING_DRAWS, method="eigh")
         rank = np.argsort(np.argsort(-draws, axis=1), axis=1)

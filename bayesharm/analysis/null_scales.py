@@ -18,9 +18,9 @@ import pandas as pd
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.fitting.context import FitContext
 from bayesharm.inference.hyper_target import mixture_target
-from bayesharm.inference.hyperposterior import predictive_moments
 from bayesharm.inference.importance import quadratic_features
 from bayesharm.inference.placement import place_importance_samples
+from bayesharm.inference.predictive_prior import predictive_moments
 from bayesharm.inference.spike_and_slab import Evidence, compute_evidence, feature_inclusion, masked_log_weights
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, to_coordinates

@@ -13,12 +13,11 @@ from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
-from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
-from bayesharm.results.schema import DESIGN, DRAWS, FINITE_POPULATION, HYPER, SCALES
+from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
 SIZES = ("tau", "finite_sd", "contribution")
@@ -50,6 +49,7 @@ def assemble_posterior(
         "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name} | preview),
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
+        "/error_patterns": ERROR_PATTERNS.dataset(results, feature),
         "/sufficient_statistics": keep_statistics(
             dataset.scans, design, Moments(*(results[name] for name in Moments._fields))
         ).assign_coords(feature),
@@ -82,16 +82,13 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # scanners without a kappa of their own
     hyperparameters = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     diagnostics = diagnose(hyperparameters, np.zeros((*hyperparameters.shape[:2], 1), bool))
-    importance = zip(("khat", "ess"), hyper.importance, strict=True)
     about = {
         "divergences": hyper.diverging,
         "rhat_max": float(np.nanmax(diagnostics.rhat)),
         "ess_bulk_min": float(np.nanmin(diagnostics.ess_bulk)),
-        "features": len(hyper.khat),
-        "n_ratio_features": len(pick_features(len(hyper.khat))),
+        "features": hyper.n_features,
         "n_independent_features": hyper.ratios.n_independent_features,
-        "khat_above_0.7": float((hyper.khat > 0.7).mean()),
-    } | {f"importance_{name}": float(value) for name, value in importance if np.isfinite(value)}
+    }
     arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias}
     return HYPER.dataset(arrays, coords, about)
 

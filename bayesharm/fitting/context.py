@@ -15,6 +15,8 @@ from bayesharm.conditional.finite_population import FamilyLevels, find_levels
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
+from bayesharm.inference.effective_features import residualize
+from bayesharm.inference.error_patterns import make_pattern_map, make_patterns
 from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
 from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.model.design import Design, build_design
@@ -22,6 +24,7 @@ from bayesharm.results.posterior import Posterior
 
 # Features that a device samples together: 64 fit the caches of a processor, 4,096 keep an accelerator busy.
 CPU_BLOCK, PREVIEW_BLOCK, ACCELERATOR_BLOCK = 64, 128, 4096
+N_NOISE_FEATURES = 128  # features from which the noise sds of the scans are estimated, for error patterns
 LARGEST_VARIANCE = 1e200  # squared units of a feature: sums of products stay finite
 
 
@@ -75,6 +78,16 @@ class FitContext:
         """Read features by their indices, standardized; (scan of the design, feature)."""
         _, standardization = self.moments(features)
         return (self.values(features) - standardization.center) / standardization.sd
+
+    def error_patterns(self, features: np.ndarray) -> np.ndarray:
+        """Return the error patterns of features by their indices, (entry, feature)."""
+        return make_patterns(self._pattern_map, self.standardized(features))
+
+    @cached_property
+    def _pattern_map(self) -> np.ndarray | None:
+        some = np.unique(np.linspace(0, self.n_features - 1, N_NOISE_FEATURES).astype(int))
+        residualization = residualize(self.design, self.dataset.scans, self.values(some))
+        return make_pattern_map(residualization, self.design.n_scans, self.seed)
 
     @cached_property
     def levels(self) -> FamilyLevels:

@@ -72,9 +72,9 @@ def summarize_features(
     Returns
     -------
     dict of arrays
-        Variables of the groups ``scales`` and ``finite_population`` of the results tree, moments, ``effect_mean``,
-        ``effect_sd``, ``waited`` (leapfrog steps of the slowest lane) and, if draws are kept, ``kept``; the feature axis
-        last.
+        Variables of the groups ``scales``, ``finite_population`` and ``error_patterns`` of the results tree, moments,
+        ``effect_mean``, ``effect_sd``, ``waited`` (leapfrog steps of the slowest lane) and, if draws are kept, ``kept``; the
+        feature axis last.
     """
     draws = jax.tree.map(np.asarray, draws)
     pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
@@ -98,6 +98,7 @@ def summarize_features(
             summary = join_features(list(pool.map(summarize_chunk, chunks)))
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
     summary |= {name: part[..., :n_features] for name, part in moments._asdict().items()}
+    summary["error_pattern"] = context.error_patterns(features[:n_features])
     return summary | {"waited": np.full(n_features, waited)}
 
 

@@ -13,7 +13,7 @@ from bayesharm.errors import RunFolderError, shorten
 from bayesharm.fitting.assembly import assemble_posterior
 from bayesharm.fitting.block_sampler import RETRY_SCHEDULE
 from bayesharm.fitting.context import FitContext
-from bayesharm.fitting.scheduler import MOST_TOGETHER, fit_features, refit_features
+from bayesharm.fitting.scheduler import fit_features, refit_features, samples_together
 from bayesharm.fitting.settings import Settings
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.io.atomic import digests, find_damage
@@ -96,7 +96,7 @@ def _compute(
     """Compute the hyperparameters, and at least the features with a damaged file."""
     n_features = context.n_features
     needs_everything = (
-        (n_features <= MOST_TOGETHER and not context.settings.preview)  # they were, or may have been, sampled together
+        samples_together(context)
         or any(name.startswith(f"{N_DRAWS}/") for name in damaged)  # the blocks of the retries are unknown
         or any(part in name for name in damaged for part in OF_ALL_FEATURES)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,11 +20,11 @@ from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.feature_summary import join_features, leapfrog_cost, summarize_features
 from bayesharm.fitting.settings import Settings
 from bayesharm.inference.effective_features import count_independent_for_ratios
-from bayesharm.inference.hyperparameters import Hyperparameters, fit_hyperparameters
-from bayesharm.inference.joint import FEW_FEATURES, LEAST_DRAWS, Joint, sample_joint
+from bayesharm.inference.hyperparameters import Hyperparameters
+from bayesharm.inference.joint import JointDraws
+from bayesharm.inference.learning import learn_hyperparameters, preview_hyperparameters
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.scales import approximate_block, sample_block
-from bayesharm.inference.variance_ratios import pick_features
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
@@ -32,7 +32,6 @@ from bayesharm.results.checkpoints import Arrays, Checkpoints
 
 STAGES = ("features", "second run", "third run")  # of progress, one for each entry of the retry schedule
 BLOCKS_PER_CHECKPOINT, FEATURES_PER_CHECKPOINT = 16, 1024  # whichever is less: some seconds of work
-MOST_TOGETHER = 48  # features of a study that may be sampled together with the hyperparameters
 N_WORKERS = 2  # blocks at work at once: one keeps about one core busy; more where an accelerator does most of the work
 _compiled_for: tuple[Problem, int, Settings] | None = None
 
@@ -53,10 +52,15 @@ def fit_features(context: FitContext, checkpoints: Checkpoints, progress: Progre
         note = f"{n_kept} draws of each feature will take up to {size / 1e6:,.1f} MB in the run folder"
         progress("draws", 0, context.n_features, note)
     with _executor(context) as pool:
-        few = context.n_features <= FEW_FEATURES and not context.settings.preview
-        hyper, results = (_fit_together if few else _fit_blocks)(pool, context, checkpoints, progress)
+        fit = _fit_together if samples_together(context) else _fit_blocks
+        hyper, results = fit(pool, context, checkpoints, progress)
     progress("features", context.n_features, context.n_features, _closing_note(context, results))
     return hyper, results
+
+
+def samples_together(context: FitContext) -> bool:
+    """Whether all features are sampled in the same chains as the hyperparameters."""
+    return context.n_features <= context.settings.hyper_features and not context.settings.preview
 
 
 def refit_features(
@@ -80,9 +84,7 @@ def refit_features(
     """
     _report_resumed(checkpoints, progress)
     with _executor(context) as pool:
-        learned = _fit_shared_parameters(pool, context, checkpoints, progress)
-        assert learned is not None  # so few features are all computed again
-        hyper, sample = learned
+        hyper, sample = _fit_shared_parameters(pool, context, checkpoints, progress)
         sampler, results = _make_sampler(context, hyper, sample), Arrays()
         size = context.block_size
         for retry in range(len(RETRY_SCHEDULE)):
@@ -140,45 +142,52 @@ def _keep_programs_of(context: FitContext) -> None:
 def _fit_together(
     pool: Executor, context: FitContext, checkpoints: Checkpoints, progress: Progress
 ) -> tuple[Hyperparameters, Arrays]:
-    """Sample the hyperparameters and all features, a few, in the same chains."""
+    """Sample the hyperparameters and all features, which are few, in the same chains."""
     kept, results = checkpoints.read("together-hyper"), checkpoints.read("together")
     if kept is not None and results is not None:
         return Hyperparameters.from_arrays(kept), results
-    progress("features", 0, context.n_features, "compiling, then sampling all features together with the hyperparameters")
-    features = np.arange(context.n_features)
+    n_features = context.n_features
+    progress("features", 0, n_features, "all features together with the hyperparameters")
+    features = np.arange(n_features)
     moments, standardization = context.moments(features)
-    n_draws = max(LEAST_DRAWS, context.settings.n_draws)
-    joint = pool.submit(_sample_together, context, features, n_draws).result()
-    arguments = context, features, joint.hyper.ratios.mean, moments, standardization, joint.scales
+    report = partial(progress, "features", 0, n_features)
+    hyper, joint = pool.submit(_learn, context, features, report).result()
+    assert joint is not None
+    arguments = context, features, hyper.ratios.mean, moments, standardization, joint.scales
     results = pool.submit(summarize_features, *arguments).result()
-    checkpoints.write("together-hyper", joint.hyper.to_arrays())
+    checkpoints.write("together-hyper", hyper.to_arrays())
     checkpoints.write("together", results)
-    return joint.hyper, results
+    return hyper, results
 
 
-def _sample_together(context: FitContext, features: np.ndarray, n_draws: int) -> Joint:
+def _learn(
+    context: FitContext, features: np.ndarray, report: Callable[[str], object]
+) -> tuple[Hyperparameters, JointDraws | None]:
+    """Learn the hyperparameters from features: by sampling them together or, for a preview, by an approximation."""
+    settings, problem, seed = context.settings, context.problem, context.seed
     moments, n_independent = context.moments(features)[0], _count_independent(context, features)
-    n_chains = context.settings.chains
     with context.devices.in_use("float64"):
-        return sample_joint(context.problem, moments, n_independent, seed=context.seed, n_chains=n_chains, n_draws=n_draws)
+        if settings.preview:
+            hyper = preview_hyperparameters(
+                problem, moments, features, n_independent, seed=seed, n_chains=settings.chains, on_iteration=report
+            )
+            return hyper, None
+        return learn_hyperparameters(
+            problem, moments, features, n_independent, seed=seed, n_chains=settings.chains, n_draws=settings.n_draws,
+            target_ess=settings.target_ess, on_iteration=report,
+        )  # fmt: skip
 
 
 def _count_independent(context: FitContext, features: np.ndarray) -> float:
-    """Compute the effective number of independent features among those from which variance ratios are learned."""
-    subset = features[pick_features(len(features))]
-    return count_independent_for_ratios(context.design, context.dataset.scans, context.values(subset))
+    """Compute the effective number of independent features among those from which the hyperparameters are learned."""
+    return count_independent_for_ratios(context.design, context.dataset.scans, context.values(features))
 
 
 def _fit_blocks(
     pool: Executor, context: FitContext, checkpoints: Checkpoints, progress: Progress
 ) -> tuple[Hyperparameters, Arrays]:
     """Learn the hyperparameters from a sample of features, then sample every feature, block by block."""
-    learned = None
-    if checkpoints.read("together") is None:
-        learned = _fit_shared_parameters(pool, context, checkpoints, progress)
-    if learned is None:
-        return _fit_together(pool, context, checkpoints, progress)
-    hyper, sample = learned
+    hyper, sample = _fit_shared_parameters(pool, context, checkpoints, progress)
     sampler = _make_sampler(context, hyper, sample)
     results = _sample_features(pool, sampler, checkpoints, progress, np.arange(context.n_features), 0)
     for retry in range(1, 1 if context.settings.preview else len(RETRY_SCHEDULE)):
@@ -192,7 +201,7 @@ def _fit_blocks(
 
 def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler:
     """Make the sampler of blocks; features from which the hyperparameters were learned have prior weights."""
-    prior = make_predictive_prior(hyper)
+    prior = make_predictive_prior(hyper, context.problem.priors.feature_offset_sd)
     weights = np.zeros((len(prior.log_weight), context.n_features))
     weights[:, sample] = prior.log_weight
     return BlockSampler(context, hyper.ratios.mean, prior._replace(log_weight=weights))
@@ -200,34 +209,18 @@ def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarra
 
 def _fit_shared_parameters(
     pool: Executor, context: FitContext, checkpoints: Checkpoints, progress: Progress
-) -> tuple[Hyperparameters, np.ndarray] | None:
-    """Learn the hyperparameters from a sample of features; None if all features must be sampled together."""
+) -> tuple[Hyperparameters, np.ndarray]:
+    """Learn the hyperparameters from a sample of features; also return the sample."""
     n_sample = min(context.n_features, context.settings.hyper_features)
     rng = np.random.default_rng([context.seed, Stage.SAMPLE])
     if kept := checkpoints.read("hyper"):
         return Hyperparameters.from_arrays(kept), kept["sample"]
     sample = np.sort(rng.choice(context.n_features, n_sample, replace=False))
-    moments, _ = context.moments(sample)
-    n_independent = _count_independent(context, sample)
     report = partial(progress, "hyperparameters", 0, n_sample)
     report(f"from {n_sample} features")
-
-    def learn() -> Hyperparameters | None:
-        preview = context.settings.preview
-        with context.devices.in_use("float64"):
-            return fit_hyperparameters(
-                context.problem, moments, sample, n_independent, seed=context.seed, preview=preview, on_iteration=report
-            )
-
+    learning = pool.submit(_learn, context, sample, report)
     compilation = pool.submit(_compile, context, n_sample)
-    hyper = pool.submit(learn).result()
-    if hyper is None and context.n_features <= MOST_TOGETHER:
-        report("the iterations do not settle; sampling all features together with the hyperparameters takes some minutes")
-        return None
-    if hyper is None:  # fewer features, sampled together, resolve hyperparameters that importance sampling cannot
-        sample = sample[np.unique(np.linspace(0, n_sample - 1, FEW_FEATURES).astype(int))]
-        report(f"the iterations do not settle; sampling {len(sample)} features together with the hyperparameters")
-        hyper = pool.submit(_sample_together, context, sample, LEAST_DRAWS // 2).result().hyper
+    hyper, _ = learning.result()
     checkpoints.write("hyper", hyper.to_arrays() | {"sample": sample})
     wait([compilation])  # an error in it shows in the first block
     progress("hyperparameters", n_sample, n_sample, "done")

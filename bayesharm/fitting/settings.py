@@ -46,12 +46,13 @@ class Settings:
     chains : int
         NUTS chains for each feature.
     draws : int, optional
-        Draws of each chain; by default 1.25 × `target_ess` in all chains together. With up to 32 features, which are
-        sampled together, each chain has at least 1,000.
+        Draws of each chain; by default 1.25 × `target_ess` in all chains together. Features that are sampled together
+        with the hyperparameters take as many again until they have converged.
     target_ess : int
         Bulk effective sample size that each scale of a feature needs to count as converged.
     hyper_features : int
-        Features, at most and chosen at random, from which the hyperparameters and the variance ratios are learned.
+        Features, at most and chosen at random, from which the hyperparameters and the variance ratios are learned. A study
+        with no more features samples all of them together with the hyperparameters.
     block_size : int, optional
         Features that a device samples together. Results depend on it by rounding only, or by Monte-Carlo error where
         rounding turns a step of NUTS. Default: 64 on a processor, whose caches they fit (128 in a preview), 4,096 on an
@@ -77,7 +78,7 @@ class Settings:
     chains: int = 4
     draws: int | None = None
     target_ess: int = 400
-    hyper_features: int = 512
+    hyper_features: int = 128
     block_size: int | None = None
     effect_draws: int = 100
     keep_draws: int | str = "none"

@@ -156,7 +156,7 @@ def prepare_correction(
     check_target(posterior, target)
     effects, scanner, population, scan_notes = place_scans(posterior, dataset.scans, families, options.new_scanners, indices)
     target_level = -1 if target is None else effects.levels.index(target)
-    correction = Correction(effects, scanner, population, target_level, indices, seed)
+    correction = Correction(effects, scanner, population, target_level, indices, posterior.error_pattern, seed)
     noise, noise_notes = None, []
     if options.match_noise:
         noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target))

@@ -150,6 +150,8 @@ class Correction:
         Index of the target scanner among the levels, or -1 for the average scanner.
     feature_indices : (feature,) int array
         Indices of the features in the posterior.
+    error_pattern : (entry, feature) array
+        Error patterns of the features of the posterior.
     seed : int
         Seed of the draws.
     """
@@ -159,6 +161,7 @@ class Correction:
     population: np.ndarray
     target: int
     feature_indices: np.ndarray
+    error_pattern: np.ndarray
     seed: int = 0
 
     @cached_property
@@ -209,15 +212,17 @@ class Correction:
     def draw(self, columns: slice, draw: int) -> np.ndarray:
         """Return one joint posterior draw of the correction, (pattern, feature).
 
-        Levels of the posterior use another stream of random numbers than new levels. Scans harmonized separately thus
-        get the same correction in the same draw, whichever new levels are among them.
+        Errors are correlated over features as their error patterns are. Levels of the posterior use another stream of random
+        numbers than new levels. Scans harmonized separately thus get the same correction in the same draw, whichever new
+        levels are among them.
         """
-        indices, in_posterior = self.feature_indices[columns], self.effects.in_posterior
-        normal = np.empty((len(in_posterior), len(indices)))
+        in_posterior = self.effects.in_posterior
+        weights = np.empty((len(in_posterior), len(self.error_pattern)), np.float32)
         for is_known in (True, False):
             rows = in_posterior == is_known
             rng = np.random.default_rng([self.seed, Stage.HARMONIZE, 1 + draw, is_known])  # NumPy ignores final zeros
-            normal[rows] = rng.standard_normal((rows.sum(), len(self.feature_indices)))[:, indices]
+            weights[rows] = rng.standard_normal((rows.sum(), len(self.error_pattern)))
+        normal = weights @ self.error_pattern[:, self.feature_indices[columns]]
         variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular, since effects sum to 0
         root = (vectors * np.sqrt(np.maximum(variance, 0))) @ vectors.T
         level_effects = self.effects.mean[:, columns] + self.effects.sd[:, columns] * (root @ normal)

@@ -173,8 +173,8 @@ def harmonize_to_files(
             expected="both, or neither",
             do="give the other too",
         )
-    for path in filter(None, (mean, sd, draws_file)):
-        refuse_inside_run(Path(path).parent, path)
+    for output in [Path(path) for path in (mean, sd, draws_file) if path is not None]:
+        refuse_inside_run(output.parent, output)
     options = CorrectionOptions(remove, target, match_noise, inverse, new_scanners)
     correction = prepare_correction(posterior, dataset, options, draws, seed)
     scan_id, names = dataset.scans["scan_id"].to_numpy(str), correction.features.names

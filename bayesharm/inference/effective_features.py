@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -27,8 +29,59 @@ def list_cells(design: Design, scans: pd.DataFrame) -> np.ndarray:
     return np.where(np.isin(design.participants, design.travelers) | is_later, -1, pd.factorize(labels)[0])
 
 
+class Residualization(NamedTuple):
+    """Linear map from values of scans to residuals with equal variance and without means.
+
+    Attributes
+    ----------
+    rows : (used scan,) int array
+    weight : (used scan,) array
+        One over the noise sd of a scan, relative to others.
+    code : (used scan,) int array
+        Scans with the same number share a mean.
+    basis : (used scan, column) array
+        Orthonormal columns that are regressed out, after the means.
+    dof : int
+        Degrees of freedom of the residuals.
+    """
+
+    rows: np.ndarray
+    weight: np.ndarray
+    code: np.ndarray
+    basis: np.ndarray
+    dof: int
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Return residuals of the used scans, (scan, feature) -> (used scan, feature)."""
+        return self.project(self.weight[:, None] * values[self.rows])
+
+    def project(self, weighted: np.ndarray) -> np.ndarray:
+        """Remove means and columns from weighted values, an orthogonal projection; (used scan, …)."""
+        y = weighted - self.weight[:, None] * _means(weighted, self.code, self.weight)
+        return y - self.basis @ (self.basis.T @ y)
+
+
+def residualize(design: Design, scans: pd.DataFrame, values: np.ndarray) -> Residualization:
+    """Find the residuals in which errors of estimated effects show how features are correlated.
+
+    They are without the means of participants (of people scanned once: of scanner and population) and of scanners, divided
+    by the noise sd of their noise class.
+
+    Parameters
+    ----------
+    design : Design
+    scans : DataFrame
+    values : (scan of the design, feature) array
+        From which the noise sds are estimated.
+    """
+    people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
+    is_repeated, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
+    labels = np.where(is_repeated, people, np.where(cells < 0, -1, people.max() + 1 + cells))
+    return fit_residualization(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
+
+
 def count_independent_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) -> float:
-    """Estimate the effective number of features for the variance ratios of scanners, from the correlation of their noise.
+    """Estimate the effective number of features for the hyperparameters and the variance ratios of scanners.
 
     Parameters
     ----------
@@ -36,10 +89,7 @@ def count_independent_for_ratios(design: Design, scans: pd.DataFrame, values: np
     scans : DataFrame
     values : (scan of the design, feature) array
     """
-    people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
-    is_repeated, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
-    labels = np.where(is_repeated, people, np.where(cells < 0, -1, people.max() + 1 + cells))
-    return count_independent_features(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
+    return count_independent(residualize(design, scans, values), values)
 
 
 def count_independent_features(
@@ -47,38 +97,30 @@ def count_independent_features(
 ) -> float:
     """Estimate the effective number of independent features, for sums over features of quadratic statistics.
 
-    It is ``F² / Σ r²``. The sum is over all pairs of the F features, and r is the correlation of their residuals: values
-    minus the mean of scans with the same label. r² is corrected for its expectation by chance.
-
     Parameters
     ----------
     values : (scan, feature) array
-    labels : (scan,) int array
-        Scans with a negative label are left out.
-    columns : (scan, column) array, optional
-        Regressed out by least squares, beside the means.
-    classes : (scan,) int array, optional
-        Scans with the same noise variance. Unequal variances would look like correlation.
+    labels, columns, classes
+        As for :func:`fit_residualization`.
+    """
+    return count_independent(fit_residualization(values, labels, columns, classes), values)
+
+
+def count_independent(residualization: Residualization, values: np.ndarray) -> float:
+    """Estimate the effective number of independent features, ``F² / Σ r²``.
+
+    The sum is over all pairs of the F features, and r is the correlation of their residuals. r² is corrected for its
+    expectation by chance.
 
     Returns
     -------
     float
         1, as if all features were one, where too few scans are left for an estimate.
     """
-    is_used = labels >= 0
-    code = pd.factorize(labels[is_used])[0]
-    y = values[is_used].astype(float)
-    y = y[:, np.isfinite(y).all(0) & (np.ptp(y, axis=0) > 0)] if len(y) else y
-    y = (y - y.mean(0)) / y.std(0)
-    columns = np.zeros((len(y), 0)) if columns is None else columns[is_used].astype(float)
-    noise_class = np.zeros(len(y), int) if classes is None else pd.factorize(classes[is_used])[0]
-    weight = np.ones(len(y))
-    for _ in range(N_REWEIGHTINGS):
-        residuals, dof = _residuals(weight[:, None] * y, code, weight, weight[:, None] * columns)
-        if dof < 2 or not residuals.shape[1]:
-            return 1.0
-        variance = np.bincount(noise_class, (residuals**2).mean(1)) / np.bincount(noise_class)
-        weight /= np.sqrt(np.where(variance > 0, variance, 1.0))[noise_class]
+    dof = residualization.dof
+    residuals = residualization(_standardized(values))
+    if dof < 2 or not residuals.shape[1]:
+        return 1.0
     norm = np.sqrt((residuals**2).sum(0))
     residuals = residuals[:, norm > 0] / norm[norm > 0]
     n = residuals.shape[1]
@@ -88,15 +130,51 @@ def count_independent_features(
     return n**2 / (n + corrected)
 
 
-def _residuals(y: np.ndarray, code: np.ndarray, weight: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return weighted least-squares residuals without label means and columns, and their degrees of freedom."""
+def fit_residualization(
+    values: np.ndarray, labels: np.ndarray, columns: np.ndarray | None = None, classes: np.ndarray | None = None
+) -> Residualization:
+    """Estimate the noise sds of scans, and the residuals in turn.
+
+    Parameters
+    ----------
+    values : (scan, feature) array
+    labels : (scan,) int array
+        Scans with the same label share a mean; scans with a negative label are left out.
+    columns : (scan, column) array, optional
+        Regressed out by least squares, beside the means.
+    classes : (scan,) int array, optional
+        Scans with the same noise variance. Unequal variances would look like correlation.
+    """
+    rows = np.flatnonzero(labels >= 0)
+    code = pd.factorize(labels[rows])[0]
+    y = _standardized(values)[rows]
+    columns = np.zeros((len(y), 0)) if columns is None else columns[rows].astype(float)
+    noise_class = np.zeros(len(y), int) if classes is None else pd.factorize(classes[rows])[0]
+    weight = np.ones(len(y))
+    for _ in range(N_REWEIGHTINGS):
+        weighted = weight[:, None] * columns
+        weighted = weighted - weight[:, None] * _means(weighted, code, weight)
+        basis, strength, _ = np.linalg.svd(weighted, full_matrices=False)
+        basis = basis[:, strength > MIN_STRENGTH * max(1.0, strength.max(initial=0.0))]
+        dof = len(y) - (int(code.max()) + 1 if len(code) else 0) - basis.shape[1]
+        result = Residualization(np.arange(len(y)), weight, code, basis, dof)
+        if dof < 2 or not y.shape[1]:
+            break
+        variance = np.bincount(noise_class, (result(y) ** 2).mean(1)) / np.bincount(noise_class)
+        weight = weight / np.sqrt(np.where(variance > 0, variance, 1.0))[noise_class]
+    return result._replace(rows=rows)
+
+
+def _standardized(values: np.ndarray) -> np.ndarray:
+    """Standardize the features that vary, and leave out the others."""
+    y = values.astype(float)
+    y = y[:, np.isfinite(y).all(0) & (np.ptp(y, axis=0) > 0)] if len(y) else y
+    return (y - y.mean(0)) / y.std(0)
+
+
+def _means(weighted: np.ndarray, code: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Compute the weighted mean of the scans with the same number, for each of them."""
+    if not len(code):
+        return weighted
     sums = sparse.csr_array((weight, (code, np.arange(len(code)))))
-    length = np.bincount(code, weight**2)
-
-    def without_means(table: np.ndarray) -> np.ndarray:
-        return table - weight[:, None] * (sums @ table / length[:, None])[code]
-
-    y, columns = without_means(y), without_means(columns)
-    basis, strength, _ = np.linalg.svd(columns, full_matrices=False)
-    basis = basis[:, strength > MIN_STRENGTH * max(1.0, strength.max(initial=0.0))]
-    return y - basis @ (basis.T @ y), len(y) - len(length) - basis.shape[1]
+    return (sums @ weighted / np.bincount(code, weight**2)[:, None])[code]

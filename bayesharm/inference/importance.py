@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 
 from bayesharm.algorithms.devices import map_items
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
@@ -130,75 +129,3 @@ def log_prior(
             0.5 * pull**2 / (feature_offset_sd**-2 + total)[:, None] - 0.5 * jnp.log1p(feature_offset_sd**2 * total)[:, None]
         )
     return value.reshape(-1, *basis.shape[1:])
-
-
-def log_marginal(basis: Array, log_weights: Array, mean: Array, log_sd: Array, feature_offset_sd: float = 0.0) -> Array:
-    """Estimate log p(feature | eta, omega) for every feature and all hyperparameters at once, (hyper, feature).
-
-    Parameters
-    ----------
-    basis : (2 × scale, sample, feature) array
-    log_weights : (sample, feature) array
-        From :func:`log_importance_weights`.
-    mean, log_sd : (scale, hyper) arrays
-    feature_offset_sd : float
-    """
-    log_terms = log_weights + log_prior(basis, mean, log_sd, feature_offset_sd)
-    return logsumexp(log_terms, axis=1) - np.log(log_weights.shape[0])
-
-
-@program("feature_offset_sd")
-def log_marginals_of_draws(basis: Array, log_weights: Array, mean: Array, log_sd: Array, feature_offset_sd: float) -> Array:
-    """Return :func:`log_marginal` for many hyperparameters, one after the other to save memory, (feature, hyper)."""
-
-    def of_one(hyper):
-        return log_marginal(basis, log_weights, hyper[0][:, None], hyper[1][:, None], feature_offset_sd)[0]
-
-    return jax.lax.map(of_one, (mean.T, log_sd.T)).T
-
-
-@program("n_kept", "feature_offset_sd")
-def subsample(
-    key: Array, basis: Array, log_weights: Array, hyper: tuple[Array, Array], n_kept: int, feature_offset_sd: float = 0.0
-) -> tuple[Array, Array]:
-    """Reduce the number of samples: systematic sampling with probability proportional to size.
-
-    The size of a sample is its largest share of the feature's marginal likelihood under any of the given
-    hyperparameters. A sample that is kept with probability p is weighted by 1/p, so that marginal likelihoods keep their
-    expectation (Horvitz & Thompson, *JASA* 47, 1952).
-
-    Parameters
-    ----------
-    key : PRNG key
-    basis : (2 × scale, sample, feature) array
-    log_weights : (sample, feature) array
-    hyper : tuple of (scale, hyper) arrays
-        Means and log sds from the region of interest.
-    n_kept : int
-    feature_offset_sd : float
-
-    Returns
-    -------
-    basis : (2 × scale, n_kept, feature) array
-    log_weights : (n_kept, feature) array
-    """
-    n_samples, n_features = log_weights.shape
-
-    def largest_share(size, hyper):
-        mean, log_sd = (part[:, None] for part in hyper)
-        log_terms = log_weights + log_prior(basis, mean, log_sd, feature_offset_sd)[0]
-        return jnp.maximum(size, jax.nn.softmax(log_terms, axis=0)), None
-
-    size, _ = jax.lax.scan(largest_share, jnp.full_like(log_weights, 1e-6), tuple(part.T for part in hyper))
-
-    def limit_to_one(p, _):  # samples with p = 1 are certain, and the others share the rest
-        is_free = p < 1
-        rest = n_kept - (~is_free).sum(0)
-        return jnp.where(is_free, jnp.minimum(1.0, size * rest / jnp.where(is_free, size, 0).sum(0)), 1.0), None
-
-    p, _ = jax.lax.scan(limit_to_one, jnp.zeros_like(size), length=20)
-    sums = jnp.cumsum(p, axis=0)
-    ticks = jax.random.uniform(key, (n_features,), sums.dtype) + jnp.arange(n_kept, dtype=sums.dtype)[:, None]
-    kept = jnp.minimum(jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(sums, ticks), n_samples - 1)
-    kept_weights = jnp.take_along_axis(log_weights - jnp.log(p), kept, axis=0) + np.log(n_kept / n_samples)
-    return jnp.take_along_axis(basis, kept[None], axis=1), kept_weights

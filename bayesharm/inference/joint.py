@@ -1,139 +1,269 @@
-"""Joint sampling of hyperparameters, variance ratios and scales of a few features, over the collapsed likelihood.
+"""NUTS on the hyperparameters, the variance ratios and the scales of many features together, in whitened coordinates.
 
-With few features the hyperparameters are hardly known, and each feature's marginal likelihood is needed over a range that
-importance samples cannot cover. There is then also little to sample: one NUTS of NumPyro takes all parameters together.
+Some fifteen leapfrog steps make a nearly independent draw of a position of :mod:`bayesharm.inference.joint_density`.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from numpyro.handlers import reparam
-from numpyro.infer import MCMC, NUTS, init_to_median
-from numpyro.infer.reparam import LocScaleReparam
+from numpyro.infer.hmc import hmc
 
+from bayesharm.algorithms.devices import working_on
+from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, diagnose
+from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, stage_key
-from bayesharm.inference.hyperparameters import Hyperparameters
-from bayesharm.inference.hyperposterior import predictive_moments
+from bayesharm.inference.hyper_approximation import HyperApproximation
+from bayesharm.inference.joint_density import (
+    Parameters,
+    Whitening,
+    free_ratios,
+    log_density,
+    log_omega,
+    start_whitening,
+    to_parameters,
+)
 from bayesharm.inference.scales import N_SAMPLES, ScaleDraws
-from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
-from bayesharm.likelihood.ratios import VarianceRatios
 
-FEW_FEATURES = 32  # features up to which all are sampled together
-LEAST_DRAWS = 1000  # draws of a chain: they are less independent than draws of single features
-MOST_DIVERGENT = 0.01  # share of divergent draws above which all features count as divergent
+Array = jax.Array
 
 
-class Joint(NamedTuple):
-    """Draws of the hyperparameters and of the scales; the effects are integrated out."""
+@dataclass(frozen=True)
+class JointSchedule:
+    """Warm-up and segments of the chains.
 
-    hyper: Hyperparameters
-    scales: ScaleDraws
-
-
-def collapsed_model(problem: Problem, moments: Moments) -> None:
-    """Define the model with all effects integrated out, as a NumPyro model.
-
-    Its priors are written separately from those of :mod:`bayesharm.reference_models`, which check it. `amplitude` is the
-    feature offset and `excess` is omega_excess. NumPyro orders parameters by the names of their sites, so these names are
-    part of the random stream: other names give other draws.
+    Attributes
+    ----------
+    n_warmup : int
+        Iterations that adapt the step size. The draws of the first segment, which follows, adapt the whitening.
+    step_size : float
+        At first, in posterior sds.
+    target_accept : float
+        Acceptance probability that the step size is adapted to.
+    max_tree_depth : int
+    max_segments : int
+        After the first.
+    start_sd : float
+        Spread of the chains at the start, in posterior sds.
+    max_divergent : float
+        Share of divergent draws above which all features count as divergent.
     """
-    priors, n_features = problem.priors, moments.squares.shape[1]
-    log_medians = jnp.asarray(problem.log_medians)
-    eta = numpyro.sample("eta", dist.Normal(log_medians, priors.eta_sd))
-    omega_excess = numpyro.sample("excess", dist.HalfNormal(jnp.full(len(log_medians), priors.omega_sd)))
-    omega = numpyro.deterministic("omega", jnp.hypot(omega_excess, priors.omega_floor))
-    mean, sd = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
-    total_sd = jnp.sqrt(sd[0] ** 2 + priors.feature_offset_sd**2)
-    log_noise = numpyro.sample("log_noise", dist.Normal(mean[0], total_sd))
-    if priors.feature_offset_sd:  # the data determine the noise well, so the offset is sampled given the noise
-        share = (priors.feature_offset_sd / total_sd) ** 2
-        given_noise = dist.Normal(share * (log_noise - mean[0]), jnp.sqrt(share) * sd[0])
-        mean += numpyro.sample("amplitude", given_noise)
-    other = numpyro.sample("log_scale", dist.Normal(mean[1:], sd[1:]))
-    log_scales = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
-    equal = jnp.zeros(problem.n_scanners)
-    noise = numpyro.sample("raw", dist.Normal(equal, priors.noise_ratio_sd)) if problem.noise_ratio else equal
-    bias = numpyro.sample("raw_bias", dist.Normal(equal, priors.bias_ratio_sd)) if problem.bias_ratio else equal
-    ratios = VarianceRatios(noise - noise.mean(), bias - bias.mean())
-    numpyro.deterministic("log_ratio", ratios.to_vector())
-    statistics = problem.likelihood.weighted(ratios, moments)
-    numpyro.factor("features", problem.likelihood.log_likelihood(statistics, log_scales).sum())
+
+    n_warmup: int = 100
+    step_size: float = 0.4
+    target_accept: float = 0.8
+    max_tree_depth: int = 5
+    max_segments: int = 12
+    start_sd: float = 0.5
+    max_divergent: float = 0.01
+
+
+SCHEDULE = JointSchedule()
+
+
+class JointDraws(NamedTuple):
+    """Draws of the parameters, (chain, draw, …).
+
+    Attributes
+    ----------
+    eta, log_omega : (chain, draw, scale) arrays
+    raw_ratios : (chain, draw, 2 × scanner) array
+    scales : ScaleDraws
+    n_divergent : int
+    """
+
+    eta: np.ndarray
+    log_omega: np.ndarray
+    raw_ratios: np.ndarray
+    scales: ScaleDraws
+    n_divergent: int
 
 
 def sample_joint(
     problem: Problem,
     moments: Moments,
-    n_independent_features: float,
+    approximation: HyperApproximation,
     *,
     seed: int,
     n_chains: int = 4,
-    n_warmup: int = 500,
-    n_draws: int = LEAST_DRAWS,
-) -> Joint:
-    """Sample hyperparameters, variance ratios and scales of a few features together, in double precision.
+    n_draws: int = 125,
+    target_ess: float = MIN_ESS,
+    on_segment: Callable[[str], object] = lambda text: None,
+) -> JointDraws:
+    """Sample all parameters together, in double precision, segment by segment until the chains have converged.
 
     Parameters
     ----------
     problem : Problem
     moments : Moments
         Of all features.
-    n_independent_features : float
-        Effective number of independent features; only reported, since here every feature counts fully.
-    seed, n_chains, n_warmup, n_draws : int
+    approximation : HyperApproximation
+        Of the same features.
+    seed, n_chains : int
+    n_draws : int
+        Draws of each chain in a segment.
+    target_ess : int
+        Bulk effective sample size that each scale needs.
+    on_segment : callable
+        Receives a line of progress after each segment.
     """
-    non_centered = ["log_scale", *(["amplitude"] if problem.priors.feature_offset_sd else [])]
-    model = reparam(partial(collapsed_model, problem), config=dict.fromkeys(non_centered, LocScaleReparam(0)))
-    mcmc = MCMC(
-        NUTS(model, init_strategy=init_to_median, target_accept_prob=0.9),
-        num_warmup=n_warmup,
-        num_samples=n_draws,
-        num_chains=n_chains,
-        chain_method="vectorized",
-        progress_bar=False,
+    chains = _Chains(problem, moments, seed, n_chains, n_draws)
+    whitening = start_whitening(problem, approximation)
+    size = len(whitening.center) + whitening.likelihood.center.size
+    start = SCHEDULE.start_sd * np.asarray(jax.random.normal(stage_key(seed, Stage.START), (n_chains, size)))
+    first = chains.extend(whitening, start, np.full(n_chains, SCHEDULE.step_size), 0)
+    on_segment("adapted to the posterior")
+    start, whitening = adapt_whitening(problem, whitening, first)
+    step_size, segments = np.full(n_chains, first.step_size.mean()), []
+    for k in range(1, SCHEDULE.max_segments + 1):
+        segments.append(chains.extend(whitening, start, step_size, k))
+        start = segments[-1].last
+        draws = _join(problem, segments)
+        rhat, ess, is_enough = _convergence(draws, target_ess)
+        on_segment(f"{k * n_draws * n_chains:,} draws: R-hat {rhat:.3f}, effective sample size {ess:,.0f}")
+        if is_enough:
+            break
+    return draws
+
+
+class _Segment(NamedTuple):
+    """Draws of all chains in one segment, (chain, draw, …), and where they ended."""
+
+    parameters: Parameters
+    diverging: np.ndarray
+    n_steps: np.ndarray
+    last: np.ndarray  # (chain, position)
+    step_size: np.ndarray  # (chain,)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chains:
+    """Chains of one problem; each runs in a thread of its own."""
+
+    problem: Problem
+    moments: Moments
+    seed: int
+    n_chains: int
+    n_draws: int
+
+    def extend(self, whitening: Whitening, start: np.ndarray, step_size: np.ndarray, segment: int) -> _Segment:
+        """Run all chains for one more segment; the first one begins with a warm-up."""
+        key = jax.random.fold_in(stage_key(self.seed, Stage.JOINT), segment)
+        n_warmup, device = 0 if segment else SCHEDULE.n_warmup, jax.config.jax_default_device
+
+        def run(chain: int) -> Any:
+            with working_on(device, "float64"):
+                draws = run_chain(
+                    self.problem, self.moments, whitening, start[chain], jax.random.fold_in(key, chain), n_warmup,
+                    step_size[chain], self.n_draws,
+                )  # fmt: skip
+                return jax.tree.map(np.asarray, draws)
+
+        chains = [run(0)] if segment == 0 else []  # compiles the program for all
+        with ThreadPoolExecutor() as pool:
+            chains += pool.map(run, range(len(chains), self.n_chains))
+        return _Segment(*jax.tree.map(lambda *parts: np.stack(parts), *chains))
+
+
+@program("problem", "n_draws")
+def run_chain(
+    problem: Problem,
+    moments: Moments,
+    whitening: Whitening,
+    start: Array,
+    key: Array,
+    n_warmup: int,
+    step_size: float,
+    n_draws: int,
+) -> tuple[Parameters, Array, Array, Array, Array]:
+    """Run NUTS from a position; return draws of the parameters, divergences, leapfrog steps, last position and step size.
+
+    Parameters
+    ----------
+    problem, moments, whitening
+    start : (position,) array
+    key : PRNG key
+    n_warmup : int
+        `SCHEDULE.n_warmup` iterations that adapt the step size, or 0.
+    step_size : float
+    n_draws : int
+    """
+
+    def potential(position: Array) -> Array:
+        parameters, log_determinant = to_parameters(problem, whitening, position)
+        return -log_density(problem, moments, parameters) - log_determinant
+
+    init, step = hmc(jax.jit(potential), algo="NUTS")  # a program within the program is traced once
+    state = init(
+        start,
+        SCHEDULE.n_warmup,
+        step_size,
+        adapt_mass_matrix=False,
+        target_accept_prob=SCHEDULE.target_accept,
+        max_tree_depth=SCHEDULE.max_tree_depth,
+        rng_key=key,
     )
-    mcmc.run(stage_key(seed, Stage.JOINT), jax.tree.map(jnp.asarray, moments), extra_fields=("diverging", "num_steps"))
-    draws = jax.tree.map(np.asarray, mcmc.get_samples(group_by_chain=True))
-    counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
-    hyper = _hyperparameters(problem, draws, moments.squares.shape[1], n_independent_features)
-    return Joint(hyper._replace(diverging=int(counts["diverging"].sum())), _scale_draws(draws, counts))
+    state = state._replace(i=SCHEDULE.n_warmup - n_warmup)  # past the warm-up, nothing adapts
+    state = jax.lax.fori_loop(0, n_warmup, lambda _, state: step(state, (), {}), state)
+
+    def advance(state, _):
+        state = step(state, (), {})
+        return state, (to_parameters(problem, whitening, state.z)[0], state.diverging, state.num_steps)
+
+    state, (parameters, diverging, n_steps) = jax.lax.scan(advance, state, length=n_draws)
+    return parameters, diverging, n_steps, state.z, state.adapt_state.step_size
 
 
-def _hyperparameters(
-    problem: Problem, draws: dict[str, np.ndarray], n_features: int, n_independent_features: float
-) -> Hyperparameters:
-    """Collect the draws of the parameters that all features share."""
-    log_ratio = draws["log_ratio"].reshape(-1, problem.n_ratios)
-    mean = VarianceRatios.from_vector(log_ratio.mean(0))
-    return Hyperparameters(
-        eta=draws["eta"],
-        omega=draws["omega"],
-        ratios=RatioPosterior(mean, np.atleast_2d(np.cov(log_ratio.T)), n_independent_features),
-        predictive=predictive_moments(draws["eta"], draws["omega"], problem.priors.feature_offset_sd),
-        log_marginal=None,
-        diverging=0,
-        importance=np.full(2, np.nan),
-        khat=np.full(n_features, np.nan),
+def adapt_whitening(problem: Problem, whitening: Whitening, segment: _Segment) -> tuple[np.ndarray, Whitening]:
+    """Whiten hyperparameters and ratios by the draws of a segment; also return the last positions in new coordinates.
+
+    Draws show the shape of the posterior better than its curvature at one point.
+    """
+    eta, omega_excess, raw, _ = segment.parameters
+    # of either sign, omega_excess may have two modes
+    draws = np.concatenate([eta, np.abs(omega_excess), raw[..., free_ratios(problem)]], axis=-1)
+    pooled = draws.reshape(-1, draws.shape[-1])
+    covariance = np.cov(pooled.T) + 1e-9 * np.diag(pooled.var(0) + 1e-9)
+    if not np.isfinite(covariance).all():
+        return segment.last, whitening
+    factor = np.linalg.cholesky(covariance)
+    adapted = Whitening(jnp.asarray(pooled.mean(0)), jnp.asarray(factor), whitening.likelihood)
+    n_shared = len(adapted.center)
+    shared = whitening.center[:, None] + whitening.factor @ segment.last[:, :n_shared].T
+    start = np.linalg.solve(factor, shared - adapted.center[:, None]).T
+    return np.concatenate([start, segment.last[:, n_shared:]], axis=1), adapted
+
+
+def _join(problem: Problem, segments: list[_Segment]) -> JointDraws:
+    """Join the draws of segments."""
+    (eta, omega_excess, raw, log_scales), diverging, n_steps = jax.tree.map(
+        lambda *parts: np.concatenate(parts, axis=1), *[segment[:3] for segment in segments]
     )
-
-
-def _scale_draws(draws: dict[str, np.ndarray], counts: dict[str, np.ndarray]) -> ScaleDraws:
-    """Collect the draws of the log-scales; a divergence counts for every feature, if there are many."""
-    log_scales, diverging = draws["log_scales"], counts["diverging"]
     n_features = log_scales.shape[-1]
-    diverging = diverging & (diverging.mean() > MOST_DIVERGENT)
-    return ScaleDraws(
+    counts = diverging & (diverging.mean() > SCHEDULE.max_divergent)  # a divergence counts for every feature
+    scales = ScaleDraws(
         log_scales=jnp.asarray(log_scales),
-        diverging=jnp.repeat(diverging[..., None], n_features, axis=2),
-        n_steps=jnp.repeat(counts["num_steps"][..., None], n_features, axis=2),
-        log_weights=jnp.full((N_SAMPLES, n_features), jnp.nan),
+        diverging=jnp.repeat(counts[..., None], n_features, axis=2),
+        n_steps=jnp.repeat(n_steps[..., None], n_features, axis=2),
+        log_weights=jnp.full((N_SAMPLES, n_features), np.nan),
         last=jnp.asarray(log_scales[:, -1]),
     )
+    return JointDraws(eta, np.asarray(log_omega(problem, omega_excess)), raw, scales, int(diverging.sum()))
+
+
+def _convergence(draws: JointDraws, target_ess: float) -> tuple[float, float, bool]:
+    """Return the largest R-hat and the smallest effective sample size of all parameters, and whether they suffice."""
+    shared = np.concatenate([draws.eta, draws.log_omega], axis=-1)[..., None]
+    of_shared = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
+    of_scales = diagnose(np.asarray(draws.scales.log_scales), np.asarray(draws.scales.diverging))
+    rhat = float(np.maximum(of_shared.rhat.max(), of_scales.rhat.max()))
+    ess, ess_of_scales = float(of_shared.ess_bulk.min()), float(of_scales.ess_bulk.min())
+    return rhat, min(ess, ess_of_scales), rhat < MAX_RHAT and ess > MIN_ESS and ess_of_scales > target_ess

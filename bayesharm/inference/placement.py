@@ -1,15 +1,12 @@
-"""Placement of importance samples where the hyperparameters are, and the union of samples from several placements."""
+"""Placement of importance samples where the hyperparameters are."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.laplace import Laplace
-from bayesharm.algorithms.student_t import log_mixture_density
 from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, find_modes
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
@@ -18,23 +15,6 @@ from bayesharm.likelihood.ratios import VarianceRatios
 Array = jax.Array
 DRAWN_AT_ONCE = 2**16  # samples × features; drawing needs ten times the memory of the samples that it returns
 MIN_POOLING_SD = 0.5  # smallest prior sd, of log-scales, of the proposal that hardly pools features
-
-
-class PlacedSample(NamedTuple):
-    """Importance samples with their proposals and weights.
-
-    Attributes
-    ----------
-    sample : ImportanceSample
-    modes : tuple of Laplace
-        The proposals.
-    log_weights : (sample, feature) array
-        Log likelihood − log proposal.
-    """
-
-    sample: ImportanceSample
-    modes: tuple[Laplace, ...]
-    log_weights: Array
 
 
 def prior_at(center: np.ndarray, omega_floor: float) -> Gaussian:
@@ -98,21 +78,3 @@ def place_importance_samples(
     ]
     sample = ImportanceSample(*(jnp.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
     return sample, tuple(modes)
-
-
-def merge_samples(placed: tuple[PlacedSample, ...]) -> tuple[Array, Array]:
-    """Merge samples, weighted as draws from the mixture of all their proposals.
-
-    Returns
-    -------
-    log_scales : (sample, scale, feature) array
-    log_weights : (sample, feature) array
-    """
-    if len(placed) == 1:
-        return placed[0].sample.log_scales, placed[0].log_weights
-    proposals = tuple(mode for each in placed for mode in each.modes)
-    log_weights = [
-        each.log_weights + each.sample.log_proposal - log_mixture_density(proposals, each.sample.coordinates)
-        for each in placed
-    ]
-    return jnp.concatenate([each.sample.log_scales for each in placed]), jnp.concatenate(log_weights)

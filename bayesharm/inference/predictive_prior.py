@@ -8,10 +8,9 @@ import jax
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from bayesharm.inference.hyper_target import MANY_FEATURES
-from bayesharm.inference.hyperparameters import N_COMPONENTS, Hyperparameters, component_indices
+from bayesharm.inference.hyperparameters import MANY_FEATURES, N_COMPONENTS, Hyperparameters, component_indices
 from bayesharm.inference.importance import log_prior, quadratic_features
-from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.problem import Gaussian, Problem
 
 Array = jax.Array
 
@@ -48,7 +47,31 @@ def log_predictive_prior(prior: PredictivePrior, log_scales: Array, feature_offs
     return logsumexp(terms + log_weight, axis=0)
 
 
-def make_predictive_prior(hyper: Hyperparameters) -> PredictivePrior:
+def predictive_moments(eta: np.ndarray, omega: np.ndarray, feature_offset_sd: float) -> Gaussian:
+    """Compute mean and sd of the predictive prior of a feature's log-scales, without the feature offset.
+
+    Where features have an offset, a shift of all eta together cannot be distinguished from it. That part of the
+    uncertainty of eta is left to the offset, beside whose prior sd it is negligible; otherwise it would widen the prior of
+    every single scale.
+
+    Parameters
+    ----------
+    eta, omega : (..., scale) arrays
+        Draws.
+    feature_offset_sd : float
+    """
+    eta, omega = (draws.reshape(-1, draws.shape[-1]) for draws in (eta, omega))
+    covariance = np.atleast_2d(np.cov(eta.T))
+    common = 0.0
+    if feature_offset_sd:
+        # the mean covariance: differences between scales stay as uncertain, on average. At most 1 / (1ᵀΣ⁻¹1), so that
+        # Σ − common·11ᵀ remains a covariance matrix
+        between = covariance[np.triu_indices(len(covariance), 1)]
+        common = np.clip(between.mean(), 0, 1 / np.linalg.pinv(covariance).sum()) if len(between) else covariance[0, 0]
+    return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + np.diag(covariance) - common))
+
+
+def make_predictive_prior(hyper: Hyperparameters, feature_offset_sd: float) -> PredictivePrior:
     """Make the predictive prior from the posterior of the hyperparameters.
 
     Many features determine the hyperparameters well: the mixture is then replaced by one Normal with its mean and
@@ -60,13 +83,13 @@ def make_predictive_prior(hyper: Hyperparameters) -> PredictivePrior:
     PredictivePrior
         `log_weight` is (component, sampled feature).
     """
-    if hyper.log_marginal is None:
-        mean, log_sd = hyper.predictive.mean[:, None], np.log(hyper.predictive.sd)[:, None]
-        return PredictivePrior(mean, log_sd, np.zeros((1, len(hyper.khat))))
+    if hyper.log_evidence is None:
+        mean, sd = predictive_moments(hyper.eta, hyper.omega, feature_offset_sd)
+        return PredictivePrior(mean[:, None], np.log(sd)[:, None], np.zeros((1, hyper.n_features)))
     n_scales = hyper.eta.shape[-1]
     eta, omega = (draws.reshape(-1, n_scales) for draws in (hyper.eta, hyper.omega))
     chosen = component_indices(len(eta))
-    return PredictivePrior(eta[chosen].T, np.log(omega[chosen]).T, -hyper.log_marginal.T)
+    return PredictivePrior(eta[chosen].T, np.log(omega[chosen]).T, -hyper.log_evidence.T)
 
 
 def placeholder_prior(problem: Problem, n_sampled: int, n_features: int) -> PredictivePrior:

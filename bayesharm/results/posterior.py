@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 9  # of the run folder; a reader refuses any other
+FORMAT = 10  # of the run folder; a reader refuses any other
 # Reasons why a feature is marked, the gravest first; `/scales/reason` holds the position in this list.
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
 
@@ -73,6 +73,11 @@ class Posterior:
     def scales(self) -> xr.Dataset:
         """Scales of each family in each feature, and convergence of each feature."""
         return self.tree["scales"].to_dataset()
+
+    @property
+    def error_pattern(self) -> np.ndarray:
+        """Error patterns of the features, (entry, feature): how errors are correlated over features."""
+        return self.tree["error_patterns"].to_dataset()["error_pattern"].values
 
     @property
     def finite_population(self) -> xr.Dataset:

@@ -121,7 +121,7 @@ class Group:
 HYPER = Group(
     "hyper",
     "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. "
-    "Attributes: `n_ratio_features`, the features from which the ratios were learned, and `n_independent_features`, their "
+    "Attributes: `features`, the number of features from which they were learned, and `n_independent_features`, their "
     "effective number of independent features",
     (
         Variable("eta", ("chain", "draw", "family"), LOG_SD, "mean over features of the log-scales"),
@@ -207,6 +207,12 @@ FINITE_POPULATION = Group(
     required=False,
 )
 
+ERROR_PATTERNS = Group(
+    "error_patterns",
+    "how the errors of the effects are correlated over features: products of the patterns of two features",
+    (Variable("error_pattern", ("entry", "feature"), NONE, "residuals of a feature in random sums over scans; length 1"),),
+)
+
 DRAWS = Group(
     "draws",
     "posterior draws of the scales, if the run keeps them; chains are joined",
@@ -248,7 +254,7 @@ SUFFICIENT_STATISTICS = Group(
     required=False,
 )
 
-GROUPS = (HYPER, SCALES, EFFECTS, FINITE_POPULATION, DRAWS, DESIGN, SUFFICIENT_STATISTICS)
+GROUPS = (HYPER, SCALES, EFFECTS, FINITE_POPULATION, ERROR_PATTERNS, DRAWS, DESIGN, SUFFICIENT_STATISTICS)
 
 
 def find_faults(tree: xr.DataTree) -> list[str]:

@@ -1,0 +1,143 @@
+"""Gaussian approximation of each feature's likelihood, and what follows from it in closed form.
+
+Given the hyperparameters, the log-scales of a feature then have a Gaussian posterior, and the feature has a marginal
+likelihood, without any sampling. The package uses both to find its way, never as results of a fit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.algorithms.linalg import cholesky, matvec, pack, solve, unpack
+from bayesharm.algorithms.programs import program
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem, to_log_scales
+from bayesharm.likelihood.ratios import VarianceRatios
+
+Array = jax.Array
+MIN_PRECISION = 1e-3  # least curvature of a log likelihood in any direction; a scale near 0 has nearly none
+
+
+class GaussianLikelihood(NamedTuple):
+    """Second-order expansion of the log likelihood of each feature, in coordinates; feature axis last (a JAX pytree).
+
+    Coordinates are those of :func:`bayesharm.likelihood.problem.to_coordinates`.
+
+    Attributes
+    ----------
+    center : (scale, feature) array
+        Coordinates around which it is expanded.
+    log_scales : (scale, feature) array
+        Log-scales there.
+    jacobian : (scale, scale, feature) array
+        Derivatives of the log-scales by the coordinates.
+    value : (feature,) array
+        Log likelihood.
+    gradient : (scale, feature) array
+    precision : (scale, scale, feature) array
+        Negative Hessian; eigenvalues below `MIN_PRECISION` are raised to it.
+    """
+
+    center: Array
+    log_scales: Array
+    jacobian: Array
+    value: Array
+    gradient: Array
+    precision: Array
+
+
+class ConditionedScales(NamedTuple):
+    """Gaussian posterior of the coordinates of each feature's scales, given the hyperparameters; feature axis last.
+
+    Attributes
+    ----------
+    mean : (scale, feature) array
+    factor : (scale, scale, feature) array
+        Lower Cholesky factor of the covariance.
+    log_evidence : (feature,) array
+        Log marginal likelihood of the feature.
+    """
+
+    mean: Array
+    factor: Array
+    log_evidence: Array
+
+
+@program("problem")
+def expand_likelihood(problem: Problem, ratios: VarianceRatios, moments: Moments, center: Array) -> GaussianLikelihood:
+    """Expand the log likelihood of every feature around coordinates, (scale, feature)."""
+    statistics = problem.likelihood.weighted(ratios, moments)
+
+    def to_scales(coordinates: Array) -> Array:
+        return to_log_scales(problem.participant_scale, coordinates)
+
+    def gradient_and_value(coordinates: Array) -> tuple[Array, Array]:
+        value, pull = jax.vjp(lambda x: problem.likelihood.log_likelihood(statistics, to_scales(x)), coordinates)
+        return pull(jnp.ones_like(value))[0], value
+
+    gradient, along, value = jax.linearize(gradient_and_value, center, has_aux=True)
+    directions = jnp.broadcast_to(jnp.eye(len(center), dtype=center.dtype)[:, :, None], (len(center), *center.shape))
+    hessian = jax.lax.map(along, directions)
+    log_scales, along_scales = jax.linearize(to_scales, center)
+    jacobian = jnp.swapaxes(jax.lax.map(along_scales, directions), 0, 1)
+    curvature, axes = jnp.linalg.eigh(jnp.moveaxis(-0.5 * (hessian + jnp.swapaxes(hessian, 0, 1)), -1, 0))
+    precision = jnp.einsum("fij,fj,fkj->ikf", axes, jnp.maximum(curvature, MIN_PRECISION), axes)
+    return GaussianLikelihood(center, log_scales, jacobian, value, gradient, precision)
+
+
+def condition_scales(
+    likelihood: GaussianLikelihood, eta: Array, log_omega: Array, feature_offset_sd: float
+) -> ConditionedScales:
+    """Condition the scales of every feature on the feature, given the hyperparameters.
+
+    The prior of the log-scales is Gaussian; that of the coordinates is linearized at the center of the expansion.
+
+    Parameters
+    ----------
+    likelihood : GaussianLikelihood
+    eta, log_omega : (scale,) arrays
+    feature_offset_sd : float
+        Prior sd of the offset that all log-scales of a feature share.
+    """
+    prior, log_det = _prior_precision(log_omega, feature_offset_sd)
+    jacobian, away = likelihood.jacobian, eta[:, None] - likelihood.log_scales
+    weighted = jnp.einsum("st,tcf->scf", prior, jacobian)  # prior precision times Jacobian
+    precision = likelihood.precision + jnp.einsum("sbf,scf->bcf", jacobian, weighted)
+    slope = likelihood.gradient + jnp.einsum("scf,sf->cf", weighted, away)
+    solution = solve(pack(precision), slope)
+    log_evidence = likelihood.value - 0.5 * (
+        log_det + jnp.einsum("sf,st,tf->f", away, prior, away) + solution.log_det - solution.quadratic
+    )
+    return ConditionedScales(likelihood.center + solution.x, cholesky(unpack(solution.inverse)), log_evidence)
+
+
+def place_scales(conditioned: ConditionedScales, z: Array) -> Array:
+    """Return the coordinates that lie z posterior sds from the mean, along the factor; (scale, feature)."""
+    return conditioned.mean + matvec(conditioned.factor, z)
+
+
+def _prior_precision(log_omega: Array, feature_offset_sd: float) -> tuple[Array, Array]:
+    """Invert the prior covariance ``diag(omega²) + feature_offset_sd² 11ᵀ`` (Sherman–Morrison); also its log determinant."""
+    weight = jnp.exp(-2 * log_omega)
+    precision, log_det = jnp.diag(weight), 2 * log_omega.sum()
+    if feature_offset_sd:
+        total = 1 + feature_offset_sd**2 * weight.sum()
+        precision -= jnp.outer(weight, weight) * (feature_offset_sd**2 / total)
+        log_det += jnp.log(total)
+    return precision, log_det
+
+
+@program("feature_offset_sd")
+def log_evidence_of_draws(
+    likelihood: GaussianLikelihood, eta: Array | np.ndarray, log_omega: Array | np.ndarray, feature_offset_sd: float
+) -> Array:
+    """Return the log marginal likelihood of each feature under many hyperparameters, (draw, scale) -> (feature, draw)."""
+
+    def of_one(hyper: tuple[Array, Array]) -> Array:
+        return condition_scales(likelihood, *hyper, feature_offset_sd).log_evidence
+
+    return jax.lax.map(of_one, (jnp.asarray(eta), jnp.asarray(log_omega))).T

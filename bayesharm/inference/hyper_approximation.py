@@ -1,0 +1,147 @@
+"""Approximate posterior of the hyperparameters and the variance ratios, from Gaussian approximations of the features.
+
+Modes of the features' scales, expansions of their likelihoods around them, variance ratios and hyperparameters depend on
+one another: a few iterations update each in turn until they agree. :mod:`bayesharm.inference.joint` starts there, and a
+preview ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.algorithms.laplace import Laplace, fit_laplace
+from bayesharm.algorithms.programs import program
+from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, condition_scales, expand_likelihood
+from bayesharm.inference.importance import draw_importance_sample, find_modes
+from bayesharm.inference.placement import prior_at
+from bayesharm.inference.variance_ratios import RatioPosterior, fit_variance_ratios, variance_ratio_covariance
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem, to_coordinates
+from bayesharm.likelihood.ratios import VarianceRatios
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class ApproximationSettings:
+    """Iterations of the approximation.
+
+    Attributes
+    ----------
+    max_iterations : int
+    n_ratio_iterations : int
+        First iterations, which update the variance ratios too.
+    n_samples : int
+        Importance samples of each feature from which the ratios are updated.
+    initial_omega, start_sd : float
+        Where the search begins, and the spread of a coordinate where the curvature is of the wrong sign.
+    max_step, tolerance : float
+        Largest step of eta and log omega_excess, and the step that ends the iterations.
+    """
+
+    max_iterations: int = 12
+    n_ratio_iterations: int = 4
+    n_samples: int = 64
+    initial_omega: float = 0.4
+    start_sd: float = 0.5
+    max_step: float = 0.8
+    tolerance: float = 0.03
+
+
+SETTINGS = ApproximationSettings()
+
+
+class HyperApproximation(NamedTuple):
+    """Gaussian approximation of the hyperparameters and of the ratios, and of the features' likelihoods.
+
+    Attributes
+    ----------
+    mode : (2 × scale,) array
+        eta, then log omega_excess; in the logarithm the mode of omega_excess is not at 0.
+    factor : (2 × scale, 2 × scale) array
+        Lower Cholesky factor of their covariance.
+    ratios : RatioPosterior
+    likelihood : GaussianLikelihood
+        Expanded around the modes of the features at the hyperparameters' mode.
+    """
+
+    mode: np.ndarray
+    factor: np.ndarray
+    ratios: RatioPosterior
+    likelihood: GaussianLikelihood
+
+
+def approximate_hyperparameters(
+    problem: Problem,
+    moments: Moments,
+    keys: Array,
+    n_independent_features: float,
+    on_iteration: Callable[[str], object] = lambda text: None,
+) -> HyperApproximation:
+    """Approximate the posterior of the hyperparameters and of the variance ratios.
+
+    Parameters
+    ----------
+    problem : Problem
+    moments : Moments
+        Of the features that they are learned from.
+    keys : (feature,) PRNG keys
+    n_independent_features : float
+        Effective number of independent features, for the ratios.
+    on_iteration : callable
+        Receives a line of progress after each iteration.
+    """
+    log_medians, n_features = problem.log_medians, moments.squares.shape[1]
+    fits_ratios = problem.noise_ratio or problem.bias_ratio
+    center = np.concatenate([log_medians, np.full(len(log_medians), np.log(SETTINGS.initial_omega))])
+    start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), n_features))
+    coordinates, ratios = to_coordinates(problem.participant_scale, start), VarianceRatios.equal(problem.n_scanners)
+    for iteration in range(SETTINGS.max_iterations):
+        prior = prior_at(center, problem.priors.omega_floor)
+        modes = find_modes(problem, ratios, moments, prior, coordinates)
+        if fits_ratios and iteration < SETTINGS.n_ratio_iterations:
+            sample = draw_importance_sample(keys, (modes,), SETTINGS.n_samples, problem.participant_scale)
+            ratios = fit_variance_ratios(problem, moments, sample, prior, n_independent_features, ratios)
+        coordinates = modes.mode
+        likelihood = expand_likelihood(problem, ratios, moments, coordinates)
+        approximation = find_hyper_mode(problem, likelihood, jnp.asarray(center))
+        mode = np.asarray(approximation.mode)[:, 0]
+        step = np.clip(mode - center, -SETTINGS.max_step, SETTINGS.max_step)
+        center = center + step
+        on_iteration(f"iteration {iteration + 1}: typical scales and spreads moved by up to {np.abs(step).max():.2f}")
+        if iteration >= SETTINGS.n_ratio_iterations and np.abs(step).max() < SETTINGS.tolerance:
+            break
+    covariance = np.zeros((problem.n_ratios, problem.n_ratios))
+    if fits_ratios:
+        sample = draw_importance_sample(keys, (modes,), SETTINGS.n_samples, problem.participant_scale)
+        covariance = variance_ratio_covariance(problem, moments, sample, prior, n_independent_features, ratios)
+    posterior = RatioPosterior(ratios, covariance, n_independent_features)
+    return HyperApproximation(center, np.asarray(approximation.factor)[:, :, 0], posterior, likelihood)
+
+
+@program("problem")
+def find_hyper_mode(problem: Problem, likelihood: GaussianLikelihood, start: Array) -> Laplace:
+    """Compute the Laplace approximation of eta and log omega_excess, given the Gaussian likelihoods of the features.
+
+    Parameters
+    ----------
+    problem : Problem
+    likelihood : GaussianLikelihood
+    start : (2 × scale,) array
+    """
+    priors, log_medians = problem.priors, jnp.asarray(problem.log_medians)
+
+    def log_density(position: Array) -> Array:
+        eta, log_omega_excess = jnp.split(position[:, 0], 2)
+        log_omega = 0.5 * jnp.logaddexp(2 * log_omega_excess, 2 * np.log(priors.omega_floor))
+        conditioned = condition_scales(likelihood, eta, log_omega, priors.feature_offset_sd)
+        squares = ((eta - log_medians) / priors.eta_sd) ** 2 + (jnp.exp(log_omega_excess) / priors.omega_sd) ** 2
+        return (conditioned.log_evidence.sum() - 0.5 * squares.sum() + log_omega_excess.sum())[None]
+
+    return fit_laplace(log_density, start[:, None], jnp.full((len(start), 1), SETTINGS.start_sd))

@@ -1,0 +1,119 @@
+"""Joint density of hyperparameters, variance ratios and the scales of many features, and coordinates that whiten it.
+
+The effects are integrated out. A *position* holds whitened hyperparameters and ratios, then the whitened scales z of each
+feature: its scales are ``mean + factor z``, with mean and factor of their Gaussian posterior given the hyperparameters
+(:mod:`bayesharm.inference.gaussian_likelihood`). Both move with the hyperparameters, so that a position is nearly standard
+normal, whether the data determine a scale or not. This is a non-centered parameterization (Papaspiliopoulos, Roberts &
+Sköld, *Statistical Science* 22, 2007), around the posterior instead of the prior.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, condition_scales, place_scales
+from bayesharm.inference.hyper_approximation import HyperApproximation
+from bayesharm.inference.importance import log_prior, quadratic_features
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem, to_log_scales
+from bayesharm.likelihood.ratios import VarianceRatios
+
+Array = jax.Array
+
+
+class Parameters(NamedTuple):
+    """All unknowns that are not integrated out (a JAX pytree).
+
+    Attributes
+    ----------
+    eta, omega_excess : (scale,) arrays
+        omega_excess has either sign; its prior is symmetric.
+    raw_ratios : (2 × scanner,) array
+        log lambda, then log kappa, before centering over scanners; 0 where the model has no such ratios.
+    log_scales : (scale, feature) array
+    """
+
+    eta: Array
+    omega_excess: Array
+    raw_ratios: Array
+    log_scales: Array
+
+
+class Whitening(NamedTuple):
+    """Map from positions to parameters (a JAX pytree).
+
+    Attributes
+    ----------
+    center : (shared,) array
+        eta, omega_excess and raw ratios at position 0.
+    factor : (shared, shared) array
+        Lower triangular.
+    likelihood : GaussianLikelihood
+        Of all features.
+    """
+
+    center: Array
+    factor: Array
+    likelihood: GaussianLikelihood
+
+
+def log_density(problem: Problem, moments: Moments, parameters: Parameters) -> Array:
+    """Compute the log density of the model, all effects integrated out; constants of the half-normal prior are left out.
+
+    Its priors are written separately from those of :mod:`bayesharm.reference_models`, which check it.
+    """
+    priors, (eta, omega_excess, raw, log_scales) = problem.priors, parameters
+    noise, bias = jnp.split(raw, 2)
+    statistics = problem.likelihood.weighted(VarianceRatios(noise - noise.mean(), bias - bias.mean()), moments)
+    prior_of_scales = log_prior(
+        quadratic_features(log_scales), eta[:, None], log_omega(problem, omega_excess)[:, None], priors.feature_offset_sd
+    )[0]
+    squares = (
+        (((eta - problem.log_medians) / priors.eta_sd) ** 2).sum()
+        + ((omega_excess / priors.omega_sd) ** 2).sum()
+        + ((raw / problem.ratio_sd) ** 2).sum()
+    )
+    return (problem.likelihood.log_likelihood(statistics, log_scales) + prior_of_scales).sum() - 0.5 * squares
+
+
+def to_parameters(problem: Problem, whitening: Whitening, position: Array) -> tuple[Parameters, Array]:
+    """Map a position to parameters; also return the log determinant of the map, up to a constant."""
+    n_shared, n_scales, likelihood = len(whitening.center), len(problem.log_medians), whitening.likelihood
+    shared = whitening.center + whitening.factor @ position[:n_shared]
+    eta, omega_excess = shared[:n_scales], shared[n_scales : 2 * n_scales]
+    raw = jnp.zeros(problem.n_ratios, shared.dtype).at[free_ratios(problem)].set(shared[2 * n_scales :])
+    conditioned = condition_scales(likelihood, eta, log_omega(problem, omega_excess), problem.priors.feature_offset_sd)
+    coordinates = place_scales(conditioned, position[n_shared:].reshape(likelihood.center.shape))
+    log_determinant = jnp.log(jnp.diagonal(conditioned.factor)).sum()
+    return Parameters(eta, omega_excess, raw, to_log_scales(problem.participant_scale, coordinates)), log_determinant
+
+
+def log_omega(problem: Problem, omega_excess: Array) -> Array:
+    """Return log omega, for omega_excess of either sign."""
+    return 0.5 * jnp.log(omega_excess**2 + problem.priors.omega_floor**2)
+
+
+def free_ratios(problem: Problem) -> np.ndarray:
+    """Return the positions, among all ratios, of those that the model has."""
+    return np.flatnonzero(np.repeat([problem.noise_ratio, problem.bias_ratio], problem.n_scanners))
+
+
+def start_whitening(problem: Problem, approximation: HyperApproximation) -> Whitening:
+    """Whiten hyperparameters and ratios by their approximate posterior."""
+    mode, factor = approximation.mode.copy(), approximation.factor.copy()
+    n_scales = len(mode) // 2
+    mode[n_scales:] = np.exp(mode[n_scales:])  # from the logarithm of omega_excess to itself
+    factor[n_scales:] *= mode[n_scales:, None]
+    free, n_scanners = free_ratios(problem), problem.n_scanners
+    # centered ratios do not vary together, raw ones do, as in their prior
+    together = np.kron(np.diag(problem.ratio_sd[::n_scanners] ** 2 / n_scanners), np.ones((n_scanners, n_scanners)))
+    covariance = approximation.ratios.covariance + together + 1e-9 * np.eye(problem.n_ratios)
+    blocks = factor, np.linalg.cholesky(covariance[np.ix_(free, free)])
+    whole = np.zeros((len(mode) + len(free),) * 2)
+    whole[: len(mode), : len(mode)], whole[len(mode) :, len(mode) :] = blocks
+    center = np.concatenate([mode, approximation.ratios.mean.to_vector()[free]])
+    return Whitening(jnp.asarray(center), jnp.asarray(whole), approximation.likelihood)

@@ -1,0 +1,186 @@
+"""Learning of the hyperparameters and the variance ratios: approximation, joint sampling, correlated features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from bayesharm.algorithms.adaptive_importance import ImportanceSettings
+from bayesharm.algorithms.random_streams import Stage, feature_keys
+from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, log_evidence_of_draws
+from bayesharm.inference.hyper_approximation import HyperApproximation, approximate_hyperparameters
+from bayesharm.inference.hyper_target import center_target, eta_and_log_omega, find_mode, plain_target, sample_by_importance
+from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, component_indices
+from bayesharm.inference.importance import log_importance_weights, quadratic_features
+from bayesharm.inference.joint import JointDraws, sample_joint
+from bayesharm.inference.placement import place_importance_samples
+from bayesharm.inference.variance_ratios import RatioPosterior
+from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.model.spec import Priors
+
+N_PREVIEW_SAMPLES = 512  # importance samples of each feature in a preview
+HALF_NORMAL_LOG = -0.635, 1.111  # mean and sd of the logarithm of a standard half-normal variable
+
+
+def learn_hyperparameters(
+    problem: Problem,
+    moments: Moments,
+    features: np.ndarray,
+    n_independent_features: float,
+    *,
+    seed: int,
+    n_chains: int = 4,
+    n_draws: int = 125,
+    target_ess: int = 400,
+    on_iteration: Callable[[str], object] = lambda text: None,
+) -> tuple[Hyperparameters, JointDraws]:
+    """Sample hyperparameters, variance ratios and the scales of some features together.
+
+    Parameters
+    ----------
+    problem : Problem
+    moments : Moments
+        Of these features.
+    features : (feature,) int array
+        Their indices in the study, from which their random numbers derive.
+    n_independent_features : float
+        Effective number of independent features.
+    seed, n_chains, n_draws, target_ess : int
+        As for :func:`bayesharm.inference.joint.sample_joint`.
+    on_iteration : callable
+        Receives lines of progress.
+
+    Returns
+    -------
+    Hyperparameters
+        Correlated features count by their effective number.
+    JointDraws
+        They count all features as independent, which does not matter for the scales of a single feature.
+    """
+    keys = feature_keys(seed, Stage.IMPORTANCE, features)
+    approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
+    draws = sample_joint(
+        problem, moments, approximation, seed=seed, n_chains=n_chains, n_draws=n_draws, target_ess=target_ess,
+        on_segment=on_iteration,
+    )  # fmt: skip
+    return _summarize_joint(problem, approximation, draws), draws
+
+
+def preview_hyperparameters(
+    problem: Problem,
+    moments: Moments,
+    features: np.ndarray,
+    n_independent_features: float,
+    *,
+    seed: int,
+    n_chains: int = 4,
+    n_draws: int = 250,
+    on_iteration: Callable[[str], object] = lambda text: None,
+) -> Hyperparameters:
+    """Draw hyperparameters by importance sampling; parameters as for :func:`learn_hyperparameters`.
+
+    The features' marginal likelihoods come from importance samples around their modes; those of Gaussian likelihoods would
+    be too rough for scales near 0.
+    """
+    keys = feature_keys(seed, Stage.IMPORTANCE, features)
+    approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
+    ratios, likelihood = approximation.ratios, approximation.likelihood
+    eta_sd = np.sqrt((approximation.factor**2).sum(1))[: len(problem.log_medians)].clip(0, problem.priors.eta_sd)
+    sample, _ = place_importance_samples(
+        problem, moments, approximation.mode, eta_sd, ratios.mean, keys, N_PREVIEW_SAMPLES, (likelihood.center,)
+    )
+    log_weights = log_importance_weights(problem, ratios.mean, moments, sample)
+    target = plain_target(problem.log_medians, quadratic_features(sample.log_scales), log_weights)
+    laplace = find_mode(problem.priors, target, jnp.asarray(approximation.mode)[:, None])
+    centered, rng = center_target(problem.priors, target, laplace, np.float32), np.random.default_rng([seed, Stage.HYPER])
+    points = sample_by_importance(problem.priors, centered, rng, ImportanceSettings()).draw(n_chains * n_draws, rng)
+    eta, log_omega = (
+        np.asarray(part).T.reshape(n_chains, n_draws, -1)
+        for part in eta_and_log_omega(problem.priors, jnp.asarray(points.T))
+    )
+    eta = eta + centered.origin
+    eta, log_omega = _temper(problem.priors, problem.log_medians, eta, log_omega, _power(approximation))
+    return _finish(problem, likelihood, eta, log_omega, ratios, 0)
+
+
+def _summarize_joint(problem: Problem, approximation: HyperApproximation, draws: JointDraws) -> Hyperparameters:
+    """Summarize joint draws.
+
+    They count all features as independent. For the hyperparameters and the ratios they are moved to the posterior in which
+    the likelihood of each feature has the power of their effective number over their number (:func:`temper_draws`).
+    """
+    power = _power(approximation)
+    eta, log_omega = _temper(problem.priors, problem.log_medians, draws.eta, draws.log_omega, power)
+    raw = temper_draws(draws.raw_ratios, np.zeros(problem.n_ratios), problem.ratio_sd, power)
+    log_ratios = np.concatenate(
+        [part - part.mean(-1, keepdims=True) for part in np.split(raw, 2, axis=-1)], axis=-1
+    ).reshape(-1, problem.n_ratios)
+    mean = VarianceRatios.from_vector(log_ratios.mean(0))
+    ratios = RatioPosterior(mean, np.atleast_2d(np.cov(log_ratios.T)), approximation.ratios.n_independent_features)
+    return _finish(problem, approximation.likelihood, eta, log_omega, ratios, draws.n_divergent)
+
+
+def _power(approximation: HyperApproximation) -> float:
+    return min(1.0, approximation.ratios.n_independent_features / len(approximation.likelihood.value))
+
+
+def _temper(
+    priors: Priors, log_medians: np.ndarray, eta: np.ndarray, log_omega: np.ndarray, power: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Temper draws of eta and log omega together; the prior of log omega is that of the logarithm of a half-normal."""
+    mean, sd = HALF_NORMAL_LOG
+    prior_mean = np.concatenate([log_medians, np.full(len(log_medians), np.log(priors.omega_sd) + mean)])
+    prior_sd = np.repeat([priors.eta_sd, sd], len(log_medians))
+    eta, log_omega = np.split(temper_draws(np.concatenate([eta, log_omega], -1), prior_mean, prior_sd, power), 2, axis=-1)
+    return eta, np.maximum(log_omega, np.log(priors.omega_floor))
+
+
+def temper_draws(draws: np.ndarray, prior_mean: np.ndarray, prior_sd: np.ndarray, power: float) -> np.ndarray:
+    """Move draws of a posterior to the one whose likelihood is raised to a power, both taken as Gaussian.
+
+    With posterior precision P and prior precision Q, the likelihood has the precision P − Q, and the new posterior
+    ``power (P − Q) + Q``. Its mean moves toward the prior mean accordingly. Draws keep the shape of their distribution.
+
+    Parameters
+    ----------
+    draws : (chain, draw, parameter) array
+    prior_mean, prior_sd : (parameter,) arrays
+    power : float
+        1 changes nothing.
+    """
+    pooled = draws.reshape(-1, draws.shape[-1])
+    mean, prior = pooled.mean(0), np.diag(prior_sd**-2.0)
+    varies = pooled.std(0) > 0  # a model without ratios has constants in their place
+    if power == 1 or not varies.any():
+        return draws
+    kept = np.ix_(varies, varies)
+    precision = np.linalg.inv(np.cov(pooled[:, varies].T).reshape(varies.sum(), -1))
+    information, axes = np.linalg.eigh(precision - prior[kept])
+    likelihood = (axes * np.maximum(information, 0)) @ axes.T  # of chance, a posterior may seem wider than the prior
+    old, new = likelihood + prior[kept], power * likelihood + prior[kept]
+    new_mean = mean[varies] + (1 - power) * np.linalg.solve(new, prior[kept] @ (prior_mean - mean)[varies])
+    widen = np.linalg.cholesky(np.linalg.inv(new)) @ np.linalg.inv(np.linalg.cholesky(np.linalg.inv(old)))
+    tempered = draws.copy()
+    tempered[..., varies] = new_mean + (draws[..., varies] - mean[varies]) @ widen.T
+    return tempered
+
+
+def _finish(
+    problem: Problem,
+    likelihood: GaussianLikelihood,
+    eta: np.ndarray,
+    log_omega: np.ndarray,
+    ratios: RatioPosterior,
+    diverging: int,
+) -> Hyperparameters:
+    """Add the log evidence of the sampled features, where they are few."""
+    n_features, log_evidence = len(likelihood.value), None
+    if n_features < MANY_FEATURES:
+        flat_eta, flat_log_omega = (part.reshape(-1, part.shape[-1]) for part in (eta, log_omega))
+        chosen, offset_sd = component_indices(len(flat_eta)), problem.priors.feature_offset_sd
+        log_evidence = np.asarray(log_evidence_of_draws(likelihood, flat_eta[chosen], flat_log_omega[chosen], offset_sd))
+    return Hyperparameters(eta, np.exp(log_omega), ratios, log_evidence, n_features, diverging)
