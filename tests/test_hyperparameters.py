@@ -16,7 +16,7 @@ from tiny_study import EQUAL_RATIOS, N_FEATURES, SCALES
 from bayesharm.inference.hyper_target import log_densities, log_density, plain_target
 from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, component_indices
 from bayesharm.inference.importance import quadratic_features
-from bayesharm.inference.learning import learn_hyperparameters
+from bayesharm.inference.learning import learn_by_sampling
 from bayesharm.inference.predictive_prior import log_predictive_prior, make_predictive_prior, predictive_moments
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.moments import compute_moments
@@ -93,7 +93,7 @@ def test_spreads_are_found_where_noise_dominates_and_each_feature_has_its_own_un
     design = build_design(scans, replace(load_model("traveling"), noise_ratio="homogeneous", bias_ratio="homogeneous"))
     problem = make_problem(design)
     moments, _ = compute_moments(design, features)
-    found, _ = learn_hyperparameters(problem, moments, np.arange(128), 128, seed=2)
+    found, _ = learn_by_sampling(problem, moments, np.arange(128), 128, seed=2)
     low, high = np.quantile(found.omega, [0.001, 0.999], axis=(0, 1))
     assert ((low < log_scales.std(1)) & (log_scales.std(1) < high)).all(), (low, log_scales.std(1), high)
     assert high.max() < 0.7

@@ -18,7 +18,7 @@ from bayesharm.inference.gaussian_likelihood import condition_scales, expand_lik
 from bayesharm.inference.hyper_approximation import approximate_hyperparameters
 from bayesharm.inference.joint import SCHEDULE
 from bayesharm.inference.joint_density import Parameters, log_density, start_whitening, to_parameters
-from bayesharm.inference.learning import learn_hyperparameters, preview_hyperparameters, temper_draws
+from bayesharm.inference.learning import learn_by_importance, learn_by_sampling, temper_draws
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -48,9 +48,7 @@ def exact(study, problem):
 
 
 def learn(study, problem):
-    return learn_hyperparameters(
-        problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250, target_ess=1000
-    )
+    return learn_by_sampling(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1, n_draws=250, target_ess=1000)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +66,7 @@ def test_hyperparameters_are_those_of_brute_force(learned, exact):
 
 
 def test_a_preview_of_the_hyperparameters_is_near(study, problem, exact):
-    hyper = preview_hyperparameters(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1)
+    hyper, _ = learn_by_importance(problem, study.moments, np.arange(N_FEATURES), N_FEATURES, seed=1)
     mean, sd, _ = exact
     found = np.concatenate([hyper.eta, hyper.omega], axis=-1)
     assert (np.abs(found.mean((0, 1)) - mean) < 0.75 * sd).all()

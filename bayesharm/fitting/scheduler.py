@@ -22,7 +22,7 @@ from bayesharm.fitting.settings import Settings
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.joint import JointDraws
-from bayesharm.inference.learning import learn_hyperparameters, preview_hyperparameters
+from bayesharm.inference.learning import learn_by_importance, learn_by_sampling
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.scales import approximate_block, sample_block
 from bayesharm.likelihood.problem import Problem
@@ -163,18 +163,19 @@ def _fit_together(
 def _learn(
     context: FitContext, features: np.ndarray, report: Callable[[str], object]
 ) -> tuple[Hyperparameters, JointDraws | None]:
-    """Learn the hyperparameters from features: by sampling them together or, for a preview, by an approximation."""
+    """Learn the hyperparameters from features: by sampling them together, or by importance samples if there are more."""
     settings, problem, seed = context.settings, context.problem, context.seed
-    moments, n_independent = context.moments(features)[0], _count_independent(context, features)
+    arguments = problem, context.moments(features)[0], features, _count_independent(context, features)
     with context.devices.in_use("float64"):
-        if settings.preview:
-            hyper = preview_hyperparameters(
-                problem, moments, features, n_independent, seed=seed, n_chains=settings.chains, on_iteration=report
-            )
-            return hyper, None
-        return learn_hyperparameters(
-            problem, moments, features, n_independent, seed=seed, n_chains=settings.chains, n_draws=settings.n_draws,
-            target_ess=settings.target_ess, on_iteration=report,
+        if not samples_together(context):
+            hyper, is_reliable = learn_by_importance(*arguments, seed=seed, n_chains=settings.chains, on_iteration=report)
+            if is_reliable or settings.preview:
+                return hyper, None
+            report("importance samples are not reliable here; sampling these features together")
+        target_ess = settings.target_ess if samples_together(context) else 0  # the scales are sampled again
+        return learn_by_sampling(
+            *arguments, seed=seed, n_chains=settings.chains, n_draws=settings.n_draws, target_ess=target_ess,
+            on_iteration=report,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from bayesharm.algorithms.devices import working_on
 from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, diagnose
 from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, stage_key
+from bayesharm.inference.gaussian_likelihood import GaussianLikelihood
 from bayesharm.inference.hyper_approximation import HyperApproximation
 from bayesharm.inference.joint_density import (
     Parameters,
@@ -134,6 +135,17 @@ def sample_joint(
     return draws
 
 
+def compile_chain(problem: Problem, moments: Moments, n_draws: int) -> None:
+    """Compile the program of a chain while other work is done; steps that are far too long end each draw at once."""
+    n_scales, n_features = len(problem.log_medians), moments.squares.shape[1]
+    n_shared = 2 * n_scales + len(free_ratios(problem))
+    nothing, one = np.zeros((n_scales, n_features)), np.repeat(np.eye(n_scales)[..., None], n_features, axis=2)
+    likelihood = GaussianLikelihood(*map(jnp.asarray, (nothing, nothing, one, nothing[0], nothing, one)))
+    whitening = Whitening(jnp.ones(n_shared), jnp.eye(n_shared), likelihood)
+    start, key = np.zeros(n_shared + nothing.size), jax.random.key(0)
+    jax.block_until_ready(run_chain(problem, moments, whitening, start, key, 0, 1e6, n_draws))
+
+
 class _Segment(NamedTuple):
     """Draws of all chains in one segment, (chain, draw, …), and where they ended."""
 
@@ -167,9 +179,8 @@ class _Chains:
                 )  # fmt: skip
                 return jax.tree.map(np.asarray, draws)
 
-        chains = [run(0)] if segment == 0 else []  # compiles the program for all
         with ThreadPoolExecutor() as pool:
-            chains += pool.map(run, range(len(chains), self.n_chains))
+            chains = list(pool.map(run, range(self.n_chains)))
         return _Segment(*jax.tree.map(lambda *parts: np.stack(parts), *chains))
 
 
@@ -197,11 +208,18 @@ def run_chain(
     n_draws : int
     """
 
-    def potential(position: Array) -> Array:
+    @jax.jit  # a program within the program, so that it is traced once and not at each use in NUTS
+    @jax.value_and_grad
+    def value_and_gradient(position: Array) -> Array:
         parameters, log_determinant = to_parameters(problem, whitening, position)
         return -log_density(problem, moments, parameters) - log_determinant
 
-    init, step = hmc(jax.jit(potential), algo="NUTS")  # a program within the program is traced once
+    @jax.custom_vjp
+    def potential(position: Array) -> Array:
+        return value_and_gradient(position)[0]
+
+    potential.defvjp(value_and_gradient, lambda gradient, cotangent: (cotangent * gradient,))
+    init, step = hmc(potential, algo="NUTS")
     state = init(
         start,
         SCHEDULE.n_warmup,

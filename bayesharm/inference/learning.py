@@ -1,32 +1,37 @@
-"""Learning of the hyperparameters and the variance ratios: approximation, joint sampling, correlated features."""
+"""Learning of the hyperparameters and the variance ratios: by joint sampling, or by importance samples of many features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.adaptive_importance import ImportanceSettings
+from bayesharm.algorithms.devices import working_on
+from bayesharm.algorithms.diagnostics import pareto_k
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, log_evidence_of_draws
 from bayesharm.inference.hyper_approximation import HyperApproximation, approximate_hyperparameters
 from bayesharm.inference.hyper_target import center_target, eta_and_log_omega, find_mode, plain_target, sample_by_importance
 from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, component_indices
-from bayesharm.inference.importance import log_importance_weights, quadratic_features
-from bayesharm.inference.joint import JointDraws, sample_joint
-from bayesharm.inference.placement import place_importance_samples
+from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
+from bayesharm.inference.joint import JointDraws, compile_chain, sample_joint
+from bayesharm.inference.placement import place_importance_samples, prior_at
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import Priors
 
-N_PREVIEW_SAMPLES = 512  # importance samples of each feature in a preview
+N_SAMPLES = 1024  # importance samples of each feature
+MAX_KHAT = 0.7  # Pareto-k above which importance samples are not reliable
 HALF_NORMAL_LOG = -0.635, 1.111  # mean and sd of the logarithm of a standard half-normal variable
 
 
-def learn_hyperparameters(
+def learn_by_sampling(
     problem: Problem,
     moments: Moments,
     features: np.ndarray,
@@ -61,8 +66,17 @@ def learn_hyperparameters(
     JointDraws
         They count all features as independent, which does not matter for the scales of a single feature.
     """
+    device = jax.config.jax_default_device
+
+    def compile_ahead() -> None:
+        with working_on(device, "float64"):
+            compile_chain(problem, moments, n_draws)
+
     keys = feature_keys(seed, Stage.IMPORTANCE, features)
-    approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
+    with ThreadPoolExecutor(1) as pool:
+        compilation = pool.submit(compile_ahead)
+        approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
+        compilation.result()
     draws = sample_joint(
         problem, moments, approximation, seed=seed, n_chains=n_chains, n_draws=n_draws, target_ess=target_ess,
         on_segment=on_iteration,
@@ -70,7 +84,7 @@ def learn_hyperparameters(
     return _summarize_joint(problem, approximation, draws), draws
 
 
-def preview_hyperparameters(
+def learn_by_importance(
     problem: Problem,
     moments: Moments,
     features: np.ndarray,
@@ -80,31 +94,38 @@ def preview_hyperparameters(
     n_chains: int = 4,
     n_draws: int = 250,
     on_iteration: Callable[[str], object] = lambda text: None,
-) -> Hyperparameters:
-    """Draw hyperparameters by importance sampling; parameters as for :func:`learn_hyperparameters`.
+) -> tuple[Hyperparameters, bool]:
+    """Learn hyperparameters and variance ratios from importance samples; parameters as for :func:`learn_by_sampling`.
 
-    The features' marginal likelihoods come from importance samples around their modes; those of Gaussian likelihoods would
-    be too rough for scales near 0.
+    With many features this is as good, and faster: the hyperparameters are narrow then, and importance samples around the
+    modes of the features give the marginal likelihoods. The ratios have the Gaussian posterior of their approximation.
+
+    Returns
+    -------
+    Hyperparameters
+    bool
+        Whether the importance samples are reliable, those of nine features in ten and those of the hyperparameters.
     """
-    keys = feature_keys(seed, Stage.IMPORTANCE, features)
+    priors, keys = problem.priors, feature_keys(seed, Stage.IMPORTANCE, features)
     approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
     ratios, likelihood = approximation.ratios, approximation.likelihood
-    eta_sd = np.sqrt((approximation.factor**2).sum(1))[: len(problem.log_medians)].clip(0, problem.priors.eta_sd)
+    eta_sd = np.sqrt((approximation.factor**2).sum(1))[: len(problem.log_medians)].clip(0, priors.eta_sd)
     sample, _ = place_importance_samples(
-        problem, moments, approximation.mode, eta_sd, ratios.mean, keys, N_PREVIEW_SAMPLES, (likelihood.center,)
+        problem, moments, approximation.mode, eta_sd, ratios.mean, keys, N_SAMPLES, (likelihood.center,)
     )
     log_weights = log_importance_weights(problem, ratios.mean, moments, sample)
     target = plain_target(problem.log_medians, quadratic_features(sample.log_scales), log_weights)
-    laplace = find_mode(problem.priors, target, jnp.asarray(approximation.mode)[:, None])
-    centered, rng = center_target(problem.priors, target, laplace, np.float32), np.random.default_rng([seed, Stage.HYPER])
-    points = sample_by_importance(problem.priors, centered, rng, ImportanceSettings()).draw(n_chains * n_draws, rng)
-    eta, log_omega = (
-        np.asarray(part).T.reshape(n_chains, n_draws, -1)
-        for part in eta_and_log_omega(problem.priors, jnp.asarray(points.T))
-    )
-    eta = eta + centered.origin
-    eta, log_omega = _temper(problem.priors, problem.log_medians, eta, log_omega, _power(approximation))
-    return _finish(problem, likelihood, eta, log_omega, ratios, 0)
+    laplace = find_mode(priors, target, jnp.asarray(approximation.mode)[:, None])
+    prior = prior_at(np.asarray(laplace.mode)[:, 0], priors.omega_floor)
+    at_mode = log_prior(target.basis, prior.mean[:, None], np.log(prior.sd)[:, None], priors.feature_offset_sd)[0]
+    khat = pareto_k(np.asarray(log_weights + at_mode))
+    centered, rng = center_target(priors, target, laplace, np.float32), np.random.default_rng([seed, Stage.HYPER])
+    drawn = sample_by_importance(priors, centered, rng, ImportanceSettings(max_khat=MAX_KHAT))
+    points = jnp.asarray(drawn.draw(n_chains * n_draws, rng).T)
+    eta, log_omega = (np.asarray(part).T.reshape(n_chains, n_draws, -1) for part in eta_and_log_omega(priors, points))
+    eta, log_omega = _temper(priors, problem.log_medians, eta + centered.origin, log_omega, _power(approximation))
+    is_reliable = drawn.is_reliable and bool(np.quantile(khat, 0.9) < MAX_KHAT)
+    return _finish(problem, likelihood, eta, log_omega, ratios, 0), is_reliable
 
 
 def _summarize_joint(problem: Problem, approximation: HyperApproximation, draws: JointDraws) -> Hyperparameters:
