@@ -79,14 +79,14 @@ class FitContext:
         _, standardization = self.moments(features)
         return (self.values(features) - standardization.center) / standardization.sd
 
-    def error_patterns(self, features: np.ndarray) -> np.ndarray:
-        """Return the error patterns of features by their indices, (entry, feature)."""
-        return make_patterns(self._pattern_map, self.standardized(features))
+    def error_patterns(self, standardized: np.ndarray) -> np.ndarray:
+        """Return the error patterns, (entry, feature), of standardized features, (scan of the design, feature)."""
+        return make_patterns(self._pattern_map, standardized)
 
     @cached_property
     def _pattern_map(self) -> np.ndarray | None:
-        some = np.unique(np.linspace(0, self.n_features - 1, N_NOISE_FEATURES).astype(int))
-        residualization = residualize(self.design, self.dataset.scans, self.values(some))
+        first = np.arange(min(self.n_features, N_NOISE_FEATURES))  # neighbors are read together
+        residualization = residualize(self.design, self.dataset.scans, self.values(first))
         return make_pattern_map(residualization, self.design.n_scans, self.seed)
 
     @cached_property

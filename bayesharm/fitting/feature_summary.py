@@ -79,11 +79,12 @@ def summarize_features(
     draws = jax.tree.map(np.asarray, draws)
     pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
     thinned = pooled[np.linspace(0, len(pooled) - 1, min(context.settings.effect_draws, len(pooled))).astype(int)]
+    values = (context.values(features) - standardization.center) / standardization.sd
     with context.devices.in_use("float64"):  # variances are differences of squares
         effects = average_effects(context.problem, ratios, moments, thinned.astype(float), mesh=context.devices.mesh)
         sizes = None
         if not context.settings.preview:
-            sizes = _draw_sizes(context, features, ratios, moments, standardization, np.asarray(thinned))
+            sizes = _draw_sizes(context, features, ratios, moments, values, np.asarray(thinned))
     n_features = n_features or len(standardization.sd)
     chunks = [slice(start, min(start + CHUNK_FEATURES, n_features)) for start in range(0, n_features, CHUNK_FEATURES)]
 
@@ -98,7 +99,7 @@ def summarize_features(
             summary = join_features(list(pool.map(summarize_chunk, chunks)))
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
     summary |= {name: part[..., :n_features] for name, part in moments._asdict().items()}
-    summary["error_pattern"] = context.error_patterns(features[:n_features])
+    summary["error_pattern"] = context.error_patterns(values[:, :n_features])
     return summary | {"waited": np.full(n_features, waited)}
 
 
@@ -121,10 +122,9 @@ def _draw_sizes(
     features: np.ndarray,
     ratios: VarianceRatios,
     moments: Moments,
-    standardization: Standardization,
+    values: np.ndarray,
     draws: np.ndarray,
 ) -> Sizes:
-    values = (context.values(features) - standardization.center) / standardization.sd
     keys = feature_keys(context.seed, Stage.FINITE_POPULATION, features)
     thinned = draws[:: -(-len(draws) // MOST_SIZE_DRAWS)].astype(float)
     mesh = context.devices.mesh

@@ -14,6 +14,7 @@ import numpy as np
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.inference.effective_features import Residualization
 
+MIN_LENGTH = 1e-5  # of a pattern, in single precision, below which a feature has no residuals
 N_PATTERNS = 128  # entries of a pattern; with fewer scans, their residuals themselves
 
 
@@ -37,7 +38,7 @@ def make_pattern_map(residualization: Residualization, n_scans: int, seed: int) 
     sums = np.eye(n_used)
     if n_used > N_PATTERNS:
         sums = np.random.default_rng([seed, Stage.ERROR_PATTERNS]).standard_normal((n_used, N_PATTERNS))
-    pattern_map = np.zeros((sums.shape[1], n_scans))
+    pattern_map = np.zeros((sums.shape[1], n_scans), np.float32)
     pattern_map[:, residualization.rows] = (residualization.weight[:, None] * residualization.project(sums)).T
     return pattern_map
 
@@ -53,9 +54,9 @@ def make_patterns(pattern_map: np.ndarray | None, values: np.ndarray) -> np.ndar
     values : (scan, feature) array
         Standardized.
     """
-    patterns = np.zeros((1, values.shape[1])) if pattern_map is None else pattern_map @ values
+    patterns = np.zeros((1, values.shape[1])) if pattern_map is None else pattern_map @ values.astype(np.float32)
     length = np.sqrt((patterns**2).sum(0))
-    is_known = length > 1e-9 * max(1.0, length.max(initial=0.0))
+    is_known = length > MIN_LENGTH * max(1.0, length.max(initial=0.0))
     with np.errstate(invalid="ignore", divide="ignore"):
         patterns = np.where(is_known, patterns / length, len(patterns) ** -0.5)
     return patterns.astype(np.float32)
