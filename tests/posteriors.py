@@ -75,7 +75,12 @@ def make_posterior(
             | {name: (("feature",), values) for name, values in per_feature.items()},
             coords={**family, "feature": feature},
         ),
-        "/error_patterns": xr.Dataset({"error_pattern": (("entry", "feature"), np.eye(n_features, dtype="float32"))}),
+        "/error_patterns": xr.Dataset(
+            {
+                "error_pattern": (("entry", "feature"), np.eye(n_features, dtype="float32")),
+                "residual_dof": (("feature",), np.full(n_features, 1000)),
+            }
+        ),  # fmt: skip
         "/design": xr.Dataset(
             {
                 "component": (("scanner",), [0, 0, 1]),
@@ -172,7 +177,12 @@ def make_learned(
             | {"converged": ("feature", np.full(n_features, True))},
             coords={**scale_coordinates(design), "feature": feature},
         ),
-        "/error_patterns": xr.Dataset({"error_pattern": (("entry", "feature"), np.eye(n_features, dtype="float32"))}),
+        "/error_patterns": xr.Dataset(
+            {
+                "error_pattern": (("entry", "feature"), np.eye(n_features, dtype="float32")),
+                "residual_dof": (("feature",), np.full(n_features, 1000)),
+            }
+        ),  # fmt: skip
         "/design": xr.Dataset(
             coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
         ),

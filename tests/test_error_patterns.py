@@ -38,8 +38,17 @@ def test_products_of_patterns_are_correlations_of_residuals(n_scans):
     error = (1 - true**2) * np.sqrt(1 / (n_scans * 2 / 3) + (n_scans > N_PATTERNS) / N_PATTERNS)
     pairs = np.triu_indices(40, 1)
     assert np.abs((found - true)[pairs] / error[pairs]).max() < stats.norm.isf(FALSE_ALARMS / 2 / len(pairs[0]))
-    assert count_independent_patterns(patterns) == pytest.approx(40**2 / (true**2).sum(), rel=0.25)
-    assert count_independent_patterns(np.eye(40, dtype=np.float32)) == pytest.approx(40)
+    assert count_independent_patterns(patterns, n_scans * 2 // 3) == pytest.approx(40**2 / (true**2).sum(), rel=0.25)
+    assert count_independent_patterns(np.eye(40, dtype=np.float32), 10_000) == pytest.approx(40, rel=0.01)
+
+
+@pytest.mark.parametrize(("n_features", "n_scans"), [(200, 20), (1000, 60), (2000, 330)])
+def test_independent_features_count_in_full(n_features, n_scans):
+    """Also where there are more of them than residuals."""
+    values = np.random.default_rng(n_features).normal(size=(n_scans, n_features))
+    residualization = fit_residualization(values, np.arange(n_scans) // 3)
+    patterns = make_patterns(make_pattern_map(residualization, n_scans, 0), values)
+    assert count_independent_patterns(patterns, residualization.dof) > 0.6 * n_features
 
 
 def test_patterns_of_features_do_not_depend_on_their_block():
@@ -56,7 +65,7 @@ def test_features_without_residuals_count_as_one():
     few = fit_residualization(np.random.default_rng(0).normal(size=(4, 5)), np.arange(4))
     patterns = make_patterns(make_pattern_map(few, 4, 0), np.ones((4, 5)))
     np.testing.assert_array_equal(patterns, np.ones((1, 5)))
-    assert count_independent_patterns(patterns) == 1
+    assert count_independent_patterns(patterns, 0) == 1
     values = np.random.default_rng(1).normal(size=(60, 3))
     values[:, 1] = np.repeat(np.arange(30.0), 2)  # the same in both scans of a person
     patterns = make_patterns(make_pattern_map(fit_residualization(values, np.arange(60) // 2), 60, 0), values)
@@ -68,7 +77,8 @@ def test_draws_of_correlated_features_move_together():
     posterior, n_draws = make_posterior(), 4000
     angle = np.pi / 6  # the first two features are correlated by cos(30°), the others independent
     patterns = np.array([[1, np.cos(angle), 0, 0], [0, np.sin(angle), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
-    posterior.tree["error_patterns"] = xr.DataTree(xr.Dataset({"error_pattern": (("entry", "feature"), patterns)}))
+    arrays = {"error_pattern": (("entry", "feature"), patterns), "residual_dof": ("feature", np.full(4, 99))}
+    posterior.tree["error_patterns"] = xr.DataTree(xr.Dataset(arrays))
     scans = pd.DataFrame({"scan_id": list("abc"), "participant_id": list("xyz"), "scanner": list("ABC")})
     dataset = load_dataset(scans, pd.DataFrame(np.zeros((3, 4)), scans.scan_id, posterior.features), check="apply")
     draws = harmonize(posterior, dataset, draws=n_draws, seed=1).draws

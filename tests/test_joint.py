@@ -14,7 +14,7 @@ from tiny_study import EQUAL, N_FEATURES, SCALES, TinyStudy, assert_no_larger_th
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
-from bayesharm.inference.gaussian_likelihood import condition_scales, expand_likelihood, log_evidence_of_draws
+from bayesharm.inference.gaussian_likelihood import condition_scales, expand_likelihood, move_scales, place_scales
 from bayesharm.inference.hyper_approximation import approximate_hyperparameters
 from bayesharm.inference.joint import SCHEDULE
 from bayesharm.inference.joint_density import Parameters, log_density, start_whitening, to_parameters
@@ -152,8 +152,25 @@ def test_the_gaussian_approximation_is_exact_where_the_likelihood_is_gaussian():
     normal = stats.multivariate_normal(away, prior + np.linalg.inv(precision))
     constant = 0.5 * (n_scales * np.log(2 * np.pi) - np.linalg.slogdet(precision)[1])
     np.testing.assert_allclose(found.log_evidence[0], peak + normal.logpdf(mode) + constant, rtol=1e-8)
-    many = log_evidence_of_draws(likelihood, np.stack([eta, eta + 0.1]), np.stack([log_omega] * 2), 2.0)
-    assert many.shape == (1, 2) and float(many[0, 0]) == pytest.approx(float(found.log_evidence[0]))
+
+
+def test_scales_move_with_the_hyperparameters():
+    """They keep their distance, in posterior sds, from the mean."""
+    _, problem, moments = make_case("per_feature")
+    n_scales, ratios = len(problem.log_medians), VarianceRatios.equal(problem.n_scanners)
+    likelihood = expand_likelihood(problem, ratios, moments, jnp.full((n_scales, 2), -0.7))
+    rng = np.random.default_rng(8)
+    old, new = ((rng.normal(-1, 0.3, (3, n_scales)), rng.normal(-0.5, 0.3, (3, n_scales))) for _ in range(2))
+    z = rng.normal(size=(3, n_scales, 2))
+
+    def place(hyper):
+        placed = []
+        for eta, log_omega, each in zip(*map(jnp.asarray, (*hyper, z)), strict=True):
+            conditioned = condition_scales(likelihood, eta, log_omega, 2.0)
+            placed.append(to_log_scales(problem.participant_scale, place_scales(conditioned, each)))
+        return np.stack(placed)
+
+    np.testing.assert_allclose(move_scales(problem, likelihood, old, new, place(old)), place(new), atol=1e-8)
 
 
 def test_an_expansion_has_the_derivatives_of_the_likelihood():

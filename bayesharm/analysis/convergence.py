@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,11 @@ MAX_KHAT = 0.7  # Pareto-k above which importance weights are unreliable
 MAX_RHAT = 1.02
 MIN_ESS = 400  # effective sample size of each hyperparameter
 MAX_DIVERGENT = 0.01  # share of divergent draws of the hyperparameters
-MIN_INDEPENDENT = 0.9  # effective over true number of features below which their correlation calls for a sentence
+ROUGH = (
+    "The hyperparameters of this preview are rough: their importance samples are not reliable, and with them the scales of "
+    "all features. Fit without preview."
+)
+MIN_INDEPENDENT = 0.9  # effective over true number of features from which they count as hardly correlated
 MAX_WAITING = 1.5  # leapfrog steps of the slowest chain over those of the mean chain that call for a sentence
 
 
@@ -30,7 +35,8 @@ def describe_convergence(posterior: Posterior, hyper: pd.DataFrame, features: pd
     """
     draws, run = posterior.hyper, posterior.run
     if posterior.preview_notice:
-        return (posterior.preview_notice, *_describe_approximation(features), *_describe_correlation(draws.attrs))
+        rough = [] if draws.attrs.get("reliable", 1) else [ROUGH]
+        return (posterior.preview_notice, *_describe_approximation(features), *rough, *_describe_correlation(draws.attrs))
     divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
     return (
         _describe_features(features),
@@ -52,6 +58,7 @@ def _describe_features(features: pd.DataFrame) -> str:
 
 def _describe_hyperparameters(hyper: pd.DataFrame, divergent: float, attrs: Mapping[str, float]) -> list[str]:
     rhat, ess = hyper["rhat"].to_numpy().max(), hyper["ess"].to_numpy().min()  # NaN, of constant chains, is a failure
+    rhat = max(attrs.get("ratio_rhat", 1.0), rhat) if not math.isnan(rhat) else rhat
     numbers = f"R-hat at most {rhat:.3f}, effective sample size at least {ess:,.0f}, {divergent:.1%} divergences"
     converged = rhat < MAX_RHAT and ess >= MIN_ESS and divergent <= MAX_DIVERGENT
     return [
@@ -64,11 +71,12 @@ def _describe_hyperparameters(hyper: pd.DataFrame, divergent: float, attrs: Mapp
 
 def _describe_correlation(attrs: Mapping[str, Any]) -> list[str]:
     n_features, n_independent = attrs["features"], attrs["n_independent_features"]
-    if n_independent > MIN_INDEPENDENT * n_features:
+    if n_features == 1:
         return []
+    how = "hardly correlated" if n_independent > MIN_INDEPENDENT * n_features else "correlated"
     return [
-        f"Features are correlated: for the hyperparameters and the variance ratios of the scanners, {n_features} features "
-        f"carry the information of about {n_independent:.0f} independent ones. Their intervals allow for that."
+        f"Features are {how}: {n_features} of them carry the information of about {n_independent:.0f} independent ones. "
+        "Intervals of what features share, and joint draws of the harmonized data, allow for that."
     ]
 
 

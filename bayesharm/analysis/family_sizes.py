@@ -43,6 +43,8 @@ class FamilySizes:
         Posterior correlation of eta between families.
     error_pattern : (entry, feature) array
         Error patterns of the features.
+    residual_dof : int
+        Degrees of freedom of the residuals that they are made of.
     """
 
     families: list[str]
@@ -52,6 +54,7 @@ class FamilySizes:
     covariance: np.ndarray
     eta_correlation: np.ndarray
     error_pattern: np.ndarray
+    residual_dof: int
 
     @classmethod
     def from_posterior(cls, posterior: Posterior) -> FamilySizes:
@@ -70,12 +73,17 @@ class FamilySizes:
             sources["finite_covariance"].values / divisor**2,
             _eta_correlation(posterior),
             posterior.error_pattern,
+            int(posterior.tree["error_patterns"].to_dataset()["residual_dof"].values[0]),
         )
 
     def _inflation(self, member: np.ndarray | slice = slice(None)) -> float:
         """Return how many times the variance of a sum over features is that of independent ones."""
         patterns = self.error_pattern[:, member]
-        return max(1.0, patterns.shape[1] / count_independent_patterns(patterns)) if patterns.shape[1] else 1.0
+        return (
+            max(1.0, patterns.shape[1] / count_independent_patterns(patterns, self.residual_dof))
+            if patterns.shape[1]
+            else 1.0
+        )
 
     def by_feature(self) -> pd.DataFrame:
         """Tabulate the mean and the 90% interval of each size and family, a row for each feature."""

@@ -84,7 +84,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     diagnostics = diagnose(hyperparameters, np.zeros((*hyperparameters.shape[:2], 1), bool))
     about = {
         "divergences": hyper.diverging,
-        "rhat_max": float(np.nanmax(diagnostics.rhat)),
+        "rhat_max": float(np.nanmax([np.nanmax(diagnostics.rhat), hyper.ratio_rhat])),
+        "ratio_rhat": hyper.ratio_rhat,
+        "reliable": int(hyper.is_reliable),
         "ess_bulk_min": float(np.nanmin(diagnostics.ess_bulk)),
         "features": hyper.n_features,
         "n_independent_features": hyper.ratios.n_independent_features,

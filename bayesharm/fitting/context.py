@@ -15,7 +15,7 @@ from bayesharm.conditional.finite_population import FamilyLevels, find_levels
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.fitting.settings import Settings
-from bayesharm.inference.effective_features import residualize
+from bayesharm.inference.effective_features import Residualization, residualize
 from bayesharm.inference.error_patterns import make_pattern_map, make_patterns
 from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
 from bayesharm.likelihood.problem import Problem, make_problem
@@ -83,11 +83,19 @@ class FitContext:
         """Return the error patterns, (entry, feature), of standardized features, (scan of the design, feature)."""
         return make_patterns(self._pattern_map, standardized)
 
+    @property
+    def residual_dof(self) -> int:
+        """Degrees of freedom of the residuals that error patterns are made of."""
+        return self._residualization.dof
+
     @cached_property
     def _pattern_map(self) -> np.ndarray | None:
+        return make_pattern_map(self._residualization, self.design.n_scans, self.seed)
+
+    @cached_property
+    def _residualization(self) -> Residualization:
         first = np.arange(min(self.n_features, N_NOISE_FEATURES))  # neighbors are read together
-        residualization = residualize(self.design, self.dataset.scans, self.values(first))
-        return make_pattern_map(residualization, self.design.n_scans, self.seed)
+        return residualize(self.design, self.dataset.scans, self.values(first))
 
     @cached_property
     def levels(self) -> FamilyLevels:

@@ -100,6 +100,7 @@ def summarize_features(
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
     summary |= {name: part[..., :n_features] for name, part in moments._asdict().items()}
     summary["error_pattern"] = context.error_patterns(values[:, :n_features])
+    summary["residual_dof"] = np.full(n_features, context.residual_dof)
     return summary | {"waited": np.full(n_features, waited)}
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.inference.effective_features import Residualization
 
-MIN_LENGTH = 1e-5  # of a pattern, in single precision, below which a feature has no residuals
+MIN_RESIDUAL = 1e-4  # length of a pattern over that of the values, below which a feature has no residuals
+MIN_DOF = 10  # degrees of freedom of the residuals below which features count as one
 N_PATTERNS = 128  # entries of a pattern; with fewer scans, their residuals themselves
 
 
@@ -30,9 +31,9 @@ def make_pattern_map(residualization: Residualization, n_scans: int, seed: int) 
     Returns
     -------
     (entry, scan) array, or None
-        None where too few scans are left to see correlations.
+        None where the residuals have fewer than `MIN_DOF` degrees of freedom.
     """
-    if residualization.dof < 2:
+    if residualization.dof < MIN_DOF:
         return None
     n_used = len(residualization.rows)
     sums = np.eye(n_used)
@@ -56,20 +57,28 @@ def make_patterns(pattern_map: np.ndarray | None, values: np.ndarray) -> np.ndar
     """
     patterns = np.zeros((1, values.shape[1])) if pattern_map is None else pattern_map @ values.astype(np.float32)
     length = np.sqrt((patterns**2).sum(0))
-    is_known = length > MIN_LENGTH * max(1.0, length.max(initial=0.0))
+    is_known = length > MIN_RESIDUAL * np.sqrt((values**2).sum(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         patterns = np.where(is_known, patterns / length, len(patterns) ** -0.5)
     return patterns.astype(np.float32)
 
 
-def count_independent_patterns(patterns: np.ndarray) -> float:
-    """Estimate the effective number of independent features, ``F² / Σ r²``, from their patterns, (entry, feature).
+def count_independent_patterns(patterns: np.ndarray, dof: int) -> float:
+    """Estimate the effective number of independent features, ``F² / Σ r²``, from their patterns.
 
-    The correlations r of patterns are corrected for their expectation by chance.
+    r² is corrected for its expectation by chance, that of random sums and that of few residuals.
+
+    Parameters
+    ----------
+    patterns : (entry, feature) array
+    dof : int
+        Degrees of freedom of the residuals.
     """
     n_entries, n = patterns.shape
-    if n_entries == 1:
+    if n_entries == 1 or dof < 2:
         return 1.0
     squares = ((patterns.astype(float) @ patterns.T.astype(float)) ** 2).sum() - n
-    corrected = max(0.0, (squares - n * (n - 1) / n_entries) / (1 - 1 / n_entries))
+    if n_entries == N_PATTERNS:
+        squares = (squares - n * (n - 1) / n_entries) / (1 - 1 / n_entries)
+    corrected = max(0.0, (squares - n * (n - 1) / dof) / (1 - 1 / dof))
     return n**2 / (n + corrected)

@@ -6,16 +6,16 @@ likelihood, without any sampling. The package uses both to find its way, never a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.algorithms.linalg import cholesky, matvec, pack, solve, unpack
+from bayesharm.algorithms.linalg import cholesky, matvec, pack, solve, solve_lower, unpack
 from bayesharm.algorithms.programs import program
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Problem, to_log_scales
+from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
@@ -131,13 +131,31 @@ def _prior_precision(log_omega: Array, feature_offset_sd: float) -> tuple[Array,
     return precision, log_det
 
 
-@program("feature_offset_sd")
-def log_evidence_of_draws(
-    likelihood: GaussianLikelihood, eta: Array | np.ndarray, log_omega: Array | np.ndarray, feature_offset_sd: float
+@program("problem")
+def move_scales(
+    problem: Problem,
+    likelihood: GaussianLikelihood,
+    old: tuple[Array | np.ndarray, Array | np.ndarray],
+    new: tuple[Array | np.ndarray, Array | np.ndarray],
+    log_scales: Array | np.ndarray,
 ) -> Array:
-    """Return the log marginal likelihood of each feature under many hyperparameters, (draw, scale) -> (feature, draw)."""
+    """Move draws of the scales along with draws of the hyperparameters: they keep their z, :func:`place_scales`.
 
-    def of_one(hyper: tuple[Array, Array]) -> Array:
-        return condition_scales(likelihood, *hyper, feature_offset_sd).log_evidence
+    Parameters
+    ----------
+    problem : Problem
+    likelihood : GaussianLikelihood
+    old, new : tuple of (draw, scale) arrays
+        eta and log omega.
+    log_scales : (draw, scale, feature) array
+    """
+    offset_sd = problem.priors.feature_offset_sd
 
-    return jax.lax.map(of_one, (jnp.asarray(eta), jnp.asarray(log_omega))).T
+    def of_one(draw: Any) -> Array:
+        (eta, log_omega), (new_eta, new_log_omega), values = draw
+        before = condition_scales(likelihood, eta, log_omega, offset_sd)
+        z = solve_lower(before.factor, to_coordinates(problem.participant_scale, values) - before.mean)
+        after = condition_scales(likelihood, new_eta, new_log_omega, offset_sd)
+        return to_log_scales(problem.participant_scale, place_scales(after, z))
+
+    return jax.lax.map(of_one, jax.tree.map(jnp.asarray, (old, new, log_scales)))

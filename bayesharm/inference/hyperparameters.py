@@ -14,6 +14,9 @@ N_COMPONENTS = 256  # draws of the hyperparameters in the predictive prior of a 
 MANY_FEATURES = 128  # sampled features from which the hyperparameters are so well known that one Normal is enough
 
 
+SIMPLE = ("eta", "omega", "n_features", "diverging", "ratio_rhat", "is_reliable")
+
+
 class Hyperparameters(NamedTuple):
     """Posterior of the parameters that all features share.
 
@@ -29,6 +32,10 @@ class Hyperparameters(NamedTuple):
     n_features : int
         Sampled features.
     diverging : int
+    ratio_rhat : float
+        Largest R-hat of the log ratios; 1 where they are not sampled.
+    is_reliable : bool
+        False if the importance samples that they were learned from are not reliable.
     """
 
     eta: np.ndarray
@@ -37,10 +44,12 @@ class Hyperparameters(NamedTuple):
     log_evidence: np.ndarray | None
     n_features: int
     diverging: int
+    ratio_rhat: float = 1.0
+    is_reliable: bool = True
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return plain arrays, for a checkpoint."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in ("eta", "omega", "n_features", "diverging")}
+        arrays = {name: np.asarray(getattr(self, name)) for name in SIMPLE}
         arrays |= {
             "ratio_mean": self.ratios.mean.to_vector(),
             "ratio_covariance": self.ratios.covariance,
@@ -62,6 +71,8 @@ class Hyperparameters(NamedTuple):
             arrays.get("log_evidence"),
             int(arrays["n_features"]),
             int(arrays["diverging"]),
+            float(arrays["ratio_rhat"]),
+            bool(arrays["is_reliable"]),
         )
 
 

@@ -128,7 +128,7 @@ def sample_joint(
         segments.append(chains.extend(whitening, start, step_size, k))
         start = segments[-1].last
         draws = _join(problem, segments)
-        rhat, ess, is_enough = _convergence(draws, target_ess)
+        rhat, ess, is_enough = _convergence(problem, draws, target_ess)
         on_segment(f"{k * n_draws * n_chains:,} draws: R-hat {rhat:.3f}, effective sample size {ess:,.0f}")
         if is_enough:
             break
@@ -249,7 +249,8 @@ def adapt_whitening(problem: Problem, whitening: Whitening, segment: _Segment) -
     # of either sign, omega_excess may have two modes
     draws = np.concatenate([eta, np.abs(omega_excess), raw[..., free_ratios(problem)]], axis=-1)
     pooled = draws.reshape(-1, draws.shape[-1])
-    covariance = np.cov(pooled.T) + 1e-9 * np.diag(pooled.var(0) + 1e-9)
+    share = len(pooled) / (len(pooled) + 2 * pooled.shape[1])  # few draws do not determine a covariance
+    covariance = share * np.cov(pooled.T) + (1 - share) * np.asarray(whitening.factor @ whitening.factor.T)
     if not np.isfinite(covariance).all():
         return segment.last, whitening
     factor = np.linalg.cholesky(covariance)
@@ -277,9 +278,15 @@ def _join(problem: Problem, segments: list[_Segment]) -> JointDraws:
     return JointDraws(eta, np.asarray(log_omega(problem, omega_excess)), raw, scales, int(diverging.sum()))
 
 
-def _convergence(draws: JointDraws, target_ess: float) -> tuple[float, float, bool]:
+def center_ratios(raw: np.ndarray) -> np.ndarray:
+    """Center log lambda and log kappa over scanners, (..., 2 × scanner)."""
+    return np.concatenate([part - part.mean(-1, keepdims=True) for part in np.split(raw, 2, axis=-1)], axis=-1)
+
+
+def _convergence(problem: Problem, draws: JointDraws, target_ess: float) -> tuple[float, float, bool]:
     """Return the largest R-hat and the smallest effective sample size of all parameters, and whether they suffice."""
-    shared = np.concatenate([draws.eta, draws.log_omega], axis=-1)[..., None]
+    ratios = center_ratios(draws.raw_ratios)[..., free_ratios(problem)]
+    shared = np.concatenate([draws.eta, draws.log_omega, ratios], axis=-1)[..., None]
     of_shared = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
     of_scales = diagnose(np.asarray(draws.scales.log_scales), np.asarray(draws.scales.diverging))
     rhat = float(np.maximum(of_shared.rhat.max(), of_scales.rhat.max()))

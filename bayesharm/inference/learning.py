@@ -8,17 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
+from scipy import stats
 
 from bayesharm.algorithms.adaptive_importance import ImportanceSettings
 from bayesharm.algorithms.devices import working_on
-from bayesharm.algorithms.diagnostics import pareto_k
+from bayesharm.algorithms.diagnostics import diagnose, pareto_k
+from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, feature_keys
-from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, log_evidence_of_draws
+from bayesharm.inference.gaussian_likelihood import move_scales
 from bayesharm.inference.hyper_approximation import HyperApproximation, approximate_hyperparameters
 from bayesharm.inference.hyper_target import center_target, eta_and_log_omega, find_mode, plain_target, sample_by_importance
 from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, component_indices
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
-from bayesharm.inference.joint import JointDraws, compile_chain, sample_joint
+from bayesharm.inference.joint import JointDraws, center_ratios, compile_chain, sample_joint
+from bayesharm.inference.joint_density import free_ratios
 from bayesharm.inference.placement import place_importance_samples, prior_at
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.moments import Moments
@@ -26,9 +30,10 @@ from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import Priors
 
+Array = jax.Array
+
 N_SAMPLES = 1024  # importance samples of each feature
 MAX_KHAT = 0.7  # Pareto-k above which importance samples are not reliable
-HALF_NORMAL_LOG = -0.635, 1.111  # mean and sd of the logarithm of a standard half-normal variable
 
 
 def learn_by_sampling(
@@ -64,7 +69,7 @@ def learn_by_sampling(
     Hyperparameters
         Correlated features count by their effective number.
     JointDraws
-        They count all features as independent, which does not matter for the scales of a single feature.
+        Likewise.
     """
     device = jax.config.jax_default_device
 
@@ -81,7 +86,7 @@ def learn_by_sampling(
         problem, moments, approximation, seed=seed, n_chains=n_chains, n_draws=n_draws, target_ess=target_ess,
         on_segment=on_iteration,
     )  # fmt: skip
-    return _summarize_joint(problem, approximation, draws), draws
+    return _temper_joint(problem, approximation, draws)
 
 
 def learn_by_importance(
@@ -125,24 +130,62 @@ def learn_by_importance(
     eta, log_omega = (np.asarray(part).T.reshape(n_chains, n_draws, -1) for part in eta_and_log_omega(priors, points))
     eta, log_omega = _temper(priors, problem.log_medians, eta + centered.origin, log_omega, _power(approximation))
     is_reliable = drawn.is_reliable and bool(np.quantile(khat, 0.9) < MAX_KHAT)
-    return _finish(problem, likelihood, eta, log_omega, ratios, 0), is_reliable
+    log_evidence, n_features = None, len(keys)
+    if n_features < MANY_FEATURES:
+        flat = [part.reshape(-1, part.shape[-1])[component_indices(n_chains * n_draws)] for part in (eta, log_omega)]
+        log_evidence = np.asarray(log_evidence_of_draws(target.basis, log_weights, *flat, priors.feature_offset_sd))
+    return Hyperparameters(eta, np.exp(log_omega), ratios, log_evidence, n_features, 0, 1.0, is_reliable), is_reliable
 
 
-def _summarize_joint(problem: Problem, approximation: HyperApproximation, draws: JointDraws) -> Hyperparameters:
-    """Summarize joint draws.
+@program("feature_offset_sd")
+def log_evidence_of_draws(basis: Array, log_weights: Array, eta: Array, log_omega: Array, feature_offset_sd: float) -> Array:
+    """Estimate the log marginal likelihood of each feature under many hyperparameters, (feature, draw).
 
-    They count all features as independent. For the hyperparameters and the ratios they are moved to the posterior in which
-    the likelihood of each feature has the power of their effective number over their number (:func:`temper_draws`).
+    Parameters
+    ----------
+    basis : (2 × scale, sample, feature) array
+    log_weights : (sample, feature) array
+    eta, log_omega : (draw, scale) arrays
+    feature_offset_sd : float
     """
-    power = _power(approximation)
+
+    def of_one(hyper: tuple[Array, Array]) -> Array:
+        prior = log_prior(basis, hyper[0][:, None], hyper[1][:, None], feature_offset_sd)[0]
+        return logsumexp(log_weights + prior, axis=0) - np.log(len(log_weights))
+
+    return jax.lax.map(of_one, (jnp.asarray(eta), jnp.asarray(log_omega))).T
+
+
+def _temper_joint(
+    problem: Problem, approximation: HyperApproximation, draws: JointDraws
+) -> tuple[Hyperparameters, JointDraws]:
+    """Let correlated features count by their effective number.
+
+    Hyperparameters and ratios are moved to the posterior in which the likelihood of each feature has the power of their
+    effective number over their number (:func:`temper_draws`), and the scales move along.
+    """
+    power, ratios = _power(approximation), approximation.ratios
     eta, log_omega = _temper(problem.priors, problem.log_medians, draws.eta, draws.log_omega, power)
+    if power < 1:
+        flat = [part.reshape(-1, part.shape[-1]) for part in (draws.eta, draws.log_omega, eta, log_omega)]
+        log_scales = draws.scales.log_scales
+        moved = move_scales(
+            problem, approximation.likelihood, (flat[0], flat[1]), (flat[2], flat[3]),
+            log_scales.reshape(-1, *log_scales.shape[2:]),
+        )  # fmt: skip
+        draws = draws._replace(scales=draws.scales._replace(log_scales=moved.reshape(log_scales.shape)))
     raw = temper_draws(draws.raw_ratios, np.zeros(problem.n_ratios), problem.ratio_sd, power)
-    log_ratios = np.concatenate(
-        [part - part.mean(-1, keepdims=True) for part in np.split(raw, 2, axis=-1)], axis=-1
-    ).reshape(-1, problem.n_ratios)
-    mean = VarianceRatios.from_vector(log_ratios.mean(0))
-    ratios = RatioPosterior(mean, np.atleast_2d(np.cov(log_ratios.T)), approximation.ratios.n_independent_features)
-    return _finish(problem, approximation.likelihood, eta, log_omega, ratios, draws.n_divergent)
+    log_ratios = center_ratios(raw)
+    free = log_ratios[..., free_ratios(problem)][..., None]
+    rhat = float(diagnose(free, np.zeros((*free.shape[:2], 1), bool)).rhat.max()) if free.size else 1.0
+    pooled = log_ratios.reshape(-1, problem.n_ratios)
+    posterior = RatioPosterior(
+        VarianceRatios.from_vector(pooled.mean(0)), np.atleast_2d(np.cov(pooled.T)), ratios.n_independent_features
+    )
+    n_features = len(approximation.likelihood.value)
+    few = np.zeros((n_features, len(component_indices(eta[..., 0].size)))) if n_features < MANY_FEATURES else None
+    hyper = Hyperparameters(eta, np.exp(log_omega), posterior, few, n_features, draws.n_divergent, rhat)
+    return hyper, draws
 
 
 def _power(approximation: HyperApproximation) -> float:
@@ -152,10 +195,11 @@ def _power(approximation: HyperApproximation) -> float:
 def _temper(
     priors: Priors, log_medians: np.ndarray, eta: np.ndarray, log_omega: np.ndarray, power: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Temper draws of eta and log omega together; the prior of log omega is that of the logarithm of a half-normal."""
-    mean, sd = HALF_NORMAL_LOG
-    prior_mean = np.concatenate([log_medians, np.full(len(log_medians), np.log(priors.omega_sd) + mean)])
-    prior_sd = np.repeat([priors.eta_sd, sd], len(log_medians))
+    """Temper draws of eta and log omega together."""
+    half_normal = stats.halfnorm.ppf((np.arange(2000) + 0.5) / 2000, scale=priors.omega_sd)
+    prior_of_log_omega = np.log(np.hypot(half_normal, priors.omega_floor))
+    prior_mean = np.concatenate([log_medians, np.full(len(log_medians), prior_of_log_omega.mean())])
+    prior_sd = np.repeat([priors.eta_sd, prior_of_log_omega.std()], len(log_medians))
     eta, log_omega = np.split(temper_draws(np.concatenate([eta, log_omega], -1), prior_mean, prior_sd, power), 2, axis=-1)
     return eta, np.maximum(log_omega, np.log(priors.omega_floor))
 
@@ -188,20 +232,3 @@ def temper_draws(draws: np.ndarray, prior_mean: np.ndarray, prior_sd: np.ndarray
     tempered = draws.copy()
     tempered[..., varies] = new_mean + (draws[..., varies] - mean[varies]) @ widen.T
     return tempered
-
-
-def _finish(
-    problem: Problem,
-    likelihood: GaussianLikelihood,
-    eta: np.ndarray,
-    log_omega: np.ndarray,
-    ratios: RatioPosterior,
-    diverging: int,
-) -> Hyperparameters:
-    """Add the log evidence of the sampled features, where they are few."""
-    n_features, log_evidence = len(likelihood.value), None
-    if n_features < MANY_FEATURES:
-        flat_eta, flat_log_omega = (part.reshape(-1, part.shape[-1]) for part in (eta, log_omega))
-        chosen, offset_sd = component_indices(len(flat_eta)), problem.priors.feature_offset_sd
-        log_evidence = np.asarray(log_evidence_of_draws(likelihood, flat_eta[chosen], flat_log_omega[chosen], offset_sd))
-    return Hyperparameters(eta, np.exp(log_omega), ratios, log_evidence, n_features, diverging)

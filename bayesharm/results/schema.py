@@ -210,7 +210,10 @@ FINITE_POPULATION = Group(
 ERROR_PATTERNS = Group(
     "error_patterns",
     "how the errors of the effects are correlated over features: products of the patterns of two features",
-    (Variable("error_pattern", ("entry", "feature"), NONE, "residuals of a feature in random sums over scans; length 1"),),
+    (
+        Variable("error_pattern", ("entry", "feature"), NONE, "residuals of a feature in random sums over scans; length 1"),
+        Variable("residual_dof", ("feature",), NONE, "degrees of freedom of the residuals"),
+    ),
 )
 
 DRAWS = Group(
