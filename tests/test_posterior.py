@@ -54,7 +54,7 @@ def test_a_family_that_is_not_there_is_refused_and_the_others_are_named(saved):
 
 def test_xarray_opens_the_folder_without_us(saved):
     tree = xr.open_datatree(saved / "posterior.zarr", engine="zarr", consolidated=False)
-    assert set(tree.children) == {"hyper", "scales", "effects", "design"}
+    assert set(tree.children) == {"hyper", "scales", "effects", "error_patterns", "design"}
 
 
 def test_there_is_no_pickle_in_a_run(saved):
