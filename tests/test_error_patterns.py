@@ -26,7 +26,7 @@ def patterns_of(values: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.nda
 
 @pytest.mark.parametrize("n_scans", [90, 900])
 def test_products_of_patterns_are_correlations_of_residuals(n_scans):
-    """Whatever people and scanners add; with many scans up to the error of random sums, 1 / sqrt(N_PATTERNS)."""
+    """Effects of people and scanners do not matter. With many scans, random sums add an error of 1 / sqrt(N_PATTERNS)."""
     rng, labels = np.random.default_rng(n_scans), np.arange(n_scans) // 3
     common = rng.normal(size=(n_scans, 2))
     noise = 0.6 * rng.normal(size=(n_scans, 40)) + 0.8 * np.repeat(common, 20, axis=1)
@@ -44,7 +44,7 @@ def test_products_of_patterns_are_correlations_of_residuals(n_scans):
 
 @pytest.mark.parametrize(("n_features", "n_scans"), [(200, 20), (1000, 60), (2000, 330)])
 def test_independent_features_count_in_full(n_features, n_scans):
-    """Also where there are more of them than residuals."""
+    """Also where there are more of them than residuals; without the correction for chance, at most as many as residuals."""
     values = np.random.default_rng(n_features).normal(size=(n_scans, n_features))
     residualization = fit_residualization(values, np.arange(n_scans) // 3)
     patterns = make_patterns(make_pattern_map(residualization, n_scans, 0), values)

@@ -563,6 +563,16 @@ def test_a_summary_counts_and_names_what_has_not_converged():
     assert summary.features["converged"].tolist() == [True, False, True, False]
 
 
+def test_a_summary_says_if_shared_parameters_are_rough():
+    posterior = make_posterior()
+    posterior.tree["hyper"].attrs["ratio_rhat"] = 1.2  # variance ratios whose chains do not agree
+    assert "NOT converged (R-hat at most 1.200" in summarize(posterior).diagnostics[1]
+    preview = make_posterior(settings={"preview": True})
+    assert "are rough" not in " ".join(summarize(preview).diagnostics)
+    preview.tree["hyper"].attrs["reliable"] = 0
+    assert "The hyperparameters of this preview are rough" in " ".join(summarize(preview).diagnostics)
+
+
 def test_tables_of_a_preview_say_so(tmp_path):
     summary = summarize(make_posterior(settings={"preview": True}))
     assert summary.hyper[["rhat", "ess"]].isna().to_numpy().all()

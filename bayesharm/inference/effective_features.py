@@ -122,8 +122,10 @@ def count_independent(residualization: Residualization, values: np.ndarray) -> f
     if dof < 2 or not residuals.shape[1]:
         return 1.0
     norm = np.sqrt((residuals**2).sum(0))
-    residuals = residuals[:, norm > 0] / norm[norm > 0]
-    n = residuals.shape[1]
+    varies = norm > MIN_STRENGTH * np.sqrt(len(residuals))  # rounding errors of others would look like correlation
+    residuals, n = residuals[:, varies] / norm[varies], int(varies.sum())
+    if n == 0:
+        return 1.0
     squares = ((residuals.T @ residuals) ** 2).sum() - n
     by_chance = n * (n - 1) / dof
     corrected = max(0.0, (squares - by_chance) / (1 - 1 / dof))

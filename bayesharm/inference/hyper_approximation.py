@@ -1,8 +1,7 @@
 """Approximate posterior of the hyperparameters and the variance ratios, from Gaussian approximations of the features.
 
 Modes of the features' scales, expansions of their likelihoods around them, variance ratios and hyperparameters depend on
-one another: a few iterations update each in turn until they agree. :mod:`bayesharm.inference.joint` starts there, and a
-preview ends there.
+one another: a few iterations update each in turn until they agree. Joint sampling and importance sampling start there.
 """
 
 from __future__ import annotations

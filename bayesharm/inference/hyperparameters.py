@@ -28,7 +28,7 @@ class Hyperparameters(NamedTuple):
         Variance ratios of the scanners.
     log_evidence : (feature, component) array, or None
         Log marginal likelihood of each sampled feature at those draws, :func:`component_indices`, that make up the
-        predictive prior; None from `MANY_FEATURES` features on.
+        predictive prior; 0 if the draws are of joint sampling, None from `MANY_FEATURES` features on.
     n_features : int
         Sampled features.
     diverging : int

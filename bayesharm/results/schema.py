@@ -121,8 +121,9 @@ class Group:
 HYPER = Group(
     "hyper",
     "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. "
-    "Attributes: `features`, the number of features from which they were learned, and `n_independent_features`, their "
-    "effective number of independent features",
+    "Attributes: `features`, the number of features from which they were learned; `n_independent_features`, their effective "
+    "number of independent features; `ratio_rhat`, the largest R-hat of the log ratios (1 if they were not sampled); "
+    "`reliable`, 0 if the importance samples of a preview are not",
     (
         Variable("eta", ("chain", "draw", "family"), LOG_SD, "mean over features of the log-scales"),
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
