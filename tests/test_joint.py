@@ -11,16 +11,16 @@ from scipy import stats
 from studies import random_study
 from tiny_study import EQUAL, N_FEATURES, SCALES, TinyStudy, assert_no_larger_than_chance, hyperposterior, standardized
 
-from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
-from bayesharm.inference.gaussian_likelihood import condition_scales, expand_likelihood, move_scales, place_scales
+from bayesharm.inference.expansion import expand_at_modes, expand_likelihood
+from bayesharm.inference.gaussian_likelihood import condition_scales, move_scales, place_scales
 from bayesharm.inference.hyper_approximation import approximate_hyperparameters
 from bayesharm.inference.joint import SCHEDULE
 from bayesharm.inference.joint_density import Parameters, log_density, start_whitening, to_parameters
 from bayesharm.inference.learning import learn_by_importance, learn_by_sampling, temper_draws
 from bayesharm.likelihood.moments import compute_moments
-from bayesharm.likelihood.problem import make_problem, to_log_scales
+from bayesharm.likelihood.problem import Gaussian, make_problem, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -113,7 +113,7 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_
 def test_positions_keep_volumes_as_they_say():
     """The log determinant of the map from positions to parameters, by finite differences."""
     _, problem, moments = make_case("per_feature")
-    approximation = approximate_hyperparameters(problem, moments, feature_keys(1, Stage.IMPORTANCE, np.arange(2)), 2)
+    approximation = approximate_hyperparameters(problem, moments, 2)
     whitening = start_whitening(problem, approximation)
     size = len(whitening.center) + whitening.likelihood.center.size
 
@@ -193,6 +193,26 @@ def test_an_expansion_has_the_derivatives_of_the_likelihood():
     curvature, axes = np.linalg.eigh(-(hessian + hessian.T) / 2)
     expected = (axes * np.maximum(curvature, 1e-3)) @ axes.T
     np.testing.assert_allclose(found.precision[..., 0], expected, atol=1e-6 * curvature.max())
+
+
+def test_the_search_finds_the_modes_from_far_away():
+    _, problem, moments = make_case("per_feature")
+    ratios, n_scales = VarianceRatios.equal(problem.n_scanners), len(problem.log_medians)
+    prior = Gaussian(problem.log_medians, np.full(n_scales, 0.5))
+    statistics = problem.likelihood.weighted(ratios, moments)
+    precision = np.linalg.inv(np.diag(prior.sd**2) + problem.priors.feature_offset_sd**2)
+
+    @jax.jit
+    @jax.grad
+    def slope(coordinates):
+        log_scales = to_log_scales(problem.participant_scale, coordinates)
+        away = log_scales - problem.log_medians[:, None]
+        return problem.likelihood.log_likelihood(statistics, log_scales).sum() - 0.5 * (away * (precision @ away)).sum()
+
+    for start in (-4.0, -0.7, 2.0):
+        found, conditioned = expand_at_modes(problem, ratios, moments, prior, np.full((n_scales, 2), start))
+        sds = np.sqrt((np.asarray(conditioned.factor) ** 2).sum(1))
+        assert (np.abs(slope(found.center)) * sds < 0.1).all()
 
 
 @pytest.mark.parametrize("power", [0.1, 0.5, 1.0])

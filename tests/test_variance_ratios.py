@@ -4,11 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_study import AXES, EQUAL, EQUAL_RATIOS, N_FEATURES, N_SAMPLES, PRIOR, SCANNERS, TinyStudy, place_modes
+from tiny_study import AXES, EQUAL, EQUAL_RATIOS, N_FEATURES, N_SAMPLES, PRIOR, SCALES, SCANNERS, TinyStudy, place_modes
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
+from bayesharm.inference.expansion import expand_at_modes
 from bayesharm.inference.importance import draw_importance_sample
-from bayesharm.inference.variance_ratios import RatioPosterior, fit_variance_ratios, variance_ratio_covariance
+from bayesharm.inference.variance_ratios import (
+    RatioPosterior,
+    fit_variance_ratios,
+    marginal_objective,
+    objective_at_modes,
+    variance_ratio_covariance,
+)
 from bayesharm.likelihood.problem import make_problem
 
 LOG_RATIO = np.array([0.9, -0.6, -0.9, 0.6, 0.8, -0.8, -0.4, 0.4])
@@ -30,6 +37,11 @@ def uneven(noisy):
     return make_problem(noisy.design)
 
 
+def fit(problem, objective, n_independent_features) -> RatioPosterior:
+    mode = fit_variance_ratios(problem, objective, EQUAL_RATIOS)
+    return RatioPosterior(mode, variance_ratio_covariance(problem, objective, mode), n_independent_features)
+
+
 @pytest.fixture(scope="module")
 def place():
     """Modes of all features under equal scanners, as they are placed before the ratios are known."""
@@ -41,10 +53,7 @@ def ratio(noisy, uneven, place) -> RatioPosterior:
     samples = draw_importance_sample(
         feature_keys(0, Stage.IMPORTANCE, np.arange(N_FEATURES)), place(noisy.moments), N_SAMPLES
     )
-    mode = fit_variance_ratios(uneven, noisy.moments, samples, PRIOR, N_FEATURES, EQUAL_RATIOS)
-    return RatioPosterior(
-        mode, variance_ratio_covariance(uneven, noisy.moments, samples, PRIOR, N_FEATURES, mode), N_FEATURES
-    )
+    return fit(uneven, marginal_objective(uneven, noisy.moments, samples, PRIOR, N_FEATURES), N_FEATURES)
 
 
 def test_ratios_are_recovered_and_centered(ratio):
@@ -65,8 +74,7 @@ def test_ratios_have_the_mode_and_curvature_of_brute_force(share, ratio, noisy, 
             feature_keys(0, Stage.IMPORTANCE, np.arange(N_FEATURES)), place(noisy.moments), N_SAMPLES
         )
         count = share * N_FEATURES
-        mode = fit_variance_ratios(uneven, noisy.moments, samples, PRIOR, count, EQUAL_RATIOS)
-        ratio = RatioPosterior(mode, variance_ratio_covariance(uneven, noisy.moments, samples, PRIOR, count, mode), count)
+        ratio = fit(uneven, marginal_objective(uneven, noisy.moments, samples, PRIOR, count), count)
 
     def log_posterior(log_ratio):
         marginal = noisy.quadrature(log_ratio, axes).log_marginal(PRIOR.mean[None], PRIOR.sd[None])
@@ -88,13 +96,20 @@ def test_ratios_bear_nodes_far_from_everything(ratio, noisy, uneven, place):
     )
     moved = np.array(samples.log_scales)
     moved[3, 0, 2], moved[7, 1, 5], moved[:, :, 9] = -40.0, 700.0, np.nan
-    mode = fit_variance_ratios(
-        uneven, noisy.moments, samples._replace(log_scales=jnp.asarray(moved)), PRIOR, N_FEATURES, EQUAL_RATIOS
-    )
+    far = samples._replace(log_scales=jnp.asarray(moved))
+    mode = fit_variance_ratios(uneven, marginal_objective(uneven, noisy.moments, far, PRIOR, N_FEATURES), EQUAL_RATIOS)
     assert (
         np.abs(mode.to_vector() - ratio.mean.to_vector()) < 0.6 * np.sqrt(np.diag(ratio.covariance))
     ).all()  # without one of 12 features
     nowhere = samples._replace(log_proposal=jnp.full_like(samples.log_proposal, np.nan))
-    unmoved = fit_variance_ratios(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL_RATIOS)
-    np.testing.assert_array_equal(unmoved.to_vector(), EQUAL)
-    assert np.isfinite(variance_ratio_covariance(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES, EQUAL_RATIOS)).all()
+    objective = marginal_objective(uneven, noisy.moments, nowhere, PRIOR, N_FEATURES)
+    np.testing.assert_array_equal(fit_variance_ratios(uneven, objective, EQUAL_RATIOS).to_vector(), EQUAL)
+    assert np.isfinite(variance_ratio_covariance(uneven, objective, EQUAL_RATIOS)).all()
+
+
+def test_ratios_at_the_modes_are_a_good_start(ratio, noisy, uneven):
+    modes, _ = expand_at_modes(uneven, EQUAL_RATIOS, noisy.moments, PRIOR, np.full((len(SCALES), N_FEATURES), -0.5))
+    start = fit(uneven, objective_at_modes(uneven, noisy.moments, modes.center, N_FEATURES), N_FEATURES)
+    sd = np.sqrt(np.diag(ratio.covariance))
+    assert (np.abs(start.mean.to_vector() - ratio.mean.to_vector()) < sd).all()
+    np.testing.assert_allclose(np.sqrt(np.diag(start.covariance)), sd, rtol=0.3)

@@ -1,17 +1,28 @@
 """Compiled programs: JAX functions that are compiled once for each shape of their arguments, and can be dropped together.
 
 JAX keeps every executable that it compiles for the life of the process. After some twenty fits of different designs they
-fill the memory, so the package lists its programs here and drops them when the design changes.
+fill the memory, so the package lists its programs here and drops them when the design changes. The commands keep executables
+on disk too (:func:`cache_programs`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
+import pickle
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
+
+from bayesharm.algorithms.executables import are_kept, keep_executables, load_or_compile
+
+# Compilation takes a fifth less time, and programs run as fast.
+FASTER_COMPILATION = {"xla_backend_optimization_level": 1}
 
 _PROGRAMS: list[Program[Any]] = []
 
@@ -25,20 +36,66 @@ class Program[R]:
         Executables in memory, one for each combination of static arguments, shapes and precision.
     """
 
+    __name__: str  # of the function, by `update_wrapper`
+
     def __init__(self, function: Callable[..., R], static: tuple[str, ...]) -> None:
-        self._compiled: Any = jax.jit(function, static_argnames=static)
+        self._function = function
+        self._static, self._signature = static, inspect.signature(function)
+        self._executables: dict[Any, Any] = {}
+        self._lock = Lock()
         update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
-        return self._compiled(*args, **kwargs)
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arrays = dict(bound.arguments)
+        constants = {name: arrays.pop(name) for name in self._static}
+        leaves, structure = jax.tree.flatten(arrays)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):  # part of another program
+            return self._part(*args, **kwargs)
+        if not are_kept():
+            return self._compiled(*args, **kwargs)
+        shapes = tuple(map(_describe, leaves))
+        config = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision
+        key = tuple(constants.values()), structure, shapes, config
+        with self._lock:
+            if (executable := self._executables.get(key)) is None:
+                content = self.__module__, [_digest(value) for value in constants.values()], str(structure), shapes, config
+                executable = self._executables[key] = load_or_compile(
+                    self.__name__, content, lambda: self._compiled.lower(**constants, **arrays).compile()
+                )
+        return executable(**arrays)
+
+    @cached_property
+    def _part(self) -> Any:
+        return jax.jit(self._function, static_argnames=self._static)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        options = FASTER_COMPILATION if jax.default_backend() == "cpu" else None
+        return jax.jit(self._function, static_argnames=self._static, compiler_options=options)
 
     @property
     def n_compiled(self) -> int:
-        return self._compiled._cache_size()
+        return self._compiled._cache_size() + len(self._executables)
 
     def clear(self) -> None:
-        """Drop the executables of this program."""
+        """Drop the executables of this program from memory."""
         self._compiled.clear_cache()
+        self._part.clear_cache()
+        self._executables.clear()
+
+
+def _describe(leaf: Any) -> tuple[Any, ...]:
+    """Describe an argument as far as an executable depends on it."""
+    if isinstance(leaf, (bool, int, float)):
+        return (type(leaf).__name__,)
+    return tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))
+
+
+def _digest(constant: Any) -> bytes:
+    """Identify a constant by its content; a :class:`~bayesharm.likelihood.problem.Problem` has a digest of its own."""
+    return getattr(constant, "digest", None) or hashlib.sha256(pickle.dumps(constant)).digest()
 
 
 def program[R](*static: str) -> Callable[[Callable[..., R]], Program[R]]:
@@ -66,6 +123,7 @@ def clear_programs() -> None:
 
 def clear_all() -> None:
     """Drop everything that JAX has compiled: all programs, and single operations outside of them."""
+    clear_programs()
     jax.clear_caches()
 
 
@@ -73,11 +131,13 @@ def cache_programs() -> None:
     """Keep compiled programs in the user's cache folder, if it is writable, so that a second run need not compile them."""
     import pooch
 
-    folder = pooch.os_cache("bayesharm") / "programs"
     if jax.config.jax_compilation_cache_dir is None:
+        folder = pooch.os_cache("bayesharm") / "programs"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             return
-        if os.access(folder, os.W_OK):
-            jax.config.update("jax_compilation_cache_dir", str(folder))
+        if not os.access(folder, os.W_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    keep_executables(Path(jax.config.jax_compilation_cache_dir) / "executables")

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln, logsumexp
-from scipy import linalg, special, stats
-from scipy.stats import qmc
+from scipy import linalg, special
 
 from bayesharm.algorithms.laplace import Laplace
 from bayesharm.algorithms.linalg import cholesky, matvec, solve_lower
@@ -80,8 +79,10 @@ def draw_student_t(keys: Array, proposals: tuple[Laplace, ...], n_samples: int) 
 @cache
 def _quasi_random(n_points: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """Sobol points, and quantiles of the factor that turns a normal into a Student-t, √(dof / χ²)."""
+    from scipy.stats import qmc  # takes most of a second to import
+
     points = qmc.Sobol(dimension + 1, scramble=False).random(n_points)
-    grid = stats.chi2.ppf((np.arange(4096) + 0.5) / 4096, DEGREES_OF_FREEDOM)
+    grid = 2 * special.gammaincinv(DEGREES_OF_FREEDOM / 2, (np.arange(4096) + 0.5) / 4096)  # quantiles of χ²
     return points, np.sqrt(DEGREES_OF_FREEDOM / grid)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from bayesharm.algorithms.diagnostics import MAX_RHAT, Diagnostics, diagnose, pareto_k, quantiles
 from bayesharm.algorithms.random_streams import Stage, feature_keys
@@ -150,7 +150,7 @@ def _summarize_chunk(
     reason = _reasons(settings, diagnostics, is_finite)
     scales = np.exp(pooled) * unit
     if settings.preview:  # points have the moments of the log-scales, and not their quantiles
-        limits = np.exp(stats.norm.ppf(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * unit
+        limits = np.exp(ndtri(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * unit
     else:
         limits = quantiles(scales, QUANTILES)
     summary = {
@@ -231,5 +231,5 @@ def _log_normal_statistics(draws: np.ndarray) -> np.ndarray:
     """Compute the same for few draws of a positive number, treated as log-normal."""
     logs = np.log(draws)
     middle, spread = logs.mean(0), logs.std(0, ddof=1)
-    limits = [np.exp(middle + z * spread) for z in stats.t.ppf(QUANTILES, len(draws) - 1)]
+    limits = [np.exp(middle + z * spread) for z in stdtrit(len(draws) - 1, QUANTILES)]
     return np.stack([draws.mean(0), draws.std(0, ddof=1), *limits])

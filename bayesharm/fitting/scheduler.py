@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bayesharm.algorithms.programs import clear_programs
 from bayesharm.algorithms.random_streams import Stage
@@ -109,7 +110,8 @@ def _executor(context: FitContext) -> Iterator[Executor]:
     n_workers = N_WORKERS if context.devices.is_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2)
     pool = ThreadPoolExecutor(n_workers)
     try:
-        yield pool
+        with threadpool_limits(1, user_api="blas"):  # its threads keep cores busy for a while after each product
+            yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

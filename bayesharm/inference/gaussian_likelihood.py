@@ -14,18 +14,16 @@ import numpy as np
 
 from bayesharm.algorithms.linalg import cholesky, matvec, pack, solve, solve_lower, unpack
 from bayesharm.algorithms.programs import program
-from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
-from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
-MIN_PRECISION = 1e-3  # least curvature of a log likelihood in any direction; a scale near 0 has nearly none
 
 
 class GaussianLikelihood(NamedTuple):
     """Second-order expansion of the log likelihood of each feature, in coordinates; feature axis last (a JAX pytree).
 
-    Coordinates are those of :func:`bayesharm.likelihood.problem.to_coordinates`.
+    Coordinates are those of :func:`bayesharm.likelihood.problem.to_coordinates`. Module
+    :mod:`bayesharm.inference.expansion` makes it.
 
     Attributes
     ----------
@@ -39,7 +37,7 @@ class GaussianLikelihood(NamedTuple):
         Log likelihood.
     gradient : (scale, feature) array
     precision : (scale, scale, feature) array
-        Negative Hessian; eigenvalues below `MIN_PRECISION` are raised to it.
+        Negative Hessian, positive definite.
     """
 
     center: Array
@@ -67,28 +65,6 @@ class ConditionedScales(NamedTuple):
     log_evidence: Array
 
 
-@program("problem")
-def expand_likelihood(problem: Problem, ratios: VarianceRatios, moments: Moments, center: Array) -> GaussianLikelihood:
-    """Expand the log likelihood of every feature around coordinates, (scale, feature)."""
-    statistics = problem.likelihood.weighted(ratios, moments)
-
-    def to_scales(coordinates: Array) -> Array:
-        return to_log_scales(problem.participant_scale, coordinates)
-
-    def gradient_and_value(coordinates: Array) -> tuple[Array, Array]:
-        value, pull = jax.vjp(lambda x: problem.likelihood.log_likelihood(statistics, to_scales(x)), coordinates)
-        return pull(jnp.ones_like(value))[0], value
-
-    gradient, along, value = jax.linearize(gradient_and_value, center, has_aux=True)
-    directions = jnp.broadcast_to(jnp.eye(len(center), dtype=center.dtype)[:, :, None], (len(center), *center.shape))
-    hessian = jax.lax.map(along, directions)
-    log_scales, along_scales = jax.linearize(to_scales, center)
-    jacobian = jnp.swapaxes(jax.lax.map(along_scales, directions), 0, 1)
-    curvature, axes = jnp.linalg.eigh(jnp.moveaxis(-0.5 * (hessian + jnp.swapaxes(hessian, 0, 1)), -1, 0))
-    precision = jnp.einsum("fij,fj,fkj->ikf", axes, jnp.maximum(curvature, MIN_PRECISION), axes)
-    return GaussianLikelihood(center, log_scales, jacobian, value, gradient, precision)
-
-
 def condition_scales(
     likelihood: GaussianLikelihood, eta: Array, log_omega: Array, feature_offset_sd: float
 ) -> ConditionedScales:
@@ -113,6 +89,14 @@ def condition_scales(
         log_det + jnp.einsum("sf,st,tf->f", away, prior, away) + solution.log_det - solution.quadratic
     )
     return ConditionedScales(likelihood.center + solution.x, cholesky(unpack(solution.inverse)), log_evidence)
+
+
+@program("feature_offset_sd")
+def condition_each(
+    likelihood: GaussianLikelihood, eta: Array | np.ndarray, log_omega: Array | np.ndarray, feature_offset_sd: float
+) -> ConditionedScales:
+    """Condition the scales of every feature; a program for :func:`condition_scales`."""
+    return condition_scales(likelihood, jnp.asarray(eta), jnp.asarray(log_omega), feature_offset_sd)
 
 
 def place_scales(conditioned: ConditionedScales, z: Array) -> Array:

@@ -16,10 +16,18 @@ import numpy as np
 
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.programs import program
-from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, condition_scales, expand_likelihood
-from bayesharm.inference.importance import draw_importance_sample, find_modes
+from bayesharm.inference.expansion import expand_at_modes
+from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, condition_scales
+from bayesharm.inference.importance import draw_importance_sample
 from bayesharm.inference.placement import prior_at
-from bayesharm.inference.variance_ratios import RatioPosterior, fit_variance_ratios, variance_ratio_covariance
+from bayesharm.inference.variance_ratios import (
+    RatioObjective,
+    RatioPosterior,
+    fit_variance_ratios,
+    marginal_objective,
+    objective_at_modes,
+    variance_ratio_covariance,
+)
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -79,8 +87,8 @@ class HyperApproximation(NamedTuple):
 def approximate_hyperparameters(
     problem: Problem,
     moments: Moments,
-    keys: Array,
     n_independent_features: float,
+    keys: Array | None = None,
     on_iteration: Callable[[str], object] = lambda text: None,
 ) -> HyperApproximation:
     """Approximate the posterior of the hyperparameters and of the variance ratios.
@@ -90,42 +98,48 @@ def approximate_hyperparameters(
     problem : Problem
     moments : Moments
         Of the features that they are learned from.
-    keys : (feature,) PRNG keys
     n_independent_features : float
         Effective number of independent features, for the ratios.
+    keys : (feature,) PRNG keys, optional
+        With them the ratios are learned from importance samples of the scales, without them from the modes, which is less
+        accurate but enough to start sampling from.
     on_iteration : callable
         Receives a line of progress after each iteration.
     """
     log_medians, n_features = problem.log_medians, moments.squares.shape[1]
     fits_ratios = problem.noise_ratio or problem.bias_ratio
     center = np.concatenate([log_medians, np.full(len(log_medians), np.log(SETTINGS.initial_omega))])
-    start = jnp.broadcast_to(jnp.asarray(log_medians)[:, None], (len(log_medians), n_features))
-    coordinates, ratios = to_coordinates(problem.participant_scale, start), VarianceRatios.equal(problem.n_scanners)
+    ratios = VarianceRatios.equal(problem.n_scanners)
+    medians = jnp.repeat(jnp.asarray(log_medians)[:, None], n_features, axis=1)
+    coordinates = to_coordinates(problem.participant_scale, medians)
+    objective: RatioObjective | None = None
     for iteration in range(SETTINGS.max_iterations):
         prior = prior_at(center, problem.priors.omega_floor)
-        modes = find_modes(problem, ratios, moments, prior, coordinates)
-        if fits_ratios and iteration < SETTINGS.n_ratio_iterations:
-            sample = draw_importance_sample(keys, (modes,), SETTINGS.n_samples, problem.participant_scale)
-            ratios = fit_variance_ratios(problem, moments, sample, prior, n_independent_features, ratios)
-        coordinates = modes.mode
-        likelihood = expand_likelihood(problem, ratios, moments, coordinates)
-        approximation = find_hyper_mode(problem, likelihood, jnp.asarray(center))
+        likelihood, conditioned = expand_at_modes(problem, ratios, moments, prior, coordinates)
+        coordinates = likelihood.center
+        if fits_ratios and keys is None:
+            objective = objective_at_modes(problem, moments, coordinates, n_independent_features)
+        elif fits_ratios:
+            proposal = Laplace(coordinates, conditioned.factor, jnp.ones(n_features, bool))
+            sample = draw_importance_sample(keys, (proposal,), SETTINGS.n_samples, problem.participant_scale)
+            objective = marginal_objective(problem, moments, sample, prior, n_independent_features)
+        if objective and iteration < SETTINGS.n_ratio_iterations:
+            ratios = fit_variance_ratios(problem, objective, ratios)
+        approximation = find_hyper_mode(problem, likelihood, center)
         mode = np.asarray(approximation.mode)[:, 0]
         step = np.clip(mode - center, -SETTINGS.max_step, SETTINGS.max_step)
         center = center + step
         on_iteration(f"iteration {iteration + 1}: typical scales and spreads moved by up to {np.abs(step).max():.2f}")
         if iteration >= SETTINGS.n_ratio_iterations and np.abs(step).max() < SETTINGS.tolerance:
             break
-    covariance = np.zeros((problem.n_ratios, problem.n_ratios))
-    if fits_ratios:
-        sample = draw_importance_sample(keys, (modes,), SETTINGS.n_samples, problem.participant_scale)
-        covariance = variance_ratio_covariance(problem, moments, sample, prior, n_independent_features, ratios)
+    n_ratios = problem.n_ratios
+    covariance = variance_ratio_covariance(problem, objective, ratios) if objective else np.zeros((n_ratios, n_ratios))
     posterior = RatioPosterior(ratios, covariance, n_independent_features)
     return HyperApproximation(center, np.asarray(approximation.factor)[:, :, 0], posterior, likelihood)
 
 
 @program("problem")
-def find_hyper_mode(problem: Problem, likelihood: GaussianLikelihood, start: Array) -> Laplace:
+def find_hyper_mode(problem: Problem, likelihood: GaussianLikelihood, start: Array | np.ndarray) -> Laplace:
     """Compute the Laplace approximation of eta and log omega_excess, given the Gaussian likelihoods of the features.
 
     Parameters
@@ -134,7 +148,7 @@ def find_hyper_mode(problem: Problem, likelihood: GaussianLikelihood, start: Arr
     likelihood : GaussianLikelihood
     start : (2 × scale,) array
     """
-    priors, log_medians = problem.priors, jnp.asarray(problem.log_medians)
+    priors, log_medians, start = problem.priors, jnp.asarray(problem.log_medians), jnp.asarray(start)
 
     def log_density(position: Array) -> Array:
         eta, log_omega_excess = jnp.split(position[:, 0], 2)

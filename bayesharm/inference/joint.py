@@ -143,7 +143,7 @@ def compile_chain(problem: Problem, moments: Moments, n_draws: int) -> None:
     likelihood = GaussianLikelihood(*map(jnp.asarray, (nothing, nothing, one, nothing[0], nothing, one)))
     whitening = Whitening(jnp.ones(n_shared), jnp.eye(n_shared), likelihood)
     start, key = np.zeros(n_shared + nothing.size), jax.random.key(0)
-    jax.block_until_ready(run_chain(problem, moments, whitening, start, key, 0, 1e6, n_draws))
+    jax.block_until_ready(run_chain(problem, moments, whitening, start, key, 0, np.float64(1e6), n_draws))
 
 
 class _Segment(NamedTuple):
@@ -230,13 +230,17 @@ def run_chain(
         rng_key=key,
     )
     state = state._replace(i=SCHEDULE.n_warmup - n_warmup)  # past the warm-up, nothing adapts
-    state = jax.lax.fori_loop(0, n_warmup, lambda _, state: step(state, (), {}), state)
 
-    def advance(state, _):
+    def describe(state: Any) -> tuple[Parameters, Array, Array]:
+        return to_parameters(problem, whitening, state.z)[0], state.diverging, state.num_steps
+
+    def advance(k: Array, carry: Any) -> Any:  # one loop for warm-up and draws, so that NUTS is compiled once
+        state, draws = carry
         state = step(state, (), {})
-        return state, (to_parameters(problem, whitening, state.z)[0], state.diverging, state.num_steps)
+        return state, jax.tree.map(lambda kept, new: kept.at[jnp.maximum(k - n_warmup, 0)].set(new), draws, describe(state))
 
-    state, (parameters, diverging, n_steps) = jax.lax.scan(advance, state, length=n_draws)
+    empty = jax.tree.map(lambda leaf: jnp.zeros((n_draws, *leaf.shape), leaf.dtype), jax.eval_shape(describe, state))
+    state, (parameters, diverging, n_steps) = jax.lax.fori_loop(0, n_warmup + n_draws, advance, (state, empty))
     return parameters, diverging, n_steps, state.z, state.adapt_state.step_size
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from scipy import stats
+from scipy import special
 
 from bayesharm.algorithms.adaptive_importance import ImportanceSettings
 from bayesharm.algorithms.devices import working_on
@@ -77,10 +77,9 @@ def learn_by_sampling(
         with working_on(device, "float64"):
             compile_chain(problem, moments, n_draws)
 
-    keys = feature_keys(seed, Stage.IMPORTANCE, features)
     with ThreadPoolExecutor(1) as pool:
         compilation = pool.submit(compile_ahead)
-        approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
+        approximation = approximate_hyperparameters(problem, moments, n_independent_features, on_iteration=on_iteration)
         compilation.result()
     draws = sample_joint(
         problem, moments, approximation, seed=seed, n_chains=n_chains, n_draws=n_draws, target_ess=target_ess,
@@ -112,7 +111,7 @@ def learn_by_importance(
         Whether the importance samples are reliable, those of nine features in ten and those of the hyperparameters.
     """
     priors, keys = problem.priors, feature_keys(seed, Stage.IMPORTANCE, features)
-    approximation = approximate_hyperparameters(problem, moments, keys, n_independent_features, on_iteration)
+    approximation = approximate_hyperparameters(problem, moments, n_independent_features, keys, on_iteration)
     ratios, likelihood = approximation.ratios, approximation.likelihood
     eta_sd = np.sqrt((approximation.factor**2).sum(1))[: len(problem.log_medians)].clip(0, priors.eta_sd)
     sample, _ = place_importance_samples(
@@ -196,7 +195,7 @@ def _temper(
     priors: Priors, log_medians: np.ndarray, eta: np.ndarray, log_omega: np.ndarray, power: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Temper draws of eta and log omega together."""
-    half_normal = stats.halfnorm.ppf((np.arange(2000) + 0.5) / 2000, scale=priors.omega_sd)
+    half_normal = priors.omega_sd * special.ndtri(0.5 + (np.arange(2000) + 0.5) / 4000)
     prior_of_log_omega = np.log(np.hypot(half_normal, priors.omega_floor))
     prior_mean = np.concatenate([log_medians, np.full(len(log_medians), prior_of_log_omega.mean())])
     prior_sd = np.repeat([priors.eta_sd, prior_of_log_omega.std()], len(log_medians))

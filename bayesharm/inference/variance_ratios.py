@@ -17,9 +17,10 @@ from scipy import optimize
 
 from bayesharm.algorithms.devices import map_items
 from bayesharm.algorithms.programs import program
+from bayesharm.inference.expansion import likelihood_gradient
 from bayesharm.inference.importance import ImportanceSample, log_prior, quadratic_features
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Gaussian, Problem
+from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
@@ -73,15 +74,25 @@ class RatioPosterior(NamedTuple):
     n_independent_features: float
 
 
-def fit_variance_ratios(
-    problem: Problem,
-    moments: Moments,
-    sample: ImportanceSample,
-    prior: Gaussian,
-    n_independent_features: float,
-    start: VarianceRatios,
-) -> VarianceRatios:
-    """Find the posterior mode of the ratios, centered over scanners, given a prior of the log-scales (a plug-in).
+class RatioObjective(NamedTuple):
+    """Negative log posterior of the ratios, as a function of ratios in a unit.
+
+    Attributes
+    ----------
+    value_and_gradient : callable
+        Takes ratios in units, (ratio,).
+    unit : (ratio,) array
+        About the posterior sd of each ratio: the Fisher information of a log variance is half the number of observations.
+    """
+
+    value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]]
+    unit: np.ndarray
+
+
+def marginal_objective(
+    problem: Problem, moments: Moments, sample: ImportanceSample, prior: Gaussian, n_independent_features: float
+) -> RatioObjective:
+    """Make the objective whose likelihood is marginal over the scales of each feature.
 
     Parameters
     ----------
@@ -90,60 +101,9 @@ def fit_variance_ratios(
     sample : ImportanceSample
         Of the same features.
     prior : Gaussian
-        Prior of the log-scales.
+        Prior of the log-scales (a plug-in).
     n_independent_features : float
         Effective number of independent features. The log likelihoods are multiplied by its share of their number.
-    start : VarianceRatios
-        Returned where the search fails.
-    """
-    objective, unit = _objective(problem, moments, sample, prior, n_independent_features)
-    options = {"gtol": SETTINGS.gradient_tolerance}
-    optimum = optimize.minimize(objective, start.to_vector() / unit, jac=True, method="BFGS", options=options)
-    mode = unit * optimum.x
-    if not (np.isfinite(optimum.fun) and np.isfinite(mode).all()):
-        return start
-    return VarianceRatios.from_vector(problem.centering @ mode)
-
-
-def variance_ratio_covariance(
-    problem: Problem,
-    moments: Moments,
-    sample: ImportanceSample,
-    prior: Gaussian,
-    n_independent_features: float,
-    ratios: VarianceRatios,
-) -> np.ndarray:
-    """Compute the inverse curvature at the mode, (ratio, ratio), from differences of gradients.
-
-    These need no further program. If the result is not positive definite, it is the prior's covariance.
-
-    Parameters
-    ----------
-    problem, moments, sample, prior, n_independent_features
-        As for :func:`fit_variance_ratios`.
-    ratios : VarianceRatios
-        The mode.
-    """
-    objective, unit = _objective(problem, moments, sample, prior, n_independent_features)
-    mode = ratios.to_vector()
-    steps = SETTINGS.step * np.eye(len(mode))
-    differences = [objective(mode / unit + step)[1] - objective(mode / unit - step)[1] for step in steps]
-    curvature = np.stack(differences) / (2 * SETTINGS.step)
-    curvature = 0.5 * (curvature + curvature.T)
-    if np.isfinite(curvature).all() and np.linalg.eigvalsh(curvature)[0] > 0:
-        covariance = unit[:, None] * np.linalg.inv(curvature) * unit
-    else:
-        covariance = np.diag(problem.ratio_sd**2)
-    return problem.centering @ covariance @ problem.centering
-
-
-def _objective(
-    problem: Problem, moments: Moments, sample: ImportanceSample, prior: Gaussian, n_independent_features: float
-) -> tuple[Callable[[np.ndarray], tuple[float, np.ndarray]], np.ndarray]:
-    """Return the negative log posterior with its gradient, as a function of ratios in a unit, and the unit.
-
-    The unit is about the posterior sd of each ratio: the Fisher information of a log variance is half the number of
-    observations.
     """
     chosen = pick_features(moments.squares.shape[1])
     n_features = len(chosen)
@@ -152,15 +112,72 @@ def _objective(
     moments = Moments(*(part[:, chosen] for part in moments))
     # samples of the proposals alternate, so that the first ones come from all proposals
     sample = ImportanceSample(*(part[:n_samples][..., chosen] for part in sample))
-    n_scans = problem.likelihood.scans_per_scanner
-    informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
-    unit = (0.5 * informed * power * n_features + problem.ratio_sd**-2) ** -0.5
+    unit = _unit(problem, power * n_features)
 
-    def objective(position: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = ratio_gradient(problem, moments, sample, prior, power, unit * position)
         return float(value), unit * np.asarray(gradient)
 
-    return objective, unit
+    return RatioObjective(value_and_gradient, unit)
+
+
+def objective_at_modes(
+    problem: Problem, moments: Moments, coordinates: Array | np.ndarray, n_independent_features: float
+) -> RatioObjective:
+    """Make the objective whose likelihood is that at the scales' modes; a start for sampling.
+
+    Parameters
+    ----------
+    problem, moments, n_independent_features
+        As for :func:`marginal_objective`.
+    coordinates : (scale, feature) array
+    """
+    n_features = moments.squares.shape[1]
+    power = min(1.0, n_independent_features / n_features)
+    unit, centering = _unit(problem, power * n_features), problem.centering
+
+    def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
+        raw = unit * position
+        likelihood = likelihood_gradient(problem, VarianceRatios.from_vector(centering @ raw), moments, coordinates)
+        gradient = raw / problem.ratio_sd**2 - power * centering @ likelihood.by_ratios.to_vector()
+        value = 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - power * np.asarray(likelihood.value).sum()
+        return float(value), unit * gradient
+
+    return RatioObjective(value_and_gradient, unit)
+
+
+def _unit(problem: Problem, n_independent_features: float) -> np.ndarray:
+    n_scans = problem.likelihood.scans_per_scanner
+    informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
+    return (0.5 * informed * n_independent_features + problem.ratio_sd**-2) ** -0.5
+
+
+def fit_variance_ratios(problem: Problem, objective: RatioObjective, start: VarianceRatios) -> VarianceRatios:
+    """Find the posterior mode of the ratios, centered over scanners; `start` is returned where the search fails."""
+    value_and_gradient, unit = objective
+    options = {"gtol": SETTINGS.gradient_tolerance}
+    optimum = optimize.minimize(value_and_gradient, start.to_vector() / unit, jac=True, method="BFGS", options=options)
+    mode = unit * optimum.x
+    if not (np.isfinite(optimum.fun) and np.isfinite(mode).all()):
+        return start
+    return VarianceRatios.from_vector(problem.centering @ mode)
+
+
+def variance_ratio_covariance(problem: Problem, objective: RatioObjective, ratios: VarianceRatios) -> np.ndarray:
+    """Compute the inverse curvature at the mode, (ratio, ratio), from differences of gradients.
+
+    These need no further program. If the result is not positive definite, it is the prior's covariance.
+    """
+    (value_and_gradient, unit), mode = objective, ratios.to_vector()
+    steps = SETTINGS.step * np.eye(len(mode))
+    differences = [value_and_gradient(mode / unit + step)[1] - value_and_gradient(mode / unit - step)[1] for step in steps]
+    curvature = np.stack(differences) / (2 * SETTINGS.step)
+    curvature = 0.5 * (curvature + curvature.T)
+    if np.isfinite(curvature).all() and np.linalg.eigvalsh(curvature)[0] > 0:
+        covariance = unit[:, None] * np.linalg.inv(curvature) * unit
+    else:
+        covariance = np.diag(problem.ratio_sd**2)
+    return problem.centering @ covariance @ problem.centering
 
 
 def pick_features(n: int) -> np.ndarray:
@@ -231,6 +248,7 @@ def fit_unseen_ratios(
     moments = Moments(*(part[:, chosen] for part in moments))
     free = np.flatnonzero(is_free)
     sd = problem.ratio_sd[free]
+    coordinates = to_coordinates(problem.participant_scale, jnp.asarray(log_scales[:, chosen]))
 
     def with_new(values: np.ndarray) -> VarianceRatios:
         vector = start.copy()
@@ -238,21 +256,8 @@ def fit_unseen_ratios(
         return VarianceRatios.from_vector(vector)
 
     def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
-        log_likelihood, gradient = _likelihood_gradient(problem, moments, log_scales[:, chosen], with_new(values))
-        minus_log_density = 0.5 * ((values / sd) ** 2).sum() - power * float(log_likelihood)
-        return minus_log_density, values / sd**2 - power * np.asarray(gradient.to_vector())[free]
+        likelihood = likelihood_gradient(problem, with_new(values), moments, coordinates)
+        minus_log_density = 0.5 * ((values / sd) ** 2).sum() - power * float(likelihood.value.sum())
+        return minus_log_density, values / sd**2 - power * np.asarray(likelihood.by_ratios.to_vector())[free]
 
     return with_new(optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B").x)
-
-
-@program("problem")
-def _likelihood_gradient(
-    problem: Problem, moments: Moments, log_scales: Array, ratios: VarianceRatios
-) -> tuple[Array, VarianceRatios]:
-    """Compute the log likelihood of all features and its gradient by the ratios."""
-
-    def total(ratios):
-        statistics = problem.likelihood.weighted(ratios, moments)
-        return problem.likelihood.log_likelihood(statistics, log_scales).sum()
-
-    return jax.value_and_grad(total)(ratios)
