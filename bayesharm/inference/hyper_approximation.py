@@ -18,13 +18,11 @@ from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.programs import program
 from bayesharm.inference.expansion import expand_at_modes
 from bayesharm.inference.gaussian_likelihood import GaussianLikelihood, condition_scales
-from bayesharm.inference.importance import draw_importance_sample
 from bayesharm.inference.placement import prior_at
 from bayesharm.inference.variance_ratios import (
     RatioObjective,
     RatioPosterior,
     fit_variance_ratios,
-    marginal_objective,
     objective_at_modes,
     variance_ratio_covariance,
 )
@@ -44,8 +42,6 @@ class ApproximationSettings:
     max_iterations : int
     n_ratio_iterations : int
         First iterations, which update the variance ratios too.
-    n_samples : int
-        Importance samples of each feature from which the ratios are updated.
     initial_omega, start_sd : float
         Where the search begins, and the spread of a coordinate where the curvature is of the wrong sign.
     max_step, tolerance : float
@@ -54,7 +50,6 @@ class ApproximationSettings:
 
     max_iterations: int = 12
     n_ratio_iterations: int = 4
-    n_samples: int = 64
     initial_omega: float = 0.4
     start_sd: float = 0.5
     max_step: float = 0.8
@@ -88,10 +83,9 @@ def approximate_hyperparameters(
     problem: Problem,
     moments: Moments,
     n_independent_features: float,
-    keys: Array | None = None,
     on_iteration: Callable[[str], object] = lambda text: None,
 ) -> HyperApproximation:
-    """Approximate the posterior of the hyperparameters and of the variance ratios.
+    """Approximate the posterior of the hyperparameters and of the variance ratios, which are learned at the scales' modes.
 
     Parameters
     ----------
@@ -100,14 +94,10 @@ def approximate_hyperparameters(
         Of the features that they are learned from.
     n_independent_features : float
         Effective number of independent features, for the ratios.
-    keys : (feature,) PRNG keys, optional
-        With them the ratios are learned from importance samples of the scales, without them from the modes, which is less
-        accurate but enough to start sampling from.
     on_iteration : callable
         Receives a line of progress after each iteration.
     """
     log_medians, n_features = problem.log_medians, moments.squares.shape[1]
-    fits_ratios = problem.noise_ratio or problem.bias_ratio
     center = np.concatenate([log_medians, np.full(len(log_medians), np.log(SETTINGS.initial_omega))])
     ratios = VarianceRatios.equal(problem.n_scanners)
     medians = jnp.repeat(jnp.asarray(log_medians)[:, None], n_features, axis=1)
@@ -116,15 +106,11 @@ def approximate_hyperparameters(
     for iteration in range(SETTINGS.max_iterations):
         prior = prior_at(center, problem.priors.omega_floor)
         likelihood, conditioned = expand_at_modes(problem, ratios, moments, prior, coordinates)
-        coordinates = likelihood.center
-        if fits_ratios and keys is None:
+        coordinates = conditioned.mean
+        if problem.noise_ratio or problem.bias_ratio:
             objective = objective_at_modes(problem, moments, coordinates, n_independent_features)
-        elif fits_ratios:
-            proposal = Laplace(coordinates, conditioned.factor, jnp.ones(n_features, bool))
-            sample = draw_importance_sample(keys, (proposal,), SETTINGS.n_samples, problem.participant_scale)
-            objective = marginal_objective(problem, moments, sample, prior, n_independent_features)
-        if objective and iteration < SETTINGS.n_ratio_iterations:
-            ratios = fit_variance_ratios(problem, objective, ratios)
+            if iteration < SETTINGS.n_ratio_iterations:
+                ratios = fit_variance_ratios(problem, objective, ratios)
         approximation = find_hyper_mode(problem, likelihood, center)
         mode = np.asarray(approximation.mode)[:, 0]
         step = np.clip(mode - center, -SETTINGS.max_step, SETTINGS.max_step)

@@ -78,10 +78,10 @@ class CenteredTarget(NamedTuple):
     origin: np.ndarray
     mode: np.ndarray
     factor: np.ndarray
-    offset: Array
+    offset: np.ndarray
 
 
-def plain_target(log_medians: np.ndarray, basis: Array, log_weights: Array) -> HyperTarget:
+def plain_target(log_medians: np.ndarray, basis: Array | np.ndarray, log_weights: Array) -> HyperTarget:
     """Return the target of features that all have all scales, up to a constant; `log_weights` is (sample, feature).
 
     Features count as independent for eta and omega (power 1); docs/method.md discusses it.
@@ -90,7 +90,7 @@ def plain_target(log_medians: np.ndarray, basis: Array, log_weights: Array) -> H
 
 
 def mixture_target(
-    priors: Priors, log_medians: np.ndarray, basis: Array, log_weights: Array, masks: np.ndarray, power: float
+    priors: Priors, log_medians: np.ndarray, basis: Array | np.ndarray, log_weights: Array, masks: np.ndarray, power: float
 ) -> HyperTarget:
     """Return the normalized target of features of one or two components; arrays as in :class:`HyperTarget`."""
     constant = len(log_medians) * (np.log(2) - np.log(2 * np.pi) - np.log(priors.eta_sd) - np.log(priors.omega_sd))
@@ -187,6 +187,11 @@ def find_mode(priors: Priors, target: HyperTarget, start: Array) -> Laplace:
     return fit_laplace(log_density_of_logarithm, start, jnp.full(start.shape, START_SD))
 
 
+@program("priors")
+def _log_marginals_at(priors: Priors, target: HyperTarget, position: Array | np.ndarray) -> Array:
+    return log_marginals(priors, target, jnp.asarray(position))
+
+
 def center_target(priors: Priors, target: HyperTarget, approximation: Laplace, dtype: type) -> CenteredTarget:
     """Move the origin of log-scales to the mode of eta, and subtract each feature's log marginal likelihood there.
 
@@ -209,11 +214,11 @@ def center_target(priors: Priors, target: HyperTarget, approximation: Laplace, d
     factor[n : 2 * n] *= mode[n : 2 * n, None]
     origin = mode[:n].copy()
     mode[:n] = 0.0
-    log_scales = (target.basis[n:] - origin[:, None, None]).astype(dtype)
-    basis = jnp.concatenate([log_scales**2, log_scales])
+    log_scales = (np.asarray(target.basis[n:]) - origin[:, None, None]).astype(dtype)
+    basis = np.concatenate([log_scales**2, log_scales])
     centered = target._replace(log_medians=target.log_medians - origin, basis=basis)
-    offset = log_marginals(priors, centered, jnp.asarray(mode)[:, None])[0]
-    centered = centered._replace(log_weights=(target.log_weights - offset).astype(dtype))
+    offset = np.asarray(_log_marginals_at(priors, centered, mode[:, None]))[0]
+    centered = centered._replace(log_weights=(np.asarray(target.log_weights) - offset).astype(dtype))
     return CenteredTarget(centered, origin, mode, factor, offset)
 
 

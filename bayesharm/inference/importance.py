@@ -77,7 +77,7 @@ def log_importance_weights(problem: Problem, ratios: VarianceRatios, moments: Mo
     return jnp.where(jnp.isfinite(log_weights), log_weights, -jnp.inf)
 
 
-def quadratic_features(log_scales: Array) -> Array:
+def quadratic_features(log_scales: Array | np.ndarray) -> Array | np.ndarray:
     """Return squares and values of log-scales, in which a Normal log density is linear.
 
     Parameters
@@ -88,6 +88,8 @@ def quadratic_features(log_scales: Array) -> Array:
     -------
     (2 × scale, ..., feature) array
     """
+    if isinstance(log_scales, np.ndarray):
+        return np.moveaxis(np.concatenate([log_scales**2, log_scales], axis=-2), -2, 0)
     return jnp.moveaxis(jnp.concatenate([log_scales**2, log_scales], axis=-2), -2, 0)
 
 

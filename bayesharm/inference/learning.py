@@ -18,15 +18,27 @@ from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.inference.gaussian_likelihood import move_scales
 from bayesharm.inference.hyper_approximation import HyperApproximation, approximate_hyperparameters
-from bayesharm.inference.hyper_target import center_target, eta_and_log_omega, find_mode, plain_target, sample_by_importance
+from bayesharm.inference.hyper_target import (
+    HyperTarget,
+    center_target,
+    eta_and_log_omega,
+    find_mode,
+    plain_target,
+    sample_by_importance,
+)
 from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, component_indices
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
 from bayesharm.inference.joint import JointDraws, center_ratios, compile_chain, sample_joint
 from bayesharm.inference.joint_density import free_ratios
 from bayesharm.inference.placement import place_importance_samples, prior_at
-from bayesharm.inference.variance_ratios import RatioPosterior
+from bayesharm.inference.variance_ratios import (
+    RatioPosterior,
+    fit_variance_ratios,
+    marginal_objective,
+    variance_ratio_covariance,
+)
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Problem
+from bayesharm.likelihood.problem import Gaussian, Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import Priors
 
@@ -79,7 +91,7 @@ def learn_by_sampling(
 
     with ThreadPoolExecutor(1) as pool:
         compilation = pool.submit(compile_ahead)
-        approximation = approximate_hyperparameters(problem, moments, n_independent_features, on_iteration=on_iteration)
+        approximation = approximate_hyperparameters(problem, moments, n_independent_features, on_iteration)
         compilation.result()
     draws = sample_joint(
         problem, moments, approximation, seed=seed, n_chains=n_chains, n_draws=n_draws, target_ess=target_ess,
@@ -102,7 +114,7 @@ def learn_by_importance(
     """Learn hyperparameters and variance ratios from importance samples; parameters as for :func:`learn_by_sampling`.
 
     With many features this is as good, and faster: the hyperparameters are narrow then, and importance samples around the
-    modes of the features give the marginal likelihoods. The ratios have the Gaussian posterior of their approximation.
+    modes of the features give the marginal likelihoods. The posterior of the ratios is taken as Gaussian.
 
     Returns
     -------
@@ -111,18 +123,22 @@ def learn_by_importance(
         Whether the importance samples are reliable, those of nine features in ten and those of the hyperparameters.
     """
     priors, keys = problem.priors, feature_keys(seed, Stage.IMPORTANCE, features)
-    approximation = approximate_hyperparameters(problem, moments, n_independent_features, keys, on_iteration)
-    ratios, likelihood = approximation.ratios, approximation.likelihood
+    approximation = approximate_hyperparameters(problem, moments, n_independent_features, on_iteration)
+    mode, ratios = approximation.mode, approximation.ratios.mean
     eta_sd = np.sqrt((approximation.factor**2).sum(1))[: len(problem.log_medians)].clip(0, priors.eta_sd)
-    sample, _ = place_importance_samples(
-        problem, moments, approximation.mode, eta_sd, ratios.mean, keys, N_SAMPLES, (likelihood.center,)
-    )
-    log_weights = log_importance_weights(problem, ratios.mean, moments, sample)
-    target = plain_target(problem.log_medians, quadratic_features(sample.log_scales), log_weights)
-    laplace = find_mode(priors, target, jnp.asarray(approximation.mode)[:, None])
+    start = (approximation.likelihood.center,)
+    sample, _ = place_importance_samples(problem, moments, mode, eta_sd, ratios, keys, N_SAMPLES, start)
+    covariance = approximation.ratios.covariance
+    if problem.noise_ratio or problem.bias_ratio:
+        prior = prior_at(mode, priors.omega_floor)
+        objective = marginal_objective(problem, moments, sample, prior, n_independent_features)
+        ratios = fit_variance_ratios(problem, objective, ratios)
+        covariance = variance_ratio_covariance(problem, objective, ratios)
+    log_weights = log_importance_weights(problem, ratios, moments, sample)
+    target = plain_target(problem.log_medians, quadratic_features(np.asarray(sample.log_scales)), log_weights)
+    laplace = find_mode(priors, target, mode[:, None])
     prior = prior_at(np.asarray(laplace.mode)[:, 0], priors.omega_floor)
-    at_mode = log_prior(target.basis, prior.mean[:, None], np.log(prior.sd)[:, None], priors.feature_offset_sd)[0]
-    khat = pareto_k(np.asarray(log_weights + at_mode))
+    khat = pareto_k(np.asarray(_log_integrand(problem, target, prior)))
     centered, rng = center_target(priors, target, laplace, np.float32), np.random.default_rng([seed, Stage.HYPER])
     drawn = sample_by_importance(priors, centered, rng, ImportanceSettings(max_khat=MAX_KHAT))
     points = jnp.asarray(drawn.draw(n_chains * n_draws, rng).T)
@@ -133,7 +149,15 @@ def learn_by_importance(
     if n_features < MANY_FEATURES:
         flat = [part.reshape(-1, part.shape[-1])[component_indices(n_chains * n_draws)] for part in (eta, log_omega)]
         log_evidence = np.asarray(log_evidence_of_draws(target.basis, log_weights, *flat, priors.feature_offset_sd))
-    return Hyperparameters(eta, np.exp(log_omega), ratios, log_evidence, n_features, 0, 1.0, is_reliable), is_reliable
+    posterior = RatioPosterior(ratios, covariance, n_independent_features)
+    return Hyperparameters(eta, np.exp(log_omega), posterior, log_evidence, n_features, 0, 1.0, is_reliable), is_reliable
+
+
+@program("problem")
+def _log_integrand(problem: Problem, target: HyperTarget, prior: Gaussian) -> Array:
+    """Compute the log weights of importance samples under a prior of the log-scales, (sample, feature)."""
+    mean, sd = (jnp.asarray(part)[:, None] for part in prior)
+    return target.log_weights[0] + log_prior(target.basis, mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
 
 
 @program("feature_offset_sd")

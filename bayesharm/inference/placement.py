@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.laplace import Laplace
-from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, find_modes
+from bayesharm.inference.expansion import expand_at_modes
+from bayesharm.inference.importance import ImportanceSample, draw_importance_sample
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -64,7 +65,8 @@ def place_importance_samples(
     modes: list[Laplace] = []
     for k, prior_sd in enumerate(prior_sds):
         start = starts[k] if k < len(starts) else modes[-1].mode
-        modes.append(find_modes(problem, ratios, moments, Gaussian(eta, prior_sd), start))
+        _, (mode, factor, _) = expand_at_modes(problem, ratios, moments, Gaussian(eta, prior_sd), start)
+        modes.append(Laplace(mode, factor, jnp.asarray(np.isfinite(mode).all(0))))
     size = max(1, DRAWN_AT_ONCE // n_samples)
     blocks = [slice(start, start + size) for start in range(0, len(keys), size)]
     parts = [

@@ -46,7 +46,7 @@ class RatioSettings:
     """
 
     max_features: int = 256
-    n_evaluations: int = 8192
+    n_evaluations: int = 16384
     min_samples: int = 16
     gradient_tolerance: float = 0.02
     step: float = 0.05
@@ -111,7 +111,7 @@ def marginal_objective(
     n_samples = int(np.clip(SETTINGS.n_evaluations // n_features, SETTINGS.min_samples, sample.log_scales.shape[0]))
     moments = Moments(*(part[:, chosen] for part in moments))
     # samples of the proposals alternate, so that the first ones come from all proposals
-    sample = ImportanceSample(*(part[:n_samples][..., chosen] for part in sample))
+    sample = ImportanceSample(*(jnp.asarray(np.asarray(part)[:n_samples][..., chosen]) for part in sample))
     unit = _unit(problem, power * n_features)
 
     def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
@@ -139,7 +139,7 @@ def objective_at_modes(
     def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
         raw = unit * position
         likelihood = likelihood_gradient(problem, VarianceRatios.from_vector(centering @ raw), moments, coordinates)
-        gradient = raw / problem.ratio_sd**2 - power * centering @ likelihood.by_ratios.to_vector()
+        gradient = raw / problem.ratio_sd**2 - power * centering @ np.concatenate(likelihood.by_ratios)
         value = 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - power * np.asarray(likelihood.value).sum()
         return float(value), unit * gradient
 
