@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _keep_programs() -> None:
+    """Keep executables from the start, not from the first command on."""
+    from bayesharm.algorithms.programs import cache_programs
+
+    cache_programs()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of the real data sets, from the environment variable ``BAYESHARM_DATA``.

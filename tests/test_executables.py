@@ -1,5 +1,9 @@
 """Executables that one process keeps and the next one loads."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +17,10 @@ SEEN: list[int] = []  # constants of the programs that were traced
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(executables, "_folder", tmp_path / "kept")
+    monkeypatch.setattr(executables, "_folder", tmp_path)
+    monkeypatch.setattr(executables, "_source", executables._hash_source())
     SEEN.clear()
-    return tmp_path / "kept"
+    return tmp_path
 
 
 def of_new_process() -> Program:
@@ -46,11 +51,73 @@ def test_executables_of_other_constants_shapes_and_precisions_are_others(folder)
     assert SEEN == [1, 2, 1, 1, 1] and program.n_compiled == 5
 
 
-def test_a_changed_source_makes_other_executables(folder, monkeypatch):
+def test_another_source_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    for name, value in (("_folder", None), ("_source", "")):
+        monkeypatch.setattr(executables, name, value)
+    monkeypatch.setattr(executables, "reset_cache", lambda: None)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    for source in ("a", "b", "c", "d"):
+        monkeypatch.setattr(executables, "_hash_source", lambda source=source: 20 * source)
+        assert executables.keep_executables(tmp_path / "executables")
+        os.utime(tmp_path / "executables" / (16 * source), (ord(source), ord(source)))
+    assert {path.name[0] for path in (tmp_path / "executables").iterdir()} == {"b", "c", "d"}
+    monkeypatch.setattr(executables, "_hash_source", lambda: "")
+    assert not executables.keep_executables(tmp_path / "executables")
+
+
+def test_a_folder_of_others_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(executables, "_folder", None)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    assert not executables.keep_executables(tmp_path / "shared") and not executables.are_kept()
+
+
+def test_nothing_is_kept_if_the_source_changes_meanwhile(folder, monkeypatch):
+    monkeypatch.setattr(executables, "_hash_source", lambda: "changed")
     of_new_process()(2.0, (1.0, 1.0), 1)
-    monkeypatch.setattr(executables, "_environment", lambda: ("another source",))
+    assert not list(folder.iterdir())
+
+
+def test_settings_of_jax_make_other_executables(folder):
     of_new_process()(2.0, (1.0, 1.0), 1)
+    before = jax.config.jax_threefry_partitionable
+    try:
+        jax.config.update("jax_threefry_partitionable", not before)
+        of_new_process()(2.0, (1.0, 1.0), 1)
+    finally:
+        jax.config.update("jax_threefry_partitionable", before)
     assert SEEN == [1, 1] and len(list(folder.iterdir())) == 2
+
+
+def test_an_executable_that_does_not_run_is_compiled_again(folder, monkeypatch):
+    def fail(**arrays):
+        raise RuntimeError("a function is missing")
+
+    monkeypatch.setattr("bayesharm.algorithms.programs.load_executable", lambda name, key: fail)
+    assert of_new_process()(2.0, (1.0, 1.0), 1)[0] == 2
+
+
+def test_commands_use_only_one_of_the_two_caches(tmp_path):
+    """Executables that JAX's own cache returns cannot be kept: they would fail when they are run."""
+    code = """
+import sys, jax, numpy as np
+from bayesharm.algorithms.programs import cache_programs, program
+if sys.argv[1] == "command":
+    cache_programs()
+@program()
+def solve(x):
+    return jax.lax.fori_loop(0, 5, lambda _, x: x @ x / (1 + abs(x).sum()) + np.linspace(0, 1, 4), x)
+print(solve(np.eye(4)).sum())
+"""
+    environment = {
+        **os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }  # fmt: skip
+    said = [
+        subprocess.run([sys.executable, "-c", code, who], capture_output=True, text=True, env=environment, check=True).stdout
+        for who in ("python", "command", "command")
+    ]
+    assert len(set(said)) == 1 and len(list((tmp_path / "executables").rglob("solve-*"))) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", None])
@@ -63,12 +130,12 @@ def test_a_damaged_executable_is_compiled_again(folder, content):
     assert SEEN == [1, 1]
 
 
-def test_a_folder_that_cannot_be_written_is_no_fault(folder):
-    folder.write_text("a file")
+def test_a_folder_that_cannot_be_written_is_no_fault(folder, monkeypatch):
+    monkeypatch.setattr(executables, "_folder", folder / "absent")
     assert of_new_process()(2.0, (1.0, 1.0), 1)[0] == 2
 
 
 def test_a_program_within_a_program_is_traced_as_part_of_it(folder):
     program = of_new_process()
     assert jax.jit(lambda x: program(2.0, (x, x), 1)[0])(jnp.asarray(3.0)) == 10
-    assert not folder.exists()
+    assert not list(folder.iterdir())

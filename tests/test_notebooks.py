@@ -24,7 +24,7 @@ def run(name: str) -> dict[str, Any]:
 def test_first_study(capsys):
     names = run("first_study")
     printed = capsys.readouterr().out
-    assert "150 features" in printed and "inside their 90% intervals" in printed
+    assert "60 features" in printed and "inside their 90% intervals" in printed
     assert 0.8 < names["inside"].mean() < 0.97
     assert (names["table"]["se"] > names["table"]["se_plain"]).all() and names["table"]["lost"].mean() > 0.1
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from threadpoolctl import threadpool_limits
 
 from bayesharm.errors import InputError
 
@@ -45,6 +47,27 @@ class Devices:
     def in_use(self, dtype: str) -> AbstractContextManager[None]:
         """Use the first of these devices in the given precision; see :func:`working_on`."""
         return working_on(self.all[0], dtype)
+
+
+_blas: list[threadpool_limits] = []  # the limit in force, once for each block that it serves
+_blas_lock = Lock()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Let BLAS use one thread within a `with` block: its threads keep cores busy for a while after each product.
+
+    The limit holds for the whole process, until the last of several such blocks ends.
+    """
+    with _blas_lock:
+        _blas.append(_blas[-1] if _blas else threadpool_limits(1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            limit = _blas.pop()
+            if not _blas:
+                limit.restore_original_limits()
 
 
 @contextmanager

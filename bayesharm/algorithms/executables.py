@@ -11,35 +11,63 @@ import hashlib
 import os
 import pickle
 import platform
+import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
-VERSIONS_OF = ("jax", "jaxlib", "numpyro", "numpy")
-FLAGS = ("XLA_FLAGS", "JAX_ENABLE_X64", "JAX_PLATFORMS")
-_folder: Path | None = None
+SOURCE = Path(__file__).parents[1]
+VERSIONS_OF = ("bayesharm", "jax", "jaxlib", "numpyro", "numpy", "scipy")
+MAX_SOURCES, MAX_FILES = 3, 1000  # folders of different source files that are kept, and executables of each
+_folder: Path | None = None  # of executables of this source
+_source = ""
 
 
-def keep_executables(folder: Path) -> None:
-    """Keep executables in this folder, the user's own: loading a file runs code."""
-    global _folder
-    _folder = folder
+def keep_executables(folder: Path) -> bool:
+    """Keep executables in a folder; return whether they are kept.
+
+    Loading an executable runs its code, so that the folder must be the user's own. JAX's own cache is switched off:
+    executables that come out of it cannot be kept.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is absent.
+    """
+    global _folder, _source
+    _source = _hash_source()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (_source and _belongs_to_user(folder)):
+            return False
+        own = folder / _source[:16]
+        own.mkdir(exist_ok=True)
+        os.utime(own)
+    except OSError:
+        return False
+    _remove_oldest(folder, MAX_SOURCES)
+    _remove_oldest(own, MAX_FILES)
+    jax.config.update("jax_compilation_cache_dir", None)
+    reset_cache()
+    _folder = own
+    return True
 
 
 def are_kept() -> bool:
-    """Whether executables are kept: in a folder, on a single processor."""
-    return _folder is not None and jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    """Whether executables are kept: they are those of a single processor."""
+    device = jax.config.jax_default_device
+    platforms = {jax.default_backend(), device.platform if device else "cpu"}
+    return _folder is not None and platforms == {"cpu"} and jax.local_device_count() == 1
 
 
-def load_or_compile(name: str, key: object, compile_it: Callable[[], Any]) -> Any:
-    """Load an executable, or compile and keep it.
+def load_executable(name: str, key: object) -> Any:
+    """Return an executable, a `jax.stages.Compiled`, or None if it is not kept.
 
     Parameters
     ----------
@@ -47,40 +75,53 @@ def load_or_compile(name: str, key: object, compile_it: Callable[[], Any]) -> An
         Of the program.
     key : object
         Of all that the executable depends on, beside the environment; equal keys have equal pickles.
-    compile_it : callable
-        Returns a `jax.stages.Compiled`.
     """
-    assert _folder is not None
-    digest = hashlib.sha256(pickle.dumps((_environment(), key)))
-    path = _folder / f"{name}-{digest.hexdigest()[:40]}"
     with suppress(Exception):  # absent or damaged
-        return deserialize_and_load(*pickle.loads(path.read_bytes()))
-    compiled = compile_it()
+        return deserialize_and_load(*pickle.loads(_path(name, key).read_bytes()))
+    return None
+
+
+def keep_executable(name: str, key: object, executable: Any) -> None:
+    """Keep an executable, unless the source files have changed since they were imported."""
+    if _hash_source() != _source:
+        return
     with suppress(Exception):  # a full disk, or an executable that cannot be kept: the next process compiles again
-        _write(path, pickle.dumps(serialize(compiled)))
-    return compiled
+        path = _path(name, key)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
+            file.write(pickle.dumps(serialize(executable)))
+        os.replace(file.name, path)
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+def _path(name: str, key: object) -> Path:
+    assert _folder is not None
+    settings = {name: repr(value) for name, value in jax.config.values.items() if "cache" not in name}
+    environment = [version(name) for name in VERSIONS_OF], platform.python_version(), _processor(), sorted(settings.items())
+    digest = hashlib.sha256(pickle.dumps((_source, environment, os.environ.get("XLA_FLAGS"), key)))
+    return _folder / f"{name}-{digest.hexdigest()[:40]}"
 
 
-@cache
-def _environment() -> tuple[object, ...]:
-    """Everything outside the program's arguments that an executable depends on."""
-    source = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        source.update(path.read_bytes())
-    versions = [version(name) for name in VERSIONS_OF]
-    return source.hexdigest(), versions, platform.python_version(), _processor(), [os.environ.get(name) for name in FLAGS]
+def _hash_source() -> str:
+    """Hash all source files of the package; empty if there are none."""
+    paths = sorted(SOURCE.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest() if paths else ""
 
 
 def _processor() -> list[str]:
-    """Model and instruction sets of the processor."""
+    """Return model and instruction sets of the processor."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
         return [line for line in lines if line.startswith(("model name", "flags", "Features"))]
     return [platform.processor(), platform.machine()]
+
+
+def _belongs_to_user(folder: Path) -> bool:
+    """Whether nobody else can write to a folder."""
+    status = folder.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _remove_oldest(folder: Path, n_kept: int) -> None:
+    """Remove all but the newest entries of a folder; another process may be doing the same."""
+    with suppress(OSError):
+        for old in sorted(folder.iterdir(), key=lambda path: -path.stat().st_mtime)[n_kept:]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()

@@ -12,6 +12,7 @@ import inspect
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, update_wrapper
 from pathlib import Path
 from threading import Lock
@@ -19,7 +20,7 @@ from typing import Any
 
 import jax
 
-from bayesharm.algorithms.executables import are_kept, keep_executables, load_or_compile
+from bayesharm.algorithms.executables import are_kept, keep_executable, keep_executables, load_executable
 
 # Compilation takes a fifth less time, and programs run as fast.
 FASTER_COMPILATION = {"xla_backend_optimization_level": 1}
@@ -61,9 +62,14 @@ class Program[R]:
         with self._lock:
             if (executable := self._executables.get(key)) is None:
                 content = self.__module__, [_digest(value) for value in constants.values()], str(structure), shapes, config
-                executable = self._executables[key] = load_or_compile(
-                    self.__name__, content, lambda: self._compiled.lower(**constants, **arrays).compile()
-                )
+                if (executable := load_executable(self.__name__, content)) is not None:
+                    with suppress(Exception):  # it does not run: compile it again
+                        result = jax.block_until_ready(executable(**arrays))
+                        self._executables[key] = executable
+                        return result
+                executable = self._compiled.lower(**constants, **arrays).compile()
+                keep_executable(self.__name__, content, executable)
+                self._executables[key] = executable
         return executable(**arrays)
 
     @cached_property
@@ -128,16 +134,23 @@ def clear_all() -> None:
 
 
 def cache_programs() -> None:
-    """Keep compiled programs in the user's cache folder, if it is writable, so that a second run need not compile them."""
+    """Keep compiled programs in a folder, so that a second run need neither trace nor compile them.
+
+    The folder is that of JAX's setting ``jax_compilation_cache_dir``, or the user's cache folder. Where executables cannot
+    be kept (on accelerators, on several devices, or in a folder that others can write to), JAX keeps compilations there.
+    """
     import pooch
 
-    if jax.config.jax_compilation_cache_dir is None:
-        folder = pooch.os_cache("bayesharm") / "programs"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
-        if not os.access(folder, os.W_OK):
-            return
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    keep_executables(Path(jax.config.jax_compilation_cache_dir) / "executables")
+    if are_kept():
+        return
+    chosen = jax.config.jax_compilation_cache_dir
+    folder = Path(chosen) if chosen else pooch.os_cache("bayesharm") / "programs"
+    if chosen and "://" in chosen:
+        return
+    is_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    if is_cpu and keep_executables(folder / "executables"):
+        return
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -11,8 +11,8 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from bayesharm.algorithms.devices import single_threaded_blas
 from bayesharm.algorithms.programs import clear_programs
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import shorten
@@ -110,7 +110,7 @@ def _executor(context: FitContext) -> Iterator[Executor]:
     n_workers = N_WORKERS if context.devices.is_cpu else max(N_WORKERS, (os.cpu_count() or 1) // 2)
     pool = ThreadPoolExecutor(n_workers)
     try:
-        with threadpool_limits(1, user_api="blas"):  # its threads keep cores busy for a while after each product
+        with single_threaded_blas():
             yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -149,7 +149,7 @@ def _fit_together(
     if kept is not None and results is not None:
         return Hyperparameters.from_arrays(kept), results
     n_features = context.n_features
-    progress("features", 0, n_features, "all features together with the hyperparameters")
+    progress("features", 0, n_features, "compiling, then sampling all features together with the hyperparameters")
     features = np.arange(n_features)
     moments, standardization = context.moments(features)
     report = partial(progress, "features", 0, n_features)

@@ -20,9 +20,12 @@ from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 MIN_PRECISION = 1e-3  # least curvature of a log likelihood in any direction; a scale near 0 has nearly none
-HALF_STEP = 1e-4  # half the distance, in coordinates, of two gradients whose difference gives second derivatives
+# Half the distance, in coordinates, of two gradients whose difference gives second derivatives: exact to four digits, and
+# above rounding errors also where a feature has hardly any noise.
+HALF_STEP = 1e-2
 # of the search for modes: number and largest size of steps, the size that ends it, and the factor of the damping
 MAX_STEPS, MAX_STEP, TOLERANCE, DAMPING_FACTOR = 40, 1.0, 0.02, 10.0
+MAX_COORDINATE = 8.0  # logarithms of standardized features: a ratio of 3,000
 
 
 class LikelihoodGradient(NamedTuple):
@@ -63,7 +66,11 @@ def likelihood_gradient(
 def expand_likelihood(
     problem: Problem, ratios: VarianceRatios, moments: Moments, center: Array | np.ndarray
 ) -> GaussianLikelihood:
-    """Expand the log likelihood of every feature around coordinates, (scale, feature), in double precision."""
+    """Expand the log likelihood of every feature around coordinates, (scale, feature).
+
+    Where the likelihood of a feature is not finite, it is taken as constant: its value is -inf.
+    """
+    assert jax.config.jax_enable_x64, "differences of gradients need double precision"
     center = np.asarray(center)
 
     def evaluate(coordinates: np.ndarray) -> LikelihoodGradient:
@@ -76,11 +83,12 @@ def expand_likelihood(
         jacobian.append((ahead.log_scales - behind.log_scales) / (2 * HALF_STEP))
     curvature = -0.5 * np.moveaxis(np.stack(hessian), -1, 0)
     curvature += curvature.swapaxes(1, 2)
-    is_finite = np.isfinite(curvature).all((1, 2), keepdims=True)
-    eigenvalues, axes = np.linalg.eigh(np.where(is_finite, curvature, 0.0))
+    is_finite = np.isfinite(middle.value) & np.isfinite(curvature).all((1, 2)) & np.isfinite(middle.by_coordinates).all(0)
+    eigenvalues, axes = np.linalg.eigh(np.where(is_finite[:, None, None], curvature, 0.0))
     precision = (axes * np.maximum(eigenvalues, MIN_PRECISION)[:, None]) @ axes.swapaxes(1, 2)
-    parts = center, middle.log_scales, np.stack(jacobian, axis=1), middle.value, middle.by_coordinates
-    return GaussianLikelihood(*map(jnp.asarray, (*parts, np.moveaxis(precision, 0, -1))))
+    value, gradient = np.where(is_finite, middle.value, -np.inf), np.where(is_finite, middle.by_coordinates, 0.0)
+    parts = center, middle.log_scales, np.stack(jacobian, axis=1), value, gradient, np.moveaxis(precision, 0, -1)
+    return GaussianLikelihood(*map(jnp.asarray, parts))
 
 
 def expand_at_modes(
@@ -101,6 +109,7 @@ def expand_at_modes(
     Returns
     -------
     GaussianLikelihood
+        Its value is 0 for features whose likelihood is finite nowhere on the way.
     ConditionedScales
         The posterior of the scales by this expansion.
     """
@@ -123,7 +132,10 @@ def expand_at_modes(
         slope = precision @ (np.asarray(conditioned.mean) - np.asarray(best.center)).T[..., None]
         damped = precision + damping[:, None, None] * np.diag(sd**-2.0)
         step = np.clip(np.linalg.solve(damped, slope)[..., 0].T, -MAX_STEP, MAX_STEP)
-        if not (np.abs(step) >= TOLERANCE).any():
+        center = np.clip(np.asarray(best.center) + step, -MAX_COORDINATE, MAX_COORDINATE)
+        if (np.abs(center - np.asarray(best.center)) < TOLERANCE).all():
             break
-        new = expand_likelihood(problem, ratios, moments, np.asarray(best.center) + step)
-    return best, conditioned
+        new = expand_likelihood(problem, ratios, moments, center)
+    value = np.asarray(best.value)
+    best = best._replace(value=jnp.asarray(np.where(np.isfinite(value), value, 0.0)))
+    return best, conditioned._replace(mean=jnp.asarray(center))

@@ -1,4 +1,4 @@
-"""Variance ratios of the scanners, of their noise and of their biases, from marginal likelihoods of many features.
+"""Variance ratios of the scanners, of their noise and of their biases, from the likelihoods of many features.
 
 All features inform the ratios, so their posterior is narrow and nearly Gaussian: mode and inverse curvature describe it.
 """
