@@ -4,10 +4,10 @@
 
 The simulated SRPBS study with errors and people whose features are correlated: in *blocks* of 50 that share half of their
 variance; by five *factors* with random loadings, half of the variance; as the residuals of ON-Harmony *thickness*. With
-*biases* the scanners' biases are correlated in blocks as well. For the biases of all scanners: share of 90% intervals of
-joint draws that contain the truth, of single features, of means over 10 and 100 random features, over blocks and over all,
-and of the score of a random linear classifier; beside each, in brackets, the same draws with the features independent. For
-`sources`: intervals of the mean finite-population sd over all features.
+*+biases* the scanners' biases are correlated in the same way; otherwise they are independent. For the biases of all
+scanners: share of 90% intervals of joint draws that contain the truth, of single features, of means over 10 and 100 random
+features, over blocks and over all, and of the score of a random linear classifier; beside each, in brackets, the same draws
+with the features independent. For `sources`: intervals of the mean finite-population sd over all features.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
 BLOCK, SHARE, N_FACTORS, N_DRAWS = 50, 0.5, 5, 400
-KINDS = ("none", "blocks", "factors", "thickness", "biases")
+KINDS = ("none", *(f"{kind}{biases}" for biases in ("", "+biases") for kind in ("blocks", "factors", "thickness")))
 
 
 def mixing(kind: str, n_features: int, rng: np.random.Generator, data: Path) -> np.ndarray:
@@ -56,7 +56,7 @@ def simulate(kind: str, n_features: int, seed: int, data: Path) -> Simulation:
     """Simulate a study whose errors and participant effects are correlated over features."""
     study = simulate_srpbs(n_features, seed=seed, sizes=SIZES["large"], dtype="float64")
     rng, truth, scans = np.random.default_rng([seed, 1]), study.truth, study.scans
-    root = np.eye(n_features) if kind == "none" else mixing("blocks" if kind == "biases" else kind, n_features, rng, data)
+    root = np.eye(n_features) if kind == "none" else mixing(kind.removesuffix("+biases"), n_features, rng, data)
 
     def draw(labels: pd.Series, scale: np.ndarray) -> pd.DataFrame:
         levels = pd.unique(labels)
@@ -64,7 +64,7 @@ def simulate(kind: str, n_features: int, seed: int, data: Path) -> Simulation:
 
     people, noise = draw(scans.participant_id, truth.scales["participant"]), draw(scans.scan_id, truth.scales["noise"])
     biases = truth.effects["measurement"]
-    if kind == "biases":
+    if kind.endswith("+biases"):
         biases = draw(scans.scanner, truth.scales["measurement"])
     population = (scans.site + "/" + scans.diagnosis).where(scans.participant_id.str.startswith("P"))
     features = truth.mean + biases.loc[scans.scanner].to_numpy() + people.loc[scans.participant_id].to_numpy()

@@ -1,8 +1,8 @@
 """Executables of compiled programs in a folder, from which a later process loads them without tracing them again.
 
-JAX's own cache of compilations saves compiling, but not tracing and lowering, which is half of the time of a small fit. An
-executable here is that of exactly the same source files, versions, processor, settings, constants and shapes; anything else
-has another name.
+JAX's own cache of compilations saves compiling, but not tracing and lowering, which is half of the time of a small fit. The
+file name contains a hash of source files, versions, processor, settings, constants and shapes, so that an executable is
+loaded only if all of them are the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 SOURCE = Path(__file__).parents[1]
 VERSIONS_OF = ("bayesharm", "jax", "jaxlib", "numpyro", "numpy", "scipy")
-MAX_SOURCES, MAX_FILES = 3, 1000  # folders of different source files that are kept, and executables of each
+MAX_SOURCES, MAX_FILES = 3, 1000  # versions of the source whose folders are kept, and executables in each
 _folder: Path | None = None  # of executables of this source
 _source = ""
 
@@ -60,7 +60,7 @@ def keep_executables(folder: Path) -> bool:
 
 
 def are_kept() -> bool:
-    """Whether executables are kept: they are those of a single processor."""
+    """Whether executables are kept. This needs a folder, and a CPU that is JAX's only device."""
     device = jax.config.jax_default_device
     platforms = {jax.default_backend(), device.platform if device else "cpu"}
     return _folder is not None and platforms == {"cpu"} and jax.local_device_count() == 1

@@ -110,7 +110,7 @@ def program[R](*static: str) -> Callable[[Callable[..., R]], Program[R]]:
     Parameters
     ----------
     *static : str
-        Names of hashable arguments that are constants of the program; each value is compiled for itself.
+        Names of hashable arguments that are constants of the program; the function is compiled once for each value.
     """
 
     def compile_and_register(function: Callable[..., R]) -> Program[R]:

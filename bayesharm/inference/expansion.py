@@ -1,7 +1,7 @@
 """Expansion of each feature's likelihood to second order, and the search for the modes of the features' scales.
 
-One program, the gradient of the likelihood, serves all: second derivatives are differences of gradients. It compiles in half
-the time of a program for second derivatives, which few features would wait for.
+One program, the gradient of the likelihood, does all of this: second derivatives are differences of gradients. It compiles
+in half the time of a program for second derivatives, which matters in a fit of few features.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_PRECISION = 1e-3  # least curvature of a log likelihood in any direction; a 
 # Half the distance, in coordinates, of two gradients whose difference gives second derivatives: exact to four digits, and
 # above rounding errors also where a feature has hardly any noise.
 HALF_STEP = 1e-2
-# of the search for modes: number and largest size of steps, the size that ends it, and the factor of the damping
+# Search for modes: maximum number of steps, largest step, step size that ends the search, factor of the damping.
 MAX_STEPS, MAX_STEP, TOLERANCE, DAMPING_FACTOR = 40, 1.0, 0.02, 10.0
 MAX_COORDINATE = 8.0  # logarithms of standardized features: a ratio of 3,000
 
@@ -68,7 +68,7 @@ def expand_likelihood(
 ) -> GaussianLikelihood:
     """Expand the log likelihood of every feature around coordinates, (scale, feature).
 
-    Where the likelihood of a feature is not finite, it is taken as constant: its value is -inf.
+    Where the likelihood of a feature is not finite, its value is -inf, its gradient 0 and its precision `MIN_PRECISION`.
     """
     assert jax.config.jax_enable_x64, "differences of gradients need double precision"
     center = np.asarray(center)
@@ -109,9 +109,9 @@ def expand_at_modes(
     Returns
     -------
     GaussianLikelihood
-        Its value is 0 for features whose likelihood is finite nowhere on the way.
+        The value of a feature is 0 if its likelihood is not finite at any point of the search.
     ConditionedScales
-        The posterior of the scales by this expansion.
+        The Gaussian posterior of the coordinates; its mean is the last position that the search proposed.
     """
     offset_sd, (mean, sd) = problem.priors.feature_offset_sd, prior
     prior_precision = np.linalg.inv(np.diag(sd**2) + offset_sd**2)

@@ -43,7 +43,7 @@ class ApproximationSettings:
     n_ratio_iterations : int
         First iterations, which update the variance ratios too.
     initial_omega, start_sd : float
-        Where the search begins, and the spread of a coordinate where the curvature is of the wrong sign.
+        Omega at the start, and the unit of the damping, which is also the sd where the curvature is not positive definite.
     max_step, tolerance : float
         Largest step of eta and log omega_excess, and the step that ends the iterations.
     """

@@ -81,7 +81,8 @@ def learn_by_sampling(
     Hyperparameters
         Correlated features count by their effective number.
     JointDraws
-        Likewise.
+        Its scales have moved along with the hyperparameters. Its eta, log_omega and raw_ratios are those of the sampler,
+        with every feature counted in full.
     """
     device = jax.config.jax_default_device
 
@@ -113,8 +114,8 @@ def learn_by_importance(
 ) -> tuple[Hyperparameters, bool]:
     """Learn hyperparameters and variance ratios from importance samples; parameters as for :func:`learn_by_sampling`.
 
-    With many features this is as good, and faster: the hyperparameters are narrow then, and importance samples around the
-    modes of the features give the marginal likelihoods. The posterior of the ratios is taken as Gaussian.
+    With many features this is as good, and faster: the posterior of the hyperparameters is narrow then, and importance
+    samples around the modes of the features give the marginal likelihoods. The posterior of the ratios is taken as Gaussian.
 
     Returns
     -------
@@ -248,7 +249,7 @@ def temper_draws(draws: np.ndarray, prior_mean: np.ndarray, prior_sd: np.ndarray
     kept = np.ix_(varies, varies)
     precision = np.linalg.inv(np.cov(pooled[:, varies].T).reshape(varies.sum(), -1))
     information, axes = np.linalg.eigh(precision - prior[kept])
-    likelihood = (axes * np.maximum(information, 0)) @ axes.T  # of chance, a posterior may seem wider than the prior
+    likelihood = (axes * np.maximum(information, 0)) @ axes.T  # by chance, the sample covariance may exceed the prior's
     old, new = likelihood + prior[kept], power * likelihood + prior[kept]
     new_mean = mean[varies] + (1 - power) * np.linalg.solve(new, prior[kept] @ (prior_mean - mean)[varies])
     widen = np.linalg.cholesky(np.linalg.inv(new)) @ np.linalg.inv(np.linalg.cholesky(np.linalg.inv(old)))
