@@ -87,6 +87,22 @@ def test_distances_and_correlations_are_those_of_the_joint_posterior(exact):
     assert (found.pairs["distance"] > found.pairs["distance_of_means"]).all()
 
 
+def test_distances_are_less_certain_where_errors_of_features_are_correlated(exact):
+    """Errors that are the same in all features do not average out."""
+    independent = posterior_of(exact.names, exact.mean, exact.sd, exact.correlation)
+    same = posterior_of(exact.names, exact.mean, exact.sd, exact.correlation)
+    patterns = same.tree["error_patterns"].to_dataset()
+    one = np.zeros((N_FEATURES, N_FEATURES), np.float32)
+    one[0] = 1
+    same.tree["error_patterns"] = xr.DataTree(patterns.assign(error_pattern=(("entry", "feature"), one)))
+
+    def spread(posterior):
+        pairs = scanner_similarity(posterior).pairs
+        return pairs["distance_q95"] - pairs["distance_q05"]
+
+    assert (spread(same) > 3 * spread(independent)).all()
+
+
 def test_scanners_must_not_be_taken_as_independent(exact):
     """A and B, compared in the same people, are known better against one another than against the others."""
     n = len(exact.names)

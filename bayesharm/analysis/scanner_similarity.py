@@ -2,7 +2,7 @@
 
 All three follow from sums over features of squares and products of biases. A run folder holds the posterior mean and sd of
 each bias and, once for all features, the posterior correlation between scanners. Biases are drawn as Gaussian from these,
-feature by feature; sums over many features have nearly the same distribution as under the full posterior.
+correlated over features as their errors are (:mod:`bayesharm.inference.error_patterns`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ScannerSimilarity(Tables):
 def scanner_similarity(posterior: Posterior) -> ScannerSimilarity:
     """Compare the bias maps of the scanners and cluster the scanners by distance.
 
-    Features are drawn independently: the uncertainty of the hyperparameters, which they share, is not part of the intervals.
+    The uncertainty of the hyperparameters, which all features share, is not part of the intervals.
     The posterior correlation between scanners is that at the typical scales of the study: it depends on the participants
     whom scanners share, and hardly on the feature.
 
@@ -112,7 +112,7 @@ def scanner_similarity(posterior: Posterior) -> ScannerSimilarity:
     mean, sd = (mean / scale)[:, is_finite], (sd / scale)[:, is_finite]
     n_features = mean.shape[1]
     rng = np.random.default_rng([posterior.run["seed"], Stage.SIMILARITY])
-    products, sums = _draw_sums(mean, sd, effect["correlation"].values, rng)
+    products, sums = _draw_sums(mean, sd, effect["correlation"].values, posterior.error_pattern[:, is_finite], rng)
 
     distance, correlation = _distances(products, n_features), _correlations(products, sums, n_features)
     of_means = _distances(mean @ mean.T, n_features)
@@ -141,16 +141,16 @@ def scanner_similarity(posterior: Posterior) -> ScannerSimilarity:
 
 
 def _draw_sums(
-    mean: np.ndarray, sd: np.ndarray, correlation: np.ndarray, rng: np.random.Generator
+    mean: np.ndarray, sd: np.ndarray, correlation: np.ndarray, error_pattern: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw sums over features: of products of two scanners' biases, (draw, scanner, scanner), and of biases."""
     variance, vectors = np.linalg.eigh(correlation)  # singular, since biases sum to 0
     root = (vectors * np.sqrt(np.maximum(variance, 0))).astype(np.float32)
+    weights = root @ rng.standard_normal((N_DRAWS, len(mean), len(error_pattern)), np.float32)
     products, sums = np.zeros((N_DRAWS, *correlation.shape)), np.zeros((N_DRAWS, len(mean)))
     for start in range(0, mean.shape[1], FEATURE_CHUNK):
         chunk = slice(start, start + FEATURE_CHUNK)
-        z = rng.standard_normal((N_DRAWS, *mean[:, chunk].shape), np.float32)
-        bias = (mean[:, chunk] + sd[:, chunk] * (root @ z)).astype(np.float32)
+        bias = (mean[:, chunk] + sd[:, chunk] * (weights @ error_pattern[:, chunk])).astype(np.float32)
         products += bias @ bias.swapaxes(1, 2)
         sums += bias.sum(2)
     return products, sums
