@@ -139,3 +139,29 @@ def test_a_program_within_a_program_is_traced_as_part_of_it(folder):
     program = of_new_process()
     assert jax.jit(lambda x: program(2.0, (x, x), 1)[0])(jnp.asarray(3.0)) == 10
     assert not list(folder.iterdir())
+
+
+def test_commands_keep_nothing_where_others_can_write(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (tmp_path / "file").write_text("")
+    code = "from bayesharm.algorithms.programs import cache_programs; cache_programs(); import jax; "
+    code += "print(jax.config.jax_compilation_cache_dir)"
+    for folder in (shared, tmp_path / "file"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder)},
+        )  # fmt: skip
+        assert "programs are not kept in" in done.stderr and done.stdout == "None\n"
+    assert not list(shared.iterdir())
+
+
+def test_a_flipped_bit_is_found(folder):
+    of_new_process()(2.0, (1.0, 1.0), 1)
+    [path] = folder.iterdir()
+    stored = bytearray(path.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    path.write_bytes(stored)
+    assert of_new_process()(2.0, (1.0, 1.0), 1)[0] == 2
+    assert SEEN == [1, 1]

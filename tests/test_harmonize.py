@@ -606,9 +606,15 @@ def test_a_summary_measures_the_sources(tmp_path):
     assert summary.scanners.loc["A", "bias"] == pytest.approx(5.0)
     assert "All 4 features have converged." in summary.diagnostics
     assert "hyperparameters have converged (R-hat" in summary.diagnostics[1]
-    assert "hardly correlated: 4 of them carry the information of about 4 independent ones" in summary.diagnostics[2]
+    assert (
+        "hardly correlated: the 4 features from which the hyperparameters are learned carry the information of about 4"
+        in summary.diagnostics[2]
+    )
     posterior.tree["hyper"].attrs["n_independent_features"] = 2.2
-    assert "are correlated: 4 of them carry the information of about 2" in summarize(posterior).diagnostics[2]
+    assert (
+        "are correlated: the 4 features from which the hyperparameters are learned carry the information of about 2"
+        in summarize(posterior).diagnostics[2]
+    )
     posterior.tree["hyper"]["omega"][2] = 0.3  # a chain that does not move
     assert "hyperparameters have NOT converged" in summarize(posterior).diagnostics[1]
     names = [path.name for path in summary.write(tmp_path / "tables")]

@@ -257,6 +257,8 @@ def test_tempered_draws_are_those_of_the_weaker_likelihood(power):
     mean, covariance = posterior(power)
     np.testing.assert_allclose(found.mean(0), mean, atol=0.03)
     np.testing.assert_allclose(np.cov(found.T), covariance, atol=0.04 * np.abs(covariance).max())
+    stuck = np.repeat(draws[:, :1], 10, axis=1)  # more parameters than different draws
+    np.testing.assert_array_equal(temper_draws(stuck[:2], prior_mean, prior_sd, power), stuck[:2])
     constant = np.zeros((4, 10, 2))  # a model without ratios
     np.testing.assert_array_equal(temper_draws(constant, np.zeros(2), np.ones(2), 0.5), constant)
 

@@ -534,3 +534,13 @@ def test_features_that_would_overflow_or_vanish_are_refused(study, factor):
     dataset = bayesharm.load_dataset(study / "scans.csv", factor * np.load(study / "features.npy")[:, :2])
     with pytest.raises(InputError, match=r"too small or too large[\s\S]*and 1e\+200[\s\S]*another unit"):
         bayesharm.fit(dataset, MODEL)
+
+
+def test_features_without_noise_are_refused(study):
+    """The same value in all scans of each person: there is no noise to compare anything with."""
+    scans, features = pd.read_csv(study / "scans.csv"), np.load(study / "features.npy")[:, :4]
+    features[:, 2] = features[scans.groupby("participant_id").cumcount().eq(0).to_numpy().nonzero()[0], 2][
+        scans.participant_id.factorize()[0]
+    ]
+    with pytest.raises(InputError, match=r"the same in all scans of a person[\s\S]*got: *.feature_\d*2.\n"):
+        bayesharm.fit(bayesharm.load_dataset(scans, features), MODEL)

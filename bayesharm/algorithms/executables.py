@@ -25,6 +25,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 SOURCE = Path(__file__).parents[1]
 VERSIONS_OF = ("bayesharm", "jax", "jaxlib", "numpyro", "numpy", "scipy")
 MAX_SOURCES, MAX_FILES = 3, 1000  # versions of the source whose folders are kept, and executables in each
+CHECKSUM_BYTES = 32  # of the sha256 that each file begins with
 _folder: Path | None = None  # of executables of this source
 _source = ""
 
@@ -44,7 +45,7 @@ def keep_executables(folder: Path) -> bool:
     _source = _hash_source()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (_source and _belongs_to_user(folder)):
+        if not (_source and belongs_to_user(folder)):
             return False
         own = folder / _source[:16]
         own.mkdir(exist_ok=True)
@@ -53,10 +54,15 @@ def keep_executables(folder: Path) -> bool:
         return False
     _remove_oldest(folder, MAX_SOURCES)
     _remove_oldest(own, MAX_FILES)
-    jax.config.update("jax_compilation_cache_dir", None)
-    reset_cache()
+    forget_compilations()
     _folder = own
     return True
+
+
+def forget_compilations() -> None:
+    """Switch off JAX's own cache."""
+    jax.config.update("jax_compilation_cache_dir", None)
+    reset_cache()
 
 
 def are_kept() -> bool:
@@ -76,8 +82,11 @@ def load_executable(name: str, key: object) -> Any:
     key : object
         Of all that the executable depends on, beside the environment; equal keys have equal pickles.
     """
-    with suppress(Exception):  # absent or damaged
-        return deserialize_and_load(*pickle.loads(_path(name, key).read_bytes()))
+    with suppress(Exception):  # absent, or of another JAX
+        stored = _path(name, key).read_bytes()
+        checksum, content = stored[:CHECKSUM_BYTES], stored[CHECKSUM_BYTES:]
+        if hashlib.sha256(content).digest() == checksum:  # a damaged one might run, with wrong results
+            return deserialize_and_load(*pickle.loads(content))
     return None
 
 
@@ -88,7 +97,8 @@ def keep_executable(name: str, key: object, executable: Any) -> None:
     with suppress(Exception):  # a full disk, or an executable that cannot be kept: the next process compiles again
         path = _path(name, key)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-            file.write(pickle.dumps(serialize(executable)))
+            content = pickle.dumps(serialize(executable))
+            file.write(hashlib.sha256(content).digest() + content)
         os.replace(file.name, path)
 
 
@@ -114,10 +124,11 @@ def _processor() -> list[str]:
     return [platform.processor(), platform.machine()]
 
 
-def _belongs_to_user(folder: Path) -> bool:
-    """Whether nobody else can write to a folder."""
+def belongs_to_user(folder: Path) -> bool:
+    """Whether the user can write to a folder, and nobody else."""
     status = folder.stat()
-    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    is_own = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    return is_own and os.access(folder, os.W_OK)
 
 
 def _remove_oldest(folder: Path, n_kept: int) -> None:

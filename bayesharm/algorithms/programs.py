@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import pickle
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, update_wrapper
@@ -20,7 +20,14 @@ from typing import Any
 
 import jax
 
-from bayesharm.algorithms.executables import are_kept, keep_executable, keep_executables, load_executable
+from bayesharm.algorithms.executables import (
+    are_kept,
+    belongs_to_user,
+    forget_compilations,
+    keep_executable,
+    keep_executables,
+    load_executable,
+)
 
 # Compilation takes a fifth less time, and programs run as fast.
 FASTER_COMPILATION = {"xla_backend_optimization_level": 1}
@@ -136,21 +143,34 @@ def clear_all() -> None:
 def cache_programs() -> None:
     """Keep compiled programs in a folder, so that a second run need neither trace nor compile them.
 
-    The folder is that of JAX's setting ``jax_compilation_cache_dir``, or the user's cache folder. Where executables cannot
-    be kept (on accelerators, on several devices, or in a folder that others can write to), JAX keeps compilations there.
+    The folder is that of JAX's setting ``jax_compilation_cache_dir``, or the user's cache folder. On accelerators and on
+    several devices, JAX keeps compilations there instead of executables.
+
+    Warns
+    -----
+    UserWarning
+        The folder cannot be used, or others can write to it. Nothing is kept then.
     """
     import pooch
 
     if are_kept():
         return
     chosen = jax.config.jax_compilation_cache_dir
+    if chosen and "://" in chosen:  # storage that JAX reaches by itself
+        return
     folder = Path(chosen) if chosen else pooch.os_cache("bayesharm") / "programs"
-    if chosen and "://" in chosen:
-        return
-    is_cpu = jax.default_backend() == "cpu" and jax.local_device_count() == 1
-    if is_cpu and keep_executables(folder / "executables"):
-        return
-    with suppress(OSError):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            jax.config.update("jax_compilation_cache_dir", str(folder))
+        is_usable = belongs_to_user(folder)
+        reason = "others can write to it, or you cannot"
+    except OSError as error:
+        is_usable, reason = False, str(error)
+    if not is_usable:
+        forget_compilations()
+        warnings.warn(
+            f"Compiled programs are not kept in {folder}: {reason}. To keep them, choose a folder of your own with "
+            "JAX_COMPILATION_CACHE_DIR.",
+            stacklevel=2,
+        )
+    elif not (jax.default_backend() == "cpu" and jax.local_device_count() == 1 and keep_executables(folder / "executables")):
+        jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -49,7 +49,7 @@ def describe_convergence(posterior: Posterior, hyper: pd.DataFrame, features: pd
 def _describe_features(features: pd.DataFrame) -> str:
     failed = features.index[~features["converged"]]
     if failed.empty:
-        return f"All {len(features):,} features have converged."
+        return "The feature has converged." if len(features) == 1 else f"All {len(features):,} features have converged."
     return (
         f"{len(failed):,} of {len(features):,} features have NOT converged, even after retries with more draws "
         f"({_count(features.loc[failed, 'reason'])}). Do not rely on them: {shorten(failed)}."
@@ -73,11 +73,13 @@ def _describe_correlation(attrs: Mapping[str, Any]) -> list[str]:
     n_features, n_independent = attrs["features"], attrs["n_independent_features"]
     if n_features == 1:
         return []
-    how = "hardly correlated" if n_independent > MIN_INDEPENDENT * n_features else "correlated"
-    return [
-        f"Features are {how}: {n_features} of them carry the information of about {n_independent:.0f} independent ones. "
-        "Intervals of what features share, and joint draws of the harmonized data, allow for that."
-    ]
+    is_hardly = n_independent > MIN_INDEPENDENT * n_features
+    sentence = (
+        f"Features are {'hardly ' if is_hardly else ''}correlated: the {n_features} features from which the hyperparameters "
+        f"are learned carry the information of about {n_independent:.0f} independent "
+        f"{'one' if round(n_independent) == 1 else 'ones'}."
+    )
+    return [sentence if is_hardly else f"{sentence} Intervals of the hyperparameters, and joint draws, allow for that."]
 
 
 def _describe_waiting(leapfrog: Mapping[str, float] | None) -> list[str]:

@@ -158,7 +158,7 @@ def fit(
         dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
-            f"{dataset.features.n_features:,} features"
+            f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"
         )
         from bayesharm.algorithms.programs import cache_programs
         from bayesharm.fitting.fit import fit as fit_model

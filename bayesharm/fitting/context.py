@@ -25,6 +25,7 @@ from bayesharm.results.posterior import Posterior
 # Features that a device samples together: 64 fit the caches of a processor, 4,096 keep an accelerator busy.
 CPU_BLOCK, PREVIEW_BLOCK, ACCELERATOR_BLOCK = 64, 128, 4096
 N_NOISE_FEATURES = 128  # features from which the noise sds of the scans are estimated, for error patterns
+SMALLEST_NOISE = 1e-10  # mean square change between scans of a person, over the variance of the feature
 LARGEST_VARIANCE = 1e200  # squared units of a feature: sums of products stay finite
 
 
@@ -190,25 +191,40 @@ def _common_unit(dataset: Dataset, design: Design) -> float | None:
     Raises
     ------
     InputError
-        Features do not vary over the scans in use, or their variance is too small or too large.
+        Features do not vary over the scans in use or between scans of a person, or their variance is too small or too large.
     """
     squares = 0.0
     constant: list[str] = []
+    copied: list[str] = []
     extreme: list[str] = []
+    first, second = _pair_repeats(design)
     for start, stop in dataset.features.blocks():
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
             values = dataset.features.read(start, stop)[design.rows]
             variance, varies = values.var(axis=0), values.max(axis=0) > values.min(axis=0)
+            change = ((values[first] - values[second]) ** 2).mean(axis=0) if len(first) else variance
+            is_extreme = ~((variance > 1 / LARGEST_VARIANCE) & (variance < LARGEST_VARIANCE))
+            is_copied = varies & ~is_extreme & (change < SMALLEST_NOISE * variance)
         names = dataset.features.names[start:stop]
         constant += list(names[~varies])
-        extreme += list(names[varies & ~((variance > 1 / LARGEST_VARIANCE) & (variance < LARGEST_VARIANCE))])
+        extreme += list(names[varies & is_extreme])
+        copied += list(names[is_copied])
         squares += variance.sum()
-    if constant or extreme:
-        limits = f"a variance between {1 / LARGEST_VARIANCE:.0e} and {LARGEST_VARIANCE:.0e}"
-        raise InputError(
-            f"Some features {'do not vary' if constant else 'are too small or too large'} over the scans in use.",
-            got=shorten(constant or extreme),
-            expected="at least two different values" if constant else limits,
-            do="leave these features out" + ("" if constant else ", or give them in another unit"),
-        )
+    limits = f"a variance between {1 / LARGEST_VARIANCE:.0e} and {LARGEST_VARIANCE:.0e}"
+    leave_out = "leave these features out"
+    for found, problem, expected, advice in (
+        (constant, "do not vary over the scans in use", "at least two different values", leave_out),
+        (copied, "are the same in all scans of a person", "values that differ between scans, if only by noise", leave_out),
+        (extreme, "are too small or too large over the scans in use", limits, f"{leave_out}, or give them in another unit"),
+    ):
+        if found:
+            raise InputError(f"Some features {problem}.", got=shorten(found), expected=expected, do=advice)
     return float(np.sqrt(squares / len(dataset.features.names))) if design.spec.feature_scaling == "common" else None
+
+
+def _pair_repeats(design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of each scan of a person and of the person's next one."""
+    person = np.asarray(design.participants)
+    order = np.argsort(person, kind="stable")
+    is_same = person[order][1:] == person[order][:-1]
+    return order[:-1][is_same], order[1:][is_same]

@@ -45,6 +45,7 @@ from bayesharm.model.spec import Priors
 Array = jax.Array
 
 N_SAMPLES = 1024  # importance samples of each feature
+MAX_CONDITION = 1e12  # of a covariance of draws that is inverted
 MAX_KHAT = 0.7  # Pareto-k above which importance samples are not reliable
 
 
@@ -247,7 +248,10 @@ def temper_draws(draws: np.ndarray, prior_mean: np.ndarray, prior_sd: np.ndarray
     if power == 1 or not varies.any():
         return draws
     kept = np.ix_(varies, varies)
-    precision = np.linalg.inv(np.cov(pooled[:, varies].T).reshape(varies.sum(), -1))
+    covariance = np.cov(pooled[:, varies].T).reshape(varies.sum(), -1)
+    if not np.isfinite(covariance).all() or np.linalg.cond(covariance) > MAX_CONDITION:
+        return draws  # chains that did not move; they are reported as not converged
+    precision = np.linalg.inv(covariance)
     information, axes = np.linalg.eigh(precision - prior[kept])
     likelihood = (axes * np.maximum(information, 0)) @ axes.T  # by chance, the sample covariance may exceed the prior's
     old, new = likelihood + prior[kept], power * likelihood + prior[kept]
