@@ -81,6 +81,7 @@ class Program[R]:
 
     @cached_property
     def _part(self) -> Any:
+        """The function as a part of another program, which may not have options of its own."""
         return jax.jit(self._function, static_argnames=self._static)
 
     @cached_property
