@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import bayesharm
-from bayesharm.algorithms.devices import find_devices
+from bayesharm.algorithms.devices import find_devices, single_threaded_blas
 from bayesharm.errors import InputError
 from bayesharm.fitting.block_sampler import BlockSampler
 from bayesharm.fitting.context import FitContext
@@ -62,3 +63,17 @@ def test_several_devices_give_what_one_gives(small_study, tmp_path):
 def test_a_device_that_is_not_there():
     with pytest.raises(InputError, match=r"no device 'abacus'[\s\S]*got: cpu[\s\S]*--device"):
         find_devices("abacus")
+
+
+def test_blas_has_one_thread_until_the_last_block_ends():
+    def n_threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        first, second = single_threaded_blas(), single_threaded_blas()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)  # not the last one that began
+        assert n_threads() == {1}
+        second.__exit__(None, None, None)
+        assert n_threads() == {2}

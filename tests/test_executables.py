@@ -157,6 +157,20 @@ def test_commands_keep_nothing_where_others_can_write(tmp_path):
     assert not list(shared.iterdir())
 
 
+def test_programs_are_kept_where_new_folders_are_open_to_a_group(tmp_path):
+    """With the umask of many systems, 0o002, a group may write to new folders."""
+    code = "import os; os.umask(0o002); from bayesharm.algorithms.programs import cache_programs; cache_programs(); "
+    code += "from bayesharm.algorithms.executables import are_kept; print(are_kept())"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    (tmp_path / "bayesharm" / "programs").mkdir(parents=True)
+    (tmp_path / "bayesharm" / "programs").chmod(0o775)  # as an earlier version left it
+    for settings in ({"XDG_CACHE_HOME": str(tmp_path)}, {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "new")}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment | settings
+        )
+        assert done.stdout == "True\n" and not done.stderr
+
+
 def test_a_flipped_bit_is_found(folder):
     of_new_process()(2.0, (1.0, 1.0), 1)
     [path] = folder.iterdir()

@@ -221,7 +221,7 @@ def test_the_search_finds_the_modes_from_far_away():
     for start in (-4.0, -0.7, 2.0):
         found, conditioned = expand_at_modes(problem, ratios, moments, prior, np.full((n_scales, 2), start))
         sds = np.sqrt((np.asarray(conditioned.factor) ** 2).sum(1))
-        assert (np.abs(slope(found.center)) * sds < 0.1).all()
+        assert (np.abs(slope(found.center)) * sds < 0.1).all()  # the search ends at a step of 0.02, a tenth of such sds
 
 
 def test_a_feature_without_noise_does_not_spoil_the_others():
@@ -237,7 +237,7 @@ def test_a_feature_without_noise_does_not_spoil_the_others():
     assert np.isfinite(np.concatenate([found.mode, found.ratios.mean.to_vector()])).all()
     sd = np.sqrt((without.factor**2).sum(1))
     others = [1, 2, 4, 5]  # eta and log omega_excess of participants and scanners
-    assert (np.abs(found.mode - without.mode) < 1.5 * sd)[others].all()
+    assert (np.abs(found.mode - without.mode) < 1.5 * sd)[others].all()  # it informs them too
 
 
 @pytest.mark.parametrize("power", [0.1, 0.5, 1.0])

@@ -34,6 +34,7 @@ def test_network_mean(capsys):
     table = run("network_mean")["table"]
     assert "carry the information of about" in capsys.readouterr().out
     independent, joint, error = (table[name] for name in ("sd, independent edges", "sd, joint draws", "actual error (rms)"))
+    # 20 edges that share half of their noise: their mean has √(20 (0.5 + 0.5 / 20)) = 3.2 times the sd of independent ones
     assert (joint > 2 * independent).all()
     assert (error > 1.5 * independent).all() and (error < 1.6 * joint).all()
 

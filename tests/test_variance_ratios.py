@@ -112,4 +112,4 @@ def test_ratios_at_the_modes_are_a_good_start(ratio, noisy, uneven):
     start = fit(uneven, objective_at_modes(uneven, noisy.moments, modes.center, N_FEATURES), N_FEATURES)
     sd = np.sqrt(np.diag(ratio.covariance))
     assert (np.abs(start.mean.to_vector() - ratio.mean.to_vector()) < sd).all()
-    np.testing.assert_allclose(np.sqrt(np.diag(start.covariance)), sd, rtol=0.3)
+    np.testing.assert_allclose(np.sqrt(np.diag(start.covariance)), sd, rtol=0.3)  # sampling adapts to the rest

@@ -1,6 +1,6 @@
 """Executables of compiled programs in a folder, from which a later process loads them without tracing them again.
 
-JAX's own cache of compilations saves compiling, but not tracing and lowering, which is half of the time of a small fit. The
+JAX's own cache of compilations saves compiling, but not tracing and lowering, which takes some seconds of every fit. The
 file name contains a hash of source files, versions, processor, settings, constants and shapes, so that an executable is
 loaded only if all of them are the same.
 """
@@ -92,9 +92,9 @@ def load_executable(name: str, key: object) -> Any:
 
 def keep_executable(name: str, key: object, executable: Any) -> None:
     """Keep an executable, unless the source files have changed since they were imported."""
-    if _hash_source() != _source:
-        return
     with suppress(Exception):  # a full disk, or an executable that cannot be kept: the next process compiles again
+        if _hash_source() != _source:
+            return
         path = _path(name, key)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
             content = pickle.dumps(serialize(executable))

@@ -161,7 +161,9 @@ def cache_programs() -> None:
         return
     folder = Path(chosen) if chosen else pooch.os_cache("bayesharm") / "programs"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not chosen:  # made with another mode by an earlier version
+            folder.chmod(0o700)
         is_usable = belongs_to_user(folder)
         reason = "others can write to it, or you cannot"
     except OSError as error:

@@ -1,7 +1,7 @@
 """Expansion of each feature's likelihood to second order, and the search for the modes of the features' scales.
 
 One program, the gradient of the likelihood, does all of this: second derivatives are differences of gradients. It compiles
-in half the time of a program for second derivatives, which matters in a fit of few features.
+faster than a program for second derivatives, which matters in a fit of few features.
 """
 
 from __future__ import annotations
