@@ -1,0 +1,66 @@
+"""Findings on the data of a study: what is wrong or suspicious, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bayesharm.errors import InputError
+
+Severity = Literal["error", "caveat"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding on the scans table or the features.
+
+    Attributes
+    ----------
+    code : str
+        Fixed name of the kind of finding, for scripts, such as ``"constants-differ"``.
+    severity : {"error", "caveat"}
+        An error would make the result wrong and is refused; a caveat may, and is reported.
+    what, got, expected, do : str
+        The problem in one sentence, the data as they are, the data as they should be, and the user's next step.
+    scans, participants, columns : tuple of str
+        All scans, participants and columns concerned; the sentences name only the first ones.
+    """
+
+    code: str
+    severity: Severity
+    what: str
+    got: str
+    expected: str
+    do: str
+    scans: tuple[str, ...] = ()
+    participants: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The finding in one line of text, for caveats."""
+        return f"{self.what} Found: {self.got}. {self.do[:1].upper()}{self.do[1:]}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as plain data."""
+        return asdict(self)
+
+
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Raise one `InputError` about all findings that are errors, if there are any."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if len(errors) == 1:
+        raise InputError(errors[0].what, got=errors[0].got, expected=errors[0].expected, do=errors[0].do)
+    if errors:
+        raise InputError(
+            f"The data have {len(errors)} problems.\n" + "\n".join(_numbered(errors)),
+            do="correct all of them, then run the command again",
+        )
+
+
+def _numbered(errors: Sequence[Finding]) -> list[str]:
+    return [
+        f"{k}. {error.what}\n     got: {error.got}\n     expected: {error.expected}\n     do this: {error.do}"
+        for k, error in enumerate(errors, 1)
+    ]
