@@ -233,7 +233,7 @@ def leave_group_out(
     width = min(n_features, lanes)
     for first in range(0, n_features, width):
         columns = slice(first, first + width)
-        block, scans = Moments(*(part[..., columns] for part in moments)), values[:, columns]
+        block, scans = moments.take(columns), values[:, columns]
         of_groups = [
             (_ScanMoments.of(group, scans), [_ScanMoments.of(unit, scans) for unit in group.units or ()]) for group in held
         ]

@@ -6,17 +6,24 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.features import Features, find_flaws, match_names
+from bayesharm.data.features import Features, Flaws, find_flaws, match_names
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
+
+Missing = Literal["model", "drop-features", "drop-scans", "error"]
+OPTIONS = {
+    "missing": get_args(Missing),
+    "bad_features": ("error", "drop"),
+    "check": ("fit", "apply"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +35,13 @@ class Dataset:
     scans : DataFrame
         One row per scan (see `bayesharm.data.scans.read_scans`).
     features : Features
-        Rows in the order of `scans`; values in the user's units.
+        Rows in the order of `scans`; values in the user's units, NaN where missing.
     dropped : dict
-        Features that no model can use, with the reason: name -> reason.
+        Features that were left out, with the reason: name -> reason.
+    dropped_scans : dict
+        Scans that were left out, with the reason: scan_id -> reason.
+    n_missing : int
+        Number of missing values.
     origin : dict, optional
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
@@ -40,6 +51,8 @@ class Dataset:
     scans: pd.DataFrame
     features: Features
     dropped: Mapping[str, str] = field(default_factory=dict)
+    dropped_scans: Mapping[str, str] = field(default_factory=dict)
+    n_missing: int = 0
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
 
@@ -62,6 +75,7 @@ def load_dataset(
     *,
     columns: Mapping[str, str] | None = None,
     select: str | Sequence[str] | None = None,
+    missing: Missing = "model",
     bad_features: Literal["error", "drop"] = "error",
     check: Check = "fit",
 ) -> Dataset:
@@ -79,9 +93,13 @@ def load_dataset(
         bayesharm's name -> the user's column, such as ``{"participant_id": "subject"}``.
     select : str or sequence of str, optional
         Shell glob(s) that select features by name. Required if the features are columns of the scans table.
+    missing : {"model", "drop-features", "drop-scans", "error"}
+        How to treat missing values (NaN): keep them, so that a fit uses the exact likelihood of the observed scans of each
+        feature; omit the features that have any (`Dataset.dropped`); omit the scans that have any
+        (`Dataset.dropped_scans`); or raise an error.
     bad_features : {"error", "drop"}
-        How to treat features that are constant or have missing or infinite values: raise an error, or omit
-        them and list them in `Dataset.dropped`.
+        How to treat features that no model can use, because they are constant, have infinite values or have no values:
+        raise an error, or omit them and list them in `Dataset.dropped`.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
@@ -91,13 +109,7 @@ def load_dataset(
     InputError
         The scans, the features or an option are not valid.
     """
-    if bad_features not in ("error", "drop") or check not in ("fit", "apply"):
-        raise InputError(
-            "Unknown option of load_dataset.",
-            got=f"bad_features={bad_features!r}, check={check!r}",
-            expected="bad_features 'error' or 'drop', check 'fit' or 'apply'",
-            do="use one of these",
-        )
+    _check_options(missing=missing, bad_features=bad_features, check=check)
     if features is None:
         table, aligned = _from_wide_table(scans, columns, select, check)
     else:
@@ -115,8 +127,19 @@ def load_dataset(
     files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
     if check == "apply":
         return Dataset(table, aligned, files=files)
-    origin = _origin(scans, features, columns, select, bad_features)
-    return replace(_without_flaws(table, aligned, bad_features), origin=origin, files=files)
+    origin = _origin(scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    return replace(_without_flaws(table, aligned, missing, bad_features), origin=origin, files=files)
+
+
+def _check_options(**options: str) -> None:
+    for name, value in options.items():
+        if value not in OPTIONS[name]:
+            raise InputError(
+                f"Unknown value of {name}.",
+                got=f"{name}={value!r}",
+                expected=f"one of {', '.join(map(repr, OPTIONS[name]))}",
+                do="use one of these",
+            )
 
 
 def _origin(
@@ -124,7 +147,7 @@ def _origin(
     features: Any,
     columns: Mapping[str, str] | None,
     select: str | Sequence[str] | None,
-    bad_features: str,
+    options: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Return the arguments of `load_dataset` as plain data; None unless scans and features are files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})
@@ -134,7 +157,7 @@ def _origin(
     return {name: os.path.abspath(file) for name, file in files.items()} | {
         "columns": dict(columns or {}),
         "select": None if globs is None else list(globs),
-        "bad_features": bad_features,
+        **options,
     }
 
 
@@ -248,31 +271,85 @@ def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
         )
 
 
-def _without_flaws(table: pd.DataFrame, features: Features, bad_features: str) -> Dataset:
-    """Return the dataset without unusable features, or raise an `InputError` about them."""
+def _without_flaws(table: pd.DataFrame, features: Features, missing: str, bad_features: str) -> Dataset:
+    """Return the dataset as the options ask for it, or raise an `InputError` about flaws of the features."""
     flaws = find_flaws(features)
-    if not flaws.unfit.any():
-        return Dataset(table, features)
-    do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
-    if bad_features == "drop":
-        if not flaws.unfit.all():
-            usable = features.take(features.names[~flaws.unfit])
-            return Dataset(table, usable, flaws.reasons(features.names))
-        do = "check the values; every feature is unusable"
-    total, is_missing = features.n_features, flaws.missing > 0
-    if is_missing.any():
-        scans = table["scan_id"][flaws.scans > 0]
+    _refuse_unfit(table, features, flaws, missing, bad_features)
+    omitted = flaws.unfit | (flaws.missing > 0 if missing == "drop-features" else False)
+    dropped = flaws.reasons(features.names, omitted)
+    kept = features.take(features.names[~omitted]) if omitted.any() else features
+    dataset = Dataset(table, kept, dropped, n_missing=int(flaws.missing[~omitted].sum()))
+    if missing == "drop-scans" and dataset.n_missing:
+        return _without_scans(dataset)
+    return dataset
+
+
+def _without_scans(dataset: Dataset) -> Dataset:
+    """Return the dataset without scans that lack a feature; features that are constant then are dropped, too."""
+    by_scan = find_flaws(dataset.features).missing_by_scan
+    complete = np.flatnonzero(by_scan == 0)
+    if len(complete) < 2:
         raise InputError(
-            f"Values are missing or infinite in {is_missing.sum()} of {total} features.",
-            got=f"{flaws.missing.sum()} such values, in features {shorten(features.names[is_missing])}, "
+            "Nearly every scan lacks some feature.",
+            got=f"{len(complete)} of {len(by_scan)} scans with all features",
+            expected="at least two complete scans",
+            do="use missing='model' or missing='drop-features' (--missing in the shell)",
+        )
+    n_features = dataset.features.n_features
+    lacking = np.flatnonzero(by_scan)
+    reasons = {str(dataset.scans["scan_id"].iloc[k]): f"lacks {by_scan[k]} of {n_features} features" for k in lacking}
+    taken = dataset.take(complete)
+    flaws = find_flaws(taken.features)
+    dropped = {**dataset.dropped, **flaws.reasons(taken.features.names, flaws.unfit)}
+    kept = taken.features.take(taken.features.names[~flaws.unfit]) if flaws.unfit.any() else taken.features
+    return replace(taken, features=kept, dropped=dropped, dropped_scans=reasons, n_missing=0)
+
+
+def _refuse_unfit(table: pd.DataFrame, features: Features, flaws: Flaws, missing: str, bad_features: str) -> None:
+    """Raise an `InputError` about features that the options do not allow."""
+    total, names = features.n_features, features.names
+    holes = (flaws.missing > 0) & ~flaws.empty
+    if missing == "error" and (holes | flaws.empty).any():
+        scans = table["scan_id"][flaws.missing_by_scan > 0]
+        raise InputError(
+            f"Values are missing in {(flaws.missing > 0).sum()} of {total} features.",
+            got=f"{flaws.missing.sum()} missing values, in features {shorten(names[flaws.missing > 0])}, "
             f"in {len(scans)} of {len(table)} scans: {shorten(scans)}",
-            expected="a finite number for every scan and feature",
+            expected="a number for every scan and feature",
+            do="choose missing='model', 'drop-features' or 'drop-scans' (--missing in the shell)",
+        )
+    is_lost = flaws.unfit | (holes if missing == "drop-features" else False)
+    do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
+    if bad_features == "drop" or not flaws.unfit.any():
+        if not is_lost.all():
+            return
+        do = "check the values; every feature is unusable"
+    if (flaws.infinite > 0).any():
+        scans, which = table["scan_id"][flaws.infinite_by_scan > 0], flaws.infinite > 0
+        raise InputError(
+            f"Values are infinite in {which.sum()} of {total} features.",
+            got=f"{flaws.infinite.sum()} such values, in features {shorten(names[which])}, in scans {shorten(scans)}",
+            expected="finite numbers, and empty cells or NaN where a value is missing",
             do=do,
         )
-    names, level = features.names[flaws.constant], flaws.level[flaws.constant]
+    if flaws.empty.any():
+        raise InputError(
+            f"{flaws.empty.sum()} of {total} features have no values.",
+            got=f"{shorten(names[flaws.empty])}, missing in every scan",
+            expected="features that some scans have",
+            do=do,
+        )
+    if not flaws.constant.any():
+        raise InputError(
+            "Every feature has missing values.",
+            got=f"missing='drop-features' and {holes.sum()} of {total} features with missing values",
+            expected="features that all scans have",
+            do="use missing='model', which needs no complete features (--missing model in the shell)",
+        )
+    constant, level = names[flaws.constant], flaws.level[flaws.constant]
     raise InputError(
-        f"{names.size} of {total} features are constant.",
-        got=f"{shorten(names)}; the first is {level[0]:g} in every scan",
+        f"{constant.size} of {total} features are constant.",
+        got=f"{shorten(constant)}; the first is {level[0]:g} in every scan",
         expected="features that vary between scans",
         do=do,
     )

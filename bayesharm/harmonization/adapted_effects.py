@@ -120,7 +120,7 @@ def _summarize_effects(
         # The last block repeats its last feature: one compiled program serves all blocks.
         block = np.minimum(np.arange(start, start + width), n_features - 1)
         columns = slice(start, min(start + width, n_features))
-        moments, first = Moments(*(sums[:, block] for sums in merged.moments)), 0
+        moments, first = merged.moments.take(block), 0
         averaged = np.stack(average_effects(problem, ratios, moments, log_scales[None, :, block]))
         conditional = condition_effects(problem, ratios, moments, log_scales[None, :, block])
         for group in groups:

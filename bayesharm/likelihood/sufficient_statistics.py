@@ -55,8 +55,8 @@ class SufficientStatistics:
 
     @property
     def likelihood(self) -> CollapsedLikelihood:
-        """The likelihood of all scans of the study."""
-        return CollapsedLikelihood(self.design, self.grams, self.size)
+        """The likelihood of all scans of the study, or of the observed ones of each feature."""
+        return CollapsedLikelihood(self.design, self.grams, self.size, has_missing=self.moments.counts is not None)
 
 
 def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:

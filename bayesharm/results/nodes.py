@@ -112,7 +112,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     traveling = {"pattern_traveling": statistics.patterns["traveling"]} if "traveling" in statistics.patterns else {}
     return SUFFICIENT_STATISTICS.dataset(
         {
-            **moments._asdict(),
+            **{name: part for name, part in moments._asdict().items() if part is not None},
             "dense_class": dense_class,
             "dense_column": dense_column,
             "dense_gram": grams.dense_gram,
@@ -152,7 +152,7 @@ def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
         node["eliminated_gram"].values,
         node["cross_gram"].values,
     )
-    moments = Moments(*(node[name].values for name in Moments._fields))
+    moments = Moments(*(node[name].values if name in node else None for name in Moments._fields))
     design = build_design(with_covariates(patterns, covariates), spec, covariates)
     known = {Column(*parts) for parts in node.attrs["columns"]}
     scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
