@@ -156,9 +156,7 @@ def fit(
     spec = load_model(model)
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
-        dataset = inputs.read_dataset(
-            scans, features, select, columns.mapping, missing=missing, bad_features=bad_features
-        )
+        dataset = inputs.read_dataset(scans, features, select, columns.mapping, missing=missing, bad_features=bad_features)
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"

@@ -150,7 +150,7 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         squares = effects[levels.column, :n_features] ** 2  # (family, pattern, feature)
         residual = (values - fitted[levels.pattern]) ** 2
         total = squares.sum(0)[levels.pattern] + residual
-        share, one, n_scans = residual / total, 1 / total, len(values)
+        share, one, n_scans = residual / total, 1 / total, jnp.full(n_features, len(values))
         if likelihood.has_missing:
             observed = ~jnp.isnan(values)
             share, one = jnp.where(observed, share, 0.0), jnp.where(observed, one, 0.0)

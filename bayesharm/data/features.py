@@ -222,7 +222,7 @@ class Flaws:
 
     def reasons(self, names: np.ndarray, chosen: np.ndarray) -> dict[str, str]:
         """Return the reason for each chosen feature, by name."""
-        return {str(names[i]): self._reason(i) for i in np.flatnonzero(chosen)}
+        return {str(names[i]): self._reason(int(i)) for i in np.flatnonzero(chosen)}
 
     def _reason(self, i: int) -> str:
         total = self.missing_by_scan.size

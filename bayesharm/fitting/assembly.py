@@ -51,9 +51,9 @@ def assemble_posterior(
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
         "/error_patterns": ERROR_PATTERNS.dataset(results, feature),
-        "/sufficient_statistics": keep_statistics(
-            dataset.scans, design, Moments(*(results.get(name) for name in Moments._fields))
-        ).assign_coords(feature),
+        "/sufficient_statistics": keep_statistics(dataset.scans, design, Moments.from_arrays(results)).assign_coords(
+            feature
+        ),
         **{f"/effects/{name}": node for name, node in _effect_groups(design, results, identifiability, features).items()},
         "/design": DESIGN.dataset(
             {name: column.to_numpy(int) for name, column in identifiability.scanners.loc[list(design.scanners)].items()}

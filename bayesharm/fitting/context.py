@@ -225,9 +225,8 @@ def _check_features(dataset: Dataset, design: Design) -> tuple[Dataset, float | 
             values, size = np.where(observed, values, 0.0), np.maximum(n_observed, 1)
             deviation = np.where(observed, values - values.sum(axis=0) / size, 0.0)
             variance = (deviation**2).sum(axis=0) / size
-            low, high = (
-                bound(values, axis=0, where=observed, initial=limit) for bound, limit in ((np.min, np.inf), (np.max, -np.inf))
-            )
+            low = np.min(values, axis=0, where=observed, initial=np.inf)
+            high = np.max(values, axis=0, where=observed, initial=-np.inf)
             varies, change = high > low, variance
             if len(first):
                 both = observed[first] & observed[second]

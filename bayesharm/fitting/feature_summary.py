@@ -98,7 +98,7 @@ def summarize_features(
         with ThreadPoolExecutor() as pool:
             summary = join_features(list(pool.map(summarize_chunk, chunks)))
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
-    summary |= {name: part for name, part in moments.take(slice(n_features))._asdict().items() if part is not None}
+    summary |= moments.take(slice(n_features)).to_arrays()
     if context.has_missing:
         summary["n_observed"] = context.problem.likelihood.observed_per_scanner(moments)[:, :n_features]
     summary["error_pattern"] = context.error_patterns(values[:, :n_features])

@@ -271,9 +271,7 @@ class CollapsedLikelihood:
         if not grams.is_shared:
             log_noise_ratio, size = repeat(grams.log_noise_ratio, n_lanes), repeat(grams.size, n_lanes)
         n_equivalent = np.bincount(layout.column_classes.of_column, minlength=self.n_column_classes).astype(dtype)
-        log_det += (
-            n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior_precision[n_dense:])) + log_noise_ratio
-        )
+        log_det += n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior_precision[n_dense:])) + log_noise_ratio
         log_det -= jnp.log(normal.prior_precision[:n_dense]).sum(0)
         log_det -= (size * jnp.log(normal.noise_precision)).sum(0)
         quadratic = (

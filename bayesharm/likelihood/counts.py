@@ -86,6 +86,38 @@ def count_scans(design: Design, index: CountIndex) -> sparse.csr_array:
     return sparse.vstack([of_patterns, products.multiply(in_class)]).tocsr()
 
 
+def place_counts(old: Design, new: Design, place: sparse.csr_array, class_of: np.ndarray) -> sparse.csr_array:
+    """Make the matrix that turns counts of one design into those of another, (new count, old count).
+
+    Parameters
+    ----------
+    old, new : Design
+    place : (old column, new column) sparse array
+        Old columns as sums of the new ones.
+    class_of : (old class,) int array
+        The new number of each noise class.
+    """
+    before, after = index_counts(old), index_counts(new)
+    patterns = zip(after.pattern_class, after.patterns, strict=True)
+    pattern_of = {(int(c), columns): k for k, (c, columns) in enumerate(patterns)}
+    products = zip(after.product_class, after.numeric, after.other, strict=True)
+    product_of = {(int(c), frozenset((int(i), int(j)))): len(after.patterns) + k for k, (c, i, j) in enumerate(products)}
+    terms = []
+    for k, (c, columns) in enumerate(zip(before.pattern_class, before.patterns, strict=True)):
+        row = np.asarray(place[list(columns)].sum(axis=0)).reshape(-1)
+        terms.append((pattern_of[int(class_of[c]), tuple(np.flatnonzero(row).tolist())], k, 1.0))
+    for k, (c, i, j) in enumerate(zip(before.product_class, before.numeric, before.other, strict=True)):
+        first, second = place[[i]].tocoo(), place[[j]].tocoo()
+        for new_first, one in zip(first.coords[1], first.data, strict=True):
+            for new_second, other in zip(second.coords[1], second.data, strict=True):
+                key = int(class_of[c]), frozenset((int(new_first), int(new_second)))
+                if key in product_of:  # else no scan of the class has these columns any more
+                    terms.append((product_of[key], len(before.patterns) + k, one * other))
+    target, source, weight = np.array(terms).reshape(-1, 3).T
+    shape = (len(after.classes), len(before.classes))
+    return sparse.csr_array((weight, (target.astype(int), source.astype(int))), shape=shape)
+
+
 def _scan_patterns(design: Design) -> list[tuple[int, tuple[int, ...]]]:
     """Noise class and indicator columns of each scan."""
     is_indicator = np.ones(len(design.columns))

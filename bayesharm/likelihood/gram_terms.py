@@ -161,7 +161,7 @@ def shared_terms(layout: IndexLayout, ratios: VarianceRatios) -> GramTerms:
         schur=(dense.T, segment_sum(group, len(example), outer).T),
         cross=cross,
         squares=squares[layout.column_classes.entries],
-        size=np.bincount(layout.merged_class, weights=layout.class_size, minlength=layout.n_merged).astype(dtype),
+        size=jnp.asarray(np.bincount(layout.merged_class, weights=layout.class_size, minlength=layout.n_merged), dtype),
         log_noise_ratio=jnp.sum(jnp.where(layout.class_single_scan, 0.0, layout.class_size * log_noise)).astype(dtype),
     )
 

@@ -8,7 +8,7 @@ observed scans of each feature, and its :mod:`counts <bayesharm.likelihood.count
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -51,12 +51,22 @@ class Moments(NamedTuple):
 
     def take(self, features: np.ndarray | slice) -> Moments:
         """Moments of some features, by their positions."""
-        return Moments(*(None if part is None else part[..., features] for part in self))
+        return self._replace(**{name: part[..., features] for name, part in self.to_arrays().items()})
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, without counts where there are none."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:
+        """Find the moments among arrays by name; others are ignored."""
+        return cls(**{name: arrays[name] for name in cls._fields if name in arrays})
 
 
 def join_moments(parts: Sequence[Moments]) -> Moments:
     """Join the moments of features that follow each other."""
-    return Moments(*(None if part[0] is None else np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+    arrays = [part.to_arrays() for part in parts]
+    return Moments(**{name: np.concatenate([each[name] for each in arrays], axis=-1) for name in arrays[0]})
 
 
 class Standardization(NamedTuple):

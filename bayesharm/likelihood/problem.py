@@ -103,9 +103,7 @@ class Gaussian(NamedTuple):
     sd: np.ndarray
 
 
-def make_problem(
-    design: Design, likelihood: CollapsedLikelihood | None = None, *, has_missing: bool = False
-) -> Problem:
+def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None, *, has_missing: bool = False) -> Problem:
     """Prepare a design for inference.
 
     Parameters

@@ -252,6 +252,7 @@ SUFFICIENT_STATISTICS = Group(
         Variable("eliminated_gram", ("eliminated_entry",), NONE, "sums of squares of eliminated columns"),
         Variable("cross_gram", ("eliminated_entry", "column"), NONE, "products of eliminated and dense columns"),
         Variable("size", ("noise_class",), NONE, "scans"),
+        Variable("scan_counts", ("count",), NONE, "counts of all scans"),
         Variable(
             "scan_patterns", ("scan_pattern", "table_column"), NONE, "rows of the scans table that differ for the model"
         ),
