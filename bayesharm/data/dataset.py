@@ -6,24 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.features import Features, Flaws, find_flaws, match_names
+from bayesharm.data.features import Features, find_flaws, match_names
+from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
-
-Missing = Literal["model", "drop-features", "drop-scans", "error"]
-OPTIONS = {
-    "missing": get_args(Missing),
-    "bad_features": ("error", "drop"),
-    "check": ("fit", "apply"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +103,7 @@ def load_dataset(
     InputError
         The scans, the features or an option are not valid.
     """
-    _check_options(missing=missing, bad_features=bad_features, check=check)
+    check_options(missing=missing, bad_features=bad_features, check=check)
     if features is None:
         table, aligned = _from_wide_table(scans, columns, select, check)
     else:
@@ -129,17 +123,6 @@ def load_dataset(
         return Dataset(table, aligned, files=files)
     origin = _origin(scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
     return replace(_without_flaws(table, aligned, missing, bad_features), origin=origin, files=files)
-
-
-def _check_options(**options: str) -> None:
-    for name, value in options.items():
-        if value not in OPTIONS[name]:
-            raise InputError(
-                f"Unknown value of {name}.",
-                got=f"{name}={value!r}",
-                expected=f"one of {', '.join(map(repr, OPTIONS[name]))}",
-                do="use one of these",
-            )
 
 
 def _origin(
@@ -274,7 +257,7 @@ def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
 def _without_flaws(table: pd.DataFrame, features: Features, missing: str, bad_features: str) -> Dataset:
     """Return the dataset as the options ask for it, or raise an `InputError` about flaws of the features."""
     flaws = find_flaws(features)
-    _refuse_unfit(table, features, flaws, missing, bad_features)
+    refuse_unfit(table, features, flaws, missing, bad_features)
     omitted = flaws.unfit | (flaws.missing > 0 if missing == "drop-features" else False)
     dropped = flaws.reasons(features.names, omitted)
     kept = features.take(features.names[~omitted]) if omitted.any() else features
@@ -303,53 +286,3 @@ def _without_scans(dataset: Dataset) -> Dataset:
     dropped = {**dataset.dropped, **flaws.reasons(taken.features.names, flaws.unfit)}
     kept = taken.features.take(taken.features.names[~flaws.unfit]) if flaws.unfit.any() else taken.features
     return replace(taken, features=kept, dropped=dropped, dropped_scans=reasons, n_missing=0)
-
-
-def _refuse_unfit(table: pd.DataFrame, features: Features, flaws: Flaws, missing: str, bad_features: str) -> None:
-    """Raise an `InputError` about features that the options do not allow."""
-    total, names = features.n_features, features.names
-    holes = (flaws.missing > 0) & ~flaws.empty
-    if missing == "error" and (holes | flaws.empty).any():
-        scans = table["scan_id"][flaws.missing_by_scan > 0]
-        raise InputError(
-            f"Values are missing in {(flaws.missing > 0).sum()} of {total} features.",
-            got=f"{flaws.missing.sum()} missing values, in features {shorten(names[flaws.missing > 0])}, "
-            f"in {len(scans)} of {len(table)} scans: {shorten(scans)}",
-            expected="a number for every scan and feature",
-            do="choose missing='model', 'drop-features' or 'drop-scans' (--missing in the shell)",
-        )
-    is_lost = flaws.unfit | (holes if missing == "drop-features" else False)
-    do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
-    if bad_features == "drop" or not flaws.unfit.any():
-        if not is_lost.all():
-            return
-        do = "check the values; every feature is unusable"
-    if (flaws.infinite > 0).any():
-        scans, which = table["scan_id"][flaws.infinite_by_scan > 0], flaws.infinite > 0
-        raise InputError(
-            f"Values are infinite in {which.sum()} of {total} features.",
-            got=f"{flaws.infinite.sum()} such values, in features {shorten(names[which])}, in scans {shorten(scans)}",
-            expected="finite numbers, and empty cells or NaN where a value is missing",
-            do=do,
-        )
-    if flaws.empty.any():
-        raise InputError(
-            f"{flaws.empty.sum()} of {total} features have no values.",
-            got=f"{shorten(names[flaws.empty])}, missing in every scan",
-            expected="features that some scans have",
-            do=do,
-        )
-    if not flaws.constant.any():
-        raise InputError(
-            "Every feature has missing values.",
-            got=f"missing='drop-features' and {holes.sum()} of {total} features with missing values",
-            expected="features that all scans have",
-            do="use missing='model', which needs no complete features (--missing model in the shell)",
-        )
-    constant, level = names[flaws.constant], flaws.level[flaws.constant]
-    raise InputError(
-        f"{constant.size} of {total} features are constant.",
-        got=f"{shorten(constant)}; the first is {level[0]:g} in every scan",
-        expected="features that vary between scans",
-        do=do,
-    )
