@@ -108,6 +108,7 @@ def test_a_node_without_noise_is_lost_and_stops_nothing(study):
             leave_group_out(problem, VarianceRatios.from_vector(log_ratio), moments, values, x, held, below=True)
             for x in (far, log_scales)
         )
-    assert not np.isnan(found.folds).any() and not np.isnan(found.units).any() and not np.isnan(found.below).any()
+    assert not np.isnan(found.folds).any() and not np.isnan(found.units).any()
+    assert (np.isnan(found.below) == np.isnan(values)).all()
     assert np.isposinf(found.folds[0]).any() == (design.spec.name != "cohort")  # there nobody is scanned twice
     np.testing.assert_allclose(found.folds[1], whole.folds[1], rtol=1e-9)

@@ -8,13 +8,17 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from posteriors import make_learned
 from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
 
+from bayesharm.analysis.summary import summarize
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.data.dataset import load_dataset
+from bayesharm.fitting.fit import fit
+from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import Expectation
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.moments import compute_moments
@@ -22,6 +26,7 @@ from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import FIXED, build_design
+from bayesharm.results.posterior import load_posterior
 
 MODELS = ["cohort", "traveling", "traveling_and_cohort", "protocol"]
 COVARIATES = ("age", "sex", "coil")
@@ -150,3 +155,33 @@ def test_deviations_are_from_the_mean_of_the_observed_scans():
     seen = ~np.isnan(values)
     total = np.where(seen, values - told - expectation, 0).sum(0) / seen.sum(0)
     np.testing.assert_allclose(total, 0, atol=1e-9)
+
+
+def test_a_fit_with_holes_from_table_to_harmonized_table(tmp_path):
+    """Features with too little left are dropped by name, scanners without a value are named, holes stay holes."""
+    scans = random_study(6).drop(columns="traveling")
+    values = np.concatenate([with_holes(scans, 6), with_holes(scans, 7)[:, :2]], axis=1)
+    values[2:, 5] = np.nan
+    table = pd.DataFrame(values, columns=list("abcdef")).assign(scan_id=scans.scan_id)
+    scans.to_csv(tmp_path / "scans.csv", index=False)
+    table.to_csv(tmp_path / "features.csv", index=False)
+    dataset = load_dataset(tmp_path / "scans.csv", tmp_path / "features.csv")
+    posterior = fit(dataset, "traveling_and_cohort", seed=1, preview=True, out=tmp_path / "run")
+    assert posterior.features == list("abcde")
+    assert posterior.run["dropped"] == {"f": f"observed in 2 of {len(scans)} scans in use, too few for the model"}
+    share = 1 - (~np.isnan(values[:, :5])).sum() / values[:, :5].size
+    expected = f"3 of 5 features lack scans: {share:.2%} of the values are missing."
+    assert expected in posterior.run["notes"]
+    n_s1 = int(np.isnan(values[scans.scanner == "s1", :5]).all(0).sum())
+    assert any(f"s1 ({n_s1} features)" in note for note in posterior.run["notes"])
+    opened = load_posterior(tmp_path / "run")
+    observed = opened.tree["design"].to_dataset()["n_observed"]
+    for scanner in opened.scanners:
+        of_scanner = ~np.isnan(values[scans.scanner == scanner, :5])
+        np.testing.assert_array_equal(observed.sel(scanner=scanner), of_scanner.sum(0))
+    result = harmonize(opened, dataset)
+    np.testing.assert_array_equal(np.isnan(result.mean), np.isnan(values[:, :5]))
+    sd = opened.effect("measurement")["sd"].sel(scanner="s1").values / opened.scales["feature_scale"].values
+    assert sd[2] > 1.5 * sd[0]  # without a scan of the scanner its bias is as uncertain as under the prior
+    summary = str(summarize(opened))
+    assert "features lack scans" in summary

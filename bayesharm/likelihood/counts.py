@@ -187,16 +187,14 @@ def lay_out_counts(
     """
     count, first, second = index.column_pairs().T
     merged, n_merged = merged_class[index.classes[count]], int(merged_class.max()) + 1
-    is_dense, is_cross, is_square = second < n_dense, (first < n_dense) & (second >= n_dense), first >= n_dense
+    entry = np.array([entry_of.get((int(c), int(j) - n_dense), -1) for c, j in zip(merged, second, strict=True)], np.int32)
+    # a pattern of scans that are not counted, as those to be predicted, has no entry
+    is_dense, is_cross, is_square = second < n_dense, (first < n_dense) & (entry >= 0), (first >= n_dense) & (entry >= 0)
     position = packed[first[is_dense], second[is_dense]]
     shares = np.zeros((n_merged, int(packed.max(initial=-1)) + 1), bool)
     shares[merged[is_dense], position] = True
 
-    def entries(chosen: np.ndarray) -> np.ndarray:
-        pairs = zip(merged[chosen], second[chosen] - n_dense, strict=True)
-        return _integers([entry_of[int(c), int(column)] for c, column in pairs])
-
-    cross_entry, cross_column = entries(is_cross), first[is_cross]
+    cross_entry, cross_column = entry[is_cross], first[is_cross]
     touches = np.zeros((len(entry_of), n_dense), bool)
     touches[cross_entry, cross_column] = True
     patterns = np.arange(len(index.patterns), dtype=np.int32)
@@ -205,7 +203,7 @@ def lay_out_counts(
         size=Additions(patterns, index.pattern_class),
         dense=Additions(count[is_dense], position * n_merged + merged[is_dense]),
         cross=Additions(count[is_cross], (cross_entry * n_dense + cross_column).astype(np.int32)),
-        squares=Additions(count[is_square], entries(is_square)),
+        squares=Additions(count[is_square], entry[is_square]),
         shares=shares,
         touches=touches,
     )
