@@ -11,13 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.derived_study import read_derived_study
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
+from bayesharm.data.readers.detect import is_derivative
+from bayesharm.data.readers.options import ReaderOptions
+from bayesharm.data.row_matching import find_label_column
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
+from bayesharm.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,8 @@ class Dataset:
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
         Files of the scans and the features, if any; features are read when needed.
+    reading : mapping
+        How the derivatives of another tool were read, for `run.json`; empty for arrays and other tables.
     """
 
     scans: pd.DataFrame
@@ -49,6 +56,7 @@ class Dataset:
     n_missing: int = 0
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the dataset of these scans, given their row numbers, in this order."""
@@ -72,6 +80,8 @@ def load_dataset(
     missing: Missing = "model",
     bad_features: Literal["error", "drop"] = "error",
     check: Check = "fit",
+    progress: Progress = no_progress,
+    **derivatives: Any,
 ) -> Dataset:
     """Read a study from files or memory. Inputs are never modified; arrays on disk are read block by block.
 
@@ -80,6 +90,7 @@ def load_dataset(
     scans : path or DataFrame
         Table with one row per scan: .csv, .tsv, .parquet, or in memory.
     features : path, array or DataFrame, optional
+        A folder or a table of another tool, such as XCP-D or FreeSurfer, or a list of such tables (docs/readers.md); or
         .npy, .npz, .zarr, .csv, .tsv, .parquet, or in memory; (scan, feature), or (scan, region, region)
         for square matrices. A table or an array with ``scan_id`` may be in any order; a bare array must have the
         order of the scans table. Omit it if the features are columns of the scans table.
@@ -97,6 +108,12 @@ def load_dataset(
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
+    progress : callable, optional
+        Receives reports while files of other tools are read, see :class:`bayesharm.progress.Progress`.
+    **derivatives
+        What to read from the folder or table of another tool (XCP-D, FreeSurfer, …): `format`, `atlas`, `measure`,
+        `entities`, `labels`, `label_column` and `missing_files`, see
+        :class:`bayesharm.data.readers.options.ReaderOptions`.
 
     Raises
     ------
@@ -104,15 +121,18 @@ def load_dataset(
         The scans, the features or an option are not valid.
     """
     check_options(missing=missing, bad_features=bad_features, check=check)
+    options, reading = ReaderOptions(**derivatives), dict[str, Any]()
     if features is None:
         table, aligned = _from_wide_table(scans, columns, select, check)
+    elif is_derivative(features, options):
+        table, aligned, reading = read_derived_study(scans, features, columns, select, check, options, progress)
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
         table = read_scans(scans, columns, check=check)
         check_unique(table)
         if is_table(features):
-            unaligned = _from_feature_table(table, features, mapping, header, select)
+            unaligned = _from_feature_table(table, features, mapping, header, select, options.label_column)
         else:
             unaligned = Features.from_matrix(open_array(features))
         aligned = _aligned(table, unaligned, has_scan_ids="scan_id" in mapping)
@@ -120,9 +140,12 @@ def load_dataset(
             aligned = aligned.take(match_names(aligned.names, select))
     files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
     if check == "apply":
-        return Dataset(table, aligned, files=files)
+        return Dataset(table, aligned, files=files, reading=reading)
     origin = _origin(scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
-    return replace(_without_flaws(table, aligned, missing, bad_features), origin=origin, files=files)
+    if origin is not None:
+        origin |= options.given
+    dataset = _without_flaws(table, aligned, missing, bad_features)
+    return replace(dataset, origin=origin, files=files, reading=reading)
 
 
 def _origin(
@@ -169,18 +192,23 @@ def _from_feature_table(
     mapping: Mapping[str, str],
     header: Sequence[str],
     select: str | Sequence[str] | None,
+    label_column: str | None,
 ) -> Features:
     """Open features from a table that identifies its scans in a column or index."""
     feature_columns = table_columns(source, "the features")
-    candidates = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
+    usual = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
+    candidates = usual if label_column is None else (label_column,)
     id_column = next((name for name in candidates if name in feature_columns), None)
+    if id_column is None and label_column is None and "scan_id" in mapping:
+        id_column = find_label_column(source, feature_columns, table["scan_id"])
     if id_column is None:
         _refuse_transposed(table, feature_columns)
         raise InputError(
             "The features table does not identify its scans.",
             got="columns " + shorten(feature_columns, 10),
             expected=f"a column '{candidates[0]}' with the identifiers of the scans table",
-            do="add the column; or pass a bare array (DataFrame.to_numpy()) with its rows in the order of the scans table",
+            do='name the column that does: label_column="…" (--label-column in the shell); or pass a bare array '
+            "(DataFrame.to_numpy()) with its rows in the order of the scans table",
         )
     available = [name for name in feature_columns if name != id_column and not name.startswith("Unnamed:")]
     names = available if select is None else match_names(available, select)

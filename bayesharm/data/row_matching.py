@@ -1,12 +1,26 @@
-"""Matching of the rows of X, an array or DataFrame of features, to the rows of a scans table."""
+"""Matching of the rows of features, an array or a table, to the rows of a scans table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.tables import TableSource, read_table, to_labels
+
+SEARCHED_COLUMNS = 20  # first columns of a features table that may identify its scans
+
+
+def find_label_column(source: TableSource, names: Sequence[str], scan_ids: pd.Series) -> str | None:
+    """Return the first column of a features table whose values are, for the most part, the scans; None without one."""
+    first = list(names)[:SEARCHED_COLUMNS]
+    frame = read_table(source, text=first, columns=first, what="the features")
+    for name in first:
+        if pd.Series(to_labels(frame[name])[0]).isin(scan_ids).mean() > 0.5:
+            return name
+    return None
 
 
 def check_row_alignment(scans: pd.DataFrame | None, X: Any, n_rows: int) -> pd.DataFrame:
