@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import weakref
 from typing import IO, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class RowStore:
         self.shape = (n_rows, n_columns)
         self._lock = threading.Lock()
         self._file: IO[Any] = self._guard(tempfile.TemporaryFile)
+        weakref.finalize(self, self._file.close)
 
     def write(self, row: int, values: np.ndarray) -> None:
         """Write the values of one scan; may be called from several threads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,9 @@ def _parse(path: Path, cells: bytes, size: int) -> np.ndarray:
             convert_options=pc.ConvertOptions(column_types={"value": pa.float64()}, null_values=MISSING),
         )
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise _damaged(path, cut(error), "numbers, or n/a where a value is missing") from None
+        invalid = re.search(r"invalid value '(.*)'", str(error), re.DOTALL)
+        got = f"the text {cut(invalid[1])!r}" if invalid is not None else cut(error)
+        raise _damaged(path, got, "numbers, or n/a where a value is missing") from None
     values: np.ndarray = table.column("value").to_numpy()
     if values.size == size - 1:  # an empty last cell ends the text without a line
         values = np.append(values, np.nan)
