@@ -107,10 +107,16 @@ def match_records(
         found.append(("by the parts of scan_id (sub-…_ses-…)", _by_entities(records, wanted, ignored)))
     columns, named = _from_columns(scans)
     found.append((f"by the column{'s' * (len(named) > 1)} {', '.join(named)}", _by_entities(records, columns, ignored)))
-    rule, candidates = max(found, key=lambda pair: sum(map(bool, pair[1])))
+    rule, candidates = max(found, key=lambda pair: _count_matches(pair[1]))
     _refuse_shared(candidates, records, scans)
     _refuse_repeated(candidates, records, scans)
     return Matching(np.array([each[0] if each else -1 for each in candidates], dtype=int), rule)
+
+
+def _count_matches(candidates: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many scans have a record of their own, and how many have any."""
+    count = Counter(k for each in candidates for k in each)
+    return sum(len(each) == 1 and count[each[0]] == 1 for each in candidates), sum(map(bool, candidates))
 
 
 def _by_text(records: Sequence[Record], labels: pd.Series) -> list[list[int]]:
