@@ -159,7 +159,11 @@ def test_tables_that_cannot_be_used(tmp_path):
     refused("only measures of the whole brain", path)
     path.write_text('lh.aparc.thickness,"a\n"b\x00')
     refused("format|table|text", path)
-    refused("not in the format freesurfer", [path, tmp_path / "lh.txt"])
+    refused("not in a known format", [path, path])
+    path.write_text(whole)
+    (tmp_path / "other.txt").write_text("a\tb\n1\t2\n")
+    refused("not in the format freesurfer.*'other.txt'", [path, tmp_path / "other.txt"])
+    refused("not in the format enigma", path, format="enigma")
 
 
 def test_a_table_with_a_label_column_of_another_name(tmp_path):
@@ -185,3 +189,34 @@ def test_the_case_aparcstats2table(data_dir: Path, name, options):
     assert dataset.features.names.tolist() == [f"lh_r{k}_thickness" for k in range(5)]
     np.testing.assert_array_equal(values_of(dataset), table.loc[dataset.scans["scan_id"], dataset.features.names])
     assert "eTIV" in dataset.scans
+
+
+def test_the_phenotypic_table_of_abide(tmp_path):
+    phenotypes = pd.DataFrame(
+        {
+            "X": range(1, 7),
+            "SUB_ID": [50002, 50003, 50004, 51464, 51465, 51466],
+            "FILE_ID": ["no_filename", "Pitt_0050003", "Pitt_0050004", "USM_0051464", "USM_0051465", "no_filename"],
+            "SITE_ID": ["PITT"] * 3 + ["USM"] * 3,
+            "DX_GROUP": [1, 1, 2, 1, 2, 2],
+            "AGE_AT_SCAN": [16.8, 24.5, -9999, 19.1, 13.7, 14.5],
+            "SEX": [1, 1, 2, 1, 1, 2],
+        }
+    )
+    phenotypes.to_csv(tmp_path / "Phenotypic_V1_0b_preprocessed1.csv", index=False)
+    values = np.random.default_rng(1).normal(size=(4, 3))
+    features = pd.DataFrame(values, columns=["a", "b", "c"], index=phenotypes["FILE_ID"].iloc[1:5])
+    features.rename_axis("scan_id").to_csv(tmp_path / "features.csv")
+    dataset = load_dataset(tmp_path / "Phenotypic_V1_0b_preprocessed1.csv", tmp_path / "features.csv")
+    np.testing.assert_array_equal(values_of(dataset), values)
+    assert dataset.scans["participant_id"].tolist() == ["50003", "50004", "51464", "51465"]
+    assert dataset.scans["scanner"].tolist() == ["PITT", "PITT", "USM", "USM"]
+    assert dataset.scans["diagnosis"].tolist() == ["ASD", "HC", "ASD", "HC"]
+    assert dataset.scans["sex"].tolist() == ["M", "F", "M", "M"] and np.isnan(dataset.scans["age"][1])
+    assert "2 people without a scan" in dataset.reading["notes"][0]
+    assert dataset.origin["scans"].endswith("preprocessed1.csv")
+
+
+def test_a_npy_file_that_needs_pickle_is_refused(tmp_path):
+    np.save(tmp_path / "features.npy", np.array([[{"a": 1}]] * 6, dtype=object))
+    refused("cannot be read.*Python objects.*without pickled objects", tmp_path / "features.npy")

@@ -14,6 +14,7 @@ import pandas as pd
 from bayesharm.data.derived_study import read_derived_study
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
+from bayesharm.data.phenotypes import read_phenotypes
 from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
 from bayesharm.data.row_matching import find_label_column
@@ -121,11 +122,14 @@ def load_dataset(
         The scans, the features or an option are not valid.
     """
     check_options(missing=missing, bad_features=bad_features, check=check)
-    options, reading = ReaderOptions(**derivatives), dict[str, Any]()
+    options, given_scans = ReaderOptions(**derivatives), scans
+    scans, notes = read_phenotypes(scans)
+    reading: dict[str, Any] = {"notes": notes} if notes else {}
     if features is None:
         table, aligned = _from_wide_table(scans, columns, select, check)
     elif is_derivative(features, options):
         table, aligned, reading = read_derived_study(scans, features, columns, select, check, options, progress)
+        reading["notes"] = notes + reading["notes"]
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
@@ -138,10 +142,10 @@ def load_dataset(
         aligned = _aligned(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
-    files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
+    files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
     if check == "apply":
         return Dataset(table, aligned, files=files, reading=reading)
-    origin = _origin(scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
     if origin is not None:
         origin |= options.given
     dataset = _without_flaws(table, aligned, missing, bad_features)
