@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bayesharm.data.readers.folders import FolderFormat, Values
 from bayesharm.data.readers.matching import Record
-from bayesharm.data.readers.matlab_files import read_matlab, to_names, to_numbers
+from bayesharm.data.readers.matlab_files import read_matlab, to_matrix, to_names
 from bayesharm.data.readers.squares import Square
 from bayesharm.errors import InputError
 
@@ -33,7 +33,7 @@ def _recognize(path: Path) -> Record | None:
 def _load(record: Record) -> Values:
     """Read the sources of Z. Its further columns are targets only, such as effects of nuisance."""
     content = read_matlab(record.path, ("Z", "names", "names2"))
-    values = to_numbers(content["Z"], record.path)
+    values = to_matrix(content["Z"], record.path)
     sources, targets = to_names(content["names"], record.path), to_names(content["names2"], record.path)
     n = len(sources)
     if values.shape != (n, len(targets)) or targets[:n] != sources:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bayesharm.data.readers.files import cut, decode, read_bytes
 from bayesharm.data.readers.folders import FolderFormat, Values
 from bayesharm.data.readers.matching import Record
-from bayesharm.data.readers.matlab_files import read_matlab, to_numbers
+from bayesharm.data.readers.matlab_files import read_matlab, to_matrix
 from bayesharm.data.readers.squares import Square
 from bayesharm.data.readers.text_values import read_text_values
 from bayesharm.errors import InputError
@@ -35,7 +35,7 @@ def _recognize(path: Path) -> Record | None:
 def _load(record: Record) -> Values:
     variable = "ROICorrelation_FisherZ" if record.measure == "fisher-z" else "ROICorrelation"
     if record.path.suffix == ".mat":
-        values = to_numbers(read_matlab(record.path, (variable,))[variable], record.path)
+        values = to_matrix(read_matlab(record.path, (variable,))[variable], record.path)
     else:
         values = read_text_values(record.path, has_header=False, separator=None).values
     key = record.path.with_name(f"ROI_OrderKey_{record.identifier}.tsv")
