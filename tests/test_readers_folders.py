@@ -403,6 +403,14 @@ def test_a_line_of_100_mb(tmp_path):
     assert "a line of 20 MB" in str(refused("damaged", tmp_path))
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    write_xcp_d(tmp_path)
+    relmat(tmp_path, 3).unlink()
+    os.mkfifo(folder_of(tmp_path, STEMS[3]) / f"{STEMS[3]}_atlas-{ATLAS}_stat-pearsoncorrelation_relmat.tsv")
+    os.mkfifo(tmp_path / "pipe.txt")
+    refused("not a plain file", tmp_path)
+
+
 def test_matlab_files_that_cannot_be_read(tmp_path):
     write_conn(tmp_path)
     scans = make_scans().assign(scan_id=[f"Subject{k + 1:03d}" for k in range(6)])
@@ -423,6 +431,8 @@ def test_unknown_and_ambiguous_folders(tmp_path):
     series.write_text("a\tb\n1\t2\n")
     refused("bayesharm connectivity", empty)
     refused("A file does not exist", tmp_path / "nowhere", format="xcp_d")
+    refused("A file cannot be read", tmp_path / ("x" * 5000), format="xcp_d")
+    refused("A file cannot be read", "nul\0byte", format="xcp_d")
     write_xcp_d(tmp_path / "both")
     write_giga_connectome(tmp_path / "both")
     refused("several tools.*xcp_d, giga_connectome.*--input-format xcp_d", tmp_path / "both")

@@ -119,6 +119,17 @@ def test_longitudinal_labels_and_participants(tmp_path):
     np.testing.assert_array_equal(values_of(load(path, people)), values[:, :3])
 
 
+def test_anatomical_rows_lack_the_task_and_the_run_of_the_scans(tmp_path):
+    values = make_thickness()
+    write_aparc(tmp_path / "lh.txt", "lh", LABELS, values)
+    dataset = load(tmp_path / "lh.txt", make_scans())
+    np.testing.assert_array_equal(values_of(dataset), values[:, :3])
+    write_aparc(tmp_path / "lh.txt", "lh", ["sub-01", "sub-02", "sub-03", "sub-04"], values[2:])
+    one_each = make_scans().iloc[2:]
+    np.testing.assert_array_equal(values_of(load(tmp_path / "lh.txt", one_each)), values[2:, :3])
+    refused("One row belongs to several scans.*sub-01", tmp_path / "lh.txt", make_scans())
+
+
 def test_enigma(tmp_path):
     values = make_thickness()
     table = pd.DataFrame({"SubjID": [f"/data/freesurfer/{label}/" for label in LABELS]})

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.data.readers import conn, dpabi, enigma, freesurfer, giga_connectome, halfpipe, xcp_d
-from bayesharm.data.readers.files import list_files, reading
+from bayesharm.data.readers.files import list_files, readable
 from bayesharm.data.readers.folders import FolderFormat, read_folder
 from bayesharm.data.readers.label_tables import SUFFIXES, LabelTable, TableFormat, read_header, read_label_table, read_tables
 from bayesharm.data.readers.options import ReaderOptions, is_path_list
@@ -38,9 +38,9 @@ def is_derivative(source: Any, options: ReaderOptions) -> bool:
         return True
     if is_path(source) and not _is_array(Path(source)):
         path = Path(source)
-        if path.is_dir() or options.format is not None:
+        if os.path.isdir(path) or options.format is not None:
             return True
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
             header = read_header(path)
             has_label = options.label_column is None or options.label_column in header[:1]
             if has_label and any(format.recognize(header) for format in TABLE_FORMATS):
@@ -100,7 +100,7 @@ def read_derivatives(
         )
     paths = [Path(each) for each in source] if is_path_list(source) else [Path(source)]
     for path in paths:
-        with reading(path):
+        with readable(path):
             os.stat(path)
     is_folder = len(paths) == 1 and paths[0].is_dir()
     files = list_files(paths[0]) if is_folder else paths

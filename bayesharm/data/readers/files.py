@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bayesharm.errors import InputError
 
@@ -49,7 +50,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn failures to read a file into an `InputError`."""
     try:
         yield
@@ -63,13 +64,36 @@ def reading(path: Path) -> Iterator[None]:
             expected="an existing file",
             do="get its content, with 'datalad get' in a DataLad data set" if is_link else "check the path",
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             "A file cannot be read.",
-            got=f"{path}: {error.strerror or error}",
+            got=f"{cut(path)}: {getattr(error, 'strerror', None) or error}",
             expected="a readable file",
             do="check the file and your permission to read it",
         ) from None
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of at most `LARGEST_FILE` bytes.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is far too large, or is something else, such as a pipe, which never ends.
+    """
+    with readable(path):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+            kind = "" if stat.S_ISREG(status.st_mode) else ", not a plain file"
+            raise InputError(
+                "A file is too large, or is no file.",
+                got=f"{path}: {status.st_size / 1e6:,.0f} MB{kind}",
+                expected=f"a file of at most {LARGEST_FILE / 1e6:,.0f} MB",
+                do="check that this is the right file",
+            )
+        with path.open("rb") as file:
+            yield file
 
 
 def read_bytes(path: Path) -> bytes:
@@ -80,16 +104,8 @@ def read_bytes(path: Path) -> bytes:
     InputError
         The file cannot be read, is far too large, or is not text.
     """
-    with reading(path):
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise InputError(
-                "A file is too large.",
-                got=f"{path}: {size / 1e6:,.0f} MB",
-                expected=f"at most {LARGEST_FILE / 1e6:,.0f} MB of text in one file",
-                do="check that this is the right file",
-            )
-        data = path.read_bytes()
+    with open_file(path) as file:
+        data = file.read()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         data = data.decode("utf-16", errors="replace").encode()
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -132,7 +148,7 @@ def describe_dataset(folder: Path) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(decode(read_bytes(path)))
+    except (InputError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -52,7 +52,7 @@ class FolderFormat:
     usual_measure : str
         Measure to take if none is chosen.
     anatomical : tuple of str
-        Measures of anatomical images, whose names have no task.
+        Measures of anatomical images, whose names have no task and no run of a functional scan.
     is_numbered : bool
         Whether the files have the numbers of the regions in the atlas instead of names, which a label file gives.
     columns : callable, optional
@@ -114,8 +114,8 @@ def read_folder(
     found = [record for record in map(format.recognize, files) if record is not None]
     records = choose_records(found, options, format.usual_measure)
     measure, atlas = records[0].measure, records[0].atlas
-    ignored = ("task", "dir", "echo") if measure in format.anatomical else ()
-    matching, dropped = match_all(records, scans, has_scan_ids, options, ignored=ignored)
+    is_anatomical = measure in format.anatomical
+    matching, dropped = match_all(records, scans, has_scan_ids, options, anatomical=is_anatomical)
     rows = np.flatnonzero(matching.records >= 0)
     used = [records[k] for k in matching.records[rows]]
     regions, region_names = _reference_regions(format, used[0], options)

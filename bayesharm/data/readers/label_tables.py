@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.readers.bids_names import parse_name
-from bayesharm.data.readers.files import cut, decode, read_bytes
+from bayesharm.data.readers.files import cut, decode, open_file, read_bytes
 from bayesharm.data.readers.labels import checksum
 from bayesharm.data.readers.matching import Record
 from bayesharm.data.readers.options import ReaderOptions
@@ -84,9 +84,9 @@ class TableFormat:
 def read_header(path: Path) -> list[str]:
     """Return the cells of the first line of a text file; empty if it is not text."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(HEADER_BYTES)
-    except OSError:
+    except InputError:
         return []
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         start = start.decode("utf-16", errors="replace").encode()
@@ -189,7 +189,8 @@ def read_tables(
     labels = set(scans["scan_id"]) | set(scans["participant_id"])
     tables = [transpose(each) if _is_transposed(each, labels) else each for each in tables]
     matched = [
-        match_all([make_record(label, table) for label in table.labels], scans, has_scan_ids, options) for table in tables
+        match_all([make_record(label, table) for label in table.labels], scans, has_scan_ids, options, anatomical=True)
+        for table in tables
     ]
     rows = np.flatnonzero(np.all([matching.records >= 0 for matching, _ in matched], axis=0))
     dropped = {name: reason for _, each in matched for name, reason in each.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Matching:
 
 
 def match_records(
-    records: Sequence[Record], scans: pd.DataFrame, has_scan_ids: bool, *, ignored: Iterable[str] = ()
+    records: Sequence[Record], scans: pd.DataFrame, has_scan_ids: bool, *, anatomical: bool = False
 ) -> Matching:
     """Find the record of each scan, by the rule that finds most of them.
 
@@ -92,8 +92,8 @@ def match_records(
         The scans table.
     has_scan_ids : bool
         Whether the user's table has identifiers of scans; row numbers identify nothing.
-    ignored : iterable of str
-        Entities that these records never have, such as the task of an anatomical image.
+    anatomical : bool
+        Whether the records are of anatomical images, which lack the task and the run of a functional scan.
 
     Raises
     ------
@@ -104,9 +104,9 @@ def match_records(
     if has_scan_ids:
         found.append(("by scan_id", _by_text(records, scans["scan_id"])))
         wanted = [_entities_of(label) for label in scans["scan_id"]]
-        found.append(("by the parts of scan_id (sub-…_ses-…)", _by_entities(records, wanted, ignored)))
+        found.append(("by the parts of scan_id (sub-…_ses-…)", _by_entities(records, wanted, anatomical)))
     columns, named = _from_columns(scans)
-    found.append((f"by the column{'s' * (len(named) > 1)} {', '.join(named)}", _by_entities(records, columns, ignored)))
+    found.append((f"by the column{'s' * (len(named) > 1)} {', '.join(named)}", _by_entities(records, columns, anatomical)))
     rule, candidates = max(found, key=lambda pair: _count_matches(pair[1]))
     _refuse_shared(candidates, records, scans)
     _refuse_repeated(candidates, records, scans)
@@ -148,18 +148,21 @@ def _from_columns(scans: pd.DataFrame) -> tuple[list[dict[str, str]], list[str]]
     return wanted, named
 
 
-def _by_entities(records: Sequence[Record], wanted: Sequence[Mapping[str, str]], ignored: Iterable[str]) -> list[list[int]]:
-    """Return the records that have all entities of each scan, each record only for the scans that name most of them."""
+def _by_entities(records: Sequence[Record], wanted: Sequence[Mapping[str, str]], anatomical: bool) -> list[list[int]]:
+    """Return the records that have all entities of each scan, each record only for the scans that name most of them.
+
+    An anatomical record may lack entities of the scan.
+    """
     by_person = defaultdict(list)
     for k, record in enumerate(records):
         by_person[record.source.get("sub", record.identifier)].append(k)
     claims: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for scan, entities in enumerate(wanted):
-        needed = {key: value for key, value in entities.items() if key not in ignored}
+        needed = dict(entities)
         person = needed.pop("sub", None)
         for k in by_person.get(person, []) if person is not None else []:
             source = records[k].source
-            if all(key in source and is_same_value(source[key], value) for key, value in needed.items()):
+            if all(is_same_value(source[key], value) if key in source else anatomical for key, value in needed.items()):
                 claims[k].append((len(needed), scan))
     candidates: list[list[int]] = [[] for _ in wanted]
     for k, scans_of_record in claims.items():

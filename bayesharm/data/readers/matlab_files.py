@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesharm.data.readers.files import LARGEST_FILE, cut, reading
+from bayesharm.data.readers.files import LARGEST_FILE, cut, open_file
 from bayesharm.errors import InputError, shorten
 
 _HEADER, _HDF5 = 128, b"\x89HDF\r\n\x1a\n"
@@ -35,9 +35,8 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, Any]:
     InputError
         The file cannot be read, is of version 7.3, or lacks a variable.
     """
-    with reading(path):
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_FILE else b""
+    with open_file(path) as file:
+        data = file.read()
     if b"MATLAB 7.3" in data[:116] or _HDF5 in (data[:8], data[512:520]):
         raise InputError(
             "A MATLAB file of version 7.3 cannot be read.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bayesharm.errors import InputError
@@ -94,4 +93,6 @@ def parse_entities(values: Sequence[str] | None) -> dict[str, str]:
 
 def is_path_list(source: object) -> bool:
     """Whether `source` is a list of paths."""
-    return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(each, (str, Path)) for each in source)
+    return (
+        isinstance(source, (list, tuple)) and bool(source) and all(isinstance(each, (str, os.PathLike)) for each in source)
+    )
