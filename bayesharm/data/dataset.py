@@ -17,7 +17,7 @@ from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
 from bayesharm.data.phenotypes import read_phenotypes
 from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
-from bayesharm.data.row_matching import find_label_column
+from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
@@ -139,7 +139,7 @@ def load_dataset(
             unaligned = _from_feature_table(table, features, mapping, header, select, options.label_column)
         else:
             unaligned = Features.from_matrix(open_array(features))
-        aligned = _aligned(table, unaligned, has_scan_ids="scan_id" in mapping)
+        aligned = align_rows(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
     files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
@@ -206,7 +206,7 @@ def _from_feature_table(
     if id_column is None and label_column is None and "scan_id" in mapping:
         id_column = find_label_column(source, feature_columns, table["scan_id"])
     if id_column is None:
-        _refuse_transposed(table, feature_columns)
+        refuse_transposed(table, feature_columns)
         raise InputError(
             "The features table does not identify its scans.",
             got="columns " + shorten(feature_columns, 10),
@@ -225,65 +225,6 @@ def _from_feature_table(
             do="remove these columns from it, or select the features with `select` (--features in the shell)",
         )
     return Features.from_matrix(open_table(source, names, id_column))
-
-
-def _aligned(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:
-    """Sort labeled features into the order of the scans table; accept unlabeled features of the same length unchanged."""
-    ids = features.matrix.scan_ids
-    if ids is None:
-        n_scans, n_features = len(table), features.n_features
-        if features.n_scans != n_scans:
-            looks_transposed = n_features == n_scans
-            raise InputError(
-                "The features look transposed." if looks_transposed else "Features and scans do not align.",
-                got=f"features of shape ({features.n_scans}, {n_features}) for a table of {n_scans} scans",
-                expected=f"one row per scan: shape ({n_scans}, number of features)",
-                do="transpose the array (array.T): rows are scans, columns are features"
-                if looks_transposed
-                else "make the array from the same scans in the same order, or add scan_id to both",
-            )
-        return features
-    if not has_scan_ids:
-        raise InputError(
-            "The features have a scan_id, but the scans table has none.",
-            got=f"features for scans {shorten(ids)} and a scans table without 'scan_id'",
-            expected="the same identifiers in both",
-            do='add the column to the scans table, or map it: columns={"scan_id": "…"} (--scan in the shell)',
-        )
-    wanted, index = table["scan_id"], pd.Index(ids)
-    if index.has_duplicates:
-        repeated = index[index.duplicated()].unique()
-        raise InputError(
-            "A scan_id occurs more than once in the features.",
-            got=f"{len(repeated)} repeated: {shorten(repeated)}",
-            expected="one row per scan",
-            do="remove the repeated rows",
-        )
-    rows = index.get_indexer(pd.Index(wanted))
-    missing, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
-    if len(missing) or len(extra):
-        if len(missing) == len(wanted):
-            _refuse_transposed(table, features.names.tolist())
-        raise InputError(
-            "Features and scans do not align.",
-            got=f"{len(missing)} scans without features ({shorten(missing) or 'none'}); "
-            f"features of {len(extra)} scans not in the scans table ({shorten(extra) or 'none'})",
-            expected="the same scan_id in both, in any order",
-            do="remove scans that are in only one of them, and write identifiers the same way in both (001 is not 1)",
-        )
-    return features.align(rows)
-
-
-def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raise an `InputError` if most scans are names of columns."""
-    if table["scan_id"].isin(names).mean() > 0.5:
-        scans = set(table["scan_id"])
-        raise InputError(
-            "The features look transposed.",
-            got=f"columns named after scans: {shorten(name for name in names if name in scans)}",
-            expected="one row per scan, with a column 'scan_id', and one column per feature",
-            do="transpose the table",
-        )
 
 
 def _without_flaws(table: pd.DataFrame, features: Features, missing: str, bad_features: str) -> Dataset:
