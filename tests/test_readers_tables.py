@@ -231,3 +231,11 @@ def test_the_phenotypic_table_of_abide(tmp_path):
 def test_a_npy_file_that_needs_pickle_is_refused(tmp_path):
     np.save(tmp_path / "features.npy", np.array([[{"a": 1}]] * 6, dtype=object))
     refused("cannot be read.*Python objects.*without pickled objects", tmp_path / "features.npy")
+
+
+def test_an_identifier_that_is_a_number_beyond_all_integers(tmp_path):
+    """Found by fuzzing: it ended in an error of pandas."""
+    path = tmp_path / "lh.txt"
+    write_aparc(path, "lh", LABELS, make_thickness())
+    scans = pd.DataFrame({"scan_id": [2.0**63, 1.0], "participant_id": ["a", "b"], "scanner": ["X", "Y"]})
+    refused("No scan has its rows.*'9223372036854775808', '1'", path, scans)
