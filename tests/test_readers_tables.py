@@ -100,7 +100,7 @@ def test_asegstats2table(tmp_path):
         expected = values[:, :3].copy()
         expected[1, 0] = np.nan  # the region is missing; a fifth ventricle may really have no volume
         np.testing.assert_array_equal(values_of(dataset), expected)
-        assert dataset.reading["missing"] == {"missing in the file": 0, "0 where a region is missing": 1}
+        assert dataset.reading["missing"] == {"missing in the file": 0, "zero (region missing)": 1}
     with_total = load(tmp_path / "aseg.txt", select=["Left-*", "CortexVol"])
     assert with_total.features.names.tolist() == ["Left-Hippocampus", "CortexVol"]
 
@@ -159,7 +159,8 @@ def test_tables_that_cannot_be_used(tmp_path):
     whole = path.read_text()
     refused("2 of 6 rows without a scan.*--missing-files drop", path, scans_of().iloc[:4])
     assert load(path, scans_of().iloc[:4], missing_files="drop").features.n_scans == 4
-    refused("1 of 6 scans without rows \\('new'\\)", path, scans_of([*LABELS[:5], "new"]).drop(columns="session"))
+    new = scans_of([*LABELS[:5], "new"]).replace({"participant_id": {"sub-04": "sub-05"}})
+    refused("1 of 6 scans without rows \\('new'\\)", path, new)
     path.write_text(whole[:-40])
     refused("cells in line 7 of 7, 7 in the first", path)
     path.write_text(whole.splitlines()[0])
@@ -175,6 +176,8 @@ def test_tables_that_cannot_be_used(tmp_path):
     (tmp_path / "other.txt").write_text("a\tb\n1\t2\n")
     refused("not in the format freesurfer.*'other.txt'", [path, tmp_path / "other.txt"])
     refused("not in the format enigma", path, format="enigma")
+    refused("chosen atlas.*'aparc'.*x", path, atlas="x")
+    refused("A file does not exist", tmp_path / "nowhere")
 
 
 def test_a_table_with_a_label_column_of_another_name(tmp_path):

@@ -46,4 +46,4 @@ def _load(record: Record) -> Values:
     return Values(values[:, :n], sources)
 
 
-FORMAT = FolderFormat("conn", "CONN", _recognize, _load, {"fisher-z": Square("z")})
+FORMAT = FolderFormat("conn", "CONN", _recognize, _load, {"fisher-z": Square("z")}, lenient=("fisher-z",))

@@ -38,7 +38,7 @@ def is_derivative(source: Any, options: ReaderOptions) -> bool:
         return True
     if is_path(source) and not _is_array(Path(source)):
         path = Path(source)
-        if os.path.isdir(path) or options.format is not None:
+        if os.path.isdir(path) or options.format is not None or not path.suffix:
             return True
         if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
             header = read_header(path)

@@ -78,5 +78,6 @@ FORMAT = FolderFormat(
     _load,
     {"correlation": Square("r"), "fisher-z": Square("z")},
     "fisher-z",
+    lenient=("correlation", "fisher-z"),
     is_numbered=True,
 )

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from bayesharm.errors import InputError
 
 LARGEST_FILE = 1 << 29  # bytes of a file of one scan or of a table: no tool writes as much text for one scan
-LONGEST_LABEL = 60  # characters of a name in an error message
+LONGEST_LABEL = 120  # characters of a name in an error message
 _SKIPPED = ("sourcedata", "figures", "log", "logs")
 
 

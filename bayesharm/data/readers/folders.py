@@ -51,8 +51,8 @@ class FolderFormat:
         Measure -> rules of its matrices; other measures have one value for each region.
     usual_measure : str
         Measure to take if none is chosen.
-    anatomical : tuple of str
-        Measures of anatomical images, whose names have no task and no run of a functional scan.
+    lenient : tuple of str
+        Measures whose files do not name all entities of a scan, such as the task of a functional one.
     is_numbered : bool
         Whether the files have the numbers of the regions in the atlas instead of names, which a label file gives.
     columns : callable, optional
@@ -65,7 +65,7 @@ class FolderFormat:
     load: Callable[[Record], Values]
     squares: Mapping[str, Square]
     usual_measure: str = ""
-    anatomical: tuple[str, ...] = ()
+    lenient: tuple[str, ...] = ()
     is_numbered: bool = False
     columns: Callable[[Sequence[Path], Sequence[Record]], dict[str, np.ndarray]] | None = None
 
@@ -114,8 +114,8 @@ def read_folder(
     found = [record for record in map(format.recognize, files) if record is not None]
     records = choose_records(found, options, format.usual_measure)
     measure, atlas = records[0].measure, records[0].atlas
-    is_anatomical = measure in format.anatomical
-    matching, dropped = match_all(records, scans, has_scan_ids, options, anatomical=is_anatomical)
+    lenient = measure in format.lenient
+    matching, dropped = match_all(records, scans, has_scan_ids, options, lenient=lenient)
     rows = np.flatnonzero(matching.records >= 0)
     used = [records[k] for k in matching.records[rows]]
     regions, region_names = _reference_regions(format, used[0], options)

@@ -182,14 +182,14 @@ def read_tables(
     InputError
         The options do not lead to one row for each scan, or a table is damaged.
     """
-    if not join_all:
+    if not join_all or options.atlas or options.measure:
         records = [Record(table.path, "", {}, {}, table.measure, table.atlas) for table in tables]
         chosen = {record.path for record in choose_records(records, options)}
         tables = [table for table in tables if table.path in chosen]
     labels = set(scans["scan_id"]) | set(scans["participant_id"])
     tables = [transpose(each) if _is_transposed(each, labels) else each for each in tables]
     matched = [
-        match_all([make_record(label, table) for label in table.labels], scans, has_scan_ids, options, anatomical=True)
+        match_all([make_record(label, table) for label in table.labels], scans, has_scan_ids, options, lenient=True)
         for table in tables
     ]
     rows = np.flatnonzero(np.all([matching.records >= 0 for matching, _ in matched], axis=0))
@@ -223,7 +223,7 @@ def read_tables(
         "atlas": ", ".join(dict.fromkeys(table.atlas for table in tables)), "regions": features.shape[1],
         "regions_sha256": checksum(list(features.columns)), "matched": matched[0][0].rule,
         "files": [os.path.basename(file) for file in files], "dropped": dropped, "columns": whole,
-        "missing": {"missing in the file": n_absent, "0 where a region is missing": n_zero},
+        "missing": {"missing in the file": n_absent, "zero (region missing)": n_zero},
     }  # fmt: skip
     return Reading(
         as_matrix(features.to_numpy()[kept], list(features.columns), ids[kept].tolist()),

@@ -78,12 +78,11 @@ class Matching:
     rule: str
 
 
-def match_records(
-    records: Sequence[Record], scans: pd.DataFrame, has_scan_ids: bool, *, anatomical: bool = False
-) -> Matching:
+def match_records(records: Sequence[Record], scans: pd.DataFrame, has_scan_ids: bool, *, lenient: bool = False) -> Matching:
     """Find the record of each scan, by the rule that finds most of them.
 
-    The rules are: the same text as `scan_id`; the entities in `scan_id`; the columns participant_id, session, run.
+    The rules are: the same text as `scan_id`; the entities in `scan_id`; the columns participant_id, session, run, which do
+    not overrule other entities in `scan_id`.
 
     Parameters
     ----------
@@ -92,8 +91,8 @@ def match_records(
         The scans table.
     has_scan_ids : bool
         Whether the user's table has identifiers of scans; row numbers identify nothing.
-    anatomical : bool
-        Whether the records are of anatomical images, which lack the task and the run of a functional scan.
+    lenient : bool
+        Whether records may lack entities of a scan, such as an anatomical image the task of a functional scan.
 
     Raises
     ------
@@ -101,12 +100,12 @@ def match_records(
         Two records belong to one scan, or one record to two scans.
     """
     found: list[tuple[str, list[list[int]]]] = []
+    parts = [_entities_of(label) if has_scan_ids else {} for label in scans["scan_id"]]
     if has_scan_ids:
         found.append(("by scan_id", _by_text(records, scans["scan_id"])))
-        wanted = [_entities_of(label) for label in scans["scan_id"]]
-        found.append(("by the parts of scan_id (sub-…_ses-…)", _by_entities(records, wanted, anatomical)))
-    columns, named = _from_columns(scans)
-    found.append((f"by the column{'s' * (len(named) > 1)} {', '.join(named)}", _by_entities(records, columns, anatomical)))
+        found.append(("by the parts of scan_id (sub-…_ses-…)", _by_entities(records, parts, lenient)))
+    columns, named = _from_columns(scans, parts)
+    found.append((f"by the column{'s' * (len(named) > 1)} {', '.join(named)}", _by_entities(records, columns, lenient)))
     rule, candidates = max(found, key=lambda pair: _count_matches(pair[1]))
     _refuse_shared(candidates, records, scans)
     _refuse_repeated(candidates, records, scans)
@@ -132,9 +131,9 @@ def _entities_of(label: str) -> dict[str, str]:
     return parsed.source if parsed is not None and "sub" in parsed.entities else {}
 
 
-def _from_columns(scans: pd.DataFrame) -> tuple[list[dict[str, str]], list[str]]:
-    """Return the entities of each scan from columns of the scans table, and the names of these columns."""
-    wanted: list[dict[str, str]] = [{} for _ in range(len(scans))]
+def _from_columns(scans: pd.DataFrame, parts: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the entities of each scan from columns, beside those of its identifier, and the names of these columns."""
+    wanted = [dict(entities) for entities in parts]
     named = []
     for entity, names in ENTITY_COLUMNS.items():
         column = next((name for name in names if name in scans), None)
@@ -148,10 +147,10 @@ def _from_columns(scans: pd.DataFrame) -> tuple[list[dict[str, str]], list[str]]
     return wanted, named
 
 
-def _by_entities(records: Sequence[Record], wanted: Sequence[Mapping[str, str]], anatomical: bool) -> list[list[int]]:
+def _by_entities(records: Sequence[Record], wanted: Sequence[Mapping[str, str]], lenient: bool) -> list[list[int]]:
     """Return the records that have all entities of each scan, each record only for the scans that name most of them.
 
-    An anatomical record may lack entities of the scan.
+    If `lenient`, a record may lack entities of the scan.
     """
     by_person = defaultdict(list)
     for k, record in enumerate(records):
@@ -162,7 +161,7 @@ def _by_entities(records: Sequence[Record], wanted: Sequence[Mapping[str, str]],
         person = needed.pop("sub", None)
         for k in by_person.get(person, []) if person is not None else []:
             source = records[k].source
-            if all(is_same_value(source[key], value) if key in source else anatomical for key, value in needed.items()):
+            if all(is_same_value(source[key], value) if key in source else lenient for key, value in needed.items()):
                 claims[k].append((len(needed), scan))
     candidates: list[list[int]] = [[] for _ in wanted]
     for k, scans_of_record in claims.items():

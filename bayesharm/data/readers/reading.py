@@ -96,7 +96,7 @@ def match_all(
     has_scan_ids: bool,
     options: ReaderOptions,
     *,
-    anatomical: bool = False,
+    lenient: bool = False,
 ) -> tuple[Matching, dict[str, str]]:
     """Match records to scans, and treat scans and records without a partner as `options.missing_files` says.
 
@@ -111,7 +111,7 @@ def match_all(
     InputError
         A scan or a record has no partner, and the option is "error"; or nothing matches.
     """
-    matching = match_records(records, scans, has_scan_ids, anatomical=anatomical)
+    matching = match_records(records, scans, has_scan_ids, lenient=lenient)
     used = set(matching.records.tolist())
     scans_without = scans["scan_id"][matching.records < 0].tolist()
     records_without = [record.label for k, record in enumerate(records) if k not in used]

@@ -118,6 +118,6 @@ FORMAT = FolderFormat(
     _load,
     {CORRELATION: Square("r")},
     CORRELATION,
-    anatomical=SURFACE,
+    lenient=SURFACE,
     columns=_motion,
 )
