@@ -201,7 +201,9 @@ def test_dpabi(tmp_path):
     scans["participant_id"] = scans["participant_id"].str.replace("sub-", "Sub_")
     dataset = load(tmp_path / "study", scans)
     np.testing.assert_allclose(values_of(dataset), lower(z), atol=1e-9)
-    assert dataset.reading["measure"] == "fisher-z" and dataset.features.names[0] == "edge_13_3"
+    assert (dataset.reading["measure"], dataset.reading["unit"]) == ("fisher-z", "z") and dataset.features.names[
+        0
+    ] == "edge_13_3"
     labels = write_labels(tmp_path / "aal.tsv", [3, 13, 23, 33, 43])
     named = load(tmp_path / "study", scans, labels=labels, measure="correlation")
     assert named.features.names.tolist() == edges()

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from bayesharm.data.dataset import load_dataset
 from bayesharm.errors import InputError
 
-EXAMPLES = int(os.environ.get("BAYESHARM_FUZZ", "60"))
+EXAMPLES = int(os.environ.get("BAYESHARM_FUZZ", "40"))
 fuzz = settings(
     max_examples=EXAMPLES,
     derandomize="BAYESHARM_FUZZ" not in os.environ,

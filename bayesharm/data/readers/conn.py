@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bayesharm.data.readers.folders import FolderFormat, Values
+from bayesharm.data.readers.folders import FolderFormat
 from bayesharm.data.readers.matching import Record
 from bayesharm.data.readers.matlab_files import read_matlab, to_matrix, to_names
+from bayesharm.data.readers.regions import Values
 from bayesharm.data.readers.squares import Square
 from bayesharm.errors import InputError
 

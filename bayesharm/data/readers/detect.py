@@ -12,7 +12,8 @@ import pandas as pd
 from bayesharm.data.readers import conn, dpabi, enigma, freesurfer, giga_connectome, halfpipe, xcp_d
 from bayesharm.data.readers.files import list_files, readable
 from bayesharm.data.readers.folders import FolderFormat, read_folder
-from bayesharm.data.readers.label_tables import SUFFIXES, LabelTable, TableFormat, read_header, read_label_table, read_tables
+from bayesharm.data.readers.joined_tables import read_tables
+from bayesharm.data.readers.label_tables import SUFFIXES, LabelTable, TableFormat, read_header, read_label_table
 from bayesharm.data.readers.options import ReaderOptions, is_path_list
 from bayesharm.data.readers.reading import Reading
 from bayesharm.errors import InputError, shorten

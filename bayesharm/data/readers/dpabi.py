@@ -9,9 +9,10 @@ import re
 from pathlib import Path
 
 from bayesharm.data.readers.files import cut, decode, read_bytes
-from bayesharm.data.readers.folders import FolderFormat, Values
+from bayesharm.data.readers.folders import FolderFormat
 from bayesharm.data.readers.matching import Record
 from bayesharm.data.readers.matlab_files import read_matlab, to_matrix
+from bayesharm.data.readers.regions import Values
 from bayesharm.data.readers.squares import Square
 from bayesharm.data.readers.text_values import read_text_values
 from bayesharm.errors import InputError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.readers.files import cut, describe_dataset
-from bayesharm.data.readers.labels import checksum, read_labels
+from bayesharm.data.readers.files import describe_dataset
+from bayesharm.data.readers.labels import checksum
 from bayesharm.data.readers.matching import Record
 from bayesharm.data.readers.options import ReaderOptions
 from bayesharm.data.readers.reading import Reading, choose_records, drop_empty, match_all
+from bayesharm.data.readers.regions import Values, align_regions, name_regions
 from bayesharm.data.readers.row_store import RowStore
 from bayesharm.data.readers.squares import Square, check_square, edge_names
 from bayesharm.errors import InputError, shorten
@@ -25,14 +25,6 @@ from bayesharm.progress import Progress
 
 MOST_ERRORS = 20  # damaged files after which reading stops
 AHEAD = 4  # files for each thread that wait to be read, so that an error stops the work soon
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """Values of one scan: a square matrix, or one value for each region; the names are None if the file has none."""
-
-    values: np.ndarray
-    regions: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ def read_folder(
     matching, dropped = match_all(records, scans, has_scan_ids, options, lenient=lenient)
     rows = np.flatnonzero(matching.records >= 0)
     used = [records[k] for k in matching.records[rows]]
-    regions, region_names = _reference_regions(format, used[0], options)
+    regions, region_names = name_regions(format.load(used[0]), used[0], format.title, format.is_numbered, options)
     square = format.squares.get(measure)
     names = np.array(region_names, dtype=str) if square is None else edge_names(region_names)
     store = RowStore(len(rows), len(names))
@@ -132,7 +124,8 @@ def read_folder(
     }
     provenance: dict[str, Any] = {
         "format": format.name, "tool": format.title, **describe_dataset(root), "measure": measure, "atlas": atlas,
-        "regions": len(regions), "regions_sha256": checksum(region_names), "matched": matching.rule,
+        "unit": square.kind if square is not None else "", "regions": len(regions),
+        "regions_sha256": checksum(region_names), "matched": matching.rule,
         "files": [os.path.relpath(used[k].path, root) for k in kept], "dropped": dropped, "missing": missing,
         "columns": sorted(columns),
     }  # fmt: skip
@@ -165,86 +158,6 @@ def _notes(provenance: Mapping[str, Any], n_reordered: int, n_values: int) -> li
     return notes
 
 
-def _reference_regions(format: FolderFormat, record: Record, options: ReaderOptions) -> tuple[list[str], list[str]]:
-    """Return the regions as the first file has them, and their names, which may come from the label file."""
-    loaded = format.load(record)
-    if loaded.regions is not None:
-        regions = list(loaded.regions)
-        if len(set(regions)) < len(regions):
-            raise InputError(
-                "Some regions have the same name.",
-                got=f"{record.path}: {shorten(cut(name) for name, count in Counter(regions).items() if count > 1)}",
-                expected="a different name for every region",
-                do="correct the names of the regions in the atlas",
-            )
-        if options.labels is None:
-            return regions, regions
-        if format.is_numbered:
-            return regions, _translate(regions, read_labels(options.labels), record)
-        raise InputError(
-            f"The files of {format.title} name their regions.",
-            got=f"labels {options.labels}",
-            expected="no label file",
-            do="omit the option --labels",
-        )
-    if options.labels is None:
-        raise InputError(
-            f"The files of {format.title} do not name their regions.",
-            got=record.path.name,
-            expected=f"a label file of the atlas{' ' + record.atlas if record.atlas else ''}",
-            do="give it with --labels FILE: …_dseg.tsv with the columns index and name, or a list with one name a line",
-        )
-    names = list(read_labels(options.labels).values())
-    if len(names) != loaded.values.shape[-1]:
-        raise InputError(
-            "The label file does not fit the files.",
-            got=f"{len(names):,} names in {options.labels}, {loaded.values.shape[-1]:,} regions in {record.path}",
-            expected="one name for each region, in the order of the atlas",
-            do="give the label file of this atlas; if the tool left out regions outside the image, extract them again with "
-            "all regions kept, because nothing says which are missing",
-        )
-    return names, names
-
-
-def _translate(numbers: list[str], labels: Mapping[str, str], record: Record) -> list[str]:
-    """Return the names of regions, given their numbers in the atlas."""
-    if lacking := [number for number in numbers if number not in labels]:
-        raise InputError(
-            "The label file lacks some regions.",
-            got=f"no name for {shorten(map(cut, lacking))} in {record.path}",
-            expected="a name for the number of each region",
-            do="give the label file of this atlas",
-        )
-    return [labels[number] for number in numbers]
-
-
-def _align(regions: Sequence[str] | None, reference: list[str], record: Record, size: int) -> np.ndarray | None:
-    """Return where each region of the reference is in a file; None if the order is the same."""
-    if regions is None:
-        if size != len(reference):
-            raise InputError(
-                "The matrices differ in size.",
-                got=f"{size:,} regions in {record.path}, {len(reference):,} in the others",
-                expected="the same regions in all files",
-                do="extract the regions again with all regions kept: nothing in the file says which are missing",
-            )
-        return None
-    if list(regions) == reference:
-        return None
-    position = {name: k for k, name in enumerate(regions)}
-    lacking = [cut(name) for name in reference if name not in position]
-    other = [cut(name) for name in regions if name not in set(reference)]
-    if lacking or other or len(position) < len(regions):
-        raise InputError(
-            "The files have different regions.",
-            got=f"{record.path}: lacks {shorten(lacking, 3) or 'none'}; has {shorten(other, 3) or 'no others'}"
-            + ("" if len(position) == len(regions) else "; some regions more than once"),
-            expected=f"the {len(reference):,} regions of the first file, in any order",
-            do="read files of one atlas and one version of it; remove the others",
-        )
-    return np.array([position[name] for name in reference])
-
-
 def _read_files(
     format: FolderFormat,
     records: Sequence[Record],
@@ -260,12 +173,11 @@ def _read_files(
 
     def read_one(row: int) -> bool:
         loaded = format.load(records[row])
-        order = _align(loaded.regions, regions, records[row], loaded.values.shape[-1])
+        order = align_regions(loaded, regions, records[row])
         values = loaded.values
         if square is not None:
-            values, counts.absent[row], counts.silent[row] = check_square(
-                values, None if loaded.regions is None else list(loaded.regions), square, records[row].path
-            )
+            checked = check_square(values, loaded.regions, square, records[row].path)
+            values, counts.absent[row], counts.silent[row] = checked
             values = values if order is None else values[np.ix_(order, order)]
             values = values[lower]
         else:

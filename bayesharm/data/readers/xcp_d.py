@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from bayesharm.data.readers.bids_names import BidsName, parse_name
-from bayesharm.data.readers.folders import FolderFormat, Values
+from bayesharm.data.readers.folders import FolderFormat
 from bayesharm.data.readers.matching import Record, source_label
+from bayesharm.data.readers.regions import Values
 from bayesharm.data.readers.squares import Square
 from bayesharm.data.readers.text_values import read_text_values
 from bayesharm.errors import InputError, shorten
