@@ -62,7 +62,7 @@ def test_files_without_content(tmp_path, content, message):
 
 
 def test_types_and_sizes_that_do_not_exist(tmp_path):
-    """Such files ended the process in scipy 1.18."""
+    """Types that do not exist end the process in scipy 1.18 (segmentation fault)."""
     path = tmp_path / "x.mat"
     for kind, size in ((77, 32), (65535, 32), (9, 4096), (9, 16)):
         path.write_bytes(_file("<", 6, (2, 2), kind, bytes(32), size))
