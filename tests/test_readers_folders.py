@@ -245,6 +245,7 @@ def test_missing_values_of_three_kinds(tmp_path):
     np.testing.assert_array_equal(values_of(dataset), lower(expected))
     assert dataset.reading["missing"] == {"missing in the file": 4, "of regions without signal": 4}
     assert "8 of 60 values are missing: 4 missing in the file, 4 of regions without signal" in dataset.reading["notes"][1]
+    assert load_dataset(make_scans(), tmp_path).n_missing == 8  # a fit models them
 
 
 def test_regions_in_another_order_are_aligned_by_name(tmp_path):
