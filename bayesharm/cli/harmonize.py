@@ -94,6 +94,7 @@ def harmonize(
     inverse: InverseOption = False,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
+    derivatives: opt.DerivativeOptions,
     quiet: opt.QuietOption = False,
 ) -> None:
     """Remove the measurement bias of each scanner from its scans, and report how uncertain the correction is.
@@ -123,7 +124,10 @@ def harmonize(
 
     posterior = load_posterior(run)
     choose_families(posterior.spec, remove)  # refuses wrong families before an adaptation
-    dataset = inputs.read_dataset(scans, features, select, columns.mapping, check="apply")
+    with ProgressBar(quiet) as progress:
+        dataset = inputs.read_dataset(
+            scans, features, select, columns.mapping, check="apply", progress=progress, **derivatives.arguments
+        )
     adaptation_notes: list[str] = []
     if new_scanners == "adapt":
         from bayesharm.algorithms.programs import cache_programs

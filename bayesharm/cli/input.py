@@ -22,7 +22,7 @@ def read_dataset(
     select : list of str, optional
         Values of ``--features``.
     **options
-        `missing`, `bad_features` and `check` of :func:`bayesharm.load_dataset`.
+        Other arguments of :func:`bayesharm.load_dataset`.
     """
     if features is None and select and len(select) == 1 and Path(select[0]).exists():
         raise InputError(
@@ -34,6 +34,8 @@ def read_dataset(
     from bayesharm.data.dataset import load_dataset
 
     dataset = load_dataset(scans, features, columns=columns, select=select or None, **options)
+    for note in dataset.reading.get("notes", ()):
+        typer.echo(f"Note: {note}", err=True)
     if dataset.dropped:
         typer.echo(
             f"Note: {len(dataset.dropped):,} features were dropped: {shorten(dataset.dropped, 3)}. "

@@ -11,13 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.derived_study import read_derived_study
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
+from bayesharm.data.phenotypes import read_phenotypes
+from bayesharm.data.readers.detect import is_derivative
+from bayesharm.data.readers.options import ReaderOptions
+from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
+from bayesharm.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,8 @@ class Dataset:
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
         Files of the scans and the features, if any; features are read when needed.
+    reading : mapping
+        How the derivatives of another tool were read, for `run.json`; empty for arrays and other tables.
     """
 
     scans: pd.DataFrame
@@ -49,6 +57,7 @@ class Dataset:
     n_missing: int = 0
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the dataset of these scans, given their row numbers, in this order."""
@@ -72,6 +81,8 @@ def load_dataset(
     missing: Missing = "model",
     bad_features: Literal["error", "drop"] = "error",
     check: Check = "fit",
+    progress: Progress = no_progress,
+    **derivatives: Any,
 ) -> Dataset:
     """Read a study from files or memory. Inputs are never modified; arrays on disk are read block by block.
 
@@ -80,6 +91,7 @@ def load_dataset(
     scans : path or DataFrame
         Table with one row per scan: .csv, .tsv, .parquet, or in memory.
     features : path, array or DataFrame, optional
+        A folder or a table of another tool, such as XCP-D or FreeSurfer, or a list of such tables (docs/readers.md); or
         .npy, .npz, .zarr, .csv, .tsv, .parquet, or in memory; (scan, feature), or (scan, region, region)
         for square matrices. A table or an array with ``scan_id`` may be in any order; a bare array must have the
         order of the scans table. Omit it if the features are columns of the scans table.
@@ -97,6 +109,12 @@ def load_dataset(
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
+    progress : callable, optional
+        Receives reports while files of other tools are read, see :class:`bayesharm.progress.Progress`.
+    **derivatives
+        What to read from the folder or table of another tool (XCP-D, FreeSurfer, …): `format`, `atlas`, `measure`,
+        `entities`, `labels`, `label_column` and `missing_files`, see
+        :class:`bayesharm.data.readers.options.ReaderOptions`.
 
     Raises
     ------
@@ -104,25 +122,34 @@ def load_dataset(
         The scans, the features or an option are not valid.
     """
     check_options(missing=missing, bad_features=bad_features, check=check)
+    options, given_scans = ReaderOptions(**derivatives), scans
+    scans, notes = read_phenotypes(scans)
+    reading: dict[str, Any] = {"notes": notes} if notes else {}
     if features is None:
         table, aligned = _from_wide_table(scans, columns, select, check)
+    elif is_derivative(features, options):
+        table, aligned, reading = read_derived_study(scans, features, columns, select, check, options, progress)
+        reading["notes"] = notes + reading["notes"]
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
         table = read_scans(scans, columns, check=check)
         check_unique(table)
         if is_table(features):
-            unaligned = _from_feature_table(table, features, mapping, header, select)
+            unaligned = _from_feature_table(table, features, mapping, header, select, options.label_column)
         else:
             unaligned = Features.from_matrix(open_array(features))
-        aligned = _aligned(table, unaligned, has_scan_ids="scan_id" in mapping)
+        aligned = align_rows(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
-    files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
+    files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
     if check == "apply":
-        return Dataset(table, aligned, files=files)
-    origin = _origin(scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
-    return replace(_without_flaws(table, aligned, missing, bad_features), origin=origin, files=files)
+        return Dataset(table, aligned, files=files, reading=reading)
+    origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    if origin is not None:
+        origin |= options.given
+    dataset = _without_flaws(table, aligned, missing, bad_features)
+    return replace(dataset, origin=origin, files=files, reading=reading)
 
 
 def _origin(
@@ -169,18 +196,23 @@ def _from_feature_table(
     mapping: Mapping[str, str],
     header: Sequence[str],
     select: str | Sequence[str] | None,
+    label_column: str | None,
 ) -> Features:
     """Open features from a table that identifies its scans in a column or index."""
     feature_columns = table_columns(source, "the features")
-    candidates = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
+    usual = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
+    candidates = usual if label_column is None else (label_column,)
     id_column = next((name for name in candidates if name in feature_columns), None)
+    if id_column is None and label_column is None and "scan_id" in mapping:
+        id_column = find_label_column(source, feature_columns, table["scan_id"])
     if id_column is None:
-        _refuse_transposed(table, feature_columns)
+        refuse_transposed(table, feature_columns)
         raise InputError(
             "The features table does not identify its scans.",
             got="columns " + shorten(feature_columns, 10),
             expected=f"a column '{candidates[0]}' with the identifiers of the scans table",
-            do="add the column; or pass a bare array (DataFrame.to_numpy()) with its rows in the order of the scans table",
+            do='name the column that does: label_column="…" (--label-column in the shell); or pass a bare array '
+            "(DataFrame.to_numpy()) with its rows in the order of the scans table",
         )
     available = [name for name in feature_columns if name != id_column and not name.startswith("Unnamed:")]
     names = available if select is None else match_names(available, select)
@@ -193,65 +225,6 @@ def _from_feature_table(
             do="remove these columns from it, or select the features with `select` (--features in the shell)",
         )
     return Features.from_matrix(open_table(source, names, id_column))
-
-
-def _aligned(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:
-    """Sort labeled features into the order of the scans table; accept unlabeled features of the same length unchanged."""
-    ids = features.matrix.scan_ids
-    if ids is None:
-        n_scans, n_features = len(table), features.n_features
-        if features.n_scans != n_scans:
-            looks_transposed = n_features == n_scans
-            raise InputError(
-                "The features look transposed." if looks_transposed else "Features and scans do not align.",
-                got=f"features of shape ({features.n_scans}, {n_features}) for a table of {n_scans} scans",
-                expected=f"one row per scan: shape ({n_scans}, number of features)",
-                do="transpose the array (array.T): rows are scans, columns are features"
-                if looks_transposed
-                else "make the array from the same scans in the same order, or add scan_id to both",
-            )
-        return features
-    if not has_scan_ids:
-        raise InputError(
-            "The features have a scan_id, but the scans table has none.",
-            got=f"features for scans {shorten(ids)} and a scans table without 'scan_id'",
-            expected="the same identifiers in both",
-            do='add the column to the scans table, or map it: columns={"scan_id": "…"} (--scan in the shell)',
-        )
-    wanted, index = table["scan_id"], pd.Index(ids)
-    if index.has_duplicates:
-        repeated = index[index.duplicated()].unique()
-        raise InputError(
-            "A scan_id occurs more than once in the features.",
-            got=f"{len(repeated)} repeated: {shorten(repeated)}",
-            expected="one row per scan",
-            do="remove the repeated rows",
-        )
-    rows = index.get_indexer(pd.Index(wanted))
-    missing, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
-    if len(missing) or len(extra):
-        if len(missing) == len(wanted):
-            _refuse_transposed(table, features.names.tolist())
-        raise InputError(
-            "Features and scans do not align.",
-            got=f"{len(missing)} scans without features ({shorten(missing) or 'none'}); "
-            f"features of {len(extra)} scans not in the scans table ({shorten(extra) or 'none'})",
-            expected="the same scan_id in both, in any order",
-            do="remove scans that are in only one of them, and write identifiers the same way in both (001 is not 1)",
-        )
-    return features.align(rows)
-
-
-def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raise an `InputError` if most scans are names of columns."""
-    if table["scan_id"].isin(names).mean() > 0.5:
-        scans = set(table["scan_id"])
-        raise InputError(
-            "The features look transposed.",
-            got=f"columns named after scans: {shorten(name for name in names if name in scans)}",
-            expected="one row per scan, with a column 'scan_id', and one column per feature",
-            do="transpose the table",
-        )
 
 
 def _without_flaws(table: pd.DataFrame, features: Features, missing: str, bad_features: str) -> Dataset:

@@ -135,6 +135,7 @@ def _record(
         "fingerprint": manifest["features"],
         "scans": manifest["scans"],
         "data": dict(dataset.origin) if dataset.origin else None,
+        "reading": dict(dataset.reading),
         "n_scans": design.n_scans,
         "n_features": len(dataset.features.names),
         "n_converged": int(results["converged"].sum()),
