@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.features import Features, find_flaws, match_names
+from bayesharm.data.finding import Finding
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
@@ -35,6 +36,8 @@ class Dataset:
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
         Files of the scans and the features, if any; features are read when needed.
+    findings : tuple of Finding
+        Caveats about the reading of the tables, such as decimal commas.
     """
 
     scans: pd.DataFrame
@@ -42,6 +45,7 @@ class Dataset:
     dropped: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the dataset of these scans, given their row numbers, in this order."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
+from bayesharm.data.screening.ages import screen_ages
+from bayesharm.data.screening.categories import screen_categories
+from bayesharm.data.screening.coding import screen_coding
+from bayesharm.data.screening.covariates import screen_covariates
+from bayesharm.data.screening.features import screen_features
+from bayesharm.data.screening.identity import screen_identity
 
 
 def screen(
@@ -30,9 +37,31 @@ def screen(
     list of Finding
         Errors first.
     """
-    return screen_scans(dataset.scans, covariates=covariates, factors=factors)
+    found = [
+        *dataset.findings,
+        *screen_scans(dataset.scans, covariates=covariates, factors=factors),
+        *screen_features(dataset.features, dataset.scans, covariates),
+    ]
+    return _accepted(found, accept)
 
 
 def screen_scans(scans: pd.DataFrame, *, covariates: Sequence[str] = (), factors: Sequence[str] = ()) -> list[Finding]:
     """Find what is wrong or suspicious in the scans table alone; parameters as in :func:`screen`."""
-    return []
+    return [
+        *screen_identity(scans),
+        *screen_ages(scans),
+        *screen_coding(scans, covariates),
+        *screen_categories(scans, covariates, factors),
+        *screen_covariates(scans, covariates),
+    ]
+
+
+def _accepted(findings: Iterable[Finding], accept: Sequence[str]) -> list[Finding]:
+    """Return the findings, errors first; accepted errors are caveats that say so."""
+    changed = [
+        replace(finding, severity="caveat", do=f"accepted by the user; otherwise: {finding.do}")
+        if finding.severity == "error" and finding.code in accept
+        else finding
+        for finding in findings
+    ]
+    return sorted(changed, key=lambda finding: finding.severity != "error")
