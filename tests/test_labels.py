@@ -12,8 +12,8 @@ import bayesharm
 from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import ModelError
-from bayesharm.fitting.fit import configure_model
 from bayesharm.model.catalog import load_model
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import build_design
 from bayesharm.model.labels import (
     Column,

@@ -130,7 +130,7 @@ def _numbers(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
                 f"The covariate {name!r} {what}.",
                 got=with_values(list(scans["scan_id"][rows]), [f"{value:g}" for value in values[wrong]]),
                 expected=f"a measurement for every scan; the others are {_range(values[~wrong])}",
-                do=f"fill in the values or remove these scans; if they are real, accept them (--accept {code})",
+                do="fill in the values or remove these scans",
                 scans=tuple(scans["scan_id"][rows]),
                 columns=(name,),
             )

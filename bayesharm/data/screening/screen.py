@@ -11,14 +11,16 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.screening.ages import screen_ages
 from bayesharm.data.screening.categories import screen_categories
+from bayesharm.data.screening.codes import CODES
 from bayesharm.data.screening.coding import screen_coding
 from bayesharm.data.screening.covariates import screen_covariates
 from bayesharm.data.screening.features import screen_features
 from bayesharm.data.screening.identity import screen_identity
+from bayesharm.errors import InputError, shorten
 
 
 def screen(
-    dataset: Dataset, *, covariates: Sequence[str] = (), factors: Sequence[str] = (), accept: Sequence[str] = ()
+    dataset: Dataset, *, covariates: Sequence[str] = (), factors: Sequence[str] = (), accept: Sequence[str] | str = ()
 ) -> list[Finding]:
     """Find what is wrong or suspicious in the scans table and the features of a study.
 
@@ -30,19 +32,32 @@ def screen(
     factors : sequence of str
         Columns of the scans table that the model uses as protocol factors.
     accept : sequence of str
-        Codes of findings that the user has checked: errors with these codes become caveats.
+        Codes of findings that the user has checked, or ``all``: errors with these codes become caveats.
 
     Returns
     -------
     list of Finding
         Errors first.
+
+    Raises
+    ------
+    InputError
+        A code does not exist.
     """
+    accepted = [accept] if isinstance(accept, str) else list(accept)
+    if unknown := [code for code in accepted if code not in (*CODES, "all")]:
+        raise InputError(
+            "There is no finding with such a code.",
+            got=shorten(unknown),
+            expected=f"some of {', '.join(CODES)}, or all",
+            do="copy the code from the message about the finding",
+        )
     found = [
         *dataset.findings,
         *screen_scans(dataset.scans, covariates=covariates, factors=factors),
         *screen_features(dataset.features, dataset.scans, covariates),
     ]
-    return _accepted(found, accept)
+    return _accepted(found, accepted)
 
 
 def screen_scans(scans: pd.DataFrame, *, covariates: Sequence[str] = (), factors: Sequence[str] = ()) -> list[Finding]:
@@ -60,7 +75,7 @@ def _accepted(findings: Iterable[Finding], accept: Sequence[str]) -> list[Findin
     """Return the findings, errors first; accepted errors are caveats that say so."""
     changed = [
         replace(finding, severity="caveat", do=f"accepted by the user; otherwise: {finding.do}")
-        if finding.severity == "error" and finding.code in accept
+        if finding.severity == "error" and ({finding.code, "all"} & set(accept))
         else finding
         for finding in findings
     ]
