@@ -13,11 +13,20 @@ import pandas as pd
 
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.finding import Finding
-from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
+from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
-from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
+from bayesharm.io.tables import (
+    TableSource,
+    index_name,
+    is_path,
+    is_table,
+    read_table,
+    reading_notes,
+    table_columns,
+    to_labels,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +112,11 @@ def load_dataset(
             do="use one of these",
         )
     if features is None:
-        table, aligned = _from_wide_table(scans, columns, select, check)
+        table, aligned, rules = _from_wide_table(scans, columns, select, check)
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
-        table = read_scans(scans, columns, check=check)
+        table, rules = read_scans_and_rules(scans, columns, check=check)
         check_unique(table)
         if is_table(features):
             unaligned = _from_feature_table(table, features, mapping, header, select)
@@ -117,10 +126,38 @@ def load_dataset(
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
     files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
+    findings = _reading_findings(scans, features, rules, aligned)
     if check == "apply":
-        return Dataset(table, aligned, files=files)
+        return Dataset(table, aligned, files=files, findings=findings)
     origin = _origin(scans, features, columns, select, bad_features)
-    return replace(_without_flaws(table, aligned, bad_features), origin=origin, files=files)
+    return replace(_without_flaws(table, aligned, bad_features), origin=origin, files=files, findings=findings)
+
+
+def _reading_findings(scans: TableSource, features: Any, rules: Mapping[str, str], aligned: Features) -> tuple[Finding, ...]:
+    """Return caveats about the reading of both tables."""
+    sources = [(scans, "the scans table"), *([(features, "the features")] if is_table(features) else [])]
+    findings = []
+    for code, note in dict.fromkeys(note for source, what in sources for note in reading_notes(source, what)):
+        do = "check names with accents, and save the file as UTF-8" if code == "encoding" else "check that this is meant"
+        findings.append(
+            Finding(code, "caveat", "A table was read by a guess.", got=note, expected="one table of text in UTF-8", do=do)
+        )
+    for where, notes in (
+        ("the scans table", [f"{name}: {rule}" for name, rule in rules.items()]),
+        ("the features", list(aligned.matrix.notes)),
+    ):
+        if notes:
+            findings.append(
+                Finding(
+                    "converted-numbers",
+                    "caveat",
+                    f"Text of {where} was read as numbers.",
+                    got=f"{len(notes)} columns: {shorten(notes, 3)}",
+                    expected="numbers with decimal points, without units",
+                    do="check that these numbers are meant",
+                )
+            )
+    return tuple(findings)
 
 
 def _origin(
@@ -144,7 +181,7 @@ def _origin(
 
 def _from_wide_table(
     source: TableSource, columns: Mapping[str, str] | None, select: str | Sequence[str] | None, check: Check
-) -> tuple[pd.DataFrame, Features]:
+) -> tuple[pd.DataFrame, Features, dict[str, str]]:
     header = table_columns(source, "the scans table")
     used = set(resolve_columns(header, columns).values())
     available = [name for name in header if name not in used and not name.startswith("Unnamed:")]
@@ -156,9 +193,9 @@ def _from_wide_table(
             do="pass `features`, or select='thickness_*' (--features 'thickness_*' in the shell)",
         )
     names = match_names(available, select)
-    table = read_scans(source, columns, exclude=names, check=check)
+    table, rules = read_scans_and_rules(source, columns, exclude=names, check=check)
     check_unique(table)
-    return table, Features.from_matrix(open_table(source, names))
+    return table, Features.from_matrix(open_table(source, names)), rules
 
 
 def _from_feature_table(
@@ -171,7 +208,7 @@ def _from_feature_table(
     """Open features from a table that identifies its scans in a column or index."""
     feature_columns = table_columns(source, "the features")
     candidates = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
-    id_column = next((name for name in candidates if name in feature_columns), None)
+    id_column = next((name for name in candidates if name in feature_columns), None) or _column_of_scans(table, source)
     if id_column is None:
         _refuse_transposed(table, feature_columns)
         raise InputError(
@@ -191,6 +228,14 @@ def _from_feature_table(
             do="remove these columns from it, or select the features with `select` (--features in the shell)",
         )
     return Features.from_matrix(open_table(source, names, id_column))
+
+
+def _column_of_scans(table: pd.DataFrame, source: TableSource) -> str | None:
+    """Return the first column of a features table if it holds the scan_id, such as ``lh.aparc.thickness`` of FreeSurfer."""
+    first = table_columns(source, "the features")[0]
+    labels, _ = to_labels(read_table(source, text=[first], columns=[first], what="the features")[first])
+    scans = table["scan_id"]
+    return first if len(labels) >= len(scans) and scans.isin(set(labels)).all() else None
 
 
 def _aligned(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:

@@ -119,11 +119,14 @@ def is_text(values: pd.Series) -> bool:
 
 
 def read_numbers(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return a table with all text columns that hold nothing but numbers as numbers, and the rule of each unusual one."""
+    """Return a table with all text columns that hold nothing but numbers as numbers, and the rule of each unusual one.
+
+    Columns of pandas' type `category` stay categories.
+    """
     rules, converted = {}, {}
     for name in frame.columns:
         column = frame[name]
-        if not is_text(column) or not column.dropna().map(lambda value: isinstance(value, (str, float, int))).all():
+        if not is_text(column) or isinstance(column.dtype, pd.CategoricalDtype) or not column.dropna().map(lambda value: isinstance(value, (str, float, int))).all():
             continue
         if column.dropna().map(lambda value: isinstance(value, (bool, np.bool_))).any():
             continue
