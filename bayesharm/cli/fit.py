@@ -31,15 +31,6 @@ ProtocolOption = Annotated[
         opt.COLUMNS_PANEL,
     ),
 ]
-AcceptOption = Annotated[
-    list[str] | None,
-    opt.text(
-        "--accept",
-        "CODES",
-        "Findings on the data that you have checked and accept, by the codes in their messages, such as identical-scans. "
-        "They are recorded in the run.",
-    ),
-]
 OverwriteOption = Annotated[
     bool,
     opt.flag(
@@ -136,7 +127,7 @@ def fit(
     covariates: opt.CovariatesOption = None,
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
-    accept: AcceptOption = None,
+    accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
     repair: RepairOption = False,

@@ -311,8 +311,7 @@ def _refuse_missing(values: np.ndarray, names: np.ndarray) -> None:
     if missing.any():
         raise InputError(
             "The features contain NaN.",
-            got=f"{missing.sum()} missing values in {shorten(names[missing.any(0)])}, "
-            f"in {missing.any(1).sum()} of {len(values)} scans",
+            got=f"{missing.sum()} in {shorten(names[missing.any(0)])}, in {missing.any(1).sum()} of {len(values)} scans",
             expected="a finite number for every scan and feature of the fit",
             do="impute them in an earlier step (sklearn.impute), or leave these features or scans out",
         )

@@ -126,7 +126,11 @@ def read_numbers(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     rules, converted = {}, {}
     for name in frame.columns:
         column = frame[name]
-        if not is_text(column) or isinstance(column.dtype, pd.CategoricalDtype) or not column.dropna().map(lambda value: isinstance(value, (str, float, int))).all():
+        if (
+            not is_text(column)
+            or isinstance(column.dtype, pd.CategoricalDtype)
+            or not column.dropna().map(lambda value: isinstance(value, (str, float, int))).all()
+        ):
             continue
         if column.dropna().map(lambda value: isinstance(value, (bool, np.bool_))).any():
             continue

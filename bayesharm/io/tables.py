@@ -85,7 +85,7 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
             if suffix == ".parquet":
                 names = [n for n in _parquet_schema(path).names if not n.startswith(_INDEX)]
             else:
-                names = sheet_header(path, what) if suffix in SHEET_FORMATS else find_format(path, what).header
+                names = sheet_header(path, what) if suffix in SHEET_FORMATS else list(find_format(path, what).header)
         if not names:
             raise InputError(
                 f"The file of {what} is empty.",
@@ -173,7 +173,8 @@ def reading_notes(source: TableSource, what: str = "the table") -> list[tuple[st
         return []
     path = Path(source)
     if path.suffix.lower() in SHEET_FORMATS:
-        return [("sheets", note) for note in sheet_notes(path, what)]
+        code = "sheets" if path.suffix.lower() == ".xlsx" else "value-labels"
+        return [(code, note) for note in sheet_notes(path, what)]
     if path.suffix.lower() in TEXT_FORMATS and find_format(path, what).encoding == "cp1252":
         return [("encoding", f"{path.name} is not in UTF-8, and was read as Windows-1252 (Latin-1)")]
     return []

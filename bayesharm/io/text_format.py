@@ -17,6 +17,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".dat": "\t"}  # tried fi
 TEXT_FORMATS = tuple(SEPARATORS)
 BLANKS = " "  # any number of blanks or tabs between cells
 LONGEST_LINE = 1 << 26  # characters: a longer line is no row of a table
+MOST_COLUMNS = 2_000_000
 SNIFFED_ROWS = 20
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", BLANKS: "blanks"}
 _OTHER_FILES = (
@@ -144,6 +145,13 @@ def _first_lines(file: IO[str], path: Path, what: str) -> tuple[list[str], int, 
         if not line:
             break
         n_characters += len(line)
+        if max(line.count(mark) for mark in "\t;,|") > MOST_COLUMNS:
+            raise InputError(
+                f"The file of {what} has too many columns.",
+                got=f"{path}: more than {MOST_COLUMNS:,} cells in line {skipped + len(lines) + 1}",
+                expected="one line for each scan",
+                do="transpose the table if its rows are features; for so many features, use .npy, .zarr or .parquet",
+            )
         if not lines and (not line.strip() or re.fullmatch(r"sep=.\s*", line)):
             given = line[4] if line.strip() else given
             skipped += 1
@@ -157,16 +165,16 @@ def _separate(lines: Sequence[str], usual: str, is_given: bool) -> tuple[str, li
 
     The first separator that gives all lines the same number of cells, two or more, is taken; the usual one is tried first.
     """
-    candidates = list(dict.fromkeys([usual, "\t", ";", ",", "|", BLANKS]))
-    found = {separator: list(records_of(lines, separator)) for separator in candidates[: 1 if is_given else None]}
-    for separator, records in found.items():
+    found: dict[str, list[list[str]]] = {}
+    for separator in [usual] if is_given else dict.fromkeys([usual, "\t", ";", ",", "|", BLANKS]):
+        records = found[separator] = list(records_of(lines, separator))
         if records and len(records[0]) > 1 and len({len(record) for record in records}) == 1:
             return separator, records
     for separator, records in found.items():
-        lengths = {len(record) for record in records[1:]}
-        if records and lengths == {len(records[0]) + 1} and len(records[0]) > 1:
+        if records and len(records[0]) > 1 and {len(record) for record in records[1:]} == {len(records[0]) + 1}:
             return separator, records
-    separator = max(candidates[: 1 if is_given else 5], key=lambda each: len(found[each][0]) if found[each] else 0)
+    found = {separator: records for separator, records in found.items() if separator != BLANKS or is_given}
+    separator = max(found, key=lambda each: len(found[each][0]) if found[each] else 0)
     return separator, found[separator]
 
 
@@ -177,6 +185,6 @@ def records_of(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
         lines = [
             " ".join(line.replace("\t", " ").split()) + "\n" if '"' not in line else line.strip() + "\n" for line in lines
         ]
-    for record in csv.reader(iter(lines), **options):  # type: ignore[arg-type]
+    for record in csv.reader(iter(lines), **options):
         if record:
             yield record

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
 from bayesharm.data.finding import Finding
 from bayesharm.data.scans import CANONICAL
-from bayesharm.data.screening.words import DATES, VISITS, ages_in_years, is_age, to_days, tokens
+from bayesharm.data.screening.words import DATES, MISSING_CODES, VISITS, ages_in_years, is_age, to_days, tokens
 from bayesharm.errors import shorten
 
 OLDEST = 125  # years
@@ -16,7 +16,7 @@ TOLERANCE = 1.5  # years between an age and the dates: ages are often rounded do
 FOLLOW_UP, LONG_FOLLOW_UP = 2, 10  # years between scans of a person that are usual, and that need visits or dates
 
 
-def screen_ages(scans: pd.DataFrame) -> Iterator[Finding]:
+def screen_ages(scans: pd.DataFrame, covariates: Sequence[str] = ()) -> Iterator[Finding]:
     """Find impossible ages, and people whose ages contradict one another or the dates of their scans."""
     others = [str(name) for name in scans.columns if name not in CANONICAL]
     birth = _first_dates(scans, [name for name in others if tokens(name) & {"dob", "birth", "birthdate", "birthday"}])
@@ -24,7 +24,8 @@ def screen_ages(scans: pd.DataFrame) -> Iterator[Finding]:
     for column in others:
         if is_age(column) and pd.api.types.is_numeric_dtype(scans[column]) and scans[column].notna().any():
             ages = pd.Series(ages_in_years(column, scans[column]), scans.index)
-            yield from _impossible(scans, column, ages)
+            if column in covariates:
+                yield from _impossible(scans, column, ages.where(~scans[column].isin(MISSING_CODES)))
             if birth is not None and scanned is not None:
                 yield from _against_birth(scans, column, ages, (scanned - birth) / 365.25)
             yield from _within_people(scans, column, ages, scanned)
@@ -107,8 +108,8 @@ def _in_order(scans: pd.DataFrame, ages: pd.Series, person: str) -> bool:
     return False
 
 
-def _differ(scans: pd.DataFrame, column: str, people: object, code: str, severity: str, how: str) -> Finding:
-    people = list(people)  # type: ignore[call-overload]
+def _differ(scans: pd.DataFrame, column: str, people: Iterable[str], code: str, severity: str, how: str) -> Finding:
+    people = list(people)
     first = scans[scans["participant_id"] == people[0]]
     total = int((scans["participant_id"].value_counts() > 1).sum())
     return Finding(

@@ -50,7 +50,8 @@ def _placeholders(scans: pd.DataFrame, column: str, labels: pd.Series, is_factor
             "placeholder-category",
             "error" if is_factor or is_sign.any() else "caveat",
             f"Some values of {column!r} seem to stand for unknown values, and would count as one category.",
-            got=f"{shorten(unknown.unique())} in {len(unknown)} scans on {shorten(scans['scanner'][unknown.index].unique())}",
+            got=f"{shorten(unknown.unique())} in {len(unknown)} scans on "
+            f"{shorten(scans['scanner'][unknown.index].unique())}",
             expected="a known category for every scan",
             do="fill in the values or leave these scans out; if it is a category of its own, write it as a name",
             scans=tuple(scans["scan_id"][unknown.index]),
@@ -143,7 +144,7 @@ def _by_scanner(scans: pd.DataFrame, column: str, labels: pd.Series) -> Iterator
                 f"A category of {column!r} exists on one scanner only.",
                 got=f"{name!r} in {int((code == k).sum())} scans, all on {scanners[on[0]]!r}",
                 expected="categories on several scanners",
-                do=f"check the coding; the effect of {name!r} is separated from that scanner's bias only by other scans on it",
+                do=f"check the coding; only the other scans on it separate the effect of {name!r} from the scanner's bias",
                 scans=tuple(scans["scan_id"][labels.index[code == k]]),
                 columns=(column,),
             )

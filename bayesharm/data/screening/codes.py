@@ -19,6 +19,7 @@ CODES = {
     "encoding": "A text file is not in UTF-8.",
     "converted-numbers": "Text was read as numbers by a rule, such as decimal commas.",
     "sheets": "An Excel file has several sheets.",
+    "value-labels": "Some numbers of an SPSS file have labels.",
     "impossible-age": "An age is negative or above 125 years.",
     "missing-code": "A covariate has codes such as -9999.",
     "missing-code-feature": "Features have codes such as -9999.",

@@ -14,6 +14,7 @@ from bayesharm.data.screening.words import DATES, MISSING_CODES, POSITIVE, is_ag
 from bayesharm.errors import shorten
 from bayesharm.io.numbers import is_text, parse_numbers
 
+LEAST_PEOPLE = 8  # for outliers of covariates
 FAR, CODE_FAR = 10, 4  # robust sds from the median: of a value that is suspicious, and of one that is a usual code too
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 EXCEL_DATE = re.compile(
@@ -69,7 +70,7 @@ def _text(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
         return
     if doubt := parse_numbers(text).doubt:
         yield _about(scans, name, "numbers-as-text", known, f"holds numbers as text that can be read in two ways: {doubt}",
-                     "numbers written in one way, with decimal points and without units", "write plain numbers: 1234.5")  # fmt: skip
+                     "numbers in one notation, with decimal points and no units", "write plain numbers: 1234.5")  # fmt: skip
         return
     readable = text.map({word: parse_numbers(pd.Series([word])).values is not None for word in text.unique()}).astype(bool)
     mostly = readable.mean() >= 0.5 or (readable.mean() >= 0.05 and text[readable].nunique() > 5)
@@ -118,6 +119,10 @@ def _numbers(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
     """Codes for missing values, impossible zeros and far values among the numbers of a covariate."""
     values = scans[name].astype(float).to_numpy()
     is_code, is_zero, is_far = find_codes(values, tokens(name) & POSITIVE or is_age(name))
+    if is_far.any():  # few people with many scans have a small spread: people are compared
+        known = pd.Series(np.where(is_code | is_zero, np.nan, values))
+        people = known.groupby(scans["participant_id"].to_numpy()).median().dropna().to_numpy()
+        is_far = is_far & far_from(values, people) if len(people) >= LEAST_PEOPLE else np.zeros(len(values), bool)
     for code, wrong, what in (
         ("missing-code", is_code, "has values that are usual codes for 'missing'"),
         ("impossible-zero", is_zero, "is 0 in some scans, where 0 is impossible"),
@@ -178,11 +183,17 @@ def find_codes(values: np.ndarray, positive: object = False) -> tuple[np.ndarray
     usual = values[rest_finite & ~is_zero]
     is_far = np.zeros(len(values), bool)
     if len(usual) > 4:
-        is_far = rest_finite & ~is_zero & (_distance(values, usual) > FAR)
-        if (usual > 0).all():  # a skewed measure, such as head motion, is not far from its logarithms
-            with np.errstate(invalid="ignore", divide="ignore"):
-                is_far &= _distance(np.log(values), np.log(usual)) > FAR
+        is_far = rest_finite & ~is_zero & far_from(values, usual)
     return is_code, is_zero, is_far
+
+
+def far_from(values: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Whether values are far from the usual ones; of amounts also on the scale of logarithms, as head motion is skewed."""
+    is_far = _distance(values, usual) > FAR
+    if (usual > 0).all():
+        with np.errstate(invalid="ignore", divide="ignore"):
+            is_far &= (_distance(np.log(values), np.log(usual)) > FAR) | (values <= 0)
+    return is_far
 
 
 def _distance(values: np.ndarray, usual: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def _differs_within_people(scans: pd.DataFrame, name: str, values: np.ndarray) -
         "caveat",
         f"The covariate {name!r} differs between scanners in the same people: its linear effect carries this difference "
         "back into the harmonized features.",
-        got=f"{width:.4g} more on {high!r} than on {low!r} in {person.nunique()} travelers, where people differ with an sd of "
+        got=f"{width:.4g} more on {high!r} than on {low!r} in {person.nunique()} travelers; sd between people "
         f"{spread:.4g} (p = {p:.1g}; false alarms in {FALSE_ALARMS:.1%} of studies)",
         expected="covariates that are the same for a person on every scanner, such as sex, or that were measured otherwise",
         do=f"leave {name!r} out, or use one value for each person, or harmonize it first as a feature",
@@ -124,8 +124,8 @@ def _nearly_scanner(name: str, got: str) -> Finding:
     return Finding(
         "covariate-is-scanner",
         "caveat",
-        f"The covariate {name!r} is nearly the same in all scans of a scanner: its effect and the scanners' biases cannot be "
-        "told apart.",
+        f"The covariate {name!r} is nearly the same in all scans of a scanner: its effect cannot be told from the "
+        "scanners' biases.",
         got=got,
         expected="a covariate that varies within scanners",
         do=f"leave {name!r} out of the covariates, unless travelers separate the two",

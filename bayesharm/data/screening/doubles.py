@@ -59,8 +59,9 @@ def _by_distance(scans: pd.DataFrame, sweep: Sweep, has_identical: bool) -> Iter
     """Compare scans by their mean squared difference over features, scanner means removed."""
     rng = np.random.default_rng(0)
     repeated = scans["participant_id"].duplicated(keep=False).to_numpy()
-    rows = np.flatnonzero(repeated)[:MOST_SCANS]
-    others = rng.permutation(np.flatnonzero(~repeated))[: MOST_SCANS - len(rows)]
+    several = (scans.groupby("scanner")["scan_id"].transform("size") > 2).to_numpy()  # a mean of their own leaves nothing
+    rows = np.flatnonzero(repeated & several)[:MOST_SCANS]
+    others = rng.permutation(np.flatnonzero(~repeated & several))[: MOST_SCANS - len(rows)]
     rows = np.sort(np.concatenate([rows, others]))
     z = standardize(sweep.sample[rows], scans["scanner"].iloc[rows])
     if z.shape[1] < LEAST_FEATURES or len(rows) < 8:
@@ -82,7 +83,7 @@ def _by_distance(scans: pd.DataFrame, sweep: Sweep, has_identical: bool) -> Iter
 
 
 def standardize(values: np.ndarray, scanner: pd.Series) -> np.ndarray:
-    """Return features without scanner means and in units of their sds, (scan, feature); 0 where missing; constant ones left out."""
+    """Return features without scanner means, in their sds, (scan, feature); 0 where missing, without constant features."""
     code = pd.factorize(scanner)[0]
     is_known = np.isfinite(values)
     indicators = np.eye(code.max() + 1)[code]

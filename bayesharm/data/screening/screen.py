@@ -57,22 +57,22 @@ def screen(
         *screen_scans(dataset.scans, covariates=covariates, factors=factors),
         *screen_features(dataset.features, dataset.scans, covariates),
     ]
-    return _accepted(found, accepted)
+    return accept_findings(found, accepted)
 
 
 def screen_scans(scans: pd.DataFrame, *, covariates: Sequence[str] = (), factors: Sequence[str] = ()) -> list[Finding]:
     """Find what is wrong or suspicious in the scans table alone; parameters as in :func:`screen`."""
     return [
         *screen_identity(scans),
-        *screen_ages(scans),
+        *screen_ages(scans, covariates),
         *screen_coding(scans, covariates),
         *screen_categories(scans, covariates, factors),
         *screen_covariates(scans, covariates),
     ]
 
 
-def _accepted(findings: Iterable[Finding], accept: Sequence[str]) -> list[Finding]:
-    """Return the findings, errors first; accepted errors are caveats that say so."""
+def accept_findings(findings: Iterable[Finding], accept: Sequence[str]) -> list[Finding]:
+    """Return the findings, errors first; errors with accepted codes are caveats that say so."""
     changed = [
         replace(finding, severity="caveat", do=f"accepted by the user; otherwise: {finding.do}")
         if finding.severity == "error" and ({finding.code, "all"} & set(accept))

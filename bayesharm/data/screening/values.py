@@ -84,8 +84,8 @@ def _codes(features: Features, scans: pd.DataFrame, sweep: Sweep) -> tuple[np.nd
         rest = np.abs(column[np.isfinite(column) & ~zeros & ~codes])
         if not len(rest) or zeros.mean() > MOST_ZEROS or rest.min() < 0.1 * np.median(rest):
             zeros[:] = False
-        hits["missing-code-feature"] += [(row, k, column[row]) for row in np.flatnonzero(codes)]
-        hits["impossible-zero-feature"] += [(row, k, 0.0) for row in np.flatnonzero(zeros)]
+        hits["missing-code-feature"] += [(int(row), int(k), float(column[row])) for row in np.flatnonzero(codes)]
+        hits["impossible-zero-feature"] += [(int(row), int(k), 0.0) for row in np.flatnonzero(zeros)]
         coded[k] = codes.any() or zeros.any()
     for code, found in hits.items():
         if found:
@@ -96,7 +96,7 @@ def _codes(features: Features, scans: pd.DataFrame, sweep: Sweep) -> tuple[np.nd
 def _on_codes(
     code: str, found: list[tuple[int, int, float]], scans: pd.DataFrame, names: np.ndarray, n_more: int
 ) -> Finding:
-    rows, columns = (sorted({hit[k] for hit in found}) for k in (0, 1))
+    rows, columns = sorted({row for row, _, _ in found}), sorted({column for _, column, _ in found})
     where = scans["scan_id"].iloc[rows]
     examples = [f"{value:g} in {str(names[k])!r} of scan {scans['scan_id'].iloc[row]!r}" for row, k, value in found[:3]]
     is_zero = code.startswith("impossible")
@@ -158,8 +158,9 @@ def _far(features: Features, scans: pd.DataFrame, sweep: Sweep, coded: np.ndarra
         values = _columns(features, part)
         is_far = _is_far(values)
         amounts = np.nanmin(values, axis=0) >= 0
-        if amounts.any():  # the same on the scale of logarithms; half a median is added for zeros
-            is_far[:, amounts] &= _is_far(np.log(values[:, amounts] + 0.5 * sweep.median[part[amounts]]))
+        if amounts.any():  # the same on the scale of logarithms; with an offset, for zeros
+            offset = np.maximum(0.5 * sweep.median[part[amounts]], sweep.scale[part[amounts]])
+            is_far[:, amounts] &= _is_far(np.log(values[:, amounts] + offset))
         n_values, by_scan = n_values + int(is_far.sum()), by_scan + is_far.sum(1)
         wild += [str(name) for name in sweep.names[part[is_far.any(0)]]]
     if n_values:

@@ -31,7 +31,7 @@ SYNONYMS = {
         "a ambidextrous ambi both mixed beidhandig ambidextre",
     ),
     "diagnosis": (
-        "hc control controls healthy healthycontrol healthycontrols hv ctl ctrl con nc cn normal normalcontrol kontrolle temoin",
+        "hc control controls healthy healthycontrol healthycontrols hv ctl ctrl con nc cn normal kontrolle temoin",
         "patient patients pat case cases",
     ),
 }
@@ -62,7 +62,7 @@ def plain(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """Return a text without case, accents, and blanks or dashes between letters; signs at its ends stay (``j-``, ``HC+``)."""
+    """Return a text without case, accents, and blanks or dashes between letters; signs at its ends stay: ``j-``, ``HC+``."""
     marks = r"[\s_\-./]+"
     apart = re.sub(rf"(?<=\d){marks}(?=\d)", ".", plain(text))  # 1.0 is not 10
     return re.sub(rf"(?<=[^\W_]){marks}(?=[^\W_])", lambda mark: mark[0] if _in_number(apart, mark) else "", apart)
