@@ -30,13 +30,15 @@ def _identical(scans: pd.DataFrame, sweep: Sweep) -> Iterator[Finding]:
     if (double < 0).all() or not _is_certain(sweep.sample):
         return
     groups = [list(scans["scan_id"][index]) for _, index in double[double >= 0].groupby(double).groups.items()]
+    first = scans[scans["scan_id"].isin(groups[0])]
+    names = [f"{scan} of {person}" for scan, person in zip(first["scan_id"], first["participant_id"], strict=True)]
     people = scans["participant_id"][double >= 0].groupby(double[double >= 0]).nunique()
     repeated = scans["participant_id"].duplicated(keep=False)[double >= 0].any()
     yield Finding(
         "identical-scans",
         "error" if repeated or (double >= 0).mean() > FEW else "caveat",
         "Some scans have exactly the same features: one scan seems to be in the table under several names.",
-        got=f"{len(groups)} groups, such as {shorten(groups[0])}"
+        got=f"{len(groups)} groups, such as {shorten(names)}"
         + (f"; {int((people > 1).sum())} groups are of several people" if (people > 1).any() else ""),
         expected="other values in every scan: even the same person on the same scanner has other noise",
         do="remove the repeated scans, or correct the file from which one of them was read",
@@ -90,8 +92,8 @@ def standardize(values: np.ndarray, scanner: pd.Series) -> np.ndarray:
     count = np.maximum(indicators.T @ is_known, 1)
     filled = np.where(is_known, values, 0.0)
     z = np.where(is_known, filled - (indicators.T @ filled / count)[code], 0.0)
-    low, high = np.quantile(z, [0.01, 0.99], axis=0)
-    sd = np.clip(z, low, high).std(axis=0)
+    sd = z.std(axis=0)
+    sd = np.clip(z, -4 * sd, 4 * sd).std(axis=0)
     varies = sd > 1e-12 * np.abs(filled).max(axis=0, initial=0)
     return np.clip(z[:, varies] / sd[varies], -6, 6)  # one wild feature must not decide
 

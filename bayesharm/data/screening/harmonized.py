@@ -130,8 +130,12 @@ def ratios(sample: np.ndarray, scans: pd.DataFrame, covariates: Sequence[str] = 
 
 def _basis(columns: np.ndarray) -> np.ndarray:
     """Return orthonormal columns with the same span."""
-    u, s, _ = np.linalg.svd(columns, full_matrices=False)
-    return u[:, s > 1e-8 * max(1.0, s.max(initial=0))]
+    norm = np.sqrt(np.sum(columns**2, axis=0))
+    used = norm > 1e-9 * max(1.0, norm.max(initial=0))
+    unit = columns[:, used] / norm[used]
+    squares, vectors = np.linalg.eigh(unit.T @ unit)
+    kept = squares > 1e-9
+    return unit @ vectors[:, kept] / np.sqrt(squares[kept])
 
 
 def _components(y: np.ndarray, rest: np.ndarray, full: np.ndarray, person: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

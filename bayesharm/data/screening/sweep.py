@@ -10,7 +10,7 @@ import pandas as pd
 from bayesharm.data.features import Features
 
 QUANTILE_SCANS = 128  # scans from which medians and robust sds are estimated
-SAMPLED_FEATURES = 600  # features kept for comparisons of scans and scanners
+SAMPLED_FEATURES = 400  # features kept for comparisons of scans and scanners
 
 
 @dataclass(frozen=True, eq=False)
