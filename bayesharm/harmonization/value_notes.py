@@ -8,6 +8,8 @@ from bayesharm.data.screening.coding import find_codes
 from bayesharm.data.screening.words import MISSING_CODES
 from bayesharm.errors import shorten
 
+LEAST_SCANS = 20  # fewer do not tell that a feature cannot be negative
+
 
 class ValueNotes:
     """Counts suspect values, block by block.
@@ -27,6 +29,8 @@ class ValueNotes:
 
     def add(self, names: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
         """Look at a block of features, (scan, feature), before and after the correction."""
+        if len(before) < LEAST_SCANS:
+            return
         low, high = np.fmin.reduce(before), np.fmax.reduce(before)
         self.n_values += before.size
         amounts = np.flatnonzero(low >= 0)

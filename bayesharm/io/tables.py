@@ -195,11 +195,14 @@ def to_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(values_array, np.ndarray) and values_array.dtype.kind in "ST":  # bytes, and text of any length as in zarr
         values_array = values_array.astype(object if values_array.dtype.kind == "T" else str)
     series = pd.Series(values_array)
-    if pd.api.types.is_float_dtype(series) and bool((series.dropna() % 1 == 0).all()):
-        series = series.astype("Int64")
-    labels = np.array([str(value).strip() for value in series], dtype=str)
+    labels = np.array([_label(value) for value in series], dtype=str)
     missing = series.isna().to_numpy() | np.isin(np.char.lower(labels), _MISSING)
     return labels, missing
+
+
+def _label(value: Any) -> str:
+    is_whole = isinstance(value, (float, np.floating)) and value % 1 == 0
+    return str(int(value)) if is_whole else str(value).strip()
 
 
 def _parquet_schema(path: Path) -> Any:

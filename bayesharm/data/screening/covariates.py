@@ -25,9 +25,10 @@ def screen_covariates(scans: pd.DataFrame, covariates: Sequence[str] = ()) -> It
             yield from _category_is_scanner(scans, name)
         elif pd.api.types.is_numeric_dtype(scans[name]):
             values = scans[name].to_numpy(float)
-            if np.isfinite(values).all() and values.std() > 0:
-                yield from _differs_within_people(scans, name, values)
-                yield from _is_scanner(scans, name, values)
+            known = np.isfinite(values)
+            if known.sum() > 2 and values[known].std() > 0:
+                yield from _differs_within_people(scans[known], name, values[known])
+                yield from _is_scanner(scans[known], name, values[known])
 
 
 def _differs_within_people(scans: pd.DataFrame, name: str, values: np.ndarray) -> Iterator[Finding]:
@@ -39,7 +40,7 @@ def _differs_within_people(scans: pd.DataFrame, name: str, values: np.ndarray) -
         return
     person, scanner = scans["participant_id"][people], scans["scanner"][people]
     y = values[people]
-    if (y > 0).all() and stats.skew(y) > 2:
+    if (y > 0).all() and abs(stats.skew(np.log(y))) < abs(stats.skew(y)):
         y = np.log(y)  # skewed measures, such as head motion: the test needs roughly normal residuals
     p, effect = test_scanners(y, person, scanner)
     if not p < FALSE_ALARMS:

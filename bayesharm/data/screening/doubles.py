@@ -65,8 +65,10 @@ def _by_distance(scans: pd.DataFrame, sweep: Sweep, has_identical: bool) -> Iter
     rows = np.flatnonzero(repeated & several)[:MOST_SCANS]
     others = rng.permutation(np.flatnonzero(~repeated & several))[: MOST_SCANS - len(rows)]
     rows = np.sort(np.concatenate([rows, others]))
+    if len(rows) < 8:
+        return
     z = standardize(sweep.sample[rows], scans["scanner"].iloc[rows])
-    if z.shape[1] < LEAST_FEATURES or len(rows) < 8:
+    if z.shape[1] < LEAST_FEATURES:
         return
     gram = z @ z.T / z.shape[1]
     size = np.diag(gram)
@@ -80,7 +82,7 @@ def _by_distance(scans: pd.DataFrame, sweep: Sweep, has_identical: bool) -> Iter
     if not len(apart):
         return
     if not has_identical:
-        yield from _near(scans.iloc[rows], distance, upper, float(np.median(apart)))
+        yield from _near(scans.iloc[rows], sweep.sample[rows], upper)
     yield from _unlike(scans.iloc[rows], distance, person, apart)
 
 
@@ -105,8 +107,13 @@ def independent_features(gram: np.ndarray) -> float:
     return float(total * n / max(n - total, 1e-9)) if total < n else np.inf
 
 
-def _near(scans: pd.DataFrame, distance: np.ndarray, upper: np.ndarray, typical: float) -> Iterator[Finding]:
-    near = np.argwhere(upper & (distance < NEAR * typical))
+def _near(scans: pd.DataFrame, values: np.ndarray, upper: np.ndarray) -> Iterator[Finding]:
+    """Pairs of scans that differ by rounding; scanner means stay, since one scan may be on two scanners."""
+    z = standardize(values, pd.Series("", scans.index))
+    gram = z @ z.T / z.shape[1]
+    size = np.diag(gram)
+    distance = size[:, None] + size - 2 * gram
+    near = np.argwhere(upper & (distance < NEAR * np.median(distance[upper])))
     if len(near):
         names = [f"{scans['scan_id'].iloc[i]} and {scans['scan_id'].iloc[j]}" for i, j in near]
         yield Finding(

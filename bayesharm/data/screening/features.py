@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from bayesharm.data.features import Features
@@ -16,12 +17,16 @@ from bayesharm.data.screening.units import screen_units
 from bayesharm.data.screening.values import screen_kinds, screen_values
 
 
-def screen_features(features: Features, scans: pd.DataFrame, covariates: Sequence[str] = ()) -> Iterator[Finding]:
+def screen_features(features: Features, scans: pd.DataFrame, covariates: Sequence[str] = ()) -> list[Finding]:
     """Find what is wrong or suspicious in the features; they are read once."""
-    sweep = sweep_features(features, scans["scanner"])
-    yield from damaged_names(features.names.tolist(), "the features")
-    yield from screen_kinds(features.names)
-    yield from screen_values(features, scans, sweep)
-    yield from screen_doubles(scans, sweep)
-    yield from screen_units(scans, sweep)
-    yield from screen_harmonized(scans, sweep, covariates)
+    with np.errstate(all="ignore"):  # the fit refuses features that overflow or vanish
+        sweep = sweep_features(features, scans["scanner"])
+        found = [
+            *damaged_names(features.names.tolist(), "the features"),
+            *screen_kinds(features.names),
+            *screen_values(features, scans, sweep),
+            *screen_doubles(scans, sweep),
+            *screen_units(scans, sweep),
+            *screen_harmonized(scans, sweep, covariates),
+        ]
+    return found

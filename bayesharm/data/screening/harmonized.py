@@ -29,9 +29,9 @@ EXACT = 1e-6  # sds: means and sds of scanners that agree so well are set
 def screen_harmonized(scans: pd.DataFrame, sweep: Sweep, covariates: Sequence[str] = ()) -> Iterator[Finding]:
     """Find features that were scaled, residualized or harmonized by scanner."""
     complete = np.isfinite(sweep.sample).all(0)
-    sample, scanner = sweep.sample[:, complete][:MOST_SCANS], scans["scanner"].astype(str)[:MOST_SCANS]
+    sample, scanner = sweep.sample[:MOST_SCANS, complete], scans["scanner"].astype(str)[:MOST_SCANS]
     varies = sample.std(0) > 1e-9 * np.abs(sample).max(0, initial=0) if sample.size else np.zeros(sample.shape[1], bool)
-    sample = sample[:, varies]
+    sample = sample[:, varies] / np.abs(sample[:, varies]).max(0, initial=0)
     code, names = pd.factorize(scanner, sort=True)
     if not sample.size or len(names) < 2 or len(code) - len(names) < 5:
         return

@@ -137,7 +137,7 @@ def _many_scans(scans: pd.DataFrame) -> Iterator[Finding]:
     """One participant with many scans on a scanner, where nearly everybody else has one."""
     count = scans.groupby(["participant_id", "scanner"]).size()
     most = count.groupby(level=0).max().sort_values()
-    if len(most) < 10 or (most.iloc[:-1] == 1).mean() < 0.9 or most.iloc[-1] < 5 or most.iloc[-1] < 4 * most.iloc[-2]:
+    if len(most) < 10 or (most.iloc[:-1] == 1).mean() < 0.8 or most.iloc[-1] < 5 or most.iloc[-1] < 4 * most.iloc[-2]:
         return
     name = str(most.index[-1])
     rows = scans[scans["participant_id"] == name]

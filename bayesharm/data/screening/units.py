@@ -61,8 +61,8 @@ def _factors(sweep: Sweep, k: int, count: np.ndarray) -> tuple[np.ndarray, np.nd
         factor = sweep.level[k] / rest
         power = np.round(np.log10(factor))
         is_power = (power != 0) & (np.abs(np.log10(factor) - power) < POWER_TOLERANCE)
-        above = sweep.least[k] > APART * np.nanmax(sweep.most[others], axis=0)
-        below = sweep.most[k] * APART < np.nanmin(sweep.least[others], axis=0)
+        above = sweep.least[k] > APART * np.fmax.reduce(sweep.most[others])
+        below = sweep.most[k] * APART < np.fmin.reduce(sweep.least[others])
     is_apart = is_power & (above | below)
     known = np.isfinite(factor) & (factor > 0)
     if known.sum() >= 20 and count[k] * known.sum() >= 200:  # features around 0: the sizes of many say it together
@@ -122,10 +122,11 @@ def _spreads_like_r(sample: np.ndarray, scanner: pd.Series) -> bool:
 def _is_tanh_of(mean: np.ndarray, z: np.ndarray) -> bool:
     """Whether the means of a scanner are tanh of those of the others, rather than proportional to them."""
     strong = np.abs(z) > 0.2
-    x, y = z[strong], mean[strong]
-    scaled = y - x * float(x @ y) / float(x @ x)
-    back = y - np.tanh(x)
-    return float(back @ back) < 0.4 * float(scaled @ scaled)
+    if strong.sum() < 20:
+        return False
+    y = mean[strong]
+    left = [y - x * float(x @ y) / float(x @ x) for x in (z[strong], np.tanh(z[strong]))]
+    return float(left[1] @ left[1]) < 0.5 * float(left[0] @ left[0])
 
 
 def _not_z(scans: pd.DataFrame, who: str, where: str, scanners: object) -> Finding:

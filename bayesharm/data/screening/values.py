@@ -19,6 +19,7 @@ FEW = 1e-3  # share of the values, below which impossible zeros concern single f
 ZERO_FAR = 5  # robust sds between the median of a feature and 0, from which a single 0 is no measurement
 MOST_ZEROS = 0.2  # share of scans
 ROW_NAMES = frozenset("x index idx row rows rowname rownames rownumber row.names unnamed no nr number id 1".split())
+FLAT_FEATURES = 10  # features that a scan with one value everywhere must have
 DETAILED = 2000  # features with suspicious values that are looked at one by one
 
 
@@ -133,7 +134,7 @@ def _zero_filled(features: Features, scans: pd.DataFrame, sweep: Sweep) -> Itera
             do="check whether these zeros stand for missing values",
             scans=tuple(where),
         )
-    if features.n_features > 2:
+    if features.n_features >= FLAT_FEATURES:
         with np.errstate(invalid="ignore"):
             flat = np.nanmax(sweep.sample, axis=1, initial=-np.inf) == np.nanmin(sweep.sample, axis=1, initial=np.inf)
         if flat.any():
