@@ -52,7 +52,10 @@ def make_study(
     people["sex"] = rng.choice(["F", "M"], len(people))
     of = people.loc[scans.participant_id].reset_index(drop=True)
     scans["age"], scans["sex"] = (of.age + scans.session).round(1), of.sex
-    scans["motion"], scans["icv"] = rng.lognormal(-2, 0.6, len(scans)).round(4), (of.icv + rng.normal(0, 10, len(scans))).round(1)
+    scans["motion"], scans["icv"] = (
+        rng.lognormal(-2, 0.6, len(scans)).round(4),
+        (of.icv + rng.normal(0, 10, len(scans))).round(1),
+    )
     factors = rng.normal(size=(rank, n_features))
 
     def draw(n: int) -> np.ndarray:

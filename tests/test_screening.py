@@ -35,14 +35,11 @@ def study() -> Study:
 
 
 @pytest.mark.parametrize("kind", ["thickness", "volumes", "z", "counts"])
-@pytest.mark.parametrize(("n_travelers", "n_cohort", "n_scanners"), [(12, 0, 4), (0, 80, 5), (8, 60, 2), (20, 150, 9), (3, 0, 3)])
-def test_clean_studies_raise_nothing(kind, n_travelers, n_cohort, n_scanners):
+@pytest.mark.parametrize("design", [(4, 12, 0), (5, 0, 80), (2, 8, 60), (9, 20, 150), (3, 3, 0)])
+def test_clean_studies_raise_nothing(kind, design):
     for seed, n_features in enumerate((1, 4, 60)):
-        for bias in (0.0, 0.6):
-            clean = make_study(
-                seed, n_scanners, n_travelers, n_cohort, n_features, bias=bias, kind=kind, icc=0.3 + 0.3 * (seed % 3)
-            )
-            assert clean.screen(*COVARIATES) == []
+        clean = make_study(seed, *design, n_features, bias=0.3 * seed, kind=kind, icc=0.3 + 0.3 * seed)
+        assert clean.screen(*COVARIATES) == []
 
 
 @pytest.mark.parametrize("travelers", ["published", "hub-and-spoke"])
@@ -53,7 +50,8 @@ def test_the_simulated_srpbs_study_raises_nothing(travelers):
 
 
 @pytest.mark.parametrize(
-    "select", ["freesurfer_*ThickAvg*", "freesurfer_*Vol*", "rfMRI_d25_fullcorr_v*", "rfMRI_d25_partialcorr_v*", "dMRI_TBSS*"]
+    "select",
+    ["freesurfer_*ThickAvg*", "freesurfer_*Vol*", "rfMRI_d25_fullcorr_v*", "rfMRI_d25_part*", "dMRI_TBSS*"],
 )
 def test_on_harmony_raises_nothing(data_dir, select):
     names = {"participant_id": "subject", "scanner": "scanner_typeloc"}
@@ -88,7 +86,7 @@ def test_the_thousand_connectomes_hold_one_scan_twice_and_two_failed_regions(dat
 def test_the_tests_keep_their_rate_of_false_alarms():
     """P values of both tests without any scanner effect, one feature or covariate at a time."""
     p_covariate, mean_ratio = [], []
-    for seed in range(200):
+    for seed in range(120):
         clean = make_study(seed, 4, 6, 30, 12, bias=0.0, kind="plain", rank=1)
         travelers = clean.scans.participant_id.str.startswith("t")
         y = clean.features.to_numpy()
@@ -105,7 +103,7 @@ def test_the_tests_keep_their_rate_of_false_alarms():
 def test_reused_identifiers_are_refused_by_name(data_dir):
     folder = cases_of(data_dir) / "ids-reused"
     dataset = load_dataset(folder / "idmix.csv", select="f*")
-    with pytest.raises(InputError, match=r"(?s)2 problems.*different values of 'sex'.*'sub-01', 'sub-04'.*--accept") as caught:
+    with pytest.raises(InputError, match=r"(?s)2 problems.*values of 'sex'.*'sub-01', 'sub-04'.*--accept") as caught:
         bayesharm.fit(dataset, "traveling", covariates=["age", "sex"])
     assert "'sub-01' has age 25.8 on A, 56.9 on B" in str(caught.value)
     unique = load_dataset(folder / "idmix_ok.csv", select="f*")
@@ -418,10 +416,10 @@ def test_row_numbers_among_features(study, name, first):
 
 
 def test_motion_that_the_scanner_changes(study):
-    louder = study.scans.motion * np.where(study.scans.scanner == "scanner1", 3, 1)
+    louder = study.scans.motion * np.where(study.scans.scanner == "scanner1", 8, 1)
     finding = found(study.with_scans(motion=louder).screen("motion"), "covariate-of-scanner")
     assert finding.severity == "caveat" and "'scanner1'" in finding.got
-    later = study.scans.age + 2 * (study.scans.scanner == "scanner1")
+    later = study.scans.age + (study.scans.scanner == "scanner1")
     assert study.with_scans(age=later).codes("age") == {}  # time passes
 
 
