@@ -280,6 +280,18 @@ def test_one_name_for_many_people(study):
     assert all(finding.participants == ("volunteer",) for finding in findings)
 
 
+def test_people_numbered_alike_by_all_sites():
+    """Nobody traveled, each site counts from 1, and no other column tells: the features do."""
+    cohort = make_study(n_travelers=0, n_cohort=80)
+    number = cohort.scans.groupby("scanner").cumcount()
+    reused = cohort._replace(
+        scans=cohort.scans[["scan_id", "scanner"]].assign(participant_id=number.map("sub-{:02d}".format))
+    )
+    finding = found(reused.screen(), "people-unlike")
+    assert finding.severity == "caveat" and len(finding.participants) == 20
+    assert make_study(n_travelers=20, n_cohort=0).codes() == {}
+
+
 def test_diagnoses_that_change(study):
     diagnosis = pd.Series("HC", study.scans.index).mask(study.scans.scan_id == "scan0000", "MDD")
     finding = found(study.with_scans(diagnosis=diagnosis).screen(), "diagnosis-differs")

@@ -15,6 +15,8 @@ from bayesharm.errors import shorten
 FEW = 0.01  # share of scans, below which people scanned once may be in the table twice without harm
 MOST_SCANS = 3000  # scans that are compared with one another
 NEAR = 1e-4  # squared distance of two scans over the median one, below which they are one scan
+LEAST_PEOPLE, MOST_PEOPLE = 8, 100  # with several scans, to say that no person's scans are alike
+MOST_PAIRED = 6  # scans of a person that are compared with one another for this
 LEAST_FEATURES = 6  # independent features that distances need
 
 
@@ -151,3 +153,31 @@ def _unlike(scans: pd.DataFrame, distance: np.ndarray, person: np.ndarray, apart
             scans=tuple(scans["scan_id"][scans["participant_id"].isin(names)]),
             participants=tuple(names),
         )
+    elif len(values) >= LEAST_PEOPLE:
+        scanner = pd.factorize(scans["scanner"])[0]
+        some = np.random.default_rng(0).permutation(list(typical))[:MOST_PEOPLE]
+        shares = np.array([_share_less_alike(distance, person == code, scanner) for code in some])
+        shares = shares[np.isfinite(shares)]
+        if len(shares) >= LEAST_PEOPLE and shares.mean() < 0.5 + 1.64 / np.sqrt(12 * len(shares)):
+            yield Finding(
+                "people-unlike",
+                "caveat",
+                "The scans of a participant_id are no more alike than scans of different people, in the whole study.",
+                got=f"{shares.mean():.0%} of the pairs of different people on the same scanners are less alike, over "
+                f"{len(shares)} people with several scans; chance gives 50%",
+                expected="scans of one person that are more alike, unless the features hardly tell people apart",
+                do="check whether sites have numbered their own people alike: then nobody has traveled",
+                participants=tuple(str(scans["participant_id"].iloc[np.flatnonzero(person == code)[0]]) for code in typical),
+            )
+
+
+def _share_less_alike(distance: np.ndarray, is_own: np.ndarray, scanner: np.ndarray) -> float:
+    """Return how often a scan of a person is closer to the person's scan on another scanner than to other people's there."""
+    shares = []
+    own = np.flatnonzero(is_own)[:MOST_PAIRED]
+    for one in own:
+        for other in own[own != one]:
+            rivals = distance[one, (scanner == scanner[other]) & ~is_own]
+            if len(rivals):
+                shares.append(np.mean(rivals > distance[one, other]))
+    return float(np.mean(shares)) if shares else np.nan
