@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from bayesharm.errors import shorten
@@ -126,13 +125,9 @@ def read_numbers(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     rules, converted = {}, {}
     for name in frame.columns:
         column = frame[name]
-        if (
-            not is_text(column)
-            or isinstance(column.dtype, pd.CategoricalDtype)
-            or not column.dropna().map(lambda value: isinstance(value, (str, float, int))).all()
-        ):
+        if not is_text(column) or isinstance(column.dtype, pd.CategoricalDtype):
             continue
-        if column.dropna().map(lambda value: isinstance(value, (bool, np.bool_))).any():
+        if not all(isinstance(value, (str, float, int)) and not isinstance(value, bool) for value in column.dropna()):
             continue
         numbers = parse_numbers(column)
         if numbers.values is not None:
