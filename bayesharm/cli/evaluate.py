@@ -53,8 +53,10 @@ def evaluate(
     methods: MethodsOption = None,
     model: EvaluatedModelOption = "traveling_and_cohort",
     columns: opt.ScanColumns,
+    derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
     reference: opt.ReferenceOption = None,
+    missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
     feature_scaling: opt.FeatureScalingOption = None,
     folds: FoldsOption = 2,
@@ -88,8 +90,11 @@ def evaluate(
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.evaluation.cross_validate import cross_validate
 
-    dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
     with ProgressBar(quiet) as progress:
+        dataset = inputs.read_dataset(
+            scans, features, select, columns.mapping, missing=missing, bad_features=bad_features,
+            progress=progress, **derivatives.arguments,
+        )  # fmt: skip
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
             reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,

@@ -120,10 +120,12 @@ def fit(
     out: RunFolderOption,
     select: opt.SelectOption = None,
     model: ModelOption = "traveling_and_cohort",
+    missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
     feature_scaling: opt.FeatureScalingOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
+    derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
@@ -156,7 +158,10 @@ def fit(
     spec = load_model(model)
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
-        dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
+        dataset = inputs.read_dataset(
+            scans, features, select, columns.mapping, missing=missing, bad_features=bad_features,
+            progress=progress, **derivatives.arguments,
+        )  # fmt: skip
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"

@@ -95,6 +95,7 @@ def harmonize(
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     accept: opt.AcceptOption = None,
+    derivatives: opt.DerivativeOptions,
     quiet: opt.QuietOption = False,
 ) -> None:
     """Remove the measurement bias of each scanner from its scans, and report how uncertain the correction is.
@@ -124,7 +125,10 @@ def harmonize(
 
     posterior = load_posterior(run)
     choose_families(posterior.spec, remove)  # refuses wrong families before an adaptation
-    dataset = inputs.read_dataset(scans, features, select, columns.mapping, check="apply")
+    with ProgressBar(quiet) as progress:
+        dataset = inputs.read_dataset(
+            scans, features, select, columns.mapping, check="apply", progress=progress, **derivatives.arguments
+        )
     adaptation_notes: list[str] = []
     if new_scanners == "adapt":
         from bayesharm.algorithms.programs import cache_programs

@@ -11,6 +11,7 @@ import typer
 from bayesharm.errors import InputError
 
 COLUMNS_PANEL = "Columns of the scans table"
+DERIVATIVES_PANEL = "Folders and tables of other tools"
 OUTPUT_PANEL = "Output"
 
 
@@ -63,8 +64,8 @@ FeaturesArgument = Annotated[
     Path | None,
     argument(
         "FEATURES",
-        "Features, one row per scan: .npy, .npz, .zarr, or a table as SCANS. Omit this file if the features are "
-        "columns of SCANS, and select them with --features.",
+        "Features, one row per scan: .npy, .npz, .zarr, or a table as SCANS; or a folder or table of XCP-D, FreeSurfer "
+        "and other tools. Omit it if the features are columns of SCANS, and select them with --features.",
     ),
 ]
 FitScansArgument = Annotated[
@@ -86,8 +87,20 @@ BadFeaturesOption = Annotated[
     Literal["error", "drop"],
     choice(
         "--bad-features",
-        "If features are constant, or have missing or infinite values: stop with an error, or drop these features.",
+        "If features are constant, have infinite values or no values: stop with an error, or drop these features.",
     ),
+]
+MissingOption = Annotated[
+    Literal["model", "drop-features", "drop-scans", "error"],
+    choice(
+        "--missing",
+        "If values are missing (empty, NaN or n/a): model the observed scans of each feature, drop features or scans that "
+        "lack values, or stop with an error.",
+    ),
+]
+CompleteOption = Annotated[
+    Literal["drop-features", "drop-scans", "error"],
+    choice("--missing", "If values are missing: drop features or scans that lack values, or stop with an error."),
 ]
 CovariatesOption = Annotated[
     list[str] | None,
@@ -150,6 +163,79 @@ CoordinatesOption = Annotated[
 TableFolderOption = Annotated[Path | None, text("--out", "FOLDER", "Also write the tables to this folder.")]
 TableFormatOption = Annotated[Literal["csv", "parquet"], choice("--format", "File format of the tables.")]
 EdgesOption = Annotated[int, number("--edges", "Number of features (connectivity edges) to simulate.", 1)]
+
+
+@dataclass(frozen=True)
+class DerivativeOptions:
+    """What to read from the folder or table of another tool; the fields are those of `ReaderOptions`."""
+
+    atlas: Annotated[
+        str | None,
+        text("--atlas", "NAME", "Atlas or parcellation. Required if the folder has several.", DERIVATIVES_PANEL),
+    ] = None
+    measure: Annotated[
+        str | None,
+        text(
+            "--measure",
+            "NAME",
+            "Measure, such as alff or thickness. [dim]Default: the connectivity, or the only measure.[/dim]",
+            DERIVATIVES_PANEL,
+        ),
+    ] = None
+    entity: Annotated[
+        list[str] | None,
+        text(
+            "--entity",
+            "KEY=VALUE",
+            "Another part of the file names, such as space=fsLR, or desc=none for names without it. Repeat it for several.",
+            DERIVATIVES_PANEL,
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        text(
+            "--labels",
+            "FILE",
+            "Names of the regions of the atlas, for tools that do not write them: a table with the columns index and name, "
+            "or one name a line.",
+            DERIVATIVES_PANEL,
+        ),
+    ] = None
+    label_column: Annotated[
+        str | None,
+        text(
+            "--label-column",
+            "COLUMN",
+            "Column of the features table that identifies its scans. [dim]Default: found by its values.[/dim]",
+            DERIVATIVES_PANEL,
+        ),
+    ] = None
+    input_format: Annotated[
+        str | None,
+        text(
+            "--input-format",
+            "NAME",
+            "xcp_d, giga_connectome, halfpipe, conn, dpabi, freesurfer or enigma. [dim]Default: found from the files.[/dim]",
+            DERIVATIVES_PANEL,
+        ),
+    ] = None
+    missing_files: Annotated[
+        Literal["error", "drop"],
+        choice(
+            "--missing-files",
+            "If scans have no values, or files belong to no scan of the table: stop with an error, or leave them out.",
+            DERIVATIVES_PANEL,
+        ),
+    ] = "error"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options as :func:`bayesharm.load_dataset` takes them."""
+        from bayesharm.data.readers.options import parse_entities
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["entities"], values["format"] = parse_entities(values.pop("entity")), values.pop("input_format")
+        return values
 
 
 @dataclass(frozen=True)

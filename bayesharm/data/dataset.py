@@ -11,22 +11,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.derived_study import read_derived_study
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.finding import Finding
+from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
+from bayesharm.data.phenotypes import read_phenotypes
+from bayesharm.data.readers.detect import is_derivative
+from bayesharm.data.readers.options import ReaderOptions
+from bayesharm.data.reading_findings import find_in_reading
+from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
 from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
-from bayesharm.io.tables import (
-    TableSource,
-    index_name,
-    is_path,
-    is_table,
-    read_table,
-    reading_notes,
-    table_columns,
-    to_labels,
-)
+from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
+from bayesharm.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,23 +37,32 @@ class Dataset:
     scans : DataFrame
         One row per scan (see `bayesharm.data.scans.read_scans`).
     features : Features
-        Rows in the order of `scans`; values in the user's units.
+        Rows in the order of `scans`; values in the user's units, NaN where missing.
     dropped : dict
-        Features that no model can use, with the reason: name -> reason.
+        Features that were left out, with the reason: name -> reason.
+    dropped_scans : dict
+        Scans that were left out, with the reason: scan_id -> reason.
+    n_missing : int
+        Number of missing values.
     origin : dict, optional
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
         Files of the scans and the features, if any; features are read when needed.
     findings : tuple of Finding
         Caveats about the reading of the tables, such as decimal commas.
+    reading : mapping
+        How the derivatives of another tool were read, for `run.json`; empty for arrays and other tables.
     """
 
     scans: pd.DataFrame
     features: Features
     dropped: Mapping[str, str] = field(default_factory=dict)
+    dropped_scans: Mapping[str, str] = field(default_factory=dict)
+    n_missing: int = 0
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
     findings: tuple[Finding, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the dataset of these scans, given their row numbers, in this order."""
@@ -75,8 +83,11 @@ def load_dataset(
     *,
     columns: Mapping[str, str] | None = None,
     select: str | Sequence[str] | None = None,
+    missing: Missing = "model",
     bad_features: Literal["error", "drop"] = "error",
     check: Check = "fit",
+    progress: Progress = no_progress,
+    **derivatives: Any,
 ) -> Dataset:
     """Read a study from files or memory. Inputs are never modified; arrays on disk are read block by block.
 
@@ -85,6 +96,7 @@ def load_dataset(
     scans : path or DataFrame
         Table with one row per scan: .csv, .tsv, .parquet, or in memory.
     features : path, array or DataFrame, optional
+        A folder or a table of another tool, such as XCP-D or FreeSurfer, or a list of such tables (docs/readers.md); or
         .npy, .npz, .zarr, .csv, .tsv, .parquet, or in memory; (scan, feature), or (scan, region, region)
         for square matrices. A table or an array with ``scan_id`` may be in any order; a bare array must have the
         order of the scans table. Omit it if the features are columns of the scans table.
@@ -92,72 +104,59 @@ def load_dataset(
         bayesharm's name -> the user's column, such as ``{"participant_id": "subject"}``.
     select : str or sequence of str, optional
         Shell glob(s) that select features by name. Required if the features are columns of the scans table.
+    missing : {"model", "drop-features", "drop-scans", "error"}
+        How to treat missing values (NaN): keep them, so that a fit uses the exact likelihood of the observed scans of each
+        feature; omit the features that have any (`Dataset.dropped`); omit the scans that have any
+        (`Dataset.dropped_scans`); or raise an error.
     bad_features : {"error", "drop"}
-        How to treat features that are constant or have missing or infinite values: raise an error, or omit
-        them and list them in `Dataset.dropped`.
+        How to treat features that no model can use, because they are constant, have infinite values or have no values:
+        raise an error, or omit them and list them in `Dataset.dropped`.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
+    progress : callable, optional
+        Receives reports while files of other tools are read, see :class:`bayesharm.progress.Progress`.
+    **derivatives
+        What to read from the folder or table of another tool (XCP-D, FreeSurfer, …): `format`, `atlas`, `measure`,
+        `entities`, `labels`, `label_column` and `missing_files`, see
+        :class:`bayesharm.data.readers.options.ReaderOptions`.
 
     Raises
     ------
     InputError
         The scans, the features or an option are not valid.
     """
-    if bad_features not in ("error", "drop") or check not in ("fit", "apply"):
-        raise InputError(
-            "Unknown option of load_dataset.",
-            got=f"bad_features={bad_features!r}, check={check!r}",
-            expected="bad_features 'error' or 'drop', check 'fit' or 'apply'",
-            do="use one of these",
-        )
+    check_options(missing=missing, bad_features=bad_features, check=check)
+    options, given_scans = ReaderOptions(**derivatives), scans
+    scans, notes = read_phenotypes(scans)
+    reading: dict[str, Any] = {"notes": notes} if notes else {}
     if features is None:
         table, aligned, rules = _from_wide_table(scans, columns, select, check)
+    elif is_derivative(features, options):
+        table, aligned, reading = read_derived_study(scans, features, columns, select, check, options, progress)
+        reading["notes"] = notes + reading["notes"]
+        rules = {}
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
         table, rules = read_scans_and_rules(scans, columns, check=check)
         check_unique(table)
         if is_table(features):
-            unaligned = _from_feature_table(table, features, mapping, header, select)
+            unaligned = _from_feature_table(table, features, mapping, header, select, options.label_column)
         else:
             unaligned = Features.from_matrix(open_array(features))
-        aligned = _aligned(table, unaligned, has_scan_ids="scan_id" in mapping)
+        aligned = align_rows(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
-    files = tuple(Path(source).resolve() for source in (scans, features) if is_path(source))
-    findings = _reading_findings(scans, features, rules, aligned)
+    files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
+    findings = find_in_reading(given_scans, features, rules, aligned)
     if check == "apply":
-        return Dataset(table, aligned, files=files, findings=findings)
-    origin = _origin(scans, features, columns, select, bad_features)
-    return replace(_without_flaws(table, aligned, bad_features), origin=origin, files=files, findings=findings)
-
-
-def _reading_findings(scans: TableSource, features: Any, rules: Mapping[str, str], aligned: Features) -> tuple[Finding, ...]:
-    """Return caveats about the reading of both tables."""
-    sources = [(scans, "the scans table"), *([(features, "the features")] if is_table(features) else [])]
-    findings = []
-    for code, note in dict.fromkeys(note for source, what in sources for note in reading_notes(source, what)):
-        do = "check names with accents, and save the file as UTF-8" if code == "encoding" else "check that this is meant"
-        findings.append(
-            Finding(code, "caveat", "A table was read by a guess.", got=note, expected="one table of text in UTF-8", do=do)
-        )
-    for where, notes in (
-        ("the scans table", [f"{name}: {rule}" for name, rule in rules.items()]),
-        ("the features", list(aligned.matrix.notes)),
-    ):
-        if notes:
-            findings.append(
-                Finding(
-                    "converted-numbers",
-                    "caveat",
-                    f"Text of {where} was read as numbers.",
-                    got=f"{len(notes)} columns: {shorten(notes, 3)}",
-                    expected="numbers with decimal points, without units",
-                    do="check that these numbers are meant",
-                )
-            )
-    return tuple(findings)
+        return Dataset(table, aligned, files=files, reading=reading, findings=findings)
+    origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    if origin is not None:
+        origin |= options.given
+    dataset = _without_flaws(table, aligned, missing, bad_features)
+    return replace(dataset, origin=origin, files=files, reading=reading, findings=findings)
 
 
 def _origin(
@@ -165,7 +164,7 @@ def _origin(
     features: Any,
     columns: Mapping[str, str] | None,
     select: str | Sequence[str] | None,
-    bad_features: str,
+    options: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Return the arguments of `load_dataset` as plain data; None unless scans and features are files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})
@@ -175,7 +174,7 @@ def _origin(
     return {name: os.path.abspath(file) for name, file in files.items()} | {
         "columns": dict(columns or {}),
         "select": None if globs is None else list(globs),
-        "bad_features": bad_features,
+        **options,
     }
 
 
@@ -204,18 +203,23 @@ def _from_feature_table(
     mapping: Mapping[str, str],
     header: Sequence[str],
     select: str | Sequence[str] | None,
+    label_column: str | None,
 ) -> Features:
     """Open features from a table that identifies its scans in a column or index."""
     feature_columns = table_columns(source, "the features")
-    candidates = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
-    id_column = next((name for name in candidates if name in feature_columns), None) or _column_of_scans(table, source)
+    usual = (mapping.get("scan_id", "scan_id"), "scan_id", index_name(source))
+    candidates = usual if label_column is None else (label_column,)
+    id_column = next((name for name in candidates if name in feature_columns), None)
+    if id_column is None and label_column is None and "scan_id" in mapping:
+        id_column = find_label_column(source, feature_columns, table["scan_id"])
     if id_column is None:
-        _refuse_transposed(table, feature_columns)
+        refuse_transposed(table, feature_columns)
         raise InputError(
             "The features table does not identify its scans.",
             got="columns " + shorten(feature_columns, 10),
             expected=f"a column '{candidates[0]}' with the identifiers of the scans table",
-            do="add the column; or pass a bare array (DataFrame.to_numpy()) with its rows in the order of the scans table",
+            do='name the column that does: label_column="…" (--label-column in the shell); or pass a bare array '
+            "(DataFrame.to_numpy()) with its rows in the order of the scans table",
         )
     available = [name for name in feature_columns if name != id_column and not name.startswith("Unnamed:")]
     names = available if select is None else match_names(available, select)
@@ -230,98 +234,35 @@ def _from_feature_table(
     return Features.from_matrix(open_table(source, names, id_column))
 
 
-def _column_of_scans(table: pd.DataFrame, source: TableSource) -> str | None:
-    """Return the first column of a features table if it holds the scan_id, such as ``lh.aparc.thickness`` of FreeSurfer."""
-    first = table_columns(source, "the features")[0]
-    labels, _ = to_labels(read_table(source, text=[first], columns=[first], what="the features")[first])
-    scans = table["scan_id"]
-    return first if len(labels) >= len(scans) and scans.isin(set(labels)).all() else None
-
-
-def _aligned(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:
-    """Sort labeled features into the order of the scans table; accept unlabeled features of the same length unchanged."""
-    ids = features.matrix.scan_ids
-    if ids is None:
-        n_scans, n_features = len(table), features.n_features
-        if features.n_scans != n_scans:
-            looks_transposed = n_features == n_scans
-            raise InputError(
-                "The features look transposed." if looks_transposed else "Features and scans do not align.",
-                got=f"features of shape ({features.n_scans}, {n_features}) for a table of {n_scans} scans",
-                expected=f"one row per scan: shape ({n_scans}, number of features)",
-                do="transpose the array (array.T): rows are scans, columns are features"
-                if looks_transposed
-                else "make the array from the same scans in the same order, or add scan_id to both",
-            )
-        return features
-    if not has_scan_ids:
-        raise InputError(
-            "The features have a scan_id, but the scans table has none.",
-            got=f"features for scans {shorten(ids)} and a scans table without 'scan_id'",
-            expected="the same identifiers in both",
-            do='add the column to the scans table, or map it: columns={"scan_id": "…"} (--scan in the shell)',
-        )
-    wanted, index = table["scan_id"], pd.Index(ids)
-    if index.has_duplicates:
-        repeated = index[index.duplicated()].unique()
-        raise InputError(
-            "A scan_id occurs more than once in the features.",
-            got=f"{len(repeated)} repeated: {shorten(repeated)}",
-            expected="one row per scan",
-            do="remove the repeated rows",
-        )
-    rows = index.get_indexer(pd.Index(wanted))
-    missing, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
-    if len(missing) or len(extra):
-        if len(missing) == len(wanted):
-            _refuse_transposed(table, features.names.tolist())
-        raise InputError(
-            "Features and scans do not align.",
-            got=f"{len(missing)} scans without features ({shorten(missing) or 'none'}); "
-            f"features of {len(extra)} scans not in the scans table ({shorten(extra) or 'none'})",
-            expected="the same scan_id in both, in any order",
-            do="remove scans that are in only one of them, and write identifiers the same way in both (001 is not 1)",
-        )
-    return features.align(rows)
-
-
-def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raise an `InputError` if most scans are names of columns."""
-    if table["scan_id"].isin(names).mean() > 0.5:
-        scans = set(table["scan_id"])
-        raise InputError(
-            "The features look transposed.",
-            got=f"columns named after scans: {shorten(name for name in names if name in scans)}",
-            expected="one row per scan, with a column 'scan_id', and one column per feature",
-            do="transpose the table",
-        )
-
-
-def _without_flaws(table: pd.DataFrame, features: Features, bad_features: str) -> Dataset:
-    """Return the dataset without unusable features, or raise an `InputError` about them."""
+def _without_flaws(table: pd.DataFrame, features: Features, missing: str, bad_features: str) -> Dataset:
+    """Return the dataset as the options ask for it, or raise an `InputError` about flaws of the features."""
     flaws = find_flaws(features)
-    if not flaws.unfit.any():
-        return Dataset(table, features)
-    do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
-    if bad_features == "drop":
-        if not flaws.unfit.all():
-            usable = features.take(features.names[~flaws.unfit])
-            return Dataset(table, usable, flaws.reasons(features.names))
-        do = "check the values; every feature is unusable"
-    total, is_missing = features.n_features, flaws.missing > 0
-    if is_missing.any():
-        scans = table["scan_id"][flaws.scans > 0]
+    refuse_unfit(table, features, flaws, missing, bad_features)
+    omitted = flaws.unfit | (flaws.missing > 0 if missing == "drop-features" else False)
+    dropped = flaws.reasons(features.names, omitted)
+    kept = features.take(features.names[~omitted]) if omitted.any() else features
+    dataset = Dataset(table, kept, dropped, n_missing=int(flaws.missing[~omitted].sum()))
+    if missing == "drop-scans" and dataset.n_missing:
+        return _without_scans(dataset)
+    return dataset
+
+
+def _without_scans(dataset: Dataset) -> Dataset:
+    """Return the dataset without scans that lack a feature; features that are constant then are dropped, too."""
+    by_scan = find_flaws(dataset.features).missing_by_scan
+    complete = np.flatnonzero(by_scan == 0)
+    if len(complete) < 2:
         raise InputError(
-            f"Values are missing or infinite in {is_missing.sum()} of {total} features.",
-            got=f"{flaws.missing.sum()} such values, in features {shorten(features.names[is_missing])}, "
-            f"in {len(scans)} of {len(table)} scans: {shorten(scans)}",
-            expected="a finite number for every scan and feature",
-            do=do,
+            "Nearly every scan lacks some feature.",
+            got=f"{len(complete)} of {len(by_scan)} scans with all features",
+            expected="at least two complete scans",
+            do="use missing='model' or missing='drop-features' (--missing in the shell)",
         )
-    names, level = features.names[flaws.constant], flaws.level[flaws.constant]
-    raise InputError(
-        f"{names.size} of {total} features are constant.",
-        got=f"{shorten(names)}; the first is {level[0]:g} in every scan",
-        expected="features that vary between scans",
-        do=do,
-    )
+    n_features = dataset.features.n_features
+    lacking = np.flatnonzero(by_scan)
+    reasons = {str(dataset.scans["scan_id"].iloc[k]): f"lacks {by_scan[k]} of {n_features} features" for k in lacking}
+    taken = dataset.take(complete)
+    flaws = find_flaws(taken.features)
+    dropped = {**dataset.dropped, **flaws.reasons(taken.features.names, flaws.unfit)}
+    kept = taken.features.take(taken.features.names[~flaws.unfit]) if flaws.unfit.any() else taken.features
+    return replace(taken, features=kept, dropped=dropped, dropped_scans=reasons, n_missing=0)

@@ -1,12 +1,92 @@
-"""Matching of the rows of X, an array or DataFrame of features, to the rows of a scans table."""
+"""Matching of the rows of features, an array or a table, to the rows of a scans table."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from bayesharm.data.features import Features
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.tables import TableSource, read_table, to_labels
+
+SEARCHED_COLUMNS = 20  # first columns of a features table that may identify its scans
+
+
+def find_label_column(source: TableSource, names: Sequence[str], scan_ids: pd.Series) -> str | None:
+    """Return the first column of a features table whose values are, for the most part, the scans; None without one."""
+    first = list(names)[:SEARCHED_COLUMNS]
+    frame = read_table(source, text=first, columns=first, what="the features")
+    for name in first:
+        if pd.Series(to_labels(frame[name])[0]).isin(scan_ids).mean() > 0.5:
+            return name
+    return None
+
+
+def align_rows(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:
+    """Sort labeled features into the order of the scans table; accept unlabeled features of the same length unchanged.
+
+    Raises
+    ------
+    InputError
+        The features are not those of the scans.
+    """
+    ids = features.matrix.scan_ids
+    if ids is None:
+        n_scans, n_features = len(table), features.n_features
+        if features.n_scans != n_scans:
+            looks_transposed = n_features == n_scans
+            raise InputError(
+                "The features look transposed." if looks_transposed else "Features and scans do not align.",
+                got=f"features of shape ({features.n_scans}, {n_features}) for a table of {n_scans} scans",
+                expected=f"one row per scan: shape ({n_scans}, number of features)",
+                do="transpose the array (array.T): rows are scans, columns are features"
+                if looks_transposed
+                else "make the array from the same scans in the same order, or add scan_id to both",
+            )
+        return features
+    if not has_scan_ids:
+        raise InputError(
+            "The features have a scan_id, but the scans table has none.",
+            got=f"features for scans {shorten(ids)} and a scans table without 'scan_id'",
+            expected="the same identifiers in both",
+            do='add the column to the scans table, or map it: columns={"scan_id": "…"} (--scan in the shell)',
+        )
+    wanted, index = table["scan_id"], pd.Index(ids)
+    if index.has_duplicates:
+        repeated = index[index.duplicated()].unique()
+        raise InputError(
+            "A scan_id occurs more than once in the features.",
+            got=f"{len(repeated)} repeated: {shorten(repeated)}",
+            expected="one row per scan",
+            do="remove the repeated rows",
+        )
+    rows = index.get_indexer(pd.Index(wanted))
+    missing, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
+    if len(missing) or len(extra):
+        if len(missing) == len(wanted):
+            refuse_transposed(table, features.names.tolist())
+        raise InputError(
+            "Features and scans do not align.",
+            got=f"{len(missing)} scans without features ({shorten(missing) or 'none'}); "
+            f"features of {len(extra)} scans not in the scans table ({shorten(extra) or 'none'})",
+            expected="the same scan_id in both, in any order",
+            do="remove scans that are in only one of them, and write identifiers the same way in both (001 is not 1)",
+        )
+    return features.align(rows)
+
+
+def refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise an `InputError` if most scans are names of columns."""
+    if table["scan_id"].isin(names).mean() > 0.5:
+        scans = set(table["scan_id"])
+        raise InputError(
+            "The features look transposed.",
+            got=f"columns named after scans: {shorten(name for name in names if name in scans)}",
+            expected="one row per scan, with a column 'scan_id', and one column per feature",
+            do="transpose the table",
+        )
 
 
 def check_row_alignment(scans: pd.DataFrame | None, X: Any, n_rows: int) -> pd.DataFrame:
