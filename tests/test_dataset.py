@@ -259,7 +259,9 @@ def test_a_real_traveling_study(data_dir):
     assert edges.scans["sex"].tolist()[0] == "M"
     thickness = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", check="apply")
     assert thickness.features.n_features == 236
-    refused("in 52 of 236 features.*3120 such values", path, columns=ONHARMONY, select="freesurfer_*ThickAvg*")
+    assert load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*").n_missing == 3120
+    thickness = {"columns": ONHARMONY, "select": "freesurfer_*ThickAvg*"}
+    refused("in 52 of 236 features.*3120 missing values", path, missing="error", **thickness)
     kept = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", missing="drop-features")
     assert (kept.features.n_features, len(kept.dropped)) == (184, 52)
     frame = pd.read_csv(path, encoding="utf-8-sig")

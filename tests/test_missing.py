@@ -181,7 +181,5 @@ def test_a_fit_with_holes_from_table_to_harmonized_table(tmp_path):
         np.testing.assert_array_equal(observed.sel(scanner=scanner), of_scanner.sum(0))
     result = harmonize(opened, dataset)
     np.testing.assert_array_equal(np.isnan(result.mean), np.isnan(values[:, :5]))
-    sd = opened.effect("measurement")["sd"].sel(scanner="s1").values / opened.scales["feature_scale"].values
-    assert sd[2] > 1.5 * sd[0]  # without a scan of the scanner its bias is as uncertain as under the prior
     summary = str(summarize(opened))
     assert "features lack scans" in summary
