@@ -94,7 +94,7 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
                 do="check that this is the right file, or write it again",
             )
     header = [str(name) if str(name).strip() else f"Unnamed: {i}" for i, name in enumerate(names)]
-    folded = pd.Index([name.casefold() for name in header])
+    folded = pd.Index(header if isinstance(source, pd.DataFrame) else [name.casefold() for name in header])
     repeated = pd.Index(header)[folded.duplicated(keep=False)].unique()
     if len(repeated):
         raise InputError(
