@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from bayesharm.data.dataset import Dataset as Dataset
     from bayesharm.data.dataset import load_dataset as load_dataset
+    from bayesharm.data.screening.screen import screen as screen
     from bayesharm.datasets.download import fetch_onharmony as fetch_onharmony
     from bayesharm.datasets.simulate import Simulation as Simulation
     from bayesharm.datasets.simulate import simulate_srpbs as simulate_srpbs
@@ -120,6 +121,7 @@ _PUBLIC = {
     "analysis.variance_components": ["VarianceComponents", "variance_components"],
     "baselines.yamashita": ["Yamashita2019", "univariate_effects", "yamashita2019"],
     "data.dataset": ["Dataset", "load_dataset"],
+    "data.screening.screen": ["screen"],
     "datasets.download": ["fetch_onharmony"],
     "datasets.simulate": ["Simulation", "simulate_srpbs"],
     "errors": ["BayesharmError", "InputError", "ModelError", "RunFolderError"],

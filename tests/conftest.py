@@ -94,6 +94,7 @@ def _write_small_study(folder: Path) -> None:
     scans = pd.DataFrame(rows, columns=["participant_id", "scanner", "diagnosis"])
     scans.insert(0, "scan_id", [f"scan{i:02d}" for i in range(len(scans))])
     scans["age"] = rng.integers(20, 60, len(scans))
+    scans["age"] = scans.groupby("participant_id")["age"].transform("first")
     people, scanners = scans.participant_id.unique(), scans.scanner.unique()
     person = pd.DataFrame(rng.normal(0, 0.7, (len(people), N_SMALL)), index=people)
     bias = pd.DataFrame(rng.normal(0, 0.5, (len(scanners), N_SMALL)), index=scanners)

@@ -44,6 +44,8 @@ def random_study(seed: int) -> pd.DataFrame:
     scans.insert(0, "scan_id", [f"scan{k}" for k in range(len(scans))])
     scans["age"] = rng.integers(20, 70, len(scans))
     scans["sex"] = rng.permutation(["F", "M"] * len(scans))[: len(scans)]
+    for name in ("age", "sex"):
+        scans[name] = scans.groupby("participant_id")[name].transform("first")
     numbers = scans.scanner.rank(method="dense").astype(int)
     scans["vendor"] = np.array(["", "GE", "Siemens", "GE", "Philips", "GE"])[numbers]
     scans["field"] = np.array(["", "3", "3", "1.5", "1.5", "7"])[numbers]

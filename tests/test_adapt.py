@@ -31,7 +31,8 @@ from bayesharm.analysis.summary import summarize
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import InputError, RunFolderError
-from bayesharm.harmonization.adaptation import adapt
+from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners
+from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.model.catalog import load_model
 from bayesharm.results.posterior import Posterior, load_posterior
 
@@ -243,6 +244,26 @@ def test_scans_that_a_posterior_cannot_learn_from():
         adapt(fitted, replace(case.part(case.is_new), scans=case.part(case.is_new).scans.assign(sex="X")))
     with pytest.raises(RunFolderError, match=r"no sufficient statistics[\s\S]*fit again"):
         adapt(make_posterior(), case.part(case.is_new))
+
+
+def test_new_scans_that_contradict_themselves_are_refused():
+    """Also through harmonizing with adaptation; unless the finding is accepted, here or in the fit."""
+    case = travelers_and_cohort()
+    fitted, dataset = case.fitted, case.part(case.is_new)
+    age = dataset.scans.age.astype(float).mask(dataset.scans.index == 1, -9999)
+    coded = replace(dataset, scans=dataset.scans.assign(age=age))
+    for call in (adapt, adapt_to_new_scanners):
+        with pytest.raises(InputError, match=rf"codes for 'missing'[\s\S]*'{dataset.scans.scan_id[1]}'[\s\S]*missing-code"):
+            call(fitted, coded)
+    with pytest.warns(UserWarning, match="Accepted by the user"):
+        adapt(fitted, coded, accept="missing-code")
+    known = case.part(~case.is_new)
+    scans = known.scans.assign(age=known.scans.age.astype(float).mask(known.scans.index == 1, -9999))
+    with pytest.raises(InputError, match="codes for 'missing'"):
+        harmonize(fitted, replace(known, scans=scans), match_noise=True)
+    before = replace(fitted, run={**fitted.run, "findings": [{"code": "missing-code"}]})
+    with pytest.warns(UserWarning, match="Accepted by the user"):
+        adapt(before, coded)
 
 
 def test_people_that_the_model_knows_nothing_about():

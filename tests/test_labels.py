@@ -12,8 +12,8 @@ import bayesharm
 from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import ModelError
-from bayesharm.fitting.fit import configure_model
 from bayesharm.model.catalog import load_model
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import build_design
 from bayesharm.model.labels import (
     Column,
@@ -84,7 +84,9 @@ def make_scans() -> pd.DataFrame:
     scans.insert(0, "scan_id", [f"scan{k:02d}" for k in range(len(scans))])
     scans["site"] = scans.scanner.map({"A": "K", "B": "L", "C": "M"})
     rng = np.random.default_rng(3)
-    return scans.assign(age_y=rng.integers(20, 60, len(scans)), gender=rng.permutation(["f", "m"] * 30)[: len(scans)])
+    scans = scans.assign(age_y=rng.integers(20, 60, len(scans)), gender=rng.permutation(["f", "m"] * 30)[: len(scans)])
+    people = scans.groupby("participant_id")[list(COVARIATES)]
+    return scans.assign(**people.transform("first"))
 
 
 def make_features(scans: pd.DataFrame) -> np.ndarray:

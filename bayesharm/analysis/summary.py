@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.convergence import describe_convergence
+from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
@@ -50,7 +51,7 @@ class Summary(Tables):
     diagnostics : tuple of str
         Convergence, in sentences.
     notes : tuple of str
-        Caveats: contrasts that the study does not identify, and features left out.
+        Caveats: findings on the data, contrasts that the study does not identify, and features left out.
     """
 
     about: dict[str, Any]
@@ -99,7 +100,11 @@ def summarize(posterior: Posterior) -> Summary:
         scanners=_scanners(posterior),
         features=features,
         diagnostics=describe_convergence(posterior, hyper, features),
-        notes=(*run["notes"], *_describe_dropped(run["dropped"])),
+        notes=(
+            *(finding_from_dict(record).sentence for record in run.get("findings", ())),
+            *run["notes"],
+            *_describe_dropped(run["dropped"]),
+        ),
     )
 
 

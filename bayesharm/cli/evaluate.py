@@ -64,6 +64,7 @@ def evaluate(
     visit_folds: VisitFoldsOption = 6,
     preview: PreviewOption = False,
     seed: opt.SeedOption = 0,
+    accept: opt.AcceptOption = None,
     out: EvaluationFolderOption = None,
     format: opt.TableFormatOption = "csv",
     quiet: opt.QuietOption = False,
@@ -97,7 +98,8 @@ def evaluate(
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
             reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
-            visit_folds=visit_folds, preview=preview, seed=seed, progress=progress,
+            visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
+            progress=progress,
         )  # fmt: skip
     show_result(evaluation, out, format)
     if out is not None:

@@ -129,6 +129,7 @@ def fit(
     covariates: opt.CovariatesOption = None,
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
+    accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
     repair: RepairOption = False,
@@ -165,14 +166,25 @@ def fit(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"
         )
-        from bayesharm.algorithms.programs import cache_programs
+        from bayesharm.data.finding import refuse_errors
+        from bayesharm.model.configure import configure_model, screen_study
+
+        spec = configure_model(
+            spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
+            feature_scaling=feature_scaling,
+        )  # fmt: skip
+        findings = screen_study(dataset, spec, opt.split_names(accept))
+        refuse_errors(findings)
+        for finding in findings:
+            progress.say(f"caveat ({finding.code}): {finding.sentence}")
+
+        from bayesharm.algorithms.programs import cache_programs  # imports JAX
         from bayesharm.fitting.fit import fit as fit_model
 
         cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, reference=reference, feature_scaling=feature_scaling,
-            covariates=opt.split_names(covariates), protocol=opt.split_names(protocol),
-            out=out, overwrite=overwrite, repair=repair, progress=progress, **asdict(inference),
+            dataset, spec, seed=seed, findings=findings, out=out, overwrite=overwrite, repair=repair, progress=progress,
+            **asdict(inference),
         )  # fmt: skip
     from bayesharm.analysis.summary import summarize
 

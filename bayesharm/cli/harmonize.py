@@ -94,6 +94,7 @@ def harmonize(
     inverse: InverseOption = False,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
+    accept: opt.AcceptOption = None,
     derivatives: opt.DerivativeOptions,
     quiet: opt.QuietOption = False,
 ) -> None:
@@ -136,7 +137,7 @@ def harmonize(
         cache_programs()
         if inverse:
             refuse_inverse_adaptation(posterior, dataset)
-        posterior, adaptation_notes = adapt_to_new_scanners(posterior, dataset)
+        posterior, adaptation_notes = adapt_to_new_scanners(posterior, dataset, opt.split_names(accept))
     with ProgressBar(quiet) as progress:
         notes = harmonize_to_files(
             posterior, dataset, out, sd, draws_file, draws=draws, seed=seed, progress=progress,

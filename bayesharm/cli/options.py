@@ -59,12 +59,12 @@ def _column(option: str, help: str) -> Any:
 
 
 RunArgument = Annotated[Path, argument("RUN", "Run folder, made by 'bayesharm fit'.")]
-ScansArgument = Annotated[Path, argument("SCANS", "Table with one row per scan: .csv, .tsv or .parquet.")]
+ScansArgument = Annotated[Path, argument("SCANS", "Table with one row per scan: .csv, .tsv, .txt, .parquet, .xlsx or .sav.")]
 FeaturesArgument = Annotated[
     Path | None,
     argument(
         "FEATURES",
-        "Features, one row per scan: .npy, .npz, .csv, .tsv, .parquet or .zarr; or a folder or table of XCP-D, FreeSurfer "
+        "Features, one row per scan: .npy, .npz, .zarr, or a table as SCANS; or a folder or table of XCP-D, FreeSurfer "
         "and other tools. Omit it if the features are columns of SCANS, and select them with --features.",
     ),
 ]
@@ -105,6 +105,15 @@ CompleteOption = Annotated[
 CovariatesOption = Annotated[
     list[str] | None,
     text("--covariates", "NAMES", "Columns with linear covariate effects, for example age,sex.", COLUMNS_PANEL),
+]
+AcceptOption = Annotated[
+    list[str] | None,
+    text(
+        "--accept",
+        "CODES",
+        "Findings on the data that you have checked and accept, by the codes in their messages, such as identical-scans. "
+        "Such findings no longer stop the command; the run records them.",
+    ),
 ]
 ReferenceOption = Annotated[
     str | None,

@@ -13,12 +13,14 @@ import pandas as pd
 
 from bayesharm.data.derived_study import read_derived_study
 from bayesharm.data.features import Features, find_flaws, match_names
+from bayesharm.data.finding import Finding
 from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
 from bayesharm.data.phenotypes import read_phenotypes
 from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
+from bayesharm.data.reading_findings import find_in_reading
 from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
-from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
+from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
@@ -46,6 +48,8 @@ class Dataset:
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
         Files of the scans and the features, if any; features are read when needed.
+    findings : tuple of Finding
+        Caveats about the reading of the tables, such as decimal commas.
     reading : mapping
         How the derivatives of another tool were read, for `run.json`; empty for arrays and other tables.
     """
@@ -57,6 +61,7 @@ class Dataset:
     n_missing: int = 0
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
+    findings: tuple[Finding, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> Dataset:
@@ -126,14 +131,15 @@ def load_dataset(
     scans, notes = read_phenotypes(scans)
     reading: dict[str, Any] = {"notes": notes} if notes else {}
     if features is None:
-        table, aligned = _from_wide_table(scans, columns, select, check)
+        table, aligned, rules = _from_wide_table(scans, columns, select, check)
     elif is_derivative(features, options):
         table, aligned, reading = read_derived_study(scans, features, columns, select, check, options, progress)
         reading["notes"] = notes + reading["notes"]
+        rules = {}
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
-        table = read_scans(scans, columns, check=check)
+        table, rules = read_scans_and_rules(scans, columns, check=check)
         check_unique(table)
         if is_table(features):
             unaligned = _from_feature_table(table, features, mapping, header, select, options.label_column)
@@ -143,13 +149,14 @@ def load_dataset(
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
     files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
+    findings = find_in_reading(given_scans, features, rules, aligned)
     if check == "apply":
-        return Dataset(table, aligned, files=files, reading=reading)
+        return Dataset(table, aligned, files=files, reading=reading, findings=findings)
     origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
     if origin is not None:
         origin |= options.given
     dataset = _without_flaws(table, aligned, missing, bad_features)
-    return replace(dataset, origin=origin, files=files, reading=reading)
+    return replace(dataset, origin=origin, files=files, reading=reading, findings=findings)
 
 
 def _origin(
@@ -173,7 +180,7 @@ def _origin(
 
 def _from_wide_table(
     source: TableSource, columns: Mapping[str, str] | None, select: str | Sequence[str] | None, check: Check
-) -> tuple[pd.DataFrame, Features]:
+) -> tuple[pd.DataFrame, Features, dict[str, str]]:
     header = table_columns(source, "the scans table")
     used = set(resolve_columns(header, columns).values())
     available = [name for name in header if name not in used and not name.startswith("Unnamed:")]
@@ -185,9 +192,9 @@ def _from_wide_table(
             do="pass `features`, or select='thickness_*' (--features 'thickness_*' in the shell)",
         )
     names = match_names(available, select)
-    table = read_scans(source, columns, exclude=names, check=check)
+    table, rules = read_scans_and_rules(source, columns, exclude=names, check=check)
     check_unique(table)
-    return table, Features.from_matrix(open_table(source, names))
+    return table, Features.from_matrix(open_table(source, names)), rules
 
 
 def _from_feature_table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -47,11 +47,17 @@ class Finding:
         return asdict(self)
 
 
+def finding_from_dict(record: Mapping[str, Any]) -> Finding:
+    """Restore a finding from plain data, as in ``run.json``."""
+    lists = {name: tuple(record.get(name, ())) for name in ("scans", "participants", "columns")}
+    return Finding(**{**record, **lists})
+
+
 def refuse_errors(findings: Iterable[Finding]) -> None:
     """Raise one `InputError` about all findings that are errors, if there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if len(errors) == 1:
-        raise InputError(errors[0].what, got=errors[0].got, expected=errors[0].expected, do=errors[0].do)
+        raise InputError(errors[0].what, got=errors[0].got, expected=errors[0].expected, do=_advice(errors[0]))
     if errors:
         raise InputError(
             f"The data have {len(errors)} problems.\n" + "\n".join(_numbered(errors)),
@@ -61,6 +67,10 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 
 def _numbered(errors: Sequence[Finding]) -> list[str]:
     return [
-        f"{k}. {error.what}\n     got: {error.got}\n     expected: {error.expected}\n     do this: {error.do}"
+        f"{k}. {error.what}\n     got: {error.got}\n     expected: {error.expected}\n     do this: {_advice(error)}"
         for k, error in enumerate(errors, 1)
     ]
+
+
+def _advice(error: Finding) -> str:
+    return f"{error.do}; or, if you have checked it, accept it: --accept {error.code} (accept={error.code!r} in Python)"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.numbers import is_text, read_numbers
 from bayesharm.io.tables import TableSource, read_table, table_columns, to_labels
 
 
@@ -116,6 +117,17 @@ def read_scans(
     InputError
         A column or an identifier is missing, there are no rows, a scan_id repeats, or all scans are from one scanner.
     """
+    return read_scans_and_rules(source, columns, exclude=exclude, check=check)[0]
+
+
+def read_scans_and_rules(
+    source: TableSource,
+    columns: Mapping[str, str] | None = None,
+    *,
+    exclude: Collection[str] = (),
+    check: Check = "fit",
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Read the scans table as `read_scans` does; also return by which rule text of a column was read as numbers."""
     header = table_columns(source, "the scans table")
     mapping = resolve_columns(header, columns)
     used = set(mapping.values())
@@ -141,11 +153,19 @@ def read_scans(
     if "traveling" in mapping:
         table["traveling"] = _yes_or_no(raw[mapping["traveling"]])
     ordered: dict[str, Any] = {name: table[name] for name in CANONICAL if name in table}
-    ordered |= {name: raw[user] for name, user in mapping.items() if name not in CANONICAL}
-    frame = pd.DataFrame(ordered | {name: raw[name] for name in others})
+    users = {name: user for name, user in mapping.items() if name not in CANONICAL} | {name: name for name in others}
+    values, rules = read_numbers(pd.DataFrame({name: _stripped(raw[user]) for name, user in users.items()}))
+    frame = pd.concat([pd.DataFrame(ordered), values], axis=1)
     if check == "fit":
         _check_for_fit(frame)
-    return frame
+    return frame, rules
+
+
+def _stripped(values: pd.Series) -> pd.Series:
+    """Remove blanks around text; cells of blanks are empty."""
+    if not is_text(values) or isinstance(values.dtype, pd.CategoricalDtype):
+        return values
+    return values.map(lambda value: (value.strip() or None) if isinstance(value, str) else value, na_action="ignore")
 
 
 def _identifier(values: pd.Series, name: str, user: str, optional: bool) -> np.ndarray:

@@ -9,13 +9,15 @@ import numpy as np
 
 from bayesharm.baselines import METHODS, Fitted, available_methods, get_method
 from bayesharm.data.dataset import Dataset
+from bayesharm.data.finding import refuse_errors
 from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import draw_conclusions
 from bayesharm.evaluation.fold_evaluation import FoldEvaluation
 from bayesharm.evaluation.result import BAYESHARM, Evaluation
-from bayesharm.fitting.fit import configure_model, fit
+from bayesharm.fitting.fit import fit
+from bayesharm.model.configure import configure_model, screen_study
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
 
@@ -95,7 +97,9 @@ def cross_validate(
     options["covariates"] = [name for name in preserved if name != "diagnosis"]  # which the model has anyway
     if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
         checked = {name: options[name] for name in ("protocol", "feature_scaling") if name in options}
-        configure_model(model, dataset, covariates=options["covariates"], reference=reference, **checked)
+        spec = configure_model(model, dataset, covariates=options["covariates"], reference=reference, **checked)
+        refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
+        options["findings"] = ()  # the folds are parts of a study that has been screened
 
     fit_method = _make_fitter(names, preserved, options)
     evaluation = FoldEvaluation(dataset, fit_method, names, preserved, reference or "HC")

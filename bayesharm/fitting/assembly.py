@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from bayesharm.algorithms.diagnostics import MAX_RHAT, diagnose
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
+from bayesharm.data.finding import Finding
 from bayesharm.errors import listed
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
@@ -26,7 +28,12 @@ Arrays = dict[str, np.ndarray]
 
 
 def assemble_posterior(
-    dataset: Dataset, design: Design, hyper: Hyperparameters, results: Arrays, manifest: dict[str, Any]
+    dataset: Dataset,
+    design: Design,
+    hyper: Hyperparameters,
+    results: Arrays,
+    manifest: dict[str, Any],
+    findings: Sequence[Finding] = (),
 ) -> Posterior:
     """Label the results of a fit.
 
@@ -39,6 +46,8 @@ def assemble_posterior(
         Summaries of all features, the feature axis last; effects in the order of ``design.effects``.
     manifest : dict
         Seed, settings, versions and fingerprint of the features, as recorded in ``run.json``.
+    findings : sequence of Finding
+        Caveats on the data.
     """
     features = np.asarray(dataset.features.names, dtype=object)
     feature = {"feature": ("feature", features)}
@@ -70,6 +79,7 @@ def assemble_posterior(
     if "kept" in results:
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
     record = _record(dataset, design, results, manifest, identifiability)
+    record["findings"] = [finding.to_dict() for finding in findings]
     return Posterior(xr.DataTree.from_dict(nodes), record)
 
 

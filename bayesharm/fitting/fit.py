@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bayesharm.algorithms.devices import Devices, find_devices
 from bayesharm.data.dataset import Dataset
+from bayesharm.data.finding import Finding, refuse_errors
 from bayesharm.errors import InputError
-from bayesharm.fitting.assembly import assemble_posterior
-from bayesharm.fitting.context import hash_scans, make_fit_context
-from bayesharm.fitting.repair import repair_run
-from bayesharm.fitting.scheduler import fit_features
 from bayesharm.fitting.settings import Settings
-from bayesharm.model.catalog import load_model
+from bayesharm.model.configure import configure_model, screen_study
 from bayesharm.model.design import Design, build_design
-from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
+from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
-from bayesharm.results.checkpoints import open_checkpoints
-from bayesharm.results.posterior import FORMAT, Posterior, load_posterior
 from bayesharm.results.run_folder import check_output
+
+if TYPE_CHECKING:
+    from bayesharm.algorithms.devices import Devices
+    from bayesharm.results.posterior import Posterior
 
 PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")  # whose versions a run records
 
@@ -38,6 +34,8 @@ def fit(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    accept: Sequence[str] = (),
+    findings: Sequence[Finding] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     repair: bool = False,
@@ -63,6 +61,11 @@ def fit(
     feature_scaling : {'per_feature', 'common'}, optional
         Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
         (better where all are of one kind, such as the edges of a connectome).
+    accept : sequence of str
+        Codes of findings on the data that you have checked, such as ``identical-scans``: they no longer stop the fit and are
+        recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
+    findings : sequence of Finding, optional
+        Findings of :func:`bayesharm.screen` on this dataset, if it has been screened already; errors among them are refused.
     out : path, optional
         Write the run folder there. It also keeps finished blocks of features: the same call resumes an interrupted run
         where it stopped, with the same result.
@@ -84,7 +87,8 @@ def fit(
     Raises
     ------
     ModelError, InputError, RunFolderError
-        The study does not fit the model, an option is impossible, or `out` is not free: it holds other files, a finished
+        The tables contradict themselves (all problems at once, before anything is computed or written), the study does not
+        fit the model, an option is impossible, or `out` is not free: it holds other files, a finished
         run, or an unfinished run of other inputs; or it cannot be repaired.
     """
     folder = None if out is None else Path(out)
@@ -94,8 +98,21 @@ def fit(
     )
     chosen = Settings.from_options(settings)
     _check_seed(seed)
-    dataset, progress = dataset.sorted(), progress or no_progress
-    design, devices = build_design(dataset.scans, spec), find_devices(chosen.device)
+    progress = progress or no_progress
+    findings = screen_study(dataset, spec, accept) if findings is None else list(findings)
+    refuse_errors(findings)
+    dataset = dataset.sorted()
+    design = build_design(dataset.scans, spec)
+
+    from bayesharm.algorithms.devices import find_devices  # JAX, after all that can be refused without it
+    from bayesharm.fitting.assembly import assemble_posterior
+    from bayesharm.fitting.context import make_fit_context
+    from bayesharm.fitting.repair import repair_run
+    from bayesharm.fitting.scheduler import fit_features
+    from bayesharm.results.checkpoints import open_checkpoints
+    from bayesharm.results.posterior import load_posterior
+
+    devices = find_devices(chosen.device)
     manifest = _make_manifest(dataset, design, int(seed), chosen, devices)
     context = make_fit_context(dataset, design, int(seed), chosen, devices)
     if repair and folder is not None:
@@ -104,44 +121,10 @@ def fit(
         return load_posterior(folder)
     with devices.in_use("float64"), open_checkpoints(folder, manifest, overwrite) as checkpoints:
         hyper, results = fit_features(context, checkpoints, progress)
-        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest)
+        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings)
         if folder is not None:
             posterior.write(folder)
     return posterior
-
-
-def configure_model(
-    model: str | ModelSpec,
-    dataset: Dataset,
-    *,
-    covariates: Sequence[str] = (),
-    protocol: Sequence[str] = (),
-    reference: str | None = None,
-    feature_scaling: str | None = None,
-) -> ModelSpec:
-    """Return the specification that :func:`fit` uses, with the choices of the user; parameters as there.
-
-    Raises
-    ------
-    ModelError, InputError
-    """
-    spec = load_model(model) if isinstance(model, str) else model
-    if covariates:
-        spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
-    if protocol:
-        spec = name_factors(spec, protocol, dataset.scans)
-    if reference is not None:
-        spec = replace(spec, reference=reference)
-    if feature_scaling is not None:
-        if feature_scaling not in FEATURE_SCALINGS:
-            raise InputError(
-                "Unknown feature_scaling.",
-                got=repr(feature_scaling),
-                expected=f"one of {', '.join(FEATURE_SCALINGS)}",
-                do="leave it out to divide each feature by its own sd",
-            )
-        spec = replace(spec, feature_scaling=feature_scaling)
-    return spec
 
 
 def _check_folder(folder: Path | None, overwrite: bool, repair: bool) -> None:
@@ -169,6 +152,9 @@ def _check_seed(seed: int) -> None:
 
 def _make_manifest(dataset: Dataset, design: Design, seed: int, settings: Settings, devices: Devices) -> dict[str, Any]:
     """Return everything on which the result depends."""
+    from bayesharm.fitting.context import hash_scans
+    from bayesharm.results.posterior import FORMAT
+
     return {
         "format": FORMAT,
         "spec": design.spec.to_dict(),

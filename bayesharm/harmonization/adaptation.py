@@ -19,6 +19,7 @@ from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
+from bayesharm.harmonization.new_data import screen_new_scans
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
+def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str = ()) -> Posterior:
     """Update a posterior with new scans, above all on new scanners; the scans of the fit are not needed.
 
     The scales stay at their posterior medians, and the variance ratios of known scanners at their means. Given these, the
@@ -45,6 +46,8 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
         Scans that were not in the fit, with the columns of the fit: of travelers of the fit (under the same
         ``participant_id``), of new travelers, or of people scanned once. A person scanned once in the fit is taken as a
         new person, since the posterior does not keep the names of such people.
+    accept : sequence of str
+        Codes of findings on these data that you have checked, as in :func:`bayesharm.fit`.
 
     Returns
     -------
@@ -54,23 +57,28 @@ def adapt(posterior: Posterior, dataset: Dataset) -> Posterior:
     Warns
     -----
     UserWarning
-        Features seem to be in other units than in the fit.
+        Caveats on the data; features seem to be in other units than in the fit.
 
     Raises
     ------
     InputError
-        Columns or features of the fit are absent, values are infinite, the posterior contains these scans already, or the
-        model does not cover scans of this kind.
+        The tables contradict themselves, columns or features of the fit are absent, values are infinite, the posterior
+        contains these scans already, or the model does not cover scans of this kind.
     RunFolderError
         The posterior has no statistics of its scans.
     """
+    check_type(posterior, Posterior, "adapt", "fit")
+    check_type(dataset, Dataset, "adapt", "load_dataset")
+    caveats = screen_new_scans(posterior, dataset, accept)
     adapted, unit_notes = update_posterior(posterior, dataset)
-    for note in unit_notes:
+    for note in [*caveats, *unit_notes]:
         warnings.warn(note, stacklevel=2)
     return adapted
 
 
-def adapt_to_new_scanners(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
+def adapt_to_new_scanners(
+    posterior: Posterior, dataset: Dataset, accept: Sequence[str] | str = ()
+) -> tuple[Posterior, list[str]]:
     """Adapt a posterior to the scanners of a dataset that it does not have; without any, return it unchanged.
 
     Only scans on these scanners are used, since the others may have been in the fit. To harmonize all scans with the
@@ -91,10 +99,11 @@ def adapt_to_new_scanners(posterior: Posterior, dataset: Dataset) -> tuple[Poste
     rows = _rows_on_new_scanners(posterior, dataset)
     if not len(rows):
         return posterior, []
+    caveats = screen_new_scans(posterior, dataset, accept)
     # People may be travelers because of their scans on known scanners.
     new_scans = scans.assign(traveling=find_travelers(scans)).iloc[rows].reset_index(drop=True)
     adapted, _ = update_posterior(posterior, replace(dataset, scans=new_scans, features=dataset.features.align(rows)))
-    notes = list(adapted.run["notes"][len(posterior.run["notes"]) :])
+    notes = [*caveats, *adapted.run["notes"][len(posterior.run["notes"]) :]]
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
     in_fit = read_scan_patterns(posterior.sufficient_statistics)["participant_id"]
     if not_used := sorted(set(new_scans["participant_id"]) & set(elsewhere) - set(in_fit)):

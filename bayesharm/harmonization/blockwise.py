@@ -15,9 +15,11 @@ from bayesharm.data.features import Features
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
+from bayesharm.harmonization.new_data import refuse_miscoded_covariates
 from bayesharm.harmonization.noise_scaling import Expectation, NoiseMatching, scale_deviations, unscale_deviations
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.selection import check_target, choose_families, interpretation_notes, place_scans
+from bayesharm.harmonization.value_notes import ValueNotes
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.posterior import Posterior
 
@@ -69,7 +71,7 @@ class BlockwiseCorrection:
         return np.promote_types(self.dtype, np.float32)
 
     def fill(self, mean: Any, sd: Any, draws: Any, progress: Progress = no_progress) -> list[str]:
-        """Write the corrected features into arrays or files; return a note if their units are suspect.
+        """Write the corrected features into arrays or files; return notes on suspect units and values.
 
         Parameters
         ----------
@@ -81,18 +83,21 @@ class BlockwiseCorrection:
         progress : Progress
         """
         n_features, (scanner, scanner_names) = self.features.n_features, pd.factorize(self.scan_scanners)
-        size = np.empty((len(scanner_names), n_features))
+        size, values_seen = np.empty((len(scanner_names), n_features)), ValueNotes(self.inverse)
         for start, stop in self.features.blocks():
             columns, values = slice(start, stop), self.features.read(start, stop)
             size[:, columns] = root_mean_square(values, scanner)
-            mean[:, columns] = next(self._corrected(values, columns, [None]))
+            corrected = next(self._corrected(values, columns, [None]))
+            values_seen.add(self.features.names[columns], values, corrected)
+            mean[:, columns] = corrected
             if sd is not None:
                 sd[:, columns] = self._sd(values, columns)
             progress("harmonizing", stop, n_features, "")
         if self.n_draws:
             self._fill_draws(draws, progress)
         indices = self.correction.feature_indices
-        return compare_units(self.posterior, indices, size, self.features.names, scanner_names)
+        units = compare_units(self.posterior, indices, size, self.features.names, scanner_names)
+        return [*units, *values_seen.sentences()]
 
     def _fill_draws(self, draws: Any, progress: Progress) -> None:
         chunks = list(self.features.blocks(DRAWN_BYTES // self.dtype.itemsize))
@@ -159,6 +164,7 @@ def prepare_correction(
     correction = Correction(effects, scanner, population, target_level, indices, posterior.error_pattern, seed)
     noise, noise_notes = None, []
     if options.match_noise:
+        refuse_miscoded_covariates(posterior, dataset.scans)
         noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target))
         if unknown := sorted(set(dataset.scans["scanner"].astype(str)) - set(posterior.scanners)):
             noise_notes.append(

@@ -33,11 +33,12 @@ from bayesharm.data.features import Features, find_flaws
 from bayesharm.data.row_matching import check_row_alignment, select_rows
 from bayesharm.data.scans import Check, read_scans
 from bayesharm.errors import InputError, shorten
-from bayesharm.fitting.fit import configure_model, fit
+from bayesharm.fitting.fit import fit
 from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.options import CorrectionOptions, NewScanners
 from bayesharm.harmonization.selection import choose_families
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.posterior import Posterior, load_posterior

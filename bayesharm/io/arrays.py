@@ -36,6 +36,8 @@ class Matrix:
         Scan identifiers of the rows; None if the source has none.
     chunk : int
         Number of features that are stored together: reading one of them takes as long as reading all.
+    notes : tuple of str
+        How text was read as numbers.
     """
 
     shape: tuple[int, int]
@@ -44,6 +46,7 @@ class Matrix:
     names: np.ndarray | None = None
     scan_ids: np.ndarray | None = None
     chunk: int = 1
+    notes: tuple[str, ...] = ()
 
 
 def open_array(source: Any) -> Matrix:

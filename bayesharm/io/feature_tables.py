@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pandas as pd
 
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import Matrix, as_matrix
+from bayesharm.io.numbers import parse_numbers, read_numbers
 from bayesharm.io.tables import TableSource, is_path, read_table, suffix_of, to_labels
 
 
 def open_table(source: TableSource, names: Sequence[str], label: str | None = None) -> Matrix:
     """Open the columns `names` of a table as features; the column `label` identifies the scans.
 
-    Parquet columns are read on demand. csv and tsv files are read at once.
+    Parquet columns of numbers are read on demand; other tables are read at once. Text that is all numbers is read as numbers
+    (see :mod:`bayesharm.io.numbers`).
 
     Raises
     ------
@@ -36,9 +39,10 @@ def open_table(source: TableSource, names: Sequence[str], label: str | None = No
                 do=f"fill in '{label}' or remove these rows",
             )
     columns = np.asarray(names, dtype=str)
-    if is_path(source) and suffix_of(source) == ".parquet":
-        return _parquet_columns(Path(source), columns, scan_ids)
+    if is_path(source) and suffix_of(source) == ".parquet" and (matrix := _parquet_columns(Path(source), columns, scan_ids)):
+        return matrix
     frame = read_table(source, columns=columns, what="the features")[list(columns)].infer_objects()
+    frame, rules = read_numbers(frame)
     for name in columns:
         if not pd.api.types.is_numeric_dtype(frame[name]) or frame[name].dtype.kind == "c":
             raise _not_numeric(name, frame[name])
@@ -47,10 +51,12 @@ def open_table(source: TableSource, names: Sequence[str], label: str | None = No
     if dtype.kind != "f" and bool(frame.isna().to_numpy().any()):
         dtype = np.dtype(float)
     fill: dict[str, Any] = {"na_value": np.nan} if dtype.kind == "f" else {}
-    return as_matrix(frame.to_numpy(dtype=dtype, **fill), columns, scan_ids)
+    matrix = as_matrix(frame.to_numpy(dtype=dtype, **fill), columns, scan_ids)
+    return replace(matrix, notes=tuple(f"{name}: {rule}" for name, rule in rules.items()))
 
 
-def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None) -> Matrix:
+def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None) -> Matrix | None:
+    """Open columns of a parquet file; None if some are no numbers."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -59,7 +65,7 @@ def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None)
     for name in names:
         arrow_type = schema.field(name).type
         if not (pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type) or pa.types.is_boolean(arrow_type)):
-            raise _not_numeric(name, read_table(path, columns=[name])[name])
+            return None
         dtypes.add(np.dtype(arrow_type.to_pandas_dtype()))
 
     def read(at: np.ndarray) -> np.ndarray:
@@ -74,13 +80,15 @@ def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None)
 
 
 def _not_numeric(name: str, values: pd.Series) -> InputError:
-    bad = values[values.notna()]
+    bad, doubt = values[values.notna()], ""
     if values.dtype.kind not in "cmM":
-        bad = bad[pd.to_numeric(bad, errors="coerce").isna()]
+        doubt = parse_numbers(bad).doubt
+        bad = bad if doubt else bad[pd.to_numeric(bad, errors="coerce").isna()]
     example = next(iter(bad if len(bad) else values), "nothing")
     return InputError(
         f"Feature '{name}' is not numeric.",
-        got=f"for example {example!r}, in {max(len(bad), 1)} of {len(values)} scans",
-        expected="numbers in every feature",
+        got=f"for example {example!r}, in {max(len(bad), 1)} of {len(values)} scans, row {shorten(bad.index[:5] + 1)} below "
+        f"the heading{': ' + doubt if doubt else ''}",
+        expected="numbers in every feature, with decimal points",
         do="correct the values, or choose the numeric columns with `select` (--features in the shell)",
     )

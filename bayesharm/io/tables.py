@@ -1,4 +1,4 @@
-"""Reading of tables (csv, tsv, parquet, DataFrame), with identifiers kept as text."""
+"""Reading of tables (text, parquet, Excel, SPSS, DataFrame), with identifiers kept as text."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.spreadsheets import SHEET_FORMATS, read_sheet, sheet_header, sheet_notes
+from bayesharm.io.text_format import TEXT_FORMATS, find_format
+from bayesharm.io.text_tables import read_text
 
 type TableSource = str | os.PathLike[str] | pd.DataFrame
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-TABLE_FORMATS = (*SEPARATORS, ".parquet")
-_BLOCK_BYTES = 1 << 26  # bytes that Arrow reads at a time: a line of a text file must fit into one block
+TABLE_FORMATS = (*TEXT_FORMATS, ".parquet", *SHEET_FORMATS)
 _INDEX = "__index_level_"  # parquet's name for an unnamed index starts with this
 _MISSING = ("", "n/a", "#n/a", "nan", "<na>")
 
 
 def is_table(source: object) -> bool:
-    """Whether `source` is a DataFrame or the path of a csv, tsv or parquet file."""
+    """Whether `source` is a DataFrame or the path of a table."""
     return isinstance(source, pd.DataFrame) or (is_path(source) and suffix_of(source) in TABLE_FORMATS)
 
 
@@ -54,6 +55,13 @@ def existing_path(source: Any, formats: Collection[str], what: str) -> Path:
             expected="an existing file",
             do=f"check the path; the current folder is {Path.cwd()}",
         )
+    if path.suffix.lower() != ".zarr" and not path.is_file():
+        raise InputError(
+            f"The file of {what} is no file.",
+            got=f"{path}, which is {'a folder' if path.is_dir() else 'a device or a pipe'}",
+            expected="a file",
+            do="name the file itself",
+        )
     return path
 
 
@@ -73,11 +81,11 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
     else:
         path = existing_path(source, TABLE_FORMATS, what)
         with _readable(path, what):
-            if path.suffix.lower() == ".parquet":
+            suffix = path.suffix.lower()
+            if suffix == ".parquet":
                 names = [n for n in _parquet_schema(path).names if not n.startswith(_INDEX)]
             else:
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    names = next(csv.reader(file, delimiter=_separator(path)), [])
+                names = sheet_header(path, what) if suffix in SHEET_FORMATS else list(find_format(path, what).header)
         if not names:
             raise InputError(
                 f"The file of {what} is empty.",
@@ -86,12 +94,13 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
                 do="check that this is the right file, or write it again",
             )
     header = [str(name) if str(name).strip() else f"Unnamed: {i}" for i, name in enumerate(names)]
-    repeated = pd.Index(header)[pd.Index(header).duplicated()].unique()
+    folded = pd.Index(header if isinstance(source, pd.DataFrame) else [name.casefold() for name in header])
+    repeated = pd.Index(header)[folded.duplicated(keep=False)].unique()
     if len(repeated):
         raise InputError(
             f"Some column names of {what} occur more than once.",
             got=shorten(repeated),
-            expected="a different name for every column (scan variable or feature)",
+            expected="a different name for every column (scan variable or feature), also without regard to capitals",
             do="rename or remove the repeated columns",
         )
     return header
@@ -121,7 +130,7 @@ def read_table(
     Parameters
     ----------
     source : path or DataFrame
-        csv, tsv (UTF-8, with or without byte-order mark), parquet, or a table in memory.
+        Text (.csv, .tsv, .txt, .dat; see :mod:`bayesharm.io.text_format`), .parquet, .xlsx, .sav, or a table in memory.
     text : collection of str
         Columns of identifiers, read from text files verbatim, so that ``001`` stays ``001``.
     columns : collection of str, optional
@@ -153,38 +162,22 @@ def read_table(
 
             # Selected once more by exact name, because parquet also reads the nested column 'a.b' for 'a'.
             return pq.read_table(path, columns=wanted).select(wanted).to_pandas(ignore_metadata=True)
-        return _read_text(path, header, wanted, [name for name in wanted if name in set(text)])
+        if path.suffix.lower() in SHEET_FORMATS:
+            return read_sheet(path, wanted, header, what)
+        return read_text(path, header, wanted, [name for name in wanted if name in set(text)], what)
 
 
-def _read_text(path: Path, header: list[str], wanted: list[str], ids: list[str]) -> pd.DataFrame:
-    """Read columns of a csv or tsv file with Arrow: exact numbers, and the same number of cells in each line."""
-    import pyarrow as pa
-    import pyarrow.csv as pc
-
-    missing = pc.ConvertOptions().null_values
-    with path.open("rb") as file:
-        if not wanted or not (file.readline() and file.readline()):
-            return pd.DataFrame(columns=wanted, dtype=float)
-    table = pc.read_csv(
-        path,
-        read_options=pc.ReadOptions(column_names=header, skip_rows_after_names=1, block_size=_BLOCK_BYTES),
-        parse_options=pc.ParseOptions(delimiter=_separator(path), newlines_in_values=True),
-        convert_options=pc.ConvertOptions(
-            include_columns=wanted,
-            column_types={name: pa.string() for name in ids},
-            null_values=[*missing, "None"],  # affects numeric columns only; text columns follow below
-        ),
-    )
-    binary = [field.name for field in table.schema if pa.types.is_binary(field.type)]
-    if binary:
-        raise UnicodeError(f"column '{binary[0]}'")
-    frame = table.to_pandas()
-    for field in table.schema:
-        if pa.types.is_null(field.type):
-            frame[field.name] = np.nan
-        elif pa.types.is_string(field.type) and field.name not in ids:
-            frame[field.name] = frame[field.name].mask(frame[field.name].isin(missing))
-    return frame
+def reading_notes(source: TableSource, what: str = "the table") -> list[tuple[str, str]]:
+    """Return the code of a finding and a remark for each doubtful step of reading a table: its encoding, its sheets."""
+    if isinstance(source, pd.DataFrame):
+        return []
+    path = Path(source)
+    if path.suffix.lower() in SHEET_FORMATS:
+        code = "sheets" if path.suffix.lower() == ".xlsx" else "value-labels"
+        return [(code, note) for note in sheet_notes(path, what)]
+    if path.suffix.lower() in TEXT_FORMATS and find_format(path, what).encoding == "cp1252":
+        return [("encoding", f"{path.name} is not in UTF-8, and was read as Windows-1252 (Latin-1)")]
+    return []
 
 
 def to_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -212,10 +205,6 @@ def _label(value: Any) -> str:
     return str(int(value)) if is_whole else str(value).strip()
 
 
-def _separator(path: Path) -> str:
-    return SEPARATORS[path.suffix.lower()]
-
-
 def _parquet_schema(path: Path) -> Any:
     import pyarrow.parquet as pq
 
@@ -229,6 +218,8 @@ def _readable(path: Path, what: str) -> Iterator[None]:
     do = "write the file again and check that it opens elsewhere"
     try:
         yield
+    except InputError:
+        raise
     except UnicodeError as error:
         raise InputError(
             f"The file of {what} is not in UTF-8.",

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError
-from bayesharm.io.tables import SEPARATORS, TABLE_FORMATS
 from bayesharm.progress import Progress, no_progress
 
-WRITTEN_FORMATS = (".npy", ".zarr", *TABLE_FORMATS)
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+WRITTEN_FORMATS = (".npy", ".zarr", *SEPARATORS, ".parquet")
 ROWS_BYTES = 1 << 26  # bytes of a table that are formatted at a time, which bounds memory
 CHUNK_BYTES = 1 << 23  # bytes of a Zarr chunk: 8 MiB reads and compresses efficiently
 SYNC_BYTES = 1 << 27  # bytes written between two syncs to disk, so that the page cache stays small

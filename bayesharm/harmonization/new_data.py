@@ -1,0 +1,48 @@
+"""Screening of the scans that a posterior is applied to, or adapted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.finding import refuse_errors
+from bayesharm.data.screening.categories import screen_categories
+from bayesharm.data.screening.coding import screen_coding
+from bayesharm.data.screening.screen import accept_findings, screen
+from bayesharm.results.posterior import Posterior
+
+
+def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[str] | str = ()) -> list[str]:
+    """Refuse scans that contradict themselves, from which a posterior would learn; return caveats as sentences.
+
+    Findings that were accepted in the fit are accepted here too.
+
+    Raises
+    ------
+    InputError
+    """
+    spec = posterior.spec
+    findings = screen(
+        dataset, covariates=spec.covariates, factors=[family.grouping for family in spec.factors], accept=accept
+    )
+    findings = accept_findings(findings, _accepted_in_fit(posterior))
+    refuse_errors(findings)
+    return [finding.sentence for finding in findings]
+
+
+def refuse_miscoded_covariates(posterior: Posterior, scans: pd.DataFrame) -> None:
+    """Refuse covariates with codes, mixed types or other spellings, where expected values are computed from them.
+
+    Raises
+    ------
+    InputError
+    """
+    covariates = posterior.spec.covariates
+    findings = [*screen_coding(scans, covariates), *screen_categories(scans, covariates)]
+    refuse_errors(accept_findings(findings, _accepted_in_fit(posterior)))
+
+
+def _accepted_in_fit(posterior: Posterior) -> list[str]:
+    return [finding["code"] for finding in posterior.run.get("findings", ())]

@@ -1,0 +1,62 @@
+"""The specification of a model with the choices of the user, and the screening of a study for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.finding import Finding
+from bayesharm.data.screening.screen import screen
+from bayesharm.errors import InputError
+from bayesharm.model.catalog import load_model
+from bayesharm.model.protocol_factors import name_factors
+from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
+
+
+def configure_model(
+    model: str | ModelSpec,
+    dataset: Dataset,
+    *,
+    covariates: Sequence[str] = (),
+    protocol: Sequence[str] = (),
+    reference: str | None = None,
+    feature_scaling: str | None = None,
+) -> ModelSpec:
+    """Return the specification that :func:`bayesharm.fit` uses, with the choices of the user; parameters as there.
+
+    Raises
+    ------
+    ModelError, InputError
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    if covariates:
+        spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
+    if protocol:
+        spec = name_factors(spec, protocol, dataset.scans)
+    if reference is not None:
+        spec = replace(spec, reference=reference)
+    if feature_scaling is not None:
+        if feature_scaling not in FEATURE_SCALINGS:
+            raise InputError(
+                "Unknown feature_scaling.",
+                got=repr(feature_scaling),
+                expected=f"one of {', '.join(FEATURE_SCALINGS)}",
+                do="leave it out to divide each feature by its own sd",
+            )
+        spec = replace(spec, feature_scaling=feature_scaling)
+    return spec
+
+
+def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str = ()) -> list[Finding]:
+    """Screen a study for the columns that a model uses; see :func:`bayesharm.screen`.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    spec : ModelSpec
+    accept : sequence of str
+        Codes of errors that become caveats.
+    """
+    factors = [family.grouping for family in spec.factors]
+    return screen(dataset, covariates=spec.covariates, factors=factors, accept=accept)
