@@ -22,7 +22,7 @@ from bayesharm.conditional.caveats import (
     on_scanners,
     on_separation,
 )
-from bayesharm.conditional.gaussian import ConditionalPosterior
+from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.errors import InputError
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import add_columns
