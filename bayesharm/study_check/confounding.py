@@ -1,0 +1,92 @@
+"""Confounding: how far the scanner determines diagnosis, age, sex and time, and protocol factors one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.study_check.columns import Described
+
+LITTLE, CLEARLY, MOSTLY = 0.1, 0.25, 0.75  # shares of variance, limits of the words
+
+
+def find_confounding(
+    scans: pd.DataFrame, columns: tuple[Described, ...], protocol: Sequence[str], reference: str
+) -> pd.DataFrame:
+    """Measure what goes with the scanner, with the diagnosis, and with other protocol factors.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
+    columns : tuple of Described
+    protocol : sequence of str
+        Columns with one value for each scanner.
+    reference : str
+        The reference diagnosis.
+
+    Returns
+    -------
+    DataFrame
+        A row for each pair, most confounded first: `of` (`age`, `sex M`, `diagnosis MDD`, …), `with` (`scanner`, `diagnosis`
+        or a protocol factor), `share` and `in_words`. The share is an R²: the variance of the first that differences between
+        levels of the second explain, adjusted for chance, over people (each counted once on a scanner). Between protocol
+        factors it is the squared first canonical correlation over scanners.
+    """
+    people = scans.drop_duplicates(["participant_id", "scanner"])
+    numbers = {label: values for each in columns for label, values in each.numbers.items()}
+    diagnosis = people.get("diagnosis")
+    rows = [(label, "scanner", adjusted_share(values[people.index], people.scanner)) for label, values in numbers.items()]
+    if diagnosis is not None and diagnosis.nunique() > 1:
+        for group in sorted(diagnosis.unique()):
+            if group != reference or diagnosis.nunique() > 2:
+                rows.append((f"diagnosis {group}", "scanner", adjusted_share(diagnosis.eq(group).astype(float), people.scanner)))
+        rows += [(label, "diagnosis", adjusted_share(each[people.index], diagnosis)) for label, each in numbers.items()]
+    scanners = scans.drop_duplicates("scanner")
+    for first, second in combinations(protocol, 2):
+        rows.append((first, second, canonical_share(scanners[first], scanners[second])))
+    if scans.groupby("scanner").site.nunique().max() > 1 or scans.groupby("site").scanner.nunique().max() > 1:
+        rows += [(f"site {name}", "scanner", adjusted_share(people.site.eq(name).astype(float), people.scanner))
+                 for name in sorted(people.site.unique())]  # fmt: skip
+    table = pd.DataFrame([row for row in rows if np.isfinite(row[2])], columns=["of", "with", "share"])
+    table["in_words"] = [in_words(share) for share in table.share]
+    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def in_words(share: float) -> str:
+    """Say how far two things go together."""
+    return (
+        "cannot be told apart" if share > 0.99
+        else "mostly the same" if share >= MOSTLY
+        else "clearly confounded" if share >= CLEARLY
+        else "somewhat confounded" if share >= LITTLE
+        else "balanced"
+    )  # fmt: skip
+
+
+def adjusted_share(values: pd.Series, groups: pd.Series) -> float:
+    """Share of the variance of numbers that lies between groups, adjusted for chance (adjusted R²); at least 0.
+
+    NaN if there is nothing to compare: no variance, or not more values than groups.
+    """
+    known = values.notna().to_numpy()
+    y, codes = values.to_numpy(float)[known], pd.factorize(groups.to_numpy(object)[known])[0]
+    size = np.bincount(codes) if len(codes) else np.zeros(1, int)
+    total = ((y - y.mean()) ** 2).sum() if len(y) else 0.0
+    if total == 0 or len(size) < 2 or len(y) <= len(size):
+        return float("nan")
+    means = np.bincount(codes, y) / size
+    within = ((y - means[codes]) ** 2).sum()
+    return max(0.0, float(1 - (within / (len(y) - len(size))) / (total / (len(y) - 1))))
+
+
+def canonical_share(first: pd.Series, second: pd.Series) -> float:
+    """Squared first canonical correlation between the levels of two factors, over scanners; NaN if one is constant."""
+    table = pd.crosstab(first.astype(str).to_numpy(), second.astype(str).to_numpy()).to_numpy(float)
+    if min(table.shape) < 2:
+        return float("nan")
+    scaled = table / np.sqrt(np.outer(table.sum(1), table.sum(0)))
+    return float(min(1.0, np.linalg.svd(scaled, compute_uv=False)[1] ** 2))  # the first singular value is 1
