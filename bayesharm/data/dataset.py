@@ -75,7 +75,7 @@ def load_dataset(
     *,
     columns: Mapping[str, str] | None = None,
     select: str | Sequence[str] | None = None,
-    bad_features: Literal["error", "drop"] = "error",
+    bad_features: Literal["error", "drop", "keep"] = "error",
     check: Check = "fit",
 ) -> Dataset:
     """Read a study from files or memory. Inputs are never modified; arrays on disk are read block by block.
@@ -92,9 +92,9 @@ def load_dataset(
         bayesharm's name -> the user's column, such as ``{"participant_id": "subject"}``.
     select : str or sequence of str, optional
         Shell glob(s) that select features by name. Required if the features are columns of the scans table.
-    bad_features : {"error", "drop"}
-        How to treat features that are constant or have missing or infinite values: raise an error, or omit
-        them and list them in `Dataset.dropped`.
+    bad_features : {"error", "drop", "keep"}
+        How to treat features that are constant or have missing or infinite values: raise an error, omit
+        them and list them in `Dataset.dropped`, or keep them, for :func:`bayesharm.check`.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
@@ -104,11 +104,11 @@ def load_dataset(
     InputError
         The scans, the features or an option are not valid.
     """
-    if bad_features not in ("error", "drop") or check not in ("fit", "apply"):
+    if bad_features not in ("error", "drop", "keep") or check not in ("fit", "apply"):
         raise InputError(
             "Unknown option of load_dataset.",
             got=f"bad_features={bad_features!r}, check={check!r}",
-            expected="bad_features 'error' or 'drop', check 'fit' or 'apply'",
+            expected="bad_features 'error', 'drop' or 'keep', check 'fit' or 'apply'",
             do="use one of these",
         )
     if features is None:
@@ -130,7 +130,8 @@ def load_dataset(
     if check == "apply":
         return Dataset(table, aligned, files=files, findings=findings)
     origin = _origin(scans, features, columns, select, bad_features)
-    return replace(_without_flaws(table, aligned, bad_features), origin=origin, files=files, findings=findings)
+    dataset = Dataset(table, aligned) if bad_features == "keep" else _without_flaws(table, aligned, bad_features)
+    return replace(dataset, origin=origin, files=files, findings=findings)
 
 
 def _reading_findings(scans: TableSource, features: Any, rules: Mapping[str, str], aligned: Features) -> tuple[Finding, ...]:

@@ -43,7 +43,8 @@ def find_confounding(
     if diagnosis is not None and diagnosis.nunique() > 1:
         for group in sorted(diagnosis.unique()):
             if group != reference or diagnosis.nunique() > 2:
-                rows.append((f"diagnosis {group}", "scanner", adjusted_share(diagnosis.eq(group).astype(float), people.scanner)))
+                is_group = diagnosis.eq(group).astype(float)
+                rows.append((f"diagnosis {group}", "scanner", adjusted_share(is_group, people.scanner)))
         rows += [(label, "diagnosis", adjusted_share(each[people.index], diagnosis)) for label, each in numbers.items()]
     scanners = scans.drop_duplicates("scanner")
     for first, second in combinations(protocol, 2):

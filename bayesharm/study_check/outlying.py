@@ -2,16 +2,16 @@
 
 The distance of a scan is the mean over features of its squared deviation from the median of the other scans of its scanner,
 in robust sds of the feature. Each deviation counts as five sds at most, so that a few wild values do not make a scan
-outlying. The distance is divided by the typical distance of its scanner. The cube root of a mean of squares is nearly
-Gaussian, however many of the features are independent (Wilson & Hilferty 1931), so that its median and median absolute
-deviation over scans give a limit with a declared rate of false alarms.
+outlying. The distance is divided by the typical distance of its scanner. The logarithm of a mean of many squares is nearly
+Gaussian or has a shorter upper tail, however many of the features are independent. Its median and median absolute deviation
+over scans, with Student t for the error of the latter, give a limit with a declared rate of false alarms.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 from bayesharm.data.features import Features
 
@@ -21,6 +21,7 @@ N_FEATURES = 2000  # evenly spaced features that are looked at
 LARGEST = 5.0  # robust sds that a deviation counts at most
 PRIOR_SCANS = 10  # scans that the typical distance over all scanners counts for, beside those of the scanner
 TO_SD = 1.4826  # from the median absolute deviation of a Gaussian to its sd
+EFFICIENCY = 0.37  # degrees of freedom of the median absolute deviation, per person
 
 
 def find_outlying(features: Features, scans: pd.DataFrame) -> pd.DataFrame:
@@ -43,9 +44,9 @@ def find_outlying(features: Features, scans: pd.DataFrame) -> pd.DataFrame:
     table = scans.loc[tested, ["scan_id", "participant_id", "scanner"]].assign(distance=distance[tested])
     if tested.sum() < 2 * MIN_SCANS:
         return table.iloc[:0].assign(limit=np.nan).set_index("scan_id")
-    root = np.cbrt(distance[tested])
-    spread = TO_SD * np.median(np.abs(root - np.median(root)))
-    limit = (np.median(root) + ndtri(1 - FALSE_ALARM / len(root)) * spread) ** 3
+    log, n_people = np.log(distance[tested]), scans.participant_id[tested].nunique()
+    spread = TO_SD * np.median(np.abs(log - np.median(log)))
+    limit = np.exp(np.median(log) + stdtrit(EFFICIENCY * n_people, 1 - FALSE_ALARM / len(log)) * spread)
     table["limit"] = limit
     outlying = table[table.distance > limit]
     return outlying.sort_values("distance", ascending=False, kind="stable").set_index("scan_id")

@@ -1,0 +1,163 @@
+"""The check of a study before it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from bayesharm.conditional.identifiability import identify
+from bayesharm.data.dataset import Dataset
+from bayesharm.data.scans import read_scans
+from bayesharm.data.screening.screen import screen, screen_scans
+from bayesharm.errors import InputError
+from bayesharm.model.spec import ModelSpec
+from bayesharm.study_check import verdict as say
+from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
+from bayesharm.study_check.confounding import find_confounding
+from bayesharm.study_check.counts import count_scans
+from bayesharm.study_check.feature_findings import on_features, on_outlying
+from bayesharm.study_check.feature_values import check_features
+from bayesharm.study_check.gains import expect_gains
+from bayesharm.study_check.links import find_links
+from bayesharm.study_check.outlying import find_outlying
+from bayesharm.study_check.precision import expect_precision
+from bayesharm.study_check.recommendation import MIN_SCANNERS, Recommendation, lay_out, recommend
+from bayesharm.study_check.result import StudyCheck
+
+NO_VERDICT = say.Verdict("", "", "", (), (), "")
+
+
+def check(
+    dataset: Dataset | pd.DataFrame,
+    model: str | ModelSpec | None = None,
+    *,
+    covariates: Sequence[str] = (),
+    protocol: Sequence[str] = (),
+    reference: str | None = None,
+    accept: Sequence[str] = (),
+    source: str = "",
+) -> StudyCheck:
+    """Check a study before it is fitted: what it can separate, how precisely, and what is wrong with its data.
+
+    Nothing is sampled. Expected precisions follow from the design alone, at the prior medians of the scales.
+
+    Parameters
+    ----------
+    dataset : Dataset or DataFrame
+        From :func:`bayesharm.load_dataset`; or a scans table without features, such as that of a planned study.
+    model : str or ModelSpec, optional
+        Model of the expected precisions. Default: the model that suits the study.
+    covariates, protocol, reference
+        As for :func:`bayesharm.fit`.
+    accept : sequence of str
+        Codes of findings that do not count as errors.
+    source : str
+        Arguments of the commands that stand for this dataset, ``scans.csv features.npy``: then `verdict.command` is a
+        command, and otherwise a line of Python.
+
+    Returns
+    -------
+    StudyCheck
+        Prints as one page; `verdict`, tables, `findings` and :meth:`StudyCheck.to_json`.
+
+    Raises
+    ------
+    InputError
+        The scans table cannot be read.
+    """
+    if not isinstance(dataset, (Dataset, pd.DataFrame)):
+        raise InputError(
+            "check needs a Dataset, or a scans table.",
+            got=f"a {type(dataset).__name__}",
+            expected="the result of bayesharm.load_dataset, or a DataFrame with a row for each scan",
+            do="call bayesharm.load_dataset first",
+        )
+    scans = dataset.scans if isinstance(dataset, Dataset) else read_scans(dataset)
+    covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
+    advice = recommend(scans)
+    chosen = model or advice.model
+    options = {"covariates": covariates, "protocol": tuple(protocol), "reference": reference}
+    layout = lay_out(scans, chosen, advice, options)
+    spec, design = layout.spec, layout.design
+    columns = describe_columns(scans, covariates)
+    factors = protocol_columns(scans, protocol)
+    found = None if design is None else identify(design)
+
+    findings = [] if layout.refusal is None else [layout.refusal]
+    of_model = {"covariates": covariates, "factors": [family.grouping for family in spec.factors]}
+    features = outlying = None
+    if isinstance(dataset, Dataset):
+        features = check_features(dataset.features, scans.scan_id)
+        outlying = find_outlying(dataset.features, scans)
+        findings += screen(dataset, accept=accept, **of_model)
+        findings += [*on_features(features, len(scans)), *on_outlying(outlying, len(scans))]
+    else:
+        findings += screen_scans(scans, **of_model)
+    result = StudyCheck(
+        model=spec.name,
+        covariates=spec.covariates,
+        verdict=NO_VERDICT,
+        counts=count_scans(scans, columns),
+        links=find_links(scans),
+        confounding=find_confounding(scans, columns, factors, spec.reference),
+        precision=None if design is None or found is None else expect_precision(design, found),
+        gains=None if design is None else expect_gains(scans, spec, design.covariates),
+        features=features,
+        outlying=outlying,
+        findings=tuple(sorted(findings, key=lambda finding: finding.severity != "error")),
+        caveats=() if found is None else found.remarks,
+    )
+    offered = factors if len(result.links.shared) >= MIN_SCANNERS and not spec.factors else []
+    name = chosen if isinstance(chosen, str) else chosen.name
+    return replace(result, verdict=conclude(result, advice, name, options, scans, offered, source))
+
+
+def conclude(
+    result: StudyCheck,
+    advice: Recommendation,
+    chosen: str,
+    options: dict[str, Any],
+    scans: pd.DataFrame,
+    protocol: Sequence[str],
+    source: str,
+) -> say.Verdict:
+    """Draw the conclusions of a check.
+
+    Parameters
+    ----------
+    result : StudyCheck
+        Without a verdict.
+    advice : Recommendation
+    chosen : str
+        Name of the model that the user chose, or that is recommended.
+    options : dict
+        `covariates`, `protocol` and `reference`, as the user chose them.
+    scans : DataFrame
+    protocol : sequence of str
+        Columns that describe the scanners, and that the user did not choose.
+    source : str
+        As in :func:`check`.
+    """
+    usual = [] if advice.model == "traveling" or options["covariates"] else usual_covariates(scans)
+    separable, separation = say.on_separation(result.counts, result.links)
+    reference = options["reference"] or advice.reference
+    disorder = say.on_disorder(result.counts, result.precision, reference or "HC")
+    confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)
+    gains, outlying = say.on_gains(result.gains, separable), say.on_findings(result.findings)
+    sentences = [*separation, *disorder, *confounding, *precision, *gains]
+    sentences += [*say.on_model(advice, chosen, protocol if advice.model != "cohort" else [], usual), *outlying]
+    model = chosen if chosen in ("protocol",) else advice.model
+    command = say.next_command(
+        source,
+        {
+            "model": model,
+            "reference": reference,
+            "covariates": list(options["covariates"] or usual),
+            "protocol": list(options["protocol"]) if model == "protocol" else [],
+        },
+    )
+    short = (*separation[:1], *disorder[:1], *precision, *outlying)
+    return say.Verdict(separable, advice.model, advice.why, tuple(sentences), short, command)

@@ -1,0 +1,237 @@
+"""The check of a study as one page of text, 100 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bayesharm.errors import listed
+from bayesharm.results.console import bullets, make_table
+from bayesharm.study_check.counts import Counts
+from bayesharm.study_check.feature_values import FeatureCheck
+from bayesharm.study_check.links import Links
+from bayesharm.study_check.precision import Precision
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+PAGE_WIDTH = 100
+MAX_SCANNERS, MAX_MATRIX, MAX_DIAGNOSES, MAX_DESCRIBED = 30, 12, 5, 2
+MAX_PAIRS, MAX_CONFOUNDED = 5, 12
+TABLE_WIDTH = PAGE_WIDTH
+
+
+def render_page(check: Any) -> Group:
+    """Render a :class:`~bayesharm.study_check.result.StudyCheck`: the verdict first, then the tables it rests on."""
+    from rich.console import Group
+    from rich.text import Text
+
+    counts, verdict, precision = check.counts, check.verdict, check.precision
+    parts: list[Any] = [
+        Text.assemble(("Study check", "bold"), f"\n{_totals(counts, check.features)}\n"),
+        bullets("Verdict", verdict.sentences),
+        Text.assemble(("Next\n", "bold"), f" {verdict.command}\n"),
+    ]
+    errors = [finding for finding in check.findings if finding.severity == "error"]
+    others = [finding for finding in check.findings if finding.severity != "error"]
+    parts.append(bullets(f"Errors: a fit refuses this study ({len(errors)})", (each.sentence for each in errors)))
+    parts.append(bullets(f"Findings ({len(others)})", (each.sentence for each in others)))
+    parts.append(scanner_table(counts))
+    if precision is not None and "expected_sd" in precision.scanners:
+        parts.append(precision_table(precision, counts))
+    parts.append(links_table(check.links, counts))
+    if len(check.confounding):
+        parts.append(confounding_table(check.confounding))
+    if precision is not None and len(precision.inflation):
+        parts.append(inflation_table(precision))
+    if precision is not None and len(precision.pairs):
+        parts.append(pairs_table(precision))
+    if check.gains is not None and len(check.gains):
+        parts.append(gains_table(check.gains))
+    if check.features is not None:
+        parts.append(bullets("Features", describe_features(check.features, counts.totals["scans"])))
+    parts.append(bullets("Caveats of the design", check.caveats))
+    return Group(*parts)
+
+
+def _totals(counts: Counts, features: FeatureCheck | None) -> str:
+    total = counts.totals
+    parts = [
+        f"{total['scans']:,} scans of {total['people']:,} people on {total['scanners']} scanners",
+        f"{total['travelers']} traveler{'' if total['travelers'] == 1 else 's'}",
+        f"{total['people_scanned_once']:,} people scanned once",
+    ]
+    if features is not None:
+        parts.append(f"{features.n_features:,} feature{'' if features.n_features == 1 else 's'}")
+    return ", ".join(parts)
+
+
+def scanner_table(counts: Counts) -> Table:
+    """Render scans, people, diagnoses, age and sex by scanner."""
+    diagnoses, described = counts.diagnoses.columns[:MAX_DIAGNOSES], counts.described.columns[:MAX_DESCRIBED]
+    n_more = counts.diagnoses.shape[1] - len(diagnoses)
+    caption = "People: everybody with a scan there. Travelers: people with scans on two or more scanners."
+    if len(diagnoses):
+        caption += f" {listed(map(str, diagnoses))}: people who did not travel."
+    if n_more > 0:
+        caption += f" {n_more} more diagnoses are in the JSON."
+    columns = ["scanner", "scans", "people", "travelers", *map(str, diagnoses), *map(str, described)]
+    table = make_table(_title("Scanners", counts.scanners), caption, columns, TABLE_WIDTH)
+    for name, row in counts.scanners.head(MAX_SCANNERS).iterrows():
+        cells = [f"{row.n_scans:,}", f"{row.n_people:,}", f"{row.n_travelers:,}"]
+        cells += [_count(counts.diagnoses.loc[name, each]) for each in diagnoses]
+        table.add_row(str(name), *cells, *(str(counts.described.loc[name, each]) for each in described))
+    return table
+
+
+def precision_table(precision: Precision, counts: Counts) -> Table:
+    """Render the expected posterior sd of each scanner's effect, least certain first."""
+    scanners = precision.scanners.sort_values("expected_sd", ascending=False, kind="stable")
+    scales = ", ".join(f"{name} {value:g}" for name, value in precision.scales.items())
+    table = make_table(
+        _title(f"Expected precision of the {precision.effect} effects, least certain first", scanners),
+        "In sd of a feature over scans. Before, expected: sd of the effect (scanner minus mean of all) before and after the "
+        "data. Remains: expected / before. From data: share of the information that comes from the data, not the prior; "
+        f"from travelers: the share if only their scans were used. Assumed sizes, the prior medians of the model: {scales}. "
+        "Range: 90% over the prior of these sizes.",
+        ["scanner", "scans", "before", "expected", "remains", "range", "from data", "from travelers"],
+        TABLE_WIDTH,
+    )
+    for name, row in scanners.head(MAX_SCANNERS).iterrows():
+        table.add_row(
+            str(name), f"{counts.scanners.n_scans[name]:,}", f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.3f}",
+            f"{row.ratio:.0%}", f"{row.ratio_low:.0%} to {row.ratio_high:.0%}", f"{row.from_data:.0%}",
+            f"{row.from_travelers:.0%}",
+        )  # fmt: skip
+    return table
+
+
+def links_table(links: Links, counts: Counts) -> Any:
+    """Render the travelers whom scanners share: a matrix, or sentences where there are many scanners; and who they are."""
+    from rich.console import Group
+
+    names = list(links.shared.index)
+    if len(links.components) == len(names):
+        return Group()
+    sentences = _describe_travelers(counts)
+    if len(links.components) > 1:
+        sentences.append("Linked groups: " + "; ".join(listed(group, 8) for group in links.components) + ".")
+    if len(names) > MAX_MATRIX or sum(map(len, names)) + 2 * len(names) > TABLE_WIDTH - 20:
+        weak = links.pairs[links.pairs.travelers > 0].sort_values("travelers", kind="stable").head(MAX_PAIRS)
+        pairs = (f"{row.first} and {row.second} ({row.travelers})" for row in weak.itertuples())
+        sentences.append(f"Fewest shared travelers, of pairs that share any: {listed(pairs)}.")
+        return bullets("Travelers", sentences)
+    caption = "Number of travelers with scans on both scanners; on the diagonal, all travelers of the scanner."
+    table = make_table("Travelers shared by scanners", caption, ["", *names], TABLE_WIDTH)
+    for name in names:
+        table.add_row(name, *(_count(links.shared.loc[name, other]) for other in names))
+    return Group(table, bullets("Travelers", sentences))
+
+
+def _describe_travelers(counts: Counts) -> list[str]:
+    visits, people = counts.travelers, counts.scans_per_person
+    many = "; ".join(f"{n} scan{'' if n == 1 else 's'}: {count:,} people" for n, count in list(people.items())[:6])
+    more = f"; more: {people.iloc[6:].sum():,} people" if len(people) > 6 else ""
+    return [
+        f"{len(visits)} traveler{'' if len(visits) == 1 else 's'}, each on {_range(visits.n_scanners)} scanners with "
+        f"{_range(visits.n_scans)} scans.",
+        f"Scans per person: {many}{more}.",
+    ]
+
+
+def _range(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} to {high} (median {values.median():g})"
+
+
+def confounding_table(confounding: pd.DataFrame) -> Table:
+    """Render what goes with the scanner, the diagnosis and other protocol factors."""
+    shown = confounding.head(MAX_CONFOUNDED)
+    more = len(confounding) - len(shown)
+    table = make_table(
+        "What goes with what" + (f" ({len(shown)} of {len(confounding)}; all of them are in the JSON)" if more else ""),
+        "Share: share of the variance of the first that lies between levels of the second, adjusted for chance, over "
+        "people. Between protocol factors: squared canonical correlation over scanners.",
+        ["column", "with", "share", "description"],
+        TABLE_WIDTH,
+    )
+    for row in shown.itertuples():
+        table.add_row(row.of, str(row[2]), f"{row.share:.0%}", row.in_words)
+    return table
+
+
+def inflation_table(precision: Precision) -> Table:
+    """Render how much more certain an effect would be if another term of the model were known."""
+    table = make_table(
+        "Variance inflation",
+        "Variance of an effect, relative to its variance if the other term of the model were known. 1: the design separates "
+        "both; 4: not knowing the other doubles the uncertainty.",
+        ["effect", "confused with", "mean", "largest", "description"],
+        TABLE_WIDTH,
+    )
+    for row in precision.inflation.itertuples():
+        table.add_row(row.of, row.by, f"{row.mean:.2f}", f"{row.largest:.2f}", f"largest for {row.level}")
+    return table
+
+
+def pairs_table(precision: Precision) -> Table:
+    """Render the pairs of scanners whose difference will be least certain."""
+    pairs = precision.pairs
+    table = make_table(
+        f"Least certain differences between scanners ({min(MAX_PAIRS, len(pairs))} of {len(pairs)} pairs)",
+        "In sd of a feature. Rests on: the evidence on the difference of the two.",
+        ["pair", "before", "expected", "from data", "from travelers", "description"],
+        TABLE_WIDTH,
+    )
+    for row in pairs.head(MAX_PAIRS).itertuples():
+        table.add_row(
+            f"{row.first} – {row.second}", f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.3f}", f"{row.from_data:.0%}",
+            f"{row.from_travelers:.0%}", f"rests on {row.rests_on}",
+        )  # fmt: skip
+    return table
+
+
+def gains_table(gains: pd.DataFrame) -> Table:
+    """Render the pairs of scanners between which more travelers would help most."""
+    table = make_table(
+        "What more travelers would add, the best pairs",
+        "Expected sd of the difference of the two measurement biases, in sd of a feature, now and if one or two more people "
+        "had one scan on each of both. To halve: how many people halve it. All scanners: root mean square of the expected "
+        "sds of all scanners' measurement biases.",
+        ["pair", "now", "one more", "two more", "to halve", "all scanners, now", "with two more"],
+        TABLE_WIDTH,
+    )
+    for row in gains.head(MAX_PAIRS).itertuples():
+        table.add_row(
+            f"{row.first} – {row.second}", *(f"± {each:.3f}" for each in (row.sd_now, row.sd_1, row.sd_2)),
+            f"{row.to_halve}" if row.to_halve else "> 100", *(f"± {each:.3f}" for each in (row.all_now, row.all_2)),
+        )  # fmt: skip
+    return table
+
+
+def describe_features(features: FeatureCheck, n_scans: int) -> list[str]:
+    """Describe missing values in sentences; other findings on features are among the findings."""
+    n_values = int(features.missing.n_missing.sum())
+    if not n_values:
+        return [f"{features.n_features:,} features, no value is missing."]
+    return [
+        f"{n_values:,} of {features.n_features * n_scans:,} values are missing "
+        f"({n_values / features.n_features / n_scans:.1%}), in {len(features.missing):,} of {features.n_features:,} "
+        f"features and {len(features.missing_scans):,} of {n_scans:,} scans.",
+        f"Most in features {_named_counts(features.missing)}; most in scans {_named_counts(features.missing_scans)}.",
+    ]
+
+
+def _named_counts(table: pd.DataFrame) -> str:
+    return listed([f"{name} ({count:,})" for name, count in table.n_missing.head(3).items()])
+
+
+def _title(title: str, table: Sequence[Any] | pd.DataFrame) -> str:
+    return title if len(table) <= MAX_SCANNERS else f"{title} ({MAX_SCANNERS} of {len(table)}; all of them are in the JSON)"
+
+
+def _count(value: Any) -> str:
+    return f"{int(value):,}" if value else "·"
