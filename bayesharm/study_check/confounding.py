@@ -31,10 +31,10 @@ def find_confounding(
     Returns
     -------
     DataFrame
-        A row for each pair, most confounded first: `of` (`age`, `sex M`, `diagnosis MDD`, …), `with` (`scanner`, `diagnosis`
-        or a protocol factor), `share` and `in_words`. The share is an R²: the variance of the first that differences between
-        levels of the second explain, adjusted for chance, over people (each counted once on a scanner). Between protocol
-        factors it is the squared first canonical correlation over scanners.
+        A row for each pair, most confounded first and protocol factors last: `of` (`age`, `sex M`, `diagnosis MDD`, …),
+        `with` (`scanner`, `diagnosis` or a protocol factor), `share` and `in_words`. The share is an R²: the variance of the
+        first that differences between levels of the second explain, adjusted for chance, over people (each counted once on a
+        scanner). Between protocol factors it is the squared first canonical correlation over scanners.
     """
     people = scans.drop_duplicates(["participant_id", "scanner"])
     numbers = {label: values for each in columns for label, values in each.numbers.items()}
@@ -46,24 +46,23 @@ def find_confounding(
                 is_group = diagnosis.eq(group).astype(float)
                 rows.append((f"diagnosis {group}", "scanner", adjusted_share(is_group, people.scanner)))
         rows += [(label, "diagnosis", adjusted_share(each[people.index], diagnosis)) for label, each in numbers.items()]
-    scanners = scans.drop_duplicates("scanner")
-    for first, second in combinations(protocol, 2):
-        rows.append((first, second, canonical_share(scanners[first], scanners[second])))
-    if scans.groupby("scanner").site.nunique().max() > 1 or scans.groupby("site").scanner.nunique().max() > 1:
-        rows += [(f"site {name}", "scanner", adjusted_share(people.site.eq(name).astype(float), people.scanner))
-                 for name in sorted(people.site.unique())]  # fmt: skip
     table = pd.DataFrame([row for row in rows if np.isfinite(row[2])], columns=["of", "with", "share"])
+    table = table.sort_values("share", ascending=False, kind="stable")
+    scanners = scans.drop_duplicates("scanner")
+    pairs = [(a, b, canonical_share(scanners[a], scanners[b])) for a, b in combinations(protocol, 2)]
+    factors = pd.DataFrame([pair for pair in pairs if np.isfinite(pair[2])], columns=table.columns)
+    table = pd.concat([table, factors.sort_values("share", ascending=False, kind="stable")], ignore_index=True)
     table["in_words"] = [in_words(share) for share in table.share]
-    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    return table
 
 
 def in_words(share: float) -> str:
     """Say how far two things go together."""
     return (
-        "cannot be told apart" if share > 0.99
-        else "mostly the same" if share >= MOSTLY
+        "inseparable" if share > 0.99
+        else "hardly separable" if share >= MOSTLY
         else "clearly confounded" if share >= CLEARLY
-        else "somewhat confounded" if share >= LITTLE
+        else "slightly confounded" if share >= LITTLE
         else "balanced"
     )  # fmt: skip
 

@@ -68,7 +68,7 @@ def on_outlying(outlying: pd.DataFrame, n_scans: int) -> list[Finding]:
     if outlying.empty:
         return []
     named = [
-        f"{scan} (person {row.participant_id} on {row.scanner}: {row.distance:.1f} times the typical distance)"
+        f"{scan} (person {row.participant_id} on {row.scanner}: {row.distance:.1f} times the typical squared distance)"
         for scan, row in outlying.head(5).iterrows()
     ]
     more = f" and {len(outlying) - 5} more" if len(outlying) > 5 else ""
@@ -79,8 +79,8 @@ def on_outlying(outlying: pd.DataFrame, n_scans: int) -> list[Finding]:
             f"{len(outlying)} of {n_scans} scans {'are' if len(outlying) > 1 else 'is'} far from the other scans of "
             f"{'their' if len(outlying) > 1 else 'its'} scanner.",
             "; ".join(named) + more,
-            f"none: the limit is {outlying.limit.iloc[0]:.1f}; {FALSE_ALARM:.0%} of studies without outlying scans have one "
-            "above it",
+            f"distances below {outlying.limit.iloc[0]:.1f}, which at most {FALSE_ALARM:.0%} of studies without outlying "
+            "scans exceed",
             "look at the images and the processing of these scans",
             scans=tuple(map(str, outlying.index)),
             participants=tuple(dict.fromkeys(map(str, outlying.participant_id))),

@@ -4,7 +4,8 @@ The distance of a scan is the mean over features of its squared deviation from t
 in robust sds of the feature. Each deviation counts as five sds at most, so that a few wild values do not make a scan
 outlying. The distance is divided by the typical distance of its scanner. The logarithm of a mean of many squares is nearly
 Gaussian or has a shorter upper tail, however many of the features are independent. Its median and median absolute deviation
-over scans, with Student t for the error of the latter, give a limit with a declared rate of false alarms.
+over scans, with Student t for the error of the latter, give a limit with a declared rate of false alarms. A limit below
+twice the typical distance is raised to that: smaller differences do not matter.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from scipy.special import stdtrit
 from bayesharm.data.features import Features
 
 FALSE_ALARM = 0.05  # probability that a study without outlying scans has any scan named
+MIN_DISTANCE = 2.0  # of an outlying scan
 MIN_SCANS = 5  # of a scanner whose scans are compared
 N_FEATURES = 2000  # evenly spaced features that are looked at
 LARGEST = 5.0  # robust sds that a deviation counts at most
@@ -47,8 +49,8 @@ def find_outlying(features: Features, scans: pd.DataFrame) -> pd.DataFrame:
     log, n_people = np.log(distance[tested]), scans.participant_id[tested].nunique()
     spread = TO_SD * np.median(np.abs(log - np.median(log)))
     limit = np.exp(np.median(log) + stdtrit(EFFICIENCY * n_people, 1 - FALSE_ALARM / len(log)) * spread)
-    table["limit"] = limit
-    outlying = table[table.distance > limit]
+    table["limit"] = max(limit, MIN_DISTANCE)
+    outlying = table[table.distance > table.limit]
     return outlying.sort_values("distance", ascending=False, kind="stable").set_index("scan_id")
 
 

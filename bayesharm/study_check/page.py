@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 
 PAGE_WIDTH = 100
 MAX_SCANNERS, MAX_MATRIX, MAX_DIAGNOSES, MAX_DESCRIBED = 30, 12, 5, 2
-MAX_PAIRS, MAX_CONFOUNDED = 5, 12
-TABLE_WIDTH = PAGE_WIDTH
+MAX_PAIRS, MAX_CONFOUNDED = 3, 10
+EFFECTS = {
+    "measurement": "measurement bias",
+    "sampling": "sampling bias",
+    "disorder": "disorder effect",
+    "site": "site effect",
+}
 
 
 def render_page(check: Any) -> Group:
@@ -33,12 +39,13 @@ def render_page(check: Any) -> Group:
     parts: list[Any] = [
         Text.assemble(("Study check", "bold"), f"\n{_totals(counts, check.features)}\n"),
         bullets("Verdict", verdict.sentences),
-        Text.assemble(("Next\n", "bold"), f" {verdict.command}\n"),
+        Text.assemble(("Next\n", "bold"), _wrap_command(verdict.command), "\n"),
     ]
     errors = [finding for finding in check.findings if finding.severity == "error"]
     others = [finding for finding in check.findings if finding.severity != "error"]
     parts.append(bullets(f"Errors: a fit refuses this study ({len(errors)})", (each.sentence for each in errors)))
     parts.append(bullets(f"Findings ({len(others)})", (each.sentence for each in others)))
+    parts.append(bullets("Caveats of the design", check.caveats))
     parts.append(scanner_table(counts))
     if precision is not None and "expected_sd" in precision.scanners:
         parts.append(precision_table(precision, counts))
@@ -53,8 +60,15 @@ def render_page(check: Any) -> Group:
         parts.append(gains_table(check.gains))
     if check.features is not None:
         parts.append(bullets("Features", describe_features(check.features, counts.totals["scans"])))
-    parts.append(bullets("Caveats of the design", check.caveats))
     return Group(*parts)
+
+
+def _wrap_command(command: str) -> str:
+    """Break a command between words, so that it can be copied as it is printed."""
+    lines = textwrap.wrap(command, PAGE_WIDTH - 6, break_long_words=False, break_on_hyphens=False)
+    if not command.startswith("bayesharm "):
+        return f"    {command}"
+    return " \\\n".join(f"    {line}" if k == 0 else f"        {line}" for k, line in enumerate(lines))
 
 
 def _totals(counts: Counts, features: FeatureCheck | None) -> str:
@@ -79,7 +93,7 @@ def scanner_table(counts: Counts) -> Table:
     if n_more > 0:
         caption += f" {n_more} more diagnoses are in the JSON."
     columns = ["scanner", "scans", "people", "travelers", *map(str, diagnoses), *map(str, described)]
-    table = make_table(_title("Scanners", counts.scanners), caption, columns, TABLE_WIDTH)
+    table = make_table(_title("Scanners", counts.scanners), caption, columns, PAGE_WIDTH)
     for name, row in counts.scanners.head(MAX_SCANNERS).iterrows():
         cells = [f"{row.n_scans:,}", f"{row.n_people:,}", f"{row.n_travelers:,}"]
         cells += [_count(counts.diagnoses.loc[name, each]) for each in diagnoses]
@@ -92,19 +106,18 @@ def precision_table(precision: Precision, counts: Counts) -> Table:
     scanners = precision.scanners.sort_values("expected_sd", ascending=False, kind="stable")
     scales = ", ".join(f"{name} {value:g}" for name, value in precision.scales.items())
     table = make_table(
-        _title(f"Expected precision of the {precision.effect} effects, least certain first", scanners),
-        "In sd of a feature over scans. Before, expected: sd of the effect (scanner minus mean of all) before and after the "
-        "data. Remains: expected / before. From data: share of the information that comes from the data, not the prior; "
-        f"from travelers: the share if only their scans were used. Assumed sizes, the prior medians of the model: {scales}. "
-        "Range: 90% over the prior of these sizes.",
-        ["scanner", "scans", "before", "expected", "remains", "range", "from data", "from travelers"],
-        TABLE_WIDTH,
+        _title("Expected precision, least certain first", scanners),
+        f"Sd of the {EFFECTS.get(precision.effect, precision.effect)} of a scanner (minus the mean of all), before and after "
+        "the data, in sd of a feature over scans. From data: share of the information that comes from the data, not the "
+        "prior; from travelers: the share if only their scans were used. Computed for these sds of the effects, the prior "
+        f"medians of the model: {scales}. Other sizes give other numbers.",
+        ["scanner", "scans", "before", "expected", "remains", "from data", "from travelers"],
+        PAGE_WIDTH,
     )
     for name, row in scanners.head(MAX_SCANNERS).iterrows():
         table.add_row(
             str(name), f"{counts.scanners.n_scans[name]:,}", f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.3f}",
-            f"{row.ratio:.0%}", f"{row.ratio_low:.0%} to {row.ratio_high:.0%}", f"{row.from_data:.0%}",
-            f"{row.from_travelers:.0%}",
+            f"{row.ratio:.0%}", f"{row.from_data:.0%}", f"{row.from_travelers:.0%}",
         )  # fmt: skip
     return table
 
@@ -119,13 +132,16 @@ def links_table(links: Links, counts: Counts) -> Any:
     sentences = _describe_travelers(counts)
     if len(links.components) > 1:
         sentences.append("Linked groups: " + "; ".join(listed(group, 8) for group in links.components) + ".")
-    if len(names) > MAX_MATRIX or sum(map(len, names)) + 2 * len(names) > TABLE_WIDTH - 20:
+    shared = links.pairs.travelers
+    if shared.min() == shared.max():
+        return bullets("Travelers", [*sentences, f"Every two scanners share {shared.min()} travelers."])
+    if len(names) > MAX_MATRIX or sum(map(len, names)) + 2 * len(names) > PAGE_WIDTH - 20:
         weak = links.pairs[links.pairs.travelers > 0].sort_values("travelers", kind="stable").head(MAX_PAIRS)
         pairs = (f"{row.first} and {row.second} ({row.travelers})" for row in weak.itertuples())
         sentences.append(f"Fewest shared travelers, of pairs that share any: {listed(pairs)}.")
         return bullets("Travelers", sentences)
     caption = "Number of travelers with scans on both scanners; on the diagonal, all travelers of the scanner."
-    table = make_table("Travelers shared by scanners", caption, ["", *names], TABLE_WIDTH)
+    table = make_table("Travelers shared by scanners", caption, ["", *names], PAGE_WIDTH)
     for name in names:
         table.add_row(name, *(_count(links.shared.loc[name, other]) for other in names))
     return Group(table, bullets("Travelers", sentences))
@@ -133,7 +149,10 @@ def links_table(links: Links, counts: Counts) -> Any:
 
 def _describe_travelers(counts: Counts) -> list[str]:
     visits, people = counts.travelers, counts.scans_per_person
-    many = "; ".join(f"{n} scan{'' if n == 1 else 's'}: {count:,} people" for n, count in list(people.items())[:6])
+    many = "; ".join(
+        f"{n} scan{'' if n == 1 else 's'}: {count:,} {'person' if count == 1 else 'people'}"
+        for n, count in list(people.items())[:6]
+    )
     more = f"; more: {people.iloc[6:].sum():,} people" if len(people) > 6 else ""
     return [
         f"{len(visits)} traveler{'' if len(visits) == 1 else 's'}, each on {_range(visits.n_scanners)} scanners with "
@@ -156,7 +175,7 @@ def confounding_table(confounding: pd.DataFrame) -> Table:
         "Share: share of the variance of the first that lies between levels of the second, adjusted for chance, over "
         "people. Between protocol factors: squared canonical correlation over scanners.",
         ["column", "with", "share", "description"],
-        TABLE_WIDTH,
+        PAGE_WIDTH,
     )
     for row in shown.itertuples():
         table.add_row(row.of, str(row[2]), f"{row.share:.0%}", row.in_words)
@@ -169,11 +188,17 @@ def inflation_table(precision: Precision) -> Table:
         "Variance inflation",
         "Variance of an effect, relative to its variance if the other term of the model were known. 1: the design separates "
         "both; 4: not knowing the other doubles the uncertainty.",
-        ["effect", "confused with", "mean", "largest", "description"],
-        TABLE_WIDTH,
+        ["effect", "other term", "mean", "largest", "description"],
+        PAGE_WIDTH,
     )
     for row in precision.inflation.itertuples():
-        table.add_row(row.of, row.by, f"{row.mean:.2f}", f"{row.largest:.2f}", f"largest for {row.level}")
+        table.add_row(
+            EFFECTS.get(row.of, row.of),
+            EFFECTS.get(row.by, row.by),
+            f"{row.mean:.2f}",
+            f"{row.largest:.2f}",
+            f"largest for {row.level}",
+        )
     return table
 
 
@@ -183,13 +208,13 @@ def pairs_table(precision: Precision) -> Table:
     table = make_table(
         f"Least certain differences between scanners ({min(MAX_PAIRS, len(pairs))} of {len(pairs)} pairs)",
         "In sd of a feature. Rests on: the evidence on the difference of the two.",
-        ["pair", "before", "expected", "from data", "from travelers", "description"],
-        TABLE_WIDTH,
+        ["pair", "before", "expected", "from data", "from travelers", "rests on"],
+        PAGE_WIDTH,
     )
     for row in pairs.head(MAX_PAIRS).itertuples():
         table.add_row(
             f"{row.first} – {row.second}", f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.3f}", f"{row.from_data:.0%}",
-            f"{row.from_travelers:.0%}", f"rests on {row.rests_on}",
+            f"{row.from_travelers:.0%}", str(row.rests_on),
         )  # fmt: skip
     return table
 
@@ -198,11 +223,10 @@ def gains_table(gains: pd.DataFrame) -> Table:
     """Render the pairs of scanners between which more travelers would help most."""
     table = make_table(
         "What more travelers would add, the best pairs",
-        "Expected sd of the difference of the two measurement biases, in sd of a feature, now and if one or two more people "
-        "had one scan on each of both. To halve: how many people halve it. All scanners: root mean square of the expected "
-        "sds of all scanners' measurement biases.",
+        "Expected sd of the difference of the two measurement biases, in sd of a feature: now, and if one or two more people "
+        "had one scan on each of both. To halve: how many people halve it. All scanners: root mean square over scanners.",
         ["pair", "now", "one more", "two more", "to halve", "all scanners, now", "with two more"],
-        TABLE_WIDTH,
+        PAGE_WIDTH,
     )
     for row in gains.head(MAX_PAIRS).itertuples():
         table.add_row(

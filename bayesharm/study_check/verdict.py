@@ -20,7 +20,7 @@ from bayesharm.study_check.recommendation import Recommendation
 
 SEPARATED, PARTLY = 1.25, 2.0  # sd of an effect over its sd if the scanners were known: limits of the words
 NEARLY_LEAST = 0.98  # of the largest expected sd: scanners that are named as the least certain
-HALVED = 0.55
+HALVED, LITTLE_GAIN = 0.55, 0.9
 
 
 @dataclass(frozen=True)
@@ -160,16 +160,14 @@ def on_gains(gains: pd.DataFrame | None, separable: str) -> list[str]:
         return []
     best = gains.iloc[0]
     ratio = best.sd_2 / best.sd_now
-    change = "halve" if ratio <= HALVED else f"lower by {1 - ratio:.0%}"
-    both = f"{best['first']} and {best['second']}"
-    sentence = (
-        f"What would help most: two {'' if separable == 'no' else 'more '}travelers with one scan on each of {both}. They "
-        f"would {change} the sd of the difference between these two (± {best.sd_now:.2f} to ± {best.sd_2:.2f} sd of a "
-        "feature)"
-    )
-    if ratio > HALVED and best.to_halve:
-        sentence += f"; {best.to_halve} travelers would halve it"
-    return [sentence + "."]
+    both, more = f"{best['first']} and {best['second']}", "" if separable == "no" else "more "
+    change = f"would halve the sd of their difference (± {best.sd_now:.2f} to ± {best.sd_2:.2f} sd of a feature)"
+    if ratio > HALVED:
+        change = f"would lower the sd of their difference by {1 - ratio:.0%} (from ± {best.sd_now:.2f} sd of a feature)"
+        change += f", and {best.to_halve} people would halve it" if best.to_halve else ""
+    if ratio > LITTLE_GAIN:
+        return [f"A few {more}travelers would add little: two people on {both}, the best pair, {change}."]
+    return [f"What would help most: two {more}travelers, one scan each on {both}. This {change}."]
 
 
 def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covariates: Sequence[str]) -> list[str]:
