@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bayesharm.conditional.identifiability import identify
@@ -26,6 +27,7 @@ from bayesharm.study_check.outlying import find_outlying
 from bayesharm.study_check.precision import expect_precision
 from bayesharm.study_check.recommendation import MIN_SCANNERS, Recommendation, lay_out, recommend
 from bayesharm.study_check.result import StudyCheck
+from bayesharm.study_check.typical_scales import estimate_scales, read_typical
 
 NO_VERDICT = say.Verdict("", "", "", (), (), "")
 
@@ -42,7 +44,8 @@ def check(
 ) -> StudyCheck:
     """Check a study before it is fitted: what it can separate, how precisely, and what is wrong with its data.
 
-    Nothing is sampled. Expected precisions follow from the design alone, at the prior medians of the scales.
+    Nothing is sampled. The expected precisions are exact for given sizes of noise and effects: estimates from some of the
+    features, or without features the prior medians of the model.
 
     Parameters
     ----------
@@ -84,7 +87,11 @@ def check(
     spec, design = layout.spec, layout.design
     columns = describe_columns(scans, covariates)
     factors = protocol_columns(scans, protocol)
-    found = None if design is None else identify(design)
+    values = read_typical(dataset.features) if isinstance(dataset, Dataset) else None
+    scales = np.ones(0)
+    if design is not None:
+        scales = design.scale_medians if values is None else estimate_scales(design, values)
+    found = None if design is None else identify(design, np.log(scales))
 
     findings = [] if layout.refusal is None else [layout.refusal]
     of_model = {"covariates": covariates, "factors": [family.grouping for family in spec.factors]}
@@ -103,8 +110,9 @@ def check(
         counts=count_scans(scans, columns),
         links=find_links(scans),
         confounding=find_confounding(scans, columns, factors, spec.reference),
-        precision=None if design is None or found is None else expect_precision(design, found),
-        gains=None if design is None else expect_gains(scans, spec, design.covariates),
+        precision=None if design is None or found is None else expect_precision(design, found, scales),
+        gains=None if design is None else expect_gains(scans, spec, design.covariates, values),
+        scales_from="prior" if values is None else "features",
         features=features,
         outlying=outlying,
         findings=tuple(sorted(findings, key=lambda finding: finding.severity != "error")),

@@ -48,15 +48,14 @@ class Described:
 
     @property
     def numbers(self) -> dict[str, pd.Series]:
-        """The column as numbers: itself, days, or the indicator of each category but the first, by label."""
+        """The column as numbers: itself, days, or the indicator of each category, by label."""
         if self.kind is Kind.NUMBER:
             return {self.name: self.values}
         if self.kind is Kind.TIME:
             return {self.name: (self.values - self.values.min()) / pd.Timedelta(days=1)}
         levels = sorted(self.values.dropna().unique())
         known = self.values.notna()
-        shown = levels[1:] if len(levels) == 2 else levels
-        return {f"{self.name} {level}": (self.values == level).where(known).astype(float) for level in shown}
+        return {f"{self.name} {level}": (self.values == level).where(known).astype(float) for level in levels}
 
 
 def describe_columns(scans: pd.DataFrame, covariates: Sequence[str] = ()) -> tuple[Described, ...]:

@@ -31,21 +31,20 @@ def find_confounding(
     Returns
     -------
     DataFrame
-        A row for each pair, most confounded first and protocol factors last: `of` (`age`, `sex M`, `diagnosis MDD`, …),
+        A row for each pair, most confounded first and protocol factors last: `of` (`age`, `sex`, `diagnosis MDD`, …),
         `with` (`scanner`, `diagnosis` or a protocol factor), `share` and `in_words`. The share is an R²: the variance of the
         first that differences between levels of the second explain, adjusted for chance, over people (each counted once on a
         scanner). Between protocol factors it is the squared first canonical correlation over scanners.
     """
     people = scans.drop_duplicates(["participant_id", "scanner"])
-    numbers = {label: values for each in columns for label, values in each.numbers.items()}
     diagnosis = people.get("diagnosis")
-    rows = [(label, "scanner", adjusted_share(values[people.index], people.scanner)) for label, values in numbers.items()]
+    rows = [(each.name, "scanner", _share(each, people, people.scanner)) for each in columns]
     if diagnosis is not None and diagnosis.nunique() > 1:
         for group in sorted(diagnosis.unique()):
             if group != reference or diagnosis.nunique() > 2:
                 is_group = diagnosis.eq(group).astype(float)
                 rows.append((f"diagnosis {group}", "scanner", adjusted_share(is_group, people.scanner)))
-        rows += [(label, "diagnosis", adjusted_share(each[people.index], diagnosis)) for label, each in numbers.items()]
+        rows += [(each.name, "diagnosis", _share(each, people, diagnosis)) for each in columns]
     table = pd.DataFrame([row for row in rows if np.isfinite(row[2])], columns=["of", "with", "share"])
     table = table.sort_values("share", ascending=False, kind="stable")
     scanners = scans.drop_duplicates("scanner")
@@ -54,6 +53,15 @@ def find_confounding(
     table = pd.concat([table, factors.sort_values("share", ascending=False, kind="stable")], ignore_index=True)
     table["in_words"] = [in_words(share) for share in table.share]
     return table
+
+
+def _share(column: Described, people: pd.DataFrame, groups: pd.Series) -> float:
+    """Adjusted share of a column; of several categories, the mean weighted by their variances."""
+    numbers = [values[people.index] for values in column.numbers.values()]
+    shares = np.array([adjusted_share(values, groups) for values in numbers])
+    weight = np.array([values.var() for values in numbers])
+    known = np.isfinite(shares) & (weight > 0)
+    return float(np.average(shares[known], weights=weight[known])) if known.any() else float("nan")
 
 
 def in_words(share: float) -> str:

@@ -27,7 +27,7 @@ class Counts:
     scans_per_person : Series
         Number of people, by the number of their scans.
     described : DataFrame by scanner
-        Age, sex and covariates in words, such as ``34.1 ± 8.2`` or ``45% F``.
+        Age, sex and covariates in words, such as ``34 ± 8`` or ``F: 45%``.
     """
 
     totals: dict[str, int]
@@ -83,10 +83,17 @@ def _in_words(column: Described, people: pd.DataFrame) -> pd.Series:
     """Mean and sd of numbers, the share of the first category, or first and last date; by scanner."""
     values = column.values.loc[people.index].groupby(people.scanner)
     if column.kind is Kind.NUMBER:
-        return values.agg(lambda each: f"{each.mean():.3g} ± {each.std(ddof=0):.2g}" if each.notna().any() else "")
+        return values.agg(lambda each: _mean_and_sd(each))
     if column.kind is Kind.TIME:
         return values.agg(lambda each: f"{each.min():%Y-%m} to {each.max():%Y-%m}" if each.notna().any() else "")
     common = column.values.dropna().mode()
     if common.empty:
         return values.agg(lambda each: "")
-    return values.agg(lambda each: f"{(each == common.iloc[0]).mean():.0%} {common.iloc[0]}")
+    return values.agg(lambda each: f"{common.iloc[0]}: {(each == common.iloc[0]).mean():.0%}")
+
+
+def _mean_and_sd(values: pd.Series) -> str:
+    mean, sd = values.mean(), values.std(ddof=0)
+    if pd.isna(mean):
+        return ""
+    return f"{mean:.0f} ± {sd:.0f}" if abs(mean) >= 10 and sd >= 1 else f"{mean:.2g} ± {sd:.1g}"

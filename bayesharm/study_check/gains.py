@@ -19,12 +19,15 @@ from bayesharm.model.contrasts import add_columns
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
+from bayesharm.study_check.typical_scales import estimate_scales
 
 ADDED = (1, 2)  # travelers
 MOST = 100  # travelers that are tried to halve an sd
 
 
-def expect_gains(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...] = ()) -> pd.DataFrame:
+def expect_gains(
+    scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...] = (), values: np.ndarray | None = None
+) -> pd.DataFrame:
     """Compute what more travelers between each pair of scanners would add.
 
     Parameters
@@ -35,6 +38,8 @@ def expect_gains(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         A model that does not separate measurement from sampling bias is replaced by `traveling_and_cohort`.
     covariates : tuple of Covariate
         Those of the design of the study.
+    values : (scan, feature) array, optional
+        Features from which the scales are estimated; without them, the scales are the prior medians.
 
     Returns
     -------
@@ -46,7 +51,8 @@ def expect_gains(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         New travelers have the reference diagnosis, and average or the most frequent covariates.
     """
     design, is_new = _with_visitor(scans, _separating(spec), covariates)
-    return _gains(design, is_new)
+    scales = design.scale_medians if values is None else estimate_scales(design, values, ~is_new)
+    return _gains(design, is_new, scales)
 
 
 def _separating(spec: ModelSpec) -> ModelSpec:
@@ -75,8 +81,8 @@ def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covari
     return design, design.participants == name
 
 
-def _gains(design: Design, is_new: np.ndarray) -> pd.DataFrame:
-    log_scales, n = np.log(design.scale_medians), len(design.scanners)
+def _gains(design: Design, is_new: np.ndarray, scales: np.ndarray) -> pd.DataFrame:
+    log_scales, n = np.log(scales), len(design.scanners)
     posterior = ConditionalPosterior.of_scans(design, log_scales, VarianceRatios.equal(n), ~is_new)
     scanner = design.class_scanner[design.scan_class]
     visits = design.matrix[np.flatnonzero(is_new)[np.argsort(scanner[is_new])]]

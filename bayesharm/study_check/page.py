@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PAGE_WIDTH = 100
-MAX_SCANNERS, MAX_MATRIX, MAX_DIAGNOSES, MAX_DESCRIBED = 30, 12, 5, 2
+MAX_SCANNERS, MAX_MATRIX, MAX_DESCRIBED = 30, 12, 2
 MAX_PAIRS, MAX_CONFOUNDED = 3, 10
+MIN_INFLATION = 1.1  # of the rows that are shown
 EFFECTS = {
     "measurement": "measurement bias",
     "sampling": "sampling bias",
@@ -46,16 +47,14 @@ def render_page(check: Any) -> Group:
     parts.append(bullets(f"Errors: a fit refuses this study ({len(errors)})", (each.sentence for each in errors)))
     parts.append(bullets(f"Findings ({len(others)})", (each.sentence for each in others)))
     parts.append(bullets("Caveats of the design", check.caveats))
-    parts.append(scanner_table(counts))
-    if precision is not None and "expected_sd" in precision.scanners:
-        parts.append(precision_table(precision, counts))
+    parts.append(scanner_table(check))
     parts.append(links_table(check.links, counts))
     if len(check.confounding):
         parts.append(confounding_table(check.confounding))
-    if precision is not None and len(precision.inflation):
+    if precision is not None and (precision.inflation.largest >= MIN_INFLATION).any():
         parts.append(inflation_table(precision))
     if precision is not None and len(precision.pairs):
-        parts.append(pairs_table(precision))
+        parts.append(pairs_table(precision, bool(counts.totals["travelers"])))
     if check.gains is not None and len(check.gains):
         parts.append(gains_table(check.gains))
     if check.features is not None:
@@ -83,43 +82,65 @@ def _totals(counts: Counts, features: FeatureCheck | None) -> str:
     return ", ".join(parts)
 
 
-def scanner_table(counts: Counts) -> Table:
-    """Render scans, people, diagnoses, age and sex by scanner."""
-    diagnoses, described = counts.diagnoses.columns[:MAX_DIAGNOSES], counts.described.columns[:MAX_DESCRIBED]
-    n_more = counts.diagnoses.shape[1] - len(diagnoses)
-    caption = "People: everybody with a scan there. Travelers: people with scans on two or more scanners."
-    if len(diagnoses):
-        caption += f" {listed(map(str, diagnoses))}: people who did not travel."
-    if n_more > 0:
-        caption += f" {n_more} more diagnoses are in the JSON."
-    columns = ["scanner", "scans", "people", "travelers", *map(str, diagnoses), *map(str, described)]
+def scanner_table(check: Any) -> Table:
+    """Render scans, people, diagnoses, age, sex and the expected precision by scanner."""
+    counts, precision = check.counts, check.precision
+    has_precision = precision is not None and "expected_sd" in precision.scanners
+    scanners = counts.scanners.head(MAX_SCANNERS)
+    cells = {
+        "scanner": scanners.index.map(str),
+        "scans": scanners.n_scans.map(_count),
+        "people": scanners.n_people.map(_count),
+        "travelers": scanners.n_travelers.map(_count),
+    }
+    if has_precision:
+        expected = precision.scanners.reindex(scanners.index)  # a model of travelers has no other scanners
+        cells["± sd"] = expected.expected_sd.map("± {:.2f}".format, na_action="ignore").fillna("not in model")
+        cells["from data"] = expected.from_data.map("{:.0%}".format, na_action="ignore").fillna("")
+    extra = {str(name): counts.diagnoses.loc[scanners.index, name].map(_count) for name in counts.diagnoses}
+    extra |= {str(name): counts.described.loc[scanners.index, name] for name in counts.described.columns[:MAX_DESCRIBED]}
+    shown = _that_fit(extra, PAGE_WIDTH - sum(map(_width, cells.items())))
+    diagnoses = [name for name in shown if name in counts.diagnoses]
+    caption = "People: with a scan there. Travelers: with scans on two or more scanners."
+    if diagnoses:
+        caption += f" {listed(diagnoses)}: people who did not travel."
+    if len(shown) < len(extra):
+        caption += f" {listed([name for name in extra if name not in shown])}: in the JSON."
+    if has_precision:
+        caption += _explain_precision(check)
+    columns = {name: cells[name] for name in ("scanner", "scans", "people", "travelers")} | shown
+    columns |= {name: cells[name] for name in ("± sd", "from data") if name in cells}
     table = make_table(_title("Scanners", counts.scanners), caption, columns, PAGE_WIDTH)
-    for name, row in counts.scanners.head(MAX_SCANNERS).iterrows():
-        cells = [f"{row.n_scans:,}", f"{row.n_people:,}", f"{row.n_travelers:,}"]
-        cells += [_count(counts.diagnoses.loc[name, each]) for each in diagnoses]
-        table.add_row(str(name), *cells, *(str(counts.described.loc[name, each]) for each in described))
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
-def precision_table(precision: Precision, counts: Counts) -> Table:
-    """Render the expected posterior sd of each scanner's effect, least certain first."""
-    scanners = precision.scanners.sort_values("expected_sd", ascending=False, kind="stable")
-    scales = ", ".join(f"{name} {value:g}" for name, value in precision.scales.items())
-    table = make_table(
-        _title("Expected precision, least certain first", scanners),
-        f"Sd of the {EFFECTS.get(precision.effect, precision.effect)} of a scanner (minus the mean of all), before and after "
-        "the data, in sd of a feature over scans. From data: share of the information that comes from the data, not the "
-        "prior; from travelers: the share if only their scans were used. Computed for these sds of the effects, the prior "
-        f"medians of the model: {scales}. Other sizes give other numbers.",
-        ["scanner", "scans", "before", "expected", "remains", "from data", "from travelers"],
-        PAGE_WIDTH,
+def _that_fit(columns: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return as many columns as fit into a width, in their order."""
+    shown = {}
+    for name, cells in columns.items():
+        width -= _width((name, cells))
+        if width >= 0:
+            shown[name] = cells
+    return shown
+
+
+def _width(column: tuple[str, Iterable[str]]) -> int:
+    """Width of a column of a table, with the space beside it."""
+    return max(len(column[0]), *map(len, column[1])) + 3
+
+
+def _explain_precision(check: Any) -> str:
+    precision = check.precision
+    sizes = ", ".join(f"{name} {value:.2f}" for name, value in precision.scales.items())
+    origin = "estimated from the features" if check.scales_from == "features" else "the prior medians of the model"
+    before = precision.scanners.prior_sd.mean()
+    return (
+        f" ± sd: expected posterior sd of the {EFFECTS.get(precision.effect, precision.effect)} of the scanner, relative to "
+        f"the mean of all scanners, in sd of a feature over scans; before the data it is {before:.2f}. From data: share of "
+        f"the information that comes from the data, not from the prior. For these sds, {origin}: {sizes}."
     )
-    for name, row in scanners.head(MAX_SCANNERS).iterrows():
-        table.add_row(
-            str(name), f"{counts.scanners.n_scans[name]:,}", f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.3f}",
-            f"{row.ratio:.0%}", f"{row.from_data:.0%}", f"{row.from_travelers:.0%}",
-        )  # fmt: skip
-    return table
 
 
 def links_table(links: Links, counts: Counts) -> Any:
@@ -191,7 +212,7 @@ def inflation_table(precision: Precision) -> Table:
         ["effect", "other term", "mean", "largest", "description"],
         PAGE_WIDTH,
     )
-    for row in precision.inflation.itertuples():
+    for row in precision.inflation[precision.inflation.largest >= MIN_INFLATION].itertuples():
         table.add_row(
             EFFECTS.get(row.of, row.of),
             EFFECTS.get(row.by, row.by),
@@ -202,20 +223,21 @@ def inflation_table(precision: Precision) -> Table:
     return table
 
 
-def pairs_table(precision: Precision) -> Table:
+def pairs_table(precision: Precision, has_travelers: bool) -> Table:
     """Render the pairs of scanners whose difference will be least certain."""
     pairs = precision.pairs
+    shares = ["from data", *(["from travelers"] if has_travelers else [])]
     table = make_table(
         f"Least certain differences between scanners ({min(MAX_PAIRS, len(pairs))} of {len(pairs)} pairs)",
-        "In sd of a feature. Rests on: the evidence on the difference of the two.",
-        ["pair", "before", "expected", "from data", "from travelers", "rests on"],
+        "Sd of the difference before and after the data, in sd of a feature."
+        + (" From travelers: from data, if only their scans were used." if has_travelers else ""),
+        ["pair", "before", "expected", *shares, "rests on"],
         PAGE_WIDTH,
     )
     for row in pairs.head(MAX_PAIRS).itertuples():
-        table.add_row(
-            f"{row.first} – {row.second}", f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.3f}", f"{row.from_data:.0%}",
-            f"{row.from_travelers:.0%}", str(row.rests_on),
-        )  # fmt: skip
+        cells = [f"{row.from_data:.0%}", *([f"{row.from_travelers:.0%}"] if has_travelers else [])]
+        pair = f"{row.first} – {row.second}"
+        table.add_row(pair, f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.2f}", *cells, str(row.rests_on))
     return table
 
 
@@ -223,9 +245,9 @@ def gains_table(gains: pd.DataFrame) -> Table:
     """Render the pairs of scanners between which more travelers would help most."""
     table = make_table(
         "What more travelers would add, the best pairs",
-        "Expected sd of the difference of the two measurement biases, in sd of a feature: now, and if one or two more people "
-        "had one scan on each of both. To halve: how many people halve it. All scanners: root mean square over scanners.",
-        ["pair", "now", "one more", "two more", "to halve", "all scanners, now", "with two more"],
+        "Expected sd of the difference of the two measurement biases, in sd of a feature: now, and if one or two more "
+        "people had one scan on each of both. To halve: how many people halve it. All: root mean square over all scanners.",
+        ["pair", "now", "one more", "two more", "to halve", "all, now", "all, two more"],
         PAGE_WIDTH,
     )
     for row in gains.head(MAX_PAIRS).itertuples():

@@ -1,8 +1,7 @@
-"""Expected precision of the scanner effects: their posterior sd given the scales, before any feature is seen.
+"""Expected precision of the scanner effects: their posterior sd given the scales, before anything is sampled.
 
 Given the scales, the posterior covariance of all effects depends on the design only (line 5 of
-``bayesharm.likelihood.definition``). The scales are put at their prior medians. Another size of noise and bias gives another
-precision, so that each number has a range beside it: its 90% interval over prior draws of the typical scales.
+``bayesharm.likelihood.definition``).
 """
 
 from __future__ import annotations
@@ -20,28 +19,24 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import Design, restrict_design
 
-N_DRAWS = 200  # of the scales
-RANGE = (0.05, 0.95)
-
 
 @dataclass(frozen=True, eq=False)
 class Precision:
-    """Expected sds of effects, in standard deviations of a feature, at the prior medians of the scales.
+    """Expected sds of effects given the scales, in standard deviations of a feature.
 
     Attributes
     ----------
     effect : str
         The effect that harmonizing removes: `measurement`, or `site` in a model without travelers.
     scales : dict
-        Prior median of each scale.
+        The scales, by label.
     scanners : DataFrame by scanner
-        Effect of the scanner minus the mean of all: `prior_sd`, `expected_sd`, their `ratio` with `ratio_low` and
-        `ratio_high` (90% over the prior of the scales), `from_data` (the contraction) and `from_travelers` (the contraction
-        given the scans of travelers alone).
+        Effect of the scanner minus the mean of all: `prior_sd`, `expected_sd`, their `ratio`, `from_data` (the contraction)
+        and `from_travelers` (the contraction given the scans of travelers alone).
     pairs : DataFrame
         Difference of two scanners, least certain first: `first`, `second`, `rests_on`, and the same numbers.
     diagnoses : DataFrame by diagnosis
-        Disorder effect against the reference: the same numbers, and `n_scanners` and `n_people`.
+        Disorder effect against the reference: the same numbers.
     inflation : DataFrame
         Variance inflation: `of` an effect (the removed one, or `disorder`), `by` a term of the model, and the `factor` by
         which its variance would fall if that term were known: `mean` over the levels, and the largest, `largest`, at
@@ -56,34 +51,34 @@ class Precision:
     inflation: pd.DataFrame
 
 
-def expect_precision(design: Design, found: Identifiability) -> Precision:
+def expect_precision(design: Design, found: Identifiability, scales: np.ndarray) -> Precision:
     """Compute the expected precision of the scanner and disorder effects of a design.
 
     Parameters
     ----------
     design : Design
     found : Identifiability
-        From :func:`bayesharm.conditional.identifiability.identify`, at the prior medians of the scales.
+        From :func:`bayesharm.conditional.identifiability.identify`, at these scales.
+    scales : (scale,) array
+        In standard deviations of a feature.
     """
     effect = design.spec.removed_effect
     removed = find_effects(design, effect)
     scanners, disorder = pd.DataFrame(index=pd.Index(design.scanners, name="scanner")), find_effects(design, "disorder")
+    variance = prior_variance(design, np.log(scales), VarianceRatios.equal(len(design.scanners)))
     if removed is not None:
-        scanners = _expected(design, removed, found, effect).rename_axis("scanner")
-        low, high = _ratio_ranges(design, removed)
-        scanners.insert(3, "ratio_low", low)
-        scanners.insert(4, "ratio_high", high)
+        scanners = _expected(removed, found, variance).rename_axis("scanner")
         scanners["from_travelers"] = _shares(found, effect, "contraction_travelers")
     diagnoses = pd.DataFrame(columns=["prior_sd", "expected_sd", "ratio", "from_data"]).rename_axis("diagnosis")
     if disorder is not None:
-        diagnoses = _expected(design, disorder, found, "disorder").rename_axis("diagnosis")
+        diagnoses = _expected(disorder, found, variance).rename_axis("diagnosis")
     return Precision(
         effect=effect,
-        scales=dict(zip(design.scale_labels, map(float, design.scale_medians), strict=True)),
+        scales=dict(zip(design.scale_labels, map(float, scales), strict=True)),
         scanners=scanners,
-        pairs=_pairs(design, found),
+        pairs=_pairs(design, found, variance),
         diagnoses=diagnoses,
-        inflation=_inflations(design, removed, disorder),
+        inflation=_inflations(design, scales, removed, disorder),
     )
 
 
@@ -92,19 +87,10 @@ def find_effects(design: Design, name: str) -> EffectGroup | None:
     return next((group for group in design.effects if group.name == name), None)
 
 
-def condition_design(design: Design, log_scales: np.ndarray | None = None) -> ConditionalPosterior:
-    """Posterior of all effects given the scales (by default their prior medians), before any feature is seen."""
-    log_scales = np.log(design.scale_medians) if log_scales is None else log_scales
-    every = np.full(design.n_scans, True)
-    return ConditionalPosterior.of_scans(design, log_scales, VarianceRatios.equal(len(design.scanners)), every)
-
-
-def _expected(design: Design, group: EffectGroup, found: Identifiability, name: str) -> pd.DataFrame:
+def _expected(group: EffectGroup, found: Identifiability, variance: np.ndarray) -> pd.DataFrame:
     """Prior sd of the contrasts of a group, their contraction, and the posterior sd that follows from both."""
-    medians, equal = np.log(design.scale_medians), VarianceRatios.equal(len(design.scanners))
-    prior = np.sqrt(group.contrasts**2 @ prior_variance(design, medians, equal))
-    share = _shares(found, name, "contraction")
-    return _columns(pd.Index(group.levels), prior, share)
+    prior = np.sqrt(group.contrasts**2 @ variance)
+    return _columns(pd.Index(group.levels), prior, _shares(found, group.name, "contraction"))
 
 
 def _columns(index: pd.Index, prior_sd: np.ndarray, from_data: np.ndarray) -> pd.DataFrame:
@@ -117,35 +103,27 @@ def _shares(found: Identifiability, group: str, column: str) -> np.ndarray:
     return found.contrasts.loc[found.contrasts.group == group, column].to_numpy(float)
 
 
-def _pairs(design: Design, found: Identifiability) -> pd.DataFrame:
+def _pairs(design: Design, found: Identifiability, variance: np.ndarray) -> pd.DataFrame:
     effect = add_columns(design.of_scanner, len(design.columns))
     place = {name: k for k, name in enumerate(design.scanners)}
     pairs = found.pairs
     difference = effect[pairs["first"].map(place).to_numpy(int)] - effect[pairs["second"].map(place).to_numpy(int)]
-    medians, equal = np.log(design.scale_medians), VarianceRatios.equal(len(design.scanners))
-    prior = np.sqrt(difference.power(2) @ prior_variance(design, medians, equal))
+    prior = np.sqrt(difference.power(2) @ variance)
     table = pd.concat([pairs[["first", "second", "rests_on"]], _columns(pairs.index, prior, pairs.contraction)], axis=1)
     table["from_travelers"] = pairs.contraction_travelers
     return table.sort_values("expected_sd", ascending=False, kind="stable", ignore_index=True)
 
 
-def _ratio_ranges(design: Design, group: EffectGroup) -> np.ndarray:
-    """90% interval of posterior sd / prior sd of each contrast, over prior draws of the typical scales; (2, level)."""
-    rng = np.random.default_rng(0)
-    shift = design.spec.priors.eta_sd * rng.standard_normal((N_DRAWS, len(design.scales)))
-    medians = np.log(design.scale_medians)
-    shares = [condition_design(design, medians + each).contraction_of(group) for each in shift]
-    return np.quantile(np.sqrt(np.clip(1 - np.array(shares), 0, 1)), RANGE, axis=0)
-
-
-def _inflations(design: Design, removed: EffectGroup | None, disorder: EffectGroup | None) -> pd.DataFrame:
+def _inflations(
+    design: Design, scales: np.ndarray, removed: EffectGroup | None, disorder: EffectGroup | None
+) -> pd.DataFrame:
     """Variance of each contrast over its variance if a term were known, for each term that is not its own."""
     rows = []
     families = {family.name: family.grouping for family in design.spec.families}
     for group, own in ((removed, {*design.spec.components}), (disorder, {"disorder"})):
         if group is None:
             continue
-        variance = _variance(design, group)
+        variance = _variance(design, group, scales)
         for term, columns in _terms(design).items():
             if term in own or families.get(term) == "participant":
                 continue
@@ -153,7 +131,7 @@ def _inflations(design: Design, removed: EffectGroup | None, disorder: EffectGro
             kept = find_effects(known, group.name)
             if kept is None or len(kept.levels) < len(group.levels):
                 continue
-            factor = variance / _variance(known, kept)
+            factor = variance / _variance(known, kept, scales)
             worst = int(factor.argmax())
             row = {"of": group.name, "by": term, "mean": factor.mean(), "largest": factor[worst]}
             rows.append(row | {"level": group.levels[worst]})
@@ -161,8 +139,10 @@ def _inflations(design: Design, removed: EffectGroup | None, disorder: EffectGro
     return table.sort_values("largest", ascending=False, kind="stable", ignore_index=True)
 
 
-def _variance(design: Design, group: EffectGroup) -> np.ndarray:
-    return condition_design(design).variance(sparse.csr_array(group.contrasts))
+def _variance(design: Design, group: EffectGroup, scales: np.ndarray) -> np.ndarray:
+    equal, every = VarianceRatios.equal(len(design.scanners)), np.full(design.n_scans, True)
+    posterior = ConditionalPosterior.of_scans(design, np.log(scales), equal, every)
+    return posterior.variance(sparse.csr_array(group.contrasts))
 
 
 def _terms(design: Design) -> dict[str, np.ndarray]:

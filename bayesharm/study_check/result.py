@@ -48,6 +48,8 @@ class StudyCheck:
         Expected posterior sds; None if no model accepts the study.
     gains : DataFrame or None
         What more travelers would add; see :func:`bayesharm.study_check.gains.expect_gains`.
+    scales_from : {'features', 'prior'}
+        Origin of the scales at which the expected precisions hold.
     features : FeatureCheck or None
         None if only the scans were checked.
     outlying : DataFrame or None
@@ -66,6 +68,7 @@ class StudyCheck:
     confounding: pd.DataFrame
     precision: Precision | None
     gains: pd.DataFrame | None
+    scales_from: str
     features: FeatureCheck | None
     outlying: pd.DataFrame | None
     findings: tuple[Finding, ...]
@@ -117,7 +120,8 @@ class StudyCheck:
             if precision is None
             else {
                 "effect": precision.effect,
-                "scales": precision.scales,
+                "scales": {name: _plain(value) for name, value in precision.scales.items()},
+                "scales_from": self.scales_from,
                 "pairs": _records(precision.pairs.head(MAX_ROWS)),
                 "diagnoses": _records(precision.diagnoses),
                 "inflation": _records(precision.inflation),

@@ -1,0 +1,97 @@
+"""Typical sizes of the effects in the features at hand: restricted maximum likelihood, pooled over features.
+
+The expected precision of a scanner effect depends on how large noise, people and scanners are. Where there are features, a
+few steps of the EM algorithm (Dempster, Laird & Rubin 1977) on some of them give these sizes well enough for a forecast.
+Where the data do not separate two of them, their ratio stays near that of the prior medians, where the steps start. The fit
+does not use the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from bayesharm.conditional.posterior import ConditionalPosterior
+from bayesharm.data.features import Features
+from bayesharm.likelihood.definition import noise_variance
+from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.model.design import FIXED, Design
+
+N_FEATURES = 200
+N_STEPS = 50
+MIN_FEATURES = 5  # complete ones, below which the prior medians are used
+SMALLEST = 0.01  # of the scales, in sd of a feature
+
+
+def read_typical(features: Features) -> np.ndarray | None:
+    """Read up to 200 evenly spaced features, (scan, feature), those without missing values; None if they are few."""
+    step = max(1, features.n_features // N_FEATURES)
+    chosen = features if step == 1 else features.take(features.names[::step])
+    values = np.concatenate([chosen.read(start, stop) for start, stop in chosen.blocks()], axis=1)
+    values = values[:, np.isfinite(values).all(0)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        sd = values.std(0)
+        usable = np.isfinite(sd) & (sd > 1e-9 * np.abs(values).max(0, initial=0))
+    return values[:, usable] if usable.sum() >= MIN_FEATURES else None
+
+
+def estimate_scales(design: Design, values: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Estimate the root mean square over features of each scale.
+
+    Parameters
+    ----------
+    design : Design
+    values : (scan, feature) array
+        In the order of the scans table.
+    rows : (scan of the design,) bool array, optional
+        Scans of the design that were measured; all by default.
+
+    Returns
+    -------
+    (scale,) array
+        In standard deviations of a feature.
+    """
+    rows = np.full(design.n_scans, True) if rows is None else rows
+    y = values[design.rows[rows]]
+    sd = y.std(0)
+    y = (y[:, sd > 0] - y[:, sd > 0].mean(0)) / sd[sd > 0]
+    if not y.size:
+        return design.scale_medians
+    variance = design.scale_medians**2
+    for _ in range(N_STEPS):
+        variance = np.maximum(_step(design, y, variance, rows), SMALLEST**2)
+    return np.sqrt(variance)
+
+
+def _step(design: Design, y: np.ndarray, variance: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """One step of the EM algorithm: expected mean squares of effects and noise, given the data and the variances."""
+    log_scales, equal = np.log(variance) / 2, VarianceRatios.equal(len(design.scanners))
+    posterior = ConditionalPosterior.of_scans(design, log_scales, equal, rows)
+    x, noise_class = design.matrix[rows], design.scan_class[rows]
+    weight = 1 / noise_variance(design, log_scales, equal)[noise_class]
+    mean = _posterior_mean(posterior, x.T @ (weight[:, None] * y), design.n_dense)
+    identity = sparse.eye_array(len(design.columns), format="csr")
+    square = (mean**2).mean(1) + posterior.variance(identity)
+    residual = ((y - x @ mean) ** 2).mean(1) + posterior.variance(x)
+
+    single = design.class_single_scan[noise_class]
+    person = variance[design.single_scan_scale] if design.single_scan_scale else 0.0
+    share = person / (variance[0] + person)  # of the deviation of a single scan that is the person's
+    apart = share * variance[0]
+    of_person = np.where(single, share**2 * residual + apart, 0.0)
+    of_noise = np.where(single, (1 - share) ** 2 * residual + apart, residual)
+
+    is_scaled = design.column_scale != FIXED
+    total = np.bincount(design.column_scale[is_scaled], square[is_scaled], len(variance))
+    count = np.bincount(design.column_scale[is_scaled], minlength=len(variance)).astype(float)
+    total[0], count[0] = of_noise.sum(), len(of_noise)
+    if design.single_scan_scale:
+        total[design.single_scan_scale] += of_person.sum()
+        count[design.single_scan_scale] += single.sum()
+    return total / np.maximum(count, 1)
+
+
+def _posterior_mean(posterior: ConditionalPosterior, b: np.ndarray, n_dense: int) -> np.ndarray:
+    """Posterior means A⁻¹b of all effects, (column, feature), for many right-hand sides b of one design."""
+    dense = posterior.dense_covariance @ (b[:n_dense] - posterior.slope.T @ b[n_dense:])
+    return np.concatenate([dense, posterior.residual_variance[:, None] * b[n_dense:] - posterior.slope @ dense])
