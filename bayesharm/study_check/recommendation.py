@@ -12,7 +12,7 @@ from bayesharm.data.finding import Finding
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import BayesharmError
 from bayesharm.model.catalog import load_model
-from bayesharm.model.configuration import configure_model
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
 
