@@ -86,6 +86,30 @@ def describe_study(view: RunView) -> Section:
     )
 
 
+def describe_check(view: RunView) -> Section | None:
+    """Describe what the study can separate, and how precisely, as it was checked before the fit."""
+    check = view.posterior.run.get("check")
+    if check is None:
+        return None
+    rows = {}
+    for row in check["scanners"]:
+        rows[row["scanner"]] = {
+            "scans": row["n_scans"], "people": row["n_people"], "travelers": row["n_travelers"],
+            **row["diagnoses"], **row["described"],
+        }  # fmt: skip
+        if row.get("expected_sd") is not None:
+            rows[row["scanner"]] |= {"expected sd": row["expected_sd"], "from data": row["from_data"]}
+    return Section(
+        "Check before the fit",
+        [
+            *check["verdict"]["sentences"],
+            "Diagnoses are counts of people who did not travel. The expected sd is that of the scanner's effect, relative to "
+            "the mean of all scanners, in sd of a feature.",
+        ],
+        pd.DataFrame.from_dict(rows, orient="index"),
+    )
+
+
 def describe_reliability(view: RunView) -> Section:
     """Describe convergence, and what the study does not identify."""
     summary = view.summary
@@ -302,7 +326,7 @@ def describe_regions(view: RunView) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[RunView], Section | None], ...] = (
-    describe_study, describe_reliability, describe_sources, describe_contributions, describe_ranking, describe_scanners,
+    describe_study, describe_check, describe_reliability, describe_sources, describe_contributions, describe_ranking, describe_scanners,
     describe_similarity, describe_scales, describe_populations, describe_regions,
 )  # fmt: skip
 

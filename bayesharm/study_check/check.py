@@ -11,9 +11,11 @@ import pandas as pd
 
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset
+from bayesharm.data.finding import Finding
 from bayesharm.data.scans import read_scans
-from bayesharm.data.screening.screen import screen, screen_scans
+from bayesharm.data.screening.screen import screen_scans
 from bayesharm.errors import InputError
+from bayesharm.model.configure import screen_study
 from bayesharm.model.spec import ModelSpec
 from bayesharm.study_check import verdict as say
 from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
@@ -29,6 +31,7 @@ from bayesharm.study_check.recommendation import MIN_SCANNERS, Recommendation, l
 from bayesharm.study_check.result import StudyCheck
 from bayesharm.study_check.typical_scales import estimate_scales, read_typical
 
+DEFAULT_REFERENCE = "HC"  # of all models in the package
 NO_VERDICT = say.Verdict("", "", "", (), (), "")
 
 
@@ -39,7 +42,8 @@ def check(
     covariates: Sequence[str] = (),
     protocol: Sequence[str] = (),
     reference: str | None = None,
-    accept: Sequence[str] = (),
+    accept: Sequence[str] | str = (),
+    findings: Sequence[Finding] | None = None,
     source: str = "",
 ) -> StudyCheck:
     """Check a study before it is fitted: what it can separate, how precisely, and what is wrong with its data.
@@ -56,7 +60,9 @@ def check(
     covariates, protocol, reference
         As for :func:`bayesharm.fit`.
     accept : sequence of str
-        Codes of findings that do not count as errors.
+        Codes of findings that do not count as errors; ``all`` accepts every one.
+    findings : sequence of Finding, optional
+        Findings of :func:`bayesharm.screen` on this dataset, if it has been screened already.
     source : str
         Arguments of the commands that stand for this dataset, ``scans.csv features.npy``: then `verdict.command` is a
         command, and otherwise a line of Python.
@@ -79,30 +85,26 @@ def check(
             do="call bayesharm.load_dataset first",
         )
     scans = dataset.scans if isinstance(dataset, Dataset) else read_scans(dataset)
-    covariates = (covariates,) if isinstance(covariates, str) else tuple(covariates)
     advice = recommend(scans)
     chosen = model or advice.model
-    options = {"covariates": covariates, "protocol": tuple(protocol), "reference": reference}
+    options = _options(chosen, covariates, protocol, reference)
     layout = lay_out(scans, chosen, advice, options)
     spec, design = layout.spec, layout.design
-    columns = describe_columns(scans, covariates)
-    factors = protocol_columns(scans, protocol)
+    columns, factors = describe_columns(scans, options["covariates"]), protocol_columns(scans, options["protocol"])
     values = read_typical(dataset.features) if isinstance(dataset, Dataset) else None
     scales = np.ones(0)
     if design is not None:
         scales = design.scale_medians if values is None else estimate_scales(design, values)
     found = None if design is None else identify(design, np.log(scales))
 
-    findings = [] if layout.refusal is None else [layout.refusal]
-    of_model = {"covariates": covariates, "factors": [family.grouping for family in spec.factors]}
+    if findings is None:
+        findings = _screen(dataset, scans, spec, accept)
     features = outlying = None
     if isinstance(dataset, Dataset):
-        features = check_features(dataset.features, scans.scan_id)
-        outlying = find_outlying(dataset.features, scans)
-        findings += screen(dataset, accept=accept, **of_model)
-        findings += [*on_features(features, len(scans)), *on_outlying(outlying, len(scans))]
-    else:
-        findings += screen_scans(scans, **of_model)
+        features, outlying = check_features(dataset.features, scans.scan_id), find_outlying(dataset.features, scans)
+        findings = [*findings, *on_features(features, len(scans)), *on_outlying(outlying, len(scans))]
+    if layout.refusal is not None:
+        findings = [layout.refusal, *findings]
     result = StudyCheck(
         model=spec.name,
         covariates=spec.covariates,
@@ -121,6 +123,30 @@ def check(
     offered = factors if len(result.links.shared) >= MIN_SCANNERS and not spec.factors else []
     name = chosen if isinstance(chosen, str) else chosen.name
     return replace(result, verdict=conclude(result, advice, name, options, scans, offered, source))
+
+
+def _options(
+    model: str | ModelSpec, covariates: Sequence[str], protocol: Sequence[str], reference: str | None
+) -> dict[str, Any]:
+    """Choices of the user; a specification brings its own."""
+    options: dict[str, Any] = {
+        "covariates": (covariates,) if isinstance(covariates, str) else tuple(covariates),
+        "protocol": tuple(protocol),
+        "reference": reference,
+    }
+    if isinstance(model, ModelSpec):
+        options["covariates"] = options["covariates"] or model.covariates
+        options["reference"] = reference or (model.reference if model.reference != DEFAULT_REFERENCE else None)
+    return options
+
+
+def _screen(
+    dataset: Dataset | pd.DataFrame, scans: pd.DataFrame, spec: ModelSpec, accept: Sequence[str] | str
+) -> list[Finding]:
+    if isinstance(dataset, Dataset):
+        return screen_study(dataset, spec, accept)
+    factors = [family.grouping for family in spec.factors]
+    return screen_scans(scans, covariates=spec.covariates, factors=factors)
 
 
 def conclude(
@@ -152,7 +178,7 @@ def conclude(
     usual = [] if advice.model == "traveling" or options["covariates"] else usual_covariates(scans)
     separable, separation = say.on_separation(result.counts, result.links)
     reference = options["reference"] or advice.reference
-    disorder = say.on_disorder(result.counts, result.precision, reference or "HC")
+    disorder = say.on_disorder(result.counts, result.precision, reference or DEFAULT_REFERENCE)
     confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)
     gains, outlying = say.on_gains(result.gains, separable), say.on_findings(result.findings)
     sentences = [*separation, *disorder, *confounding, *precision, *gains]

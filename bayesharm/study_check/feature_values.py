@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.features import Features, find_flaws
+from bayesharm.data.features import Features, Flaws, find_flaws
 
 TOLERANCE = 1e-5  # of standardized features times a random vector, in which equal columns agree within single precision
 
@@ -49,7 +49,7 @@ def check_features(features: Features, scan_ids: pd.Series) -> FeatureCheck:
         n_features=features.n_features,
         constant=tuple(names[flaws.constant & ~is_empty]),
         empty=tuple(names[is_empty]),
-        duplicated=_find_duplicates(features, ~(flaws.constant | is_empty)),
+        duplicated=_find_duplicates(features, flaws),
         missing=_most_first(by_feature),
         missing_scans=_most_first(by_scan),
     )
@@ -59,20 +59,24 @@ def _most_first(counts: pd.Series) -> pd.DataFrame:
     return counts[counts > 0].sort_values(ascending=False, kind="stable").to_frame()
 
 
-def _find_duplicates(features: Features, usable: np.ndarray) -> tuple[tuple[str, ...], ...]:
-    """Groups of equal features: those whose products with three random vectors agree."""
-    vectors = np.random.default_rng(0).standard_normal((3, features.n_scans)) / np.sqrt(features.n_scans)
+def _find_duplicates(features: Features, flaws: Flaws) -> tuple[tuple[str, ...], ...]:
+    """Groups of equal features: those whose standardized values have the same products with three random vectors."""
+    vectors = np.random.default_rng(0).standard_normal((features.n_scans, 3))
     keys = np.empty((features.n_features, 3))
     for start, stop in features.blocks():
         block = features.read(start, stop)
-        known = np.isfinite(block)
-        block[~known] = 0
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            n = known.sum(0)
-            block -= block.sum(0) / n
-            block[~known] = 0
-            block /= np.sqrt((block**2).sum(0) / n)
-        keys[start:stop] = (vectors @ block).T
+            if flaws.missing[start:stop].any():
+                known = np.isfinite(block)
+                block[~known] = 0
+                block -= block.sum(0) / known.sum(0)
+                block[~known] = 0
+            else:
+                block -= block[0]  # so that squares lose no digits
+            mean, square = block.mean(0), np.einsum("nf,nf->f", block, block) / len(block)
+            products = block.T @ vectors - np.outer(mean, vectors.sum(0))
+            keys[start:stop] = products / np.sqrt((square - mean**2) * len(block))[:, None]
+    usable = ~flaws.constant & (flaws.missing < features.n_scans)
     keys *= np.where(keys[:, :1] < 0, -1, 1)
     rows = np.flatnonzero(usable & np.isfinite(keys).all(1))
     rows = rows[np.argsort(keys[rows, 0], kind="stable")]

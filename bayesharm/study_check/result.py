@@ -133,6 +133,10 @@ class StudyCheck:
             "caveats": list(self.caveats),
         }
 
+    def to_record(self) -> dict[str, Any]:
+        """Return what ``run.json`` keeps of the check; it has findings and caveats of its own."""
+        return {key: value for key, value in self.to_dict().items() if key not in ("findings", "caveats")}
+
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the check as JSON, and write it to a file if a path is given."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
