@@ -171,19 +171,19 @@ def fit(
         )  # fmt: skip
         findings = screen_study(dataset, spec, opt.split_names(accept))
         refuse_errors(findings)
-        for finding in findings:
-            progress.say(f"caveat ({finding.code}): {finding.sentence}")
         check = check_study(dataset, spec, findings=findings)
         for sentence in check.verdict.short:
             progress.say(sentence)
+        for finding in check.findings:
+            progress.say(f"caveat ({finding.code}): {finding.sentence}")
 
         from bayesharm.algorithms.programs import cache_programs  # imports JAX
         from bayesharm.fitting.fit import fit as fit_model
 
         cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, findings=findings, check=check, out=out, overwrite=overwrite, repair=repair, progress=progress,
-            **asdict(inference),
+            dataset, spec, seed=seed, findings=findings, check=check, out=out, overwrite=overwrite, repair=repair,
+            progress=progress, **asdict(inference),
         )  # fmt: skip
     from bayesharm.analysis.summary import summarize
 

@@ -32,7 +32,7 @@ from bayesharm.study_check.result import StudyCheck
 from bayesharm.study_check.typical_scales import estimate_scales, read_typical
 
 DEFAULT_REFERENCE = "HC"  # of all models in the package
-NO_VERDICT = say.Verdict("", "", "", (), (), "")
+NO_VERDICT = say.Verdict("", "", "", (), (), (), "")
 
 
 def check(
@@ -180,9 +180,8 @@ def conclude(
     reference = options["reference"] or advice.reference
     disorder = say.on_disorder(result.counts, result.precision, reference or DEFAULT_REFERENCE)
     confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)
-    gains, outlying = say.on_gains(result.gains, separable), say.on_findings(result.findings)
-    sentences = [*separation, *disorder, *confounding, *precision, *gains]
-    sentences += [*say.on_model(advice, chosen, protocol if advice.model != "cohort" else [], usual), *outlying]
+    gains, findings = say.on_gains(result.gains, separable), say.on_findings(result.findings)
+    on_model = say.on_model(advice, chosen, protocol if advice.model != "cohort" else [], usual)
     model = chosen if chosen in ("protocol",) else advice.model
     command = say.next_command(
         source,
@@ -193,5 +192,13 @@ def conclude(
             "protocol": list(options["protocol"]) if model == "protocol" else [],
         },
     )
-    short = (*separation[:1], *disorder[:1], *precision, *outlying)
-    return say.Verdict(separable, advice.model, advice.why, tuple(sentences), short, command)
+    short = (*separation[:1], *disorder[:1], *precision, *findings)
+    return say.Verdict(
+        separable=separable,
+        model=advice.model,
+        why=advice.why,
+        sentences=(*separation, *disorder, *confounding, *precision, *gains),
+        advice=(*on_model, *findings),
+        short=short,
+        command=command,
+    )

@@ -9,6 +9,8 @@ import pandas as pd
 from bayesharm.data.scans import find_travelers
 from bayesharm.study_check.columns import Described, Kind
 
+MAX_LEVELS = 2  # of a category that is described by the share of one of them
+
 
 @dataclass(frozen=True, eq=False)
 class Counts:
@@ -75,8 +77,14 @@ def count_scans(scans: pd.DataFrame, columns: tuple[Described, ...]) -> Counts:
         diagnoses=diagnoses.rename_axis("scanner"),
         travelers=travelers.sort_values(["n_scanners", "n_scans"], ascending=False, kind="stable"),
         scans_per_person=n_scans.value_counts().sort_index().rename_axis("n_scans").rename("n_people"),
-        described=pd.DataFrame({each.name: _in_words(each, people) for each in columns}, index=scanners.index),
+        described=pd.DataFrame(
+            {each.name: _in_words(each, people) for each in columns if _is_short(each)}, index=scanners.index
+        ),
     )
+
+
+def _is_short(column: Described) -> bool:
+    return column.kind is not Kind.CATEGORY or column.values.nunique() <= MAX_LEVELS
 
 
 def _in_words(column: Described, people: pd.DataFrame) -> pd.Series:

@@ -7,6 +7,7 @@ integrated out, so that the covariance of all effects changes by a matrix of ran
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,10 +45,11 @@ def expect_gains(
     Returns
     -------
     DataFrame
-        A row for each pair of scanners, `first` and `second`, the largest gain of two travelers first. `sd_now`, `sd_1` and
+        A row for each pair of scanners, `first` and `second`, the largest gain of two travelers first. `sd_0`, `sd_1` and
         `sd_2`: expected sd of the difference of their measurement biases now, and after one or two more people had one scan
-        on each of both, in sd of a feature. `all_now`, `all_1` and `all_2`: root mean square over all scanners of the
-        expected sd of their biases. `to_halve`: number of travelers that halve `sd_now`; 0 if more than 100.
+        on each of both, in sd of a feature. `all_0`, `all_1` and `all_2`: root mean square over all scanners of the expected
+        sd of their biases. `to_halve`: number of more travelers that halve `sd_0`. `to_link`: number with which travelers
+        alone give half of the information on the difference, 0 if they do already. -1 if more than 100.
         New travelers have the reference diagnosis, and average or the most frequent covariates.
     """
     design, is_new = _with_visitor(scans, _separating(spec), covariates)
@@ -82,39 +84,82 @@ def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covari
 
 
 def _gains(design: Design, is_new: np.ndarray, scales: np.ndarray) -> pd.DataFrame:
-    log_scales, n = np.log(scales), len(design.scanners)
-    posterior = ConditionalPosterior.of_scans(design, log_scales, VarianceRatios.equal(n), ~is_new)
-    scanner = design.class_scanner[design.scan_class]
-    visits = design.matrix[np.flatnonzero(is_new)[np.argsort(scanner[is_new])]]
-    by_participant = [family.name for family in design.spec.families if family.grouping == "participant"]
-    visits = visits @ sparse.diags_array((~np.isin(design.families, by_participant)).astype(float))
-    effects = add_columns(design.of_scanner, len(design.columns))
-    joint = posterior.covariance(sparse.vstack([effects, visits]).tocsr())
-    variance = np.exp(2 * log_scales)
-    person = variance[design.single_scan_scale] if design.single_scan_scale else 0.0
-
-    i, j = np.triu_indices(n, 1)
-    pair = np.stack([i, j], axis=1)  # (pair, visit)
-    of_effects, cross, of_visits = joint[:n, :n], joint[:n, n:], joint[n:, n:]
-    centered = cross - cross.mean(0)
-    products = centered.T @ centered
-    observed = of_visits[pair[:, :, None], pair[:, None, :]]
-    noise = variance[0] * np.eye(2) + person
-    to_difference = cross[i[:, None], pair] - cross[j[:, None], pair]
-    now = of_effects[i, i] + of_effects[j, j] - 2 * of_effects[i, j]
-    all_now = np.trace(of_effects - of_effects.mean(0)) / n
-
-    def after(added: int) -> tuple[np.ndarray, np.ndarray]:
-        """Variance of the difference, and mean variance of all scanners, after some people traveled."""
-        weight = np.linalg.inv(observed + noise / added)
-        difference = now - np.einsum("pv,pvw,pw->p", to_difference, weight, to_difference)
-        return difference, all_now - (weight * products[pair[:, :, None], pair[:, None, :]]).sum((1, 2)) / n
-
+    travels = np.isin(design.participants, design.travelers)
+    everybody, travelers = (_Updates.given(design, scales, is_new, rows) for rows in (~is_new, ~is_new & travels))
+    first, second = everybody.pair.T
     names = np.array(design.scanners, object)
-    table = pd.DataFrame({"first": names[i], "second": names[j], "sd_now": np.sqrt(now), "all_now": np.sqrt(all_now)})
-    for added in ADDED:
-        table[f"sd_{added}"], table[f"all_{added}"] = map(np.sqrt, after(added))
-    halved = np.array([after(added)[0] <= now / 4 for added in range(1, MOST + 1)])
-    table["to_halve"] = np.where(halved.any(0), halved.argmax(0) + 1, 0)
-    columns = ["first", "second", "sd_now", "sd_1", "sd_2", "to_halve", "all_now", "all_1", "all_2"]
+    table = pd.DataFrame({"first": names[first], "second": names[second]})
+    for added in (0, *ADDED):
+        difference, mean = everybody.after(added)
+        table[f"sd_{added}"], table[f"all_{added}"] = np.sqrt(difference), np.sqrt(mean)
+    table["to_halve"] = _smallest([everybody.after(added)[0] <= everybody.after(0)[0] / 4 for added in range(MOST + 1)])
+    half = _Updates.given(design, scales, is_new, np.full(design.n_scans, False)).after(0)[0] / 2
+    table["to_link"] = _smallest([travelers.after(added)[0] <= half for added in range(MOST + 1)])
+    columns = ["first", "second", "sd_0", "sd_1", "sd_2", "to_halve", "to_link", "all_0", "all_1", "all_2"]
     return table[columns].sort_values("all_2", kind="stable", ignore_index=True)
+
+
+def _smallest(is_enough: list[np.ndarray]) -> np.ndarray:
+    """Smallest number of travelers that is enough, for each pair; -1 if none is."""
+    return np.where(np.any(is_enough, axis=0), np.argmax(is_enough, axis=0), -1)
+
+
+class _Updates(NamedTuple):
+    """Posterior of the scanner effects given some scans, and what a new traveler between two scanners changes.
+
+    Attributes
+    ----------
+    pair : (pair, 2) int array
+    now : (pair,) array
+        Variance of the difference of two scanners.
+    mean_now : float
+        Mean over scanners of the variance of their effects, each minus the mean of all.
+    to_difference : (pair, 2) array
+        Covariance of the difference with the expectation of the two new scans.
+    to_all : (pair, 2, 2) array
+        Sum over scanners of the products of such covariances.
+    observed, noise : (pair, 2, 2) and (2, 2) arrays
+        Covariance of the expectation of the two new scans; of their noise and participant effect.
+    """
+
+    pair: np.ndarray
+    now: np.ndarray
+    mean_now: float
+    to_difference: np.ndarray
+    to_all: np.ndarray
+    observed: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def given(cls, design: Design, scales: np.ndarray, is_new: np.ndarray, rows: np.ndarray) -> _Updates:
+        """Condition on some scans of a design, in which the new person has one scan on each scanner."""
+        n = len(design.scanners)
+        posterior = ConditionalPosterior.of_scans(design, np.log(scales), VarianceRatios.equal(n), rows)
+        scanner = design.class_scanner[design.scan_class]
+        by_participant = [family.name for family in design.spec.families if family.grouping == "participant"]
+        visits = design.matrix[np.flatnonzero(is_new)[np.argsort(scanner[is_new])]]
+        visits = visits @ sparse.diags_array((~np.isin(design.families, by_participant)).astype(float))
+        effects = add_columns(design.of_scanner, len(design.columns))
+        joint = posterior.covariance(sparse.vstack([effects, visits]).tocsr())
+        of_effects, cross, of_visits = joint[:n, :n], joint[:n, n:], joint[n:, n:]
+        i, j = np.triu_indices(n, 1)
+        pair = np.stack([i, j], axis=1)
+        centered = cross - cross.mean(0)
+        person = scales[design.single_scan_scale] ** 2 if design.single_scan_scale else 0.0
+        return cls(
+            pair=pair,
+            now=of_effects[i, i] + of_effects[j, j] - 2 * of_effects[i, j],
+            mean_now=float(np.trace(of_effects - of_effects.mean(0)) / n),
+            to_difference=cross[i[:, None], pair] - cross[j[:, None], pair],
+            to_all=(centered.T @ centered)[pair[:, :, None], pair[:, None, :]] / n,
+            observed=of_visits[pair[:, :, None], pair[:, None, :]],
+            noise=scales[0] ** 2 * np.eye(2) + person,
+        )
+
+    def after(self, added: int) -> tuple[np.ndarray, np.ndarray]:
+        """Variance of the difference of each pair, and `mean_now`, after some people had a scan on each of both."""
+        if not added:
+            return self.now, np.full(len(self.now), self.mean_now)
+        weight = np.linalg.inv(self.observed + self.noise / added)
+        difference = self.now - np.einsum("pv,pvw,pw->p", self.to_difference, weight, self.to_difference)
+        return difference, self.mean_now - (weight * self.to_all).sum((1, 2))

@@ -13,7 +13,7 @@ from bayesharm.results.console import bullets, make_table
 from bayesharm.study_check.counts import Counts
 from bayesharm.study_check.feature_values import FeatureCheck
 from bayesharm.study_check.links import Links
-from bayesharm.study_check.precision import Precision
+from bayesharm.study_check.precision import INSEPARABLE, Precision
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -39,7 +39,7 @@ def render_page(check: Any) -> Group:
     counts, verdict, precision = check.counts, check.verdict, check.precision
     parts: list[Any] = [
         Text.assemble(("Study check", "bold"), f"\n{_totals(counts, check.features)}\n"),
-        bullets("Verdict", verdict.sentences),
+        bullets("Verdict", (*verdict.sentences, *verdict.advice)),
         Text.assemble(("Next\n", "bold"), _wrap_command(verdict.command), "\n"),
     ]
     errors = [finding for finding in check.findings if finding.severity == "error"]
@@ -208,19 +208,18 @@ def inflation_table(precision: Precision) -> Table:
     table = make_table(
         "Variance inflation",
         "Variance of an effect, relative to its variance if the other term of the model were known. 1: the design separates "
-        "both; 4: not knowing the other doubles the uncertainty.",
+        "both; 4: not knowing the other doubles the sd; inseparable: the data cannot tell one from the other.",
         ["effect", "other term", "mean", "largest", "description"],
         PAGE_WIDTH,
     )
     for row in precision.inflation[precision.inflation.largest >= MIN_INFLATION].itertuples():
-        table.add_row(
-            EFFECTS.get(row.of, row.of),
-            EFFECTS.get(row.by, row.by),
-            f"{row.mean:.2f}",
-            f"{row.largest:.2f}",
-            f"largest for {row.level}",
-        )
+        of, by = (EFFECTS.get(each, each) for each in (row.of, row.by))
+        table.add_row(of, by, _factor(row.mean), _factor(row.largest), f"largest for {row.level}")
     return table
+
+
+def _factor(inflation: float) -> str:
+    return "inseparable" if inflation > INSEPARABLE else f"{inflation:.2f}"
 
 
 def pairs_table(precision: Precision, has_travelers: bool) -> Table:
@@ -245,15 +244,17 @@ def gains_table(gains: pd.DataFrame) -> Table:
     """Render the pairs of scanners between which more travelers would help most."""
     table = make_table(
         "What more travelers would add, the best pairs",
-        "Expected sd of the difference of the two measurement biases, in sd of a feature: now, and if one or two more "
-        "people had one scan on each of both. To halve: how many people halve it. All: root mean square over all scanners.",
-        ["pair", "now", "one more", "two more", "to halve", "all, now", "all, two more"],
+        "Sd of the difference of the two measurement biases, in sd of a feature: now, and if one or two more people had one "
+        "scan on each of both. To halve: how many people halve it. To link: with how many travelers alone give half of the "
+        "information on the difference. All: root mean square over all scanners.",
+        ["pair", "now", "one more", "two more", "to halve", "to link", "all, now", "all, two more"],
         PAGE_WIDTH,
     )
     for row in gains.head(MAX_PAIRS).itertuples():
         table.add_row(
-            f"{row.first} – {row.second}", *(f"± {each:.3f}" for each in (row.sd_now, row.sd_1, row.sd_2)),
-            f"{row.to_halve}" if row.to_halve else "> 100", *(f"± {each:.3f}" for each in (row.all_now, row.all_2)),
+            f"{row.first} – {row.second}", *(f"± {each:.3f}" for each in (row.sd_0, row.sd_1, row.sd_2)),
+            *("> 100" if each < 0 else f"{each}" for each in (row.to_halve, row.to_link)),
+            *(f"± {each:.3f}" for each in (row.all_0, row.all_2)),
         )  # fmt: skip
     return table
 

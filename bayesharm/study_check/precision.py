@@ -19,6 +19,9 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import Design, restrict_design
 
+FLAT_SD = 100.0  # prior sd, in sd of a feature, that says nothing
+INSEPARABLE = 1000.0  # variance inflation, above which the design does not separate two effects
+
 
 @dataclass(frozen=True, eq=False)
 class Precision:
@@ -38,9 +41,9 @@ class Precision:
     diagnoses : DataFrame by diagnosis
         Disorder effect against the reference: the same numbers.
     inflation : DataFrame
-        Variance inflation: `of` an effect (the removed one, or `disorder`), `by` a term of the model, and the `factor` by
-        which its variance would fall if that term were known: `mean` over the levels, and the largest, `largest`, at
-        `level`.
+        Variance inflation: `of` an effect (the removed one, or `disorder`), `by` another term of the model: variance of the
+        effect over its variance if the other term were known, `mean` over levels, and the `largest`, that of `level`. Both
+        effects have flat priors here, except sampling bias; above 1,000 (`INSEPARABLE`) the design does not separate them.
     """
 
     effect: str
@@ -118,25 +121,31 @@ def _inflations(
     design: Design, scales: np.ndarray, removed: EffectGroup | None, disorder: EffectGroup | None
 ) -> pd.DataFrame:
     """Variance of each contrast over its variance if a term were known, for each term that is not its own."""
-    rows = []
-    families = {family.name: family.grouping for family in design.spec.families}
-    for group, own in ((removed, {*design.spec.components}), (disorder, {"disorder"})):
+    rows, terms = [], _terms(design)
+    groupings = {family.name: family.grouping for family in design.spec.families}
+    for group in (removed, disorder):
         if group is None:
             continue
-        variance = _variance(design, group, scales)
-        for term, columns in _terms(design).items():
-            if term in own or families.get(term) == "participant":
+        for term, columns in terms.items():
+            if term == group.name or groupings.get(term) == "participant":
                 continue
             known = restrict_design(design, ~columns, design.scales, design.scale_medians)
             kept = find_effects(known, group.name)
             if kept is None or len(kept.levels) < len(group.levels):
                 continue
-            factor = variance / _variance(known, kept, scales)
+            flat = _with_flat_priors(design, scales, (group.name, "" if groupings.get(term) == "population" else term))
+            factor = _variance(design, group, flat) / _variance(known, kept, flat)
             worst = int(factor.argmax())
             row = {"of": group.name, "by": term, "mean": factor.mean(), "largest": factor[worst]}
             rows.append(row | {"level": group.levels[worst]})
     table = pd.DataFrame(rows, columns=["of", "by", "mean", "largest", "level"])
     return table.sort_values("largest", ascending=False, kind="stable", ignore_index=True)
+
+
+def _with_flat_priors(design: Design, scales: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Return the scales with flat priors of some effects, of which a sum of protocol factors has several."""
+    families = {f.name for f in design.spec.families if f.name in names or f.component_of in names and f.component_of}
+    return np.where([scale.family in families for scale in design.scales], FLAT_SD, scales)
 
 
 def _variance(design: Design, group: EffectGroup, scales: np.ndarray) -> np.ndarray:

@@ -105,7 +105,7 @@ class StudyCheck:
             "refused": self.is_refused,
             "model": self.model,
             "covariates": list(self.covariates),
-            "verdict": asdict(self.verdict) | {k: list(getattr(self.verdict, k)) for k in ("sentences", "short")},
+            "verdict": {key: _plain(value) for key, value in asdict(self.verdict).items()},
             "counts": counts.totals
             | {"scans_per_person": {str(n): int(people) for n, people in counts.scans_per_person.items()}},
             "scanners": by_scanner,

@@ -12,10 +12,10 @@ import pandas as pd
 
 from bayesharm.data.finding import Finding
 from bayesharm.errors import listed
-from bayesharm.study_check.confounding import CLEARLY
+from bayesharm.study_check.confounding import CLEARLY, LITTLE
 from bayesharm.study_check.counts import Counts
 from bayesharm.study_check.links import Links
-from bayesharm.study_check.precision import Precision
+from bayesharm.study_check.precision import INSEPARABLE, Precision
 from bayesharm.study_check.recommendation import Recommendation
 
 SEPARATED, PARTLY = 1.25, 2.0  # sd of an effect over its sd if the scanners were known: limits of the words
@@ -34,9 +34,11 @@ class Verdict:
     model, why : str
         The model that suits the study, and the reason.
     sentences : tuple of str
-        The most important first.
+        What the study can and cannot separate, how precisely, and what would help; the most important first.
+    advice : tuple of str
+        The model to use and why, covariates and protocol factors that the table offers, and the number of findings.
     short : tuple of str
-        Two to four of them, for the start of a fit.
+        One to four of these sentences, for the start of a fit.
     command : str
         The next command, or the next line of Python.
     """
@@ -45,6 +47,7 @@ class Verdict:
     model: str
     why: str
     sentences: tuple[str, ...]
+    advice: tuple[str, ...]
     short: tuple[str, ...]
     command: str
 
@@ -73,11 +76,10 @@ def on_separation(counts: Counts, links: Links) -> tuple[str, list[str]]:
 
 
 def _named_groups(groups: tuple[tuple[str, ...], ...]) -> str:
-    """Name the groups that are not linked: the largest by its size, single scanners by name."""
+    """Name the groups that are not linked: the smaller ones by name."""
     first, *rest = groups
-    single = [group[0] for group in rest if len(group) == 1]
-    several = [f"the group of {listed(group, 3)}" for group in rest if len(group) > 1]
-    return f"{listed([*several, *single])} to {'the others' if len(first) > 3 else listed(first)}"
+    names = [listed(group, 4) if len(group) == 1 else f"the group of {listed(group, 4)}" for group in rest]
+    return f"{listed(names)} to {'the others' if len(first) > 3 or len(rest) > 1 else listed(first)}"
 
 
 def _on_bridges(links: Links) -> list[str]:
@@ -108,14 +110,20 @@ def on_disorder(counts: Counts, precision: Precision | None, reference: str) -> 
     rows = precision.inflation
     rows = rows[(rows.of == "disorder") & (rows.by == precision.effect)]
     if len(rows):
-        factor = float(np.sqrt(rows.largest.iloc[0]))
-        names = listed(map(str, precision.diagnoses.index))
-        effects = f"The effect{'s' if len(precision.diagnoses) > 1 else ''} of {names}"
+        inflation, several = rows.largest.iloc[0], len(precision.diagnoses) > 1
+        effects = f"The effect{'s' if several else ''} of {listed(map(str, precision.diagnoses.index))}"
+        if inflation > INSEPARABLE:
+            who = f"{rows.level.iloc[0]}, for one," if several else rows.level.iloc[0]
+            return [
+                f"{effects} cannot be told apart from the scanners: without travelers, {who} is the same as a difference "
+                "between scanners."
+            ]
+        factor = float(np.sqrt(inflation))
         can = "can" if factor < SEPARATED else "can partly" if factor < PARTLY else "can hardly"
-        worst = f" (most for {rows.level.iloc[0]})" if len(precision.diagnoses) > 1 else ""
+        worst = f"at most, for {rows.level.iloc[0]}, " if several else ""
         sentences.append(
-            f"{effects} {can} be told apart from the scanners: not knowing the scanner effects makes the sd of "
-            f"the estimate{'s' if len(precision.diagnoses) > 1 else ''} up to {factor:.2f} times as large{worst}."
+            f"{effects} {can} be told apart from the scanners (the sd is {worst}{factor:.2f} times what it would be if the "
+            "scanner effects were known)."
         )
     return sentences
 
@@ -127,11 +135,10 @@ def on_confounding(confounding: pd.DataFrame) -> list[str]:
         return []
     strong = table[table.share >= CLEARLY]
     if strong.empty:
-        first = table.iloc[0]
-        names = listed(table.of.iloc[:6])
-        if len(table) == 1:
-            return [f"{_capital(names)} hardly goes with the scanner ({first.share:.0%} of the variance)."]
-        return [f"{_capital(names)} hardly go with the scanner (at most {first.share:.0%} of the variance)."]
+        is_even, several = table.share.max() < LITTLE, len(table) > 1
+        words = ("are" if several else "is") + " spread evenly over scanners" if is_even else "hardly go with the scanner"
+        share = f"at most {max(table.share.max(), 0.01):.0%} of the variance lies between scanners"
+        return [f"{_capital(listed(table.of))} {words} ({share})."]
     named = [f"{row.of} ({row.share:.0%})" for row in strong.itertuples()]
     verb = "goes" if len(strong) == 1 else "go"
     return [f"{_capital(listed(named))} {verb} with the scanner (share of the variance that lies between scanners)."]
@@ -155,19 +162,26 @@ def on_precision(precision: Precision | None) -> list[str]:
 
 
 def on_gains(gains: pd.DataFrame | None, separable: str) -> list[str]:
-    """Say what two more travelers would add."""
+    """Say what more travelers would add."""
     if gains is None or gains.empty:
         return []
     best = gains.iloc[0]
-    ratio = best.sd_2 / best.sd_now
-    both, more = f"{best['first']} and {best['second']}", "" if separable == "no" else "more "
-    change = f"would halve the sd of their difference (± {best.sd_now:.2f} to ± {best.sd_2:.2f} sd of a feature)"
+    both, ratio = f"{best['first']} and {best['second']}", best.sd_2 / best.sd_0
+    if separable != "yes":
+        if best.to_link < 0:
+            return []
+        people = "1 person" if best.to_link == 1 else f"{max(best.to_link, 1)} people"
+        return [
+            f"What would help most: travelers between {both}. If {people} had one scan on each, these scans alone would give "
+            f"half of the information on the difference between the two scanners.{' The other scanners need such links as well.' if separable == 'no' and len(gains) > 1 else ''}"
+        ]
+    change = f"would halve the sd of their difference (± {best.sd_0:.2f} to ± {best.sd_2:.2f} sd of a feature)"
     if ratio > HALVED:
-        change = f"would lower the sd of their difference by {1 - ratio:.0%} (from ± {best.sd_now:.2f} sd of a feature)"
-        change += f", and {best.to_halve} people would halve it" if best.to_halve else ""
+        change = f"would lower the sd of their difference by {1 - ratio:.0%} (from ± {best.sd_0:.2f} sd of a feature)"
+        change += f", and {best.to_halve} people would halve it" if best.to_halve > 0 else ""
     if ratio > LITTLE_GAIN:
-        return [f"A few {more}travelers would add little: two people on {both}, the best pair, {change}."]
-    return [f"What would help most: two {more}travelers, one scan each on {both}. This {change}."]
+        return [f"A few more travelers would add little: two people on {both}, the best pair, {change}."]
+    return [f"What would help most: two more travelers, one scan each on {both}. This {change}."]
 
 
 def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covariates: Sequence[str]) -> list[str]:
