@@ -40,6 +40,7 @@ def check(
     covariates: opt.CovariatesOption = None,
     protocol: ProtocolColumnsOption = None,
     reference: opt.ReferenceOption = None,
+    accept: opt.AcceptOption = None,
     json: JsonOption = None,
 ) -> None:
     """Check a study before it is fitted: what it can separate, how precisely, and what is wrong with its data.
@@ -66,6 +67,7 @@ def check(
         covariates=opt.split_names(covariates),
         protocol=opt.split_names(protocol),
         reference=reference,
+        accept=opt.split_names(accept),
         source=_arguments(scans, features, select, columns.mapping),
     )
     if json is not None:

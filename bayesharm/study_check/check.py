@@ -13,7 +13,7 @@ from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.scans import read_scans
-from bayesharm.data.screening.screen import screen_scans
+from bayesharm.data.screening.screen import accept_findings, screen_scans
 from bayesharm.errors import InputError
 from bayesharm.model.configure import screen_study
 from bayesharm.model.spec import ModelSpec
@@ -146,7 +146,8 @@ def _screen(
     if isinstance(dataset, Dataset):
         return screen_study(dataset, spec, accept)
     factors = [family.grouping for family in spec.factors]
-    return screen_scans(scans, covariates=spec.covariates, factors=factors)
+    found = screen_scans(scans, covariates=spec.covariates, factors=factors)
+    return accept_findings(found, [accept] if isinstance(accept, str) else accept)
 
 
 def conclude(

@@ -171,9 +171,10 @@ def on_gains(gains: pd.DataFrame | None, separable: str) -> list[str]:
         if best.to_link < 0:
             return []
         people = "1 person" if best.to_link == 1 else f"{max(best.to_link, 1)} people"
+        others = " The other scanners need such links as well." if separable == "no" and len(gains) > 1 else ""
         return [
-            f"What would help most: travelers between {both}. If {people} had one scan on each, these scans alone would give "
-            f"half of the information on the difference between the two scanners.{' The other scanners need such links as well.' if separable == 'no' and len(gains) > 1 else ''}"
+            f"What would help most: travelers between {both}. If {people} had one scan on each, these scans alone would "
+            f"give half of the information on the difference between the two scanners.{others}"
         ]
     change = f"would halve the sd of their difference (± {best.sd_0:.2f} to ± {best.sd_2:.2f} sd of a feature)"
     if ratio > HALVED:
