@@ -113,7 +113,9 @@ def check(
         links=find_links(scans),
         confounding=find_confounding(scans, columns, factors, spec.reference),
         precision=None if design is None or found is None else expect_precision(design, found, scales),
-        gains=None if design is None else expect_gains(scans, spec, design.covariates, values),
+        gains=None
+        if design is None
+        else expect_gains(scans, spec, design.covariates, values, dict(zip(design.scale_labels, scales, strict=True))),
         scales_from="prior" if values is None else "features",
         features=features,
         outlying=outlying,

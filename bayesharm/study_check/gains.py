@@ -6,6 +6,7 @@ integrated out, so that the covariance of all effects changes by a matrix of ran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,7 +28,11 @@ MOST = 100  # travelers that are tried to halve an sd
 
 
 def expect_gains(
-    scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...] = (), values: np.ndarray | None = None
+    scans: pd.DataFrame,
+    spec: ModelSpec,
+    covariates: tuple[Covariate, ...] = (),
+    values: np.ndarray | None = None,
+    known: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """Compute what more travelers between each pair of scanners would add.
 
@@ -41,6 +46,8 @@ def expect_gains(
         Those of the design of the study.
     values : (scan, feature) array, optional
         Features from which the scales are estimated; without them, the scales are the prior medians.
+    known : mapping, optional
+        Scales of the study by label; used if the model with new travelers has no other ones.
 
     Returns
     -------
@@ -53,7 +60,10 @@ def expect_gains(
         New travelers have the reference diagnosis, and average or the most frequent covariates.
     """
     design, is_new = _with_visitor(scans, _separating(spec), covariates)
-    scales = design.scale_medians if values is None else estimate_scales(design, values, ~is_new)
+    if known is not None and set(known) == set(design.scale_labels):
+        scales = np.array([known[label] for label in design.scale_labels])
+    else:
+        scales = design.scale_medians if values is None else estimate_scales(design, values, ~is_new)
     return _gains(design, is_new, scales)
 
 

@@ -17,14 +17,14 @@ from bayesharm.likelihood.definition import noise_variance
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import FIXED, Design
 
-N_FEATURES = 200
-N_STEPS = 50
+N_FEATURES = 100
+MAX_STEPS, SMALL_STEP = 50, 0.002  # of the logarithms of the variances
 MIN_FEATURES = 5  # complete ones, below which the prior medians are used
 SMALLEST = 0.01  # of the scales, in sd of a feature
 
 
 def read_typical(features: Features) -> np.ndarray | None:
-    """Read up to 200 evenly spaced features, (scan, feature), those without missing values; None if they are few."""
+    """Read about 100 evenly spaced features, (scan, feature), those without missing values; None if they are few."""
     step = max(1, features.n_features // N_FEATURES)
     chosen = features if step == 1 else features.take(features.names[::step])
     values = np.concatenate([chosen.read(start, stop) for start, stop in chosen.blocks()], axis=1)
@@ -58,8 +58,10 @@ def estimate_scales(design: Design, values: np.ndarray, rows: np.ndarray | None 
     if not y.size:
         return design.scale_medians
     variance = design.scale_medians**2
-    for _ in range(N_STEPS):
-        variance = np.maximum(_step(design, y, variance, rows), SMALLEST**2)
+    for _ in range(MAX_STEPS):
+        before, variance = variance, np.maximum(_step(design, y, variance, rows), SMALLEST**2)
+        if np.abs(np.log(variance / before)).max() < SMALL_STEP:
+            break
     return np.sqrt(variance)
 
 
