@@ -10,7 +10,7 @@ import pandas as pd
 
 from bayesharm.study_check.columns import Described
 
-LITTLE, CLEARLY, MOSTLY = 0.1, 0.25, 0.75  # shares of variance, limits of the words
+LITTLE, CLEARLY, MOSTLY, ALL = 0.1, 0.25, 0.75, 0.99  # shares of variance, limits of the words
 
 
 def find_confounding(
@@ -41,7 +41,7 @@ def find_confounding(
     rows = [(each.name, "scanner", _share(each, people, people.scanner)) for each in columns]
     if diagnosis is not None and diagnosis.nunique() > 1:
         for group in sorted(diagnosis.unique()):
-            if group != reference or diagnosis.nunique() > 2:
+            if group != reference:
                 is_group = diagnosis.eq(group).astype(float)
                 rows.append((f"diagnosis {group}", "scanner", adjusted_share(is_group, people.scanner)))
         rows += [(each.name, "diagnosis", _share(each, people, diagnosis)) for each in columns]
@@ -51,7 +51,10 @@ def find_confounding(
     pairs = [(a, b, canonical_share(scanners[a], scanners[b])) for a, b in combinations(protocol, 2)]
     factors = pd.DataFrame([pair for pair in pairs if np.isfinite(pair[2])], columns=table.columns)
     table = pd.concat([table, factors.sort_values("share", ascending=False, kind="stable")], ignore_index=True)
-    table["in_words"] = [in_words(share) for share in table.share]
+    table["in_words"] = [
+        "partly inseparable" if of in protocol and share > ALL else in_words(share)
+        for of, share in zip(table.of, table.share, strict=True)
+    ]
     return table
 
 
@@ -67,7 +70,7 @@ def _share(column: Described, people: pd.DataFrame, groups: pd.Series) -> float:
 def in_words(share: float) -> str:
     """Say how far two things go together."""
     return (
-        "inseparable" if share > 0.99
+        "inseparable" if share > ALL
         else "hardly separable" if share >= MOSTLY
         else "clearly confounded" if share >= CLEARLY
         else "slightly confounded" if share >= LITTLE

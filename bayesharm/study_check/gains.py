@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -52,11 +53,12 @@ def expect_gains(
     Returns
     -------
     DataFrame
-        A row for each pair of scanners, `first` and `second`, the largest gain of two travelers first. `sd_0`, `sd_1` and
-        `sd_2`: expected sd of the difference of their measurement biases now, and after one or two more people had one scan
-        on each of both, in sd of a feature. `all_0`, `all_1` and `all_2`: root mean square over all scanners of the expected
-        sd of their biases. `to_halve`: number of more travelers that halve `sd_0`. `to_link`: number with which travelers
-        alone give half of the information on the difference, 0 if they do already. -1 if more than 100.
+        A row for each pair of scanners, `first` and `second`: pairs that travelers do not link (`is_linked`) first, those
+        that need the fewest travelers before others, then the largest gain of two travelers. `sd_0`, `sd_1` and `sd_2`:
+        expected sd of the difference of their measurement biases now, and after one or two more people had one scan on each
+        of both, in sd of a feature. `all_0`, `all_1` and `all_2`: root mean square over all scanners of the expected sd of
+        their biases. `to_halve`: number of more travelers that halve `sd_0`. `to_link`: number with which travelers alone
+        give half of the information on the difference, 0 if they do already. -1 if more than 100.
         New travelers have the reference diagnosis, and average or the most frequent covariates.
     """
     design, is_new = _with_visitor(scans, _separating(spec), covariates)
@@ -105,8 +107,19 @@ def _gains(design: Design, is_new: np.ndarray, scales: np.ndarray) -> pd.DataFra
     table["to_halve"] = _smallest([everybody.after(added)[0] <= everybody.after(0)[0] / 4 for added in range(MOST + 1)])
     half = _Updates.given(design, scales, is_new, np.full(design.n_scans, False)).after(0)[0] / 2
     table["to_link"] = _smallest([travelers.after(added)[0] <= half for added in range(MOST + 1)])
-    columns = ["first", "second", "sd_0", "sd_1", "sd_2", "to_halve", "to_link", "all_0", "all_1", "all_2"]
-    return table[columns].sort_values("all_2", kind="stable", ignore_index=True)
+    label = connected_components(_visits(design, ~is_new & travels), directed=False)[1]
+    table["is_linked"] = label[first] == label[second]
+    columns = ["first", "second", "is_linked", "sd_0", "sd_1", "sd_2", "to_halve", "to_link", "all_0", "all_1", "all_2"]
+    order = np.lexsort([table.all_2, np.where(table.is_linked, 0, table.to_link % (MOST + 2)), table.is_linked])
+    return table.loc[order, columns].reset_index(drop=True)
+
+
+def _visits(design: Design, rows: np.ndarray) -> sparse.csr_array:
+    """Number of people with scans on both of two scanners, among some scans."""
+    person, scanner = pd.factorize(design.participants[rows])[0], design.class_scanner[design.scan_class[rows]]
+    shape = (max(len(person), 1), len(design.scanners))
+    visits = sparse.csr_array((np.ones(len(person)), (person, scanner)), shape=shape)
+    return visits.T @ visits
 
 
 def _smallest(is_enough: list[np.ndarray]) -> np.ndarray:

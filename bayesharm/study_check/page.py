@@ -99,13 +99,13 @@ def scanner_table(check: Any) -> Table:
         cells["from data"] = expected.from_data.map("{:.0%}".format, na_action="ignore").fillna("")
     extra = {str(name): counts.diagnoses.loc[scanners.index, name].map(_count) for name in counts.diagnoses}
     extra |= {str(name): counts.described.loc[scanners.index, name] for name in counts.described.columns[:MAX_DESCRIBED]}
-    shown = _that_fit(extra, PAGE_WIDTH - sum(map(_width, cells.items())))
+    shown = _that_fit(extra, PAGE_WIDTH - 3 - sum(map(_width, cells.items())))
     diagnoses = [name for name in shown if name in counts.diagnoses]
     caption = "People: with a scan there. Travelers: with scans on two or more scanners."
     if diagnoses:
         caption += f" {listed(diagnoses)}: people who did not travel."
     if len(shown) < len(extra):
-        caption += f" {listed([name for name in extra if name not in shown])}: in the JSON."
+        caption += f" Only in the JSON: {listed([name for name in extra if name not in shown])}."
     if has_precision:
         caption += _explain_precision(check)
     columns = {name: cells[name] for name in ("scanner", "scans", "people", "travelers")} | shown
