@@ -110,10 +110,12 @@ def test_travelers_make_separable_what_was_not():
 
 def test_advice_names_covariates_and_protocol_factors_of_the_table():
     found = check(DESIGNS["both"])
-    assert "Without age and sex as covariates" in " ".join(found.verdict.advice)
+    assert "Age and sex are in the table" in " ".join(found.verdict.advice)
     assert "covariates=['age', 'sex']" in found.verdict.command
-    assert "Without" not in " ".join(check(DESIGNS["both"], covariates=["age"]).verdict.advice)
-    assert "Without" not in " ".join(check(DESIGNS["traveling only"]).verdict.advice)  # people are compared with themselves
+    assert "in the table" not in " ".join(check(DESIGNS["both"], covariates=["age"]).verdict.advice)
+    assert "in the table" not in " ".join(
+        check(DESIGNS["traveling only"]).verdict.advice
+    )  # people are compared with themselves
     many = study(travelers("t", 4, "ABCDEF"), *(cohort(k, 8) for k in "ABCDEF"))
     many["Manufacturer"] = many.scanner.map(dict(zip("ABCDEF", ["GE", "GE", "S", "S", "P", "P"], strict=True)))
     assert "--model protocol" in " ".join(check(many).verdict.advice)

@@ -195,7 +195,8 @@ def conclude(
             "protocol": list(options["protocol"]) if model == "protocol" else [],
         },
     )
-    short = (*separation[:1], *disorder[:1], *precision, *findings)
+    other_model = on_model[:1] if chosen not in (advice.model, "protocol") else []
+    short = (*separation[:1], *disorder[:1], *precision, *other_model, *findings)
     return say.Verdict(
         separable=separable,
         model=advice.model,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.scans import CANONICAL
+from bayesharm.data.screening.words import to_days
 from bayesharm.model.catalog import load_model
 
 # Names of columns, in lower case and without blanks, points and underscores.
@@ -18,7 +19,6 @@ AGE = re.compile(r"age|age(at)?(scan|mri|visit|test|years)?|years|alter")
 SEX = re.compile(r"sex|gender|male|female|geschlecht")
 TIME = re.compile(r"(acq|scan|study|session|visit|mri|acquisition)?(date|time|datetime)(of)?(scan|mri|acquisition)?|acqtime")
 OTHER = re.compile(r"handedness|education|iq|fiq|(mean)?fd(mean)?|(head)?motion|e?tiv|icv|meanfd|timepoint|medication")
-MIN_READ = 0.9  # share of values that must be dates for a column to be one
 MAX_CATEGORIES = 20
 
 
@@ -98,8 +98,9 @@ def _plain(name: str) -> str:
 
 def _describe(values: pd.Series, name: str) -> Described | None:
     if TIME.fullmatch(_plain(name)):
-        dates = _as_dates(values)
-        if dates.notna().mean() >= MIN_READ and dates.nunique() > 1:
+        days = to_days(values)
+        dates = pd.Series(pd.NaT if days is None else pd.to_datetime(days, unit="D"), values.index)
+        if dates.nunique() > 1:
             return Described(name, Kind.TIME, dates)
     if pd.api.types.is_bool_dtype(values):
         values = values.astype(str)
@@ -111,16 +112,3 @@ def _describe(values: pd.Series, name: str) -> Described | None:
         return Described(name, Kind.NUMBER, numbers) if numbers.nunique() > 1 else None
     labels = values.astype(object).where(values.notna(), None).map(lambda v: None if v is None else str(v).strip() or None)
     return Described(name, Kind.CATEGORY, labels) if 1 < labels.nunique() <= MAX_CATEGORIES else None
-
-
-def _as_dates(values: pd.Series) -> pd.Series:
-    """Read dates and times written in one format; days of numbers such as 20240131."""
-    if values.dtype.kind == "M":
-        return values
-    text = values.dropna().astype(str).str.removesuffix(".0")
-    is_compact = text.str.fullmatch(r"(19|20)\d{6}")
-    if pd.api.types.is_numeric_dtype(values) and not is_compact.all():
-        return pd.Series(pd.NaT, values.index)
-    form = "%Y%m%d" if len(text) and is_compact.all() else None
-    dates = pd.to_datetime(text, errors="coerce", format=form, utc=True).dt.tz_localize(None)
-    return dates.reindex(values.index)

@@ -62,6 +62,8 @@ def _share(column: Described, people: pd.DataFrame, groups: pd.Series) -> float:
     """Adjusted share of a column; of several categories, the mean weighted by their variances."""
     numbers = [values[people.index] for values in column.numbers.values()]
     shares = np.array([adjusted_share(values, groups) for values in numbers])
+    if len(shares) == 1:
+        return float(shares[0])
     weight = np.array([values.var() for values in numbers])
     known = np.isfinite(shares) & (weight > 0)
     return float(np.average(shares[known], weights=weight[known])) if known.any() else float("nan")
@@ -86,12 +88,13 @@ def adjusted_share(values: pd.Series, groups: pd.Series) -> float:
     known = values.notna().to_numpy()
     y, codes = values.to_numpy(float)[known], pd.factorize(groups.to_numpy(object)[known])[0]
     size = np.bincount(codes) if len(codes) else np.zeros(1, int)
-    total = ((y - y.mean()) ** 2).sum() if len(y) else 0.0
-    if total == 0 or len(size) < 2 or len(y) <= len(size):
+    if len(size) < 2 or len(y) <= len(size):
         return float("nan")
-    means = np.bincount(codes, y) / size
-    within = ((y - means[codes]) ** 2).sum()
-    return max(0.0, float(1 - (within / (len(y) - len(size))) / (total / (len(y) - 1))))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        y = (y - y.mean()) / y.std()
+        within = ((y - (np.bincount(codes, y) / size)[codes]) ** 2).sum()
+        share = 1 - (within / (len(y) - len(size))) / (len(y) / (len(y) - 1))
+    return max(0.0, float(share)) if np.isfinite(share) else float("nan")
 
 
 def canonical_share(first: pd.Series, second: pd.Series) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from bayesharm.data.scans import find_travelers
@@ -101,7 +102,8 @@ def _in_words(column: Described, people: pd.DataFrame) -> pd.Series:
 
 
 def _mean_and_sd(values: pd.Series) -> str:
-    mean, sd = values.mean(), values.std(ddof=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, sd = values.mean(), values.std(ddof=0)
     if pd.isna(mean):
         return ""
     return f"{mean:.0f} ± {sd:.0f}" if abs(mean) >= 10 and sd >= 1 else f"{mean:.2g} ± {sd:.1g}"

@@ -48,7 +48,8 @@ def find_outlying(features: Features, scans: pd.DataFrame) -> pd.DataFrame:
         return table.iloc[:0].assign(limit=np.nan).set_index("scan_id")
     log, n_people = np.log(distance[tested]), scans.participant_id[tested].nunique()
     spread = TO_SD * np.median(np.abs(log - np.median(log)))
-    limit = np.exp(np.median(log) + stdtrit(EFFICIENCY * n_people, 1 - FALSE_ALARM / len(log)) * spread)
+    with np.errstate(over="ignore"):  # of few people no scan is outlying
+        limit = np.exp(np.median(log) + stdtrit(EFFICIENCY * n_people, 1 - FALSE_ALARM / len(log)) * spread)
     table["limit"] = max(limit, MIN_DISTANCE)
     outlying = table[table.distance > table.limit]
     return outlying.sort_values("distance", ascending=False, kind="stable").set_index("scan_id")
