@@ -113,9 +113,7 @@ def test_advice_names_covariates_and_protocol_factors_of_the_table():
     assert "Age and sex are in the table" in " ".join(found.verdict.advice)
     assert "covariates=['age', 'sex']" in found.verdict.command
     assert "in the table" not in " ".join(check(DESIGNS["both"], covariates=["age"]).verdict.advice)
-    assert "in the table" not in " ".join(
-        check(DESIGNS["traveling only"]).verdict.advice
-    )  # people are compared with themselves
+    assert "in the table" not in " ".join(check(DESIGNS["traveling only"]).verdict.advice)
     many = study(travelers("t", 4, "ABCDEF"), *(cohort(k, 8) for k in "ABCDEF"))
     many["Manufacturer"] = many.scanner.map(dict(zip("ABCDEF", ["GE", "GE", "S", "S", "P", "P"], strict=True)))
     assert "--model protocol" in " ".join(check(many).verdict.advice)
@@ -393,8 +391,8 @@ def test_outlying_scans_are_found_and_false_alarms_are_rare(kind):
 # Page, JSON, commands ---------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "format", "refused", "model", "covariates", "verdict", "counts", "scanners", "travelers", "links", "confounding",
-    "precision", "gains", "features", "outlying_scans", "findings", "caveats",
+    "format", "refused", "model", "covariates", "protocol", "verdict", "counts", "scanners", "travelers", "links",
+    "confounding", "precision", "gains", "features", "outlying_scans", "findings", "caveats",
 }  # fmt: skip
 
 

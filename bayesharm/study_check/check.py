@@ -108,6 +108,7 @@ def check(
     result = StudyCheck(
         model=spec.name,
         covariates=spec.covariates,
+        protocol=tuple(family.grouping for family in spec.factors if family.grouping in factors),
         verdict=NO_VERDICT,
         counts=count_scans(scans, columns),
         links=find_links(scans),

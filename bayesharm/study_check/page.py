@@ -10,8 +10,10 @@ import pandas as pd
 
 from bayesharm.errors import listed
 from bayesharm.results.console import bullets, make_table
+from bayesharm.study_check.confounding import LITTLE
 from bayesharm.study_check.counts import Counts
 from bayesharm.study_check.feature_values import FeatureCheck
+from bayesharm.study_check.gains import MOST
 from bayesharm.study_check.links import Links
 from bayesharm.study_check.precision import INSEPARABLE, Precision
 
@@ -49,14 +51,15 @@ def render_page(check: Any) -> Group:
     parts.append(bullets("Caveats of the design", check.caveats))
     parts.append(scanner_table(check))
     parts.append(links_table(check.links, counts))
-    if len(check.confounding):
-        parts.append(confounding_table(check.confounding))
-    if precision is not None and (precision.inflation.largest >= MIN_INFLATION).any():
-        parts.append(inflation_table(precision))
-    if precision is not None and len(precision.pairs):
-        parts.append(pairs_table(precision, bool(counts.totals["travelers"])))
-    if check.gains is not None and len(check.gains):
-        parts.append(gains_table(check.gains))
+    if check.confounding["with"].isin(["scanner", "diagnosis", *check.protocol]).any():
+        parts.append(confounding_table(check.confounding, check.protocol))
+    if precision is not None:
+        title = "Variance inflation (variance of an effect, relative to its variance if the other term were known)"
+        parts.append(bullets(title, describe_inflation(precision)))
+        parts.append(bullets("Least certain differences between scanners, sd of a feature", describe_pairs(precision)))
+    if check.gains is not None:
+        title = "What more travelers would add, people with one scan on each of two scanners"
+        parts.append(bullets(title, describe_gains(check.gains)))
     if check.features is not None:
         parts.append(bullets("Features", describe_features(check.features, counts.totals["scans"])))
     return Group(*parts)
@@ -187,14 +190,19 @@ def _range(values: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high} (median {values.median():g})"
 
 
-def confounding_table(confounding: pd.DataFrame) -> Table:
-    """Render what goes with the scanner, the diagnosis and other protocol factors."""
-    shown = confounding.head(MAX_CONFOUNDED)
-    more = len(confounding) - len(shown)
+def confounding_table(confounding: pd.DataFrame, protocol: Sequence[str]) -> Any:
+    """Render what goes with the scanner and the diagnosis, and with one another the protocol factors of the model."""
+    confounding = confounding[confounding["with"].isin(["scanner", "diagnosis", *protocol])]
+    is_balanced = confounding.share < LITTLE
+    shown = confounding[~is_balanced].head(MAX_CONFOUNDED)
+    if shown.empty:
+        return bullets("What goes with what", [_balanced(confounding)])
     table = make_table(
-        "What goes with what" + (f" ({len(shown)} of {len(confounding)}; all of them are in the JSON)" if more else ""),
+        "What goes with what",
         "Share: share of the variance of the first that lies between levels of the second, adjusted for chance, over "
-        "people. Between protocol factors: squared canonical correlation over scanners.",
+        "people."
+        + (" Between protocol factors: squared canonical correlation over scanners." if protocol else "")
+        + (f" {_balanced(confounding[is_balanced])}" if is_balanced.any() else ""),
         ["column", "with", "share", "description"],
         PAGE_WIDTH,
     )
@@ -203,60 +211,42 @@ def confounding_table(confounding: pd.DataFrame) -> Table:
     return table
 
 
-def inflation_table(precision: Precision) -> Table:
-    """Render how much more certain an effect would be if another term of the model were known."""
-    table = make_table(
-        "Variance inflation",
-        "Variance of an effect, relative to its variance if the other term of the model were known. 1: the design separates "
-        "both; 4: not knowing the other doubles the sd; inseparable: the data cannot tell one from the other.",
-        ["effect", "other term", "mean", "largest", "description"],
-        PAGE_WIDTH,
-    )
+def _balanced(rows: pd.DataFrame) -> str:
+    named = [f"{of} with {other}" for of, other in zip(rows.of, rows["with"], strict=True)]
+    return f"Balanced (less than {LITTLE:.0%}): {listed(named)}."
+
+
+def describe_inflation(precision: Precision) -> list[str]:
+    """Say how much more certain an effect would be if another term of the model were known."""
+    sentences = []
     for row in precision.inflation[precision.inflation.largest >= MIN_INFLATION].itertuples():
         of, by = (EFFECTS.get(each, each) for each in (row.of, row.by))
-        table.add_row(of, by, _factor(row.mean), _factor(row.largest), f"largest for {row.level}")
-    return table
+        factor = f"{row.mean:.1f} on average, {row.largest:.1f}"
+        if row.largest > INSEPARABLE:
+            factor = "the data cannot tell one from the other"
+        sentences.append(f"{of} by {by}: {factor} for {row.level}.")
+    return sentences
 
 
-def _factor(inflation: float) -> str:
-    return "inseparable" if inflation > INSEPARABLE else f"{inflation:.2f}"
+def describe_pairs(precision: Precision) -> list[str]:
+    """Name the pairs of scanners whose difference will be least certain, and the evidence on it."""
+    return [
+        f"{row.first} and {row.second}: ± {row.expected_sd:.2f}, {row.from_data:.0%} from the data (travelers alone: "
+        f"{row.from_travelers:.0%}), rests on {row.rests_on}."
+        for row in precision.pairs.head(MAX_PAIRS).itertuples()
+    ]
 
 
-def pairs_table(precision: Precision, has_travelers: bool) -> Table:
-    """Render the pairs of scanners whose difference will be least certain."""
-    pairs = precision.pairs
-    shares = ["from data", *(["from travelers"] if has_travelers else [])]
-    table = make_table(
-        f"Least certain differences between scanners ({min(MAX_PAIRS, len(pairs))} of {len(pairs)} pairs)",
-        "Sd of the difference before and after the data, in sd of a feature."
-        + (" From travelers: from data, if only their scans were used." if has_travelers else ""),
-        ["pair", "before", "expected", *shares, "rests on"],
-        PAGE_WIDTH,
-    )
-    for row in pairs.head(MAX_PAIRS).itertuples():
-        cells = [f"{row.from_data:.0%}", *([f"{row.from_travelers:.0%}"] if has_travelers else [])]
-        pair = f"{row.first} – {row.second}"
-        table.add_row(pair, f"± {row.prior_sd:.2f}", f"± {row.expected_sd:.2f}", *cells, str(row.rests_on))
-    return table
-
-
-def gains_table(gains: pd.DataFrame) -> Table:
-    """Render the pairs of scanners between which more travelers would help most."""
-    table = make_table(
-        "What more travelers would add, the best pairs",
-        "Sd of the difference of the two measurement biases, in sd of a feature: now, and if one or two more people had one "
-        "scan on each of both. To halve: how many people halve it. To link: with how many travelers alone give half of the "
-        "information on the difference. All: root mean square over all scanners.",
-        ["pair", "now", "one more", "two more", "to halve", "to link", "all, now", "all, two more"],
-        PAGE_WIDTH,
-    )
+def describe_gains(gains: pd.DataFrame) -> list[str]:
+    """Say what travelers between the best pairs of scanners would add."""
+    sentences = []
     for row in gains.head(MAX_PAIRS).itertuples():
-        table.add_row(
-            f"{row.first} – {row.second}", *(f"± {each:.3f}" for each in (row.sd_0, row.sd_1, row.sd_2)),
-            *("> 100" if each < 0 else f"{each}" for each in (row.to_halve, row.to_link)),
-            *(f"± {each:.3f}" for each in (row.all_0, row.all_2)),
-        )  # fmt: skip
-    return table
+        link = f" {row.to_link} alone give half of the information," if row.to_link > 0 else ""
+        halve = f"{row.to_halve} halve the sd" if row.to_halve > 0 else f"more than {MOST} halve the sd"
+        sentences.append(
+            f"{row.first} and {row.second}: ± {row.sd_0:.3f} now, ± {row.sd_2:.3f} with two more;{link} {halve}."
+        )
+    return sentences
 
 
 def describe_features(features: FeatureCheck, n_scans: int) -> list[str]:

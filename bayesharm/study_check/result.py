@@ -36,7 +36,8 @@ class StudyCheck:
     ----------
     model : str
         Model of the expected precisions.
-    covariates : tuple of str
+    covariates, protocol : tuple of str
+        Its covariates and protocol factors, columns of the scans table.
     verdict : Verdict
         The conclusions, in sentences; `separable`, `model`, `why` and `command` for scripts.
     counts : Counts
@@ -62,6 +63,7 @@ class StudyCheck:
 
     model: str
     covariates: tuple[str, ...]
+    protocol: tuple[str, ...]
     verdict: Verdict
     counts: Counts
     links: Links
@@ -105,11 +107,12 @@ class StudyCheck:
             "refused": self.is_refused,
             "model": self.model,
             "covariates": list(self.covariates),
+            "protocol": list(self.protocol),
             "verdict": {key: _plain(value) for key, value in asdict(self.verdict).items()},
             "counts": counts.totals
             | {"scans_per_person": {str(n): int(people) for n, people in counts.scans_per_person.items()}},
             "scanners": by_scanner,
-            "travelers": _records(counts.travelers),
+            "travelers": _records(counts.travelers.head(MAX_ROWS)),
             "links": {
                 "components": [list(group) for group in self.links.components],
                 "pairs": _records(self.links.pairs.sort_values("travelers", kind="stable").head(MAX_ROWS)),

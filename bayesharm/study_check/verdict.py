@@ -206,8 +206,8 @@ def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covar
         )
     if covariates:
         sentences.append(
-            f"{_capital(listed(covariates))} {'are' if len(covariates) > 1 else 'is'} in the table: as covariates, as below, "
-            f"their effects cannot be taken for scanner or sampling bias."
+            f"{_capital(listed(covariates))} {'are' if len(covariates) > 1 else 'is'} in the table: as covariates (see "
+            "below), their effects cannot be taken for scanner or sampling bias."
         )
     return sentences
 
