@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -33,6 +34,7 @@ from bayesharm.study_check.outlying import find_outlying
 from bayesharm.study_check.precision import INSEPARABLE, Precision, expect_precision
 from bayesharm.study_check.typical_scales import estimate_scales
 
+DOCS = Path(__file__).parents[1] / "docs" / "check.md"
 MODELS = ["cohort", "traveling", "traveling_and_cohort", "protocol"]
 
 
@@ -423,8 +425,17 @@ def test_long_names_and_many_scanners_fit():
 
 
 def test_the_keys_of_the_json_are_documented():
-    text = (bayesharm.model.catalog.models_folder().parent / "docs" / "check.md").read_text()
+    text = DOCS.read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) >= KEYS
+
+
+def test_the_page_in_the_docs_is_what_the_commands_print(tmp_path, monkeypatch):
+    text = DOCS.read_text()
+    commands = re.findall(r"^    bayesharm (simulate .*|check study/.*)$", text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    results = [CliRunner().invoke(app, command.split()) for command in commands]
+    shown = text.split("<!-- output -->\n\n")[1].split("\n\n<!-- end")[0]
+    assert len(results) == 2 and [line[4:] for line in shown.splitlines()] == results[1].output.rstrip().splitlines()
 
 
 @pytest.fixture(scope="module")
