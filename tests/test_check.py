@@ -112,10 +112,10 @@ def test_travelers_make_separable_what_was_not():
 
 def test_advice_names_covariates_and_protocol_factors_of_the_table():
     found = check(DESIGNS["both"])
-    assert "Age and sex are in the table" in " ".join(found.verdict.advice)
+    assert "The table has age and sex" in " ".join(found.verdict.advice)
     assert "covariates=['age', 'sex']" in found.verdict.command
-    assert "in the table" not in " ".join(check(DESIGNS["both"], covariates=["age"]).verdict.advice)
-    assert "in the table" not in " ".join(check(DESIGNS["traveling only"]).verdict.advice)
+    assert "The table has" not in " ".join(check(DESIGNS["both"], covariates=["age"]).verdict.advice)
+    assert "The table has" not in " ".join(check(DESIGNS["traveling only"]).verdict.advice)
     many = study(travelers("t", 4, "ABCDEF"), *(cohort(k, 8) for k in "ABCDEF"))
     many["Manufacturer"] = many.scanner.map(dict(zip("ABCDEF", ["GE", "GE", "S", "S", "P", "P"], strict=True)))
     assert "--model protocol" in " ".join(check(many).verdict.advice)
@@ -125,6 +125,7 @@ def test_advice_names_covariates_and_protocol_factors_of_the_table():
 def test_a_refused_model_is_a_finding_and_the_nearest_model_gives_the_numbers():
     found = check(DESIGNS["cohort only"], "traveling_and_cohort")
     assert found.is_refused and found.model == "cohort" and found.precision is not None
+    assert found.verdict.sentences[0].startswith("A fit refuses these data: 1 error")
     assert found.findings[0].code == "fit-refused" and "traveling subjects" in found.findings[0].what
     other = DESIGNS["both"].replace({"diagnosis": {"HC": "Control"}})
     found = check(other)

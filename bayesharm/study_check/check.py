@@ -197,13 +197,13 @@ def conclude(
         },
     )
     other_model = on_model[:1] if chosen not in (advice.model, "protocol") else []
-    short = (*separation[:1], *disorder[:1], *precision, *other_model, *findings)
+    short = (*separation[:1], *disorder[:1], *precision, *other_model, *findings)[:4]
     return say.Verdict(
         separable=separable,
         model=advice.model,
         why=advice.why,
-        sentences=(*separation, *disorder, *confounding, *precision, *gains),
-        advice=(*on_model, *findings),
+        sentences=(*(findings if result.is_refused else []), *separation, *disorder, *confounding, *precision, *gains),
+        advice=(*on_model, *([] if result.is_refused else findings)),
         short=short,
         command=command,
     )

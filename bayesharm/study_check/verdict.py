@@ -135,13 +135,11 @@ def on_confounding(confounding: pd.DataFrame) -> list[str]:
         return []
     strong = table[table.share >= CLEARLY]
     if strong.empty:
-        is_even, several = table.share.max() < LITTLE, len(table) > 1
-        words = ("are" if several else "is") + " spread evenly over scanners" if is_even else "hardly go with the scanner"
+        words = "Spread evenly over scanners" if table.share.max() < LITTLE else "Hardly confounded with the scanner"
         share = f"at most {max(table.share.max(), 0.01):.0%} of the variance lies between scanners"
-        return [f"{_capital(listed(table.of))} {words} ({share})."]
-    named = [f"{row.of} ({row.share:.0%})" for row in strong.itertuples()]
-    verb = "goes" if len(strong) == 1 else "go"
-    return [f"{_capital(listed(named))} {verb} with the scanner (share of the variance that lies between scanners)."]
+        return [f"{words}: {listed(table.of)} ({share})."]
+    named = listed([f"{row.of} ({row.share:.0%})" for row in strong.itertuples()])
+    return [f"Confounded with the scanner: {named}, with the share of the variance that lies between scanners."]
 
 
 def on_precision(precision: Precision | None) -> list[str]:
@@ -206,8 +204,8 @@ def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covar
         )
     if covariates:
         sentences.append(
-            f"{_capital(listed(covariates))} {'are' if len(covariates) > 1 else 'is'} in the table: as covariates (see "
-            "below), their effects cannot be taken for scanner or sampling bias."
+            f"The table has {listed(covariates)}: as covariates (see below), their effects cannot be taken for scanner or "
+            "sampling bias."
         )
     return sentences
 
@@ -217,7 +215,11 @@ def on_findings(findings: Sequence[Finding]) -> list[str]:
     n_errors = sum(finding.severity == "error" for finding in findings)
     n_caveats = len(findings) - n_errors
     if n_errors:
-        return [f"A fit would refuse these data: {n_errors} error{'s' if n_errors > 1 else ''}, listed below."]
+        them = ("error", "it") if n_errors == 1 else ("errors", "them")
+        return [
+            f"A fit refuses these data: {n_errors} {them[0]}, listed below. Correct {them[1]} first; the rest of this page "
+            "takes the tables as they are."
+        ]
     if n_caveats:
         return [f"{n_caveats} finding{'s' if n_caveats > 1 else ''} on the data need{'s' if n_caveats == 1 else ''} a look."]
     return []
@@ -242,7 +244,3 @@ def next_command(source: str, options: Mapping[str, Any]) -> str:
     arguments = [f'"{options["model"]}"', *(f"{name}={values!r}" for name, values in lists.items())]
     arguments += [f"reference={options['reference']!r}"] if options["reference"] else []
     return f'bayesharm.fit(dataset, {", ".join(arguments)}, seed=1, out="run")'
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
