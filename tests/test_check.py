@@ -136,6 +136,8 @@ def test_a_refused_model_is_a_finding_and_the_nearest_model_gives_the_numbers():
 
 def test_input_that_is_no_study_is_refused():
     with pytest.raises(bayesharm.InputError, match="Dataset"):
+        check([1, 2])
+    with pytest.raises(bayesharm.InputError, match="does not exist"):
         check("scans.csv")
     with pytest.raises(bayesharm.InputError, match="one scanner"):
         check(study(cohort("A")))
@@ -515,7 +517,7 @@ def test_time_grows_with_the_number_of_scans_only():
 
 
 def test_real_studies(data_dir):
-    rpn = check(read_scans(data_dir / "rpn_scans.csv", {"scanner": "site"}))
+    rpn = check(data_dir / "rpn_scans.csv", columns={"scanner": "site"})
     assert rpn.verdict.separable == "no" and rpn.verdict.model == "cohort" and "nobody was scanned on two" in str(rpn)
     columns = {"participant_id": "sub_id", "scanner": "site"}
     fcon = check(load_dataset(data_dir / "fcon1000.csv", columns=columns, select="*thickness"))

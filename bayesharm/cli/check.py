@@ -61,29 +61,19 @@ def check(
     from bayesharm.results.console import show_wide
     from bayesharm.study_check.check import check as check_study
 
+    dataset: Any = scans
+    if features is not None or select:
+        dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features="keep")
     result = check_study(
-        _read(scans, features, select, columns.mapping),
-        model,
-        covariates=opt.split_names(covariates),
-        protocol=opt.split_names(protocol),
-        reference=reference,
-        accept=opt.split_names(accept),
+        dataset, model, columns=columns.mapping, covariates=opt.split_names(covariates),
+        protocol=opt.split_names(protocol), reference=reference, accept=opt.split_names(accept),
         source=_arguments(scans, features, select, columns.mapping),
-    )
+    )  # fmt: skip
     if json is not None:
         result.to_json(json)
     show_wide(result)
     if result.is_refused:
         raise typer.Exit(REFUSED)
-
-
-def _read(scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str]) -> Any:
-    """Read the dataset, or the scans table alone if no features are given."""
-    if features is None and not select:
-        from bayesharm.data.scans import read_scans
-
-        return read_scans(scans, columns)
-    return inputs.read_dataset(scans, features, select, columns, bad_features="keep")
 
 
 def _arguments(scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str]) -> str:
