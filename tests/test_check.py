@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -480,6 +481,19 @@ def test_the_next_command_can_be_typed(folder, monkeypatch):
     assert command.split() == (
         "bayesharm fit 'cohort only.csv' 'cohort only.npy' --model cohort --covariates age,sex --seed 1 --out run/".split()
     )
+
+
+def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    table = pd.read_csv("both.csv").rename(columns={"participant_id": "identifier of the participant"})
+    table.assign(**{f"thickness {k}": 1.0 * np.arange(len(table)) ** k for k in range(1, 5)}).to_csv("wide.csv", index=False)
+    options = [word for k in range(1, 5) for word in ("--features", f"thickness {k}")]
+    options += ["--participant", "identifier of the participant"]
+    result = CliRunner().invoke(app, ["check", "wide.csv", *options, "--covariates", "age"])
+    lines = result.output.split("Next\n")[1].split("\n\n")[0].splitlines()
+    assert len(lines) > 2 and all(line.endswith(" \\") for line in lines[:-1]) and max(map(len, lines)) <= 100
+    words = shlex.split("\n".join(lines))
+    assert words[:3] == ["bayesharm", "fit", "wide.csv"] and words[3 : 3 + len(options)] == options
 
 
 def test_a_run_keeps_its_check_and_the_report_shows_it(small_run):

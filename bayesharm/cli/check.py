@@ -78,8 +78,8 @@ def check(
 
 def _arguments(scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str]) -> str:
     """Return the arguments of the command that stand for the dataset, as the user gave them."""
-    words = [str(scans), *([str(features)] if features else [])]
+    table = features or ("" if select else "FEATURES")
+    words = [str(scans), *([str(table)] if table else [])]
     words += [word for pattern in select or () for word in ("--features", pattern)]
     words += [word for name, column in columns.items() for word in (f"--{name.removesuffix('_id')}", column)]
-    text = " ".join(map(shlex.quote, words))
-    return text if features or select else f"{text} FEATURES"
+    return " ".join(map(shlex.quote, words))

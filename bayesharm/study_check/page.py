@@ -67,10 +67,13 @@ def render_page(check: Any) -> Group:
 
 def _wrap_command(command: str) -> str:
     """Break a command between words, so that it can be copied as it is printed."""
-    lines = textwrap.wrap(command, PAGE_WIDTH - 6, break_long_words=False, break_on_hyphens=False)
     if not command.startswith("bayesharm "):
         return f"    {command}"
-    return " \\\n".join(f"    {line}" if k == 0 else f"        {line}" for k, line in enumerate(lines))
+    lines = textwrap.wrap(
+        command, PAGE_WIDTH - 3, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return " \\\n".join(lines)
 
 
 def _totals(counts: Counts, features: FeatureCheck | None) -> str:
