@@ -407,7 +407,7 @@ def test_the_page_fits_and_the_json_says_the_same(name, tmp_path):
     found = check(DESIGNS[name])
     page = str(found)
     assert max(map(len, page.splitlines())) <= 100
-    assert found.verdict.command in page and "nan" not in page.replace("finance", "")
+    assert found.verdict.command in page and " nan" not in page
     content = json.loads(found.to_json(tmp_path / "check.json"))
     assert content == json.loads((tmp_path / "check.json").read_text())
     assert set(content) == KEYS and content["verdict"]["separable"] == found.verdict.separable
@@ -492,7 +492,7 @@ def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch
     result = CliRunner().invoke(app, ["check", "wide.csv", *options, "--covariates", "age"])
     lines = result.output.split("Next\n")[1].split("\n\n")[0].splitlines()
     assert len(lines) > 2 and all(line.endswith(" \\") for line in lines[:-1]) and max(map(len, lines)) <= 100
-    words = shlex.split("\n".join(lines))
+    words = shlex.split("\n".join(lines).replace("\\\n", ""))
     assert words[:3] == ["bayesharm", "fit", "wide.csv"] and words[3 : 3 + len(options)] == options
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +69,12 @@ def _wrap_command(command: str) -> str:
     """Break a command between words, so that it can be copied as it is printed."""
     if not command.startswith("bayesharm "):
         return f"    {command}"
-    lines = textwrap.wrap(
-        command, PAGE_WIDTH - 3, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-    return " \\\n".join(lines)
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):  # quoted words stay whole
+        if lines[-1] and len(lines[-1]) + len(word) > PAGE_WIDTH - 12:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n".join(" " * (8 if k else 4) + line for k, line in enumerate(lines))
 
 
 def _totals(counts: Counts, features: FeatureCheck | None) -> str:
