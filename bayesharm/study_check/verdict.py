@@ -88,8 +88,8 @@ def _on_bridges(links: Links) -> list[str]:
     for person, cut in links.bridges.items():
         by_cut.setdefault(cut, []).append(person)
     sentences = [
-        f"Only traveler {listed(people)} link{'s' if len(people) == 1 else ''} {listed(cut)} to the others: an unusual "
-        "visit would pass for the bias of a scanner."
+        f"Only traveler{'s' * (len(people) > 1)} {listed(people)} link{'s' * (len(people) == 1)} {listed(cut)} to the others"
+        ": an unusual visit would pass for the bias of a scanner."
         for cut, people in list(by_cut.items())[:3]
     ]
     if len(by_cut) > 3:
@@ -113,10 +113,9 @@ def on_disorder(counts: Counts, precision: Precision | None, reference: str) -> 
         inflation, several = rows.largest.iloc[0], len(precision.diagnoses) > 1
         effects = f"The effect{'s' if several else ''} of {listed(map(str, precision.diagnoses.index))}"
         if inflation > INSEPARABLE:
-            who = f"{rows.level.iloc[0]}, for one," if several else rows.level.iloc[0]
             return [
-                f"{effects} cannot be told apart from the scanners: without travelers, {who} is the same as a difference "
-                "between scanners."
+                f"{effects} cannot be told apart from the scanners: neither travelers nor other people link the scanners of "
+                f"{rows.level.iloc[0]} to the rest."
             ]
         factor = float(np.sqrt(inflation))
         can = "can" if factor < SEPARATED else "can partly" if factor < PARTLY else "can hardly"
