@@ -123,6 +123,14 @@ def test_advice_names_covariates_and_protocol_factors_of_the_table():
     assert check(many, "protocol").model == "protocol"
 
 
+def test_a_covariate_with_codes_is_not_offered_but_named():
+    coded = DESIGNS["both"].assign(age=DESIGNS["both"].age.where(DESIGNS["both"].index != 40, -9999))
+    found = check(coded)
+    assert not found.is_refused and "covariates=['sex']" in found.verdict.command
+    assert [finding.severity for finding in found.findings if finding.code == "missing-code"] == ["caveat"]
+    assert check(coded, covariates=["age"]).is_refused
+
+
 def test_a_refused_model_is_a_finding_and_the_nearest_model_gives_the_numbers():
     found = check(DESIGNS["cohort only"], "traveling_and_cohort")
     assert found.is_refused and found.model == "cohort" and found.precision is not None

@@ -18,7 +18,7 @@ from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
 from bayesharm.model.configure import screen_study
 from bayesharm.model.spec import ModelSpec
-from bayesharm.study_check.columns import describe_columns, protocol_columns
+from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
 from bayesharm.study_check.conclusion import DEFAULT_REFERENCE, NO_VERDICT, conclude
 from bayesharm.study_check.confounding import find_confounding
 from bayesharm.study_check.counts import count_scans
@@ -85,8 +85,11 @@ def check(
     options = _options(chosen, covariates, protocol, reference)
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, options["covariates"]), protocol_columns(scans, options["protocol"])
+    usual = [] if advice.model == "traveling" or options["covariates"] else usual_covariates(scans)
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
+        usual, others = _screen_usual(scans, usual)
+        findings += [finding for finding in others if finding not in findings]
     of_features = None if features is None else check_features(features, scans.scan_id)
     outlying = None if features is None else find_outlying(features, scans)
     if of_features is not None and outlying is not None:
@@ -113,7 +116,7 @@ def check(
     )
     offered = factors if len(result.links.shared) >= MIN_SCANNERS and not layout.spec.factors else []
     name = chosen if isinstance(chosen, str) else chosen.name
-    return replace(result, verdict=conclude(result, advice, name, options, scans, offered, source))
+    return replace(result, verdict=conclude(result, advice, name, options, usual, offered, source))
 
 
 def _read_scans(source: TableSource, columns: Mapping[str, str] | None) -> pd.DataFrame:
@@ -163,3 +166,12 @@ def _screen(
     factors = [family.grouping for family in spec.factors]
     found = screen_scans(scans, covariates=spec.covariates, factors=factors)
     return accept_findings(found, [accept] if isinstance(accept, str) else accept)
+
+
+def _screen_usual(scans: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[Finding]]:
+    """Return the columns that can be covariates as they are, and caveats on all of them."""
+    if not names:
+        return [], []
+    found = [finding for finding in screen_scans(scans, covariates=names) if {*finding.columns} & {*names}]
+    wrong = {column for finding in found if finding.severity == "error" for column in finding.columns}
+    return [name for name in names if name not in wrong], [replace(finding, severity="caveat") for finding in found]

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from bayesharm.study_check import verdict as say
-from bayesharm.study_check.columns import usual_covariates
 from bayesharm.study_check.recommendation import Recommendation
 from bayesharm.study_check.result import StudyCheck
 
@@ -21,7 +18,7 @@ def conclude(
     advice: Recommendation,
     chosen: str,
     options: dict[str, Any],
-    scans: pd.DataFrame,
+    usual: Sequence[str],
     protocol: Sequence[str],
     source: str,
 ) -> say.Verdict:
@@ -36,13 +33,13 @@ def conclude(
         Name of the model that the user chose, or that is recommended.
     options : dict
         `covariates`, `protocol` and `reference`, as the user chose them.
-    scans : DataFrame
+    usual : sequence of str
+        Covariates that the table offers, and that the user did not choose.
     protocol : sequence of str
         Columns that describe the scanners, and that the user did not choose.
     source : str
         As in :func:`bayesharm.check`.
     """
-    usual = [] if advice.model == "traveling" or options["covariates"] else usual_covariates(scans)
     separable, separation = say.on_separation(result.counts, result.links)
     reference = options["reference"] or advice.reference
     disorder = say.on_disorder(result.counts, result.precision, reference or DEFAULT_REFERENCE)
