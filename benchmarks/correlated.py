@@ -38,7 +38,7 @@ def mixing(kind: str, n_features: int, rng: np.random.Generator, data: Path) -> 
     """Matrix A, (source, feature), such that independent standard normal sources times A are correlated features."""
     if kind == "thickness":
         table = pd.read_csv(data / "onharmony.csv", encoding="utf-8-sig")
-        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=THICKNESS, bad_features="drop")
+        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=THICKNESS, missing="drop-features")
         design = build_design(dataset.scans, load_model("traveling"))
         values = dataset.features.read(0, dataset.features.n_features)[design.rows]
         residuals = residualize(design, dataset.scans, values)((values - values.mean(0)) / values.std(0))

@@ -189,7 +189,7 @@ def scanner(case: str, edges: int, seed: int) -> pd.DataFrame:
 def onharmony(family: str, seed: int, figures: Path | None) -> pd.DataFrame:
     """`evaluate` on one family of measures."""
     table = pd.read_csv(fetch_onharmony(), encoding="utf-8-sig")
-    dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=FAMILIES[family], bad_features="drop")
+    dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=FAMILIES[family], missing="drop-features")
     typical = fit(dataset, "traveling", covariates=("age", "sex"), seed=seed, preview=True)
     n_effective = typical.tree["hyper"].attrs["n_independent_features"]
     print(f"{family}: {dataset.features.n_features} features count for {n_effective:.0f}", flush=True)

@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     table, sources, splits = pd.read_csv(fetch_onharmony(), encoding="utf-8-sig"), [], []
     for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
-        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, bad_features="drop")
+        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, missing="drop-features")
         posterior = fit(dataset, "traveling", seed=1)
         found, alike = variance_components(posterior), scanner_similarity(posterior)
         for family, row in found.families.iterrows():

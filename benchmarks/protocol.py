@@ -73,7 +73,7 @@ def recover(seed: int, n_features: int) -> tuple[pd.DataFrame, dict[str, float]]
 def on_real_data(select: str) -> Posterior:
     """Vendor and what it leaves of the scanner, 20 travelers on 6 of 8 scanners each."""
     dataset = load_dataset(
-        fetch_onharmony(), select=select, bad_features="drop",
+        fetch_onharmony(), select=select, missing="drop-features",
         columns={"participant_id": "subject", "scanner": "scanner_typeloc"},
     )  # fmt: skip
     return fit(dataset, "protocol", protocol=["vendor"], seed=1)

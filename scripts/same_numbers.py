@@ -74,7 +74,7 @@ def _simulate(folder: Path, n_features: int, seed: int) -> bayesharm.Dataset:
 def _record_onharmony(recorder: Recorder) -> None:
     table = pd.read_csv(bayesharm.fetch_onharmony(), encoding="utf-8-sig")
     for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
-        dataset = bayesharm.load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, bad_features="drop")
+        dataset = bayesharm.load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, missing="drop-features")
         posterior = bayesharm.fit(dataset, "traveling", seed=1)
         recorder.add_posterior(f"onharmony_{name}", posterior)
         recorder.add_harmonized(f"onharmony_{name}_harmonized", bayesharm.harmonize(posterior, dataset, draws=2))

@@ -121,3 +121,12 @@ def standardize(case: Case, scans: pd.DataFrame, first: np.ndarray) -> dict[str,
         level = name if name == "age" else f"{name}_M"
         numbers[level] = (values - values[first].mean()) / values[first].std()
     return numbers
+
+
+def with_missing(case: Case, where: str) -> Case:
+    """Remove an eighth of the values, of the first two features only, in ``old scans``, ``new scans`` or ``both``."""
+    chosen = {"old scans": ~case.is_new, "new scans": case.is_new, "both": np.full(len(case.scans), True)}[where]
+    missing = np.random.default_rng(5).random(case.values.shape) < 1 / 8
+    missing[:, 2:] = False
+    missing[np.flatnonzero(chosen)[0], 0] = True
+    return case._replace(values=np.where(missing & chosen[:, None], np.nan, case.values))

@@ -132,15 +132,18 @@ def solve_dense(
     numbers: dict[str, np.ndarray] | None = None,
     bias: dict[str, float] | None = None,
 ) -> Dense:
-    """The joint posterior of all effects; parameters as for `lay_out_dense`, the values standardized, (scan, feature)."""
+    """The joint posterior of all effects; parameters as for `lay_out_dense`, the values standardized, (scan, feature).
+
+    NaN is missing.
+    """
     columns, x, prior = lay_out_dense(scans, spec, scales, numbers or {}, bias or {})
     relative = scans.scanner.map(ratio).to_numpy(float)
     mean, covariance = [], []
     for feature in range(values.shape[1]):
-        weight = 1 / (scales["noise"][feature] ** 2 * relative)
+        weight = ~np.isnan(values[:, feature]) / (scales["noise"][feature] ** 2 * relative)  # 0 where missing
         precision = x.T @ (weight[:, None] * x) + np.diag(prior[:, feature] ** -2.0)
         covariance.append(np.linalg.inv(precision))
-        mean.append(covariance[-1] @ (x.T @ (weight * values[:, feature])))
+        mean.append(covariance[-1] @ (x.T @ (weight * np.nan_to_num(values[:, feature]))))
     repeated = set(scans.participant_id[scans.participant_id.duplicated()])
     return Dense(columns, np.stack(mean, 1), np.stack(covariance), repeated)
 
@@ -164,8 +167,9 @@ def predict_dense(
     mean, sd = [], []
     for feature in range(values.shape[1]):
         total = (x * prior[:, feature] ** 2) @ x.T + np.diag(scales["noise"][feature] ** 2 * relative)
-        gain = np.linalg.solve(total[np.ix_(there, there)], total[np.ix_(there, ~there)]).T
-        mean.append(gain @ values[:, feature])
-        rest = total[np.ix_(~there, ~there)] - gain @ total[np.ix_(there, ~there)]
+        seen = np.flatnonzero(there)[~np.isnan(values[:, feature])]
+        gain = np.linalg.solve(total[np.ix_(seen, seen)], total[np.ix_(seen, ~there)]).T
+        mean.append(gain @ values[~np.isnan(values[:, feature]), feature])
+        rest = total[np.ix_(~there, ~there)] - gain @ total[np.ix_(seen, ~there)]
         sd.append(np.sqrt(np.diag(rest)))
     return np.stack(mean, 1), np.stack(sd, 1)

@@ -21,6 +21,7 @@ from cases import (
     standardize,
     travelers_and_cohort,
     two_new_scanners,
+    with_missing,
 )
 from dense import Dense, solve_dense
 from posteriors import complete, make_learned, make_posterior
@@ -112,6 +113,18 @@ def test_adapting_equals_a_fit_to_all_scans_at_the_same_scales(make):
     adapted = adapt(fitted, case.part(case.is_new))
     compare(case, fitted, adapted)
     assert fitted.tree.identical(before)
+
+
+@pytest.mark.parametrize("where", ["old scans", "new scans", "both"])
+@pytest.mark.parametrize("make", [travelers_and_cohort, of_protocol, known_scanners, repeated_who_travel],
+                         ids=lambda make: make.__name__)  # fmt: skip
+def test_adapting_uses_the_observed_scans(make, where, tmp_path):
+    """As a fit to all observed scans, at the same scales; also when the posterior is saved and opened."""
+    case = with_missing(make(), where)
+    fitted = case.fitted
+    compare(case, fitted, adapt(fitted, case.part(case.is_new)))
+    complete(fitted).save(tmp_path / "run")
+    compare(case, fitted, adapt(load_posterior(tmp_path / "run"), case.part(case.is_new)))
 
 
 def test_adapting_twice_is_adapting_once_with_both():
@@ -222,10 +235,10 @@ def test_scans_that_a_posterior_cannot_learn_from():
     for column, message in (("diagnosis", "not all have a diagnosis"), ("site", "not all have a site"), ("age", "missing")):
         with pytest.raises(InputError, match=rf"{message}[\s\S]*'{case.part(case.is_new).scans.scan_id[1]}'"):
             adapt(fitted, emptied(case, column))
-    missing = case.values.copy()
-    missing[np.flatnonzero(case.is_new)[2], 1] = np.nan
-    with pytest.raises(InputError, match=r"missing or infinite[\s\S]*1 of them, in features 'feature_0001'"):
-        adapt(fitted, case._replace(values=missing).part(case.is_new))
+    infinite = case.values.copy()
+    infinite[np.flatnonzero(case.is_new)[2], 1] = np.inf
+    with pytest.raises(InputError, match=r"infinite[\s\S]*1 of them, in features 'feature_0001'"):
+        adapt(fitted, case._replace(values=infinite).part(case.is_new))
     with pytest.raises(InputError, match="categories that the fit has not seen"):
         adapt(fitted, replace(case.part(case.is_new), scans=case.part(case.is_new).scans.assign(sex="X")))
     with pytest.raises(RunFolderError, match=r"no sufficient statistics[\s\S]*fit again"):

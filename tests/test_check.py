@@ -356,13 +356,14 @@ def test_confounding_finds_what_goes_with_the_scanner():
 def test_constant_duplicated_and_incomplete_features_are_found():
     y = np.random.default_rng(1).normal(2, 0.3, (80, 500)).astype(np.float32)
     y[:, 7], y[:, 9], y[:, 4], y[:, 80] = 1000 * y[:, 3], 5 - y[:, 3], 2.5, np.nan
-    y[3:30, 60], y[0, 70] = np.nan, np.inf
+    y[3:30, 60], y[0, 70], y[5, 90] = np.nan, np.nan, np.inf
     y[:, 61], y[:, 71] = y[:, 60], 3 * y[:, 70]
     found = check_features(Features.from_array(y), pd.Series(range(80)).astype(str))
     assert found.duplicated == tuple(
         (f"feature_{a:04d}", *(f"feature_{b:04d}" for b in rest)) for a, *rest in ((3, 7, 9), (60, 61), (70, 71))
     )
     assert found.constant == ("feature_0004",) and found.empty == ("feature_0080",)
+    assert found.infinite == ("feature_0090",)
     assert found.missing.n_missing.to_dict() == {
         "feature_0080": 80, "feature_0060": 27, "feature_0061": 27, "feature_0070": 1, "feature_0071": 1,
     }  # fmt: skip

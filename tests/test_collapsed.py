@@ -394,7 +394,8 @@ def test_moments_are_read_in_windows(study, monkeypatch, dtype):
         order = np.random.default_rng(2).permutation(len(values))
         features = Features.from_array(values[order]).align(np.argsort(order))
         moments, own = MomentReader(features, design)(wanted)
-        for found, expected in zip((*moments, *own), (*everything, *standard), strict=True):
+        assert moments.counts is None
+        for found, expected in zip((*moments[:3], *own), (*everything[:3], *standard), strict=True):
             np.testing.assert_allclose(found, expected[..., wanted], rtol=1e-9, atol=1e-9)
     y = values.astype(float)
     np.testing.assert_allclose(standard.sd, y.std(axis=0), rtol=1e-9)

@@ -164,23 +164,48 @@ def test_features_and_scans_that_do_not_align(tmp_path):
     refused("Some scans are in the scans table more than once", scans.assign(scan_id="x"), table, check="apply")
 
 
-def test_missing_infinite_and_constant_values_are_refused_or_dropped():
+def test_missing_values_are_kept_dropped_or_refused():
     values = make_values()
-    values[[1, 3], 1], values[3, 2] = np.nan, np.inf
+    values[[1, 3], 1] = np.nan
+    dataset = load_dataset(make_scans(), values)
+    np.testing.assert_array_equal(all_values(dataset), values)
+    assert (dataset.n_missing, dataset.dropped, dataset.dropped_scans) == (2, {}, {})
+    dataset = load_dataset(make_scans(), values, missing="drop-features")
+    np.testing.assert_array_equal(all_values(dataset), values[:, [0, 2, 3]])
+    assert dataset.dropped == {"feature_0001": "missing in 2 of 6 scans"} and dataset.n_missing == 0
+    dataset = load_dataset(make_scans(), values, missing="drop-scans")
+    np.testing.assert_array_equal(all_values(dataset), values[[0, 2, 4, 5]])
+    assert dataset.dropped_scans == {name: "lacks 1 of 4 features" for name in ("001", "003")}
     refused(
-        r"missing or infinite in 2 of 4 features.*got: 3 such values, "
-        r"in features 'feature_0001', 'feature_0002', "
-        r"in 2 of 6 scans: '001', '003'.*expected.*--bad-features drop",
+        r"missing in 1 of 4 features.*got: 2 missing values, in features 'feature_0001', in 2 of 6 scans: '001', '003'"
+        r".*--missing in the shell",
+        make_scans(),
+        values,
+        missing="error",
+    )
+    values[np.arange(4), np.arange(4)] = np.nan
+    refused("Every feature has missing values.*--missing model", make_scans(), values, missing="drop-features")
+    values[4] = np.nan
+    refused("Nearly every scan lacks some feature", make_scans(), values, missing="drop-scans")
+    values[:, 2] = np.nan
+    refused(r"1 of 4 features have no values.*'feature_0002'.*--bad-features drop", make_scans(), values)
+    dropped = load_dataset(make_scans(), values, bad_features="drop").dropped
+    assert dropped == {"feature_0002": "missing in 6 of 6 scans"}
+
+
+def test_infinite_and_constant_values_are_refused_or_dropped():
+    values = make_values()
+    values[3, 2] = np.inf
+    refused(
+        r"infinite in 1 of 4 features.*got: 1 such values, in features 'feature_0002', in scans '003'.*--bad-features drop",
         make_scans(),
         values,
     )
     dataset = load_dataset(make_scans(), values, bad_features="drop")
-    np.testing.assert_array_equal(all_values(dataset), values[:, [0, 3]])
-    assert dataset.dropped == {
-        "feature_0001": "missing or infinite in 2 of 6 scans",
-        "feature_0002": "missing or infinite in 1 of 6 scans",
-    }
+    np.testing.assert_array_equal(all_values(dataset), values[:, [0, 1, 3]])
+    assert dataset.dropped == {"feature_0002": "infinite in 1 of 6 scans"}
     constant = make_table().assign(t_b=2.5)
+    constant.loc[0, "t_b"] = np.nan
     refused(
         r"1 of 4 features are constant.*got: 't_b'; the first is 2\.5.*--bad-features drop",
         make_scans(),
@@ -216,7 +241,7 @@ def test_other_refusals(tmp_path):
     refused("file of the features does not exist", scans, tmp_path / "no.csv")
     refused("format of the features", scans, tmp_path / "no.mat")
     refused("one scanner", scans.assign(scanner="A"), make_values())
-    refused("Unknown option.*got: bad_features='ignore'", scans, make_values(), bad_features="ignore")
+    refused("Unknown value of bad_features.*got: bad_features='ignore'", scans, make_values(), bad_features="ignore")
     (tmp_path / "empty.csv").touch()
     refused("features is empty", scans, tmp_path / "empty.csv")
     (tmp_path / "no_rows.csv").write_text("scan_id,a\n")
@@ -235,7 +260,7 @@ def test_a_real_traveling_study(data_dir):
     thickness = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", check="apply")
     assert thickness.features.n_features == 236
     refused("in 52 of 236 features.*3120 such values", path, columns=ONHARMONY, select="freesurfer_*ThickAvg*")
-    kept = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", bad_features="drop")
+    kept = load_dataset(path, columns=ONHARMONY, select="freesurfer_*ThickAvg*", missing="drop-features")
     assert (kept.features.n_features, len(kept.dropped)) == (184, 52)
     frame = pd.read_csv(path, encoding="utf-8-sig")
     np.testing.assert_array_equal(all_values(kept), frame[kept.features.names])

@@ -218,14 +218,15 @@ def test_flaws_are_found_across_blocks(monkeypatch):
     values[:, 5] = 1e6 + np.arange(5) * 1e-6
     features = Features.from_array(values)
     flaws = find_flaws(features)
-    assert flaws.missing.tolist() == [1, 0, 0, 5, 1, 0, 0]
+    assert flaws.missing.tolist() == [1, 0, 0, 5, 0, 0, 0]
+    assert flaws.infinite.tolist() == [0, 0, 0, 0, 1, 0, 0]
     assert flaws.constant.tolist() == [False, False, True, False, True, False, True]
-    assert flaws.scans.tolist() == [1, 2, 1, 2, 1]
-    assert flaws.reasons(features.names) == {
-        "feature_0000": "missing or infinite in 1 of 5 scans",
+    assert flaws.missing_by_scan.tolist() == [1, 2, 1, 1, 1]
+    assert flaws.infinite_by_scan.tolist() == [0, 0, 0, 1, 0]
+    assert flaws.reasons(features.names, flaws.unfit) == {
         "feature_0002": "constant (0.3 in every scan)",
-        "feature_0003": "missing or infinite in 5 of 5 scans",
-        "feature_0004": "missing or infinite in 1 of 5 scans",
+        "feature_0003": "missing in 5 of 5 scans",
+        "feature_0004": "infinite in 1 of 5 scans",
         "feature_0006": "constant (0 in every scan)",
     }
 

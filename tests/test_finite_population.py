@@ -27,16 +27,23 @@ FALSE_ALARMS = 2e-5
 
 @pytest.fixture(
     scope="module",
-    params=[(6, ("age", "sex"), False), (0, (), False), (3, (), False), (5, (), True)],
-    ids=["covariates", "plain", "no diagnosis", "protocol"],
+    params=[
+        (6, ("age", "sex"), False, 0),
+        (0, (), False, 0),
+        (3, (), False, 0),
+        (5, (), True, 0),
+        (9, ("age",), False, 0.15),
+    ],
+    ids=["covariates", "plain", "no diagnosis", "protocol", "missing values"],
 )
 def study(request):
-    seed, covariates, protocol = request.param
+    seed, covariates, protocol, missing = request.param
     scans = random_study(seed)
     spec = with_protocol(scans) if protocol else load_model("traveling_and_cohort")
     design = build_design(scans, replace(spec, covariates=covariates))
     rng = np.random.default_rng(seed)
     features = rng.normal(3, 2, (len(scans), N_FEATURES))
+    features[np.random.default_rng(1).random(features.shape) < missing] = np.nan
     log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.4, (len(design.scales), N_FEATURES))
     log_ratio = rng.normal(0, 0.4, 2 * len(design.scanners))
     return design, features, log_scales, log_ratio
@@ -46,8 +53,9 @@ def study(request):
 def drawn(study):
     design, features, log_scales, log_ratio = study
     with jax.enable_x64(True):
-        problem, levels = make_problem(design), find_levels(design)
-        reader = MomentReader(Features.from_array(features), design)
+        has_missing = bool(np.isnan(features[design.rows]).any())
+        problem, levels = make_problem(design, has_missing=has_missing), find_levels(design)
+        reader = MomentReader(Features.from_array(features), design, has_missing=has_missing)
         moments, standard = reader(np.arange(N_FEATURES))
         values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
         keys = feature_keys(1, Stage.FINITE_POPULATION, np.arange(N_FEATURES))
@@ -59,18 +67,19 @@ def drawn(study):
 def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
     """Finite-population sds and contributions of draws from the dense posterior of all columns, (draw, scale)."""
     design, _, log_scales, log_ratio = study
-    scale, x = np.exp(log_scales[:, f]), design.matrix.toarray()
+    scale, seen = np.exp(log_scales[:, f]), ~np.isnan(values[:, f])
+    x, y = design.matrix.toarray()[seen], values[seen, f]
     ratio, size = np.split(np.exp(log_ratio), 2)
     variance = scale[0] ** 2 * ratio[design.class_scanner] + scale[design.single_scan_scale] ** 2 * design.class_single_scan
-    weight = 1 / variance[design.scan_class]
+    weight = 1 / variance[design.scan_class][seen]
     prior = np.where(design.column_scale < 0, design.column_sd, scale[design.column_scale])
     own = design.bias_ratio_of
     prior = prior * np.where(own >= 0, size[own] ** 0.5, 1.0)
     covariance = np.linalg.inv((x.T * weight) @ x + np.diag(prior**-2.0))
     rng = np.random.default_rng(f)
-    effects = rng.multivariate_normal(covariance @ x.T @ (weight * values[:, f]), covariance, N_DRAWS, method="cholesky")
+    effects = rng.multivariate_normal(covariance @ x.T @ (weight * y), covariance, N_DRAWS, method="cholesky")
     family = np.array([design.scale_labels[k] if k >= 0 else "" for k in design.column_scale])
-    residual = (values[:, f] - effects @ x.T) ** 2
+    residual = (y - effects @ x.T) ** 2
     for name in design.scale_labels[1:]:
         if name != "disorder":
             effects[:, family == name] -= effects[:, family == name].mean(1, keepdims=True)
@@ -104,7 +113,7 @@ def test_sizes_are_those_of_the_dense_posterior(study, drawn):
 def test_values_come_in_the_order_of_the_design(study, drawn):
     design, features, *_ = study
     used = features[design.rows]
-    np.testing.assert_allclose(drawn[0], (used - used.mean(0)) / used.std(0), atol=1e-10)
+    np.testing.assert_allclose(drawn[0], (used - np.nanmean(used, 0)) / np.nanstd(used, 0), atol=1e-10)
 
 
 def test_levels_are_those_of_the_matrix(study):

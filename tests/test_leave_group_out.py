@@ -20,24 +20,27 @@ N_FEATURES, N_NODES = 3, 2
 
 
 CASES = {
-    "covariate": (6, ("age",), "traveling_and_cohort"),
-    "no diagnosis": (3, (), "traveling_and_cohort"),
-    "cohort": (1, (), "cohort"),
+    "covariate": (6, ("age",), "traveling_and_cohort", 0.0),
+    "no diagnosis": (3, (), "traveling_and_cohort", 0.0),
+    "cohort": (1, (), "cohort", 0.0),
+    "missing values": (9, ("age",), "traveling_and_cohort", 0.2),
 }
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def study(request):
-    seed, covariates, model = request.param
+    seed, covariates, model, missing = request.param
     scans = random_study(seed)
     design = build_design(scans, replace(load_model(model), covariates=covariates))
     rng = np.random.default_rng(seed)
-    features = Features.from_array(rng.normal(3, 2, (len(scans), N_FEATURES)))
+    features = rng.normal(3, 2, (len(scans), N_FEATURES))
+    features[np.random.default_rng(1).random(features.shape) < missing] = np.nan
+    features = Features.from_array(features)
     medians = np.log(design.scale_medians)[:, None]
     log_scales = medians + rng.normal(0, 0.4, (N_NODES, len(design.scales), N_FEATURES))
     with jax.enable_x64(True):
-        problem = make_problem(design)
-        reader = MomentReader(features, design)
+        problem = make_problem(design, has_missing=missing > 0)
+        reader = MomentReader(features, design, has_missing=missing > 0)
         moments, standard = reader(np.arange(N_FEATURES))
     values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
     return scans, design, problem, moments, values, log_scales, rng.normal(0, 0.4, 2 * len(design.scanners))
@@ -70,8 +73,13 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
     for node in range(N_NODES):
         for f in range(N_FEATURES):
             covariance, y = covariance_of(scans, design, log_scales[node, :, f], log_ratio), values[:, f]
+            seen = ~np.isnan(y)
+            assert np.isnan(found.below[node, ~seen, f]).all()
             for fold in range(folds.max() + 1):
-                out, rest = folds == fold, folds != fold
+                out, rest = (folds == fold) & seen, (folds != fold) & seen
+                if not out.any():
+                    assert found.folds[node, fold, f] == 0
+                    continue
                 gain = np.linalg.solve(covariance[np.ix_(rest, rest)], covariance[np.ix_(rest, out)]).T
                 mean, spread = gain @ y[rest], covariance[np.ix_(out, out)] - gain @ covariance[np.ix_(rest, out)]
                 expected = stats.multivariate_normal(mean, spread).logpdf(y[out])

@@ -14,6 +14,7 @@ from cases import (
     repeated_who_travel,
     standardize,
     travelers_and_cohort,
+    with_missing,
 )
 from dense import lay_out_dense, predict_dense
 from posteriors import make_learned
@@ -66,6 +67,15 @@ def ratios(posterior: Posterior, name: str = "noise_ratio") -> dict[str, float]:
 def test_predictions_equal_the_dense_conditional_distribution(make):
     """Known people and new ones, on a scanner that no scan of the fit was on."""
     case = make()
+    predicted = predict(case.fitted, case.part(case.is_new).scans)
+    mean, sd = expected(case, case.fitted)
+    np.testing.assert_allclose(predicted.mean, mean, rtol=0, atol=EXACT * sd.max())
+    np.testing.assert_allclose(predicted.sd, sd, rtol=EXACT)
+
+
+@pytest.mark.parametrize("make", [travelers_and_cohort, of_protocol], ids=lambda make: make.__name__)
+def test_predictions_use_the_observed_scans(make):
+    case = with_missing(make(), "old scans")
     predicted = predict(case.fitted, case.part(case.is_new).scans)
     mean, sd = expected(case, case.fitted)
     np.testing.assert_allclose(predicted.mean, mean, rtol=0, atol=EXACT * sd.max())

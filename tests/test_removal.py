@@ -284,8 +284,8 @@ def test_a_new_scanner_is_learned_first(posterior, study):
     refuse_inverse_adaptation(adapted, with_values(dataset, result.mean))
     unchanged, notes = adapt_to_new_scanners(posterior, study)
     assert unchanged is posterior and notes == []
-    with pytest.raises(InputError, match=r"missing or infinite[\s\S]*bayesharm.adapt"):
-        adapt_to_new_scanners(posterior, with_values(dataset, np.where(values > 7, np.nan, values)))
+    with pytest.raises(InputError, match=r"values are infinite[\s\S]*leave these scans out"):
+        adapt_to_new_scanners(posterior, with_values(dataset, np.where(values > 7, np.inf, values)))
 
 
 def test_a_new_scanner_can_be_the_target_once_it_is_learned(posterior, study):

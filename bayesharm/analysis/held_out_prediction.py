@@ -75,7 +75,8 @@ class HeldOutPredictor:
         design = self.context.design
         folds, units = scheme.folds[design.rows], scheme.units[design.rows]
         is_scored = units >= 0
-        n_scans = np.bincount(units[is_scored])
+        n_scans = np.zeros((units.max() + 1, self.values.shape[1]))
+        np.add.at(n_scans, units[is_scored], ~np.isnan(self.values[is_scored]))
         fold_of_unit = np.zeros(len(n_scans), int)
         fold_of_unit[units[is_scored]] = folds[is_scored]
         with self.context.devices.in_use("float64"):
@@ -86,7 +87,7 @@ class HeldOutPredictor:
             basis = quadratic_features(jnp.asarray(self.log_scales))
             weight = np.stack([self._weigh_without(held_out.folds[:, fold], basis) for fold in range(folds.max() + 1)])
         scores = score(weight, held_out, fold_of_unit)
-        log_density = scores.log_density - n_scans[:, None] * np.log(self.standardization.sd)
+        log_density = scores.log_density - n_scans * np.log(self.standardization.sd)
         return scores._replace(log_density=log_density), average_pit(weight, held_out, folds) if with_pit else None
 
     def _weigh_without(self, log_density: np.ndarray, basis: Any) -> np.ndarray:

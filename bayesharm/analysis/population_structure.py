@@ -26,7 +26,6 @@ from bayesharm.fitting.context import FitContext, load_fit_context
 from bayesharm.inference.effective_features import count_independent_features, list_cells
 from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.inference.spike_and_slab import LOG_NULL_SCALE, Evidence
-from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import build_design
@@ -204,7 +203,8 @@ def _with_offset(context: FitContext) -> FitContext:
     design = build_design(scans, spec)
     dataset = replace(context.dataset, scans=scans)
     with context.devices.in_use("float64"):
-        return replace(context, dataset=dataset, design=design, problem=make_problem(design))
+        problem = make_problem(design, has_missing=context.has_missing)
+        return replace(context, dataset=dataset, design=design, problem=problem)
 
 
 def sampling_scales(posterior: Posterior) -> dict[str, str]:
@@ -267,7 +267,7 @@ def _predict(
     """Predict held-out participants, and the people of held-out sites who did not travel, with and without sampling bias."""
     design, problem = context.design, context.problem
     subset = np.unique(np.linspace(0, len(training.features) - 1, N_PREDICTED).astype(int))
-    moments = Moments(*(part[:, subset] for part in training.moments))
+    moments = training.moments.take(subset)
     values = standardize(context, training.features[subset])
     log_scales = np.asarray(training.log_scales[:N_PREDICTION_SAMPLES, :, subset])
     basis = quadratic_features(jnp.asarray(log_scales))

@@ -170,7 +170,7 @@ def read_finite(dataset: Dataset) -> np.ndarray:
             "Training values are missing or infinite.",
             got=f"{is_bad.sum()} such values in {is_bad.any(axis=0).sum()} of {values.shape[1]} features",
             expected="a finite number for every scan and feature",
-            do="omit these features: load_dataset(…, bad_features='drop')",
+            do="omit these features: load_dataset(…, missing='drop-features', bad_features='drop')",
         )
     return values
 

@@ -55,6 +55,7 @@ def evaluate(
     columns: opt.ScanColumns,
     covariates: opt.CovariatesOption = None,
     reference: opt.ReferenceOption = None,
+    missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
     feature_scaling: opt.FeatureScalingOption = None,
     folds: FoldsOption = 2,
@@ -88,7 +89,7 @@ def evaluate(
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.evaluation.cross_validate import cross_validate
 
-    dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
+    dataset = inputs.read_dataset(scans, features, select, columns.mapping, missing=missing, bad_features=bad_features)
     with ProgressBar(quiet) as progress:
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),

@@ -120,6 +120,7 @@ def fit(
     out: RunFolderOption,
     select: opt.SelectOption = None,
     model: ModelOption = "traveling_and_cohort",
+    missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
     feature_scaling: opt.FeatureScalingOption = None,
     seed: opt.SeedOption = 0,
@@ -156,7 +157,7 @@ def fit(
     spec = load_model(model)
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
-        dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features=bad_features)
+        dataset = inputs.read_dataset(scans, features, select, columns.mapping, missing=missing, bad_features=bad_features)
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "
             f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"

@@ -13,7 +13,7 @@ from bayesharm.errors import InputError, shorten
 def read_dataset(
     scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str], **options: Any
 ) -> Any:
-    """Load a dataset, and name the features that were dropped.
+    """Load a dataset, and name the features and scans that were dropped.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def read_dataset(
     select : list of str, optional
         Values of ``--features``.
     **options
-        `bad_features` and `check` of :func:`bayesharm.load_dataset`.
+        `missing`, `bad_features` and `check` of :func:`bayesharm.load_dataset`.
     """
     if features is None and select and len(select) == 1 and Path(select[0]).exists():
         raise InputError(
@@ -38,6 +38,12 @@ def read_dataset(
         typer.echo(
             f"Note: {len(dataset.dropped):,} features were dropped: {shorten(dataset.dropped, 3)}. "
             f"The first one is {next(iter(dataset.dropped.values()))}.",
+            err=True,
+        )
+    if dataset.dropped_scans:
+        typer.echo(
+            f"Note: {len(dataset.dropped_scans):,} scans were dropped: {shorten(dataset.dropped_scans, 3)}. "
+            f"The first one {next(iter(dataset.dropped_scans.values()))}.",
             err=True,
         )
     return dataset

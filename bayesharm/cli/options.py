@@ -86,8 +86,20 @@ BadFeaturesOption = Annotated[
     Literal["error", "drop"],
     choice(
         "--bad-features",
-        "If features are constant, or have missing or infinite values: stop with an error, or drop these features.",
+        "If features are constant, have infinite values or no values: stop with an error, or drop these features.",
     ),
+]
+MissingOption = Annotated[
+    Literal["model", "drop-features", "drop-scans", "error"],
+    choice(
+        "--missing",
+        "If values are missing (empty, NaN or n/a): model the observed scans of each feature, drop features or scans that "
+        "lack values, or stop with an error.",
+    ),
+]
+CompleteOption = Annotated[
+    Literal["drop-features", "drop-scans", "error"],
+    choice("--missing", "If values are missing: drop features or scans that lack values, or stop with an error."),
 ]
 CovariatesOption = Annotated[
     list[str] | None,

@@ -20,7 +20,7 @@ from bayesharm.algorithms.devices import run_sharded
 from bayesharm.algorithms.linalg import pack, unpack
 from bayesharm.algorithms.programs import program
 from bayesharm.conditional.gaussian import batch_draws
-from bayesharm.likelihood.collapsed import segment_sum
+from bayesharm.likelihood.gram_terms import segment_sum
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -71,7 +71,8 @@ def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_s
     entries = problem.likelihood.effect_entries
     cross, products = problem.likelihood.eliminated_products(ratios, moments)
     n_dense, n_features = cross.shape[1], log_scales.shape[-1]
-    slope = jnp.concatenate([jnp.eye(n_dense, dtype=cross.dtype), -cross])
+    identity = jnp.eye(n_dense, dtype=cross.dtype)[..., None]
+    slope = jnp.concatenate([jnp.broadcast_to(identity, (n_dense, *cross.shape[1:])), -cross])
     constant = jnp.concatenate([jnp.zeros((n_dense, n_features), cross.dtype), products])
     n_levels = np.bincount(contrast_group[contrast_group >= 0])
 
@@ -79,7 +80,7 @@ def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_s
 
     def weights_of(entry):
         """Weights of the augmented effects in an entry, but for its gain."""
-        return jnp.concatenate([constant[entry][None], jnp.broadcast_to(slope[entry][:, None], (n_dense, n_features))])
+        return jnp.concatenate([constant[entry][None], jnp.broadcast_to(slope[entry], (n_dense, n_features))])
 
     def of_entry(item):
         entry, gain, group = item
@@ -131,9 +132,10 @@ def _average(
     n_levels = np.bincount(contrast_group[contrast_group >= 0])
     # a center is a combination of the augmented effects, too: for each gain, the mean over its contrast group
     shares = [np.where(contrast_group == s, 1 / n, 0.0)[entries.column][:, None] for s, n in enumerate(n_levels)]
-    center_constant, center_slope = (
-        jnp.stack([segment_sum(entries.gain, n_gains, share * part) for share in shares]) for part in (constant, slope)
-    )
+    center_constant = jnp.stack([segment_sum(entries.gain, n_gains, share * constant) for share in shares])
+    flat = slope.reshape(len(slope), -1)
+    center_slope = jnp.stack([segment_sum(entries.gain, n_gains, share * flat) for share in shares])
+    center_slope = center_slope.reshape(*center_slope.shape[:2], *slope.shape[1:])
     residual_share = np.stack(
         [np.bincount(entries.residual[contrast_group == s], minlength=n_residuals) / n**2 for s, n in enumerate(n_levels)]
     )
@@ -153,7 +155,9 @@ def _average(
         direction = jnp.concatenate(
             [
                 (center_constant[:, :, None] * gain).sum(1)[:, None],
-                jnp.einsum("slr,lkf->srkf", center_slope, gain),
+                jnp.einsum("slr,lkf->srkf", center_slope[..., 0], gain)
+                if center_slope.shape[-1] == 1
+                else jnp.einsum("slrf,lkf->srkf", center_slope, gain),
             ],
             axis=1,
         )

@@ -102,7 +102,7 @@ def draw_finite_population(
     log_scales : (draw, scale, feature) array
     keys : (feature,) PRNG keys
     values : (scan, feature) array
-        Standardized features, in the order of the design's scans.
+        Standardized features, in the order of the design's scans; NaN where a feature lacks a scan.
     mesh : Mesh, optional
         As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
@@ -126,7 +126,7 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
     likelihood, (n_draws, _, n_features) = problem.likelihood, log_scales.shape
     statistics, batches, at_once = batch_draws(likelihood.weighted(ratios, moments), log_scales, MAX_DRAWS)
     cross, of_feature = likelihood.eliminated_products(ratios, moments)
-    products = cross, jnp.tile(of_feature, at_once)
+    products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
     n_columns = likelihood.n_dense + likelihood.n_eliminated
     n_levels = np.array([len(columns) for columns in levels.of_family])[:, None]
     lane_keys, lane_draw = jnp.tile(keys, at_once), np.repeat(np.arange(at_once), n_features)
@@ -150,9 +150,14 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         squares = effects[levels.column, :n_features] ** 2  # (family, pattern, feature)
         residual = (values - fitted[levels.pattern]) ** 2
         total = squares.sum(0)[levels.pattern] + residual
-        weight = jax.ops.segment_sum(1 / total, levels.pattern, levels.column.shape[1])
-        contribution = (squares * weight).sum(1) / len(values) / n_levels
-        return jnp.stack(finite), jnp.concatenate([(residual / total).mean(0)[None], contribution])
+        share, one, n_scans = residual / total, 1 / total, jnp.full(n_features, len(values))
+        if likelihood.has_missing:
+            observed = ~jnp.isnan(values)
+            share, one = jnp.where(observed, share, 0.0), jnp.where(observed, one, 0.0)
+            n_scans = observed.sum(0)
+        weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
+        contribution = (squares * weight).sum(1) / n_scans / n_levels
+        return jnp.stack(finite), jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])
 
     finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches))
     finite = finite.reshape(len(finite), -1, at_once, n_features)

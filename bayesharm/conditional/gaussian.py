@@ -12,7 +12,8 @@ import numpy as np
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.algorithms.programs import program
 from bayesharm.conditional.posterior import ConditionalPosterior
-from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects, WeightedStatistics, segment_sum
+from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects, WeightedStatistics
+from bayesharm.likelihood.gram_terms import segment_sum
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -53,7 +54,7 @@ def _condition_effects(problem: Problem, ratios: VarianceRatios, moments: Moment
         given = likelihood.condition(statistics, log_scales)
         gain = given.gain[gain_of_entry]
         intercept = jax.ops.segment_sum(gain * products, column, n_eliminated)
-        slope = jax.ops.segment_sum(gain[:, None] * cross[..., None], column, n_eliminated)
+        slope = jax.ops.segment_sum(gain[:, None] * cross, column, n_eliminated)
         residual = given.residual_variance[entries.residual[n_dense:]]
         prior = given.prior_variance[prior_of_column]
         parts = (given.dense_mean, given.dense_covariance, intercept, slope, residual, prior)
@@ -72,7 +73,7 @@ def draw_effects(
     likelihood : CollapsedLikelihood
     given : ConditionedEffects
     products : tuple of arrays
-        From :meth:`CollapsedLikelihood.eliminated_products`.
+        From :meth:`CollapsedLikelihood.eliminated_products`, repeated for the draws of a batch.
     normal : (column, feature) array
         Draws of the standard normal distribution.
 
@@ -84,7 +85,8 @@ def draw_effects(
     cross, of_feature = products
     dense = given.dense_mean + jnp.einsum("ijf,jf->if", cholesky(given.dense_covariance), normal[:n_dense])
     column, gain = entries.column[n_dense:] - n_dense, given.gain[entries.gain[n_dense:]]
-    eliminated = segment_sum(column, likelihood.n_eliminated, gain * (of_feature - cross @ dense))
+    fitted = cross[..., 0] @ dense if cross.shape[-1] == 1 else jnp.einsum("edf,df->ef", cross, dense)
+    eliminated = segment_sum(column, likelihood.n_eliminated, gain * (of_feature - fitted))
     eliminated += jnp.sqrt(given.residual_variance[entries.residual[n_dense:]]) * normal[n_dense:]
     return jnp.concatenate([dense, eliminated])
 

@@ -3,11 +3,11 @@
 Everything is Gaussian, so that no model is fitted again. Given all scans, the noise-free values of the scans of a fold are
 f ~ Normal(mu, M). Removing the information of the fold itself, with noise precisions W and residuals r = W^(1/2) (y − mu),
 
-    B = I − W^(1/2) M W^(1/2),   f | others ~ Normal(y − W^(-1/2) B⁻¹ r, W^(-1/2) (B⁻¹ − I) W^(-1/2)),
+    B = I − W^(1/2) M W^(1/2),   f | others ~ Normal(mu − M W^(1/2) B⁻¹ r, M + M W^(1/2) B⁻¹ W^(1/2) M),
     log p(y | others) = ½ log|B| − ½ rᵀB⁻¹r − ½ Σ log(2π / W)
 
 (Sundararajan & Keerthi, *Neural Computation* 13, 2001, for single scans). Scans of a fold with the same effects share one
-value of f, and differ only by noise. Folds with the same values are handled together.
+value of f, and differ only by noise. Folds with the same values are handled together. Missing values have precision 0.
 """
 
 from __future__ import annotations
@@ -186,16 +186,24 @@ def _arrange_units(
 
 
 class _ScanMoments(NamedTuple):
-    """Mean of the scans of each value, and the sum of squares around it; (feature, group, value) each."""
+    """Number, mean and sum of squares around it of the observed scans of each value; (feature or 1, group or 1, value)."""
 
+    n: np.ndarray
     mean: np.ndarray
     within: np.ndarray
 
     @classmethod
     def of(cls, group: HeldOutGroups | PredictionUnits, values: np.ndarray) -> _ScanMoments:
         shape = (-1, len(group.n_scans), values.shape[1])
-        mean, square = (np.moveaxis((group.means @ part).reshape(shape), 2, 0) for part in (values, values**2))
-        return cls(mean, np.maximum(square - mean**2, 0) * group.n_scans)
+        observed = ~np.isnan(values)
+
+        def average(part: np.ndarray) -> np.ndarray:
+            return np.moveaxis((group.means @ part).reshape(shape), 2, 0)
+
+        share = np.ones((1, 1, 1)) if observed.all() else average(observed.astype(float))
+        filled, n, share = np.where(observed, values, 0.0), share * group.n_scans, np.where(share > 0, share, 1.0)
+        mean, square = average(filled) / share, average(filled**2) / share
+        return cls(n, mean, np.maximum(square - mean**2, 0) * n)
 
 
 def leave_group_out(
@@ -215,7 +223,7 @@ def leave_group_out(
     ratios : VarianceRatios
     moments : Moments
     values : (scan, feature) array
-        Standardized features, in the order of the design's scans.
+        Standardized features, in the order of the design's scans; NaN where a feature lacks a scan.
     log_scales : (draw, scale, feature) array
     held : tuple of HeldOutGroups
         From :func:`arrange_folds`.
@@ -234,7 +242,7 @@ def leave_group_out(
     width = min(n_features, lanes)
     for first in range(0, n_features, width):
         columns = slice(first, first + width)
-        block, scans = Moments(*(part[..., columns] for part in moments)), values[:, columns]
+        block, scans = moments.take(columns), values[:, columns]
         of_groups = [
             (_ScanMoments.of(group, scans), [_ScanMoments.of(unit, scans) for unit in group.units or ()]) for group in held
         ]
@@ -275,33 +283,42 @@ def _predict(
     out: HeldOutDensity,
 ) -> None:
     """Write the densities of a group of folds, for some draws and features, into `out`."""
-    root = np.sqrt(group.n_scans / noise)  # W^(1/2), (draw, feature, value)
+    root = np.sqrt(of_folds.n / noise[:, :, None])  # W^(1/2), (draw, feature, fold or 1, value)
     identity = np.eye(len(group.n_scans))
-    b = identity - root[..., :, None] * posterior.covariance(group.combinations) * root[..., None, :]
+    prior = posterior.covariance(group.combinations)[:, :, None]  # M, (draw, feature, 1, value, value)
+    b = identity - root[..., :, None] * prior * root[..., None, :]
     # where the noise is so small that B is singular within rounding, a draw has no weight and must not spoil the others
     is_lost = ~(np.linalg.eigvalsh(np.where(np.isfinite(b), b, 0.0))[..., 0] > MIN_EIGENVALUE)
     b = np.where(is_lost[..., None, None], identity, b)
-    center, residual = of_folds.mean, of_folds.mean - posterior.mean(group.combinations)[..., None, :]
-    residual = root[..., None, :] * residual  # r, (draw, feature, fold, value)
+    mean = posterior.mean(group.combinations)[..., None, :]
+    residual = root * (of_folds.mean - mean)  # r, (draw, feature, fold, value)
     solved = _solve(b, residual)
-    log_det = np.linalg.slogdet(b)[1][..., None]
-    joint = 0.5 * (log_det - (residual * solved).sum(-1) - _log_noise(noise, group.n_scans, of_folds))
-    joint = np.where(is_lost[..., None], np.inf, joint)  # so that the weight of the draw without the fold is 0
+    log_det = np.linalg.slogdet(b)[1]
+    joint = 0.5 * (log_det - (residual * solved).sum(-1) - _log_noise(noise, of_folds))
+    joint = np.where(is_lost, np.inf, joint)  # so that the weight of the draw without the fold is 0
     out.folds[:, group.folds] = np.swapaxes(joint, 1, 2)
     if group.units is None:
-        out.units[:, group.folds] = np.swapaxes(np.where(is_lost[..., None], 0.0, joint), 1, 2)
-        if out.below is None:
-            return
+        out.units[:, group.folds] = np.swapaxes(np.where(is_lost, 0.0, joint), 1, 2)
     # f given the other folds
-    center = center - solved / root[..., None, :]
-    covariance = (np.linalg.inv(b) - identity) / root[..., :, None] / root[..., None, :]
+    center = mean - ((root * solved)[..., None, :] @ prior)[..., 0, :]
+    gain = prior * root[..., None, :]
+    covariance = prior + gain @ np.linalg.solve(b, np.swapaxes(gain, -1, -2))
     for units, moments in zip(group.units or (), of_units, strict=True):
-        density = _density_of_units(units, moments, center, covariance, noise)
-        out.units[:, units.numbers] = np.swapaxes(np.where(is_lost[..., None], 0.0, density), 1, 2)
+        lost, of_fold = (_of_folds(part, units.fold) for part in (is_lost, covariance))
+        density = _density_of_units(units, moments, center[:, :, units.fold], of_fold, noise)
+        out.units[:, units.numbers] = np.swapaxes(np.where(lost, 0.0, density), 1, 2)
     if out.below is not None:
-        sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1) + noise)[..., group.value]
+        variance = np.diagonal(covariance, axis1=-2, axis2=-1) + noise[:, :, None]
+        fold = group.position if variance.shape[2] > 1 else 0
         deviation = values[group.scans].T - center[:, :, group.position, group.value]
-        out.below[:, group.scans] = np.swapaxes(np.where(is_lost[..., None], 0.5, ndtr(deviation / sd)), 1, 2)
+        below = ndtr(deviation / np.sqrt(variance[:, :, fold, group.value]))
+        lost = _of_folds(is_lost, group.position) & ~np.isnan(below)
+        out.below[:, group.scans] = np.swapaxes(np.where(lost, 0.5, below), 1, 2)
+
+
+def _of_folds(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Values of some folds, (draw, feature, fold or 1, …); those of a single one stand for all folds."""
+    return values if values.shape[2] == 1 else values[:, :, folds]
 
 
 def _density_of_units(
@@ -309,18 +326,21 @@ def _density_of_units(
 ) -> np.ndarray:
     """log density of the scans of each unit, (draw, feature, unit), where f of the fold is Normal(center, covariance)."""
     noise, identity = noise[..., units.value], np.eye(len(units.value))
-    total = covariance[..., units.value[:, None], units.value] + identity * (noise / units.n_scans)[..., None]
-    deviation = moments.mean - center[:, :, units.fold][..., units.value]
-    log_det = np.linalg.slogdet(total)[1] - np.log(noise / units.n_scans).sum(-1)
+    root = np.sqrt(moments.n / noise[:, :, None])
+    total = identity + root[..., :, None] * covariance[..., units.value[:, None], units.value] * root[..., None, :]
+    deviation = root * (moments.mean - center[..., units.value])
     quadratic = (deviation * _solve(total, deviation)).sum(-1)
-    return -0.5 * (log_det[..., None] + quadratic + _log_noise(noise, units.n_scans, moments))
+    return -0.5 * (np.linalg.slogdet(total)[1] + quadratic + _log_noise(noise, moments))
 
 
 def _solve(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Solve with symmetric matrices, (…, value, value), for each row of (…, row, value)."""
-    return np.swapaxes(np.linalg.solve(matrix, np.swapaxes(rows, -1, -2)), -1, -2)
+    """Solve with symmetric matrices, (…, row or 1, value, value), for each row of (…, row, value)."""
+    if matrix.shape[-3] == 1:
+        return np.swapaxes(np.linalg.solve(matrix[..., 0, :, :], np.swapaxes(rows, -1, -2)), -1, -2)
+    return np.linalg.solve(matrix, rows[..., None])[..., 0]
 
 
-def _log_noise(noise: np.ndarray, n_scans: np.ndarray, moments: _ScanMoments) -> np.ndarray:
+def _log_noise(noise: np.ndarray, moments: _ScanMoments) -> np.ndarray:
     """Σ log(2π / W) over scans, plus the squares of the scans around the mean of their value over the noise variance."""
-    return (n_scans * np.log(2 * np.pi * noise)).sum(-1)[..., None] + (moments.within / noise[..., None, :]).sum(-1)
+    noise = noise[:, :, None]
+    return (moments.n * np.log(2 * np.pi * noise)).sum(-1) + (moments.within / noise).sum(-1)

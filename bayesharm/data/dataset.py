@@ -13,6 +13,7 @@ import pandas as pd
 
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.finding import Finding
+from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
 from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, resolve_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
@@ -38,9 +39,13 @@ class Dataset:
     scans : DataFrame
         One row per scan (see `bayesharm.data.scans.read_scans`).
     features : Features
-        Rows in the order of `scans`; values in the user's units.
+        Rows in the order of `scans`; values in the user's units, NaN where missing.
     dropped : dict
-        Features that no model can use, with the reason: name -> reason.
+        Features that were left out, with the reason: name -> reason.
+    dropped_scans : dict
+        Scans that were left out, with the reason: scan_id -> reason.
+    n_missing : int
+        Number of missing values.
     origin : dict, optional
         Arguments of :func:`load_dataset`, if the study was read from files.
     files : tuple of Path
@@ -52,6 +57,8 @@ class Dataset:
     scans: pd.DataFrame
     features: Features
     dropped: Mapping[str, str] = field(default_factory=dict)
+    dropped_scans: Mapping[str, str] = field(default_factory=dict)
+    n_missing: int = 0
     origin: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -75,6 +82,7 @@ def load_dataset(
     *,
     columns: Mapping[str, str] | None = None,
     select: str | Sequence[str] | None = None,
+    missing: Missing = "model",
     bad_features: Literal["error", "drop", "keep"] = "error",
     check: Check = "fit",
 ) -> Dataset:
@@ -92,9 +100,13 @@ def load_dataset(
         bayesharm's name -> the user's column, such as ``{"participant_id": "subject"}``.
     select : str or sequence of str, optional
         Shell glob(s) that select features by name. Required if the features are columns of the scans table.
+    missing : {"model", "drop-features", "drop-scans", "error"}
+        How to treat missing values (NaN): keep them, so that a fit uses the exact likelihood of the observed scans of each
+        feature; omit the features that have any (`Dataset.dropped`); omit the scans that have any
+        (`Dataset.dropped_scans`); or raise an error.
     bad_features : {"error", "drop", "keep"}
-        How to treat features that are constant or have missing or infinite values: raise an error, omit
-        them and list them in `Dataset.dropped`, or keep them, for :func:`bayesharm.check`.
+        How to treat features that no model can use, because they are constant, have infinite values or have no values:
+        raise an error, omit them and list them in `Dataset.dropped`, or keep them, for :func:`bayesharm.check`.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
@@ -104,13 +116,7 @@ def load_dataset(
     InputError
         The scans, the features or an option are not valid.
     """
-    if bad_features not in ("error", "drop", "keep") or check not in ("fit", "apply"):
-        raise InputError(
-            "Unknown option of load_dataset.",
-            got=f"bad_features={bad_features!r}, check={check!r}",
-            expected="bad_features 'error', 'drop' or 'keep', check 'fit' or 'apply'",
-            do="use one of these",
-        )
+    check_options(missing=missing, bad_features=bad_features, check=check)
     if features is None:
         table, aligned, rules = _from_wide_table(scans, columns, select, check)
     else:
@@ -129,8 +135,10 @@ def load_dataset(
     findings = _reading_findings(scans, features, rules, aligned)
     if check == "apply":
         return Dataset(table, aligned, files=files, findings=findings)
-    origin = _origin(scans, features, columns, select, bad_features)
-    dataset = Dataset(table, aligned) if bad_features == "keep" else _without_flaws(table, aligned, bad_features)
+    origin = _origin(scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    if bad_features == "keep":
+        return Dataset(table, aligned, origin=origin, files=files, findings=findings)
+    dataset = _without_flaws(table, aligned, missing, bad_features)
     return replace(dataset, origin=origin, files=files, findings=findings)
 
 
@@ -166,7 +174,7 @@ def _origin(
     features: Any,
     columns: Mapping[str, str] | None,
     select: str | Sequence[str] | None,
-    bad_features: str,
+    options: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Return the arguments of `load_dataset` as plain data; None unless scans and features are files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})
@@ -176,7 +184,7 @@ def _origin(
     return {name: os.path.abspath(file) for name, file in files.items()} | {
         "columns": dict(columns or {}),
         "select": None if globs is None else list(globs),
-        "bad_features": bad_features,
+        **options,
     }
 
 
@@ -298,31 +306,35 @@ def _refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:
         )
 
 
-def _without_flaws(table: pd.DataFrame, features: Features, bad_features: str) -> Dataset:
-    """Return the dataset without unusable features, or raise an `InputError` about them."""
+def _without_flaws(table: pd.DataFrame, features: Features, missing: str, bad_features: str) -> Dataset:
+    """Return the dataset as the options ask for it, or raise an `InputError` about flaws of the features."""
     flaws = find_flaws(features)
-    if not flaws.unfit.any():
-        return Dataset(table, features)
-    do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
-    if bad_features == "drop":
-        if not flaws.unfit.all():
-            usable = features.take(features.names[~flaws.unfit])
-            return Dataset(table, usable, flaws.reasons(features.names))
-        do = "check the values; every feature is unusable"
-    total, is_missing = features.n_features, flaws.missing > 0
-    if is_missing.any():
-        scans = table["scan_id"][flaws.scans > 0]
+    refuse_unfit(table, features, flaws, missing, bad_features)
+    omitted = flaws.unfit | (flaws.missing > 0 if missing == "drop-features" else False)
+    dropped = flaws.reasons(features.names, omitted)
+    kept = features.take(features.names[~omitted]) if omitted.any() else features
+    dataset = Dataset(table, kept, dropped, n_missing=int(flaws.missing[~omitted].sum()))
+    if missing == "drop-scans" and dataset.n_missing:
+        return _without_scans(dataset)
+    return dataset
+
+
+def _without_scans(dataset: Dataset) -> Dataset:
+    """Return the dataset without scans that lack a feature; features that are constant then are dropped, too."""
+    by_scan = find_flaws(dataset.features).missing_by_scan
+    complete = np.flatnonzero(by_scan == 0)
+    if len(complete) < 2:
         raise InputError(
-            f"Values are missing or infinite in {is_missing.sum()} of {total} features.",
-            got=f"{flaws.missing.sum()} such values, in features {shorten(features.names[is_missing])}, "
-            f"in {len(scans)} of {len(table)} scans: {shorten(scans)}",
-            expected="a finite number for every scan and feature",
-            do=do,
+            "Nearly every scan lacks some feature.",
+            got=f"{len(complete)} of {len(by_scan)} scans with all features",
+            expected="at least two complete scans",
+            do="use missing='model' or missing='drop-features' (--missing in the shell)",
         )
-    names, level = features.names[flaws.constant], flaws.level[flaws.constant]
-    raise InputError(
-        f"{names.size} of {total} features are constant.",
-        got=f"{shorten(names)}; the first is {level[0]:g} in every scan",
-        expected="features that vary between scans",
-        do=do,
-    )
+    n_features = dataset.features.n_features
+    lacking = np.flatnonzero(by_scan)
+    reasons = {str(dataset.scans["scan_id"].iloc[k]): f"lacks {by_scan[k]} of {n_features} features" for k in lacking}
+    taken = dataset.take(complete)
+    flaws = find_flaws(taken.features)
+    dropped = {**dataset.dropped, **flaws.reasons(taken.features.names, flaws.unfit)}
+    kept = taken.features.take(taken.features.names[~flaws.unfit]) if flaws.unfit.any() else taken.features
+    return replace(taken, features=kept, dropped=dropped, dropped_scans=reasons, n_missing=0)

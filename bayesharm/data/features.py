@@ -149,7 +149,9 @@ class Features:
         for name in self.names.tolist():
             digest.update(name.encode() + b"\0")
         for start, stop in self.blocks():
-            digest.update(np.ascontiguousarray(self.read(start, stop).T, dtype="<f8"))
+            block = self.read(start, stop)
+            block[np.isnan(block)] = np.nan  # one of many bit patterns
+            digest.update(np.ascontiguousarray(block.T, dtype="<f8"))
         return digest.hexdigest()
 
 
@@ -187,55 +189,68 @@ def match_names(names: Sequence[str] | np.ndarray, select: str | Sequence[str]) 
 
 @dataclass(frozen=True, eq=False)
 class Flaws:
-    """Missing values by feature and by scan, and constant features.
+    """Missing and infinite values by feature and by scan, and constant features.
 
     Attributes
     ----------
-    missing : (feature,) int array
-        Number of scans with a NaN or infinite value.
+    missing, infinite : (feature,) int array
+        Number of scans with NaN, and with an infinite value.
     constant : (feature,) bool array
         Whether all finite values are equal up to rounding.
     level : (feature,) float array
         Value of each constant feature, in its own units.
-    scans : (scan,) int array
-        Number of features with a NaN or infinite value.
+    missing_by_scan, infinite_by_scan : (scan,) int array
+        Number of features with NaN, and with an infinite value.
     """
 
     missing: np.ndarray
+    infinite: np.ndarray
     constant: np.ndarray
     level: np.ndarray
-    scans: np.ndarray
+    missing_by_scan: np.ndarray
+    infinite_by_scan: np.ndarray
+
+    @property
+    def empty(self) -> np.ndarray:
+        """(feature,) bool array: features without any value."""
+        return self.missing == self.missing_by_scan.size
 
     @property
     def unfit(self) -> np.ndarray:
         """(feature,) bool array: features that no model can use."""
-        return (self.missing > 0) | self.constant
+        return (self.infinite > 0) | self.constant | self.empty
 
-    def reasons(self, names: np.ndarray) -> dict[str, str]:
-        """Return the reason for each unfit feature, by name."""
-        total = self.scans.size
-        return {
-            str(names[i]): f"missing or infinite in {self.missing[i]} of {total} scans"
-            if self.missing[i]
-            else f"constant ({self.level[i]:g} in every scan)"
-            for i in np.flatnonzero(self.unfit)
-        }
+    def reasons(self, names: np.ndarray, chosen: np.ndarray) -> dict[str, str]:
+        """Return the reason for each chosen feature, by name."""
+        return {str(names[i]): self._reason(int(i)) for i in np.flatnonzero(chosen)}
+
+    def _reason(self, i: int) -> str:
+        total = self.missing_by_scan.size
+        if self.infinite[i]:
+            return f"infinite in {self.infinite[i]} of {total} scans"
+        if self.constant[i]:
+            return f"constant ({self.level[i]:g} in every scan)"
+        return f"missing in {self.missing[i]} of {total} scans"
 
 
 def find_flaws(features: Features) -> Flaws:
     """Find missing, infinite and constant features, block by block."""
-    missing, level = np.zeros(features.n_features, int), np.zeros(features.n_features)
-    constant, scans = np.zeros(features.n_features, bool), np.zeros(features.n_scans, int)
+    n_scans, n_features = features.n_scans, features.n_features
+    missing, infinite, level = np.zeros(n_features, int), np.zeros(n_features, int), np.zeros(n_features)
+    constant = np.zeros(n_features, bool)
+    missing_by_scan, infinite_by_scan = np.zeros((2, n_scans), int)
     resolution = np.finfo(features.dtype if features.dtype.kind == "f" else float).eps
     for start, stop in features.blocks():
         block = features.read(start, stop)
-        is_finite = np.isfinite(block)
-        missing[start:stop] = (~is_finite).sum(axis=0)
-        scans += (~is_finite).sum(axis=1)
+        is_missing, is_infinite = np.isnan(block), np.isinf(block)
+        missing[start:stop], infinite[start:stop] = is_missing.sum(axis=0), is_infinite.sum(axis=0)
+        missing_by_scan += is_missing.sum(axis=1)
+        infinite_by_scan += is_infinite.sum(axis=1)
+        is_finite = ~(is_missing | is_infinite)
         low = np.min(block, axis=0, where=is_finite, initial=np.inf)
         high = np.max(block, axis=0, where=is_finite, initial=-np.inf)
         has_values = low <= high
         low, high = np.where(has_values, low, 0.0), np.where(has_values, high, 0.0)
         constant[start:stop] = has_values & (high - low <= 4 * resolution * np.maximum(abs(low), abs(high)))
         level[start:stop] = low
-    return Flaws(missing, constant, level, scans)
+    return Flaws(missing, infinite, constant, level, missing_by_scan, infinite_by_scan)

@@ -85,6 +85,13 @@ def cross_validate(
     progress = progress or no_progress
     names = _as_list(methods) if methods is not None else [*available_methods(), BAYESHARM]
     _check_options(names, folds=folds, repeats=repeats, visit_folds=visit_folds)
+    if dataset.n_missing:
+        raise InputError(
+            "The methods to compare need complete features.",
+            got=f"{dataset.n_missing:,} missing values",
+            expected="a number for every scan and feature",
+            do="load the data with missing='drop-features' or 'drop-scans' (--missing in the shell)",
+        )
     preserved = _preserved(dataset, _as_list(covariates))
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
     options["covariates"] = [name for name in preserved if name != "diagnosis"]  # which the model has anyway

@@ -13,6 +13,7 @@ from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
+from bayesharm.errors import listed
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.likelihood.moments import Moments
@@ -63,13 +64,14 @@ def assemble_posterior(
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
         "/error_patterns": ERROR_PATTERNS.dataset(results, feature),
-        "/sufficient_statistics": keep_statistics(
-            dataset.scans, design, Moments(*(results[name] for name in Moments._fields))
-        ).assign_coords(feature),
+        "/sufficient_statistics": keep_statistics(dataset.scans, design, Moments.from_arrays(results)).assign_coords(
+            feature
+        ),
         **{f"/effects/{name}": node for name, node in _effect_groups(design, results, identifiability, features).items()},
         "/design": DESIGN.dataset(
-            {name: column.to_numpy(int) for name, column in identifiability.scanners.loc[list(design.scanners)].items()},
-            scanner,
+            {name: column.to_numpy(int) for name, column in identifiability.scanners.loc[list(design.scanners)].items()}
+            | ({"n_observed": results["n_observed"]} if "n_observed" in results else {}),
+            scanner | (feature if "n_observed" in results else {}),
             {"travelers": list(design.travelers), "n_scans": design.n_scans},
         ),
     }
@@ -154,9 +156,27 @@ def _record(
         "n_converged": int(results["converged"].sum()),
         "leapfrog": leapfrog_cost(results, manifest["settings"]["chains"]),
         "dropped": dict(dataset.dropped),
+        "dropped_scans": dict(dataset.dropped_scans),
         "dtype": str(dataset.features.dtype),
-        "notes": list(identifiability.sentences()),
+        "notes": [*identifiability.sentences(), *_missing_notes(design, dataset, results)],
     }
+
+
+def _missing_notes(design: Design, dataset: Dataset, results: Arrays) -> list[str]:
+    """Say how many values are missing, and which scanners have no value at all of some features."""
+    if "n_observed" not in results:
+        return []
+    observed, n_features = results["n_observed"], len(dataset.features.names)
+    lacking = int((observed.sum(0) < design.n_scans).sum())
+    share = 1 - observed.sum() / (design.n_scans * n_features)
+    notes = [f"{lacking:,} of {n_features:,} features lack scans: {share:.2%} of the values are missing."]
+    if len(without := np.flatnonzero((observed == 0).any(1))):
+        counts = [f"{design.scanners[k]} ({(observed[k] == 0).sum():,} features)" for k in without]
+        notes.append(
+            f"Some scanners have no value of some features: {listed(counts)}. Their bias in these features rests on the "
+            "prior."
+        )
+    return notes
 
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bayesharm.inference.effective_features import Residualization, residualize
 from bayesharm.inference.error_patterns import make_pattern_map, make_patterns
 from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
 from bayesharm.likelihood.problem import Problem, make_problem
-from bayesharm.model.design import Design, build_design
+from bayesharm.model.design import FIXED, Design, build_design
 from bayesharm.results.posterior import Posterior
 
 # Features that a device samples together: 64 fit the caches of a processor, 4,096 keep an accelerator busy.
@@ -59,6 +59,11 @@ class FitContext:
         return len(self.dataset.features.names)
 
     @property
+    def has_missing(self) -> bool:
+        """Whether features lack scans of the design."""
+        return self.problem.likelihood.has_missing
+
+    @property
     def block_size(self) -> int:
         """Number of features in a block, on all devices together."""
         n_devices = len(self.devices.all)
@@ -72,7 +77,7 @@ class FitContext:
         return self._reader(features)
 
     def values(self, features: np.ndarray) -> np.ndarray:
-        """Read features by their indices, in their own units; (scan of the design, feature)."""
+        """Read features by their indices, in their own units; (scan of the design, feature), NaN where missing."""
         return self._reader.values(features)
 
     def standardized(self, features: np.ndarray) -> np.ndarray:
@@ -82,7 +87,7 @@ class FitContext:
 
     def error_patterns(self, standardized: np.ndarray) -> np.ndarray:
         """Return the error patterns, (entry, feature), of standardized features, (scan of the design, feature)."""
-        return make_patterns(self._pattern_map, standardized)
+        return make_patterns(self._pattern_map, self._residualization.fill(standardized))
 
     @property
     def residual_dof(self) -> int:
@@ -105,7 +110,7 @@ class FitContext:
 
     @cached_property
     def _reader(self) -> MomentReader:
-        return MomentReader(self.dataset.features, self.design, self.unit)
+        return MomentReader(self.dataset.features, self.design, self.unit, self.has_missing)
 
 
 def make_fit_context(
@@ -113,14 +118,17 @@ def make_fit_context(
 ) -> FitContext:
     """Lay out a sorted dataset and its design for the inference.
 
+    Features with too few observed scans for the model are dropped from the dataset, with the reason.
+
     Raises
     ------
     InputError
         Features do not vary over the scans in use, or their variance is too small or too large.
     """
     devices = devices or find_devices()
+    dataset, unit, has_missing = _check_features(dataset, design)
     with devices.in_use("float64"):
-        problem, unit = make_problem(design), _common_unit(dataset, design)
+        problem = make_problem(design, has_missing=has_missing)
     return FitContext(dataset, design, problem, unit, seed, settings, devices)
 
 
@@ -185,31 +193,56 @@ def hash_scans(dataset: Dataset) -> str:
     return hashlib.sha256(dataset.scans.to_csv(index=False).encode()).hexdigest()
 
 
-def _common_unit(dataset: Dataset, design: Design) -> float | None:
-    """Compute the common divisor of the features, their root mean square sd, if the model asks for one.
+def _check_features(dataset: Dataset, design: Design) -> tuple[Dataset, float | None, bool]:
+    """Look at all features over the scans in use.
+
+    Returns
+    -------
+    dataset : Dataset
+        Without the features that have too few observed scans.
+    unit : float or None
+        The common divisor of the features, their root mean square sd, if the model asks for one.
+    has_missing : bool
+        Whether features lack scans.
 
     Raises
     ------
     InputError
         Features do not vary over the scans in use or between scans of a person, or their variance is too small or too large.
     """
-    squares = 0.0
+    squares, n_missing = 0.0, 0
     constant: list[str] = []
     copied: list[str] = []
     extreme: list[str] = []
+    too_few: dict[str, str] = {}
     first, second = _pair_repeats(design)
+    n_needed = 2 + int((design.column_scale == FIXED).sum())  # one more than the mean and the covariates, and one to vary
     for start, stop in dataset.features.blocks():
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
             values = dataset.features.read(start, stop)[design.rows]
-            variance, varies = values.var(axis=0), values.max(axis=0) > values.min(axis=0)
-            change = ((values[first] - values[second]) ** 2).mean(axis=0) if len(first) else variance
+            observed = ~np.isnan(values)
+            n_observed, is_complete = observed.sum(axis=0), observed.all(axis=0)
+            values, size = np.where(observed, values, 0.0), np.maximum(n_observed, 1)
+            deviation = np.where(observed, values - values.sum(axis=0) / size, 0.0)
+            variance = (deviation**2).sum(axis=0) / size
+            low = np.min(values, axis=0, where=observed, initial=np.inf)
+            high = np.max(values, axis=0, where=observed, initial=-np.inf)
+            varies, change = high > low, variance
+            if len(first):
+                both = observed[first] & observed[second]
+                squared = np.where(both, (values[first] - values[second]) ** 2, 0.0).sum(axis=0)
+                change = np.where(both.any(axis=0), squared / np.maximum(both.sum(axis=0), 1), variance)
+            is_scarce = ~is_complete & ((n_observed < n_needed) | ~varies)
             is_extreme = ~((variance > 1 / LARGEST_VARIANCE) & (variance < LARGEST_VARIANCE))
-            is_copied = varies & ~is_extreme & (change < SMALLEST_NOISE * variance)
+            is_copied = varies & ~is_extreme & ~is_scarce & (change < SMALLEST_NOISE * variance)
         names = dataset.features.names[start:stop]
-        constant += list(names[~varies])
-        extreme += list(names[varies & is_extreme])
+        for k in np.flatnonzero(is_scarce):
+            too_few[str(names[k])] = f"observed in {n_observed[k]} of {len(design.rows)} scans in use, too few for the model"
+        constant += list(names[~varies & ~is_scarce])
+        extreme += list(names[varies & is_extreme & ~is_scarce])
         copied += list(names[is_copied])
-        squares += variance.sum()
+        squares += variance[~is_scarce].sum()
+        n_missing += int((~observed)[:, ~is_scarce].sum())
     limits = f"a variance between {1 / LARGEST_VARIANCE:.0e} and {LARGEST_VARIANCE:.0e}"
     leave_out = "leave these features out"
     for found, problem, expected, advice in (
@@ -219,7 +252,19 @@ def _common_unit(dataset: Dataset, design: Design) -> float | None:
     ):
         if found:
             raise InputError(f"Some features {problem}.", got=shorten(found), expected=expected, do=advice)
-    return float(np.sqrt(squares / len(dataset.features.names))) if design.spec.feature_scaling == "common" else None
+    if too_few:
+        kept = [name for name in dataset.features.names if name not in too_few]
+        if not kept:
+            raise InputError(
+                "Every feature lacks too many of the scans in use.",
+                got=f"{shorten(too_few)}; the first is {next(iter(too_few.values()))}",
+                expected=f"features with at least {n_needed} different observed scans",
+                do="complete the features, or choose a model that uses more scans",
+            )
+        dropped = {**dataset.dropped, **too_few}
+        dataset = replace(dataset, features=dataset.features.take(kept), dropped=dropped)
+    unit = float(np.sqrt(squares / dataset.features.n_features)) if design.spec.feature_scaling == "common" else None
+    return dataset, unit, n_missing > 0
 
 
 def _pair_repeats(design: Design) -> tuple[np.ndarray, np.ndarray]:

@@ -98,7 +98,9 @@ def summarize_features(
         with ThreadPoolExecutor() as pool:
             summary = join_features(list(pool.map(summarize_chunk, chunks)))
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
-    summary |= {name: part[..., :n_features] for name, part in moments._asdict().items()}
+    summary |= moments.take(slice(n_features)).to_arrays()
+    if context.has_missing:
+        summary["n_observed"] = context.problem.likelihood.observed_per_scanner(moments)[:, :n_features]
     summary["error_pattern"] = context.error_patterns(values[:, :n_features])
     summary["residual_dof"] = np.full(n_features, context.residual_dof)
     return summary | {"waited": np.full(n_features, waited)}

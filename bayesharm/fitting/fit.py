@@ -129,7 +129,7 @@ def fit(
         return load_posterior(folder)
     with devices.in_use("float64"), open_checkpoints(folder, manifest, overwrite) as checkpoints:
         hyper, results = fit_features(context, checkpoints, progress)
-        posterior = assemble_posterior(dataset, design, hyper, results, manifest, findings, check)
+        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings, check)
         if folder is not None:
             posterior.write(folder)
     return posterior

@@ -62,7 +62,7 @@ def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str
     Raises
     ------
     InputError
-        The tables contradict themselves, columns or features of the fit are absent, values are missing, the posterior
+        The tables contradict themselves, columns or features of the fit are absent, values are infinite, the posterior
         contains these scans already, or the model does not cover scans of this kind.
     RunFolderError
         The posterior has no statistics of its scans.
@@ -171,13 +171,13 @@ def _read_values(posterior: Posterior, dataset: Dataset) -> tuple[np.ndarray, li
     for start, stop in features.blocks():
         values[:, indices[start:stop]] = features.read(start, stop)
     names = np.array(posterior.features)
-    if (missing := ~np.isfinite(values)).any():
+    if (infinite := np.isinf(values)).any():
         raise InputError(
-            "Adaptation needs complete features: some values are missing or infinite.",
-            got=f"{missing.sum():,} of them, in features {shorten(names[missing.any(0)])}, "
-            f"in scans {shorten(dataset.scans['scan_id'][missing.any(1)])}",
-            expected="a finite number for every scan and feature",
-            do="adapt to the other scans only (bayesharm.adapt), and harmonize all scans with the adapted posterior",
+            "Some values are infinite.",
+            got=f"{infinite.sum():,} of them, in features {shorten(names[infinite.any(0)])}, "
+            f"in scans {shorten(dataset.scans['scan_id'][infinite.any(1)])}",
+            expected="finite numbers, and NaN where a value is missing",
+            do="correct these values, or leave these scans out",
         )
     scanner, scanners = pd.factorize(dataset.scans["scanner"])
     size = root_mean_square(values, scanner)
@@ -225,6 +225,7 @@ def _label(
     import xarray as xr
 
     design, tree = merged.design, posterior.tree.copy()
+    observed = merged.likelihood.observed_per_scanner(merged.moments) if merged.has_missing else None
     feature = tree["scales"]["feature"]
     for name in ("effects", "finite_population", "draws"):
         if name in tree.children:
@@ -234,7 +235,8 @@ def _label(
     tree["hyper"] = xr.DataTree(_label_ratios(tree["hyper"].to_dataset(), design.scanners, effects.ratios))
     tree["design"] = xr.DataTree(
         xr.Dataset(
-            {name: (("scanner",), values) for name, values in by_scanner.items()},
+            {name: (("scanner",), values) for name, values in by_scanner.items()}
+            | ({"n_observed": (("scanner", "feature"), observed)} if observed is not None else {}),
             coords={"scanner": ("scanner", np.array(design.scanners, object))},
             attrs={"travelers": list(design.travelers), "n_scans": int(merged.size.sum())},
         )

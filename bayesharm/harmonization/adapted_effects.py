@@ -64,7 +64,7 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     with find_devices().in_use("float64"):
         ratios = fit_unseen_ratios(problem, merged.moments, log_scales, ratios, n_independent, is_new)
         summaries = _summarize_effects(problem, merged, in_fit, ratios, log_scales)
-        description = _describe_groups(problem, merged, in_fit, ratios, typical)
+        description = _describe_groups(merged, in_fit, ratios, typical)
     in_units = {name: (mean * unit, sd * unit) for name, (mean, sd) in summaries.items()}
     return AdaptedEffects(in_units, description, in_fit, ratios)
 
@@ -120,7 +120,7 @@ def _summarize_effects(
         # The last block repeats its last feature: one compiled program serves all blocks.
         block = np.minimum(np.arange(start, start + width), n_features - 1)
         columns = slice(start, min(start + width, n_features))
-        moments, first = Moments(*(sums[:, block] for sums in merged.moments)), 0
+        moments, first = merged.moments.take(block), 0
         averaged = np.stack(average_effects(problem, ratios, moments, log_scales[None, :, block]))
         conditional = condition_effects(problem, ratios, moments, log_scales[None, :, block])
         for group in groups:
@@ -134,7 +134,6 @@ def _summarize_effects(
 
 
 def _describe_groups(
-    problem: Problem,
     merged: SufficientStatistics,
     in_fit: dict[str, np.ndarray],
     ratios: VarianceRatios,
@@ -142,10 +141,10 @@ def _describe_groups(
 ) -> dict[str, Any]:
     """Compute the contraction of each group, (level,), and the `correlation` of the removable effects, (level, level).
 
-    Neither depends on the values of the features.
+    Neither depends on the values of the features. Both are those of a feature that has all scans.
     """
-    design = merged.design
-    no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments))
+    design, problem = merged.design, make_problem(merged.design, merged.likelihood_of_all_scans)
+    no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments[:3]))
     conditional = condition_effects(problem, ratios, no_data, typical[None])
     description: dict[str, Any] = {}
     removable = []

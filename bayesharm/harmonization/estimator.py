@@ -92,8 +92,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     The output has the form of X: a DataFrame with the same index, columns and types, or an array. float32 stays float32;
-    other numbers become float64. `fit` refuses missing values; `transform` leaves them missing. Features that do not vary
-    over the scans used by the model are passed through unchanged, with a warning.
+    other numbers become float64. `fit` uses the observed scans of each feature; `transform` leaves missing values missing.
+    Features that do not vary over the scans used by the model are passed through unchanged, with a warning.
 
     A pickled estimator contains its posterior as the files of a run folder.
     """
@@ -148,7 +148,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError, ModelError
-            Values are missing, no feature varies, or the model does not suit the scans. Both are ValueErrors.
+            No feature varies, or the model does not suit the scans. Both are ValueErrors.
 
         Warns
         -----
@@ -157,7 +157,6 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         values = validate_data(self, X, dtype=FLOATS, ensure_all_finite="allow-nan", ensure_min_samples=2)
         names = self.get_feature_names_out().astype(str)
-        _refuse_missing(values, names)
         table = self._read(X, len(values), scans, "fit")
         features = Features.from_array(values, names)
         spec = configure_model(
@@ -170,7 +169,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         )
         self._check_options(spec)
         flaws = find_flaws(features.align(build_design(table, spec).rows))
-        dropped = flaws.reasons(names)
+        is_unfit = flaws.constant | flaws.empty
+        dropped = flaws.reasons(names, is_unfit)
         if len(dropped) == len(names):
             raise InputError(
                 "No feature varies over the scans used by the model.",
@@ -183,7 +183,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"{len(dropped)} of {len(names)} features do not vary over the scans of the fit and are passed through "
                 f"unchanged: {shorten(dropped)}."
             )
-        dataset = Dataset(table, features.take(names[~flaws.constant]), dropped)
+        dataset = Dataset(table, features.take(names[~is_unfit]), dropped)
         settings = {"preview": self.preview} | dict(self.settings or {})
         self.posterior_ = fit(dataset, spec, seed=self.seed, **settings)
         return self
@@ -304,17 +304,6 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if "posterior_" in state:
             state = {**state, "posterior_": _unpack(state["posterior_"])}
         super().__setstate__(state)
-
-
-def _refuse_missing(values: np.ndarray, names: np.ndarray) -> None:
-    missing = np.isnan(values)
-    if missing.any():
-        raise InputError(
-            "The features contain NaN.",
-            got=f"{missing.sum()} in {shorten(names[missing.any(0)])}, in {missing.any(1).sum()} of {len(values)} scans",
-            expected="a finite number for every scan and feature of the fit",
-            do="impute them in an earlier step (sklearn.impute), or leave these features or scans out",
-        )
 
 
 def _in_the_form_of(X: Any, unchanged: np.ndarray, is_known: np.ndarray, harmonized: np.ndarray) -> Any:

@@ -13,7 +13,7 @@ from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Correction, find_populations
 from bayesharm.model.covariates import Covariate, covariate_values
-from bayesharm.results.nodes import read_populations
+from bayesharm.results.nodes import read_populations, read_statistics
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ class Expectation:
         feature_indices: np.ndarray,
         target: str | None,
     ) -> None:
-        n_scans = posterior.sufficient_statistics["size"].values.sum()
+        statistics = read_statistics(posterior.sufficient_statistics, posterior.spec)
+        observed = statistics.observed if statistics.has_missing else statistics.count[:, None]  # (column, feature or 1)
+        n_scans = observed[0]  # of the mean, the first column
+        columns = {group.name: group.columns for group in statistics.design.effects}
+        chosen = feature_indices if statistics.has_missing else [0]
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
         for name in posterior.effect_families:
@@ -100,8 +104,12 @@ class Expectation:
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
                 self.terms.append((_centered_covariates(posterior, scans), values))
+                if statistics.has_missing:  # the mean over the observed scans is not that over all scans
+                    sd = np.array([covariate.sd for covariate in statistics.design.covariates])[:, None]
+                    self.mean -= ((sd * statistics.covariate_sums / n_scans)[:, chosen] * values).sum(axis=0)
                 continue
-            self.mean -= effect["n_scans"].values @ values / n_scans
+            n_levels = observed[columns[name]].min(axis=1)  # scans of each level
+            self.mean -= ((n_levels / n_scans)[:, chosen] * values).sum(axis=0)
             if name == families[0] and target is not None:
                 self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
             if name not in families and (levels := _levels(posterior, scans, effect, dim)) is not None:
@@ -150,6 +158,8 @@ def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndar
     """Return the mean over all scans in the posterior, those of adaptation included, (feature,)."""
     scales, statistics = posterior.scales, posterior.sufficient_statistics
     n_scans = statistics["size"].values.sum()
+    if "counts" in statistics:
+        n_scans = read_statistics(statistics, posterior.spec).observed[0]
     intercept = statistics["dense_column"].values == 0
     standardized = statistics["dense"].values[intercept].sum(0) / n_scans  # 0 in a fit; adaptation adds scans
     return (scales["center"].values + scales["feature_scale"].values * standardized)[feature_indices]

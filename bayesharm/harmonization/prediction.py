@@ -13,7 +13,6 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.errors import check_type
 from bayesharm.likelihood.definition import noise_variance
 from bayesharm.likelihood.merging import align_new_scans
-from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.results.nodes import read_statistics
 from bayesharm.results.posterior import Posterior
@@ -69,7 +68,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
     for start in range(0, n_features, width):
         stop = min(start + width, n_features)
         block = np.minimum(np.arange(start, start + width), n_features - 1)  # of one width, for which one program serves
-        moments, scales_of_block = Moments(*(part[:, block] for part in aligned.old.moments)), log_scales[:, block]
+        moments, scales_of_block = aligned.old.moments.take(block), log_scales[:, block]
         with find_devices().in_use("float64"):
             given_scales = condition_effects(problem, ratios, moments, scales_of_block[None])
         center, variance = given_scales.mean(combinations)[0].T, given_scales.variance(combinations)[0].T

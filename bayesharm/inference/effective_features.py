@@ -11,6 +11,7 @@ from scipy import sparse
 from bayesharm.model.design import Design
 
 N_REWEIGHTINGS = 4  # rounds in which noise variances and residuals are estimated in turn
+MAX_FILLINGS, FILLING_TOLERANCE = 30, 1e-3  # rounds in which missing values are filled in, and the last change, in sds
 MIN_STRENGTH = 1e-9  # smallest singular value of independent columns, over the largest one (or 1)
 
 
@@ -52,8 +53,32 @@ class Residualization(NamedTuple):
     dof: int
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Return residuals of the used scans, (scan, feature) -> (used scan, feature)."""
-        return self.project(self.weight[:, None] * values[self.rows])
+        """Return residuals of the used scans, (scan, feature) -> (used scan, feature); 0 where a value is missing."""
+        return self.project(self.weight[:, None] * self.fill(values)[self.rows])
+
+    def fill(self, values: np.ndarray) -> np.ndarray:
+        """Fill in missing values such that their residuals are 0, which leaves those of the observed scans.
+
+        Each round replaces them by fitted values, as the EM algorithm for least squares (Healy & Westmacott, 1956).
+
+        Parameters
+        ----------
+        values : (scan, feature) array
+            Standardized.
+        """
+        missing = np.isnan(values)
+        if not missing.any():
+            return values
+        filled = np.where(missing, 0.0, values)
+        features = np.flatnonzero(missing[self.rows].any(0))
+        y, is_hole = filled[np.ix_(self.rows, features)], missing[np.ix_(self.rows, features)]
+        for _ in range(MAX_FILLINGS):
+            change = np.where(is_hole, self.project(self.weight[:, None] * y) / self.weight[:, None], 0.0)
+            y -= change
+            if np.abs(change).max(initial=0.0) < FILLING_TOLERANCE:
+                break
+        filled[np.ix_(self.rows, features)] = y
+        return filled
 
     def project(self, weighted: np.ndarray) -> np.ndarray:
         """Remove means and columns from weighted values, an orthogonal projection; (used scan, …)."""
@@ -117,8 +142,8 @@ def count_independent(residualization: Residualization, values: np.ndarray) -> f
     float
         1, as if all features were one, where too few scans are left for an estimate.
     """
-    dof = residualization.dof
-    residuals = residualization(_standardized(values))
+    dof, standardized = residualization.dof, _standardized(values)
+    residuals = residualization(standardized)
     if dof < 2 or not residuals.shape[1]:
         return 1.0
     norm = np.sqrt((residuals**2).sum(0))
@@ -126,10 +151,17 @@ def count_independent(residualization: Residualization, values: np.ndarray) -> f
     residuals, n = residuals[:, varies] / norm[varies], int(varies.sum())
     if n == 0:
         return 1.0
-    squares = ((residuals.T @ residuals) ** 2).sum() - n
-    by_chance = n * (n - 1) / dof
-    corrected = max(0.0, (squares - by_chance) / (1 - 1 / dof))
-    return n**2 / (n + corrected)
+    squares = (residuals.T @ residuals) ** 2
+    observed = ~np.isnan(standardized[residualization.rows][:, varies])
+    if observed.all():
+        excess = squares.sum() - n - n * (n - 1) / dof
+    else:  # residuals of the scans that two features share, out of those that either has
+        together = observed.T.astype(float) @ observed
+        size = together.diagonal()
+        shared = np.maximum(together**2 / np.outer(size, size), MIN_STRENGTH)
+        by_chance = len(residuals) / np.maximum(together, 1) / dof
+        excess = (np.where(together > 0, squares / shared - by_chance, 0.0) * (1 - np.eye(n))).sum()
+    return n**2 / (n + max(0.0, excess / (1 - 1 / dof)))
 
 
 def fit_residualization(
@@ -162,16 +194,24 @@ def fit_residualization(
         result = Residualization(np.arange(len(y)), weight, code, basis, dof)
         if dof < 2 or not y.shape[1]:
             break
-        variance = np.bincount(noise_class, (result(y) ** 2).mean(1)) / np.bincount(noise_class)
+        n_values = np.maximum(np.bincount(noise_class, (~np.isnan(y)).sum(1)), 1)
+        variance = np.bincount(noise_class, (result(y) ** 2).sum(1)) / n_values
         weight = weight / np.sqrt(np.where(variance > 0, variance, 1.0))[noise_class]
     return result._replace(rows=rows)
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:
-    """Standardize the features that vary, and leave out the others."""
+    """Standardize the features that vary, and leave out the others; missing values stay NaN."""
     y = values.astype(float)
-    y = y[:, np.isfinite(y).all(0) & (np.ptp(y, axis=0) > 0)] if len(y) else y
-    return (y - y.mean(0)) / y.std(0)
+    if not len(y):
+        return y
+    observed = ~np.isnan(y)
+    low, high = (bound(y, axis=0, where=observed, initial=start) for bound, start in ((np.min, np.inf), (np.max, -np.inf)))
+    with np.errstate(invalid="ignore"):
+        y = y[:, ~np.isinf(y).any(0) & (high > low)]
+    if observed.all():
+        return (y - y.mean(0)) / y.std(0)
+    return (y - np.nanmean(y, 0)) / np.nanstd(y, 0)
 
 
 def _means(weighted: np.ndarray, code: np.ndarray, weight: np.ndarray) -> np.ndarray:

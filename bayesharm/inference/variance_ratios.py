@@ -105,11 +105,11 @@ def marginal_objective(
     n_independent_features : float
         Effective number of independent features. The log likelihoods are multiplied by its share of their number.
     """
-    chosen = pick_features(moments.squares.shape[1])
+    chosen = pick_features(moments.n_features)
     n_features = len(chosen)
     power = min(1.0, n_independent_features / n_features)
     n_samples = int(np.clip(SETTINGS.n_evaluations // n_features, SETTINGS.min_samples, sample.log_scales.shape[0]))
-    moments = Moments(*(part[:, chosen] for part in moments))
+    moments = moments.take(chosen)
     # samples of the proposals alternate, so that the first ones come from all proposals
     sample = ImportanceSample(*(jnp.asarray(np.asarray(part)[:n_samples][..., chosen]) for part in sample))
     unit = _unit(problem, power * n_features)
@@ -132,7 +132,7 @@ def objective_at_modes(
         As for :func:`marginal_objective`.
     coordinates : (scale, feature) array
     """
-    n_features = moments.squares.shape[1]
+    n_features = moments.n_features
     power = min(1.0, n_independent_features / n_features)
     unit, centering = _unit(problem, power * n_features), problem.centering
 
@@ -245,7 +245,7 @@ def fit_unseen_ratios(
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
     chosen = finite[pick_features(len(finite))]
     power = min(1.0, n_independent_features / max(1, len(chosen)))
-    moments = Moments(*(part[:, chosen] for part in moments))
+    moments = moments.take(chosen)
     free = np.flatnonzero(is_free)
     sd = problem.ratio_sd[free]
     coordinates = to_coordinates(problem.participant_scale, jnp.asarray(log_scales[:, chosen]))

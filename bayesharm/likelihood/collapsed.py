@@ -11,6 +11,9 @@ S is a small dense matrix for each feature, although A has a row for every repea
 of their scans is w / lambda with w = 1 / sigma², and lambda does not depend on the feature: the sums are weighted by
 1 / lambda once for all scales, and equivalent columns are added up. The feature axis is always last.
 
+Where features lack scans, XᵀX is another one for each feature (:mod:`bayesharm.likelihood.gram_terms`), and no columns are
+equivalent. The formulas are the same.
+
 Words of this file:
 
 - *entry*: one column in one noise class, a nonzero count of scans; *class entry*: the same before classes are merged;
@@ -22,7 +25,6 @@ Words of this file:
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,6 +32,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.linalg import positions, solve, unpack
+from bayesharm.likelihood.gram_terms import (
+    GramTerms,
+    class_weight,
+    contract,
+    cross_products,
+    feature_terms,
+    one_hot,
+    repeat,
+    schur_complement,
+    segment_sum,
+    shared_terms,
+)
 from bayesharm.likelihood.grams import Grams, compute_grams
 from bayesharm.likelihood.layout import EffectEntries, IndexLayout, lay_out
 from bayesharm.likelihood.moments import Moments
@@ -37,19 +51,14 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import FIXED, Design
 
 Array = jax.Array
-MAX_ONE_HOT = 2**16  # entries of a matrix of zeros and ones; larger sums are scattered additions, without such a matrix
 
 
 class SharedTerms(NamedTuple):
     """Weighted sums that all features share (a JAX pytree)."""
 
     noise_ratio: Array  # (merged class,) lambda of each class; 1 for repeat-scanned participants
-    dense_gram: Array  # (packed, merged class)
-    outer: Array  # (packed, group) symmetrized products of cross moments, added up over pairs
-    cross_gram: Array  # (merged entry, dense)
-    squares: Array  # (class entry,)
     bias_ratio: Array  # (dense, then column class) kappa of each column; 1 for columns without kappa
-    log_noise_ratio: Array  # () sum of log lambda over scans of repeat-scanned participants
+    grams: GramTerms | None  # None where features lack scans
 
 
 class FeatureTerms(NamedTuple):
@@ -60,6 +69,7 @@ class FeatureTerms(NamedTuple):
     entries: Array  # (small entry, feature) Xᵀy, where these products are made each time
     eliminated: Array  # (group, feature) products of Xᵀy, added up over pairs
     squares: Array  # (merged class, feature)
+    grams: GramTerms | None  # only where features lack scans
 
 
 class WeightedStatistics(NamedTuple):
@@ -74,9 +84,20 @@ class WeightedStatistics(NamedTuple):
     shared: SharedTerms
     by_feature: FeatureTerms
 
+    @property
+    def grams(self) -> GramTerms:
+        """Sums of products of columns, shared by all features or of each."""
+        grams = self.by_feature.grams if self.shared.grams is None else self.shared.grams
+        assert grams is not None
+        return grams
+
     def tile(self, n: int) -> WeightedStatistics:
-        """Repeat the features `n` times, one set after another, to evaluate `n` draws of the scales at once."""
-        return self._replace(by_feature=jax.tree.map(lambda leaf: jnp.tile(leaf, n), self.by_feature))
+        """Repeat the features `n` times, one set after another, to evaluate `n` draws of the scales at once.
+
+        The sets share the products of columns, which need most memory.
+        """
+        by_feature = jax.tree.map(lambda leaf: jnp.tile(leaf, n), self.by_feature._replace(grams=None))
+        return self._replace(by_feature=by_feature._replace(grams=self.by_feature.grams))
 
 
 class NormalEquations(NamedTuple):
@@ -117,11 +138,24 @@ class CollapsedLikelihood:
         (:class:`~bayesharm.likelihood.sufficient_statistics.SufficientStatistics`).
     class_size : (class,) int array, optional
         Numbers of scans, likewise.
+    has_missing : bool
+        Whether features lack scans; their moments then have counts.
     """
 
-    def __init__(self, design: Design, grams: Grams | None = None, class_size: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        design: Design,
+        grams: Grams | None = None,
+        class_size: np.ndarray | None = None,
+        has_missing: bool = False,
+    ) -> None:
         class_size = design.class_size if class_size is None else class_size
-        self._layout: IndexLayout = lay_out(design, grams or compute_grams(design), class_size)
+        self._layout: IndexLayout = lay_out(design, grams or compute_grams(design), class_size, has_missing)
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether features lack scans."""
+        return self._layout.counts is not None
 
     @property
     def n_dense(self) -> int:
@@ -144,6 +178,15 @@ class CollapsedLikelihood:
         layout = self._layout
         return np.bincount(layout.class_scanner, weights=layout.class_size, minlength=layout.n_scanners)
 
+    def observed_per_scanner(self, moments: Moments) -> np.ndarray:
+        """Number of observed scans of each scanner in each feature that lacks scans, (scanner, feature) int array."""
+        layout = self._layout
+        assert layout.counts is not None and moments.counts is not None
+        observed = np.zeros((layout.n_scanners, moments.n_features))
+        source, target = layout.counts.size
+        np.add.at(observed, layout.class_scanner[target], moments.counts[source])
+        return observed.round().astype(int)
+
     @property
     def effect_entries(self) -> EffectEntries:
         """Index arrays that make all effects of :class:`ConditionedEffects`."""
@@ -160,9 +203,11 @@ class CollapsedLikelihood:
         layout = self._layout
         if ratios.log_noise.shape != (layout.n_scanners,):
             raise ValueError(f"ratios of shape {ratios.log_noise.shape} for {layout.n_scanners} scanners")
-        dtype, weight = ratios.log_noise.dtype, _weight(layout, ratios)
+        if self.has_missing != (moments.counts is not None):
+            raise ValueError("moments with counts need a likelihood of features that lack scans, and the other way round")
+        dtype, weight = ratios.log_noise.dtype, class_weight(layout, ratios)
+        grams = shared_terms(layout, ratios) if moments.counts is None else feature_terms(layout, ratios, moments.counts)
         cross, eliminated = self.eliminated_products(ratios, moments)
-        shared = _shared_terms(layout, ratios, weight, cross)
 
         i, j, group, example = layout.pairs
         other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]  # a pair of two entries stands for two products
@@ -170,14 +215,16 @@ class CollapsedLikelihood:
         in_large = np.flatnonzero(np.isin(group, large))
         position = np.searchsorted(large, group[in_large])
         first, second, twice = i[in_large], j[in_large], other[in_large]
-        by_dense = jax.lax.map(
-            lambda column: segment_sum(
-                position,
-                len(large),
-                column[first, None] * eliminated[second] + twice * column[second, None] * eliminated[first],
-            ),
-            cross.T,
-        )
+        by_dense = jnp.zeros((layout.n_dense, 0, eliminated.shape[1]), dtype)
+        if len(large):  # never where features lack scans
+            by_dense = jax.lax.map(
+                lambda column: segment_sum(
+                    position,
+                    len(large),
+                    column[first, None] * eliminated[second] + twice * column[second, None] * eliminated[first],
+                ),
+                cross[..., 0].T,
+            )
         by_feature = FeatureTerms(
             dense=segment_sum(
                 layout.dense.merged,
@@ -188,6 +235,15 @@ class CollapsedLikelihood:
             entries=eliminated[small.entries],
             eliminated=segment_sum(group, len(example), (1 + other) * eliminated[i] * eliminated[j]),
             squares=segment_sum(layout.merged_class, layout.n_merged, weight[:, None] * jnp.asarray(moments.squares, dtype)),
+            grams=grams if self.has_missing else None,
+        )
+        single_scan, scanner = layout.class_single_scan, layout.column_scanner[layout.representatives]
+        shared = SharedTerms(
+            noise_ratio=jnp.ones(layout.n_merged, dtype)
+            .at[layout.merged_class[single_scan]]
+            .set(jnp.exp(ratios.log_noise[layout.class_scanner[single_scan]])),
+            bias_ratio=jnp.where(scanner >= 0, jnp.exp(ratios.log_bias[np.maximum(scanner, 0)]), 1.0).astype(dtype),
+            grams=None if self.has_missing else grams,
         )
         return WeightedStatistics(shared, by_feature)
 
@@ -206,23 +262,24 @@ class CollapsedLikelihood:
         (feature,) array
             For standardized features.
         """
-        layout, (shared, by_feature) = self._layout, statistics
+        layout, grams, by_feature = self._layout, statistics.grams, statistics.by_feature
         normal = self._normal_equations(statistics, log_scales)
         _, _, log_det, quadratic = solve(normal.schur, normal.rhs)  # log|S| and rᵀS⁻¹r
         dtype, n_dense = log_scales.dtype, layout.n_dense
+        n_lanes = log_scales.shape[-1]
+        log_noise_ratio, size = grams.log_noise_ratio, grams.size[:, None]
+        if not grams.is_shared:
+            log_noise_ratio, size = repeat(grams.log_noise_ratio, n_lanes), repeat(grams.size, n_lanes)
         n_equivalent = np.bincount(layout.column_classes.of_column, minlength=self.n_column_classes).astype(dtype)
-        log_det += (
-            n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior_precision[n_dense:])) + shared.log_noise_ratio
-        )
+        log_det += n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior_precision[n_dense:])) + log_noise_ratio
         log_det -= jnp.log(normal.prior_precision[:n_dense]).sum(0)
-        size = np.bincount(layout.merged_class, weights=layout.class_size, minlength=layout.n_merged).astype(dtype)
-        log_det -= size @ jnp.log(normal.noise_precision)
+        log_det -= (size * jnp.log(normal.noise_precision)).sum(0)
         quadratic = (
             (normal.noise_precision * by_feature.squares).sum(0)
             - (normal.coefficient * by_feature.eliminated).sum(0)
             - quadratic
         )
-        return -0.5 * (log_det + quadratic + size.sum() * np.log(2 * np.pi).astype(dtype))
+        return -0.5 * (log_det + quadratic + size.sum(0) * np.log(2 * np.pi).astype(dtype))
 
     def condition(self, statistics: WeightedStatistics, log_scales: Array) -> ConditionedEffects:
         """Condition all effects on the features, given the scales (line 5); parameters as for :meth:`log_likelihood`."""
@@ -241,18 +298,23 @@ class CollapsedLikelihood:
         )
 
     def eliminated_products(self, ratios: VarianceRatios, moments: Moments) -> tuple[Array, Array]:
-        """XᵀX_d, (merged entry, dense), and Xᵀy, (merged entry, feature), of the eliminated columns, times 1 / lambda."""
-        layout, dtype = self._layout, ratios.log_noise.dtype
-        weight = _weight(layout, ratios)[layout.grams.eliminated.classes][:, None]
-        merge = partial(segment_sum, layout.eliminated.merged, len(layout.eliminated.classes))
-        return (
-            merge(weight * layout.grams.cross_gram.astype(dtype)),
-            merge(weight * jnp.asarray(moments.eliminated, dtype)),
-        )
+        """XᵀX_d and Xᵀy of the eliminated columns, times 1 / lambda.
+
+        Returns
+        -------
+        cross : (merged entry, dense, feature) array
+            The last axis has length 1 unless features lack scans.
+        products : (merged entry, feature) array
+        """
+        layout, weight = self._layout, class_weight(self._layout, ratios)
+        cross = cross_products(layout, weight, moments.counts)
+        by_class = weight[layout.grams.eliminated.classes][:, None] * jnp.asarray(moments.eliminated, weight.dtype)
+        products = segment_sum(layout.eliminated.merged, len(layout.eliminated.classes), by_class)
+        return cross if self.has_missing else cross[..., None], products
 
     def _normal_equations(self, statistics: WeightedStatistics, log_scales: Array) -> NormalEquations:
         """Assemble A and b (lines 1 to 4) and eliminate the diagonal block."""
-        layout, (shared, by_feature), dtype = self._layout, statistics, log_scales.dtype
+        layout, (shared, by_feature), grams, dtype = self._layout, statistics, statistics.grams, log_scales.dtype
         variance = jnp.exp(2 * log_scales)
         noise = variance[0] * shared.noise_ratio[:, None]
         w = 1 / (
@@ -267,15 +329,16 @@ class CollapsedLikelihood:
         classes = layout.eliminated.classes
         column_class = layout.column_classes.of_column[layout.eliminated.columns]  # of each entry
         entries = layout.column_classes.entries
-        to_class = _one_hot(column_class[entries], self.n_column_classes, dtype)
-        pivot = prior[n_dense:] + to_class @ (w[classes[entries]] * shared.squares[:, None])
+        to_class = one_hot(column_class[entries], self.n_column_classes, dtype)
+        squares = grams.squares[:, None] if grams.is_shared else repeat(grams.squares, log_scales.shape[-1])
+        pivot = prior[n_dense:] + to_class @ (w[classes[entries]] * squares)
         i, j = layout.pairs.first[layout.pairs.example], layout.pairs.second[layout.pairs.example]
         coefficient = w[classes[i]] * w[classes[j]] / pivot[column_class[i]]
-        schur = shared.dense_gram @ w - shared.outer @ coefficient
+        schur = schur_complement(layout, grams, w, coefficient)
         schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
 
         # line 4: b_d, then r
-        rhs = _one_hot(layout.dense.columns, n_dense, dtype) @ (w[layout.dense.classes] * by_feature.dense)
+        rhs = one_hot(layout.dense.columns, n_dense, dtype) @ (w[layout.dense.classes] * by_feature.dense)
         large, small = layout.split_groups()
         rhs -= jnp.einsum("grf,gf->rf", by_feature.cross, coefficient[large])
         product = coefficient[small.with_itself] * by_feature.entries
@@ -283,51 +346,5 @@ class CollapsedLikelihood:
             of_two = coefficient[small.group]
             product += segment_sum(small.first, len(product), of_two * by_feature.entries[small.second])
             product += segment_sum(small.second, len(product), of_two * by_feature.entries[small.first])
-        rhs -= shared.cross_gram[small.entries].T @ product
+        rhs -= contract(grams.cross[small.entries], product)
         return NormalEquations(schur, rhs, pivot, coefficient, w, prior)
-
-
-def _shared_terms(layout: IndexLayout, ratios: VarianceRatios, weight: Array, cross: Array) -> SharedTerms:
-    grams, dtype = layout.grams, ratios.log_noise.dtype
-    row, column, _ = positions(layout.n_dense)
-    squares = segment_sum(
-        layout.eliminated.merged,
-        len(cross),
-        (weight[grams.eliminated.classes] * grams.eliminated_gram.astype(dtype))[:, None],
-    )[:, 0]
-    scanner = layout.column_scanner[layout.representatives]
-    i, j, group, example = layout.pairs
-    other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
-    outer = cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]
-    single_scan, log_noise = layout.class_single_scan, ratios.log_noise[layout.class_scanner]
-    return SharedTerms(
-        noise_ratio=jnp.ones(layout.n_merged, dtype)
-        .at[layout.merged_class[single_scan]]
-        .set(jnp.exp(ratios.log_noise[layout.class_scanner[single_scan]])),
-        dense_gram=segment_sum(
-            layout.merged_class, layout.n_merged, weight[:, None] * grams.dense_gram[:, row, column].astype(dtype)
-        ).T,
-        outer=segment_sum(group, len(example), outer).T,
-        cross_gram=cross,
-        squares=squares[layout.column_classes.entries],
-        bias_ratio=jnp.where(scanner >= 0, jnp.exp(ratios.log_bias[np.maximum(scanner, 0)]), 1.0).astype(dtype),
-        log_noise_ratio=jnp.sum(jnp.where(single_scan, 0.0, layout.class_size * log_noise)).astype(dtype),
-    )
-
-
-def _weight(layout: IndexLayout, ratios: VarianceRatios) -> Array:
-    """1 / lambda of each noise class, or 1 where lambda does not multiply the whole noise variance, (class,)."""
-    weight = jnp.where(layout.class_single_scan, 1.0, jnp.exp(-ratios.log_noise[layout.class_scanner]))
-    return weight.astype(ratios.log_noise.dtype)
-
-
-def segment_sum(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
-    """Sums of rows that have the same index, (row, …) -> (n, …)."""
-    if len(index) * n > MAX_ONE_HOT:
-        return jax.ops.segment_sum(jnp.asarray(values), index, n)
-    return _one_hot(index, n, values.dtype) @ values
-
-
-def _one_hot(index: np.ndarray, n: int, dtype: np.dtype) -> Array:
-    """(n, entry) matrix that adds entries up by index."""
-    return jnp.asarray(np.arange(n)[:, None] == index, dtype)

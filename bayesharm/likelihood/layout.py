@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bayesharm.algorithms.linalg import positions
+from bayesharm.likelihood.counts import CountLayout, index_counts, lay_out_counts
 from bayesharm.likelihood.grams import Entries, Grams
 from bayesharm.model.design import Design
 
@@ -147,6 +149,8 @@ class IndexLayout(NamedTuple):
         The scanner whose kappa multiplies the prior variance of the column; -1 for none.
     n_scanners : int
     single_scan_scale : int
+    counts : CountLayout or None
+        Where features lack scans: how counts make the XᵀX of each feature. No columns are equivalent then.
     """
 
     grams: Grams
@@ -164,6 +168,7 @@ class IndexLayout(NamedTuple):
     column_scanner: np.ndarray
     n_scanners: int
     single_scan_scale: int
+    counts: CountLayout | None
 
     @property
     def n_dense(self) -> int:
@@ -206,7 +211,7 @@ class IndexLayout(NamedTuple):
         return np.flatnonzero(is_large), small
 
 
-def lay_out(design: Design, grams: Grams, class_size: np.ndarray) -> IndexLayout:
+def lay_out(design: Design, grams: Grams, class_size: np.ndarray, has_missing: bool = False) -> IndexLayout:
     """Order a design for the likelihood.
 
     Integers are int32, which is the same in either precision. Code that takes floating-point arrays from here copies them
@@ -219,6 +224,8 @@ def lay_out(design: Design, grams: Grams, class_size: np.ndarray) -> IndexLayout
     grams : Grams
     class_size : (class,) int array
         Numbers of scans; those of the design, unless it stands for the scans of :class:`SufficientStatistics`.
+    has_missing : bool
+        Whether features lack scans.
     """
     merged_class = np.zeros(len(design.class_scanner), np.int32)
     merged_class[design.class_single_scan] = 1 + np.arange(design.class_single_scan.sum())
@@ -226,7 +233,12 @@ def lay_out(design: Design, grams: Grams, class_size: np.ndarray) -> IndexLayout
     entries_of_column: list[list[int]] = [[] for _ in range(len(design.columns) - design.n_dense)]
     for entry, column in enumerate(eliminated.columns):
         entries_of_column[column].append(entry)
-    column_classes = _classify_columns(design, grams, eliminated, entries_of_column)
+    column_classes = _classify_columns(design, grams, eliminated, entries_of_column, has_missing)
+    counts = None
+    if has_missing:
+        pairs = zip(eliminated.classes, eliminated.columns, strict=True)
+        entry_of = {(int(c), int(column)): entry for entry, (c, column) in enumerate(pairs)}
+        counts = lay_out_counts(index_counts(design), design.n_dense, positions(design.n_dense)[2], merged_class, entry_of)
     return IndexLayout(
         grams=grams,
         class_scanner=design.class_scanner.astype(np.int32),
@@ -243,6 +255,7 @@ def lay_out(design: Design, grams: Grams, class_size: np.ndarray) -> IndexLayout
         column_scanner=design.bias_ratio_of.astype(np.int32),
         n_scanners=len(design.scanners),
         single_scan_scale=design.single_scan_scale,
+        counts=counts,
     )
 
 
@@ -253,9 +266,9 @@ def _merge(entries: Entries, merged_class: np.ndarray) -> MergedEntries:
 
 
 def _classify_columns(
-    design: Design, grams: Grams, eliminated: MergedEntries, entries_of_column: list[list[int]]
+    design: Design, grams: Grams, eliminated: MergedEntries, entries_of_column: list[list[int]], is_unique: bool
 ) -> ColumnClasses:
-    """Compare eliminated columns by their prior and by their sums of squares in each noise class."""
+    """Compare eliminated columns by their prior and by their sums of squares in each noise class, unless all are unique."""
     squares: list[list[tuple[int, float]]] = [[] for _ in eliminated.columns]  # of each merged entry, by noise class
     for entry, c, square in zip(eliminated.merged, grams.eliminated.classes, grams.eliminated_gram, strict=True):
         squares[entry].append((int(c), float(square)))
@@ -269,7 +282,8 @@ def _classify_columns(
     class_entries: list[int] = []
     of_entry = np.zeros(len(eliminated.columns), np.int32)
     for column, (key, entries) in enumerate(zip(prior, entries_of_column, strict=True)):
-        number = numbers.setdefault((*key, *(tuple(squares[entry]) for entry in entries)), len(numbers))
+        equal = (column,) if is_unique else (*key, *(tuple(squares[entry]) for entry in entries))
+        number = numbers.setdefault(equal, len(numbers))
         if number == len(first):
             first.append(column)
             starts.append(len(class_entries))

@@ -13,6 +13,7 @@ from scipy import sparse
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import to_labels
+from bayesharm.likelihood.counts import count_scans, index_counts, place_counts
 from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
@@ -68,8 +69,7 @@ def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> AlignedSc
     both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, covariates)
     design, notes = _drop_unknown(both, old, n_old)
     is_new = design.rows >= n_old
-    n_classes, n_features = len(design.class_scanner), old.moments.squares.shape[1]
-    no_scans = [(sparse.csr_array((0, len(design.columns))), np.empty((0, n_features)))] * n_classes
+    no_scans = NewScans(np.empty(0, int), np.empty((0, old.moments.n_features)))
     aligned = _combine(old, design, _place_columns(old, design), no_scans)
     rows = design.rows[is_new] - n_old
     return AlignedScans(aligned, design.matrix[is_new], design.scan_class[is_new], rows, scans, notes)
@@ -86,7 +86,7 @@ def append_scans(
     dataset : Dataset
         The new scans.
     values : (scan, feature) array
-        Standardized with the center and sd of the old scans.
+        Standardized with the center and sd of the old scans; NaN where missing.
 
     Returns
     -------
@@ -99,12 +99,11 @@ def append_scans(
         As for :func:`align_new_scans`.
     """
     aligned = align_new_scans(old, dataset.scans)
-    design, values = aligned.old.design, values[aligned.rows]
-    in_class = [aligned.classes == c for c in range(len(design.class_scanner))]
-    by_class = [(aligned.matrix[mask], values[mask]) for mask in in_class]
+    design = aligned.old.design
+    new = NewScans(np.flatnonzero(design.rows >= len(old.patterns)), values[aligned.rows])
     patterns = old.patterns.assign(traveling=old.patterns.get("traveling", False))
     patterns = pd.concat([patterns, aligned.scans.iloc[aligned.rows]], ignore_index=True)
-    both = _combine(aligned.old, design, sparse.eye_array(len(design.columns), format="csr"), by_class)
+    both = _combine(aligned.old, design, sparse.eye_array(len(design.columns), format="csr"), new)
     return replace(both, patterns=unique_scan_patterns(patterns, design.spec)), aligned.notes
 
 
@@ -212,15 +211,31 @@ def _place_columns(old: SufficientStatistics, design: Design) -> sparse.csr_arra
     return place - sparse.csr_array((np.ones(len(leaving)), leaving.T), shape=shape)
 
 
-def _combine(
-    old: SufficientStatistics, design: Design, place: sparse.csr_array, new: Sequence[tuple[sparse.csr_array, np.ndarray]]
-) -> SufficientStatistics:
-    """Old statistics in the columns of a design, plus sums over new scans: matrix and features of each noise class."""
+class NewScans(NamedTuple):
+    """New scans among those of a design.
+
+    Attributes
+    ----------
+    scans : (new scan,) int array
+        Their positions among the scans of the design.
+    values : (new scan, feature) array
+        NaN where missing.
+    """
+
+    scans: np.ndarray
+    values: np.ndarray
+
+
+def _combine(old: SufficientStatistics, design: Design, place: sparse.csr_array, new: NewScans) -> SufficientStatistics:
+    """Old statistics in the columns of a design, plus sums over new scans."""
     number = {name: c for c, name in enumerate(_class_names(design))}
     class_of = np.array([number[name] for name in _class_names(old.design)])
-    size = np.array([len(y) for _, y in new])
-    squares = np.array([(y**2).sum(0) for _, y in new])
-    grams = [x.T @ x for x, _ in new]
+    observed = ~np.isnan(new.values)
+    values, classes, matrix = np.where(observed, new.values, 0.0), design.scan_class[new.scans], design.matrix[new.scans]
+    by_class = [(matrix[classes == c], values[classes == c]) for c in range(len(number))]
+    size = np.bincount(classes, minlength=len(number))
+    squares = np.array([(y**2).sum(0) for _, y in by_class])
+    grams = [x.T @ x for x, _ in by_class]
     for c, gram in zip(class_of, _full_grams(old), strict=True):
         grams[c] = grams[c] + place.T @ gram @ place
     np.add.at(size, class_of, old.size)
@@ -228,10 +243,17 @@ def _combine(
     combined = arrange_grams([gram.tocsr() for gram in grams], design.n_dense)
     old_products = _all_products(old, class_of)
     dense, eliminated = (
-        _products(Entries(entries.classes, entries.columns + offset), old_products, place, new)
+        _products(Entries(entries.classes, entries.columns + offset), old_products, place, by_class)
         for entries, offset in ((combined.dense, 0), (combined.eliminated, design.n_dense))
     )
-    return SufficientStatistics(old.patterns, design, combined, size, Moments(dense, eliminated, squares))
+    placed = place_counts(old.design, design, place, class_of)
+    of_scans = count_scans(design, index_counts(design))[:, new.scans]
+    counts, by_feature = placed @ old.counts + of_scans.sum(axis=1), None
+    if old.has_missing or not observed.all():
+        before = old.counts[:, None] if old.moments.counts is None else old.moments.counts
+        by_feature = placed @ before + of_scans @ observed.astype(float)
+    moments = Moments(dense, eliminated, squares, by_feature)
+    return SufficientStatistics(old.patterns, design, combined, size, moments, counts)
 
 
 def _all_products(old: SufficientStatistics, class_of: np.ndarray) -> tuple[Entries, np.ndarray]:

@@ -2,12 +2,13 @@
 
 They are all that the likelihood needs from the scans, and are computed once. Products are kept only where a column and a
 noise class share scans (an *entry*). XᵀX is the same for all features (:class:`~bayesharm.likelihood.grams.Grams`); Xᵀy and
-yᵀy of each feature are its :class:`Moments`, the feature axis last.
+yᵀy of each feature are its :class:`Moments`, the feature axis last. Where features lack scans, all sums are over the
+observed scans of each feature, and its :mod:`counts <bayesharm.likelihood.counts>` make its own XᵀX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from bayesharm.data.features import Features
+from bayesharm.likelihood.counts import count_scans, index_counts
 from bayesharm.likelihood.grams import Grams, compute_grams
 from bayesharm.model.design import Design
 
@@ -33,11 +35,38 @@ class Moments(NamedTuple):
         xᵀy of the eliminated columns.
     squares : (class, feature) array
         yᵀy.
+    counts : (count, feature) array, or None
+        Counts of the observed scans; None where every feature has all scans.
     """
 
     dense: np.ndarray
     eliminated: np.ndarray
     squares: np.ndarray
+    counts: np.ndarray | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.squares.shape[-1]
+
+    def take(self, features: np.ndarray | slice) -> Moments:
+        """Moments of some features, by their positions."""
+        return self._replace(**{name: part[..., features] for name, part in self.to_arrays().items()})
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, without counts where there are none."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:
+        """Find the moments among arrays by name; others are ignored."""
+        return cls(**{name: arrays[name] for name in cls._fields if name in arrays})
+
+
+def join_moments(parts: Sequence[Moments]) -> Moments:
+    """Join the moments of features that follow each other."""
+    arrays = [part.to_arrays() for part in parts]
+    return Moments(**{name: np.concatenate([each[name] for each in arrays], axis=-1) for name in arrays[0]})
 
 
 class Standardization(NamedTuple):
@@ -64,6 +93,8 @@ class ScanSums(NamedTuple):
         Sums of a feature of ones.
     dense, eliminated : (entry, sum) sparse arrays
         The sums that make each product.
+    counts : (count, scan in this order) sparse array, or None
+        Makes the counts of the observed scans; None where every feature has all scans.
     """
 
     order: np.ndarray
@@ -74,9 +105,10 @@ class ScanSums(NamedTuple):
     size: np.ndarray
     dense: sparse.csr_array
     eliminated: sparse.csr_array
+    counts: sparse.csr_array | None
 
 
-def arrange_sums(design: Design, grams: Grams) -> ScanSums:
+def arrange_sums(design: Design, grams: Grams, has_missing: bool = False) -> ScanSums:
     """Group the scans of each class with identical indicators, so that each scan is read once for all its columns."""
     matrix = design.matrix.tocsr()
     numeric = np.unique(matrix.tocoo().coords[1][matrix.tocoo().data != 1])
@@ -108,7 +140,8 @@ def arrange_sums(design: Design, grams: Grams) -> ScanSums:
     )
     size = np.concatenate([np.asarray(adder.sum(axis=1)).reshape(-1) for adder in adders])
     of_class = (in_class @ sparse.diags_array(is_pattern.astype(float))).tocsr()
-    return ScanSums(order, limits, tuple(adders), of_class, design.class_size, size, dense, eliminated)
+    counts = count_scans(design, index_counts(design))[:, order].tocsr() if has_missing else None
+    return ScanSums(order, limits, tuple(adders), of_class, design.class_size, size, dense, eliminated, counts)
 
 
 def number_rows(matrix: sparse.csr_array) -> np.ndarray:
@@ -127,7 +160,7 @@ def compute_moments(design: Design, features: np.ndarray, sd: float | None = Non
     ----------
     design : Design
     features : (scan, feature) array of numbers
-        All rows of the scans table, in the user's units.
+        All rows of the scans table, in the user's units; NaN where a feature lacks a scan.
     sd : float, optional
         Divide every feature by this; by default each by its own sd.
 
@@ -135,7 +168,8 @@ def compute_moments(design: Design, features: np.ndarray, sd: float | None = Non
     -------
     Moments, Standardization
     """
-    sums = arrange_sums(design, compute_grams(design))
+    has_missing = bool(np.isnan(features[design.rows]).any())
+    sums = arrange_sums(design, compute_grams(design), has_missing)
     return _add_up(sums, features, design.rows[sums.order], sd)
 
 
@@ -143,6 +177,8 @@ def _add_up(
     sums: ScanSums, values: np.ndarray, rows: np.ndarray, common_sd: float | None, center: np.ndarray | None = None
 ) -> tuple[Moments, Standardization]:
     """Moments of values as they are stored; `rows` brings them into the order of the sums."""
+    if sums.counts is not None:
+        return _add_up_observed(sums, values, rows, common_sd)
     by_class, squares = [], np.empty((len(sums.limits), values.shape[1]))
     for limit, adder, square in zip(sums.limits, sums.adders, squares, strict=True):
         y = values[rows[limit]].astype(float)  # one class at a time is small enough for the processor's cache
@@ -164,6 +200,23 @@ def _add_up(
     return Moments(sums.dense @ total, sums.eliminated @ total, squares), standard
 
 
+def _add_up_observed(
+    sums: ScanSums, values: np.ndarray, rows: np.ndarray, common_sd: float | None
+) -> tuple[Moments, Standardization]:
+    """Moments of the observed scans of each feature."""
+    y = values[rows].astype(float)
+    observed = ~np.isnan(y)
+    n = np.maximum(observed.sum(axis=0), 1)
+    mean = np.where(observed, y, 0.0).sum(axis=0) / n
+    y = np.where(observed, y - mean, 0.0)
+    sd = np.sqrt((y**2).sum(axis=0) / n) if common_sd is None else np.full(len(mean), common_sd)
+    y /= sd
+    total = np.concatenate([adder @ y[limit] for limit, adder in zip(sums.limits, sums.adders, strict=True)])
+    squares = np.stack([np.einsum("sf,sf->f", y[limit], y[limit]) for limit in sums.limits])
+    counts = sums.counts @ observed.astype(float)
+    return Moments(sums.dense @ total, sums.eliminated @ total, squares, counts), Standardization(mean, sd)
+
+
 class MomentReader:
     """Moments of any features, read in windows of neighbors; the last windows are kept for the blocks that follow.
 
@@ -176,10 +229,12 @@ class MomentReader:
     design : Design
     sd : float, optional
         As for :func:`compute_moments`.
+    has_missing : bool
+        Whether some feature lacks some scan of the design.
     """
 
-    def __init__(self, features: Features, design: Design, sd: float | None = None):
-        self.sums, self.sd = arrange_sums(design, compute_grams(design)), sd
+    def __init__(self, features: Features, design: Design, sd: float | None = None, has_missing: bool = False):
+        self.sums, self.sd = arrange_sums(design, compute_grams(design), has_missing), sd
         self.features = features
         rows = design.rows[self.sums.order]
         self.rows = rows if features.rows is None else features.rows[rows]
@@ -189,11 +244,10 @@ class MomentReader:
 
     def __call__(self, features: np.ndarray) -> tuple[Moments, Standardization]:
         """Moments of features by their positions, in any order."""
-        parts = []
-        for columns, (moments, standard, _) in self._runs(features):
-            parts.append((*(part[..., columns] for part in moments), *(part[columns] for part in standard)))
-        dense, eliminated, squares, center, sd = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        return Moments(dense, eliminated, squares), Standardization(center, sd)
+        runs = [(moments.take(columns), standard, columns) for columns, (moments, standard, _) in self._runs(features)]
+        standards = [tuple(part[columns] for part in standard) for _, standard, columns in runs]
+        center, sd = (np.concatenate(part) for part in zip(*standards, strict=True))
+        return join_moments([moments for moments, _, _ in runs]), Standardization(center, sd)
 
     def values(self, features: np.ndarray) -> np.ndarray:
         """Features in the user's units, (scan, feature), the scans in the order of the design."""

@@ -103,7 +103,7 @@ class Gaussian(NamedTuple):
     sd: np.ndarray
 
 
-def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None) -> Problem:
+def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None, *, has_missing: bool = False) -> Problem:
     """Prepare a design for inference.
 
     Parameters
@@ -111,9 +111,11 @@ def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None) 
     design : Design
     likelihood : CollapsedLikelihood, optional
         That of other scans under the columns of this design; by default that of the design.
+    has_missing : bool
+        Whether features lack scans of the design.
     """
     return Problem(
-        likelihood=likelihood or CollapsedLikelihood(design),
+        likelihood=likelihood or CollapsedLikelihood(design, has_missing=has_missing),
         log_medians=np.log(design.scale_medians),
         reported=_list_contrasts(design),
         priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
+from bayesharm.likelihood.counts import index_counts, numeric_columns
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.covariates import Covariate
@@ -38,6 +40,8 @@ class SufficientStatistics:
         Numbers of scans.
     moments : Moments
         Of the standardized features.
+    counts : (count,) array
+        Counts of all scans (:mod:`bayesharm.likelihood.counts`), whether a feature lacks them or not.
     """
 
     patterns: pd.DataFrame
@@ -45,6 +49,22 @@ class SufficientStatistics:
     grams: Grams
     size: np.ndarray
     moments: Moments
+    counts: np.ndarray
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether features lack scans."""
+        return self.moments.counts is not None
+
+    @property
+    def observed(self) -> np.ndarray:
+        """Number of observed scans of each column and feature, 0 for covariates, (column, feature)."""
+        index = index_counts(self.design)
+        rows = [(column, k) for k, columns in enumerate(index.patterns) for column in columns]
+        column, pattern = np.array(rows, int).reshape(-1, 2).T
+        shape = (len(self.design.columns), len(self.counts))
+        members = sparse.csr_array((np.ones(len(rows)), (column, pattern)), shape=shape)
+        return members @ (self.counts[:, None] if self.moments.counts is None else self.moments.counts)
 
     @property
     def count(self) -> np.ndarray:
@@ -54,8 +74,21 @@ class SufficientStatistics:
         return np.concatenate([dense, eliminated]).round().astype(int)
 
     @property
+    def covariate_sums(self) -> np.ndarray:
+        """Sum of each standardized covariate over the observed scans of each feature, (covariate, feature)."""
+        index = index_counts(self.design)
+        counts = self.counts[:, None] if self.moments.counts is None else self.moments.counts
+        products = counts[len(index.patterns) :]
+        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in numeric_columns(self.design)])
+
+    @property
     def likelihood(self) -> CollapsedLikelihood:
-        """The likelihood of all scans of the study."""
+        """The likelihood of all scans of the study, or of the observed ones of each feature."""
+        return CollapsedLikelihood(self.design, self.grams, self.size, has_missing=self.has_missing)
+
+    @property
+    def likelihood_of_all_scans(self) -> CollapsedLikelihood:
+        """The likelihood of a feature that has all scans."""
         return CollapsedLikelihood(self.design, self.grams, self.size)
 
 

@@ -18,6 +18,7 @@ Only the participant effects of people scanned once are integrated out: they are
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,7 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     design : Design
         Design of the scans.
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, complete, in the user's units.
+        All rows of the scans table, in the user's units; NaN where a feature lacks a scan, which then has no density.
     """
     y = _standardize(design, features)[0]
     priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
@@ -114,7 +115,9 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     scanner, single_scan = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
     variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
     variance += single_scan[:, None] * scale[design.single_scan_scale] ** 2
-    numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=y)
+    observed = ~np.isnan(y)
+    with numpyro.handlers.mask(mask=observed):
+        numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=np.where(observed, y, 0.0))
 
 
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
@@ -171,7 +174,7 @@ def sample_explicit(
     Raises
     ------
     InputError
-        The features do not match the design, have missing values or are constant.
+        The features do not match the design, have infinite values or are constant.
     """
     sd = _standardize(design, features)[1]
     with jax.enable_x64(True):
@@ -224,18 +227,20 @@ def _standardize(design: Design, features: np.ndarray | pd.DataFrame) -> tuple[n
             do="pass the features of all rows of the scans table",
         )
     y = values[design.rows]
-    sd = y.std(axis=0)
-    unfit = np.flatnonzero(~(np.isfinite(sd) & (np.ptp(y, axis=0) > 0)))
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of features without any value, which are refused below
+        mean, sd, low, high = np.nanmean(y, 0), np.nanstd(y, 0), np.nanmin(y, 0), np.nanmax(y, 0)
+    unfit = np.flatnonzero(~(np.isfinite(sd) & (high > low)))
     if len(unfit):
         raise InputError(
-            "The reference model needs complete features that vary.",
-            got=f"missing values or a constant in the feature columns {shorten(unfit)}",
-            expected="a finite number for every scan, not all equal",
+            "The reference model needs features that vary.",
+            got=f"a constant, infinite values or none in the feature columns {shorten(unfit)}",
+            expected="finite numbers, not all equal",
             do="omit these features",
         )
     if design.spec.feature_scaling == "common":
         sd = np.full_like(sd, np.sqrt((sd**2).mean()))
-    return (y - y.mean(axis=0)) / sd, sd
+    return (y - mean) / sd, sd
 
 
 def _parametrization(design: Design) -> dict[str, LocScaleReparam]:

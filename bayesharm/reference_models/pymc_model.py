@@ -25,7 +25,8 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     design : Design
         Design of the scans.
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, complete, in the user's units. The columns of a DataFrame are the feature names.
+        All rows of the scans table, in the user's units; NaN where a feature lacks a scan. The columns of a DataFrame are
+        the feature names.
 
     Returns
     -------
@@ -36,7 +37,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
     BayesharmError
         PyMC is not installed.
     InputError
-        A feature has missing values or is constant.
+        A feature is constant or has infinite values.
     """
     _require("pymc")
     import pymc as pm
@@ -44,12 +45,12 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
 
     priors = design.spec.priors
     table = pd.DataFrame(features).iloc[design.rows].astype(float)
-    unfit = table.columns[table.isna().any() | (table.nunique() < 2)]
+    unfit = table.columns[np.isinf(table).any() | (table.nunique() < 2)]
     if len(unfit):
         raise InputError(
-            "The PyMC model needs complete features that vary.",
-            got=f"missing values or a constant in {shorten(unfit)}",
-            expected="a number for every scan, not all equal",
+            "The PyMC model needs features that vary.",
+            got=f"a constant, infinite values or none in {shorten(unfit)}",
+            expected="finite numbers, not all equal",
             do="omit these features",
         )
     feature_scale = table.std(ddof=0)
@@ -107,7 +108,12 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         noise_variance = scale[0] ** 2 * pt.exp(log_ratio)[scanner_of_scan][:, None]
         participant_variance = scanned_once * scale[design.single_scan_scale] ** 2
         mean = design.matrix.toarray() @ u
-        pm.Normal("y", mean, pt.sqrt(noise_variance + participant_variance), observed=standardized, dims=("scan", "feature"))
+        sd, y = pt.sqrt(noise_variance + participant_variance), standardized.to_numpy()
+        if np.isnan(y).any():
+            seen = np.nonzero(~np.isnan(y))
+            pm.Normal("y", mean[seen], sd[seen], observed=y[seen])
+        else:
+            pm.Normal("y", mean, sd, observed=y, dims=("scan", "feature"))
 
         pm.Deterministic("scale", scale * feature_scale.to_numpy(), dims=("family", "feature"))
         for group in design.effects:
@@ -127,7 +133,7 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     design : Design
         Design of the scans.
     features : (scan, feature) array or DataFrame
-        All rows of the scans table, complete, in the user's units.
+        All rows of the scans table, in the user's units.
     point : mapping of arrays
         As for :func:`bayesharm.reference_models.numpyro_model.log_joint`.
     """

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from bayesharm.likelihood.counts import count_scans, index_counts
 from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
@@ -101,7 +102,10 @@ def keep_statistics(scans: pd.DataFrame, design: Design, moments: Moments) -> xr
         Of all features.
     """
     patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec)
-    return write_statistics(SufficientStatistics(patterns, design, compute_grams(design), design.class_size, moments))
+    counts = count_scans(design, index_counts(design)).sum(axis=1)
+    return write_statistics(
+        SufficientStatistics(patterns, design, compute_grams(design), design.class_size, moments, counts)
+    )
 
 
 def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
@@ -112,7 +116,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
     traveling = {"pattern_traveling": statistics.patterns["traveling"]} if "traveling" in statistics.patterns else {}
     return SUFFICIENT_STATISTICS.dataset(
         {
-            **moments._asdict(),
+            **moments.to_arrays(),
             "dense_class": dense_class,
             "dense_column": dense_column,
             "dense_gram": grams.dense_gram,
@@ -121,6 +125,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "eliminated_gram": grams.eliminated_gram,
             "cross_gram": grams.cross_gram,
             "size": statistics.size,
+            "scan_counts": statistics.counts,
             "scan_patterns": labels.to_numpy(object),
             **traveling,
         },
@@ -152,10 +157,10 @@ def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
         node["eliminated_gram"].values,
         node["cross_gram"].values,
     )
-    moments = Moments(*(node[name].values for name in Moments._fields))
+    moments = Moments.from_arrays({name: node[name].values for name in Moments._fields if name in node})
     design = build_design(with_covariates(patterns, covariates), spec, covariates)
     known = {Column(*parts) for parts in node.attrs["columns"]}
     scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
     is_known = np.array([column in known for column in design.columns])
     design = restrict_design(design, is_known, scales, np.array(node.attrs["scale_medians"]))
-    return SufficientStatistics(patterns, design, grams, node["size"].values, moments)
+    return SufficientStatistics(patterns, design, grams, node["size"].values, moments, node["scan_counts"].values)

@@ -232,6 +232,7 @@ DESIGN = Group(
         Variable("n_scans", ("scanner",), NONE, "scans"),
         Variable("n_travelers", ("scanner",), NONE, "traveling subjects"),
         Variable("n_single_scan", ("scanner",), NONE, "participants scanned once"),
+        Variable("n_observed", ("scanner", "feature"), NONE, "observed scans, if features lack scans", True),
     ),
 )
 
@@ -242,6 +243,7 @@ SUFFICIENT_STATISTICS = Group(
         Variable("dense", ("dense_entry", "feature"), SD, "products of dense columns and features"),
         Variable("eliminated", ("eliminated_entry", "feature"), SD, "products of eliminated columns and features"),
         Variable("squares", ("noise_class", "feature"), "variances of a feature", "sums of squares"),
+        Variable("counts", ("count", "feature"), NONE, "counts of the observed scans, if features lack scans", True),
         Variable("dense_class", ("dense_entry",), NONE, "noise class of each entry"),
         Variable("dense_column", ("dense_entry",), NONE, "column of each entry"),
         Variable("dense_gram", ("noise_class", "row", "column"), NONE, "products of dense columns"),
@@ -250,6 +252,7 @@ SUFFICIENT_STATISTICS = Group(
         Variable("eliminated_gram", ("eliminated_entry",), NONE, "sums of squares of eliminated columns"),
         Variable("cross_gram", ("eliminated_entry", "column"), NONE, "products of eliminated and dense columns"),
         Variable("size", ("noise_class",), NONE, "scans"),
+        Variable("scan_counts", ("count",), NONE, "counts of all scans"),
         Variable(
             "scan_patterns", ("scan_pattern", "table_column"), NONE, "rows of the scans table that differ for the model"
         ),

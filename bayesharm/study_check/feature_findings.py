@@ -19,10 +19,11 @@ def on_features(features: FeatureCheck, n_scans: int) -> list[Finding]:
     for names, code, problem in (
         (features.constant, "constant-features", "the same in every scan"),
         (features.empty, "empty-features", "without any value"),
+        (features.infinite, "infinite-features", "infinite in some scans"),
     ):
         if names:
             what = f"{len(names)} of {features.n_features} features are {problem}."
-            expected = "features that vary between scans"
+            expected = "features with numbers that vary between scans"
             found.append(Finding(code, "error", what, shorten(names), expected, drop, columns=names))
     if features.duplicated:
         groups = features.duplicated

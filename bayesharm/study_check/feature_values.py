@@ -23,17 +23,20 @@ class FeatureCheck:
         Features with one value in all scans.
     empty : tuple of str
         Features without any value.
+    infinite : tuple of str
+        Features with infinite values.
     duplicated : tuple of tuple of str
         Groups of features with equal values, up to unit, offset and sign.
     missing : DataFrame by feature
-        `n_missing` scans without a finite value, most first; only features with any.
+        `n_missing` scans without a value, most first; only features with any.
     missing_scans : DataFrame by scan
-        `n_missing` features without a finite value, most first; only scans with any.
+        `n_missing` features without a value, most first; only scans with any.
     """
 
     n_features: int
     constant: tuple[str, ...]
     empty: tuple[str, ...]
+    infinite: tuple[str, ...]
     duplicated: tuple[tuple[str, ...], ...]
     missing: pd.DataFrame
     missing_scans: pd.DataFrame
@@ -42,13 +45,14 @@ class FeatureCheck:
 def check_features(features: Features, scan_ids: pd.Series) -> FeatureCheck:
     """Find constant, duplicated and incomplete features, block by block."""
     flaws = find_flaws(features)
-    names, is_empty = features.names.astype(object), flaws.missing == features.n_scans
+    names = features.names.astype(object)
     by_feature = pd.Series(flaws.missing, index=pd.Index(names, name="feature"), name="n_missing")
-    by_scan = pd.Series(flaws.scans, index=pd.Index(scan_ids, name="scan_id"), name="n_missing")
+    by_scan = pd.Series(flaws.missing_by_scan, index=pd.Index(scan_ids, name="scan_id"), name="n_missing")
     return FeatureCheck(
         n_features=features.n_features,
-        constant=tuple(names[flaws.constant & ~is_empty]),
-        empty=tuple(names[is_empty]),
+        constant=tuple(names[flaws.constant]),
+        empty=tuple(names[flaws.empty]),
+        infinite=tuple(names[flaws.infinite > 0]),
         duplicated=_find_duplicates(features, flaws),
         missing=_most_first(by_feature),
         missing_scans=_most_first(by_scan),
@@ -66,7 +70,7 @@ def _find_duplicates(features: Features, flaws: Flaws) -> tuple[tuple[str, ...],
     for start, stop in features.blocks():
         block = features.read(start, stop)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            if flaws.missing[start:stop].any():
+            if (flaws.missing + flaws.infinite)[start:stop].any():
                 known = np.isfinite(block)
                 block[~known] = 0
                 block -= block.sum(0) / known.sum(0)
@@ -76,7 +80,7 @@ def _find_duplicates(features: Features, flaws: Flaws) -> tuple[tuple[str, ...],
             mean, square = block.mean(0), np.einsum("nf,nf->f", block, block) / len(block)
             products = block.T @ vectors - np.outer(mean, vectors.sum(0))
             keys[start:stop] = products / np.sqrt((square - mean**2) * len(block))[:, None]
-    usable = ~flaws.constant & (flaws.missing < features.n_scans)
+    usable = ~(flaws.constant | flaws.empty)
     keys *= np.where(keys[:, :1] < 0, -1, 1)
     rows = np.flatnonzero(usable & np.isfinite(keys).all(1))
     rows = rows[np.argsort(keys[rows, 0], kind="stable")]

@@ -157,6 +157,7 @@ def _describe_features(features: FeatureCheck) -> dict[str, Any]:
         "n_features": features.n_features,
         "constant": list(features.constant),
         "empty": list(features.empty),
+        "infinite": list(features.infinite),
         "duplicated": [list(group) for group in features.duplicated],
         "n_incomplete": len(features.missing),
         "n_missing_values": int(features.missing.n_missing.sum()),

@@ -52,7 +52,7 @@ def demo_onharmony(folder: str | Path, seed: int, progress: Progress) -> DemoRes
     parts: list[Any] = []
     reports = []
     for name, select in (("thickness", THICKNESS), ("edges", EDGES)):
-        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, bad_features="drop")
+        dataset = load_dataset(table, columns=ONHARMONY_COLUMNS, select=select, missing="drop-features")
         posterior = fit(dataset, "traveling", seed=seed, out=folder / name, progress=_with_prefix(name, progress))
         summary = summarize(posterior)
         summary.write(folder / "tables" / name)
@@ -115,7 +115,7 @@ def harmonize_held_out(table: pd.DataFrame, folder: Path, seed: int, progress: P
     """
     run, mean, sd = (folder / name for name in HELD_OUT)
     in_cohort_a = (table["cohort"] == "A").to_numpy()
-    cohort_a = load_dataset(table[in_cohort_a], columns=ONHARMONY_COLUMNS, select=THICKNESS, bad_features="drop")
+    cohort_a = load_dataset(table[in_cohort_a], columns=ONHARMONY_COLUMNS, select=THICKNESS, missing="drop-features")
     posterior = fit(cohort_a, "traveling", seed=seed, out=run, progress=progress)
     on_shared_scanner = table["scanner_typeloc"].isin(posterior.scanners).to_numpy()
     cohort_b = load_dataset(
