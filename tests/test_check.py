@@ -248,6 +248,19 @@ def test_typical_scales_maximize_the_likelihood_of_all_features(model):
             assert total(found + step * (np.arange(len(found)) == k)) < best + 0.5, (design.scale_labels[k], step)
 
 
+def test_typical_scales_hardly_depend_on_holes():
+    scans = read_scans(study(travelers("t", 15, "ABC"), *map(cohort, "ABC")))
+    rng = np.random.default_rng(0)
+    people, biases = rng.normal(0, 1, (scans.participant_id.nunique(), 80)), rng.normal(0, 1, (3, 80))
+    y = people[pd.factorize(scans.participant_id)[0]] + biases[pd.factorize(scans.scanner)[0]]
+    y += rng.normal(0, 0.5, y.shape)
+    holed = np.where(rng.random(y.shape) < 0.05, np.nan, y)
+    whole, found = (check(Dataset(scans, Features.from_array(each))) for each in (y, holed))
+    assert found.scales_from == "features"
+    for name in ("noise", "participant", "measurement"):
+        assert found.precision.scales[name] == pytest.approx(whole.precision.scales[name], rel=0.15), name
+
+
 @pytest.mark.parametrize("name", ["both", "two components", "cohort only"])
 def test_gains_are_those_of_a_study_with_these_travelers(name):
     """Exact at given scales: the table of the longer study, conditioned as a whole."""
