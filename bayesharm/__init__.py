@@ -111,6 +111,8 @@ if TYPE_CHECKING:
     )
     from bayesharm.results.posterior import Posterior as Posterior
     from bayesharm.results.posterior import load_posterior as load_posterior
+    from bayesharm.study_check.check import check as check
+    from bayesharm.study_check.result import StudyCheck as StudyCheck
 
 # Module -> its public names, imported when they are first used, so that `import bayesharm` is quick.
 _PUBLIC = {
@@ -139,6 +141,8 @@ _PUBLIC = {
     "propagation.least_squares": ["FeatureEstimates"],
     "propagation.pooling": ["compare_propagation", "pool", "propagate"],
     "results.posterior": ["Posterior", "load_posterior"],
+    "study_check.check": ["check"],
+    "study_check.result": ["StudyCheck"],
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -14,7 +14,8 @@ import pytest
 from scipy import sparse
 from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
 
-from bayesharm.conditional.gaussian import ConditionalPosterior, condition_effects
+from bayesharm.conditional.gaussian import condition_effects
+from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.definition import condition, log_likelihood, noise_variance, prior_variance
 from bayesharm.likelihood.moments import Moments, compute_moments
 from bayesharm.likelihood.problem import Problem, make_problem

@@ -168,6 +168,7 @@ def fit(
         )
         from bayesharm.data.finding import refuse_errors
         from bayesharm.model.configure import configure_model, screen_study
+        from bayesharm.study_check.check import check as check_study
 
         spec = configure_model(
             spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
@@ -175,7 +176,10 @@ def fit(
         )  # fmt: skip
         findings = screen_study(dataset, spec, opt.split_names(accept))
         refuse_errors(findings)
-        for finding in findings:
+        check = check_study(dataset, spec, findings=findings)
+        for sentence in check.verdict.short:
+            progress.say(sentence)
+        for finding in check.findings:
             progress.say(f"caveat ({finding.code}): {finding.sentence}")
 
         from bayesharm.algorithms.programs import cache_programs  # imports JAX
@@ -183,8 +187,8 @@ def fit(
 
         cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, findings=findings, out=out, overwrite=overwrite, repair=repair, progress=progress,
-            **asdict(inference),
+            dataset, spec, seed=seed, findings=findings, check=check, out=out, overwrite=overwrite, repair=repair,
+            progress=progress, **asdict(inference),
         )  # fmt: skip
     from bayesharm.analysis.summary import summarize
 

@@ -89,16 +89,16 @@ def _check_matrix_file(option: str, path: Path) -> None:
         )
 
 
-def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
+def check_new_file(path: Path, suffixes: tuple[str, ...], option: str = "--out") -> None:
     """Refuse an output file that exists, is in a run folder, has another format or cannot be written."""
     from bayesharm.results.run_folder import refuse_inside_run
 
     if path.suffix.lower() not in suffixes:
         raise InputError(
-            "--out has a format that cannot be written.",
+            f"{option} has a format that cannot be written.",
             got=str(path),
             expected="a name ending in " + ", ".join(suffixes),
-            do="choose another --out",
+            do=f"choose another {option}",
         )
     refuse_inside_run(path.parent, path)
     if path.exists() or not _is_writable(path.parent):
@@ -106,7 +106,7 @@ def check_new_file(path: Path, suffixes: tuple[str, ...]) -> None:
             f"{path} {'exists already' if path.exists() else 'cannot be written'}.",
             got=str(path) if path.exists() else f"no folder {path.parent} to write to",
             expected="a new file in an existing folder",
-            do="choose another --out",
+            do=f"choose another {option}",
         )
 
 

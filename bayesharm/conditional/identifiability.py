@@ -5,6 +5,7 @@ It follows from the table of scans and the scales alone; no feature is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from bayesharm.conditional.caveats import (
     on_scanners,
     on_separation,
 )
-from bayesharm.conditional.gaussian import ConditionalPosterior
+from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.errors import InputError
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import add_columns
@@ -106,7 +107,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
     posterior = ConditionalPosterior.of_scans(design, log_scales, ratios, np.full(design.n_scans, True))
     of_travelers = ConditionalPosterior.of_scans(design, log_scales, ratios, traveling)
 
-    components = _sort_components(design.scanners, linked)
+    components = sort_components(design.scanners, linked)
     scanners = _scanner_table(design, traveling, components)
     contrasts = _contrast_table(design, posterior, of_travelers, person)
     pairs = _pair_table(design, posterior, of_travelers, _rests_on(design, traveling, linked, shared))
@@ -140,7 +141,8 @@ def _link_by_population(design: Design, traveling: np.ndarray, person: np.ndarra
     return _link_by_people(design, np.full(len(person), True), linking)
 
 
-def _sort_components(scanners: tuple[str, ...], component: np.ndarray) -> tuple[tuple[str, ...], ...]:
+def sort_components(scanners: Sequence[str], component: np.ndarray) -> tuple[tuple[str, ...], ...]:
+    """Group scanners by the number of their component, the largest group first, (scanner,) int array."""
     groups = (tuple(np.array(scanners, object)[component == k]) for k in np.unique(component))
     return tuple(sorted(groups, key=lambda group: (-len(group), group)))
 

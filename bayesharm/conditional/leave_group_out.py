@@ -19,7 +19,8 @@ import numpy as np
 from scipy import sparse
 from scipy.special import ndtr
 
-from bayesharm.conditional.gaussian import ConditionalPosterior, condition_effects
+from bayesharm.conditional.gaussian import condition_effects
+from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.moments import Moments, number_rows
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios

@@ -84,7 +84,7 @@ def load_dataset(
     columns: Mapping[str, str] | None = None,
     select: str | Sequence[str] | None = None,
     missing: Missing = "model",
-    bad_features: Literal["error", "drop"] = "error",
+    bad_features: Literal["error", "drop", "keep"] = "error",
     check: Check = "fit",
     progress: Progress = no_progress,
     **derivatives: Any,
@@ -108,9 +108,9 @@ def load_dataset(
         How to treat missing values (NaN): keep them, so that a fit uses the exact likelihood of the observed scans of each
         feature; omit the features that have any (`Dataset.dropped`); omit the scans that have any
         (`Dataset.dropped_scans`); or raise an error.
-    bad_features : {"error", "drop"}
+    bad_features : {"error", "drop", "keep"}
         How to treat features that no model can use, because they are constant, have infinite values or have no values:
-        raise an error, or omit them and list them in `Dataset.dropped`.
+        raise an error, omit them and list them in `Dataset.dropped`, or keep them, for :func:`bayesharm.check`.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
@@ -155,6 +155,8 @@ def load_dataset(
     origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
     if origin is not None:
         origin |= options.given
+    if bad_features == "keep":
+        return Dataset(table, aligned, origin=origin, files=files, reading=reading, findings=findings)
     dataset = _without_flaws(table, aligned, missing, bad_features)
     return replace(dataset, origin=origin, files=files, reading=reading, findings=findings)
 

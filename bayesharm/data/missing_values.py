@@ -12,7 +12,7 @@ from bayesharm.errors import InputError, shorten
 Missing = Literal["model", "drop-features", "drop-scans", "error"]
 OPTIONS = {
     "missing": get_args(Missing),
-    "bad_features": ("error", "drop"),
+    "bad_features": ("error", "drop", "keep"),
     "check": ("fit", "apply"),
 }
 

@@ -21,6 +21,7 @@ from bayesharm.model.design import Design
 from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES
+from bayesharm.study_check.result import StudyCheck
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
 SIZES = ("tau", "finite_sd", "contribution")
@@ -34,6 +35,7 @@ def assemble_posterior(
     results: Arrays,
     manifest: dict[str, Any],
     findings: Sequence[Finding] = (),
+    check: StudyCheck | None = None,
 ) -> Posterior:
     """Label the results of a fit.
 
@@ -48,6 +50,8 @@ def assemble_posterior(
         Seed, settings, versions and fingerprint of the features, as recorded in ``run.json``.
     findings : sequence of Finding
         Caveats on the data.
+    check : StudyCheck, optional
+        The check of the study.
     """
     features = np.asarray(dataset.features.names, dtype=object)
     feature = {"feature": ("feature", features)}
@@ -79,7 +83,9 @@ def assemble_posterior(
     if "kept" in results:
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
     record = _record(dataset, design, results, manifest, identifiability)
-    record["findings"] = [finding.to_dict() for finding in findings]
+    record["findings"] = [finding.to_dict() for finding in (findings if check is None else check.findings)]
+    if check is not None:
+        record["check"] = check.to_record()
     return Posterior(xr.DataTree.from_dict(nodes), record)
 
 

@@ -17,6 +17,8 @@ from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.run_folder import check_output
+from bayesharm.study_check.check import check as check_study
+from bayesharm.study_check.result import StudyCheck
 
 if TYPE_CHECKING:
     from bayesharm.algorithms.devices import Devices
@@ -36,6 +38,7 @@ def fit(
     feature_scaling: str | None = None,
     accept: Sequence[str] = (),
     findings: Sequence[Finding] | None = None,
+    check: StudyCheck | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     repair: bool = False,
@@ -66,6 +69,9 @@ def fit(
         recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
     findings : sequence of Finding, optional
         Findings of :func:`bayesharm.screen` on this dataset, if it has been screened already; errors among them are refused.
+    check : StudyCheck, optional
+        The result of :func:`bayesharm.check` on this dataset and model, to be recorded in the run folder; by default it is
+        made here if there is one.
     out : path, optional
         Write the run folder there. It also keeps finished blocks of features: the same call resumes an interrupted run
         where it stopped, with the same result.
@@ -101,6 +107,8 @@ def fit(
     progress = progress or no_progress
     findings = screen_study(dataset, spec, accept) if findings is None else list(findings)
     refuse_errors(findings)
+    if folder is not None and not repair and check is None:
+        check = check_study(dataset, spec, findings=findings)
     dataset = dataset.sorted()
     design = build_design(dataset.scans, spec)
 
@@ -121,7 +129,7 @@ def fit(
         return load_posterior(folder)
     with devices.in_use("float64"), open_checkpoints(folder, manifest, overwrite) as checkpoints:
         hyper, results = fit_features(context, checkpoints, progress)
-        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings)
+        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings, check)
         if folder is not None:
             posterior.write(folder)
     return posterior

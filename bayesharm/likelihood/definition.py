@@ -1,7 +1,7 @@
 """The likelihood by its definition: dense matrices, one feature, double precision.
 
 Slow and short. :class:`~bayesharm.likelihood.collapsed.CollapsedLikelihood` and
-:class:`~bayesharm.conditional.gaussian.ConditionalPosterior` compute the same numbers for thousands of features at once,
+:class:`~bayesharm.conditional.posterior.ConditionalPosterior` compute the same numbers for thousands of features at once,
 refer to the lines below, and are tested against them. Symbols are those of ``docs/notation.md``.
 
 The model of one standardized feature is the linear mixed model

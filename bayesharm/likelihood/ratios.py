@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 Array = Any  # of NumPy or of JAX
@@ -37,8 +36,11 @@ class VarianceRatios(NamedTuple):
 
     def to_vector(self) -> Array:
         """Join log lambda and log kappa to one vector, for an optimizer or a covariance matrix, (2 × scanner,)."""
-        join = np.concatenate if isinstance(self.log_noise, np.ndarray) else jnp.concatenate
-        return join([self.log_noise, self.log_bias])
+        if isinstance(self.log_noise, np.ndarray):
+            return np.concatenate([self.log_noise, self.log_bias])
+        import jax.numpy as jnp  # takes a second, and the check of a study does without
+
+        return jnp.concatenate([self.log_noise, self.log_bias])
 
     @property
     def noise(self) -> Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pandas as pd
+
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.screening.screen import screen
@@ -16,7 +18,7 @@ from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
 
 def configure_model(
     model: str | ModelSpec,
-    dataset: Dataset,
+    dataset: Dataset | pd.DataFrame,
     *,
     covariates: Sequence[str] = (),
     protocol: Sequence[str] = (),
@@ -24,6 +26,8 @@ def configure_model(
     feature_scaling: str | None = None,
 ) -> ModelSpec:
     """Return the specification that :func:`bayesharm.fit` uses, with the choices of the user; parameters as there.
+
+    A scans table may stand for the dataset.
 
     Raises
     ------
@@ -33,7 +37,7 @@ def configure_model(
     if covariates:
         spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
     if protocol:
-        spec = name_factors(spec, protocol, dataset.scans)
+        spec = name_factors(spec, protocol, dataset if isinstance(dataset, pd.DataFrame) else dataset.scans)
     if reference is not None:
         spec = replace(spec, reference=reference)
     if feature_scaling is not None:

@@ -16,7 +16,8 @@ from bayesharm.errors import RunFolderError
 from bayesharm.reporting.plots import RunView
 from bayesharm.reporting.plots.style import save_figure
 from bayesharm.reporting.run_view import as_run_view
-from bayesharm.reporting.sections import SECTIONS, Section
+from bayesharm.reporting.section import Section
+from bayesharm.reporting.sections import SECTIONS
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.run_folder import refuse_inside_run
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,37 +27,13 @@ from bayesharm.reporting.plots import (
     plot_scanners,
     plot_sources,
 )
+from bayesharm.reporting.section import Section
+from bayesharm.reporting.study_section import describe_check
 from bayesharm.results.console import SOURCE_DESCRIPTIONS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WELL_SUPPORTED, LIKELY = 0.95, 0.8  # probabilities above which an order is called so
 SUPPORTED_GROUP = 0.9  # share of posterior draws above which a group of scanners is reported
 MOSTLY_PRIOR = 0.5  # share of information from the data below which an estimate is called uncertain
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """A part of a report.
-
-    Attributes
-    ----------
-    title : str
-    sentences : list of str
-        The results of this run, as a paragraph.
-    table : DataFrame, optional
-        Columns `…_q05` and `…_q95` are the limits of 90% intervals.
-    figures : tuple of Figure
-    caveats : tuple of str
-        A list below the paragraph.
-    """
-
-    title: str
-    sentences: list[str]
-    table: pd.DataFrame | None = None
-    figures: tuple[Figure, ...] = ()
-    caveats: tuple[str, ...] = ()
 
 
 def describe_study(view: RunView) -> Section:
@@ -302,8 +276,8 @@ def describe_regions(view: RunView) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[RunView], Section | None], ...] = (
-    describe_study, describe_reliability, describe_sources, describe_contributions, describe_ranking, describe_scanners,
-    describe_similarity, describe_scales, describe_populations, describe_regions,
+    describe_study, describe_check, describe_reliability, describe_sources, describe_contributions, describe_ranking,
+    describe_scanners, describe_similarity, describe_scales, describe_populations, describe_regions,
 )  # fmt: skip
 
 

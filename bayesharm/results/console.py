@@ -26,12 +26,12 @@ SOURCE_DESCRIPTIONS = {
 TEXT_COLUMNS = frozenset({"what it is", "description"})  # columns of words, which are aligned to the left
 
 
-def as_text(renderable: Any) -> str:
-    """Return a rich object as plain text of 80 columns, without colors."""
+def as_text(renderable: Any, width: int = WIDTH) -> str:
+    """Return a rich object as plain text of so many columns, without colors."""
     from rich.console import Console
 
     text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None).print(renderable)
+    Console(file=text, width=width, color_system=None).print(renderable)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
@@ -46,7 +46,18 @@ def show(renderable: Any) -> None:
         print(renderable)
 
 
-def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
+def show_wide(renderable: Any, width: int = 100) -> None:
+    """Print a page that is wider than the other results, in so many columns."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(renderable, width=min(width, console.width))
+    else:
+        print(as_text(renderable, width))
+
+
+def make_table(title: str, caption: str, columns: Iterable[str], width: int = WIDTH) -> Table:
     """Return an empty table in the common style: text columns aligned to the left, columns of numbers to the right."""
     from rich import box
     from rich.table import Table
@@ -60,7 +71,7 @@ def make_table(title: str, caption: str, columns: Iterable[str]) -> Table:
         caption=caption + "\n",
         caption_justify="left",
         caption_style="dim",
-        width=WIDTH - 2,
+        width=width - 2,
     )
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 or name in TEXT_COLUMNS else "right", overflow="fold")

@@ -1,0 +1,85 @@
+"""The command ``check``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bayesharm.cli import input as inputs
+from bayesharm.cli import options as opt
+from bayesharm.cli.output import check_new_file
+
+REFUSED = 1  # exit code
+
+CheckedModelOption = Annotated[
+    str | None,
+    opt.text(
+        "--model",
+        "NAME",
+        "Model of the expected precisions; 'bayesharm models' lists the models. "
+        "[dim]Default: the model that suits the study.[/dim]",
+    ),
+]
+ProtocolColumnsOption = Annotated[
+    list[str] | None,
+    opt.text("--protocol", "NAMES", "Columns that describe the scanners, for example vendor,coil.", opt.COLUMNS_PANEL),
+]
+JsonOption = Annotated[Path | None, opt.text("--json", "FILE", "Also write the check to this new file: .json.")]
+
+
+def check(
+    *,
+    scans: opt.ScansArgument,
+    features: opt.FeaturesArgument = None,
+    select: opt.SelectOption = None,
+    model: CheckedModelOption = None,
+    columns: opt.ScanColumns,
+    covariates: opt.CovariatesOption = None,
+    protocol: ProtocolColumnsOption = None,
+    reference: opt.ReferenceOption = None,
+    accept: opt.AcceptOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Check a study before it is fitted: what it can separate, how precisely, and what is wrong with its data.
+
+    Examples:
+
+    $ bayesharm check scans.csv features.npy
+
+    $ bayesharm check planned_scans.csv --json check.json
+
+    Nothing is sampled. FEATURES may be left out: the scans table alone says what
+    a study, such as a planned one, can separate.
+
+    Exit code: 0, or 1 if a fit would refuse the data.
+    """
+    if json is not None:
+        check_new_file(json, (".json",), "--json")
+    from bayesharm.results.console import show_wide
+    from bayesharm.study_check.check import check as check_study
+
+    dataset: Any = scans
+    if features is not None or select:
+        dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features="keep")
+    result = check_study(
+        dataset, model, columns=columns.mapping, covariates=opt.split_names(covariates),
+        protocol=opt.split_names(protocol), reference=reference, accept=opt.split_names(accept),
+        source=_arguments(scans, features, select, columns.mapping),
+    )  # fmt: skip
+    if json is not None:
+        result.to_json(json)
+    show_wide(result)
+    if result.is_refused:
+        raise typer.Exit(REFUSED)
+
+
+def _arguments(scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str]) -> str:
+    """Return the arguments of the command that stand for the dataset, as the user gave them."""
+    table = features or ("" if select else "FEATURES")
+    words = [str(scans), *([str(table)] if table else [])]
+    words += [word for pattern in select or () for word in ("--features", pattern)]
+    words += [word for name, column in columns.items() for word in (f"--{name.removesuffix('_id')}", column)]
+    return " ".join(map(shlex.quote, words))

@@ -1,0 +1,69 @@
+"""The conclusions of a check: sentences of all its parts in order, and the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bayesharm.study_check import verdict as say
+from bayesharm.study_check.recommendation import Recommendation
+from bayesharm.study_check.result import StudyCheck
+
+DEFAULT_REFERENCE = "HC"  # of all models in the package
+NO_VERDICT = say.Verdict("", "", "", (), (), (), "")
+
+
+def conclude(
+    result: StudyCheck,
+    advice: Recommendation,
+    chosen: str,
+    options: dict[str, Any],
+    usual: Sequence[str],
+    protocol: Sequence[str],
+    source: str,
+) -> say.Verdict:
+    """Draw the conclusions of a check.
+
+    Parameters
+    ----------
+    result : StudyCheck
+        Without a verdict.
+    advice : Recommendation
+    chosen : str
+        Name of the model that the user chose, or that is recommended.
+    options : dict
+        `covariates`, `protocol` and `reference`, as the user chose them.
+    usual : sequence of str
+        Covariates that the table offers, and that the user did not choose.
+    protocol : sequence of str
+        Columns that describe the scanners, and that the user did not choose.
+    source : str
+        As in :func:`bayesharm.check`.
+    """
+    separable, separation = say.on_separation(result.counts, result.links)
+    reference = options["reference"] or advice.reference
+    disorder = say.on_disorder(result.counts, result.precision, reference or DEFAULT_REFERENCE)
+    confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)
+    gains, findings = say.on_gains(result.gains, separable), say.on_findings(result.findings)
+    on_model = say.on_model(advice, chosen, protocol if advice.model != "cohort" else [], usual)
+    model = chosen if chosen in ("protocol",) else advice.model
+    command = say.next_command(
+        source,
+        {
+            "model": model,
+            "reference": reference,
+            "covariates": list(options["covariates"] or usual),
+            "protocol": list(options["protocol"]) if model == "protocol" else [],
+        },
+    )
+    other_model = on_model[:1] if chosen not in (advice.model, "protocol") else []
+    short = (*separation[:1], *disorder[:1], *precision, *other_model, *findings)[:4]
+    return say.Verdict(
+        separable=separable,
+        model=advice.model,
+        why=advice.why,
+        sentences=(*(findings if result.is_refused else []), *separation, *disorder, *confounding, *precision, *gains),
+        advice=(*on_model, *([] if result.is_refused else findings)),
+        short=short,
+        command=command,
+    )

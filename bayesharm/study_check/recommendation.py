@@ -1,0 +1,117 @@
+"""The model that suits a study, and the layout of the study for it or for the nearest model that accepts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bayesharm.data.finding import Finding
+from bayesharm.data.scans import find_travelers
+from bayesharm.errors import BayesharmError
+from bayesharm.model.catalog import load_model
+from bayesharm.model.configure import configure_model
+from bayesharm.model.design import Design, build_design
+from bayesharm.model.spec import ModelSpec
+
+CONTROLS = frozenset("hc control controls healthy healthycontrol hv ctl ctrl con nc cn td typical normal 0".split())
+MIN_SCANNERS = 6  # with fewer, protocol factors are not suggested
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The model that suits a study.
+
+    Attributes
+    ----------
+    model : str
+    why : str
+        The reason, a clause.
+    reference : str
+        The reference diagnosis, if it has to be named; else empty.
+    """
+
+    model: str
+    why: str
+    reference: str
+
+
+def recommend(scans: pd.DataFrame) -> Recommendation:
+    """Choose the model for a study by who traveled, and the reference diagnosis."""
+    travels = find_travelers(scans)
+    n_travelers = scans.participant_id[travels].nunique()
+    n_cohort = scans.participant_id[~travels].nunique()
+    reference = _guess_reference(scans)
+    if not n_travelers:
+        why = "nobody traveled, and so measurement and sampling bias of a scanner can only be estimated together"
+        return Recommendation("cohort", why, reference)
+    if not n_cohort:
+        return Recommendation("traveling", f"everybody traveled ({n_travelers} people)", reference)
+    why = f"{n_travelers} people traveled and {n_cohort} did not"
+    return Recommendation("traveling_and_cohort", why, reference)
+
+
+def _guess_reference(scans: pd.DataFrame) -> str:
+    """The reference diagnosis if it is not HC: a usual name of controls, else the most frequent diagnosis."""
+    if "diagnosis" not in scans:
+        return ""
+    counts = scans.diagnosis.value_counts()
+    if load_model("cohort").reference in counts:
+        return ""
+    named = [str(name) for name in counts.index if "".join(filter(str.isalnum, str(name))).lower() in CONTROLS]
+    return named[0] if named else str(counts.index[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A study laid out for a model.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        The model of the numbers: the chosen one, or the nearest that accepts the study.
+    design : Design or None
+        None if no model accepts the study.
+    refusal : Finding or None
+        The reason why a fit of the chosen model would be refused.
+    """
+
+    spec: ModelSpec
+    design: Design | None
+    refusal: Finding | None
+
+
+def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation, options: dict[str, Any]) -> Layout:
+    """Lay out a study for the chosen model; if that is refused, for the nearest model that accepts it.
+
+    Parameters
+    ----------
+    scans : DataFrame
+    model : str or ModelSpec
+    advice : Recommendation
+    options : dict
+        `covariates`, `protocol` and `reference` of :func:`bayesharm.fit`.
+    """
+    refusal: Finding | None = None
+    for name, changed in [(model, options), *_nearest(advice, options)]:
+        try:
+            spec = configure_model(name, scans, **changed)
+            return Layout(spec, build_design(scans, spec), refusal)
+        except BayesharmError as error:
+            refusal = refusal or _as_finding(error)
+    return Layout(load_model(advice.model), None, refusal)
+
+
+def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Models and options to try instead: the recommended model and reference, then without covariates."""
+    reference = options.get("reference") or advice.reference or None
+    covariates: Sequence[str] = options.get("covariates", ())
+    for kept in (covariates, ()):
+        for name in (advice.reference or None, reference):
+            yield advice.model, {"covariates": kept, "reference": name}
+
+
+def _as_finding(error: BayesharmError) -> Finding:
+    return Finding("fit-refused", "error", error.what, error.got, error.expected, error.do)
