@@ -19,6 +19,7 @@ from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
 from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
 from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
+from bayesharm.data.transforms import TransformName, transform_features
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
@@ -35,7 +36,7 @@ class Dataset:
     scans : DataFrame
         One row per scan (see `bayesharm.data.scans.read_scans`).
     features : Features
-        Rows in the order of `scans`; values in the user's units, NaN where missing.
+        Rows in the order of `scans`; values in the user's units, or in those of the declared transform; NaN where missing.
     dropped : dict
         Features that were left out, with the reason: name -> reason.
     dropped_scans : dict
@@ -71,6 +72,30 @@ class Dataset:
         scans = self.scans.iloc[order].reset_index(drop=True)
         return replace(self, scans=scans, features=self.features.align(order))
 
+    def transformed(self, name: str | None) -> Dataset:
+        """Return the dataset in the units of a fit, made with this transform; it may be in these units already.
+
+        Raises
+        ------
+        InputError
+            The dataset has another transform, or values that cannot be transformed.
+        """
+        given = self.features.transform
+        if given == name:
+            return self
+        if given is not None or name is None:
+            raise InputError(
+                "The data and the fit have different transforms.",
+                got=f"data with transform={given!r}, a fit with transform={name!r}",
+                expected="the same for both",
+                do="load the data without a transform: that of the fit is then applied",
+            )
+        return replace(self, features=transform_features(self.features, name, self.scans["scan_id"]))
+
+    def in_transformed_units(self) -> Dataset:
+        """Return the dataset without the memory of its transform: results of the values stay in transformed units."""
+        return replace(self, features=replace(self.features, transform=None), origin=None)
+
 
 def load_dataset(
     scans: TableSource,
@@ -80,6 +105,7 @@ def load_dataset(
     select: str | Sequence[str] | None = None,
     missing: Missing = "model",
     bad_features: Literal["error", "drop"] = "error",
+    transform: TransformName | None = None,
     check: Check = "fit",
     progress: Progress = no_progress,
     **derivatives: Any,
@@ -106,6 +132,10 @@ def load_dataset(
     bad_features : {"error", "drop"}
         How to treat features that no model can use, because they are constant, have infinite values or have no values:
         raise an error, or omit them and list them in `Dataset.dropped`.
+    transform : {"fisher-z"}, optional
+        Analyze the features in other units: Fisher z, arctanh(r), of correlations r. Results that are data, such as
+        harmonized values and predictions, return to r; effects and scales are in z. For new scans of a fitted model, the
+        transform of the fit is used without being given.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
@@ -142,10 +172,13 @@ def load_dataset(
         aligned = align_rows(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
+    if transform is not None:
+        aligned = transform_features(aligned, transform, table["scan_id"])
     files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
     if check == "apply":
         return Dataset(table, aligned, files=files, reading=reading)
-    origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    plain = {"missing": missing, "bad_features": bad_features, "transform": transform}
+    origin = _origin(given_scans, features, columns, select, plain)
     if origin is not None:
         origin |= options.given
     dataset = _without_flaws(table, aligned, missing, bad_features)
@@ -157,7 +190,7 @@ def _origin(
     features: Any,
     columns: Mapping[str, str] | None,
     select: str | Sequence[str] | None,
-    options: Mapping[str, str],
+    options: Mapping[str, str | None],
 ) -> dict[str, Any] | None:
     """Return the arguments of `load_dataset` as plain data; None unless scans and features are files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})
