@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from bayesharm.cli.bench import bench
 from bayesharm.cli.compare import compare
+from bayesharm.cli.connectivity import connectivity
 from bayesharm.cli.demo.command import demo
 from bayesharm.cli.evaluate import evaluate
 from bayesharm.cli.fit import fit
@@ -29,7 +30,8 @@ from bayesharm.errors import BayesharmError
 
 # in the order of the help page: the main workflow first
 COMMANDS = (
-    fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate, demo, bench,
+    connectivity, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate, demo,
+    bench,
 )  # fmt: skip
 RUN_WITHOUT_ARGUMENTS = (models, demo, bench)  # the others show their help page if nothing is given
 USAGE_ERROR, INTERRUPTED = 2, 130  # exit codes, as in the shell
