@@ -313,6 +313,7 @@ DAMAGED = {
     "binary.tsv": bytes(range(256)),
     "long.tsv": b"1.5\t" * 30_000_000,
     "cut.npy": b"\x93NUMPY\x01\x00v\x00{'descr'",
+    "null.npy": b"\x93NUMPY\x01\x00\x0a\x00{\0}       \n",  # found by the test of arbitrary files
     "objects.npy": None,
     "cube.npy": None,
     "a.1D": b"#1 #2\n1 2\n3\n",
