@@ -263,8 +263,8 @@ def test_what_is_written_is_a_dataset(tmp_path, suffix):
     edges = pd.read_csv(tmp_path / "fc_edges.csv")
     assert edges.columns.tolist() == ["feature", "node_a", "node_b"] and edges.feature.tolist() == found.names.tolist()
     assert edges.loc[1, ["node_a", "node_b"]].tolist() == ["PCC", "V1"]
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "fc_scans.csv"), found.scans)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"fc{suffix}", "fc_edges.csv", "fc_scans.csv"])
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "fc_volumes.csv"), found.scans)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"fc{suffix}", "fc_edges.csv", "fc_volumes.csv"])
 
 
 def test_large_results_are_kept_in_a_file(tmp_path, monkeypatch):
@@ -398,3 +398,11 @@ def test_clean_series_have_no_holes_whatever_comes_in(rows):
     assert np.isfinite(series.values).all()
     np.testing.assert_allclose((series.values**2).sum(0), 1)
     np.testing.assert_allclose(series.values.sum(0), 0, atol=1e-9)
+
+
+def test_tables_of_the_user_are_not_replaced(tmp_path):
+    (tmp_path / "fc_volumes.csv").write_text("scan_id,site\n1,A\n")
+    refused("did not write.*fc_volumes.csv", STUDY, out=tmp_path / "fc.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["fc_volumes.csv"]
+    bayesharm.connectivity(STUDY, out=tmp_path / "other.npz")
+    bayesharm.connectivity(STUDY, out=tmp_path / "other.npz")  # our own

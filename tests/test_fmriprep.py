@@ -211,4 +211,4 @@ def test_the_command(study):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert np.load(folder / "fc.npz")["scan_id"].tolist() == SCANS
-    assert pd.read_csv(folder / "fc_scans.csv")["mean_fd"].notna().all()
+    assert pd.read_csv(folder / "fc_volumes.csv")["mean_fd"].notna().all()

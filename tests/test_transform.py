@@ -16,8 +16,7 @@ import bayesharm
 from bayesharm.analysis.units import common_units
 from bayesharm.cli.app import app
 from bayesharm.data.dataset import Dataset, load_dataset
-from bayesharm.data.features import Features
-from bayesharm.data.transforms import correlation_moments, fisher_z, looks_like_correlations
+from bayesharm.data.transforms import correlation_moments, fisher_z
 from bayesharm.errors import InputError
 from bayesharm.harmonization.harmonize import harmonize, harmonize_to_files
 from bayesharm.results.posterior import Posterior
@@ -220,20 +219,3 @@ def test_fisher_z_keeps_holes_and_marks_what_it_cannot_transform():
         fisher_z(np.array([0.0, np.nan, 1, -1, 2, -np.inf])), [0, np.nan, np.inf, -np.inf, np.inf, -np.inf]
     )
     np.testing.assert_array_equal(fisher_z(np.array([1, 0, -1], dtype=np.int8)), [np.inf, 0, -np.inf])
-
-
-def test_correlations_are_recognized_by_their_range_and_compression():
-    rng = np.random.default_rng(0)
-    z = rng.uniform(-0.5, 1.2, 300) + 0.2 * rng.normal(size=(60, 300))
-    judge = lambda values: looks_like_correlations(Features.from_array(values))  # noqa: E731
-    assert judge(np.tanh(z)) and judge(np.where(z > 1, np.nan, np.tanh(z)))
-    assert not judge(z) and not judge(np.abs(np.tanh(z))) and not judge(np.tanh(z)[:, :10])
-    assert not judge(0.3 * z) and not judge(np.full((3, 30), np.nan))
-    assert not judge(np.tile(np.linspace(-0.9, 0.9, 30), (4, 1)))
-
-
-def test_correlations_of_real_studies_are_recognized(data_dir):
-    r = Features.from_array(bayesharm.connectivity(data_dir / "rpn_timeseries.npz").values)
-    table = pd.read_csv(data_dir / "onharmony.csv")
-    z = table.filter(like="rfMRI_d25_fullcorr").dropna().to_numpy()
-    assert looks_like_correlations(r) and not looks_like_correlations(Features.from_array(z))

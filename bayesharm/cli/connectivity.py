@@ -102,12 +102,12 @@ def connectivity(
         --labels atlas_dseg.tsv --confounds scrubbing --out connectivity.npz
 
     Regions are aligned by name. Edges of a region without a signal are missing.
-    Beside the output are two tables: NAME_scans.csv with the volumes of each
+    Beside the output are two tables: NAME_volumes.csv with the volumes of each
     scan, and NAME_edges.csv with the regions of each edge (--edge-table).
 
     Then: [bold]bayesharm fit SCANS FILE --transform fisher-z --out RUN[/bold]
     """
-    from bayesharm.data.timeseries.files import WRITTEN
+    from bayesharm.data.timeseries.files import TABLES, WRITTEN, path_of_table
 
     inputs = {str(path): path for path in timeseries} | {"--labels": labels, "--atlas-image": atlas_image}
     check_new_files({"--out": out}, inputs, WRITTEN)
@@ -117,10 +117,10 @@ def connectivity(
     with ProgressBar(quiet) as progress:
         result = compute(
             timeseries, measure=measure, fisher_z=fisher_z, labels=labels, match=match, min_volumes=min_volumes,
-            atlas_image=atlas_image, confounds=confounds, progress=progress,
+            atlas_image=atlas_image, confounds=confounds, out=out, progress=progress,
         )  # fmt: skip
-        files = result.write(out)
     for note in result.notes:
         typer.echo(f"Note: {note}", err=True)
     n_scans, n_edges = result.values.shape
-    typer.echo(f"{n_scans:,} scans × {n_edges:,} edges of {len(result.regions):,} regions: {', '.join(map(str, files))}")
+    typer.echo(f"{n_scans:,} scans × {n_edges:,} edges of {len(result.regions):,} regions: {out}")
+    typer.echo("Tables: " + ", ".join(str(path_of_table(out, name)) for name in TABLES))

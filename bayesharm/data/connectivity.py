@@ -67,7 +67,7 @@ class Connectivity:
         return matrices
 
     def write(self, path: str | os.PathLike[str]) -> tuple[Path, ...]:
-        """Write the values, and beside them ``<name>_scans.csv`` and ``<name>_edges.csv``; existing files are replaced.
+        """Write the values, and beside them ``<name>_volumes.csv`` and ``<name>_edges.csv``; existing files are replaced.
 
         Parameters
         ----------

@@ -18,10 +18,6 @@ TransformName = Literal["fisher-z"]
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 _PAIRS = [(x, 2 * w / _WEIGHTS.sum()) for x, w in zip(_NODES, _WEIGHTS, strict=True) if x > 1e-9]
 
-# Evidence that features are correlations: of enough features, one with a strong mean, and a rank correlation between mean
-# and sd below this (-0.3 and -0.9 in two studies of r; 0.3 and -0.1 after transformation to z).
-MOST_READ, FEWEST_TO_JUDGE, STRONG, COMPRESSION = 4096, 20, 0.5, 0.2
-
 
 @dataclass(frozen=True)
 class Transform:
@@ -143,28 +139,3 @@ def _refuse_out_of_range(features: Features, scan_ids: pd.Series) -> None:
         if are_z
         else "leave out these features or scans; a correlation of exactly 1 is that of two identical time series",
     )
-
-
-def looks_like_correlations(features: Features) -> bool:
-    """Whether features seem to be correlations r rather than Fisher z or other measures.
-
-    All values are between -1 and 1, of both signs, and features of larger mean vary less over scans: near ±1, r is
-    compressed, whereas z is not. Few or weak correlations give no evidence.
-
-    Parameters
-    ----------
-    features : Features
-        In the user's units; some 4,000 of them are read.
-    """
-    some = features.take(features.names[:: -(-features.n_features // MOST_READ)])
-    values = some.read(0, some.n_features)
-    size = np.abs(values[np.isfinite(values)])
-    if not size.size or size.max() > 1 or np.nanmin(values) >= 0 or np.nanmax(values) <= 0:
-        return False
-    complete = values[:, np.isfinite(values).all(axis=0)]
-    mean, sd = np.abs(complete.mean(axis=0)), complete.std(axis=0)
-    if len(mean) < FEWEST_TO_JUDGE or mean.max() < STRONG or not np.ptp(sd):
-        return False
-    from scipy.stats import spearmanr
-
-    return bool(spearmanr(mean, sd).statistic < -COMPRESSION)

@@ -13,10 +13,11 @@ from bayesharm.io.writers import WRITTEN_FORMATS, Output, create_matrices
 
 WRITTEN = (".npz", *WRITTEN_FORMATS)
 BLOCK_BYTES = 1 << 27  # bytes that are written together
+TABLES = {"volumes": "scan_id,n_volumes,n_dropped", "edges": "feature,node_a,node_b"}  # name -> beginning of the header
 
 
 def check_path(path: Path) -> None:
-    """Raise an `InputError` if connectivity cannot be written to this path."""
+    """Raise an `InputError` if connectivity cannot be written to this path, or would replace tables of other kinds."""
     if path.suffix.lower() not in WRITTEN or not path.parent.is_dir() or (path.is_dir() and path.suffix.lower() != ".zarr"):
         raise InputError(
             "The connectivity cannot be written there.",
@@ -24,6 +25,20 @@ def check_path(path: Path) -> None:
             expected="an existing folder and a name ending in " + ", ".join(WRITTEN),
             do="create the folder, or choose another name",
         )
+    for name, header in TABLES.items():
+        table = path_of_table(path, name)
+        if table.exists() and not (table.is_file() and table.read_bytes()[: len(header)] == header.encode()):
+            raise InputError(
+                "A table beside the output would replace a file that bayesharm did not write.",
+                got=str(table),
+                expected=f"no such file: the table of {name} gets its name",
+                do="choose another name for the output, or rename the file",
+            )
+
+
+def path_of_table(path: Path, name: str) -> Path:
+    """Return the path of a table beside the output: ``<output>_volumes.csv`` or ``<output>_edges.csv``."""
+    return path.with_name(f"{path.stem}_{name}.csv")
 
 
 def write_files(
@@ -32,24 +47,24 @@ def write_files(
     names: np.ndarray,
     scan_id: np.ndarray,
     regions: np.ndarray,
-    scans: pd.DataFrame,
+    volumes: pd.DataFrame,
     edges: pd.DataFrame,
 ) -> tuple[Path, ...]:
-    """Write the values, and the tables ``<name>_scans.csv`` and ``<name>_edges.csv``: all of them, or none.
+    """Write the values, and the tables of volumes and edges beside them: all of them, or none.
 
     Parameters
     ----------
     path : path
     values : (scan, edge) array
     names, scan_id, regions : str arrays
-    scans, edges : DataFrame
+    volumes, edges : DataFrame
 
     Raises
     ------
     InputError, BayesharmError
     """
     check_path(path)
-    tables = {path.with_name(f"{path.stem}_{name}.csv"): table for name, table in (("scans", scans), ("edges", edges))}
+    tables = {path_of_table(path, name): table for name, table in zip(TABLES, (volumes, edges), strict=True)}
     temporary = {target: target.with_name(f".{target.name}.unfinished") for target in (*tables, path)}
     try:
         for target, table in tables.items():
