@@ -225,7 +225,8 @@ def test_all_scans_that_are_too_short_are_named_together():
     assert bayesharm.connectivity(study, min_volumes=30).values.shape == (3, 10)
     refused("4 or more", study, min_volumes=2)
     study["flat"] = 0 * frame(3)
-    assert "2. The time series" in str(refused("(?=.*no region with a signal)(?=.*too short)", study))
+    study["none"] = np.nan * frame(3)
+    assert "none (0 of 80)" in str(refused("2 problems.*no region with a signal.*1 of 5 scans: 'flat'.*too short", study))
 
 
 def test_partial_correlations_are_refused_where_they_do_not_exist():
@@ -287,6 +288,8 @@ def test_the_command(tmp_path):
     for arguments in (["--min-volumes", "100"], ["--match", "*.csv"], ["--measure", "partial", "--min-volumes", "81"]):
         failed = CliRunner().invoke(app, ["connectivity", str(source), "--out", str(out), *arguments])
         assert failed.exit_code == 2 and "do this" in failed.stderr and out.read_bytes() == before
+    assert CliRunner().invoke(app, ["connectivity", str(source), "--out", str(source / "fc.npy")]).exit_code == 0
+    assert len(bayesharm.connectivity(source, out=source / "fc.npy").scan_id) == 3  # the output is no input
     for wrong in (tmp_path / "no" / "fc.npz", tmp_path / "fc.mat"):
         assert CliRunner().invoke(app, ["connectivity", str(source), "--out", str(wrong)]).exit_code == 2
     archive = write_npz(tmp_path, STUDY)

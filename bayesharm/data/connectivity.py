@@ -148,7 +148,7 @@ def connectivity(
     if out is not None:
         check_path(Path(out))
     if atlas_image is None:
-        scans, n_threads = find_scans(timeseries, match), os.cpu_count() or 1
+        scans, n_threads = find_scans(timeseries, match, None if out is None else Path(out)), os.cpu_count() or 1
     else:
         from bayesharm.data.timeseries.fmriprep import find_images
 

@@ -195,35 +195,35 @@ def _problems(
         parts = [f"{name} ({used:,}" + f" of {total:,}" * (used < total) + ")" for name, used, total in counts]
         return ", ".join(parts) + f" and {len(bad) - 5} more" * (len(bad) > 5)
 
-    empty = [each for each in results if len(each.missing) == n_regions]
+    long = [each for each in results if each.n_volumes >= min_volumes]
+    empty = [each for each in long if len(each.missing) == n_regions]
     if empty:
         yield finding(
             "no-signal", empty, "Some scans have no region with a signal.",
             shorten(each.scan.scan_id for each in empty), "time series that vary", "leave these scans out",
         )  # fmt: skip
-    rest = [each for each in results if len(each.missing) < n_regions]
-    short = [each for each in rest if each.n_volumes < min_volumes]
+    short = [each for each in results if each.n_volumes < min_volumes]
     if short:
         yield finding(
             "too-short", short, "The time series of some scans are too short.", f"{quote(short)} volumes",
             f"at least {min_volumes:,} volumes: the sd of Fisher z is about 1 / sqrt(volumes - 3)",
             "leave these scans out, or choose a smaller min_volumes (--min-volumes in the shell)",
         )  # fmt: skip
-    few = [each for each in rest if measure == "partial" and each.n_volumes <= n_regions - len(each.missing)]
+    few = [each for each in long if measure == "partial" and each.n_volumes <= n_regions - len(each.missing)]
     if few:
         yield finding(
             "partial-undetermined", few, "Partial correlations need more volumes than regions.",
             f"{quote(few)} volumes for {n_regions:,} regions", "more volumes than regions in every scan",
             "compute correlations (measure='correlation'), or use an atlas with fewer regions",
         )  # fmt: skip
-    if singular := [each for each in rest if each.is_singular]:
+    if singular := [each for each in long if each.is_singular]:
         yield finding(
             "partial-undetermined", singular, "Partial correlations do not exist where regions determine each other.",
             shorten(each.scan.scan_id for each in singular),
             "regions whose time series are linearly independent, also after denoising",
             "compute correlations (measure='correlation'), or use an atlas with fewer regions",
         )  # fmt: skip
-    same = [each for each in rest if each.identical]
+    same = [each for each in results if each.identical]
     if in_z and same:
         yield finding(
             "identical-series", same, "Regions with the same time series have no Fisher z.",

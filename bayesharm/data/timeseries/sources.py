@@ -25,7 +25,7 @@ FORMATS = (*READERS, ".npz")
 REGIONS = "regions"  # the array of names in an archive
 
 
-def find_scans(source: TimeSeries, match: str | None = None) -> list[ScanSource]:
+def find_scans(source: TimeSeries, match: str | None = None, out: Path | None = None) -> list[ScanSource]:
     """Find the scans of a source; their time series are read later.
 
     Parameters
@@ -34,6 +34,8 @@ def find_scans(source: TimeSeries, match: str | None = None) -> list[ScanSource]
         An archive, a file, a folder, several of these; or ``scan_id -> (volume, region)`` array or DataFrame.
     match : str, optional
         Shell glob; only files whose names match are used.
+    out : path, optional
+        The output, which is no input if it is in a folder.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def find_scans(source: TimeSeries, match: str | None = None) -> list[ScanSource]
         ]
     else:
         paths = [source] if is_path(source) else list(source)  # type: ignore[arg-type]
-        scans = [scan for path in paths for scan in _scans_of(Path(path), match)]  # type: ignore[arg-type]
+        scans = [scan for path in paths for scan in _scans_of(Path(path), match, out)]  # type: ignore[arg-type]
     if not scans:
         raise InputError("There are no time series.", got="an empty source", expected="at least one scan", do="name files")
     refuse_repeated(scans)
@@ -69,11 +71,12 @@ def select_by_name(files: Sequence[Path], match: str | None) -> list[Path]:
     return [file for file in files if match is None or fnmatch.fnmatchcase(file.name, match)]
 
 
-def _scans_of(path: Path, match: str | None) -> list[ScanSource]:
+def _scans_of(path: Path, match: str | None, out: Path | None) -> list[ScanSource]:
     with reading(path):
         path.stat()
     if path.is_dir():
-        return [scan for file in _files_in(path, match) for scan in _scans_of(file, None)]
+        files = _files_in(path, match, None if out is None else out.resolve())
+        return [scan for file in files for scan in _scans_of(file, None, None)]
     if not select_by_name([path], match):
         return []
     if path.name.lower().endswith(".npz"):
@@ -90,9 +93,9 @@ def _scans_of(path: Path, match: str | None) -> list[ScanSource]:
     return [ScanSource(name_scan(path), str(path), partial(read_series, path))]
 
 
-def _files_in(folder: Path, match: str | None) -> list[Path]:
+def _files_in(folder: Path, match: str | None, out: Path | None) -> list[Path]:
     """Return the files of time series in a folder: those that match, or those that tools write under these names."""
-    files = list_files(folder)
+    files = [file for file in list_files(folder) if file.resolve() != out]
     readable = [file for file in files if file.name.lower().endswith(FORMATS)]
     chosen = [file for file in readable if _is_usual(file.name)] if match is None else select_by_name(readable, match)
     if not chosen:
