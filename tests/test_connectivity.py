@@ -1,5 +1,6 @@
 """Connectivity from region time series, compared with nilearn, in all formats of files."""
 
+import os
 import re
 from pathlib import Path
 
@@ -357,6 +358,8 @@ def test_all_damaged_files_are_named_together(tmp_path):
     assert "sub-01" in error.what and "sub-02" in error.what
     refused("no time series.*0 files", tmp_path / "cifti" if (tmp_path / "cifti").mkdir() else tmp_path / "cifti")
     refused("does not exist", tmp_path / "nowhere.npz")
+    os.mkfifo(tmp_path / "pipe.npy")
+    refused("pipe.npy: a folder, a pipe or a device", tmp_path / "pipe.npy")
     refused("an empty source", {})
 
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from bayesharm.data.readers.files import cut, list_files, reading
+from bayesharm.data.readers.files import cut, list_files
 from bayesharm.data.readers.labels import read_labels
-from bayesharm.data.timeseries.formats import import_nibabel
+from bayesharm.data.timeseries.formats import import_nibabel, require_file
 from bayesharm.data.timeseries.regions import LEAST_SHARED
 from bayesharm.data.timeseries.series import ScanSource, Series
 from bayesharm.data.timeseries.sources import name_scan, refuse_repeated, select_by_name
@@ -207,8 +207,7 @@ def _refuse_incomplete(images: Sequence[Path], confounds: str) -> None:
 
 def _open_image(path: Path, what: str) -> Any:
     nibabel = import_nibabel("Images")
-    with reading(path):
-        path.stat()
+    require_file(path)
     try:
         return nibabel.load(path)
     except Exception as error:  # nibabel and zlib raise several types of error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesharm.data.readers.files import cut, decode, read_bytes, reading
+from bayesharm.data.readers.files import cut, decode, read_bytes, readable
 from bayesharm.data.readers.text_values import LONGEST_LINE, read_text_values
 from bayesharm.data.timeseries.series import Series
 from bayesharm.errors import BayesharmError, InputError
@@ -26,8 +26,7 @@ def read_series(path: Path) -> Series:
     InputError
         The file is missing, damaged, of unknown format, or does not hold volumes × regions.
     """
-    with reading(path):
-        path.stat()
+    require_file(path)
     series = READERS[format_of(path.name)](path)
     if series.values.ndim != 2 or 0 in series.values.shape or series.values.dtype.kind not in "iuf":
         shape = " × ".join(map(str, series.values.shape))
@@ -35,6 +34,14 @@ def read_series(path: Path) -> Series:
             path, f"an array of shape {shape or 'none'} and type {series.values.dtype}", "volumes × regions of numbers"
         )
     return series
+
+
+def require_file(path: Path) -> None:
+    """Raise an `InputError` unless a path is a plain file; a pipe, for example, would never end."""
+    with readable(path):
+        path.stat()
+    if not path.is_file():
+        raise _refuse(path, "a folder, a pipe or a device", "a plain file")
 
 
 def format_of(name: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.readers.bids_names import join_entities, parse_name
-from bayesharm.data.readers.files import cut, list_files, reading
-from bayesharm.data.timeseries.formats import CIFTI, READERS, format_of, read_series
+from bayesharm.data.readers.files import cut, list_files
+from bayesharm.data.timeseries.formats import CIFTI, READERS, format_of, read_series, require_file
 from bayesharm.data.timeseries.series import ScanSource, Series
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import is_path, to_labels
@@ -72,13 +72,12 @@ def select_by_name(files: Sequence[Path], match: str | None) -> list[Path]:
 
 
 def _scans_of(path: Path, match: str | None, out: Path | None) -> list[ScanSource]:
-    with reading(path):
-        path.stat()
     if path.is_dir():
         files = _files_in(path, match, None if out is None else out.resolve())
         return [scan for file in files for scan in _scans_of(file, None, None)]
     if not select_by_name([path], match):
         return []
+    require_file(path)
     if path.name.lower().endswith(".npz"):
         return _scans_in_archive(path)
     if not format_of(path.name):
