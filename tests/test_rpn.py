@@ -54,6 +54,7 @@ def test_the_caveat_is_said(results):
     for command in ("fit", "summary"):
         assert "measurement and sampling bias are not separable" in " ".join(results[1][command].split())
     assert "removing them also removes real differences" in results[1]["harmonize"]
+    assert "Units: Fisher z." in results[1]["summary"] and "Values are r again" in results[1]["harmonize"]
 
 
 def test_the_matrices_are_harmonized_correlations(results):
