@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from bayesharm.baselines.yamashita import (
         yamashita2019 as yamashita2019,
     )
+    from bayesharm.data.connectivity import Connectivity as Connectivity
+    from bayesharm.data.connectivity import connectivity as connectivity
     from bayesharm.data.dataset import Dataset as Dataset
     from bayesharm.data.dataset import load_dataset as load_dataset
     from bayesharm.data.screening.screen import screen as screen
@@ -122,6 +124,7 @@ _PUBLIC = {
     "analysis.summary": ["Summary", "summarize"],
     "analysis.variance_components": ["VarianceComponents", "variance_components"],
     "baselines.yamashita": ["Yamashita2019", "univariate_effects", "yamashita2019"],
+    "data.connectivity": ["Connectivity", "connectivity"],
     "data.dataset": ["Dataset", "load_dataset"],
     "data.screening.screen": ["screen"],
     "datasets.download": ["fetch_onharmony"],

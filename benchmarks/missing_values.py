@@ -3,8 +3,8 @@
     python benchmarks/missing_values.py [--regions 268] [--share 0.02]
 
 Simulates the SRPBS study (1,216 scans), takes regions from scans at random, and fits the connectome with and without these
-holes, each in a process of its own, first with compilation and then with kept programs. An edge lacks a scan if either of its
-regions does, so that nearly every edge has a pattern of its own.
+holes, each in a process of its own, first with compilation, then with kept programs. An edge lacks a scan if either of its
+two regions does, so that nearly every edge has a pattern of its own.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ HEAD = """\
 
 - `run.json`: the model, its priors, seed, settings, versions, fingerprint of the data, caveats
   (`notes`, and `findings` on the data), and the sha256 of every file of the tree. It is written
-  last: a folder without it is not a finished run.
+  last: a folder without it is not a finished run. If it names a `transform` (`fisher-z`), the units
+  of a feature below are those of the transform.
 - `posterior.zarr`: the results, one labeled tree. Open it with `bayesharm.load_posterior("run")`,
   whose `tree` is an xarray `DataTree`, or with
   `xarray.open_datatree("run/posterior.zarr", engine="zarr", consolidated=False)`.

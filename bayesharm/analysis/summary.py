@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.convergence import describe_convergence
+from bayesharm.analysis.units import fit_units
 from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
@@ -32,7 +33,7 @@ class Summary(Tables):
     about : dict
         Model, title, numbers of scans, scanners and features, seed; `components`, the components of measurement bias that
         have effects of their own; `feature_scaling`: whether "sd" below is that of each feature (`per_feature`) or the root
-        mean square over features (`common`); `preview`.
+        mean square over features (`common`); `units` of effects and scales; `preview`.
     effect_sizes : DataFrame by family
         Root mean square of the effects over levels and features, including their uncertainty: `rms` in the features' units
         (missing where these differ by a factor of more than 100) and `rms_in_sd` in sd of a feature. For `noise`, its
@@ -91,6 +92,7 @@ def summarize(posterior: Posterior) -> Summary:
             "n_scanners": len(posterior.scanners),
             "n_features": len(features),
             "feature_scaling": spec.feature_scaling,
+            "units": fit_units(posterior),
             "components": spec.components if len(spec.components) > 1 else (),
             "seed": run["seed"],
             "preview": bool(posterior.preview_notice),
@@ -209,7 +211,7 @@ def effect_size_table(summary: Summary) -> Table:
     table = make_table(
         "Size of each source of variation between scans",
         f"Root mean square of the effects over levels and features, including their uncertainty. {_define_sd(summary)}"
-        + (" Units: those of the features." if has_units else ""),
+        + (f" Units: {summary.about['units']}." if has_units else ""),
         ["source", "in sd", *(["in units"] if has_units else []), "description"],
     )
     for family, row in summary.effect_sizes.sort_values("rms_in_sd", ascending=False).iterrows():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bayesharm.data.transforms import find_transform
 from bayesharm.results.posterior import Posterior
 
 OWN_UNITS = "the features' own units"
@@ -11,8 +12,14 @@ SD_UNITS = "sd of each feature over the scans"
 
 
 def common_units(posterior: Posterior) -> str:
-    """Return the units of tables and figures: the features' own if these are comparable, else their sd over the scans."""
-    return OWN_UNITS if posterior.is_single_modality else SD_UNITS
+    """Return the units of tables and figures: those of the fit if features are comparable, else their sd over the scans."""
+    return fit_units(posterior) if posterior.is_single_modality else SD_UNITS
+
+
+def fit_units(posterior: Posterior) -> str:
+    """Return the units of the fit: the features' own, or those of their transform."""
+    transform = posterior.run.get("transform")
+    return OWN_UNITS if transform is None else find_transform(transform).unit
 
 
 def feature_scale(posterior: Posterior) -> np.ndarray:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from bayesharm.cli.bench import bench
 from bayesharm.cli.check import check
 from bayesharm.cli.compare import compare
+from bayesharm.cli.connectivity import connectivity
 from bayesharm.cli.demo.command import demo
 from bayesharm.cli.evaluate import evaluate
 from bayesharm.cli.fit import fit
@@ -30,7 +31,8 @@ from bayesharm.errors import BayesharmError
 
 # in the order of the help page: the main workflow first
 COMMANDS = (
-    check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate, demo, bench,
+    connectivity, check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate,
+    demo, bench,
 )  # fmt: skip
 RUN_WITHOUT_ARGUMENTS = (models, demo, bench)  # the others show their help page if nothing is given
 USAGE_ERROR, INTERRUPTED = 2, 130  # exit codes, as in the shell

@@ -58,6 +58,7 @@ def evaluate(
     reference: opt.ReferenceOption = None,
     missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
+    transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
     folds: FoldsOption = 2,
     repeats: RepeatsOption = 2,
@@ -93,7 +94,7 @@ def evaluate(
     with ProgressBar(quiet) as progress:
         dataset = inputs.read_dataset(
             scans, features, select, columns.mapping, missing=missing, bad_features=bad_features,
-            progress=progress, **derivatives.arguments,
+            transform=transform, progress=progress, **derivatives.arguments,
         )  # fmt: skip
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),

@@ -122,6 +122,7 @@ def fit(
     model: ModelOption = "traveling_and_cohort",
     missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
+    transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
@@ -160,7 +161,7 @@ def fit(
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
         dataset = inputs.read_dataset(
             scans, features, select, columns.mapping, missing=missing, bad_features=bad_features,
-            progress=progress, **derivatives.arguments,
+            transform=transform, progress=progress, **derivatives.arguments,
         )  # fmt: skip
         progress.say(
             f"{len(dataset.scans):,} scans from {dataset.scans['scanner'].nunique()} scanners, "

@@ -150,6 +150,9 @@ def harmonize(
         "; ".join([f"Harmonized {_count(len(dataset.scans), 'scan')}: {out}", *_other_outputs(sd, draws, draws_file)])
     )
 
+    if posterior.run.get("transform") == "fisher-z":
+        typer.echo("The effects were removed in Fisher z. Values are r again (tanh); the sd is that of r, by quadrature.")
+
 
 def _other_outputs(sd: Path | None, draws: int, draws_file: Path | None) -> list[str]:
     outputs = (("uncertainty", sd), (_count(draws, "draw"), draws_file))

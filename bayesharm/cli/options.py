@@ -102,6 +102,15 @@ CompleteOption = Annotated[
     Literal["drop-features", "drop-scans", "error"],
     choice("--missing", "If values are missing: drop features or scans that lack values, or stop with an error."),
 ]
+TransformOption = Annotated[
+    Literal["fisher-z"] | None,
+    typer.Option(
+        "--transform",
+        show_default=False,
+        help="Analyze the features in other units. fisher-z: the features are correlations (r); effects are estimated in "
+        "Fisher z, and harmonized data are r again. [dim]Default: analyze the values as they are.[/dim]",
+    ),
+]
 CovariatesOption = Annotated[
     list[str] | None,
     text("--covariates", "NAMES", "Columns with linear covariate effects, for example age,sex.", COLUMNS_PANEL),

@@ -43,13 +43,15 @@ def check_new_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
         )
 
 
-def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | None]) -> None:
+def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | None], formats: tuple[str, ...] = ()) -> None:
     """Refuse output files that would overwrite an input or each other, or that cannot be written.
 
     Parameters
     ----------
     outputs, inputs : dict
         Name of the option or argument -> its path.
+    formats : tuple of str, optional
+        Endings of the outputs; by default those of :mod:`bayesharm.io.writers`.
     """
     from bayesharm.results.run_folder import refuse_inside_run
 
@@ -66,17 +68,18 @@ def check_new_files(outputs: dict[str, Path | None], inputs: dict[str, Path | No
                 do=f"choose another {option}",
             )
         owners[path.resolve()] = option
-        _check_matrix_file(option, path)
+        _check_matrix_file(option, path, formats)
 
 
-def _check_matrix_file(option: str, path: Path) -> None:
+def _check_matrix_file(option: str, path: Path, formats: tuple[str, ...]) -> None:
     from bayesharm.io.writers import WRITTEN_FORMATS
 
-    if path.suffix.lower() not in WRITTEN_FORMATS or (path.is_dir() and path.suffix.lower() != ".zarr"):
+    formats = formats or WRITTEN_FORMATS
+    if path.suffix.lower() not in formats or (path.is_dir() and path.suffix.lower() != ".zarr"):
         raise InputError(
             f"{option} has a format that cannot be written.",
             got=str(path),
-            expected="a name ending in " + ", ".join(WRITTEN_FORMATS),
+            expected="a name ending in " + ", ".join(formats),
             do=f"choose another {option}",
         )
     if not _is_writable(path.parent):

@@ -21,6 +21,7 @@ from bayesharm.data.readers.options import ReaderOptions
 from bayesharm.data.reading_findings import find_in_reading
 from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
 from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, resolve_columns
+from bayesharm.data.transforms import TransformName, transform_features
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
@@ -37,7 +38,7 @@ class Dataset:
     scans : DataFrame
         One row per scan (see `bayesharm.data.scans.read_scans`).
     features : Features
-        Rows in the order of `scans`; values in the user's units, NaN where missing.
+        Rows in the order of `scans`; values in the user's units, or in those of the declared transform; NaN where missing.
     dropped : dict
         Features that were left out, with the reason: name -> reason.
     dropped_scans : dict
@@ -76,6 +77,30 @@ class Dataset:
         scans = self.scans.iloc[order].reset_index(drop=True)
         return replace(self, scans=scans, features=self.features.align(order))
 
+    def transformed(self, name: str | None) -> Dataset:
+        """Return the dataset in the units of a fit, made with this transform; it may be in these units already.
+
+        Raises
+        ------
+        InputError
+            The dataset has another transform, or values that cannot be transformed.
+        """
+        given = self.features.transform
+        if given == name:
+            return self
+        if given is not None or name is None:
+            raise InputError(
+                "The data and the fit have different transforms.",
+                got=f"data with transform={given!r}, a fit with transform={name!r}",
+                expected="the same for both",
+                do="load the data without a transform: that of the fit is then applied",
+            )
+        return replace(self, features=transform_features(self.features, name, self.scans["scan_id"]))
+
+    def in_transformed_units(self) -> Dataset:
+        """Return the dataset without the memory of its transform: results of the values stay in transformed units."""
+        return replace(self, features=replace(self.features, transform=None), origin=None)
+
 
 def load_dataset(
     scans: TableSource,
@@ -85,6 +110,7 @@ def load_dataset(
     select: str | Sequence[str] | None = None,
     missing: Missing = "model",
     bad_features: Literal["error", "drop", "keep"] = "error",
+    transform: TransformName | None = None,
     check: Check = "fit",
     progress: Progress = no_progress,
     **derivatives: Any,
@@ -111,6 +137,10 @@ def load_dataset(
     bad_features : {"error", "drop", "keep"}
         How to treat features that no model can use, because they are constant, have infinite values or have no values:
         raise an error, omit them and list them in `Dataset.dropped`, or keep them, for :func:`bayesharm.check`.
+    transform : {"fisher-z"}, optional
+        Analyze the features in other units: Fisher z, arctanh(r), of correlations r. Results that are data, such as
+        harmonized values and predictions, return to r; effects and scales are in z. For new scans of a fitted model, the
+        transform of the fit is used without being given.
     check : {"fit", "apply"}
         "apply" is for new scans of a fitted model: features are not checked (missing values stay missing), and
         one scanner is enough.
@@ -148,11 +178,14 @@ def load_dataset(
         aligned = align_rows(table, unaligned, has_scan_ids="scan_id" in mapping)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
+    if transform is not None:
+        aligned = transform_features(aligned, transform, table["scan_id"])
     files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
     findings = find_in_reading(given_scans, features, rules, aligned)
     if check == "apply":
         return Dataset(table, aligned, files=files, reading=reading, findings=findings)
-    origin = _origin(given_scans, features, columns, select, {"missing": missing, "bad_features": bad_features})
+    plain = {"missing": missing, "bad_features": bad_features, "transform": transform}
+    origin = _origin(given_scans, features, columns, select, plain)
     if origin is not None:
         origin |= options.given
     if bad_features == "keep":
@@ -166,7 +199,7 @@ def _origin(
     features: Any,
     columns: Mapping[str, str] | None,
     select: str | Sequence[str] | None,
-    options: Mapping[str, str],
+    options: Mapping[str, str | None],
 ) -> dict[str, Any] | None:
     """Return the arguments of `load_dataset` as plain data; None unless scans and features are files."""
     files = {"scans": scans} | ({} if features is None else {"features": features})

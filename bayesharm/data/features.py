@@ -33,12 +33,16 @@ class Features:
         Source row of each scan; None if the order is the same.
     columns : (feature,) int array or None
         Source column of each feature; None if all are used.
+    transform : str or None
+        The transform that the values have undergone (:mod:`bayesharm.data.transforms`); None for values as the user gave
+        them.
     """
 
     matrix: Matrix
     names: np.ndarray
     rows: np.ndarray | None = None
     columns: np.ndarray | None = None
+    transform: str | None = None
 
     @classmethod
     def from_array(cls, values: np.ndarray, names: Sequence[str] | np.ndarray | None = None) -> Features:

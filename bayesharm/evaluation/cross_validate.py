@@ -49,7 +49,7 @@ def cross_validate(
     Parameters
     ----------
     dataset : Dataset
-        With travelers.
+        With travelers. If it has a transform, every method gets transformed values, and is measured in them.
     methods : sequence of str, optional
         Names from :data:`bayesharm.baselines.METHODS`, and `bayesharm`; by default all that are installed.
     model, reference
@@ -82,6 +82,7 @@ def cross_validate(
         Too few people traveled, or a method or covariate is unknown.
     """
     check_type(dataset, Dataset, "evaluate", "load_dataset")
+    dataset = dataset.in_transformed_units()
     progress = progress or no_progress
     names = _as_list(methods) if methods is not None else [*available_methods(), BAYESHARM]
     _check_options(names, folds=folds, repeats=repeats, visit_folds=visit_folds)

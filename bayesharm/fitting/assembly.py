@@ -148,6 +148,7 @@ def _record(
         "settings": manifest["settings"],
         "versions": manifest["versions"],
         "devices": manifest["devices"],
+        "transform": manifest["transform"],
         "fingerprint": manifest["features"],
         "scans": manifest["scans"],
         "data": dict(dataset.origin) if dataset.origin else None,

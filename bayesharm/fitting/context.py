@@ -154,7 +154,7 @@ def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> Fi
             expected="the posterior of a fit",
             do="use the posterior of the fit, or fit again with all scans",
         )
-    dataset = (_load_origin(run.get("data")) if dataset is None else dataset).sorted()
+    dataset = (_load_origin(run.get("data")) if dataset is None else dataset).transformed(run.get("transform")).sorted()
     current = {"scans": hash_scans(dataset), "fingerprint": dataset.features.fingerprint()}
     words = {"scans": "scans", "fingerprint": "features"}
     if changed := [words[name] for name, value in current.items() if value != run[name]]:

@@ -169,6 +169,7 @@ def _make_manifest(dataset: Dataset, design: Design, seed: int, settings: Settin
         "seed": seed,
         "settings": settings.to_dict(),
         "versions": {name: version(name) for name in PACKAGES},
+        "transform": dataset.features.transform,
         "features": dataset.features.fingerprint(),
         "scans": hash_scans(dataset),
         "devices": str(devices),

@@ -152,7 +152,7 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
         )
     old = read_statistics(posterior.sufficient_statistics, posterior.spec)
     scales = posterior.scales
-    values, left_out, unit_notes = _read_values(posterior, dataset)
+    values, left_out, unit_notes = _read_values(posterior, dataset.transformed(posterior.run.get("transform")))
     merged, merging_notes = append_scans(old, dataset, (values - scales["center"].values) / scales["feature_scale"].values)
     effects = compute_adapted_effects(posterior, merged)
     by_scanner = _count_scans(merged)

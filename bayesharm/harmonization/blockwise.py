@@ -12,6 +12,7 @@ import pandas as pd
 
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.features import Features
+from bayesharm.data.transforms import Transform, find_transform
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
@@ -45,6 +46,8 @@ class BlockwiseCorrection:
         Where the noise of scanners is matched.
     n_draws : int
     inverse : bool
+    transform : Transform, optional
+        That of the fit: corrections are in its units, results in the user's.
     notes : list of str
         For the user; known before any feature is read.
     """
@@ -57,6 +60,7 @@ class BlockwiseCorrection:
     noise: NoiseMatching | None
     n_draws: int
     inverse: bool
+    transform: Transform | None
     notes: list[str]
 
     @property
@@ -87,11 +91,10 @@ class BlockwiseCorrection:
         for start, stop in self.features.blocks():
             columns, values = slice(start, stop), self.features.read(start, stop)
             size[:, columns] = root_mean_square(values, scanner)
-            corrected = next(self._corrected(values, columns, [None]))
+            mean[:, columns] = corrected = next(self._corrected(values, columns, [None]))
             values_seen.add(self.features.names[columns], values, corrected)
-            mean[:, columns] = corrected
             if sd is not None:
-                sd[:, columns] = self._sd(values, columns)
+                sd[:, columns] = self._sd(corrected, columns)
             progress("harmonizing", stop, n_features, "")
         if self.n_draws:
             self._fill_draws(draws, progress)
@@ -103,29 +106,37 @@ class BlockwiseCorrection:
         chunks = list(self.features.blocks(DRAWN_BYTES // self.dtype.itemsize))
         for k, (start, stop) in enumerate(chunks):
             note = f"part {k + 1} of {len(chunks)}" if len(chunks) > 1 else ""
-            values = self.features.read(start, stop, self.dtype)
+            values = self.features.read(start, stop, self.dtype if self.transform is None else float)
             for draw, corrected in enumerate(self._corrected(values, slice(start, stop), range(self.n_draws))):
                 draws[draw, :, start:stop] = corrected
                 progress("drawing", k * self.n_draws + draw + 1, len(chunks) * self.n_draws, note)
             del values, corrected  # they would stay in memory while the next chunk is read
 
-    def _sd(self, values: np.ndarray, columns: slice) -> np.ndarray:
-        """Return the sds of corrected values; NaN where the values are."""
-        sd = self.correction.sd(columns)[self.correction.correction_pattern]
-        if self.noise is not None and not self.inverse:
-            sd = sd * self.noise.factors(columns)[self.correction.scanner]
-        return np.where(np.isnan(values), np.nan, sd)
+    def _sd(self, corrected: np.ndarray, columns: slice) -> np.ndarray:
+        """Return the sds of corrected values, in the user's units; NaN where the values are."""
+        by_pattern, sd = self.correction.sd(columns), np.empty(corrected.shape)
+        factors = None if self.noise is None or self.inverse else self.noise.factors(columns)
+        for rows in _strips(corrected):
+            strip = by_pattern[self.correction.correction_pattern[rows]]
+            if factors is not None:
+                strip = strip * factors[self.correction.scanner[rows]]
+            if self.transform is not None:
+                strip = self.transform.inverse_moments(corrected[rows], strip)[1]
+            sd[rows] = np.where(np.isnan(corrected[rows]), np.nan, strip)
+        return sd
 
     def _corrected(self, values: np.ndarray, columns: slice, draws: Iterable[int | None]) -> Iterator[np.ndarray]:
-        """Yield corrected values, at joint draws or (None) at the mean, one after the other in the same array."""
+        """Yield corrected values, at joint draws or (None) at the mean, one after the other in the same array.
+
+        They are in the user's units. With a transform, those at the mean are posterior medians, and so `inverse` is exact.
+        """
         corrected = np.empty(values.shape, self.dtype)
-        step = max(1, STRIP_VALUES // max(1, values.shape[1]))
-        strips = [slice(first, first + step) for first in range(0, len(values), step)]
         for draw in draws:
             shift = self.correction.mean(columns) if draw is None else self.correction.draw(columns, draw)
             factors = None if self.noise is None else self.noise.factors(columns, draw)
-            for rows in strips:
-                corrected[rows] = self._correct(values[rows], columns, rows, shift, factors)
+            for rows in _strips(values):
+                strip = self._correct(values[rows], columns, rows, shift, factors)
+                corrected[rows] = strip if self.transform is None else self.transform.inverse(strip)
             yield corrected
 
     def _correct(
@@ -139,6 +150,11 @@ class BlockwiseCorrection:
         if self.inverse:
             return unscale_deviations(values, expected, factor) + shift
         return scale_deviations(values - shift, expected, factor)
+
+
+def _strips(values: np.ndarray) -> list[slice]:
+    step = max(1, STRIP_VALUES // max(1, values.shape[1]))
+    return [slice(first, first + step) for first in range(0, len(values), step)]
 
 
 def prepare_correction(
@@ -156,6 +172,8 @@ def prepare_correction(
     for name, number in (("number of draws", draws), ("seed", seed)):
         if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
             raise InputError(f"The {name} is impossible.", got=repr(number), expected="0, 1, 2 …", do="correct it")
+    transform = posterior.run.get("transform")
+    dataset = dataset.transformed(transform)
     families, target = choose_families(posterior.spec, options.remove), options.target
     features, indices, feature_notes = match_features(posterior, dataset.features)
     check_target(posterior, target)
@@ -181,7 +199,7 @@ def prepare_correction(
     ]
     return BlockwiseCorrection(
         posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, noise, int(draws), options.inverse,
-        list(dict.fromkeys(notes)),
+        None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.data.dataset import Dataset
+from bayesharm.data.transforms import find_transform
 from bayesharm.errors import check_type
 from bayesharm.likelihood.definition import noise_variance
 from bayesharm.likelihood.merging import align_new_scans
@@ -22,7 +23,7 @@ MAX_VALUES = 2**24  # numbers in the largest array, which sets the features at o
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predictive mean and sd of each scan, in the features' units; (scan, feature) both, NaN for scans outside the model."""
+    """Predictive mean and sd of each scan, in the user's units; (scan, feature) both, NaN for scans outside the model."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -76,4 +77,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         unit = sd_of_feature[block]
         mean[aligned.rows, start:stop] = (center * unit + scales["center"].values[block])[pattern][:, : stop - start]
         sd[aligned.rows, start:stop] = (total * unit)[pattern][:, : stop - start]
+    if transform := posterior.run.get("transform"):
+        to_user = find_transform(transform)
+        mean, sd = to_user.inverse_moments(to_user.inverse(mean), sd)
     return Prediction(mean, sd)
