@@ -167,6 +167,7 @@ def refuse(dataset: Path, *options) -> str:
 
 def test_bad_input_is_refused_before_anything_is_written(dataset):
     assert "There are several atlases" in refuse(dataset)
+    assert "The BIDS folder does not exist" in refuse(dataset.parent / "absent")
     assert "Oops" in refuse(dataset, "--atlas", "Oops")
     assert "An entity cannot be used" in refuse(dataset, "--atlas", "Tiny", "--entity", "fsLR")
     assert "space" in refuse(dataset, "--atlas", "Tiny", "--entity", "space=fsLR")
