@@ -93,6 +93,7 @@ def test_every_scan_has_a_harmonized_matrix_and_its_uncertainty(study):
         assert np.array_equal(known, sd.notna().to_numpy())
         assert np.array_equal(mean, mean.T, equal_nan=True) and (np.diag(mean)[np.diag(known)] == 1).all()
         off = known & ~np.eye(len(mean), dtype=bool)
+        assert known.all() == (scan != scans["scan_id"][0])  # a hole stays a hole, and makes no others
         assert off.sum() >= 12 and (np.abs(mean.to_numpy()[off]) < 1).all() and (sd.to_numpy()[off] > 0).all()
 
 
