@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm.cli.app import COMMANDS, app
+from bayesharm.cli.bids_app import to_command
 from bayesharm.cli.option_groups import expand_option_groups
 from bayesharm.cli.options import ScanColumns
 from bayesharm.errors import InputError, RunFolderError
@@ -590,7 +591,7 @@ def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tm
     assert "60 scans of cohort A" in result.sentences()[0]
 
 
-@pytest.mark.parametrize("command", ["", *(command.__name__ for command in COMMANDS)])
+@pytest.mark.parametrize("command", ["", *(command.__name__.replace("_", "-") for command in COMMANDS)])
 def test_help_fits_a_terminal_and_gives_an_example(command):
     text = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -645,8 +646,9 @@ def test_commands_in_the_pages_and_in_help_are_understood():
     lines = [line for line in lines if not re.search(r"\b[A-Z]{3,}|\[", line)]
     assert len(lines) > 8
     for line in lines:
-        name, *args = shlex.split(line, comments=True)
-        command = typer.main.get_command(app).commands[name]
+        commands = typer.main.get_command(app).commands
+        name, *args = to_command(shlex.split(line, comments=True), commands)
+        command = commands[name]
         command.make_context(name, args)  # raises on an unknown option or a missing argument
 
 

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bayesharm.cli.bench import bench
+from bayesharm.cli.bids_app import bids_app, to_command
 from bayesharm.cli.check import check
 from bayesharm.cli.compare import compare
 from bayesharm.cli.connectivity import connectivity
@@ -24,6 +25,7 @@ from bayesharm.cli.option_groups import expand_option_groups
 from bayesharm.cli.plot import plot
 from bayesharm.cli.populations import populations
 from bayesharm.cli.report import report
+from bayesharm.cli.scans import scans
 from bayesharm.cli.simulate import simulate
 from bayesharm.cli.sources import sources
 from bayesharm.cli.summary import summary
@@ -31,8 +33,8 @@ from bayesharm.errors import BayesharmError
 
 # in the order of the help page: the main workflow first
 COMMANDS = (
-    connectivity, check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models, simulate,
-    demo, bench,
+    scans, connectivity, check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models,
+    simulate, demo, bench, bids_app,
 )  # fmt: skip
 RUN_WITHOUT_ARGUMENTS = (models, demo, bench)  # the others show their help page if nothing is given
 USAGE_ERROR, INTERRUPTED = 2, 130  # exit codes, as in the shell
@@ -53,7 +55,9 @@ class _Command(_PlainHelp, TyperCommand):
 
 
 class _Group(_PlainHelp, TyperGroup):
-    pass
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Recognize the form of a BIDS-App, which has no name of a command."""
+        return super().parse_args(ctx, to_command(args, self.commands))
 
 
 app = typer.Typer(
@@ -74,7 +78,7 @@ def _register(command: Callable[..., None]) -> None:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
         except KeyboardInterrupt:
-            advice = " Repeat the command to continue from where it stopped." if command is fit else ""
+            advice = " Repeat the command to continue from where it stopped." if command in (fit, bids_app) else ""
             typer.echo(f"Stopped.{advice}", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
@@ -103,6 +107,7 @@ def _main(
 
     Try it on a simulated study: [bold]bayesharm demo[/bold]
     Fit a model to your own study: [bold]bayesharm fit --help[/bold]
+    As a BIDS-App: [bold]bayesharm BIDS_DIR OUT group[/bold]
     """
 
 
