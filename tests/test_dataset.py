@@ -266,3 +266,17 @@ def test_a_real_traveling_study(data_dir):
     assert (kept.features.n_features, len(kept.dropped)) == (184, 52)
     frame = pd.read_csv(path, encoding="utf-8-sig")
     np.testing.assert_array_equal(all_values(kept), frame[kept.features.names])
+
+
+def test_scans_in_only_one_of_the_two_are_left_out_on_request():
+    scans, table = make_scans(), make_table()
+    dataset = load_dataset(scans[:4], table[1:], missing_files="drop")
+    assert dataset.scans["scan_id"].tolist() == ["001", "002", "003"]
+    np.testing.assert_array_equal(all_values(dataset), table[NAMES].to_numpy()[1:4])
+    assert [note.split(" were")[0] for note in dataset.reading["notes"]] == [
+        "1 scans without features",
+        "Features of 2 scans that are not in the scans table",
+    ]
+    refused("0 scans without.*of 2 scans.*--missing-files drop", scans[:4], table)
+    scanners = scans.assign(scanner=["A", "A", "A", "A", "B", "B"])
+    refused("All scans are from one scanner", scanners, table[:3], missing_files="drop")

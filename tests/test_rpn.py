@@ -37,7 +37,7 @@ def results(data_dir, tmp_path_factory):
 
 
 def test_the_page_shows_the_whole_way():
-    assert [command[0] for command in COMMANDS] == ["connectivity", "fit", "summary", "sources", "harmonize"]
+    assert [command[0] for command in COMMANDS] == ["connectivity", "check", "fit", "summary", "sources", "harmonize"]
 
 
 def test_connectivity_names_what_is_missing(results):
@@ -48,6 +48,11 @@ def test_connectivity_names_what_is_missing(results):
     scans = pd.read_csv(folder / "rpn_scans.csv").set_index("scan_id")
     pd.testing.assert_series_equal(volumes["n_volumes"], scans["n_volumes"])
     assert scans["site"][volumes["n_missing_regions"] > 0].unique() == ["bochum"]
+
+
+def test_the_check_says_what_cannot_be_separated(results):
+    said = " ".join(results[1]["check"].split())
+    assert "--model cohort" in said and "--transform fisher-z" in said and "separate" in said
 
 
 def test_the_caveat_is_said(results):

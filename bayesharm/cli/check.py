@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,13 +36,16 @@ def check(
     scans: opt.ScansArgument,
     features: opt.FeaturesArgument = None,
     select: opt.SelectOption = None,
+    transform: opt.TransformOption = None,
     model: CheckedModelOption = None,
     columns: opt.ScanColumns,
+    derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
     protocol: ProtocolColumnsOption = None,
     reference: opt.ReferenceOption = None,
     accept: opt.AcceptOption = None,
     json: JsonOption = None,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Check a study before it is fitted: what it can separate, how precisely, and what is wrong with its data.
 
@@ -58,16 +62,21 @@ def check(
     """
     if json is not None:
         check_new_file(json, (".json",), "--json")
+    from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.console import show_wide
     from bayesharm.study_check.check import check as check_study
 
     dataset: Any = scans
     if features is not None or select:
-        dataset = inputs.read_dataset(scans, features, select, columns.mapping, bad_features="keep")
+        with ProgressBar(quiet) as progress:
+            dataset = inputs.read_dataset(
+                scans, features, select, columns.mapping, bad_features="keep", transform=transform, progress=progress,
+                **derivatives.arguments,
+            )  # fmt: skip
     result = check_study(
         dataset, model, columns=columns.mapping, covariates=opt.split_names(covariates),
         protocol=opt.split_names(protocol), reference=reference, accept=opt.split_names(accept),
-        source=_arguments(scans, features, select, columns.mapping),
+        source=_arguments(scans, features, select, columns.mapping, derivatives, transform),
     )  # fmt: skip
     if json is not None:
         result.to_json(json)
@@ -76,10 +85,23 @@ def check(
         raise typer.Exit(REFUSED)
 
 
-def _arguments(scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str]) -> str:
+def _arguments(
+    scans: Path,
+    features: Path | None,
+    select: list[str] | None,
+    columns: dict[str, str],
+    derivatives: opt.DerivativeOptions,
+    transform: str | None,
+) -> str:
     """Return the arguments of the command that stand for the dataset, as the user gave them."""
     table = features or ("" if select else "FEATURES")
     words = [str(scans), *([str(table)] if table else [])]
     words += [word for pattern in select or () for word in ("--features", pattern)]
     words += [word for name, column in columns.items() for word in (f"--{name.removesuffix('_id')}", column)]
+    for field in fields(derivatives):
+        given = getattr(derivatives, field.name)
+        if given != field.default:
+            values = given if isinstance(given, list) else [given]
+            words += [word for value in values for word in (f"--{field.name.replace('_', '-')}", str(value))]
+    words += ["--transform", transform] if transform else []
     return " ".join(map(shlex.quote, words))

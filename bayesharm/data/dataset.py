@@ -20,7 +20,7 @@ from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
 from bayesharm.data.reading_findings import find_in_reading
 from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
-from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, resolve_columns
+from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, refuse_one_scanner, resolve_columns
 from bayesharm.data.transforms import TransformName, transform_features
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
@@ -163,9 +163,8 @@ def load_dataset(
     if features is None:
         table, aligned, rules = _from_wide_table(scans, columns, select, check)
     elif is_derivative(features, options):
-        table, aligned, reading = read_derived_study(scans, features, columns, select, check, options, progress)
+        table, aligned, reading, rules = read_derived_study(scans, features, columns, select, check, options, progress)
         reading["notes"] = notes + reading["notes"]
-        rules = {}
     else:
         header = table_columns(scans, "the scans table")
         mapping = resolve_columns(header, columns)
@@ -175,10 +174,16 @@ def load_dataset(
             unaligned = _from_feature_table(table, features, mapping, header, select, options.label_column)
         else:
             unaligned = Features.from_matrix(open_array(features))
-        aligned = align_rows(table, unaligned, has_scan_ids="scan_id" in mapping)
+        has_scan_ids = "scan_id" in mapping
+        table, aligned, left_out = align_rows(table, unaligned, has_scan_ids, options.missing_files)
+        if left_out:
+            reading["notes"] = [*notes, *left_out]
+            if check == "fit":
+                refuse_one_scanner(table)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
     if transform is not None:
+        _refuse_second_transform(reading)
         aligned = transform_features(aligned, transform, table["scan_id"])
     files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
     findings = find_in_reading(given_scans, features, rules, aligned)
@@ -192,6 +197,17 @@ def load_dataset(
         return Dataset(table, aligned, origin=origin, files=files, reading=reading, findings=findings)
     dataset = _without_flaws(table, aligned, missing, bad_features)
     return replace(dataset, origin=origin, files=files, reading=reading, findings=findings)
+
+
+def _refuse_second_transform(reading: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if a tool writes Fisher z."""
+    if reading.get("unit") == "z":
+        raise InputError(
+            "The values are Fisher z already.",
+            got=f"matrices of {reading.get('tool', 'a tool')}, which are in z, and a transform to Fisher z",
+            expected="correlations r, or no transform",
+            do="leave --transform out (transform in Python)",
+        )
 
 
 def _origin(

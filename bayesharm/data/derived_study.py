@@ -10,7 +10,7 @@ import pandas as pd
 from bayesharm.data.features import Features, match_names
 from bayesharm.data.readers.detect import read_derivatives
 from bayesharm.data.readers.options import ReaderOptions
-from bayesharm.data.scans import Check, check_unique, read_scans, resolve_columns
+from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, refuse_one_scanner, resolve_columns
 from bayesharm.io.tables import TableSource, table_columns
 from bayesharm.progress import Progress
 
@@ -23,7 +23,7 @@ def read_derived_study(
     check: Check,
     options: ReaderOptions,
     progress: Progress,
-) -> tuple[pd.DataFrame, Features, dict[str, Any]]:
+) -> tuple[pd.DataFrame, Features, dict[str, Any], dict[str, str]]:
     """Read the scans table, and the features from the derivatives of a tool.
 
     Parameters
@@ -39,7 +39,9 @@ def read_derived_study(
     features : Features
         In the order of the table.
     reading : dict
-        What was read, for `run.json`.
+        Tool, files, atlas and missing values, for `run.json`.
+    rules : dict
+        How text of the scans table was read as numbers, by column.
 
     Raises
     ------
@@ -47,12 +49,14 @@ def read_derived_study(
         The scans, the derivatives or an option are not valid.
     """
     mapping = resolve_columns(table_columns(scans, "the scans table"), columns)
-    table = read_scans(scans, columns, check=check)
+    table, rules = read_scans_and_rules(scans, columns, check=check)
     check_unique(table)
     found = read_derivatives(features, table, "scan_id" in mapping, options, select, progress)
     table = table.iloc[found.rows].reset_index(drop=True)
+    if check == "fit":
+        refuse_one_scanner(table)
     table = table.assign(**{name: values for name, values in found.columns.items() if name not in table})
     aligned = Features.from_matrix(found.matrix)
     if select is not None:
         aligned = aligned.take(match_names(aligned.names, select))
-    return table, aligned, {**found.provenance, "notes": list(found.notes)}
+    return table, aligned, {**found.provenance, "notes": list(found.notes)}, rules

@@ -24,8 +24,27 @@ def find_label_column(source: TableSource, names: Sequence[str], scan_ids: pd.Se
     return None
 
 
-def align_rows(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> Features:
+def align_rows(
+    table: pd.DataFrame, features: Features, has_scan_ids: bool, unmatched: str = "error"
+) -> tuple[pd.DataFrame, Features, list[str]]:
     """Sort labeled features into the order of the scans table; accept unlabeled features of the same length unchanged.
+
+    Parameters
+    ----------
+    table : DataFrame
+    features : Features
+    has_scan_ids : bool
+        Whether the user's scans table has identifiers.
+    unmatched : {"error", "drop"}
+        How to treat scans without features, and features of scans that are not in the table.
+
+    Returns
+    -------
+    table : DataFrame
+        The scans that have features.
+    features : Features
+    notes : list of str
+        About scans and features that were left out.
 
     Raises
     ------
@@ -45,7 +64,7 @@ def align_rows(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> F
                 if looks_transposed
                 else "make the array from the same scans in the same order, or add scan_id to both",
             )
-        return features
+        return table, features, []
     if not has_scan_ids:
         raise InputError(
             "The features have a scan_id, but the scans table has none.",
@@ -64,17 +83,21 @@ def align_rows(table: pd.DataFrame, features: Features, has_scan_ids: bool) -> F
         )
     rows = index.get_indexer(pd.Index(wanted))
     missing, extra = wanted[rows < 0], index.difference(pd.Index(wanted), sort=False)
-    if len(missing) or len(extra):
-        if len(missing) == len(wanted):
-            refuse_transposed(table, features.names.tolist())
+    if len(missing) == len(wanted):
+        refuse_transposed(table, features.names.tolist())
+    if (len(missing) or len(extra)) and (unmatched == "error" or len(missing) == len(wanted)):
         raise InputError(
             "Features and scans do not align.",
             got=f"{len(missing)} scans without features ({shorten(missing) or 'none'}); "
             f"features of {len(extra)} scans not in the scans table ({shorten(extra) or 'none'})",
             expected="the same scan_id in both, in any order",
-            do="remove scans that are in only one of them, and write identifiers the same way in both (001 is not 1)",
+            do="write identifiers the same way in both (001 is not 1), or leave out scans that are in only one of them: "
+            "missing_files='drop' (--missing-files drop in the shell)",
         )
-    return features.align(rows)
+    notes = [f"{len(missing)} scans without features were left out: {shorten(missing)}."] if len(missing) else []
+    if len(extra):
+        notes.append(f"Features of {len(extra)} scans that are not in the scans table were left out: {shorten(extra)}.")
+    return table[rows >= 0].reset_index(drop=True), features.align(rows[rows >= 0]), notes
 
 
 def refuse_transposed(table: pd.DataFrame, names: Sequence[str]) -> None:

@@ -234,6 +234,11 @@ def _check_for_fit(scans: pd.DataFrame) -> None:
                 expected="one spelling for each name",
                 do="use one spelling, or clearly different names if they are different",
             )
+    refuse_one_scanner(scans)
+
+
+def refuse_one_scanner(scans: pd.DataFrame) -> None:
+    """Raise an `InputError` if there are no two scanners to compare."""
     if scans["scanner"].nunique() < 2:
         raise InputError(
             "All scans are from one scanner.",

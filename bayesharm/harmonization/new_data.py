@@ -24,6 +24,7 @@ def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[st
     InputError
     """
     spec = posterior.spec
+    dataset = dataset.transformed(posterior.run.get("transform"))
     findings = screen(
         dataset, covariates=spec.covariates, factors=[family.grouping for family in spec.factors], accept=accept
     )

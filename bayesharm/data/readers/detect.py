@@ -46,7 +46,7 @@ def is_derivative(source: Any, options: ReaderOptions) -> bool:
             has_label = options.label_column is None or options.label_column in header[:1]
             if has_label and any(format.recognize(header) for format in TABLE_FORMATS):
                 return True
-    if wrong := sorted(options.given.keys() - {"label_column"}):
+    if wrong := sorted(options.given.keys() - {"label_column", "missing_files"}):
         raise InputError(
             "Some options do not apply to these features.",
             got=f"{shorten(wrong)} with {source if is_path(source) else type(source).__name__}",

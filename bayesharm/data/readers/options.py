@@ -32,7 +32,7 @@ class ReaderOptions:
     label_column : str, optional
         Column of a features table that identifies its scans.
     missing_files : {"error", "drop"}
-        How to treat scans without values and files of scans that are not in the table.
+        How to treat scans without values, and files or rows of scans that are not in the table.
     """
 
     format: str | None = None

@@ -26,7 +26,7 @@ def screen_features(features: Features, scans: pd.DataFrame, covariates: Sequenc
             *screen_kinds(features.names),
             *screen_values(features, scans, sweep),
             *screen_doubles(scans, sweep),
-            *screen_units(scans, sweep),
+            *screen_units(scans, sweep, may_be_r=features.transform is None),
             *screen_harmonized(scans, sweep, covariates),
         ]
     return found

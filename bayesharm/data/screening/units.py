@@ -19,8 +19,8 @@ LEAST_SCANS = 3
 STRONG = 0.4  # mean correlation from which r and z differ enough
 
 
-def screen_units(scans: pd.DataFrame, sweep: Sweep) -> Iterator[Finding]:
-    """Find scanners whose features are in other units than those of the others."""
+def screen_units(scans: pd.DataFrame, sweep: Sweep, may_be_r: bool = True) -> Iterator[Finding]:
+    """Find scanners whose features are in other units than those of the others; and r, unless it was transformed."""
     count = scans["scanner"].astype(str).value_counts().reindex(sweep.scanners).to_numpy()
     if len(sweep.scanners) < 2:
         return
@@ -39,7 +39,8 @@ def screen_units(scans: pd.DataFrame, sweep: Sweep) -> Iterator[Finding]:
                 f"{scanner!r} in {len(names)} of {len(sweep.names)} features, {_times(factor[is_apart])}, such as "
                 f"{str(names[0])!r}"
             )
-    yield from _correlations(sweep, scans)
+    if may_be_r:
+        yield from _correlations(sweep, scans)
     if not mixed:
         return
     yield Finding(
@@ -138,6 +139,8 @@ def _not_z(scans: pd.DataFrame, who: str, where: str, scanners: object) -> Findi
         + (", and the others are Fisher z." if is_mixed else " and vary less where they are strong."),
         got="values within -1 and 1" + where,
         expected="Fisher z, whose noise does not depend on the strength of the connection",
-        do="transform correlations with arctanh before the fit" + (" on all scanners" if is_mixed else ""),
+        do="transform the correlations of these scanners with arctanh"
+        if is_mixed
+        else "fit them in Fisher z: --transform fisher-z (transform='fisher-z' in Python)",
         scans=tuple(scans["scan_id"][scans["scanner"].isin(list(scanners))]) if is_mixed else (),  # type: ignore[call-overload]
     )
