@@ -187,10 +187,12 @@ def test_missing_values_are_kept_dropped_or_refused():
     refused("Every feature has missing values.*--missing model", make_scans(), values, missing="drop-features")
     values[4] = np.nan
     refused("Nearly every scan lacks some feature", make_scans(), values, missing="drop-scans")
-    values[:, 2] = np.nan
-    refused(r"1 of 4 features have no values.*'feature_0002'.*--bad-features drop", make_scans(), values)
-    dropped = load_dataset(make_scans(), values, bad_features="drop").dropped
-    assert dropped == {"feature_0002": "missing in 6 of 6 scans"}
+    values[:, 2], values[:, 3] = np.nan, [np.nan, 7, 7, np.nan, np.nan, 7]
+    assert load_dataset(make_scans(), values).dropped == {
+        "feature_0002": "missing in 6 of 6 scans",
+        "feature_0003": "constant (7 in every scan that has it), missing in 3 of 6 scans",
+    }
+    refused("No feature has two different values", make_scans(), values[:, 2:])
 
 
 def test_infinite_and_constant_values_are_refused_or_dropped():
@@ -205,7 +207,6 @@ def test_infinite_and_constant_values_are_refused_or_dropped():
     np.testing.assert_array_equal(all_values(dataset), values[:, [0, 1, 3]])
     assert dataset.dropped == {"feature_0002": "infinite in 1 of 6 scans"}
     constant = make_table().assign(t_b=2.5)
-    constant.loc[0, "t_b"] = np.nan
     refused(
         r"1 of 4 features are constant.*got: 't_b'; the first is 2\.5.*--bad-features drop",
         make_scans(),

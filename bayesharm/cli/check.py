@@ -20,7 +20,7 @@ CheckedModelOption = Annotated[
     opt.text(
         "--model",
         "NAME",
-        "Model of the expected precisions; 'bayesharm models' lists the models. "
+        "Model for which the precision is computed; 'bayesharm models' lists the models. "
         "[dim]Default: the model that suits the study.[/dim]",
     ),
 ]

@@ -46,7 +46,8 @@ LabelsOption = Annotated[
     opt.text(
         "--labels",
         "FILE",
-        "Names of the regions, for files without: …_dseg.tsv with the columns index and name, or one name a line.",
+        "Names of the regions, for files that do not contain them: …_dseg.tsv with the columns index and name, or one name "
+        "per line.",
     ),
 ]
 MatchOption = Annotated[
@@ -72,7 +73,7 @@ AtlasImageOption = Annotated[
 ]
 ConfoundsOption = Annotated[
     Literal["simple", "scrubbing", "compcor", "ica_aroma", "none"],
-    opt.choice("--confounds", "Strategy of nilearn for the confounds that are removed.", IMAGES_PANEL),
+    opt.choice("--confounds", "nilearn strategy for confound removal.", IMAGES_PANEL),
 ]
 
 
@@ -102,7 +103,7 @@ def connectivity(
         --labels atlas_dseg.tsv --confounds scrubbing --out connectivity.npz
 
     Regions are aligned by name. Edges of a region without a signal are missing.
-    Beside the output are two tables: NAME_volumes.csv with the volumes of each
+    The command also writes two tables: NAME_volumes.csv with the volumes of each
     scan, and NAME_edges.csv with the regions of each edge (--edge-table).
 
     Then: [bold]bayesharm fit SCANS FILE --transform fisher-z --out RUN[/bold]

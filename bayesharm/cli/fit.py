@@ -194,6 +194,7 @@ def fit(
     from bayesharm.analysis.summary import summarize
 
     result = summarize(posterior)
-    for sentence in (*result.diagnostics, *result.notes):
+    said = set() if quiet else {finding.sentence for finding in check.findings}  # before the fit
+    for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {out}")

@@ -87,7 +87,7 @@ BadFeaturesOption = Annotated[
     Literal["error", "drop"],
     choice(
         "--bad-features",
-        "If features are constant, have infinite values or no values: stop with an error, or drop these features.",
+        "If features are constant or have infinite values: stop with an error, or drop these features.",
     ),
 ]
 MissingOption = Annotated[
@@ -206,7 +206,7 @@ class DerivativeOptions:
             "--labels",
             "FILE",
             "Names of the regions of the atlas, for tools that do not write them: a table with the columns index and name, "
-            "or one name a line.",
+            "or one name per line.",
             DERIVATIVES_PANEL,
         ),
     ] = None

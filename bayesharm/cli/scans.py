@@ -44,7 +44,7 @@ def scans(
     $ bayesharm scans bids/ --task-id rest --out scans.tsv \\
         --scanner-by ManufacturersModelName,InstitutionName
 
-    Scans of equal protocol are of one scanner. The command lists what differs
+    Scans with the same protocol count as one scanner. The command lists what differs
     between scanners, and what is missing. Images are not opened.
     """
     from bayesharm.data.bids.scans import read_bids_scans

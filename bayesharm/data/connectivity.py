@@ -118,7 +118,7 @@ def connectivity(
         Return arctanh of the correlations. Not needed for a fit with ``transform="fisher-z"``.
     labels : path or sequence of str, optional
         Names of the regions, for files that do not name them, or that have numbers of the atlas: a BIDS ``…_dseg.tsv``, a
-        lookup table, or one name a line.
+        lookup table, or one name per line.
     match : str, optional
         Glob of file names, for folders with several files of a scan: ``"*_atlas-Schaefer_*"``.
     min_volumes : int

@@ -135,8 +135,9 @@ def load_dataset(
         feature; omit the features that have any (`Dataset.dropped`); omit the scans that have any
         (`Dataset.dropped_scans`); or raise an error.
     bad_features : {"error", "drop", "keep"}
-        How to treat features that no model can use, because they are constant, have infinite values or have no values:
-        raise an error, omit them and list them in `Dataset.dropped`, or keep them, for :func:`bayesharm.check`.
+        How to treat features that are constant or have infinite values: raise an error, omit them and list them in
+        `Dataset.dropped`, or keep them, for :func:`bayesharm.check`. Incomplete features without two different observed
+        values are omitted in any case.
     transform : {"fisher-z"}, optional
         Analyze the features in other units: Fisher z, arctanh(r), of correlations r. Results that are data, such as
         harmonized values and predictions, return to r; effects and scales are in z. For new scans of a fitted model, the

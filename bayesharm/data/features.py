@@ -220,9 +220,19 @@ class Flaws:
         return self.missing == self.missing_by_scan.size
 
     @property
+    def scarce(self) -> np.ndarray:
+        """(feature,) bool array: features whose observed values are not even two different ones."""
+        return self.empty | (self.constant & (self.missing > 0))
+
+    @property
+    def bad(self) -> np.ndarray:
+        """(feature,) bool array: features with infinite values, and constant features without missing values."""
+        return (self.infinite > 0) | (self.constant & (self.missing == 0))
+
+    @property
     def unfit(self) -> np.ndarray:
         """(feature,) bool array: features that no model can use."""
-        return (self.infinite > 0) | self.constant | self.empty
+        return self.scarce | self.bad
 
     def reasons(self, names: np.ndarray, chosen: np.ndarray) -> dict[str, str]:
         """Return the reason for each chosen feature, by name."""
@@ -232,9 +242,11 @@ class Flaws:
         total = self.missing_by_scan.size
         if self.infinite[i]:
             return f"infinite in {self.infinite[i]} of {total} scans"
-        if self.constant[i]:
-            return f"constant ({self.level[i]:g} in every scan)"
-        return f"missing in {self.missing[i]} of {total} scans"
+        missing = f"missing in {self.missing[i]} of {total} scans"
+        if not self.constant[i]:
+            return missing
+        constant = f"constant ({self.level[i]:g} in every scan"
+        return f"{constant} that has it), {missing}" if self.missing[i] else f"{constant})"
 
 
 def find_flaws(features: Features) -> Flaws:

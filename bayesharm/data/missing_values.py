@@ -31,20 +31,19 @@ def check_options(**options: str) -> None:
 
 def refuse_unfit(table: pd.DataFrame, features: Features, flaws: Flaws, missing: str, bad_features: str) -> None:
     """Raise an `InputError` about features that the options do not allow."""
-    total, names = features.n_features, features.names
-    holes = (flaws.missing > 0) & ~flaws.empty
-    if missing == "error" and (holes | flaws.empty).any():
+    total, names, has_missing = features.n_features, features.names, flaws.missing > 0
+    if missing == "error" and has_missing.any():
         scans = table["scan_id"][flaws.missing_by_scan > 0]
         raise InputError(
-            f"Values are missing in {(flaws.missing > 0).sum()} of {total} features.",
-            got=f"{flaws.missing.sum()} missing values, in features {shorten(names[flaws.missing > 0])}, "
+            f"Values are missing in {has_missing.sum()} of {total} features.",
+            got=f"{flaws.missing.sum()} missing values, in features {shorten(names[has_missing])}, "
             f"in {len(scans)} of {len(table)} scans: {shorten(scans)}",
             expected="a number for every scan and feature",
             do="choose missing='model', 'drop-features' or 'drop-scans' (--missing in the shell)",
         )
-    is_lost = flaws.unfit | (holes if missing == "drop-features" else False)
+    is_lost = flaws.unfit | (has_missing if missing == "drop-features" else False)
     do = "to omit these features, use bad_features='drop' (--bad-features drop in the shell)"
-    if bad_features == "drop" or not flaws.unfit.any():
+    if bad_features == "drop" or not flaws.bad.any():
         if not is_lost.all():
             return
         do = "check the values; every feature is unusable"
@@ -56,24 +55,19 @@ def refuse_unfit(table: pd.DataFrame, features: Features, flaws: Flaws, missing:
             expected="finite numbers, and empty cells or NaN where a value is missing",
             do=do,
         )
-    if flaws.empty.any():
+    if flaws.bad.any():
+        constant, level = names[flaws.bad], flaws.level[flaws.bad]
         raise InputError(
-            f"{flaws.empty.sum()} of {total} features have no values.",
-            got=f"{shorten(names[flaws.empty])}, missing in every scan",
-            expected="features that some scans have",
+            f"{constant.size} of {total} features are constant.",
+            got=f"{shorten(constant)}; the first is {level[0]:g} in every scan",
+            expected="features that vary between scans",
             do=do,
         )
-    if not flaws.constant.any():
-        raise InputError(
-            "Every feature has missing values.",
-            got=f"missing='drop-features' and {holes.sum()} of {total} features with missing values",
-            expected="features that all scans have",
-            do="use missing='model', which needs no complete features (--missing model in the shell)",
-        )
-    constant, level = names[flaws.constant], flaws.level[flaws.constant]
     raise InputError(
-        f"{constant.size} of {total} features are constant.",
-        got=f"{shorten(constant)}; the first is {level[0]:g} in every scan",
-        expected="features that vary between scans",
-        do=do,
+        "Every feature has missing values." if missing == "drop-features" else "No feature has two different values.",
+        got=f"{flaws.scarce.sum()} of {total} features with at most one value, {has_missing.sum()} with missing values",
+        expected="features that all scans have" if missing == "drop-features" else "features that vary between scans",
+        do="use missing='model', which needs no complete features (--missing model in the shell)"
+        if missing == "drop-features"
+        else "check the values",
     )

@@ -1,4 +1,4 @@
-"""Confounding: how far the scanner determines diagnosis, age, sex and time, and protocol factors one another."""
+"""Confounding of diagnosis, age, sex and time with the scanner, and of protocol factors with one another."""
 
 from __future__ import annotations
 

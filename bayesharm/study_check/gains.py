@@ -1,4 +1,4 @@
-"""What more travelers would add: the expected precision of scanner differences after one or two more people travel.
+"""Gain in precision from more travelers: the expected precision of scanner differences after one or two more people travel.
 
 A new traveler with a scan on each of two scanners adds two observations and a participant effect. The participant effect is
 integrated out, so that the covariance of all effects changes by a matrix of rank two: exact at the given scales.

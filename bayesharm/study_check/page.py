@@ -112,7 +112,7 @@ def scanner_table(check: Any) -> Table:
     if diagnoses:
         caption += f" {listed(diagnoses)}: people who did not travel."
     if len(shown) < len(extra):
-        caption += f" Only in the JSON: {listed([name for name in extra if name not in shown])}."
+        caption += f" {listed([name for name in extra if name not in shown])} by scanner: in the JSON only."
     if has_precision:
         caption += _explain_precision(check)
     columns = {name: cells[name] for name in ("scanner", "scans", "people", "travelers")} | shown
@@ -245,7 +245,7 @@ def describe_gains(gains: pd.DataFrame) -> list[str]:
     """Say what travelers between the best pairs of scanners would add."""
     sentences = []
     for row in gains.head(MAX_PAIRS).itertuples():
-        link = f" {row.to_link} alone give half of the information," if row.to_link > 0 else ""
+        link = f" {row.to_link} people alone would give half of the information," if row.to_link > 0 else ""
         halve = f"{row.to_halve} halve the sd" if row.to_halve > 0 else f"more than {MOST} halve the sd"
         sentences.append(
             f"{row.first} and {row.second}: ± {row.sd_0:.3f} now, ± {row.sd_2:.3f} with two more;{link} {halve}."

@@ -1,4 +1,4 @@
-"""Typical sizes of the effects in the features at hand: restricted maximum likelihood, pooled over features.
+"""Typical sizes of the effects in the given features: restricted maximum likelihood, pooled over features.
 
 The expected precision of a scanner effect depends on how large noise, people and scanners are. Where there are features, a
 few steps of the EM algorithm (Dempster, Laird & Rubin 1977) on some of them give these sizes well enough for a forecast.

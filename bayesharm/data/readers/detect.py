@@ -1,4 +1,4 @@
-"""The format of a folder or table, and its reading."""
+"""Detection of the format of a folder or table, and its reading."""
 
 from __future__ import annotations
 

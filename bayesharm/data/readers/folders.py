@@ -1,4 +1,4 @@
-"""Folders with one file per scan: what a format must say, and the reading of all its files."""
+"""Reading of folders with one file per scan, and the definition of their formats."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def read_labels(path: Any) -> dict[str, str]:
     """Read the names of the regions, in the order of their numbers in the atlas.
 
     The file is a BIDS table (``…_dseg.tsv`` with the columns ``index`` and ``name``; also .csv), a lookup table with lines
-    such as ``1 LH_Vis_1 120 18 131 0``, or a list with one name a line, which are numbered from 1.
+    such as ``1 LH_Vis_1 120 18 131 0``, or a list with one name per line, which are numbered from 1.
 
     Returns
     -------
@@ -78,5 +78,5 @@ def _refuse(path: Path, got: str, expected: str) -> InputError:
         "The label file cannot be used.",
         got=f"{path}: {got}",
         expected=expected,
-        do="give the label file of the atlas, such as atlas-…_dseg.tsv, or a list with one name a line",
+        do="give the label file of the atlas, such as atlas-…_dseg.tsv, or a list with one name per line",
     )

@@ -1,4 +1,4 @@
-"""Which file, or which row of a table, belongs to which scan."""
+"""Matching of files and table rows to scans."""
 
 from __future__ import annotations
 

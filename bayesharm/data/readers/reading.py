@@ -1,4 +1,4 @@
-"""What a reader returns, the choice of what to read, and scans or files without a partner."""
+"""The result of a reader, the choice of records, and unmatched scans and files."""
 
 from __future__ import annotations
 

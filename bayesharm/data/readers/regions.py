@@ -82,7 +82,7 @@ def _read_names(loaded: Values, record: Record, title: str, options: ReaderOptio
             f"The files of {title} do not name their regions.",
             got=record.path.name,
             expected=f"a label file of the atlas{' ' + record.atlas if record.atlas else ''}",
-            do="give it with --labels FILE: …_dseg.tsv with the columns index and name, or a list with one name a line",
+            do="give it with --labels FILE: …_dseg.tsv with the columns index and name, or a list with one name per line",
         )
     names = list(read_labels(options.labels).values())
     if len(names) != loaded.values.shape[-1]:

@@ -1,1 +1,1 @@
-"""Screening of a study for tables that contradict themselves or mean something else than their names say."""
+"""Screening of a study for contradictions and mislabeled columns."""

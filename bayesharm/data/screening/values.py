@@ -1,4 +1,4 @@
-"""Values of features that are no measurements: codes for missing, zeros, row numbers, far values."""
+"""Values of features that are no measurements: codes for missing, zeros, row numbers, outlying values."""
 
 from __future__ import annotations
 
