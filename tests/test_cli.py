@@ -341,11 +341,6 @@ REFUSED = {
         "features.csv",
         "transposed",
     ),
-    "missing value": (
-        lambda s: spoil_value(s, np.nan),
-        "features.csv",
-        r"missing or infinite in 1 of 3 features[\s\S]*'f1'[\s\S]*'s3'",
-    ),
     "infinite value": (lambda s: spoil_value(s, np.inf), "features.csv", r"infinite[\s\S]*'f1'[\s\S]*'s3'"),
     "constant feature": (
         lambda s: table(s, np.c_[np.eye(8, 2), np.ones(8)]),
@@ -477,8 +472,15 @@ def test_runs_that_are_not_whole_are_refused(small_run, study, damage, message):
 # ---- the other commands, exit codes, help
 
 
-def test_dropped_features_are_noted(study, monkeypatch):
+def test_missing_values_are_refused_if_asked_for(study):
     spoil_value(study, np.nan)
+    error = run("fit", study / "scans.csv", study / "features.csv", "--missing", "error", "--out", study / "run", code=2)
+    assert re.search(r"missing in 1 of 3 features[\s\S]*'f1'[\s\S]*'s3'", error.stderr)
+    assert not (study / "run").exists()
+
+
+def test_dropped_features_are_noted(study, monkeypatch):
+    spoil_value(study, np.inf)
     monkeypatch.setattr("bayesharm.model.catalog.load_model", _interrupt)  # far enough
     run("fit", study / "scans.csv", study / "features.csv", "--out", study / "run", code=130)
     monkeypatch.undo()

@@ -513,7 +513,8 @@ def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch)
 
     def with_nan(self, features):
         found, standard = moments(self, features)
-        return type(found)(*(np.where(features == bad, np.nan, part) for part in found)), standard
+        spoiled = {name: np.where(features == bad, np.nan, part) for name, part in found.to_arrays().items()}
+        return found.from_arrays(spoiled), standard
 
     monkeypatch.setattr(FitContext, "moments", with_nan)
     after = fit(study, None, hyper_features=48)
