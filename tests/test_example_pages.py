@@ -1,4 +1,4 @@
-"""The pages on 1000 Functional Connectomes and ON-Harmony: their commands run on the real data, with previews of the fits."""
+"""The pages on 1000 Functional Connectomes and ON-Harmony: their commands run on the real data, with previews for fits."""
 
 import re
 import shlex

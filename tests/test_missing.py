@@ -20,6 +20,7 @@ from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import Expectation
+from bayesharm.inference.effective_features import count_independent_features
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
@@ -183,3 +184,16 @@ def test_a_fit_with_holes_from_table_to_harmonized_table(tmp_path):
     np.testing.assert_array_equal(np.isnan(result.mean), np.isnan(values[:, :5]))
     summary = str(summarize(opened))
     assert "features lack scans" in summary
+
+
+def test_correlated_features_with_holes_do_not_look_independent():
+    """One common factor: the effective number of features with 30% of the values missing is near that of complete ones."""
+    rng = np.random.default_rng(2)
+    people = np.repeat(np.arange(60), 2)
+    values = 0.7 * rng.normal(size=(120, 1)) + 0.7 * rng.normal(size=(120, 60)) + rng.normal(size=(60, 60))[people]
+    holed = np.where(rng.random(values.shape) < 0.3, np.nan, values)
+    complete, found = (count_independent_features(each, people) for each in (values, holed))
+    assert complete < 6 and found < 1.5 * complete
+    independent = rng.normal(size=(120, 60))
+    found = count_independent_features(np.where(np.isnan(holed), np.nan, independent), people)
+    assert found > 0.8 * 60

@@ -96,7 +96,7 @@ def connectivity(
 
     $ bayesharm connectivity timeseries.npz --out connectivity.npz
 
-    $ bayesharm connectivity xcp_d/ --match '*_atlas-4S156Parcels_*' \\
+    $ bayesharm connectivity xcp_d/ --match '*_atlas-4S156Parcels_*timeseries.tsv' \\
         --out connectivity.zarr
 
     $ bayesharm connectivity fmriprep/ --atlas-image atlas.nii.gz \\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -169,12 +170,14 @@ def fit(
         )
         from bayesharm.data.finding import refuse_errors
         from bayesharm.model.configure import configure_model, screen_study
+        from bayesharm.model.design import build_design
         from bayesharm.study_check.check import check as check_study
 
         spec = configure_model(
             spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
             feature_scaling=feature_scaling,
         )  # fmt: skip
+        build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))
         refuse_errors(findings)
         check = check_study(dataset, spec, findings=findings)
@@ -197,4 +200,4 @@ def fit(
     said = set() if quiet else {finding.sentence for finding in check.findings}  # before the fit
     for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
-    typer.echo(f"The results are in {out}. To see them: bayesharm summary {out}")
+    typer.echo(f"The results are in {out}. To see them: bayesharm summary {shlex.quote(str(out))}")

@@ -53,24 +53,36 @@ def finding_from_dict(record: Mapping[str, Any]) -> Finding:
     return Finding(**{**record, **lists})
 
 
-def refuse_errors(findings: Iterable[Finding]) -> None:
-    """Raise one `InputError` about all findings that are errors, if there are any."""
+def refuse_errors(findings: Iterable[Finding], can_be_accepted: bool = True) -> None:
+    """Raise one `InputError` about all findings that are errors, if there are any.
+
+    Parameters
+    ----------
+    findings : iterable of Finding
+    can_be_accepted : bool
+        Whether the user may accept them by their codes.
+    """
     errors = [finding for finding in findings if finding.severity == "error"]
     if len(errors) == 1:
-        raise InputError(errors[0].what, got=errors[0].got, expected=errors[0].expected, do=_advice(errors[0]))
+        raise InputError(
+            errors[0].what, got=errors[0].got, expected=errors[0].expected, do=_advice(errors[0], can_be_accepted)
+        )
     if errors:
         raise InputError(
-            f"The data have {len(errors)} problems.\n" + "\n".join(_numbered(errors)),
+            f"The data have {len(errors)} problems.\n" + "\n".join(_numbered(errors, can_be_accepted)),
             do="correct all of them, then run the command again",
         )
 
 
-def _numbered(errors: Sequence[Finding]) -> list[str]:
+def _numbered(errors: Sequence[Finding], can_be_accepted: bool) -> list[str]:
     return [
-        f"{k}. {error.what}\n     got: {error.got}\n     expected: {error.expected}\n     do this: {_advice(error)}"
+        f"{k}. {error.what}\n     got: {error.got}\n     expected: {error.expected}\n"
+        f"     do this: {_advice(error, can_be_accepted)}"
         for k, error in enumerate(errors, 1)
     ]
 
 
-def _advice(error: Finding) -> str:
+def _advice(error: Finding, can_be_accepted: bool) -> str:
+    if not can_be_accepted:
+        return error.do
     return f"{error.do}; or, if you have checked it, accept it: --accept {error.code} (accept={error.code!r} in Python)"

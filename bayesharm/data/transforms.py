@@ -15,7 +15,7 @@ from bayesharm.errors import InputError, shorten
 TransformName = Literal["fisher-z"]
 
 # Gauss–Hermite nodes of a standard normal. With 9 of them, the sd of r is exact to 1e-5 for sds of z up to 0.4.
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 _PAIRS = [(x, 2 * w / _WEIGHTS.sum()) for x, w in zip(_NODES, _WEIGHTS, strict=True) if x > 1e-9]
 
 
@@ -135,7 +135,7 @@ def _refuse_out_of_range(features: Features, scan_ids: pd.Series) -> None:
         got=f"{' and '.join(counts)} of {n_values:,} values ({low:.4g} to {high:.4g}), "
         f"in features {shorten(features.names[bad_features])}, in scans {shorten(scan_ids[bad_scans])}",
         expected="correlations between -1 and 1, without the diagonal of the matrices",
-        do="leave the transform out: these values are Fisher z already, or not correlations"
+        do="give correlations r; if these values are Fisher z already, fit them without the transform"
         if are_z
         else "leave out these features or scans; a correlation of exactly 1 is that of two identical time series",
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy import sparse
 
 from bayesharm.algorithms.devices import Devices, find_devices
 from bayesharm.conditional.finite_population import FamilyLevels, find_levels
@@ -25,6 +27,7 @@ from bayesharm.results.posterior import Posterior
 # Features that a device samples together: 64 fit the caches of a processor, 4,096 keep an accelerator busy.
 CPU_BLOCK, PREVIEW_BLOCK, ACCELERATOR_BLOCK = 64, 128, 4096
 N_NOISE_FEATURES = 128  # features from which the noise sds of the scans are estimated, for error patterns
+MIN_REPEATS = 3  # repeated scans that an incomplete feature needs, to say that they are copies
 SMALLEST_NOISE = 1e-10  # mean square change between scans of a person, over the variance of the feature
 LARGEST_VARIANCE = 1e200  # squared units of a feature: sums of products stay finite
 
@@ -215,7 +218,7 @@ def _check_features(dataset: Dataset, design: Design) -> tuple[Dataset, float | 
     copied: list[str] = []
     extreme: list[str] = []
     too_few: dict[str, str] = {}
-    first, second = _pair_repeats(design)
+    repeats = _repeats(design)
     n_needed = 2 + int((design.column_scale == FIXED).sum())  # one more than the mean and the covariates, and one to vary
     for start, stop in dataset.features.blocks():
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
@@ -227,11 +230,8 @@ def _check_features(dataset: Dataset, design: Design) -> tuple[Dataset, float | 
             variance = (deviation**2).sum(axis=0) / size
             low = np.min(values, axis=0, where=observed, initial=np.inf)
             high = np.max(values, axis=0, where=observed, initial=-np.inf)
-            varies, change = high > low, variance
-            if len(first):
-                both = observed[first] & observed[second]
-                squared = np.where(both, (values[first] - values[second]) ** 2, 0.0).sum(axis=0)
-                change = np.where(both.any(axis=0), squared / np.maximum(both.sum(axis=0), 1), variance)
+            varies = high > low
+            change = _change_within_people(repeats, deviation, observed, is_complete, variance)
             is_scarce = ~is_complete & ((n_observed < n_needed) | ~varies)
             is_extreme = ~((variance > 1 / LARGEST_VARIANCE) & (variance < LARGEST_VARIANCE))
             is_copied = varies & ~is_extreme & ~is_scarce & (change < SMALLEST_NOISE * variance)
@@ -267,9 +267,20 @@ def _check_features(dataset: Dataset, design: Design) -> tuple[Dataset, float | 
     return dataset, unit, n_missing > 0
 
 
-def _pair_repeats(design: Design) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions of each scan of a person and of the person's next one."""
-    person = np.asarray(design.participants)
-    order = np.argsort(person, kind="stable")
-    is_same = person[order][1:] == person[order][:-1]
-    return order[:-1][is_same], order[1:][is_same]
+def _repeats(design: Design) -> sparse.csr_array:
+    """Scans of each participant with several, (participant, scan of the design)."""
+    person = pd.factorize(np.asarray(design.participants))[0]
+    scans = np.flatnonzero(np.bincount(person)[person] > 1)
+    people, row = np.unique(person[scans], return_inverse=True)
+    return sparse.csr_array((np.ones(len(scans)), (row, scans)), shape=(len(people), len(person)))
+
+
+def _change_within_people(
+    repeats: sparse.csr_array, deviation: np.ndarray, observed: np.ndarray, is_complete: np.ndarray, variance: np.ndarray
+) -> np.ndarray:
+    """Mean square difference between two observed scans of a person, (feature,); the variance where too few are left."""
+    n = repeats @ observed.astype(float)
+    squares = repeats @ deviation**2 - (repeats @ deviation) ** 2 / np.maximum(n, 1)
+    dof = np.maximum(n - 1, 0).sum(axis=0)
+    is_known = dof >= np.where(is_complete, 1, MIN_REPEATS)
+    return np.where(is_known, 2 * np.maximum(squares, 0).sum(axis=0) / np.maximum(dof, 1), variance)

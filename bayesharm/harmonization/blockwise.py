@@ -87,7 +87,8 @@ class BlockwiseCorrection:
         progress : Progress
         """
         n_features, (scanner, scanner_names) = self.features.n_features, pd.factorize(self.scan_scanners)
-        size, values_seen = np.empty((len(scanner_names), n_features)), ValueNotes(self.inverse)
+        size = np.empty((len(scanner_names), n_features))
+        values_seen = ValueNotes(may_be_amounts=not self.inverse and self.transform is None)
         for start, stop in self.features.blocks():
             columns, values = slice(start, stop), self.features.read(start, stop)
             size[:, columns] = root_mean_square(values, scanner)
@@ -191,7 +192,7 @@ def prepare_correction(
             )
     notes = [
         *filter(None, [posterior.preview_notice]),
-        *interpretation_notes(posterior.spec, families),
+        *interpretation_notes(posterior.spec, families, "n_observed" in posterior.tree["design"]),
         *feature_notes,
         *_convergence_notes(posterior, features, indices),
         *scan_notes,

@@ -17,6 +17,9 @@ MAX_SIZE_RATIO = 100.0
 MIN_CENTER = 5.0
 
 
+EDGE = "edge_"  # names of edges: edge_ and both regions
+
+
 def match_features(posterior: Posterior, features: Features) -> tuple[Features, np.ndarray, list[str]]:
     """Select the features of the posterior, in the order of the dataset.
 
@@ -42,7 +45,7 @@ def match_features(posterior: Posterior, features: Features) -> tuple[Features, 
             expected=f"{len(names) + len(dropped)}, in the order of the fit",
             do="give the same columns as in the fit, or label the features of both by name",
         )
-    given = pd.Index(features.names)
+    given = pd.Index(_named_as_in_fit(features.names, names))
     absent = names.difference(given, sort=False)
     if len(absent) and features.matrix.names is None:
         raise InputError(
@@ -59,11 +62,22 @@ def match_features(posterior: Posterior, features: Features) -> tuple[Features, 
             do="give (or select with the same glob) the features to which the model was fitted",
         )
     indices = names.get_indexer(given)
-    extra = features.names[indices < 0]
+    extra = given.to_numpy(str)[indices < 0]
     if not extra.size:
         return features, indices, []
     notes = [_describe_extra(extra, dropped)]
     return features.take(features.names[indices >= 0]), indices[indices >= 0], notes
+
+
+def _named_as_in_fit(given: np.ndarray, names: pd.Index) -> list[str]:
+    """Rename edges whose regions the fit names in the other order: ``edge_B_A`` is ``edge_A_B``."""
+    known, found = set(names) - set(given.tolist()), []
+    for name in given.tolist():
+        words = name.removeprefix(EDGE).split("_") if name.startswith(EDGE) and known else []
+        swapped = [EDGE + "_".join(words[k:] + words[:k]) for k in range(1, len(words))]
+        swapped = [other for other in swapped if other in known]
+        found.append(swapped[0] if len(swapped) == 1 else name)
+    return found
 
 
 def _describe_extra(extra: np.ndarray, dropped: dict[str, str]) -> str:

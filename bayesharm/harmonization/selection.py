@@ -187,8 +187,13 @@ def _place_populations(
     return effects, np.array([-1 if each is None else place.get(each, -1) for each in populations], int), notes
 
 
-def interpretation_notes(spec: ModelSpec, families: tuple[str, ...]) -> list[str]:
-    """Warn where the model does not separate measurement from sampling bias."""
+def interpretation_notes(spec: ModelSpec, families: tuple[str, ...], has_missing: bool = False) -> list[str]:
+    """Warn where the model does not separate both biases, and where sds of sums are approximate."""
+    if has_missing and len(families) > 1:
+        return [
+            "Some features lack scans: the sd of measurement and sampling bias together uses the correlation of both in "
+            "features that have all scans, and is approximate in the others."
+        ]
     if spec.participants == "travelers" or any(family.grouping == "population" for family in spec.families):
         return []
     return [

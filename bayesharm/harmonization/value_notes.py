@@ -16,12 +16,12 @@ class ValueNotes:
 
     Parameters
     ----------
-    inverse : bool
-        Whether effects are added: values that become negative then were so before the harmonization.
+    may_be_amounts : bool
+        Whether values may be amounts, which cannot be negative: not correlations, nor values to which effects are added.
     """
 
-    def __init__(self, inverse: bool):
-        self.inverse = inverse
+    def __init__(self, may_be_amounts: bool):
+        self.may_be_amounts = may_be_amounts
         self.n_values = self.n_negative = 0
         self.negative: list[str] = []
         self.coded: list[str] = []
@@ -34,7 +34,7 @@ class ValueNotes:
         low, high = np.fmin.reduce(before), np.fmax.reduce(before)
         self.n_values += before.size
         amounts = np.flatnonzero(low >= 0)
-        if amounts.size and not self.inverse:
+        if amounts.size and self.may_be_amounts:
             count = np.count_nonzero(after[:, amounts] < 0, axis=0)
             self.n_negative += int(count.sum())
             self.negative += names[amounts[count > 0]].tolist()

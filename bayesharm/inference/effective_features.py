@@ -12,6 +12,7 @@ from bayesharm.model.design import Design
 
 N_REWEIGHTINGS = 4  # rounds in which noise variances and residuals are estimated in turn
 MAX_FILLINGS, FILLING_TOLERANCE = 30, 1e-3  # rounds in which missing values are filled in, and the last change, in sds
+MIN_RESIDUAL = 1e-3  # of a scan with a residual, over the root mean square of residuals
 MIN_STRENGTH = 1e-9  # smallest singular value of independent columns, over the largest one (or 1)
 
 
@@ -152,8 +153,10 @@ def count_independent(residualization: Residualization, values: np.ndarray) -> f
     if n == 0:
         return 1.0
     squares = (residuals.T @ residuals) ** 2
-    observed = ~np.isnan(standardized[residualization.rows][:, varies])
-    if observed.all():
+    missing = np.isnan(standardized[residualization.rows][:, varies])
+    # the only observed scan of a person has no residual either
+    observed = ~missing & (np.abs(residuals) > MIN_RESIDUAL / np.sqrt(len(residuals)))
+    if not missing.any():
         excess = squares.sum() - n - n * (n - 1) / dof
     else:  # residuals of the scans that two features share, out of those that either has
         together = observed.T.astype(float) @ observed

@@ -93,7 +93,7 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
                 expected="a heading and one row per scan",
                 do="check that this is the right file, or write it again",
             )
-    header = [str(name) if str(name).strip() else f"Unnamed: {i}" for i, name in enumerate(names)]
+    header = [str(name) if str(name).strip() else _name_of_blank(i, names) for i, name in enumerate(names)]
     folded = pd.Index(header if isinstance(source, pd.DataFrame) else [name.casefold() for name in header])
     repeated = pd.Index(header)[folded.duplicated(keep=False)].unique()
     if len(repeated):
@@ -104,6 +104,14 @@ def table_columns(source: TableSource, what: str = "the table") -> list[str]:
             do="rename or remove the repeated columns",
         )
     return header
+
+
+def _name_of_blank(column: int, names: Sequence[Any]) -> str:
+    """Return a name for a column without a heading, as pandas does; it may be taken in a table that pandas wrote."""
+    name = f"Unnamed: {column}"
+    while name in names:
+        name += ".1"
+    return name
 
 
 def index_name(source: TableSource) -> str | None:

@@ -112,7 +112,7 @@ def scanner_table(check: Any) -> Table:
     if diagnoses:
         caption += f" {listed(diagnoses)}: people who did not travel."
     if len(shown) < len(extra):
-        caption += f" {listed([name for name in extra if name not in shown])} by scanner: in the JSON only."
+        caption += f" In the JSON only: {listed([name for name in extra if name not in shown])}."
     if has_precision:
         caption += _explain_precision(check)
     columns = {name: cells[name] for name in ("scanner", "scans", "people", "travelers")} | shown

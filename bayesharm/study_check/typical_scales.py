@@ -18,7 +18,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import FIXED, Design
 
 N_FEATURES = 100
-MAX_STEPS, SMALL_STEP = 50, 0.002  # of the logarithms of the variances
+MAX_STEPS, SMALL_STEP = 2000, 1e-5  # of the logarithms of the variances
 MIN_FEATURES = 5  # below which the prior medians are used
 MIN_SHARE = 0.8  # of the values of a feature that must be there
 SMALLEST = 0.01  # of the scales, in sd of a feature

@@ -62,9 +62,9 @@ def choose_records(records: Sequence[Record], options: ReaderOptions, usual_meas
         keys = {key: sorted({record.variant.get(key, "none") for record in records}) for key in options.entities}
         raise InputError(
             "No file has the chosen parts in its name.",
-            got="; ".join(f"{key}: {shorten(values)}" for key, values in keys.items()),
-            expected=" ".join(f"{key}={value}" for key, value in options.entities.items()),
-            do="choose one of the values that there are with --entity",
+            got=" ".join(f"{key}={value}" for key, value in options.entities.items()),
+            expected="; ".join(f"{key}: {shorten(values)}" for key, values in keys.items()),
+            do="choose one of these with --entity, or leave the option out",
         )
     measures = sorted({record.measure for record in left})
     measure = options.measure or (usual_measure if usual_measure in measures else "")
@@ -76,8 +76,8 @@ def _pick(records: list[Record], what: str, values: list[str], chosen: str) -> l
     if chosen and chosen not in values:
         raise InputError(
             f"No file holds the chosen {what}.",
-            got=f"{what}: {shorten(filter(None, values), 20) or 'not named in these files'}",
-            expected=chosen,
+            got=f"{what} {chosen!r}",
+            expected=f"one of {shorten(filter(None, values), 20) or 'none: these files name none'}",
             do=f"choose one of these with --{what}, or omit the option",
         )
     if not chosen and len(values) > 1:

@@ -1,6 +1,7 @@
 """XCP-D: correlations (`relmat.tsv`, formerly `conmat.tsv`), ALFF, ReHo, and surface measures (`morph.tsv`).
 
-The names are those of its page of outputs, version 26.1, and of versions up to 0.6.
+The names are those of its page of outputs, version 26.1, of versions up to 0.6, and of versions that write ``seg-`` in place
+of ``atlas-``.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ SURFACE = ("thickness", "sulc", "curv")
 
 def _recognize(path: Path) -> Record | None:
     name = parse_name(path.name)
-    if name is None or "sub" not in name.entities or "atlas" not in name.entities or name.extension != ".tsv":
+    if name is None or "sub" not in name.entities or name.extension != ".tsv":
+        return None
+    atlas = name.entities.get("atlas", name.entities.get("seg"))
+    if atlas is None or "meas" in name.entities:  # giga_connectome writes seg and meas
         return None
     measure = _measure(name)
     if not measure:
         return None
-    used = {"atlas", "stat", "measure"} | ({"desc"} if measure in SURFACE else set())
+    used = {"atlas", "seg", "stat", "measure"} | ({"desc"} if measure in SURFACE else set())
     variant = {key: value for key, value in name.variant.items() if key not in used}
-    return Record(path, source_label(name.source), name.source, variant, measure, name.entities["atlas"])
+    return Record(path, source_label(name.source), name.source, variant, measure, atlas)
 
 
 def _measure(name: BidsName) -> str:

@@ -39,13 +39,16 @@ def _differs_within_people(scans: pd.DataFrame, name: str, values: np.ndarray) -
     if not people.any():
         return
     person, scanner = scans["participant_id"][people], scans["scanner"][people]
-    y = values[people]
+    # runs of one visit are not independent: one value for each person and scanner
+    means = pd.DataFrame({"person": person, "scanner": scanner, "y": values[people]})
+    means = means.groupby(["person", "scanner"], sort=False, as_index=False)["y"].mean()
+    person, scanner, y = means["person"], means["scanner"], means["y"].to_numpy()
+    raw = pd.Series(y, scanner.index)
     if (y > 0).all() and abs(stats.skew(np.log(y))) < abs(stats.skew(y)):
         y = np.log(y)  # skewed measures, such as head motion: the test needs roughly normal residuals
     p, effect = test_scanners(y, person, scanner)
     if not p < FALSE_ALARMS:
         return
-    raw = pd.Series(values[people], scanner.index)
     by_scanner = test_scanners(raw.to_numpy(), person, scanner)[1] if effect is not None else None
     low, high = (by_scanner.idxmin(), by_scanner.idxmax()) if by_scanner is not None else ("", "")
     spread = pd.Series(values).groupby(scans["participant_id"].to_numpy()).mean().std()
@@ -56,7 +59,7 @@ def _differs_within_people(scans: pd.DataFrame, name: str, values: np.ndarray) -
         f"The covariate {name!r} differs between scanners in the same people: its linear effect carries this difference "
         "back into the harmonized features.",
         got=f"{width:.4g} more on {high!r} than on {low!r} in {person.nunique()} travelers; sd between people "
-        f"{spread:.4g} (p = {p:.1g}; false alarms in {FALSE_ALARMS:.1%} of studies)",
+        f"{spread:.4g} (p = {p:.1g}; false alarms for {FALSE_ALARMS:.1%} of covariates)",
         expected="covariates that are the same for a person on every scanner, such as sex, or that were measured otherwise",
         do=f"leave {name!r} out, or use one value for each person, or harmonize it first as a feature",
         columns=(name,),

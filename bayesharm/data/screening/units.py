@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ POWER_TOLERANCE = (
     0.09  # of log10: scanners whose values differ by 10, 100, … have other units, even if they also differ by 20%
 )
 LEAST_SCANS = 3
+MIN_CHOICES, FEW_FEATURES = 1e3, 0.02  # choices of scans per feature, and share of features, below which it is chance
 STRONG = 0.4  # mean correlation from which r and z differ enough
 
 
@@ -58,13 +60,16 @@ def _factors(sweep: Sweep, k: int, count: np.ndarray) -> tuple[np.ndarray, np.nd
     """Return the factor between a scanner and the others, and which features are in other units there; (feature,) arrays."""
     others = np.arange(len(count)) != k
     with np.errstate(invalid="ignore", divide="ignore", all="ignore"):
-        rest = np.median(np.where(others[:, None], sweep.level, np.nan)[others], axis=0)
+        rest = np.quantile(sweep.level[others], 0.5, axis=0, method="lower")
         factor = sweep.level[k] / rest
         power = np.round(np.log10(factor))
         is_power = (power != 0) & (np.abs(np.log10(factor) - power) < POWER_TOLERANCE)
         above = sweep.least[k] > APART * np.fmax.reduce(sweep.most[others])
         below = sweep.most[k] * APART < np.fmin.reduce(sweep.least[others])
     is_apart = is_power & (above | below)
+    # scanners with few scans are apart in a feature by chance once in so many times as their scans can be chosen
+    if comb(int(count.sum()), int(count[k])) < MIN_CHOICES * len(is_apart) and is_apart.mean() < FEW_FEATURES:
+        is_apart[:] = False
     known = np.isfinite(factor) & (factor > 0)
     if known.sum() >= 20 and count[k] * known.sum() >= 200:  # features around 0: the sizes of many say it together
         log_factor = np.log10(factor[known])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -101,7 +102,7 @@ def _on_codes(
     where = scans["scan_id"].iloc[rows]
     examples = [f"{value:g} in {str(names[k])!r} of scan {scans['scan_id'].iloc[row]!r}" for row, k, value in found[:3]]
     is_zero = code.startswith("impossible")
-    is_rare = is_zero and len(found) < FEW * len(scans) * len(names)
+    is_rare = len(found) < FEW * len(scans) * len(names) if is_zero else not _is_repeated(found)
     return Finding(
         code,
         "caveat" if is_rare else "error",
@@ -117,6 +118,11 @@ def _on_codes(
         scans=tuple(where),
         columns=tuple(str(names[k]) for k in columns),
     )
+
+
+def _is_repeated(found: list[tuple[int, int, float]]) -> bool:
+    """Whether one code occurs twice: a single 99 may be a measurement."""
+    return max(Counter(value for _, _, value in found).values()) > 1
 
 
 def _zero_filled(features: Features, scans: pd.DataFrame, sweep: Sweep) -> Iterator[Finding]:

@@ -116,7 +116,7 @@ def compute_all(
             values[k] = fisher_z(result.edges) if in_z else result.edges
         results.append(replace(result, edges=None))
     progress("connectivity", len(scans), len(scans), "done")
-    refuse_errors([*damaged, *_problems(results, len(regions.names), min_volumes, measure, in_z)])
+    refuse_errors([*damaged, *_problems(results, len(regions.names), min_volumes, measure, in_z)], can_be_accepted=False)
     table = pd.DataFrame(
         [
             {"scan_id": each.scan.scan_id, "n_volumes": each.n_volumes, "n_dropped": each.n_dropped,
