@@ -95,24 +95,12 @@ def _bare(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"^(sub|subj|subject|participant)[-_ ]?(?=\w)", "", name.casefold()))
 
 
-def _without_scanner(name: str, scanner: str) -> str:
-    """Return an identifier without the scanner of its scan at the beginning or the end."""
-    low, label = name.casefold(), scanner.casefold()
-    if len(low) > len(label) + 1 and low.endswith(label) and not low[-len(label) - 1].isalnum():
-        return name[: -len(label) - 1]
-    if len(low) > len(label) + 1 and low.startswith(label) and not low[len(label)].isalnum():
-        return name[len(label) + 1 :]
-    return name
-
-
 def _participants_named_after_scans(scans: pd.DataFrame) -> Iterator[Finding]:
     """A participant column that names scans, so that nobody seems to have traveled."""
     people = scans["participant_id"].astype(str)
     if not people.is_unique or len(people) < 4:
         return
     person = people.map(lambda name: VISIT_SUFFIX.sub("", name))
-    by_scanner = [_without_scanner(name, str(scanner)) for name, scanner in zip(people, scans["scanner"], strict=True)]
-    person = person.where(person != people, by_scanner)
     group = scans.groupby(person.to_numpy())
     visits = group["scanner"].agg(["size", "nunique"])
     several = visits.index[(visits["size"] > 1) & (visits.index.str.len() > 1)]
@@ -121,10 +109,10 @@ def _participants_named_after_scans(scans: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "participant-is-scan",
             "error",
-            "participant_id seems to name scans: it has a session or a scanner in it, and is different for every scan.",
+            "participant_id seems to name scans: it ends in a session and is different for every scan.",
             got=f"{shorten(people[person == several[0]], 3)}, which look like one person; {is_visit.sum()} scans in all",
             expected="the same participant_id in all scans of a person",
-            do="name the column of the person with --participant, or take the session or scanner out of it",
+            do="name the column of the person with --participant, or take the session out of it",
             scans=tuple(scans["scan_id"][is_visit]),
             participants=tuple(people[is_visit]),
             columns=("participant_id",),
