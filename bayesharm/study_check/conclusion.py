@@ -41,6 +41,8 @@ def conclude(
         As in :func:`bayesharm.check`.
     """
     separable, separation = say.on_separation(result.counts, result.links)
+    doubtful = separable != "no" and any(finding.code == "people-unlike" for finding in result.findings)
+    separation = [*(say.on_doubtful_people() if doubtful else []), *separation]
     reference = options["reference"] or advice.reference
     disorder = say.on_disorder(result.counts, result.precision, reference or DEFAULT_REFERENCE)
     confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)

@@ -75,6 +75,14 @@ def on_separation(counts: Counts, links: Links) -> tuple[str, list[str]]:
     ]
 
 
+def on_doubtful_people() -> list[str]:
+    """Say on what the separation rests where identifiers may stand for several people."""
+    return [
+        "Check the identifiers first (people-unlike, below): if sites have numbered their own people alike, nobody has "
+        "traveled, and the next sentence is wrong."
+    ]
+
+
 def _named_groups(groups: tuple[tuple[str, ...], ...]) -> str:
     """Name the groups that are not linked: the smaller ones by name."""
     first, *rest = groups
