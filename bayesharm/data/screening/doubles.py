@@ -162,7 +162,8 @@ def _unlike(scans: pd.DataFrame, distance: np.ndarray, person: np.ndarray, apart
             yield Finding(
                 "people-unlike",
                 "caveat",
-                "In the whole study, scans of one participant_id are not measurably more alike than those of different people.",
+                "In the whole study, scans of one participant_id are not measurably more alike than those of different "
+                "people.",
                 got=f"{shares.mean():.0%} of the pairs of different people on the same scanners are less alike, over "
                 f"{len(shares)} people with several scans; chance gives 50%",
                 expected="scans of one person that are more alike, unless the features hardly tell people apart",
