@@ -176,7 +176,7 @@ def test_tables_that_cannot_be_used(tmp_path):
     (tmp_path / "other.txt").write_text("a\tb\n1\t2\n")
     refused("not in the format freesurfer.*'other.txt'", [path, tmp_path / "other.txt"])
     refused("not in the format enigma", path, format="enigma")
-    refused("chosen atlas.*'aparc'.*x", path, atlas="x")
+    refused("chosen atlas.*'x'.*'aparc'", path, atlas="x")
     refused("A file does not exist", tmp_path / "nowhere")
 
 

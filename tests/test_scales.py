@@ -102,7 +102,7 @@ def test_draws_of_a_feature_do_not_depend_on_its_block(block, sample):
 
 def test_a_feature_of_nan_spoils_no_other(block, sample, study):
     moments = jax.tree.map(np.copy, study.moments)
-    for part in moments:
+    for part in moments.to_arrays().values():
         part[:, 5] = np.nan
     draws, others = sample(np.arange(N_FEATURES), moments), np.arange(N_FEATURES) != 5
     jax.tree.map(np.testing.assert_array_equal, lanes_of(draws, others), lanes_of(block, others))

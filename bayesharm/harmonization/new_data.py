@@ -13,6 +13,8 @@ from bayesharm.data.screening.coding import screen_coding
 from bayesharm.data.screening.screen import accept_findings, screen
 from bayesharm.results.posterior import Posterior
 
+OF_A_FIT = ("participant-is-scan",)  # findings on a whole study: a traveler of the fit may have a single new scan
+
 
 def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[str] | str = ()) -> list[str]:
     """Refuse scans that contradict themselves, from which a posterior would learn; return caveats as sentences.
@@ -28,7 +30,9 @@ def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[st
     findings = screen(
         dataset, covariates=spec.covariates, factors=[family.grouping for family in spec.factors], accept=accept
     )
-    findings = accept_findings(findings, _accepted_in_fit(posterior))
+    findings = [
+        finding for finding in accept_findings(findings, _accepted_in_fit(posterior)) if finding.code not in OF_A_FIT
+    ]
     refuse_errors(findings)
     return [finding.sentence for finding in findings]
 
