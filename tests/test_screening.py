@@ -14,7 +14,7 @@ from bayesharm.data.finding import Finding, finding_from_dict, refuse_errors
 from bayesharm.data.screening.codes import CODES
 from bayesharm.data.screening.covariates import test_scanners as scanner_test
 from bayesharm.data.screening.harmonized import ratios
-from bayesharm.data.screening.screen import screen
+from bayesharm.data.screening.screen import screen, screen_scans
 from bayesharm.errors import InputError
 
 COVARIATES = ("age", "sex", "motion", "icv")
@@ -557,3 +557,31 @@ def test_missing_and_infinite_features_are_left_out_of_the_statistics(study):
     assert screen(dataset) == []
     holes = load_dataset(study.scans, pd.DataFrame(values, study.features.index, study.features.columns), check="apply")
     assert screen(holes, covariates=COVARIATES) == []
+
+
+@pytest.mark.parametrize("with_sex", [True, False])
+def test_people_named_with_their_scanner_are_found_and_people_numbered_by_site_are_not(with_sex):
+    people = [f"T{k}_{scanner}" for k in range(8) for scanner in "ABC"]
+    people += [] if with_sex else [f"c{k:02d}_{'ABC'[k % 3]}" for k in range(20)]
+    scans = pd.DataFrame({"scan_id": people, "participant_id": people, "scanner": [name[-1] for name in people]})
+    if with_sex:
+        scans["sex"] = np.repeat(list("MFFMFMMF"), 3)
+    found = {finding.code: finding.severity for finding in screen_scans(scans)}
+    assert found.get("participant-is-scan") == "caveat"
+    numbered = [f"{k:03d}-{site}" for site in "ABC" for k in range(1, 30)]
+    scans = pd.DataFrame({"scan_id": numbered, "participant_id": numbered, "scanner": [name[-1] for name in numbered]})
+    if with_sex:
+        scans["sex"] = np.random.default_rng(0).choice(list("MF"), len(scans))
+    assert "participant-is-scan" not in {finding.code for finding in screen_scans(scans)}
+
+
+def test_a_code_among_ages_is_a_caveat():
+    rng = np.random.default_rng(1)
+    people = [f"p{k}" for k in range(48)]
+    scans = pd.DataFrame({"scan_id": people, "participant_id": people, "scanner": list("AB") * 24})
+    scans["age"] = rng.integers(20, 70, 48)
+    scans.loc[[3, 9], "age"] = 99
+    found = [finding for finding in screen_scans(scans, covariates=["age"]) if finding.code == "missing-code"]
+    assert [finding.severity for finding in found] == ["caveat"] and found[0].scans == ("p3", "p9")
+    scans["age"] = rng.integers(60, 100, 48)
+    assert not [finding for finding in screen_scans(scans, covariates=["age"]) if finding.code == "missing-code"]

@@ -15,6 +15,7 @@ from bayesharm.errors import shorten
 from bayesharm.io.numbers import is_text, parse_numbers
 
 LEAST_PEOPLE = 8  # for outliers of covariates
+AGE_CODES, AGE_GAP = (77.0, 88.0, 99.0), 5.0  # codes among ages, and years above the others from which they are suspicious
 FAR, CODE_FAR = 10, 4  # robust sds from the median: of a value that is suspicious, and of one that is a usual code too
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 EXCEL_DATE = re.compile(
@@ -139,6 +140,8 @@ def _numbers(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
                 scans=tuple(scans["scan_id"][rows]),
                 columns=(name,),
             )
+    if is_age(name):
+        yield from _codes_among_ages(scans, name, values)
     if is_far.any():
         rows = pd.Series(is_far, scans.index)
         yield Finding(
@@ -151,6 +154,25 @@ def _numbers(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
             scans=tuple(scans["scan_id"][rows]),
             columns=(name,),
         )
+
+
+def _codes_among_ages(scans: pd.DataFrame, name: str, values: np.ndarray) -> Iterator[Finding]:
+    """Ages of 77, 88 or 99 in several scans, above all other ages but not so far that they must be codes."""
+    for code in AGE_CODES:
+        same = values == code
+        others = values[np.isfinite(values) & ~np.isin(values, AGE_CODES)]
+        if same.sum() > 1 and len(others) > 2 and others.max() < code - AGE_GAP:
+            where = scans["scan_id"][same]
+            yield Finding(
+                "missing-code",
+                "caveat",
+                f"The covariate {name!r} is {code:g} in several scans, which is a usual code for 'missing'.",
+                got=f"{int(same.sum())} scans: {shorten(where)}; the others are {_range(others)}",
+                expected="an age for every scan",
+                do="check these ages; fill them in or remove these scans",
+                scans=tuple(where),
+                columns=(name,),
+            )
 
 
 def find_codes(values: np.ndarray, positive: object = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

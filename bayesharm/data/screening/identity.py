@@ -13,6 +13,8 @@ from bayesharm.data.scans import CANONICAL
 from bayesharm.data.screening.words import CODE_WORDS, PLACEHOLDERS, folded, is_constant_by_name, meaning_of
 from bayesharm.errors import shorten
 
+MANY_PEOPLE = 6  # of whom constants agree, so that chance is unlikely
+
 VISIT_SUFFIX = re.compile(r"[_\-. ]*(?:ses|session|visit|run|scan|timepoint|tp|acq)[-_ ]?[a-z0-9]+$", re.IGNORECASE)
 
 
@@ -131,6 +133,43 @@ def _participants_named_after_scans(scans: pd.DataFrame) -> Iterator[Finding]:
             participants=tuple(people[travels]),
             columns=("participant_id",),
         )
+        return
+    yield from _participants_with_scanner(scans, people)
+
+
+def _participants_with_scanner(scans: pd.DataFrame, people: pd.Series) -> Iterator[Finding]:
+    """Identifiers with the scanner at their end, such as ``T1_A``, of people who seem to have traveled.
+
+    Sites that number their own people alike look the same, but for their constants, and as nearly everybody is repeated.
+    """
+    pairs = zip(people, scans["scanner"].astype(str), strict=True)
+    bare = pd.Series([_without_scanner(name, scanner) for name, scanner in pairs], scans.index)
+    visits = scans.groupby(bare)["scanner"].nunique()
+    several = visits.index[(visits > 1) & (visits.index.str.len() > 1)]
+    if len(several) < 2 or (bare == people).all():
+        return
+    constants = [name for name in scans if is_constant_by_name(str(name)) and scans[name].nunique() > 1]
+    agree = all((scans[bare.isin(several)].groupby(bare)[name].nunique() <= 1).all() for name in constants)
+    if not agree or not (len(several) <= 0.5 * len(visits) or (constants and len(several) >= MANY_PEOPLE)):
+        return
+    chosen = bare.isin(several)
+    yield Finding(
+        "participant-is-scan",
+        "caveat",
+        "participant_id ends in the scanner: people who traveled may count as several people.",
+        got=f"{shorten(people[bare == several[0]], 3)}; {len(several)} such people in {int(chosen.sum())} scans",
+        expected="the same participant_id in all scans of a person",
+        do="if they are the same people, take the scanner out of participant_id",
+        scans=tuple(scans["scan_id"][chosen]),
+        participants=tuple(people[chosen]),
+        columns=("participant_id",),
+    )
+
+
+def _without_scanner(name: str, scanner: str) -> str:
+    """Return an identifier without the scanner of its scan at its end."""
+    is_named = len(name) > len(scanner) + 1 and name.casefold().endswith(scanner.casefold())
+    return name[: -len(scanner) - 1] if is_named and not name[-len(scanner) - 1].isalnum() else name
 
 
 def _many_scans(scans: pd.DataFrame) -> Iterator[Finding]:
