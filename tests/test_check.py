@@ -450,6 +450,17 @@ def test_long_names_and_many_scanners_fit():
     assert max(map(len, page.splitlines())) <= 100
 
 
+def test_a_factor_that_all_features_share_makes_no_scan_outlying():
+    """Such as a global signal: its square has a long tail, which the distance of a scan then has too."""
+    rng, alarms = np.random.default_rng(6), 0
+    for _ in range(40):
+        people = [f"p{k}" for k in range(120)]
+        scans = pd.DataFrame({"scan_id": people, "participant_id": people, "scanner": list("ABCDEF") * 20})
+        values = 0.55 * rng.normal(size=(120, 1)) * rng.normal(size=100) + 0.84 * rng.normal(size=(120, 100))
+        alarms += len(find_outlying(Features.from_array(values), scans)) > 0
+    assert alarms <= 6  # of 40 studies: 5% are 2; more than 6 has a probability below 1%
+
+
 def test_the_keys_of_the_json_are_documented():
     text = DOCS.read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) >= KEYS

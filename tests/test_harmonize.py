@@ -15,9 +15,10 @@ from posteriors import make_posterior
 
 from bayesharm.analysis.summary import summarize
 from bayesharm.data.dataset import Dataset, load_dataset
+from bayesharm.data.features import Features
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import BayesharmError, InputError
-from bayesharm.harmonization.feature_matching import compare_units, root_mean_square
+from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.harmonize import harmonize, harmonize_to_files
 from bayesharm.io.tables import read_table
 from bayesharm.io.writers import WRITTEN_FORMATS
@@ -621,3 +622,11 @@ def test_a_summary_measures_the_sources(tmp_path):
     assert names == ["effect_sizes.csv", "hyper.csv", "scanners.csv", "features.csv"]
     assert pd.read_csv(tmp_path / "tables" / "features.csv").feature.tolist() == NAMES
     assert all(len(line) <= 80 for line in str(summary).splitlines())
+
+
+def test_edges_are_matched_in_either_order_of_their_regions():
+    posterior = make_posterior(features=("edge_V_1_MT", "edge_M_1_V_1", "thickness"))
+    given = Features.from_array(np.arange(6.0).reshape(2, 3), ["thickness", "edge_MT_V_1", "edge_V_1_M_1"])
+    features, indices, notes = match_features(posterior, given)
+    assert indices.tolist() == [2, 0, 1] and notes == []
+    assert features.names.tolist() == ["thickness", "edge_MT_V_1", "edge_V_1_M_1"]

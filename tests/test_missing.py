@@ -17,6 +17,8 @@ from bayesharm.analysis.summary import summarize
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.data.dataset import load_dataset
+from bayesharm.errors import InputError
+from bayesharm.fitting.context import _check_features
 from bayesharm.fitting.fit import fit
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import Expectation
@@ -197,3 +199,21 @@ def test_correlated_features_with_holes_do_not_look_independent():
     independent = rng.normal(size=(120, 60))
     found = count_independent_features(np.where(np.isnan(holed), np.nan, independent), people)
     assert found > 0.8 * 60
+
+
+def test_copied_values_are_found_across_holes():
+    """One value per person, and the scans on the second scanner missing; a single equal pair is no copy."""
+    rows = [(f"t{k}", scanner) for k in range(6) for scanner in "ABC"]
+    scans = pd.DataFrame(rows, columns=["participant_id", "scanner"])
+    scans["scan_id"] = [f"s{k}" for k in range(len(scans))]
+    values = np.random.default_rng(8).normal(size=(18, 2))
+    values[:, 1] = np.repeat(np.arange(6.0), 3)
+    values[1::3, 1] = np.nan
+    design = build_design(load_dataset(scans, values).sorted().scans, load_model("traveling"))
+    with pytest.raises(InputError, match=r"the same in all scans of a person[\s\S]*'feature_0001'"):
+        _check_features(load_dataset(scans, values).sorted(), design)
+    values[:, 1] = np.random.default_rng(9).integers(0, 9, 18)
+    values[[2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17], 1] = np.nan
+    values[0, 1] = values[1, 1] = 4.0  # the only person with two observed scans
+    dataset, _, has_missing = _check_features(load_dataset(scans, values).sorted(), design)
+    assert dataset.features.n_features == 2 and has_missing

@@ -72,6 +72,15 @@ def test_xcp_d(tmp_path):
     assert "6 files of XCP-D 0.10.6 were read" in reading["notes"][0]
 
 
+def test_xcp_d_with_seg_in_place_of_atlas(tmp_path):
+    matrices = write_xcp_d(tmp_path)
+    for path in sorted(tmp_path.rglob("*atlas-*")):
+        path.rename(path.with_name(path.name.replace("atlas-", "seg-")))
+    dataset = load_dataset(make_scans(), tmp_path, atlas=ATLAS)
+    np.testing.assert_array_equal(values_of(dataset), lower(matrices))
+    assert dataset.reading["tool"] == "XCP-D"
+
+
 @pytest.mark.parametrize(
     "extra, name",
     [("den-91k_", "stat-pearsoncorrelation_relmat"), ("", "measure-pearsoncorrelation_conmat")],

@@ -585,3 +585,39 @@ def test_a_code_among_ages_is_a_caveat():
     assert [finding.severity for finding in found] == ["caveat"] and found[0].scans == ("p3", "p9")
     scans["age"] = rng.integers(60, 100, 48)
     assert not [finding for finding in screen_scans(scans, covariates=["age"]) if finding.code == "missing-code"]
+
+
+def test_values_around_zero_of_few_scans_are_not_in_other_units():
+    """Of 10,000 edges of three people on each of two scanners some are 10 times as large on one of them by chance."""
+    rng = np.random.default_rng(3)
+    scans = pd.DataFrame({"participant_id": [f"p{k}" for k in range(6)], "scanner": list("AAABBB")})
+    scans["scan_id"] = scans.participant_id
+    values = rng.normal(0, 0.2, (6, 10_000))
+    assert "mixed-units" not in {finding.code for finding in screen(load_dataset(scans, values))}
+    values[:3] *= 1000
+    assert "mixed-units" in {finding.code for finding in screen(load_dataset(scans, values))}
+
+
+def test_runs_of_one_visit_do_not_make_a_covariate_depend_on_the_scanner():
+    rng = np.random.default_rng(4)
+    alarms = 0
+    for _ in range(40):
+        rows = [(f"p{p}", scanner) for p in range(8) for scanner in "ABCD" for _ in range(4)]
+        scans = pd.DataFrame(rows, columns=["participant_id", "scanner"])
+        scans["scan_id"] = [f"s{k}" for k in range(len(scans))]
+        scans["motion"] = np.repeat(rng.normal(5, 1, 32), 4) + rng.normal(0, 0.3, 128)
+        alarms += "covariate-of-scanner" in {f.code for f in screen_scans(scans, covariates=["motion"])}
+    assert alarms == 0
+
+
+def test_a_single_99_among_counts_is_a_caveat():
+    rng = np.random.default_rng(5)
+    people = [f"p{k}" for k in range(60)]
+    scans = pd.DataFrame({"scan_id": people, "participant_id": people, "scanner": list("AB") * 30})
+    values = rng.poisson(8, (60, 30)).astype(float)
+    values[7, 3] = 99
+    found = [finding for finding in screen(load_dataset(scans, values)) if finding.code == "missing-code-feature"]
+    assert [finding.severity for finding in found] == ["caveat"]
+    values[8, 4] = 99
+    found = [finding for finding in screen(load_dataset(scans, values)) if finding.code == "missing-code-feature"]
+    assert [finding.severity for finding in found] == ["error"]
