@@ -173,3 +173,8 @@ def write_aparc(path: Path, hemisphere: str, labels: list[str], values: np.ndarr
     if form.get("transpose", False):
         table = table.T.rename_axis(table.index.name)
     table.to_csv(path, sep=delimiter, float_format="%.4f")
+
+
+def values_of(dataset) -> np.ndarray:
+    """Return the features of a dataset, (scan, feature)."""
+    return dataset.features.read(0, dataset.features.n_features)

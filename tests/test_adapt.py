@@ -261,9 +261,12 @@ def test_new_scans_that_contradict_themselves_are_refused():
     scans = known.scans.assign(age=known.scans.age.astype(float).mask(known.scans.index == 1, -9999))
     with pytest.raises(InputError, match="codes for 'missing'"):
         harmonize(fitted, replace(known, scans=scans), match_noise=True)
-    before = replace(fitted, run={**fitted.run, "findings": [{"code": "missing-code"}]})
+    before = replace(fitted, run={**fitted.run, "findings": [{"code": "missing-code", "accepted": True}]})
     with pytest.warns(UserWarning, match="Accepted by the user"):
         adapt(before, coded)
+    caveat = replace(fitted, run={**fitted.run, "findings": [{"code": "missing-code", "accepted": False}]})
+    with pytest.raises(InputError, match="codes for 'missing'"):  # a caveat of the fit is not accepted
+        adapt(caveat, coded)
 
 
 def test_people_that_the_model_knows_nothing_about():

@@ -16,6 +16,7 @@ from derivatives import (
     lower,
     make_matrices,
     make_scans,
+    values_of,
     write_conn,
     write_dpabi,
     write_giga_connectome,
@@ -31,10 +32,6 @@ from bayesharm.errors import InputError
 
 def load(root, scans=None, **options) -> Dataset:
     return load_dataset(make_scans() if scans is None else scans, root, check="apply", **options)
-
-
-def values_of(dataset: Dataset) -> np.ndarray:
-    return dataset.features.read(0, dataset.features.n_features)
 
 
 def refused(message: str, root, scans=None, **options) -> InputError:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from derivatives import make_scans, write_aparc
+from derivatives import make_scans, values_of, write_aparc
 
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
@@ -29,10 +29,6 @@ def scans_of(labels: list[str] = LABELS) -> pd.DataFrame:
 
 def load(features, scans=None, **options) -> Dataset:
     return load_dataset(scans_of() if scans is None else scans, features, check="apply", **options)
-
-
-def values_of(dataset: Dataset) -> np.ndarray:
-    return dataset.features.read(0, dataset.features.n_features)
 
 
 def refused(message: str, features, scans=None, **options) -> None:

@@ -111,6 +111,7 @@ def bids_app(
     columns: opt.ScanColumns,
     covariates: opt.CovariatesOption = None,
     reference: opt.ReferenceOption = None,
+    accept: opt.AcceptOption = None,
     model: ModelOption = None,
     seed: opt.SeedOption = 0,
     preview: PreviewOption = False,
@@ -172,7 +173,7 @@ def bids_app(
         check_names(dataset.scans["scan_id"])
         posterior = _fit(
             dataset, model, progress, out=out / RUN, covariates=opt.split_names(covariates), reference=reference,
-            seed=seed, preview=preview, overwrite=overwrite,
+            accept=opt.split_names(accept), seed=seed, preview=preview, overwrite=overwrite,
         )  # fmt: skip
         from bayesharm.cli.bids_output import Inputs, write_derivative
 

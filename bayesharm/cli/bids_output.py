@@ -25,7 +25,7 @@ MEANS, SDS = "mean.npy", "sd.npy"  # while the matrices are written
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What the harmonized data are made from.
+    """Sources of the harmonized data.
 
     Attributes
     ----------

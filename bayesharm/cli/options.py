@@ -176,7 +176,7 @@ EdgesOption = Annotated[int, number("--edges", "Number of features (connectivity
 
 @dataclass(frozen=True)
 class DerivativeOptions:
-    """What to read from the folder or table of another tool; the fields are those of `ReaderOptions`."""
+    """Options for the folder or table of another tool; the fields are those of `ReaderOptions`."""
 
     atlas: Annotated[
         str | None,

@@ -148,7 +148,7 @@ def load_dataset(
     progress : callable, optional
         Receives reports while files of other tools are read, see :class:`bayesharm.progress.Progress`.
     **derivatives
-        What to read from the folder or table of another tool (XCP-D, FreeSurfer, …): `format`, `atlas`, `measure`,
+        Options for the folder or table of another tool (XCP-D, FreeSurfer, …): `format`, `atlas`, `measure`,
         `entities`, `labels`, `label_column` and `missing_files`, see
         :class:`bayesharm.data.readers.options.ReaderOptions`.
 
@@ -316,5 +316,7 @@ def _without_scans(dataset: Dataset) -> Dataset:
     taken = dataset.take(complete)
     flaws = find_flaws(taken.features)
     dropped = {**dataset.dropped, **flaws.reasons(taken.features.names, flaws.unfit)}
+    refuse_one_scanner(taken.scans)
+    refuse_unfit(taken.scans, taken.features, flaws, "model", "drop")  # if no feature is left
     kept = taken.features.take(taken.features.names[~flaws.unfit]) if flaws.unfit.any() else taken.features
     return replace(taken, features=kept, dropped=dropped, dropped_scans=reasons, n_missing=0)

@@ -25,6 +25,8 @@ class Finding:
         The problem in one sentence, the data as they are, the data as they should be, and the user's next step.
     scans, participants, columns : tuple of str
         All scans, participants and columns concerned; the sentences name only the first ones.
+    accepted : bool
+        Whether the finding is an error that the user has accepted by its code; it is a caveat then.
     """
 
     code: str
@@ -36,6 +38,7 @@ class Finding:
     scans: tuple[str, ...] = ()
     participants: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    accepted: bool = False
 
     @property
     def sentence(self) -> str:

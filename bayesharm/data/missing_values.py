@@ -1,4 +1,4 @@
-"""What becomes of missing values, and of features that no model can use."""
+"""Treatment of missing values, and of features that no model can use."""
 
 from __future__ import annotations
 

@@ -50,4 +50,4 @@ def refuse_miscoded_covariates(posterior: Posterior, scans: pd.DataFrame) -> Non
 
 
 def _accepted_in_fit(posterior: Posterior) -> list[str]:
-    return [finding["code"] for finding in posterior.run.get("findings", ())]
+    return [finding["code"] for finding in posterior.run.get("findings", ()) if finding["accepted"]]

@@ -38,7 +38,7 @@ _MARKUP = re.compile(rb"\s*(<!doctype|<html|<\?xml|<head|<body|\{\s*\"|\[\s*[\{\
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How to read a text table.
+    """Format of a text table.
 
     Attributes
     ----------

@@ -142,7 +142,7 @@ class Additions(NamedTuple):
 
 
 class CountLayout(NamedTuple):
-    """How counts make the sums of products of columns, in the order of :class:`bayesharm.likelihood.layout.IndexLayout`.
+    """Sums of products of columns as sums of counts, in the order of :class:`bayesharm.likelihood.layout.IndexLayout`.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ MAX_CATEGORIES = 20
 
 
 class Kind(Enum):
-    """How the values of a column are compared."""
+    """Scale on which the values of a column are compared."""
 
     NUMBER = "number"
     CATEGORY = "category"

@@ -15,7 +15,7 @@ MAX_LEVELS = 2  # of a category that is described by the share of one of them
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """How many scans of whom, and where.
+    """Numbers of scans, people and travelers, by scanner and diagnosis.
 
     Attributes
     ----------

@@ -40,7 +40,7 @@ class Record:
     variant : mapping
         Entities that describe the derivative, such as ``{"space": "fsLR"}``.
     measure, atlas : str
-        What was measured, such as ``"thickness"``, and in which regions.
+        The measure, such as ``"thickness"``, and the atlas of its regions.
     is_row : bool
         Whether the record is a row of a table.
     aliases : tuple of str
@@ -64,7 +64,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Which record belongs to which scan.
+    """Assignment of records to scans.
 
     Attributes
     ----------

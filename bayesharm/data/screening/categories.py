@@ -15,7 +15,7 @@ from bayesharm.errors import shorten
 from bayesharm.io.numbers import is_text
 from bayesharm.io.tables import to_labels
 
-RARE = 0.01  # chance of a category on one scanner only, below which it is told
+RARE = 0.01  # largest probability that a reported category is on one scanner only by chance
 
 
 def screen_categories(scans: pd.DataFrame, covariates: Sequence[str] = (), factors: Sequence[str] = ()) -> Iterator[Finding]:

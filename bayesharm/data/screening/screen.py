@@ -74,7 +74,7 @@ def screen_scans(scans: pd.DataFrame, *, covariates: Sequence[str] = (), factors
 def accept_findings(findings: Iterable[Finding], accept: Sequence[str]) -> list[Finding]:
     """Return the findings, errors first; errors with accepted codes are caveats that say so."""
     changed = [
-        replace(finding, severity="caveat", do=f"accepted by the user; otherwise: {finding.do}")
+        replace(finding, severity="caveat", accepted=True, do=f"accepted by the user; otherwise: {finding.do}")
         if finding.severity == "error" and ({finding.code, "all"} & set(accept))
         else finding
         for finding in findings
