@@ -183,6 +183,8 @@ def test_missing_values_are_kept_dropped_or_refused():
         values,
         missing="error",
     )
+    scanners = make_scans().assign(scanner=["A", "B", "A", "B", "A", "A"])
+    refused("All scans are from one scanner", scanners, values, missing="drop-scans")
     values[np.arange(4), np.arange(4)] = np.nan
     refused("Every feature has missing values.*--missing model", make_scans(), values, missing="drop-features")
     values[4] = np.nan
