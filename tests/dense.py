@@ -40,7 +40,7 @@ class Dense(NamedTuple):
         if family != spec.removed_effect or not spec.factors:
             return np.array([self.columns == (family, level) for level in levels], float)
         first = scans.groupby("scanner").first()
-        parts = [("scanner", None), *((factor.name, factor.grouping) for factor in spec.factors)]
+        parts = [("scanner", None), *((factor.name, factor.by) for factor in spec.factors)]
         return np.array([
             sum((self.columns == (name, scanner if by is None else str(first.loc[scanner, by]))).astype(float)
                 for name, by in parts if by is None or by in first)
@@ -93,16 +93,16 @@ def lay_out_dense(
     traveling = travels(scans)
     for family in spec.families:
         if family.is_factor:
-            if family.grouping in scans:
-                add(family.name, scans[family.grouping].astype(str).to_numpy(object), family.name)
-        elif family.grouping in ("scanner", "participant"):
+            if family.by in scans:
+                add(family.name, scans[family.by].astype(str).to_numpy(object), family.name)
+        elif family.by in ("scanner", "participant"):
             if family.name in scales:
-                label = "scanner" if family.grouping == "scanner" else "participant_id"
+                label = "scanner" if family.by == "scanner" else "participant_id"
                 add(family.name, scans[label].to_numpy(object), family.name)
-        elif family.grouping == "diagnosis" and family.name in scales:
+        elif family.by == "diagnosis" and family.name in scales:
             labels = scans.diagnosis.to_numpy(object)
             add(family.name, np.where(labels == spec.reference, None, labels), family.name)
-        elif family.grouping == "population":
+        elif family.by == "population":
             groups = scans.diagnosis if "diagnosis" in scans else pd.Series("", scans.index)
             for group in sorted(groups[~traveling].unique()):
                 member = ~traveling & (groups == group).to_numpy()
@@ -111,13 +111,13 @@ def lay_out_dense(
                     add(family.name, np.where(member, scans.site + (f"/{group}" if group else ""), None), scale)
     for name, values in numbers.items():
         found["covariate", name] = values, np.full(n_features, spec.priors.slope_sd)
-    apart = any(family.grouping == "population" for family in spec.families)
+    apart = any(family.by == "population" for family in spec.families)
     sized = set(scans.scanner[traveling] if apart else scans.scanner)  # whose biases have a size of their own
     if scans.scanner.nunique() < 3 or spec.bias_ratio == "homogeneous":
         sized = set()
     for family in spec.families:
         for key in found:
-            if family.grouping == "scanner" and key[0] == family.name and key[1] in sized:
+            if family.by == "scanner" and key[0] == family.name and key[1] in sized:
                 found[key] = found[key][0], found[key][1] * bias[key[1]] ** 0.5
     columns = pd.MultiIndex.from_tuples(list(found))
     return columns, np.stack([values for values, _ in found.values()], 1), np.stack([sd for _, sd in found.values()])

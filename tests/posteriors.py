@@ -25,7 +25,7 @@ def make_posterior(
 ) -> Posterior:
     """Three scanners; effects of mean ``10 * scanner``, centered, and sd ``scanner + 1 + feature / 10``."""
     spec = load_model(model)
-    effects = {family.name: family.grouping for family in spec.families if family.grouping == "scanner"}
+    effects = {family.name: family.by for family in spec.families if family.by == "scanner"}
     families = ["noise", *(family.name for family in spec.families)]
     n_features, n_families = len(features), len(families)
     rng = np.random.default_rng(0)

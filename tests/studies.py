@@ -94,17 +94,17 @@ def covariance(
     total += np.diag(scales["noise"] ** 2 * scans.scanner.map(ratio).to_numpy(float))
     for family in spec.families:
         if family.is_factor:
-            total += scales[family.name] ** 2 * same(scans[family.grouping])
-        elif family.grouping == "scanner":
+            total += scales[family.name] ** 2 * same(scans[family.by])
+        elif family.by == "scanner":
             size = 1.0 if bias is None else scans.scanner.map(bias).to_numpy(float)
             total += scales[family.name] ** 2 * size * same(scans.scanner)
-        elif family.grouping == "participant" and scans.participant_id.duplicated().any():
+        elif family.by == "participant" and scans.participant_id.duplicated().any():
             total += scales[family.name] ** 2 * same(scans.participant_id)
-        elif family.grouping == "diagnosis" and "diagnosis" in scans:
+        elif family.by == "diagnosis" and "diagnosis" in scans:
             patient = diagnosis != spec.reference
             if patient.any():
                 total += scales[family.name] ** 2 * same(diagnosis) * np.outer(patient, patient)
-        elif family.grouping == "population":
+        elif family.by == "population":
             for group in np.unique(diagnosis[~travels]):
                 member = ~travels & (diagnosis == group)
                 if scans.site[member].nunique() > 1 or group in ("", spec.reference):
@@ -123,7 +123,7 @@ def sized_scanners(scans: pd.DataFrame, spec: ModelSpec) -> set[str]:
     """Scanners whose biases have a size of their own: where there are populations, those of travelers; of two none."""
     n_scanners = scans.groupby("participant_id").scanner.transform("nunique")
     travels = (n_scanners > 1) | scans.get("traveling", pd.Series(False, scans.index))
-    apart = any(family.grouping == "population" for family in spec.families)
+    apart = any(family.by == "population" for family in spec.families)
     used = scans[travels] if spec.participants == "travelers" else scans
     if spec.bias_ratio == "homogeneous" or used.scanner.nunique() < 3:
         return set()

@@ -181,8 +181,8 @@ def test_expected_sds_are_those_of_the_joint_normal(model, seed):
 
     prior, shared = 0.0, 0.0
     for family in spec.families:
-        if family.grouping == "scanner" or family.is_factor:
-            scanners, rows = indicators(family.grouping)
+        if family.by == "scanner" or family.is_factor:
+            scanners, rows = indicators(family.by)
             prior = prior + by_name[family.name] ** 2 * scanners @ scanners.T.astype(float)
             shared = shared + by_name[family.name] ** 2 * scanners @ rows.T.astype(float)
     posterior = prior - shared @ np.linalg.solve(joint, shared.T)

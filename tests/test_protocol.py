@@ -194,7 +194,7 @@ PART = {"component_of": "measurement"}
 
 @pytest.mark.parametrize(("families", "message"), [
     ([Family("vendor", "vendor", 0.1), Family("measurement", "scanner", 0.1)],
-     "invalid 'grouping' of family 'vendor'.*component_of"),
+     "invalid 'by' of family 'vendor'.*component_of"),
     ([Family("vendor", "vendor", 0.1, **PART)], "invalid 'families'.*one component by scanner"),
     ([Family("measurement", "scanner", 0.1, **PART)], "invalid 'removed_effect'.*a name that no family has"),
     ([Family("who", "participant", 0.1, **PART)], "invalid 'component_of' of family 'who'"),
@@ -239,7 +239,7 @@ def test_one_factor_at_a_time_is_the_same_regression_with_levels_for_scanners():
 
 
 def protocol_columns(scans: pd.DataFrame) -> list[str]:
-    return [family.grouping for family in load_model("protocol").factors if family.grouping in scans]
+    return [family.by for family in load_model("protocol").factors if family.by in scans]
 
 
 # Ranking

@@ -22,7 +22,7 @@ slope_sd = 1.5
 
 [[families]]
 name = "site"
-grouping = "scanner"
+by = "scanner"
 prior_median = 0.3
 """
 
@@ -36,7 +36,7 @@ def refused(message: str, table: dict) -> None:
 def test_the_models_that_come_with_the_package():
     found = {name: load_model(name) for name in ("cohort", "traveling", "traveling_and_cohort")}
     assert set(found) <= set(model_names())
-    levels = {name: {family.name: family.grouping for family in spec.families} for name, spec in found.items()}
+    levels = {name: {family.name: family.by for family in spec.families} for name, spec in found.items()}
     site = {"participant": "participant", "site": "scanner", "disorder": "diagnosis"}
     bias = {"participant": "participant", "measurement": "scanner"}
     both = bias | {"sampling": "population", "disorder": "diagnosis"}
@@ -93,7 +93,7 @@ def test_broken_toml_is_named_with_its_file(tmp_path):
         ({"noise_scale": float("nan")}, "invalid 'noise_scale'"),
         ({"removed_effect": "participant"}, "invalid 'removed_effect'.*a family by scanner"),
         ({"color": "red"}, "malformed.*color"),
-        ({"families": [{"name": "measurement"}]}, "malformed.*grouping"),
+        ({"families": [{"name": "measurement"}]}, "malformed.*by"),
         ({"priors": {"eta_sd": -1.0}}, "invalid 'eta_sd' of priors"),
         ({"priors": {"eta": 1.0}}, "malformed.*eta"),
     ],
@@ -105,7 +105,7 @@ def test_a_mistake_is_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grouping": "region"}, "invalid 'grouping' of family 'participant'.*'region'"),
+        ({"by": "region"}, "invalid 'by' of family 'participant'.*'region'"),
         ({"prior_median": -0.1}, "invalid 'prior_median' of family 'participant'.*above 0"),
         ({"split": True}, "invalid 'split'.*true only for populations"),
         ({"name": "noise"}, "invalid 'name' of family 'noise'"),

@@ -215,7 +215,7 @@ def sampling_scales(posterior: Posterior) -> dict[str, str]:
     ModelError
         There are none.
     """
-    families = [family for family in posterior.spec.families if family.grouping == "population"]
+    families = [family for family in posterior.spec.families if family.by == "population"]
     scales = read_scales(posterior.scales)
     reported = {  # populations with another one to be compared with, by scale
         Scale(family.name, population.diagnosis if family.split else "")

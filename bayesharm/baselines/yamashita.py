@@ -120,7 +120,7 @@ def univariate_effects(
         spec = name_factors(spec, factors, dataset.scans)
     others = tuple(family for family in spec.families if not family.component_of)
     regressions = {}
-    for factor in [family for family in spec.factors if family.grouping in dataset.scans] or spec.factors[:1]:
+    for factor in [family for family in spec.factors if family.by in dataset.scans] or spec.factors[:1]:
         with_factor = replace(spec, families=(*others, factor))
         regressions[factor.name] = _regress(dataset, build_design(dataset.scans, with_factor), ridge)
     return regressions
@@ -172,6 +172,6 @@ def _regress(dataset: Dataset, design: Design, ridge: float) -> Yamashita2019:
 
 def _constraints(design: Design) -> sparse.csr_array:
     """Return the sum-to-zero constraints: one row for each scale except those of diagnoses."""
-    is_centered = np.isin(design.families, [f.name for f in design.spec.families if f.grouping != "diagnosis"])
+    is_centered = np.isin(design.families, [f.name for f in design.spec.families if f.by != "diagnosis"])
     rows = [is_centered & (design.column_scale == k) for k in range(len(design.scales))]
     return sparse.csr_array(np.array([row for row in rows if row.any()], float))

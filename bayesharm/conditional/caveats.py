@@ -42,7 +42,7 @@ def on_separation(design: Design, components: tuple[tuple[str, ...], ...]) -> li
 
 def _separates(design: Design) -> bool:
     """Whether the model has a term for sampling bias, or uses only people without any."""
-    return design.spec.participants == "travelers" or any(f.grouping == "population" for f in design.spec.families)
+    return design.spec.participants == "travelers" or any(f.by == "population" for f in design.spec.families)
 
 
 def on_components(design: Design, components: tuple[tuple[str, ...], ...], pairs: pd.DataFrame) -> list[str]:

@@ -58,7 +58,7 @@ class FamilyLevels(NamedTuple):
 
 def find_levels(design: Design) -> FamilyLevels:
     """Find the level of every family that each scan of a design has."""
-    by_diagnosis = {family.name for family in design.spec.families if family.grouping == "diagnosis"}
+    by_diagnosis = {family.name for family in design.spec.families if family.by == "diagnosis"}
     of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, len(design.scales)))
     of_name = np.isin(design.families, list(by_diagnosis))
     fixed_columns = np.flatnonzero(design.column_scale < 0).astype(np.int32)

@@ -134,7 +134,7 @@ def _link_by_people(design: Design, rows: np.ndarray, person: np.ndarray) -> np.
 
 def _link_by_population(design: Design, traveling: np.ndarray, person: np.ndarray) -> np.ndarray:
     """The same, when different people who share all effects but their own and the scanner's link their scanners too."""
-    own = {f.name for f in design.spec.families if f.grouping in ("scanner", "participant")} | {*design.spec.components}
+    own = {f.name for f in design.spec.families if f.by in ("scanner", "participant")} | {*design.spec.components}
     shared = (design.column_scale != FIXED) & ~np.isin(design.families, list(own))
     pattern = np.unique(design.matrix[:, shared].toarray(), axis=0, return_inverse=True)[1].reshape(-1)
     linking = np.where(traveling, person, person.max() + 1 + pattern)

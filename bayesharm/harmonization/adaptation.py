@@ -211,7 +211,7 @@ def _adaptation_notes(
     if n_used < n_given:
         notes.append(f"This model uses travelers only: {n_given - n_used:,} scans of other people were not used.")
     without = names[is_new & (n_travelers == 0)]
-    if len(without) and any(family.grouping == "population" for family in merged.design.spec.families):
+    if len(without) and any(family.by == "population" for family in merged.design.spec.families):
         notes.append(
             f"No traveler was scanned on {shorten(without)}: there, only the priors separate measurement from sampling bias."
         )

@@ -269,9 +269,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _check_options(self, spec: ModelSpec) -> None:
         """Refuse impossible options, and those that need the diagnoses of the transformed scans."""
         self._options(inverse=False)
-        adapts = self.new_scanners == "adapt" and any(
-            family.grouping in ("diagnosis", "population") for family in spec.families
-        )
+        adapts = self.new_scanners == "adapt" and any(family.by in ("diagnosis", "population") for family in spec.families)
         if adapts or len(choose_families(spec, self.remove)) > 1:
             raise InputError(
                 "This option needs diagnoses. transform ignores them, since they may be the target of prediction.",

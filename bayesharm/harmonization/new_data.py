@@ -27,9 +27,7 @@ def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[st
     """
     spec = posterior.spec
     dataset = dataset.transformed(posterior.run.get("transform"))
-    findings = screen(
-        dataset, covariates=spec.covariates, factors=[family.grouping for family in spec.factors], accept=accept
-    )
+    findings = screen(dataset, covariates=spec.covariates, factors=[family.by for family in spec.factors], accept=accept)
     findings = [
         finding for finding in accept_findings(findings, _accepted_in_fit(posterior)) if finding.code not in OF_A_FIT
     ]

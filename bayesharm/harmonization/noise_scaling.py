@@ -41,7 +41,7 @@ def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int
     noise = scales.sel(family="noise").values ** 2
     participant = np.zeros_like(noise)
     for family in spec.families:
-        if family.grouping == "participant" and family.name in scales["family"]:
+        if family.by == "participant" and family.name in scales["family"]:
             participant = scales.sel(family=family.name).values ** 2
     ratio = np.exp(log_noise_ratio)[..., None]
     target_ratio = ratio[..., [target], :] if target >= 0 else 1.0  # the target's own factor is exactly 1

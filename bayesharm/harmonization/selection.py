@@ -36,9 +36,9 @@ def choose_families(spec: ModelSpec, remove: str | Sequence[str] | None) -> tupl
     """
     by_scanner = [
         spec.removed_effect,
-        *(f.name for f in spec.families if f.grouping == "scanner" and f.name not in spec.components),
+        *(f.name for f in spec.families if f.by == "scanner" and f.name not in spec.components),
     ]
-    by_population = [family.name for family in spec.families if family.grouping == "population"]
+    by_population = [family.name for family in spec.families if family.by == "population"]
     given = (spec.removed_effect,) if remove is None else tuple(remove) if isinstance(remove, list | tuple) else (remove,)
     names = tuple(name.strip() for item in given for name in str(item).split(","))
     of_scanners = [name for name in names if name in by_scanner]
@@ -194,7 +194,7 @@ def interpretation_notes(spec: ModelSpec, families: tuple[str, ...], has_missing
             "Some features lack scans: the sd of measurement and sampling bias together uses the correlation of both in "
             "features that have all scans, and is approximate in the others."
         ]
-    if spec.participants == "travelers" or any(family.grouping == "population" for family in spec.families):
+    if spec.participants == "travelers" or any(family.by == "population" for family in spec.families):
         return []
     return [
         f"The {families[0]} effects of this model are measurement and sampling bias together: removing them also removes "

@@ -132,8 +132,8 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
                 expected="a value for every scan, without which the model can neither use nor predict a scan",
                 do="complete the column, or leave these scans out",
             )
-    factors = {family.grouping: _write_as_in_fit(scans[family.grouping], old.patterns[family.grouping])
-               for family in old.design.spec.factors if family.grouping in names}  # fmt: skip
+    factors = {family.by: _write_as_in_fit(scans[family.by], old.patterns[family.by])
+               for family in old.design.spec.factors if family.by in names}  # fmt: skip
     traveling = scans["traveling"] if "traveling" in scans else False
     scans = scans[wanted].assign(traveling=traveling, **factors)
     if not old.design.single_scan_scale:  # the model has no participant effects
@@ -165,7 +165,7 @@ def _drop_unknown(design: Design, old: SufficientStatistics, n_old: int) -> tupl
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
     drop = new & (touches | ~has_scale)
     labels = np.array(design.column_labels, object)
-    by_diagnosis = [family.name for family in design.spec.families if family.grouping == "diagnosis"]
+    by_diagnosis = [family.name for family in design.spec.families if family.by == "diagnosis"]
     if len(unknown := labels[drop & np.isin(design.families, by_diagnosis)]):
         raise InputError(
             "Some new scans have a diagnosis that the fit did not have.",

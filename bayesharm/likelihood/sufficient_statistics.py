@@ -97,9 +97,9 @@ def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
 
     A pattern that one participant has several times keeps two rows, so that the participant stays repeat-scanned.
     """
-    by = {family.grouping for family in spec.families}
+    by = {family.by for family in spec.families}
     wanted = {"participant_id": True, "scanner": True, "site": "population" in by}
-    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.grouping: True for family in spec.factors}
+    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors}
     names = [name for name, is_used in wanted.items() if is_used and name in used]
     patterns = pd.DataFrame({name: to_labels(used[name])[0].astype(object) for name in names})
     if "traveling" in used:

@@ -62,5 +62,5 @@ def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str 
     accept : sequence of str
         Codes of errors that become caveats.
     """
-    factors = [family.grouping for family in spec.factors]
+    factors = [family.by for family in spec.factors]
     return screen(dataset, covariates=spec.covariates, factors=factors, accept=accept)

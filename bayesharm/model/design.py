@@ -132,10 +132,10 @@ class Design:
         if self.spec.bias_ratio != "scanner" or len(self.scanners) < 3:
             return ratios
         with_ratio = set(self.scanners)
-        if any(family.grouping == "population" for family in families):
+        if any(family.by == "population" for family in families):
             visited = self.class_scanner[self.scan_class][np.isin(self.participants, self.travelers)]
             with_ratio = {self.scanners[k] for k in visited}
-        by_scanner = {family.name for family in families if family.grouping == "scanner"}
+        by_scanner = {family.name for family in families if family.by == "scanner"}
         for k, column in enumerate(self.columns):
             if column.family in by_scanner and column.level in with_ratio:
                 ratios[k] = self.scanners.index(column.level)

@@ -57,7 +57,7 @@ def name_factors(spec: ModelSpec, columns: Sequence[str], scans: pd.DataFrame) -
             do="rename the column in the scans table",
         )
     template = spec.factors[0]
-    factors = tuple(replace(template, name=name, grouping=name) for name in columns)
+    factors = tuple(replace(template, name=name, by=name) for name in columns)
     first = spec.families.index(template)
     before, after = ([f for f in part if not f.is_factor] for part in (spec.families[:first], spec.families[first:]))
     return replace(spec, families=(*before, *factors, *after))
@@ -87,43 +87,43 @@ def read_factors(used: pd.DataFrame, spec: ModelSpec) -> tuple[dict[str, pd.Seri
         A factor has missing values, differs within a scanner, is the same for all scanners or another one for each, or
         divides the scanners into the same groups as another factor.
     """
-    present = [family for family in spec.factors if family.grouping in used]
+    present = [family for family in spec.factors if family.by in used]
     if spec.factors and not present:
         raise ModelError(
             f"The model {spec.name!r} needs protocol columns, and the scans table has none of its own.",
             got=f"columns {shorten(used.columns, 30)}",
-            expected=f"at least one of {shorten((family.grouping for family in spec.factors), 9)}",
+            expected=f"at least one of {shorten((family.by for family in spec.factors), 9)}",
             do="name the columns that describe the scanners with --protocol, or use --model traveling_and_cohort",
         )
     notes = [
-        f"No column {family.grouping}: the effect of {family.name} is not estimated but part of the scanner's own effect."
+        f"No column {family.by}: the effect of {family.name} is not estimated but part of the scanner's own effect."
         for family in spec.factors
-        if family.grouping not in used
+        if family.by not in used
     ]
     factors: dict[str, pd.Series] = {}
     divided: dict[tuple[int, ...], Family] = {}
     for family in present:
-        levels = factors[family.name] = _of_scanners(used, family.grouping)
+        levels = factors[family.name] = _of_scanners(used, family.by)
         division = tuple(int(code) for code in pd.factorize(levels)[0])
-        rest = ",".join(other.grouping for other in present if other is not family)
+        rest = ",".join(other.by for other in present if other is not family)
         do = f"leave it out: --protocol {rest}" if rest else "use --model traveling_and_cohort"
         if max(division) == 0:
             raise InputError(
-                f"The protocol factor {family.grouping!r} is the same for every scanner in the model.",
+                f"The protocol factor {family.by!r} is the same for every scanner in the model.",
                 got=str(levels.iloc[0]),
                 expected="factors that differ between scanners",
                 do=do,
             )
         if len(set(division)) == len(division):
             raise InputError(
-                f"The protocol factor {family.grouping!r} is different for every scanner: it only identifies the scanner.",
+                f"The protocol factor {family.by!r} is different for every scanner: it only identifies the scanner.",
                 got=f"{len(division)} levels for {len(division)} scanners",
                 expected="factors that some scanners have in common",
                 do=do,
             )
         if division in divided:
             raise InputError(
-                f"The protocol factors {divided[division].grouping!r} and {family.grouping!r} divide the scanners into the "
+                f"The protocol factors {divided[division].by!r} and {family.by!r} divide the scanners into the "
                 "same groups: their effects cannot be separated.",
                 got=shorten(f"{a}, {b}" for a, b in
                             dict.fromkeys(zip(factors[divided[division].name], levels, strict=True))),

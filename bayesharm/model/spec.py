@@ -27,7 +27,7 @@ class Family:
     ----------
     name : str
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
-    grouping : str
+    by : str
         The levels: `scanner`, `population` (site × diagnosis, of participants who did not travel), `diagnosis` or
         `participant`; or the name of a column that describes the scanners, a *protocol factor*.
     prior_median : float
@@ -40,7 +40,7 @@ class Family:
     """
 
     name: str
-    grouping: str
+    by: str
     prior_median: float
     split: bool = False
     component_of: str = ""
@@ -48,7 +48,7 @@ class Family:
     @property
     def is_factor(self) -> bool:
         """Whether the levels are those of a protocol factor."""
-        return self.grouping not in LEVELS
+        return self.by not in LEVELS
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class ModelSpec:
         return tuple(family for family in self.families if family.is_factor)
 
     def dimension_of(self, name: str) -> str:
-        """Return the dimension of a term's levels: the family's grouping; for other terms and protocol factors the name."""
-        return next((family.grouping for family in self.families if family.name == name and not family.is_factor), name)
+        """Return the dimension of a term's levels: what the family is by; for other terms and protocol factors the name."""
+        return next((family.by for family in self.families if family.name == name and not family.is_factor), name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
@@ -217,7 +217,7 @@ FAMILY_RULES = (
     Rule("name", lambda family, _: is_group_name(family.name), "a name without slash"),
     Rule("name", lambda family, _: family.name not in TAKEN, f"another name than {', '.join(TAKEN)}: these have a meaning"),
     Rule(
-        "grouping",
+        "by",
         lambda family, _: not family.is_factor or bool(family.component_of),
         f"one of {', '.join(LEVELS)}; or a protocol column, together with component_of",
     ),
@@ -233,11 +233,11 @@ FAMILY_RULES = (
     ),
     Rule(
         "component_of",
-        lambda family, _: not family.component_of or family.is_factor or family.grouping == "scanner",
+        lambda family, _: not family.component_of or family.is_factor or family.by == "scanner",
         "component_of only in families by scanner or by a protocol column",
     ),
     _positive("prior_median"),
-    Rule("split", lambda family, _: not family.split or family.grouping == "population", "true only for populations"),
+    Rule("split", lambda family, _: not family.split or family.by == "population", "true only for populations"),
 )
 # These come last: they presuppose valid families.
 REMOVED_EFFECT_RULES = (
@@ -253,9 +253,7 @@ REMOVED_EFFECT_RULES = (
     ),
     Rule(
         "families",
-        lambda spec, _: (
-            not _has_components(spec) or sum(f.grouping == "scanner" for f in spec.families if f.component_of) == 1
-        ),
+        lambda spec, _: not _has_components(spec) or sum(f.by == "scanner" for f in spec.families if f.component_of) == 1,
         "one component by scanner: the remainder that protocol factors do not explain",
     ),
 )
@@ -266,7 +264,7 @@ def _has_components(spec: ModelSpec) -> bool:
 
 
 def _names_by_scanner(spec: ModelSpec) -> list[str]:
-    return [family.name for family in spec.families if family.grouping == "scanner"]
+    return [family.name for family in spec.families if family.by == "scanner"]
 
 
 def _validate(spec: ModelSpec) -> None:

@@ -80,12 +80,12 @@ def family_levels(family: Family, study: UsedScans) -> TermLevels:
     ModelError
         No scan has the reference diagnosis.
     """
-    return LEVELS_OF.get(family.grouping, _factor_levels)(family, study)
+    return LEVELS_OF.get(family.by, _factor_levels)(family, study)
 
 
 def family_term(family: Family, levels: TermLevels) -> Term:
     """Build the columns of a family: indicators of its levels."""
-    is_population = family.grouping == "population"
+    is_population = family.by == "population"
     names = tuple(column.level for column in levels.columns)
     return Term(
         family.name,
@@ -93,7 +93,7 @@ def family_term(family: Family, levels: TermLevels) -> Term:
         population_labels([Population(c.level, c.group) for c in levels.columns]) if is_population else names,
         indicators(levels.codes, len(names)),
         levels.scales,
-        is_centered=family.grouping != "diagnosis",
+        is_centered=family.by != "diagnosis",
         prior_median=family.prior_median,
     )
 

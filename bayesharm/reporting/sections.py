@@ -40,7 +40,7 @@ def describe_study(view: RunView) -> Section:
     """Describe the data, the linkage of the scanners by travelers, and the model."""
     about, run = view.summary.about, view.posterior.run
     families = [
-        f"{family.name} ({SOURCE_DESCRIPTIONS.get(family.name, 'by ' + family.grouping)})"
+        f"{family.name} ({SOURCE_DESCRIPTIONS.get(family.name, 'by ' + family.by)})"
         for family in view.posterior.spec.families
     ]
     n_groups = len(set(view.posterior.design["component"].values))
@@ -204,7 +204,7 @@ def describe_similarity(view: RunView) -> Section | None:
 def describe_scales(view: RunView) -> Section:
     """Describe the typical scales before and after the data: those of sampling bias, or of the removed effect."""
     spec, table = view.posterior.spec, view.summary.hyper
-    by_population = {family.name for family in spec.families if family.grouping == "population"}
+    by_population = {family.name for family in spec.families if family.by == "population"}
     sampling = [str(name) for name in table.index if view.scales[str(name)].family in by_population]
     factor = np.exp(2 * 1.645 * spec.priors.eta_sd)
     sentences = [

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 11  # of the run folder; a reader refuses any other
+FORMAT = 12  # of the run folder; a reader refuses any other
 # Reasons why a feature is marked, the gravest first; `/scales/reason` holds the position in this list.
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
 

@@ -101,7 +101,7 @@ def check(
     result = StudyCheck(
         model=layout.spec.name,
         covariates=layout.spec.covariates,
-        protocol=tuple(family.grouping for family in layout.spec.factors if family.grouping in factors),
+        protocol=tuple(family.by for family in layout.spec.factors if family.by in factors),
         verdict=NO_VERDICT,
         counts=count_scans(scans, described),
         links=find_links(scans),
@@ -163,7 +163,7 @@ def _screen(
 ) -> list[Finding]:
     if isinstance(dataset, Dataset):
         return screen_study(dataset, spec, accept)
-    factors = [family.grouping for family in spec.factors]
+    factors = [family.by for family in spec.factors]
     found = screen_scans(scans, covariates=spec.covariates, factors=factors)
     return accept_findings(found, [accept] if isinstance(accept, str) else accept)
 

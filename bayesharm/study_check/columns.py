@@ -87,7 +87,7 @@ def usual_covariates(scans: pd.DataFrame) -> list[str]:
 
 def protocol_columns(scans: pd.DataFrame, protocol: Sequence[str] = ()) -> list[str]:
     """Return the columns that describe scanners: the chosen ones, or those that the model `protocol` looks for."""
-    usual = [family.grouping for family in load_model("protocol").factors]
+    usual = [family.by for family in load_model("protocol").factors]
     chosen = [name for name in (protocol or usual) if name in scans]
     return [name for name in chosen if scans[name].notna().all() and scans.groupby("scanner")[name].nunique().max() == 1]
 

@@ -71,7 +71,7 @@ def expect_gains(
 
 def _separating(spec: ModelSpec) -> ModelSpec:
     """Return a model that separates measurement from sampling bias and does not insist on travelers."""
-    if spec.participants != "travelers" and not any(family.grouping == "population" for family in spec.families):
+    if spec.participants != "travelers" and not any(family.by == "population" for family in spec.families):
         other = load_model("traveling_and_cohort")
         spec = replace(other, reference=spec.reference, covariates=spec.covariates, priors=spec.priors)
     return replace(spec, requires_travelers=False)
@@ -159,7 +159,7 @@ class _Updates(NamedTuple):
         n = len(design.scanners)
         posterior = ConditionalPosterior.of_scans(design, np.log(scales), VarianceRatios.equal(n), rows)
         scanner = design.class_scanner[design.scan_class]
-        by_participant = [family.name for family in design.spec.families if family.grouping == "participant"]
+        by_participant = [family.name for family in design.spec.families if family.by == "participant"]
         visits = design.matrix[np.flatnonzero(is_new)[np.argsort(scanner[is_new])]]
         visits = visits @ sparse.diags_array((~np.isin(design.families, by_participant)).astype(float))
         effects = add_columns(design.of_scanner, len(design.columns))

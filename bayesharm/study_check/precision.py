@@ -122,18 +122,18 @@ def _inflations(
 ) -> pd.DataFrame:
     """Variance of each contrast over its variance if a term were known, for each term that is not its own."""
     rows, terms = [], _terms(design)
-    groupings = {family.name: family.grouping for family in design.spec.families}
+    by_of = {family.name: family.by for family in design.spec.families}
     for group in (removed, disorder):
         if group is None:
             continue
         for term, columns in terms.items():
-            if term == group.name or groupings.get(term) == "participant":
+            if term == group.name or by_of.get(term) == "participant":
                 continue
             known = restrict_design(design, ~columns, design.scales, design.scale_medians)
             kept = find_effects(known, group.name)
             if kept is None or len(kept.levels) < len(group.levels):
                 continue
-            flat = _with_flat_priors(design, scales, (group.name, "" if groupings.get(term) == "population" else term))
+            flat = _with_flat_priors(design, scales, (group.name, "" if by_of.get(term) == "population" else term))
             factor = _variance(design, group, flat) / _variance(known, kept, flat)
             worst = int(factor.argmax())
             row = {"of": group.name, "by": term, "mean": factor.mean(), "largest": factor[worst]}

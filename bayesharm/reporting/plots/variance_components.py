@@ -200,7 +200,7 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     view = as_run_view(run)
     spec, hyper = view.posterior.spec, view.posterior.hyper
     names = [str(name) for name in hyper["family"].values]
-    by_population = {family.name for family in spec.families if family.grouping == "population"}
+    by_population = {family.name for family in spec.families if family.by == "population"}
     chosen = list(families or [name for name in names if view.scales[name].family in by_population] or names)
     if missing := [name for name in chosen if name not in names]:
         raise RunFolderError(
