@@ -29,7 +29,9 @@ class Diagnostics(NamedTuple):
     converged: np.ndarray
 
 
-def diagnose(draws: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS) -> Diagnostics:
+def diagnose(
+    draws: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS, max_rhat: float = MAX_RHAT
+) -> Diagnostics:
     """Compute bulk R-hat (rank-normalized, split) and bulk effective sample size.
 
     Definitions: Vehtari, Gelman, Simpson, Carpenter & Bürkner, *Bayesian Analysis* 16, 2021.
@@ -40,6 +42,8 @@ def diagnose(draws: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS)
     diverging : (chain, draw, batch) bool array
     min_ess : float
         Smallest bulk effective sample size of a converged posterior.
+    max_rhat : float
+        Its largest R-hat.
     """
     half = draws.shape[1] // 2
     halves = np.concatenate([draws[:, :half], draws[:, -half:]])
@@ -53,7 +57,7 @@ def diagnose(draws: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS)
     is_finite = np.isfinite(draws).all(axis=(0, 1, 2))
     rhat, ess = np.where(is_finite, rhat, np.nan), np.where(is_finite, ess, np.nan)
     divergences = diverging.sum(axis=(0, 1))
-    converged = (rhat < MAX_RHAT).all(0) & (ess >= min_ess).all(0) & (divergences == 0)
+    converged = (rhat < max_rhat).all(0) & (ess >= min_ess).all(0) & (divergences == 0)
     return Diagnostics(rhat, ess, divergences, converged)
 
 

@@ -28,6 +28,7 @@ class Stage(IntEnum):
     SIMILARITY = 11
     HARMONIZE = 12
     ERROR_PATTERNS = 13
+    TAILS = 14
 
 
 def stage_key(seed: int, stage: Stage) -> Array:

@@ -128,7 +128,6 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
     cross, of_feature = likelihood.eliminated_products(ratios, moments)
     products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
     n_columns = likelihood.n_dense + likelihood.n_eliminated
-    n_levels = np.array([len(columns) for columns in levels.of_family])[:, None]
     lane_keys, lane_draw = jnp.tile(keys, at_once), np.repeat(np.arange(at_once), n_features)
 
     def standard_normal(key, k):
@@ -138,27 +137,58 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         start, log_scales = item
         normal = jax.vmap(standard_normal)(lane_keys, start + lane_draw).T
         effects = draw_effects(likelihood, likelihood.condition(statistics, log_scales), products, normal)
-        effects = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # the column of scans without a level
-        first = effects[:, :n_features]
+        first = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])[:, :n_features]  # last, that of scans without a level
         fitted = first[levels.column].sum(0) + levels.fixed @ first[levels.fixed_columns]
-        finite = [jnp.exp(log_scales[0])]
-        for k, columns in enumerate(levels.of_family):
-            # a shift of all levels of a family is not separable from the mean of the scans
-            deviation = effects[columns] - levels.centered[k] * effects[columns].mean(0)
-            effects = effects.at[columns].set(deviation)
-            finite.append(jnp.sqrt((deviation**2).sum(0) / (len(deviation) - levels.centered[k])))
-        squares = effects[levels.column, :n_features] ** 2  # (family, pattern, feature)
-        residual = (values - fitted[levels.pattern]) ** 2
-        total = squares.sum(0)[levels.pattern] + residual
-        share, one, n_scans = residual / total, 1 / total, jnp.full(n_features, len(values))
-        if likelihood.has_missing:
-            observed = ~jnp.isnan(values)
-            share, one = jnp.where(observed, share, 0.0), jnp.where(observed, one, 0.0)
-            n_scans = observed.sum(0)
-        weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
-        contribution = (squares * weight).sum(1) / n_scans / n_levels
-        return jnp.stack(finite), jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])
+        finite, effects = family_sds(levels, effects, log_scales[0])
+        return finite, family_contributions(levels, effects[:, :n_features], values - fitted[levels.pattern])
 
     finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches))
     finite = finite.reshape(len(finite), -1, at_once, n_features)
     return jnp.swapaxes(finite, 1, 2).reshape(n_draws, -1, n_features), contribution
+
+
+def family_sds(levels: FamilyLevels, effects: Array, log_noise: Array) -> tuple[Array, Array]:
+    """Compute the finite-population sd of each family, that of the noise first, and center the effects of each.
+
+    Parameters
+    ----------
+    levels : FamilyLevels
+    effects : (column, feature) array
+        A draw.
+    log_noise : (feature,) array
+
+    Returns
+    -------
+    finite_sd : (scale, feature) array
+    effects : (column, feature) array
+    """
+    finite = [jnp.exp(log_noise)]
+    for k, columns in enumerate(levels.of_family):
+        # a shift of all levels of a family is not separable from the mean of the scans
+        deviation = effects[columns] - levels.centered[k] * effects[columns].mean(0)
+        effects = effects.at[columns].set(deviation)
+        finite.append(jnp.sqrt((deviation**2).sum(0) / (len(deviation) - levels.centered[k])))
+    return jnp.stack(finite), effects
+
+
+def family_contributions(levels: FamilyLevels, effects: Array, residuals: Array) -> Array:
+    """Compute the contribution of each family, that of the noise first, (scale, feature).
+
+    Parameters
+    ----------
+    levels : FamilyLevels
+    effects : (column, feature) array
+        A draw, the effects of each family centered.
+    residuals : (scan, feature) array
+        NaN where a feature lacks a scan.
+    """
+    effects = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # the column of scans without a level
+    squares, residual = effects[levels.column] ** 2, residuals**2  # (family, pattern, feature), (scan, feature)
+    total = squares.sum(0)[levels.pattern] + residual
+    observed = ~jnp.isnan(residual)
+    share, one = jnp.where(observed, residual / total, 0.0), jnp.where(observed, 1 / total, 0.0)
+    n_scans = observed.sum(0)
+    weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
+    n_levels = np.array([len(columns) for columns in levels.of_family])[:, None]
+    contribution = (squares * weight).sum(1) / n_scans / n_levels
+    return jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])

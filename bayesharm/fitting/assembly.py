@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayesharm.algorithms.diagnostics import MAX_RHAT, diagnose
+from bayesharm.algorithms.diagnostics import diagnose
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
@@ -62,7 +62,7 @@ def assemble_posterior(
     nodes = {
         "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name} | preview),
         "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
-        "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
+        "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"])),
         "/error_patterns": ERROR_PATTERNS.dataset(results, feature),
         "/sufficient_statistics": keep_statistics(dataset.scans, design, Moments.from_arrays(results)).assign_coords(
             feature
@@ -113,9 +113,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     return HYPER.dataset(arrays, coords, about)
 
 
-def _about_scales(target_ess: int) -> dict[str, str]:
+def _about_scales(settings: dict[str, Any]) -> dict[str, str]:
     return {
-        "converged": f"bulk R-hat < {MAX_RHAT}, bulk ESS >= {target_ess}, no divergence",
+        "converged": f"bulk R-hat < {settings['max_rhat']}, bulk ESS >= {settings['target_ess']}, no divergence",
         "reason": ", ".join(f"{code}: {reason}" for code, reason in enumerate(REASONS)),
     }
 

@@ -42,6 +42,11 @@ class BlockSampler:
     ratios: VarianceRatios
     prior: PredictivePrior
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the program of a block has been compiled."""
+        return (approximate_block if self.context.settings.preview else sample_block).n_compiled > 0
+
     def sample(self, block: np.ndarray, retry: int = 0) -> Arrays:
         """Summarize the posterior of a block of features, without those that only fill it up.
 

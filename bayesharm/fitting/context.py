@@ -21,6 +21,7 @@ from bayesharm.inference.effective_features import Residualization, residualize
 from bayesharm.inference.error_patterns import make_pattern_map, make_patterns
 from bayesharm.likelihood.moments import MomentReader, Moments, Standardization
 from bayesharm.likelihood.problem import Problem, make_problem
+from bayesharm.likelihood.scan_weights import ScanTerms, list_scan_terms
 from bayesharm.model.design import FIXED, Design, build_design
 from bayesharm.results.posterior import Posterior
 
@@ -46,6 +47,8 @@ class FitContext:
     seed : int
     settings : Settings
     devices : Devices
+    lacks_values : bool
+        Whether features lack scans of the design.
     """
 
     dataset: Dataset
@@ -55,6 +58,7 @@ class FitContext:
     seed: int
     settings: Settings
     devices: Devices = field(default_factory=find_devices)
+    lacks_values: bool = False
 
     @property
     def n_features(self) -> int:
@@ -63,7 +67,7 @@ class FitContext:
 
     @property
     def has_missing(self) -> bool:
-        """Whether features lack scans of the design."""
+        """Whether each feature has sums of products of its own, because it lacks scans or its scans have weights."""
         return self.problem.likelihood.has_missing
 
     @property
@@ -112,6 +116,11 @@ class FitContext:
         return find_levels(self.design)
 
     @cached_property
+    def scan_terms(self) -> ScanTerms:
+        """What each scan adds to weighted sums."""
+        return list_scan_terms(self.design)
+
+    @cached_property
     def _reader(self) -> MomentReader:
         return MomentReader(self.dataset.features, self.design, self.unit, self.has_missing)
 
@@ -129,10 +138,10 @@ def make_fit_context(
         Features do not vary over the scans in use, or their variance is too small or too large.
     """
     devices = devices or find_devices()
-    dataset, unit, has_missing = _check_features(dataset, design)
+    dataset, unit, lacks_values = _check_features(dataset, design)
     with devices.in_use("float64"):
-        problem = make_problem(design, has_missing=has_missing)
-    return FitContext(dataset, design, problem, unit, seed, settings, devices)
+        problem = make_problem(design, has_missing=lacks_values or design.spec.has_tails)
+    return FitContext(dataset, design, problem, unit, seed, settings, devices, lacks_values)
 
 
 def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> FitContext:

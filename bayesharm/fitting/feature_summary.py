@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from bayesharm.algorithms.diagnostics import MAX_RHAT, Diagnostics, diagnose, pareto_k, quantiles
+from bayesharm.algorithms.diagnostics import Diagnostics, diagnose, pareto_k, quantiles
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.finite_population import draw_finite_population
@@ -85,6 +85,31 @@ def summarize_features(
         sizes = None
         if not context.settings.preview:
             sizes = _draw_sizes(context, features, ratios, moments, values, np.asarray(thinned))
+    return summarize_draws(context, values, moments, standardization, draws, effects, sizes, n_features)
+
+
+def summarize_draws(
+    context: FitContext,
+    values: np.ndarray,
+    moments: Moments,
+    standardization: Standardization,
+    draws: ScaleDraws,
+    effects: tuple[np.ndarray, np.ndarray],
+    sizes: Sizes | None,
+    n_features: int | None = None,
+) -> Arrays:
+    """Summarize draws of the scales together with effects that are known already; as :func:`summarize_features`.
+
+    Parameters
+    ----------
+    context, moments, standardization, draws, n_features
+        As for :func:`summarize_features`.
+    values : (scan, feature) array
+        Standardized features, from which error patterns are made.
+    effects : tuple of (contrast, feature) arrays
+        Posterior means and sds.
+    sizes : Sizes, optional
+    """
     n_features = n_features or len(standardization.sd)
     chunks = [slice(start, min(start + CHUNK_FEATURES, n_features)) for start in range(0, n_features, CHUNK_FEATURES)]
 
@@ -99,7 +124,7 @@ def summarize_features(
             summary = join_features(list(pool.map(summarize_chunk, chunks)))
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
     summary |= moments.take(slice(n_features)).to_arrays()
-    if context.has_missing:
+    if context.lacks_values:
         summary["n_observed"] = context.problem.likelihood.observed_per_scanner(moments)[:, :n_features]
     summary["error_pattern"] = context.error_patterns(values[:, :n_features])
     summary["residual_dof"] = np.full(n_features, context.residual_dof)
@@ -182,7 +207,7 @@ def _summarize_chunk(
 def _diagnose(settings: Settings, log_scales: np.ndarray, diverging: np.ndarray) -> Diagnostics:
     """Assess convergence; a preview has no chains, and a feature has converged if its mode was found."""
     if not settings.preview:
-        return diagnose(log_scales, diverging, settings.target_ess)
+        return diagnose(log_scales, diverging, settings.target_ess, settings.max_rhat)
     unknown = np.full(log_scales.shape[2:], np.nan)
     return Diagnostics(unknown, unknown, np.zeros(log_scales.shape[-1], int), ~diverging.any((0, 1)))
 
@@ -193,7 +218,7 @@ def _reasons(settings: Settings, diagnostics: Diagnostics, is_finite: np.ndarray
         "not finite": ~is_finite,
         "no mode": ~diagnostics.converged & settings.preview,  # the only diagnostic without chains
         "divergences": diagnostics.divergences > 0,
-        "R-hat": ~(diagnostics.rhat < MAX_RHAT).all(0) & ~np.bool_(settings.preview),
+        "R-hat": ~(diagnostics.rhat < settings.max_rhat).all(0) & ~np.bool_(settings.preview),
         "few effective draws": ~diagnostics.converged,
     }
     return np.select(list(applies.values()), [REASONS.index(name) for name in applies], 0).astype(np.int8)

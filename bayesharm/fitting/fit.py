@@ -102,7 +102,7 @@ def fit(
     spec = configure_model(
         model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling
     )
-    chosen = Settings.from_options(settings)
+    chosen = Settings.from_options(settings, spec.has_tails)
     _check_seed(seed)
     progress = progress or no_progress
     findings = screen_study(dataset, spec, accept) if findings is None else list(findings)

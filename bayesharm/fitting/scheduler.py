@@ -20,12 +20,13 @@ from bayesharm.fitting.block_sampler import RETRY_SCHEDULE, BlockSampler
 from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.feature_summary import join_features, leapfrog_cost, summarize_features
 from bayesharm.fitting.settings import Settings
+from bayesharm.fitting.tail_learning import learn_weights
+from bayesharm.fitting.weighted_blocks import WeightedBlockSampler
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.joint import JointDraws
 from bayesharm.inference.learning import learn_by_importance, learn_by_sampling
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
-from bayesharm.inference.scales import approximate_block, sample_block
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
@@ -61,7 +62,8 @@ def fit_features(context: FitContext, checkpoints: Checkpoints, progress: Progre
 
 def samples_together(context: FitContext) -> bool:
     """Whether all features are sampled in the same chains as the hyperparameters."""
-    return context.n_features <= context.settings.hyper_features and not context.settings.preview
+    is_small = context.n_features <= context.settings.hyper_features
+    return is_small and not context.settings.preview and not context.design.spec.has_tails
 
 
 def refit_features(
@@ -167,6 +169,8 @@ def _learn(
 ) -> tuple[Hyperparameters, JointDraws | None]:
     """Learn the hyperparameters from features: by sampling them together, or by importance samples if there are more."""
     settings, problem, seed = context.settings, context.problem, context.seed
+    if context.design.spec.has_tails:
+        return _learn_with_tails(context, features, report), None
     arguments = problem, context.moments(features)[0], features, _count_independent(context, features)
     with context.devices.in_use("float64"):
         if not samples_together(context):
@@ -179,6 +183,20 @@ def _learn(
             *arguments, seed=seed, n_chains=settings.chains, n_draws=settings.n_draws, target_ess=target_ess,
             on_iteration=report,
         )  # fmt: skip
+
+
+def _learn_with_tails(context: FitContext, features: np.ndarray, report: Callable[[str], object]) -> Hyperparameters:
+    """Learn the tails of the noise too; the others are learned with the weights of scans that follow."""
+    learned, n_chains = learn_weights(context, features, report), context.settings.chains
+    arguments = context.problem, learned.moments, features, learned.n_independent_features
+    with context.devices.in_use("float64"):
+        hyper, is_reliable = learn_by_importance(*arguments, seed=context.seed, n_chains=n_chains, on_iteration=report)
+        if not is_reliable:
+            report("importance samples are not reliable here; sampling these features together")
+            hyper, _ = learn_by_sampling(
+                *arguments, seed=context.seed, n_chains=n_chains, target_ess=0, on_iteration=report
+            )
+    return hyper._replace(tails=learned.tails)
 
 
 def _count_independent(context: FitContext, features: np.ndarray) -> float:
@@ -202,12 +220,17 @@ def _fit_blocks(
     return hyper, results
 
 
-def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler:
+def _make_sampler(
+    context: FitContext, hyper: Hyperparameters, sample: np.ndarray
+) -> BlockSampler | WeightedBlockSampler:
     """Make the sampler of blocks; features from which the hyperparameters were learned have prior weights."""
     prior = make_predictive_prior(hyper, context.problem.priors.feature_offset_sd)
     weights = np.zeros((len(prior.log_weight), context.n_features))
     weights[:, sample] = prior.log_weight
-    return BlockSampler(context, hyper.ratios.mean, prior._replace(log_weight=weights))
+    prior = prior._replace(log_weight=weights)
+    if hyper.tails is not None:
+        return WeightedBlockSampler(context, hyper.ratios.mean, prior, hyper.tails.typical)
+    return BlockSampler(context, hyper.ratios.mean, prior)
 
 
 def _fit_shared_parameters(
@@ -222,10 +245,11 @@ def _fit_shared_parameters(
     report = partial(progress, "hyperparameters", 0, n_sample)
     report(f"from {n_sample} features")
     learning = pool.submit(_learn, context, sample, report)
-    compilation = pool.submit(_compile, context, n_sample)
+    # weights are learned with the program of a block
+    compilation = [] if context.design.spec.has_tails else [pool.submit(_compile, context, n_sample)]
     hyper, _ = learning.result()
     checkpoints.write("hyper", hyper.to_arrays() | {"sample": sample})
-    wait([compilation])  # an error in it shows in the first block
+    wait(compilation)  # an error in it shows in the first block
     progress("hyperparameters", n_sample, n_sample, "done")
     return hyper, sample
 
@@ -239,7 +263,7 @@ def _compile(context: FitContext, n_sample: int) -> None:
 
 def _sample_features(
     pool: Executor,
-    sampler: BlockSampler,
+    sampler: BlockSampler | WeightedBlockSampler,
     checkpoints: Checkpoints,
     progress: Progress,
     features: np.ndarray,
@@ -254,8 +278,7 @@ def _sample_features(
     blocks = [block for chunk, result in zip(chunks, kept, strict=True) if result is None for block in _blocks(chunk, size)]
     done = sum(len(chunk) for chunk, result in zip(chunks, kept, strict=True) if result is not None)
     failed = sum(int((~result["converged"]).sum()) for result in kept if result is not None)
-    program = approximate_block if sampler.context.settings.preview else sample_block
-    is_compiled = program.n_compiled > 0
+    is_compiled = sampler.is_compiled
     progress(stage, done, n_features, "" if is_compiled or not blocks else "compiling, then sampling")
     sample, n_alone = partial(sampler.sample, retry=retry), 0 if is_compiled else 1  # the first block compiles for all
     first = [pool.submit(sample, block).result() for block in blocks[:n_alone]]

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 from bayesharm.errors import InputError, shorten
 
 
+# With Student-t noise a draw costs several times as much; as many as these need are enough for means and sds of effects.
+WITH_TAILS = {"target_ess": 100, "max_rhat": 1.05}
+
+
 class Allowed(NamedTuple):
     """Values that a setting may take: whole numbers from a least one, words, or both."""
 
@@ -49,7 +53,10 @@ class Settings:
         Draws of each chain; by default 1.25 × `target_ess` in all chains together. Features that are sampled together
         with the hyperparameters take as many again until they have converged.
     target_ess : int
-        Bulk effective sample size that each scale of a feature needs to count as converged.
+        Bulk effective sample size that each scale of a feature needs to count as converged. Default: 400, and 100 with
+        Student-t noise.
+    max_rhat : float
+        Largest bulk R-hat of a converged scale. Default: 1.01, and 1.05 with Student-t noise.
     hyper_features : int
         Features, at most and chosen at random, from which the hyperparameters and the variance ratios are learned. A study
         with no more features samples all of them together with the hyperparameters.
@@ -78,6 +85,7 @@ class Settings:
     chains: int = 4
     draws: int | None = None
     target_ess: int = 400
+    max_rhat: float = 1.01
     hyper_features: int = 128
     block_size: int | None = None
     effect_draws: int = 100
@@ -104,8 +112,14 @@ class Settings:
             )
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Settings:
-        """Make settings from keyword arguments of a user.
+    def from_options(cls, options: Mapping[str, Any], has_tails: bool = False) -> Settings:
+        """Make settings from keyword arguments of a user; those that are None keep their default.
+
+        Parameters
+        ----------
+        options : mapping
+        has_tails : bool
+            Whether the noise is Student-t.
 
         Raises
         ------
@@ -120,7 +134,8 @@ class Settings:
                 expected=f"some of {', '.join(names)}",
                 do="correct the name, or leave it out",
             )
-        return cls(**options)
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(**(WITH_TAILS if has_tails else {}) | given)
 
     @property
     def n_draws(self) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayesharm.inference.tails import TailDraws
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.ratios import VarianceRatios
 
@@ -36,6 +37,8 @@ class Hyperparameters(NamedTuple):
         Largest R-hat of the log ratios; 1 where they are not sampled.
     is_reliable : bool
         False if the importance samples that they were learned from are not reliable.
+    tails : TailDraws or None
+        Of the noise, where it has heavy tails.
     """
 
     eta: np.ndarray
@@ -46,6 +49,7 @@ class Hyperparameters(NamedTuple):
     diverging: int
     ratio_rhat: float = 1.0
     is_reliable: bool = True
+    tails: TailDraws | None = None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return plain arrays, for a checkpoint."""
@@ -55,6 +59,8 @@ class Hyperparameters(NamedTuple):
             "ratio_covariance": self.ratios.covariance,
             "n_independent_features": np.asarray(self.ratios.n_independent_features),
         }
+        if self.tails is not None:
+            arrays |= {"tail_share": self.tails.share, "tail_df": self.tails.df}
         return arrays if self.log_evidence is None else arrays | {"log_evidence": self.log_evidence}
 
     @classmethod
@@ -73,6 +79,7 @@ class Hyperparameters(NamedTuple):
             int(arrays["diverging"]),
             float(arrays["ratio_rhat"]),
             bool(arrays["is_reliable"]),
+            TailDraws(arrays["tail_share"], arrays["tail_df"]) if "tail_share" in arrays else None,
         )
 
 

@@ -140,13 +140,13 @@ def sample_block(
     def sample(shared, batched):
         (ratios, mean, log_sd, settings), (moments, log_weight, importance_keys, keys, start) = shared, batched
         statistics = problem.likelihood.weighted(ratios, moments)
-        laplace, samples, log_weights = _laplace_with_diagnostics(
+        laplace, samples, log_weights = approximate_scales(
             problem, ratios, moments, PredictivePrior(mean, log_sd, log_weight), importance_keys
         )
         n_features, n_scales = keys.shape[0], len(mean)
         of_chains = jax.tree.map(
             lambda leaf: jnp.repeat(leaf, shape.n_chains, axis=-1),
-            (statistics.by_feature, log_weight, *_whitening(laplace, samples, log_weights)),
+            (statistics.by_feature, log_weight, *whiten(laplace, samples, log_weights)),
         )
         chain_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(shape.n_chains)))(keys)
         draws = sample_batched(
@@ -207,8 +207,8 @@ def approximate_block(
     def approximate(shared, batched):
         (ratios, mean, log_sd), (moments, log_weight, keys) = shared, batched
         prior = PredictivePrior(mean, log_sd, log_weight)
-        laplace, samples, log_weights = _laplace_with_diagnostics(problem, ratios, moments, prior, keys)
-        center, factor = _whitening(laplace, samples, log_weights)
+        laplace, samples, log_weights = approximate_scales(problem, ratios, moments, prior, keys)
+        center, factor = whiten(laplace, samples, log_weights)
         away = np.sqrt(len(center)).astype(center.dtype) * jnp.swapaxes(factor, 0, 1)
         points = jnp.concatenate([center + away, center - away])
         failed = jnp.broadcast_to(~laplace.converged, (1, len(points), len(keys)))
@@ -219,10 +219,19 @@ def approximate_block(
     return run_sharded(approximate, mesh, shared, (moments, prior.log_weight, keys))
 
 
-def _laplace_with_diagnostics(
+def approximate_scales(
     problem: Problem, ratios: VarianceRatios, moments: Moments, prior: PredictivePrior, keys: Array
 ) -> tuple[Laplace, ImportanceSample, Array]:
     """Return each feature's Laplace approximation, samples drawn from it, and their log weights, (sample, feature)."""
+    laplace = find_mode_of_scales(problem, ratios, moments, prior)
+    samples = draw_importance_sample(keys, (laplace,), N_SAMPLES, problem.participant_scale)
+    log_weights = log_importance_weights(problem, ratios, moments, samples)
+    log_prior = log_predictive_prior(prior, samples.log_scales, problem.priors.feature_offset_sd)
+    return laplace, samples, log_weights + log_prior
+
+
+def find_mode_of_scales(problem: Problem, ratios: VarianceRatios, moments: Moments, prior: PredictivePrior) -> Laplace:
+    """Compute the Laplace approximation of each feature's log-scales, in coordinates."""
     statistics = problem.likelihood.weighted(ratios, moments)
     feature_offset_sd = problem.priors.feature_offset_sd
 
@@ -231,16 +240,13 @@ def _laplace_with_diagnostics(
         log_prior = log_predictive_prior(prior, log_scales, feature_offset_sd)
         return problem.likelihood.log_likelihood(statistics, log_scales) + log_prior
 
-    center = jnp.broadcast_to(jnp.asarray(prior.mean).mean(1)[:, None], (len(prior.mean), len(keys)))
+    center = jnp.broadcast_to(jnp.asarray(prior.mean).mean(1)[:, None], (len(prior.mean), moments.n_features))
     center = to_coordinates(problem.participant_scale, center)
     prior_sd = jnp.sqrt(jnp.mean(jnp.exp(2 * prior.log_sd), 1) + prior.mean.var(1) + feature_offset_sd**2)
-    laplace = fit_laplace(log_density, center, jnp.broadcast_to(prior_sd[:, None], center.shape))
-    samples = draw_importance_sample(keys, (laplace,), N_SAMPLES, problem.participant_scale)
-    log_weights = log_importance_weights(problem, ratios, moments, samples)
-    return laplace, samples, log_weights + log_predictive_prior(prior, samples.log_scales, feature_offset_sd)
+    return fit_laplace(log_density, center, jnp.broadcast_to(prior_sd[:, None], center.shape))
 
 
-def _whitening(laplace: Laplace, samples: ImportanceSample, log_weights: Array) -> tuple[Array, Array]:
+def whiten(laplace: Laplace, samples: ImportanceSample, log_weights: Array) -> tuple[Array, Array]:
     """Return center and covariance factor of each posterior.
 
     They are averages of the importance-weighted moments and Laplace's; the former count by their effective sample size.

@@ -166,8 +166,13 @@ def shared_terms(layout: IndexLayout, ratios: VarianceRatios) -> GramTerms:
     )
 
 
-def feature_terms(layout: IndexLayout, ratios: VarianceRatios, counts: Array | np.ndarray) -> GramTerms:
-    """Terms of each feature from the counts of its observed scans, (count, feature)."""
+def feature_terms(
+    layout: IndexLayout, ratios: VarianceRatios, counts: Array | np.ndarray, class_counts: Array | np.ndarray | None = None
+) -> GramTerms:
+    """Terms of each feature from the counts of its observed scans, (count, feature).
+
+    Where scans have weights, counts are sums of weights, and `class_counts`, (class, feature), has the numbers of scans.
+    """
     assert layout.counts is not None
     dtype, weight = ratios.log_noise.dtype, class_weight(layout, ratios)
     counts = jnp.asarray(counts, dtype)
@@ -176,7 +181,9 @@ def feature_terms(layout: IndexLayout, ratios: VarianceRatios, counts: Array | n
     dense = _add(layout.counts.dense, len(row) * n_merged, weighted).reshape(len(row), n_merged, -1)
     cross = cross_products(layout, weight, counts)
     squares = _add(layout.counts.squares, len(cross), weighted)
-    of_class = _add(layout.counts.size, len(layout.class_scanner), counts)
+    if class_counts is None:
+        class_counts = _add(layout.counts.size, len(layout.class_scanner), counts)
+    of_class = jnp.asarray(class_counts, dtype)
     log_noise = jnp.where(layout.class_single_scan, 0.0, ratios.log_noise[layout.class_scanner]).astype(dtype)
 
     def table(part: SchurPart) -> Array:

@@ -37,12 +37,15 @@ class Moments(NamedTuple):
         yᵀy.
     counts : (count, feature) array, or None
         Counts of the observed scans; None where every feature has all scans.
+    class_counts : (class, feature) array, or None
+        Numbers of observed scans, where scans have weights: all other sums are weighted then, counts too.
     """
 
     dense: np.ndarray
     eliminated: np.ndarray
     squares: np.ndarray
     counts: np.ndarray | None = None
+    class_counts: np.ndarray | None = None
 
     @property
     def n_features(self) -> int:

@@ -15,6 +15,7 @@ LEVELS = ("scanner", "population", "diagnosis", "participant")
 PARTICIPANTS = ("all", "travelers")
 RATIOS = ("homogeneous", "scanner")
 FEATURE_SCALINGS = ("per_feature", "common")
+LIKELIHOODS = ("gaussian", "student-t")
 # Names with another meaning in the tables and arrays of a run.
 TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column", "all")
 
@@ -69,6 +70,9 @@ class Priors:
     its own sd, an estimate that depends on the scales themselves: an error of the sd shifts all log-scales of a feature
     alike, and `a` absorbs it. Its prior is wide, so that only ratios between scales inform omega. It is 0 where all
     features are divided by one common sd.
+
+    With `likelihood` `student-t`, a share of the values has Student-t noise: ``share ~ Beta(1, 1 / tail_share − 1)``, whose
+    mean is `tail_share`, and ``1 / df ~ Uniform(0, 1)``.
     """
 
     eta_sd: float = 1.0
@@ -79,6 +83,7 @@ class Priors:
     slope_sd: float = 3.0
     noise_ratio_sd: float = 0.5
     bias_ratio_sd: float = 0.5
+    tail_share: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ class ModelSpec:
     feature_scaling : {'per_feature', 'common'}
         Unit in which the scales of features are compared: each feature's own sd (any mixture of measures), or one common sd
         (features of one kind, such as the edges of a connectome).
+    likelihood : {'gaussian', 'student-t'}
+        Distribution of the noise: Gaussian, or with heavy tails, so that single bad scans or values hardly matter.
     priors : Priors
     """
 
@@ -124,12 +131,18 @@ class ModelSpec:
     reference: str = "HC"
     covariates: tuple[str, ...] = ()
     feature_scaling: str = "per_feature"
+    likelihood: str = "gaussian"
     priors: Priors = Priors()
 
     @property
     def feature_offset_sd(self) -> float:
         """Prior sd of a[f], the random intercept of a feature's log scales; 0 with `feature_scaling` `common`."""
         return self.priors.feature_offset_sd if self.feature_scaling == "per_feature" else 0.0
+
+    @property
+    def has_tails(self) -> bool:
+        """Whether the noise has heavy tails."""
+        return self.likelihood == "student-t"
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -210,6 +223,7 @@ MODEL_RULES = (
     _one_of("noise_ratio", RATIOS),
     _one_of("bias_ratio", RATIOS),
     _one_of("feature_scaling", FEATURE_SCALINGS),
+    _one_of("likelihood", LIKELIHOODS),
     _positive("noise_scale"),
     Rule("families", lambda spec, _: len({f.name for f in spec.families}) == len(spec.families), "each name once"),
 )
