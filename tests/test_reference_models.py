@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-from scipy.stats import halfnorm, norm
+from scipy.stats import beta, halfnorm, norm, t
 
 from bayesharm.errors import BayesharmError, InputError
 from bayesharm.model.catalog import load_model, model_names
@@ -52,6 +52,7 @@ SPECS = {name: load_model(name) for name in model_names()} | {
     "homoscedastic": replace(load_model("traveling_and_cohort"), noise_ratio="homogeneous", bias_ratio="homogeneous"),
     "covariate": replace(load_model("cohort"), covariates=("age",)),
     "shared units": replace(load_model("cohort"), feature_scaling="common"),
+    "student-t": replace(load_model("traveling_and_cohort"), likelihood="student-t"),
 }
 
 
@@ -93,8 +94,15 @@ def density_by_hand(scans, features, spec, design, point) -> float:
             mean = mean + u[f"disorder:{scan.diagnosis}"]
         for name in spec.covariates:
             mean = mean + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / used[name].std(ddof=0)
-        total += norm.logpdf(y[row], mean, np.sqrt(variance)).sum()
+        density = norm.logpdf(y[row], mean, np.sqrt(variance))
+        if spec.likelihood == "student-t":
+            share = point["tail_share"]
+            heavy = t.logpdf(y[row], 1 / point["inverse_df"], mean, np.sqrt(variance))
+            density = np.log((1 - share) * np.exp(density) + share * np.exp(heavy))
+        total += density.sum()
 
+    if spec.likelihood == "student-t":
+        total += beta.logpdf(point["tail_share"], 1, 9)
     fixed = {"mean": spec.priors.mean_sd, "covariate": spec.priors.slope_sd}
     for name, effect in u.items():
         family, level = name.split(":")
@@ -129,9 +137,11 @@ def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
         shapes["raw_bias"] = len(design.scanners)
     if design.spec.feature_scaling == "per_feature":
         shapes["feature_offset"] = n_features
-    return {"omega_excess": rng.exponential(size=len(design.scales))} | {
-        name: rng.normal(size=shape) for name, shape in shapes.items()
-    }
+    point = {"omega_excess": rng.exponential(size=len(design.scales))}
+    point |= {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    if design.spec.likelihood == "student-t":
+        point |= {"tail_share": rng.uniform(), "inverse_df": rng.uniform()}
+    return point
 
 
 @pytest.fixture(scope="module", params=SPECS)

@@ -29,9 +29,7 @@ class Diagnostics(NamedTuple):
     converged: np.ndarray
 
 
-def diagnose(
-    draws: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS, max_rhat: float = MAX_RHAT
-) -> Diagnostics:
+def diagnose(draws: np.ndarray, diverging: np.ndarray, min_ess: float = MIN_ESS, max_rhat: float = MAX_RHAT) -> Diagnostics:
     """Compute bulk R-hat (rank-normalized, split) and bulk effective sample size.
 
     Definitions: Vehtari, Gelman, Simpson, Carpenter & Bürkner, *Bayesian Analysis* 16, 2021.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayesharm.algorithms.linalg import matvec
 from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects
 from bayesharm.likelihood.gram_terms import segment_sum
 from bayesharm.likelihood.problem import Problem
@@ -27,7 +28,7 @@ def conditional_means(likelihood: CollapsedLikelihood, given: ConditionedEffects
         From :meth:`CollapsedLikelihood.eliminated_products`.
     """
     constant, slope = _regress(likelihood, given, products)
-    return jnp.concatenate([given.dense_mean, constant - _times(slope, given.dense_mean)])
+    return jnp.concatenate([given.dense_mean, constant - matvec(slope, given.dense_mean)])
 
 
 def contrast_moments(problem: Problem, given: ConditionedEffects, products: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -57,7 +58,7 @@ def contrast_moments(problem: Problem, given: ConditionedEffects, products: tupl
     centered = np.where(of_contrast >= 0, 1.0, 0.0).astype(slope.dtype)
     size = n_levels[of_contrast][:, None].astype(slope.dtype)
     direction = slope[columns] - centered[:, None, None] * center(slope)[of_contrast]
-    mean = constant[columns] - centered[:, None] * center(constant)[of_contrast] + _times(direction, given.dense_mean)
+    mean = constant[columns] - centered[:, None] * center(constant)[of_contrast] + matvec(direction, given.dense_mean)
     own = noise[columns]
     variance = own + centered[:, None] * (center(noise)[of_contrast] - 2 * own) / size
     variance += _quadratic(direction, given.dense_covariance)
@@ -66,7 +67,7 @@ def contrast_moments(problem: Problem, given: ConditionedEffects, products: tupl
         return mean, variance
     of_sums = jnp.broadcast_to(jnp.asarray(sums, slope.dtype)[..., None], (*sums.shape, n_features))
     return (
-        jnp.concatenate([mean, _times(of_sums, given.dense_mean)]),
+        jnp.concatenate([mean, matvec(of_sums, given.dense_mean)]),
         jnp.concatenate([variance, _quadratic(of_sums, given.dense_covariance)]),
     )
 
@@ -82,10 +83,7 @@ def _regress(
     return constant, segment_sum(column, likelihood.n_eliminated, gain[:, None] * cross)
 
 
-def _times(rows: Array, vector: Array) -> Array:
-    return sum(rows[:, k] * vector[k] for k in range(len(vector)))
-
-
 def _quadratic(rows: Array, covariance: Array) -> Array:
-    along = sum(rows[:, k, None] * covariance[k] for k in range(len(covariance)))
+    """Quadratic form of each row, (row, dense, feature) -> (row, feature); additions, as in :func:`matvec`."""
+    along = sum((rows[:, k, None] * covariance[k] for k in range(len(covariance))), jnp.zeros_like(rows))
     return (along * rows).sum(1)

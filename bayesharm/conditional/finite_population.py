@@ -137,7 +137,9 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         start, log_scales = item
         normal = jax.vmap(standard_normal)(lane_keys, start + lane_draw).T
         effects = draw_effects(likelihood, likelihood.condition(statistics, log_scales), products, normal)
-        first = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])[:, :n_features]  # last, that of scans without a level
+        first = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])[
+            :, :n_features
+        ]  # last, that of scans without a level
         fitted = first[levels.column].sum(0) + levels.fixed @ first[levels.fixed_columns]
         finite, effects = family_sds(levels, effects, log_scales[0])
         return finite, family_contributions(levels, effects[:, :n_features], values - fitted[levels.pattern])

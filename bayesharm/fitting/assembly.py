@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from bayesharm.algorithms.diagnostics import diagnose
@@ -20,10 +21,11 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
-from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES
+from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES, SCAN_WEIGHTS
 from bayesharm.study_check.result import StudyCheck
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
+LOW_WEIGHT = 0.3  # of a value: noise of nearly twice the sd
 SIZES = ("tau", "finite_sd", "contribution")
 Arrays = dict[str, np.ndarray]
 
@@ -80,6 +82,8 @@ def assemble_posterior(
         nodes["/finite_population"] = FINITE_POPULATION.dataset(
             results, family | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
         )
+    if "scan_weight" in results:
+        nodes["/scan_weights"] = _scan_weights(dataset.scans.iloc[design.rows], results["scan_weight"])
     if "kept" in results:
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
     record = _record(dataset, design, results, manifest, identifiability)
@@ -110,7 +114,20 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
         "n_independent_features": hyper.ratios.n_independent_features,
     }
     arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias}
+    if hyper.tails is not None:
+        arrays |= {"tail_share": hyper.tails.share, "tail_df": hyper.tails.df}
     return HYPER.dataset(arrays, coords, about)
+
+
+def _scan_weights(scans: pd.DataFrame, weight: np.ndarray) -> xr.Dataset:
+    """Summarize the weights of the scans, (scan, feature), over features; NaN where a feature lacks a scan."""
+    observed = ~np.isnan(weight)
+    n_features = np.maximum(observed.sum(axis=1), 1)
+    mean = np.where(observed, weight, 0.0).sum(axis=1) / n_features
+    low = (observed & (weight < LOW_WEIGHT)).sum(axis=1) / n_features
+    labels = {"scan": scans["scan_id"], "scanner": scans["scanner"]}
+    coords = {name: ("scan", values.to_numpy(object)) for name, values in labels.items()}
+    return SCAN_WEIGHTS.dataset({"mean_weight": mean, "low_share": low}, coords)
 
 
 def _about_scales(settings: dict[str, Any]) -> dict[str, str]:

@@ -159,6 +159,7 @@ def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> Fi
         The data are missing, or are not those of the fit.
     """
     run = posterior.run
+    posterior.require_gaussian("This analysis computes likelihoods of scans under Gaussian noise.")
     if run.get("learned"):
         raise InputError(
             "An adapted posterior has no data of its own.",

@@ -94,7 +94,7 @@ def summarize_draws(
     moments: Moments,
     standardization: Standardization,
     draws: ScaleDraws,
-    effects: tuple[np.ndarray, np.ndarray],
+    effects: tuple[Any, Any],
     sizes: Sizes | None,
     n_features: int | None = None,
 ) -> Arrays:

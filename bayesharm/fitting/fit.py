@@ -36,6 +36,7 @@ def fit(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    likelihood: str | None = None,
     accept: Sequence[str] = (),
     findings: Sequence[Finding] | None = None,
     check: StudyCheck | None = None,
@@ -64,6 +65,9 @@ def fit(
     feature_scaling : {'per_feature', 'common'}, optional
         Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
         (better where all are of one kind, such as the edges of a connectome).
+    likelihood : {'gaussian', 'student-t'}, optional
+        Noise that is Gaussian (the default), or has heavy tails: then single bad scans or values hardly matter, and the
+        summary lists the scans with the smallest weights.
     accept : sequence of str
         Codes of findings on the data that you have checked, such as ``identical-scans``: they no longer stop the fit and are
         recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
@@ -100,9 +104,17 @@ def fit(
     folder = None if out is None else Path(out)
     _check_folder(folder, overwrite, repair)
     spec = configure_model(
-        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling
-    )
+        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling,
+        likelihood=likelihood,
+    )  # fmt: skip
     chosen = Settings.from_options(settings, spec.has_tails)
+    if spec.has_tails and chosen.preview:
+        raise InputError(
+            "A preview approximates Gaussian noise only.",
+            got="preview with the likelihood 'student-t'",
+            expected="one of the two",
+            do="leave one of them out",
+        )
     _check_seed(seed)
     progress = progress or no_progress
     findings = screen_study(dataset, spec, accept) if findings is None else list(findings)

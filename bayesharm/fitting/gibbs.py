@@ -2,7 +2,9 @@
 
 Given the weights, everything is as for Gaussian noise with weighted sums. A sweep of a chain is
 
-1. scales given weights, all effects integrated out: one step of Hamiltonian Monte Carlo in whitened coordinates;
+1. scales given weights, all effects integrated out: one step of Hamiltonian Monte Carlo in whitened coordinates, then new
+   values of some scales from their prior given the others, by Metropolis and Hastings: a scale of which the data say little
+   has a long tail toward 0, in which the first would creep;
 2. effects given scales and weights: one exact draw;
 3. weights given effects and scales: one exact draw for each scan (:mod:`bayesharm.inference.tails`).
 
@@ -20,23 +22,23 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from bayesharm.algorithms.devices import run_sharded
-from bayesharm.algorithms.linalg import matvec
+from bayesharm.algorithms.linalg import matvec, solve_lower
 from bayesharm.algorithms.programs import program
 from bayesharm.conditional.contrast_moments import conditional_means, contrast_moments
 from bayesharm.conditional.finite_population import FamilyLevels, family_contributions, family_sds
 from bayesharm.conditional.gaussian import draw_effects
-from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior
+from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior, prior_precision
 from bayesharm.inference.scales import approximate_scales, find_mode_of_scales, whiten
 from bayesharm.inference.tails import Tails, draw_weights, expected_weight
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Problem, to_log_scales
+from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.scan_weights import ScanTerms, fitted_values, scan_variance, weighted_moments
 
-Array = jax.Array
+Array = Any  # of NumPy or of JAX
 N_FITS, N_REWEIGHTINGS = 2, 5  # searches for the mode of the scales, each after some rounds of weights given scales
-N_LEAPFROG = 2
-STEP_SIZE = (0.7, 0.9)  # in posterior sds: together about a quarter of a period, which makes draws nearly independent
+N_LEAPFROG = 3
+STEP_SIZE = (0.5, 0.7)  # in posterior sds: together about a quarter of a period, which makes draws nearly independent
 MAX_ENERGY_ERROR = 1000.0  # of a step that diverges, as in NUTS
 
 
@@ -48,11 +50,14 @@ class GibbsShape(NamedTuple):
     n_chains : int
     n_groups, thin : int
         Sweeps that are kept: groups of `thin` sweeps. Effects and weights are averaged over the last sweep of each group.
+    n_proposed : int
+        Scales that a sweep proposes from their prior, all but the noise in turn.
     """
 
     n_chains: int
     n_groups: int
     thin: int = 2
+    n_proposed: int = 1
 
     @property
     def n_draws(self) -> int:
@@ -266,16 +271,16 @@ class _Chains(NamedTuple):
     keys: Array
 
     def run(self, position: Array, weight: Array, n_warmup: int, shape: GibbsShape) -> tuple[Any, ...]:
-        """Run all sweeps; return sums over groups, the last position, weights and squares, and what is kept of each sweep."""
+        """Run all sweeps; return sums over groups, the last position, weights and squares, and draws."""
 
         def warm_up(k: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            return self.sweep(k, state)[0]
+            return self.sweep(k, state, shape)[0]
 
         def group(carry: Any, start: Array) -> Any:
             state, sums = carry
             kept = []
             for k in range(shape.thin):
-                state, (log_scales, diverging, given, products, effects) = self.sweep(start + k, state)
+                state, (log_scales, diverging, given, products, effects) = self.sweep(start + k, state, shape)
                 kept.append((log_scales, diverging))
             mean, variance = contrast_moments(self.block.problem, given, products)
             away = mean - self.reference
@@ -293,23 +298,26 @@ class _Chains(NamedTuple):
         (state, sums), kept = jax.lax.scan(group, (state, Sums(zero, zero, zero, scans, scans)), starts)
         return sums, *state, kept
 
-    def sweep(self, k: Array | int, state: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array, Array], Any]:
+    def sweep(
+        self, k: Array | int, state: tuple[Array, Array, Array], shape: GibbsShape
+    ) -> tuple[tuple[Array, Array, Array], Any]:
         """Draw scales, effects and weights."""
         problem, block, (position, weight, _) = self.block.problem, self.block, state
         likelihood, moments = problem.likelihood, block.moments(weight)
         statistics = likelihood.weighted(block.ratios, moments)
-        keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k), 4), out_axes=1)(self.keys)
+        keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, k), 5), out_axes=1)(self.keys)
 
         def log_scales_at(position: Array) -> Array:
             return to_log_scales(problem.participant_scale, self.center + matvec(self.factor, position))
 
-        def potential(position: Array) -> Array:
-            log_scales = log_scales_at(position)
+        def log_density(log_scales: Array) -> Array:
             log_prior = log_predictive_prior(self.prior, log_scales, problem.priors.feature_offset_sd)
-            return -(likelihood.log_likelihood(statistics, log_scales) + log_prior)
+            return likelihood.log_likelihood(statistics, log_scales) + log_prior
 
-        position, diverging = _hamiltonian_step(potential, position, keys[0], keys[1])
-        log_scales, products = log_scales_at(position), likelihood.eliminated_products(block.ratios, moments)
+        position, diverging = _hamiltonian_step(lambda z: -log_density(log_scales_at(z)), position, keys[0], keys[1])
+        log_scales = self.propose_from_prior(log_density, log_scales_at(position), k, keys[4], shape.n_proposed)
+        position = solve_lower(self.factor, to_coordinates(problem.participant_scale, log_scales) - self.center)
+        products = likelihood.eliminated_products(block.ratios, moments)
         given = likelihood.condition(statistics, log_scales)
         n_columns = likelihood.n_dense + likelihood.n_eliminated
         normal = jax.vmap(lambda key: jax.random.normal(key, (n_columns,), position.dtype), out_axes=1)(keys[2])
@@ -317,6 +325,25 @@ class _Chains(NamedTuple):
         squares = block.squares(effects, log_scales)
         weight = draw_weights(keys[3], squares, block.tails, weight)
         return (position, weight, squares), (log_scales, diverging, given, products, effects)
+
+    def propose_from_prior(self, log_density: Any, log_scales: Array, k: Array | int, keys: Array, n_proposed: int) -> Array:
+        """Propose new values of some scales from a Normal prior given the others, and accept them or not."""
+        mean, precision = prior_precision(self.prior, self.block.problem.priors.feature_offset_sd)
+        draws = jax.vmap(lambda key: jax.random.normal(key, (2, n_proposed), log_scales.dtype), out_axes=2)(keys)
+
+        def propose(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            log_scales, value = carry
+            c = 1 + (k * n_proposed + j) % (len(mean) - 1)
+            away = precision[c] @ (log_scales - mean[:, None]) - precision[c, c] * (log_scales[c] - mean[c])
+            center, sd = mean[c] - away / precision[c, c], precision[c, c] ** -0.5
+            before, after = (log_scales[c] - center) / sd, draws[0, j]
+            proposed = log_scales.at[c].set(center + sd * after)
+            new_value = log_density(proposed)
+            log_ratio = new_value - value + 0.5 * (after**2 - before**2)
+            is_accepted = jax.scipy.stats.norm.logcdf(draws[1, j]) < log_ratio
+            return jnp.where(is_accepted, proposed, log_scales), jnp.where(is_accepted, new_value, value)
+
+        return jax.lax.fori_loop(0, n_proposed, propose, (log_scales, log_density(log_scales)))[0]
 
 
 def _hamiltonian_step(potential: Any, position: Array, keys: Array, accept_keys: Array) -> tuple[Array, Array]:
@@ -346,4 +373,3 @@ def _hamiltonian_step(potential: Any, position: Array, keys: Array, accept_keys:
     error = new_value + 0.5 * (ahead**2).sum(0) - value - 0.5 * (momentum**2).sum(0)
     is_accepted = jnp.log(accept) < -error  # not where the error is NaN
     return jnp.where(is_accepted, new, position), ~(error < MAX_ENERGY_ERROR) & jnp.isfinite(value)
-

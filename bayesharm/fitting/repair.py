@@ -20,10 +20,11 @@ from bayesharm.io.atomic import digests, find_damage
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_manifests, open_checkpoints
 from bayesharm.results.posterior import read_record
-from bayesharm.results.schema import SCALES, features_of_file
+from bayesharm.results.schema import SCALES, SCAN_WEIGHTS, features_of_file
 
 N_DRAWS = f"{SCALES.path}/n_draws"  # the array that tells which retries a feature needed
-OF_ALL_FEATURES = ("/contraction/c/", "/correlation/c/")  # depend on the typical scales of all features
+# depend on the typical scales of all features, or on the weights of the scans in all of them
+OF_ALL_FEATURES = ("/contraction/c/", "/correlation/c/", f"{SCAN_WEIGHTS.path}/")
 
 
 def repair_run(out: Path, context: FitContext, manifest: dict[str, Any], progress: Progress) -> None:

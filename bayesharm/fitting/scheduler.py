@@ -20,7 +20,7 @@ from bayesharm.fitting.block_sampler import RETRY_SCHEDULE, BlockSampler
 from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.feature_summary import join_features, leapfrog_cost, summarize_features
 from bayesharm.fitting.settings import Settings
-from bayesharm.fitting.tail_learning import learn_weights
+from bayesharm.fitting.tail_learning import learn_weights, prior_without_one
 from bayesharm.fitting.weighted_blocks import WeightedBlockSampler
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters
@@ -193,10 +193,9 @@ def _learn_with_tails(context: FitContext, features: np.ndarray, report: Callabl
         hyper, is_reliable = learn_by_importance(*arguments, seed=context.seed, n_chains=n_chains, on_iteration=report)
         if not is_reliable:
             report("importance samples are not reliable here; sampling these features together")
-            hyper, _ = learn_by_sampling(
-                *arguments, seed=context.seed, n_chains=n_chains, target_ess=0, on_iteration=report
-            )
-    return hyper._replace(tails=learned.tails)
+            hyper, _ = learn_by_sampling(*arguments, seed=context.seed, n_chains=n_chains, target_ess=0, on_iteration=report)
+    rng = np.random.default_rng([context.seed, Stage.TAILS, 1])
+    return hyper._replace(tails=learned.tails.resample(hyper.eta.shape[:2], rng))
 
 
 def _count_independent(context: FitContext, features: np.ndarray) -> float:
@@ -220,17 +219,19 @@ def _fit_blocks(
     return hyper, results
 
 
-def _make_sampler(
-    context: FitContext, hyper: Hyperparameters, sample: np.ndarray
-) -> BlockSampler | WeightedBlockSampler:
+def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler | WeightedBlockSampler:
     """Make the sampler of blocks; features from which the hyperparameters were learned have prior weights."""
-    prior = make_predictive_prior(hyper, context.problem.priors.feature_offset_sd)
+    problem = context.problem
+    if hyper.tails is None:
+        prior = make_predictive_prior(hyper, problem.priors.feature_offset_sd)
+    else:
+        prior = prior_without_one(problem, hyper)
     weights = np.zeros((len(prior.log_weight), context.n_features))
     weights[:, sample] = prior.log_weight
     prior = prior._replace(log_weight=weights)
-    if hyper.tails is not None:
-        return WeightedBlockSampler(context, hyper.ratios.mean, prior, hyper.tails.typical)
-    return BlockSampler(context, hyper.ratios.mean, prior)
+    if hyper.tails is None:
+        return BlockSampler(context, hyper.ratios.mean, prior)
+    return WeightedBlockSampler(context, hyper.ratios.mean, prior, hyper.tails.typical)
 
 
 def _fit_shared_parameters(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from math import ceil
 from typing import Any, NamedTuple
 
 from bayesharm.errors import InputError, shorten
 
-
-# With Student-t noise a draw costs several times as much; as many as these need are enough for means and sds of effects.
+# With Student-t noise a draw costs several times as much; these are enough for means and sds of effects.
 WITH_TAILS = {"target_ess": 100, "max_rhat": 1.05}
+DRAWS_WITH_TAILS = 1.6  # of all chains together, over the target of the effective sample size
 
 
 class Allowed(NamedTuple):
@@ -50,8 +51,8 @@ class Settings:
     chains : int
         NUTS chains for each feature.
     draws : int, optional
-        Draws of each chain; by default 1.25 × `target_ess` in all chains together. Features that are sampled together
-        with the hyperparameters take as many again until they have converged.
+        Draws of each chain; by default 1.25 × `target_ess` in all chains together, and 1.6 × with Student-t noise. Features
+        that are sampled together with the hyperparameters take as many again until they have converged.
     target_ess : int
         Bulk effective sample size that each scale of a feature needs to count as converged. Default: 400, and 100 with
         Student-t noise.
@@ -103,6 +104,13 @@ class Settings:
                     expected=str(allowed),
                     do="leave it out to use the default",
                 )
+        if not self.max_rhat > 1:
+            raise InputError(
+                "The setting 'max_rhat' is impossible.",
+                got=repr(self.max_rhat),
+                expected="a number above 1",
+                do="leave it out to use the default",
+            )
         if self.preview and self.n_kept:
             raise InputError(
                 "A preview has no draws to keep.",
@@ -135,7 +143,11 @@ class Settings:
                 do="correct the name, or leave it out",
             )
         given = {name: value for name, value in options.items() if value is not None}
-        return cls(**(WITH_TAILS if has_tails else {}) | given)
+        if not has_tails:
+            return cls(**given)
+        chosen = cls(**WITH_TAILS | given)
+        n_draws = max(8, ceil(DRAWS_WITH_TAILS * chosen.target_ess / chosen.chains))
+        return chosen if chosen.draws else replace(chosen, draws=n_draws)
 
     @property
     def n_draws(self) -> int:

@@ -14,15 +14,16 @@ from bayesharm.fitting.gibbs import GibbsDraws
 from bayesharm.fitting.weighted_blocks import WeightedBlockSampler, pull_in, standardize
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyper_approximation import approximate_hyperparameters
-from bayesharm.inference.hyperparameters import MANY_FEATURES, N_COMPONENTS
+from bayesharm.inference.hyperparameters import MANY_FEATURES, N_COMPONENTS, Hyperparameters, component_indices
+from bayesharm.inference.learning import temper_hyperparameters
 from bayesharm.inference.placement import prior_at
-from bayesharm.inference.predictive_prior import PredictivePrior
+from bayesharm.inference.predictive_prior import PredictivePrior, make_predictive_prior
 from bayesharm.inference.tails import TailDraws, default_tails, draw_tails
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Gaussian
+from bayesharm.likelihood.problem import Gaussian, Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 
-N_DRAWS = 250  # of each chain, for the posterior of the tails
+N_DRAWS = 250  # of each chain, for the posterior of the tails, as many as of the other hyperparameters
 FIRST_SPREAD = 1.0  # prior sd of the log-scales of a feature before anything is learned
 
 
@@ -81,6 +82,20 @@ def learn_weights(context: FitContext, features: np.ndarray, report: Callable[[s
     return LearnedWeights(moments, posterior, n_independent)
 
 
+def prior_without_one(problem: Problem, hyper: Hyperparameters) -> PredictivePrior:
+    """Make the predictive prior of a feature from the posterior of the hyperparameters, without the feature itself.
+
+    With few features, the hyperparameters are less certain without one: the likelihood has the power (F − 1) / F.
+    """
+    if hyper.log_evidence is None:
+        return make_predictive_prior(hyper, problem.priors.feature_offset_sd)
+    power = 1 - 1 / hyper.n_features
+    draws = temper_hyperparameters(problem.priors, problem.log_medians, hyper.eta, np.log(hyper.omega), power)
+    chosen = component_indices(hyper.eta[..., 0].size)
+    eta, log_omega = (part.reshape(-1, part.shape[-1])[chosen].T for part in draws)
+    return PredictivePrior(eta, log_omega, np.full((len(chosen), hyper.n_features), -np.log(len(chosen))))
+
+
 def _same_for_all(prior: Gaussian, n_sampled: int, n_features: int) -> PredictivePrior:
     """The same prior for every feature, in the shape of the predictive prior, so that one program serves both."""
     n_components = 1 if n_sampled >= MANY_FEATURES else N_COMPONENTS
@@ -96,5 +111,10 @@ def _sample(sampler: WeightedBlockSampler, features: np.ndarray) -> tuple[np.nda
         block = np.pad(used, (0, size - len(used)), mode="edge")
         values = standardize(sampler.context, block, sampler.context.moments(block)[1])
         draws = sampler.draw(block, values)
-        parts.append(jax.tree.map(lambda leaf: leaf[..., : len(used)], (values, draws)))
+        parts.append(_take(len(used), (values, draws)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1), *parts)
+
+
+def _take(n: int, parts: tuple[np.ndarray, GibbsDraws]) -> tuple[np.ndarray, GibbsDraws]:
+    """Return the parts of the first features."""
+    return jax.tree.map(lambda leaf: leaf[..., :n], parts)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
@@ -67,7 +69,7 @@ class WeightedBlockSampler:
         scales = ScaleDraws(
             draws.log_scales,
             draws.diverging,
-            np.full(draws.diverging.shape, N_LEAPFROG),
+            jnp.full(draws.diverging.shape, N_LEAPFROG),
             draws.log_weights,
             draws.state.position,
         )
@@ -78,13 +80,15 @@ class WeightedBlockSampler:
         moments = self.moments(values, draws.weight)
         return summarize_draws(
             self.context, pull_in(values, draws), moments, standardization, scales, effects, Sizes(*flat), n_features
-        ) | {"scan_weight": draws.weight[:, :n_features].astype(np.float16)}
+        ) | {"scan_weight": np.where(np.isnan(values), np.nan, draws.weight)[:, :n_features].astype(np.float16)}
 
     @property
     def shape(self) -> GibbsShape:
         """Sizes of the chains."""
-        settings = self.context.settings
-        return GibbsShape(settings.chains, -(-settings.n_draws // GibbsShape._field_defaults["thin"]))
+        settings, n_scales = self.context.settings, len(self.prior.mean)
+        thin = GibbsShape._field_defaults["thin"]
+        n_proposed = 1 if self.prior.mean.shape[1] == 1 else n_scales - 1  # few features hardly pool
+        return GibbsShape(settings.chains, -(-settings.n_draws // thin), thin, n_proposed)
 
     def draw(self, block: np.ndarray, values: np.ndarray, retry: int = 0) -> GibbsDraws:
         """Run the chains, in consecutive runs of one compiled program.
@@ -134,14 +138,12 @@ def pull_in(values: np.ndarray, draws: GibbsDraws) -> np.ndarray:
 
 def join_runs(runs: list[GibbsDraws]) -> GibbsDraws:
     """Join consecutive runs of the same chains."""
-    last = runs[-1]
     if len(runs) == 1:
-        return last
-    mean = np.stack([run.effect_mean.astype(float) for run in runs])
-    joined = {
-        name: np.concatenate([getattr(run, name) for run in runs], axis=1)
-        for name in ("log_scales", "diverging", "finite_sd", "contribution")
+        return runs[0]
+    parts = {name: [getattr(run, name) for run in runs] for name in GibbsDraws._fields}
+    joined: dict[str, Any] = {
+        name: np.concatenate(parts[name], axis=1) for name in ("log_scales", "diverging", "finite_sd", "contribution")
     }
-    averages = {name: np.mean([getattr(run, name) for run in runs], axis=0) for name in ("weight", "fitted")}
-    variance = np.mean([run.effect_variance for run in runs], axis=0) + mean.var(0)
-    return last._replace(**joined, **averages, effect_mean=mean.mean(0), effect_variance=variance)
+    joined |= {name: np.mean(parts[name], axis=0) for name in ("weight", "fitted", "effect_mean")}
+    joined["effect_variance"] = np.mean(parts["effect_variance"], axis=0) + np.var(parts["effect_mean"], axis=0)
+    return runs[-1]._replace(**joined)

@@ -51,6 +51,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         The posterior keeps no sufficient statistics.
     """
     check_type(posterior, Posterior, "predict", "load_posterior")
+    posterior.require_gaussian("Predictions have an sd, which heavy-tailed noise need not have.")
     scans = scans.scans if isinstance(scans, Dataset) else scans
     aligned, scales = (
         align_new_scans(read_statistics(posterior.sufficient_statistics, posterior.spec), scans),

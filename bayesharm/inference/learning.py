@@ -145,7 +145,9 @@ def learn_by_importance(
     drawn = sample_by_importance(priors, centered, rng, ImportanceSettings(max_khat=MAX_KHAT))
     points = jnp.asarray(drawn.draw(n_chains * n_draws, rng).T)
     eta, log_omega = (np.asarray(part).T.reshape(n_chains, n_draws, -1) for part in eta_and_log_omega(priors, points))
-    eta, log_omega = _temper(priors, problem.log_medians, eta + centered.origin, log_omega, _power(approximation))
+    eta, log_omega = temper_hyperparameters(
+        priors, problem.log_medians, eta + centered.origin, log_omega, _power(approximation)
+    )
     is_reliable = drawn.is_reliable and bool(np.quantile(khat, 0.9) < MAX_KHAT)
     log_evidence, n_features = None, len(keys)
     if n_features < MANY_FEATURES:
@@ -190,7 +192,7 @@ def _temper_joint(
     effective number over their number (:func:`temper_draws`), and the scales move along.
     """
     power, ratios = _power(approximation), approximation.ratios
-    eta, log_omega = _temper(problem.priors, problem.log_medians, draws.eta, draws.log_omega, power)
+    eta, log_omega = temper_hyperparameters(problem.priors, problem.log_medians, draws.eta, draws.log_omega, power)
     if power < 1:
         flat = [part.reshape(-1, part.shape[-1]) for part in (draws.eta, draws.log_omega, eta, log_omega)]
         log_scales = draws.scales.log_scales
@@ -217,10 +219,10 @@ def _power(approximation: HyperApproximation) -> float:
     return min(1.0, approximation.ratios.n_independent_features / len(approximation.likelihood.value))
 
 
-def _temper(
+def temper_hyperparameters(
     priors: Priors, log_medians: np.ndarray, eta: np.ndarray, log_omega: np.ndarray, power: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Temper draws of eta and log omega together."""
+    """Move draws of eta and log omega together to the posterior whose likelihood is raised to a power."""
     half_normal = priors.omega_sd * special.ndtri(0.5 + (np.arange(2000) + 0.5) / 4000)
     prior_of_log_omega = np.log(np.hypot(half_normal, priors.omega_floor))
     prior_mean = np.concatenate([log_medians, np.full(len(log_medians), prior_of_log_omega.mean())])

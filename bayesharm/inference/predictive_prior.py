@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
@@ -45,6 +46,16 @@ def log_predictive_prior(prior: PredictivePrior, log_scales: Array, feature_offs
     terms = log_prior(quadratic_features(log_scales), prior.mean, prior.log_sd, feature_offset_sd)
     log_weight = prior.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
     return logsumexp(terms + log_weight, axis=0)
+
+
+def prior_precision(prior: PredictivePrior, feature_offset_sd: float) -> tuple[Array, Array]:
+    """Return mean, (scale,), and inverse covariance, (scale, scale), of a predictive prior, all components counted alike."""
+    mean = jnp.asarray(prior.mean)
+    precision = 1 / (jnp.exp(2 * jnp.asarray(prior.log_sd)).mean(1) + mean.var(1))
+    inverse = jnp.diag(precision)
+    if feature_offset_sd:
+        inverse -= jnp.outer(precision, precision) / (feature_offset_sd**-2 + precision.sum())
+    return mean.mean(1), inverse
 
 
 def predictive_moments(eta: np.ndarray, omega: np.ndarray, feature_offset_sd: float) -> Gaussian:

@@ -99,6 +99,11 @@ class TailDraws(NamedTuple):
     share: np.ndarray
     df: np.ndarray
 
+    def resample(self, shape: tuple[int, int], rng: np.random.Generator) -> TailDraws:
+        """Return another number of draws."""
+        chosen = rng.choice(self.share.size, shape)
+        return TailDraws(self.share.ravel()[chosen], self.df.ravel()[chosen])
+
     @property
     def typical(self) -> Tails:
         """One value of share and df that stands for all draws.

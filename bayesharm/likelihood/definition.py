@@ -18,6 +18,8 @@ so on. Given the scales, y and u are jointly Gaussian, so that u can be integrat
     line 5   u | y ~ Normal(A⁻¹b, A⁻¹)
     line 6   −2 log p(y) = yᵀWy − bᵀA⁻¹b + log|A| + log|D| − log|W| + N log 2π
 
+A scan may have a weight q: its precision in line 2 is q times as large (:mod:`bayesharm.likelihood.scan_weights`).
+
 The effect of a single-scan participant has no column: no other scan shares it, so that it is part of the noise (line 2).
 Lines 3 and 4 are Henderson's mixed-model equations. Line 6 is the density of Normal(0, V), V = X D Xᵀ + W⁻¹, rewritten with
 the Woodbury identity and the matrix determinant lemma (Searle, Casella & McCulloch, *Variance Components*, 1992, ch. 6).
@@ -46,22 +48,24 @@ def noise_variance(design: Design, log_scales: np.ndarray, ratios: VarianceRatio
 
 
 def normal_equations(
-    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios
+    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios, weight: np.ndarray | float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A, (column, column), and b, (column,)."""
-    x, w = design.matrix.toarray(), 1 / noise_variance(design, log_scales, ratios)[design.scan_class]  # line 2
+    x, w = design.matrix.toarray(), weight / noise_variance(design, log_scales, ratios)[design.scan_class]  # line 2
     return (x.T * w) @ x + np.diag(1 / prior_variance(design, log_scales, ratios)), (x.T * w) @ y  # lines 3 and 4
 
 
 def condition(
-    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios
+    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios, weight: np.ndarray | float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean, (column,), and covariance, (column, column), of all effects given the scales."""
-    a, b = normal_equations(design, y, log_scales, ratios)
+    a, b = normal_equations(design, y, log_scales, ratios, weight)
     return np.linalg.solve(a, b), np.linalg.inv(a)  # line 5
 
 
-def log_likelihood(design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios) -> float:
+def log_likelihood(
+    design: Design, y: np.ndarray, log_scales: np.ndarray, ratios: VarianceRatios, weight: np.ndarray | float = 1.0
+) -> float:
     """log p(y | scales, ratios), all effects integrated out.
 
     Parameters
@@ -72,9 +76,11 @@ def log_likelihood(design: Design, y: np.ndarray, log_scales: np.ndarray, ratios
     log_scales : (scale,) array
         Natural logarithms of ``design.scales``, in standard deviations of the feature.
     ratios : VarianceRatios
+    weight : (scan,) array, or 1
     """
-    (a, b), d = normal_equations(design, y, log_scales, ratios), prior_variance(design, log_scales, ratios)
-    w = 1 / noise_variance(design, log_scales, ratios)[design.scan_class]
+    a, b = normal_equations(design, y, log_scales, ratios, weight)
+    d = prior_variance(design, log_scales, ratios)
+    w = weight / noise_variance(design, log_scales, ratios)[design.scan_class]
     quadratic = y @ (w * y) - b @ np.linalg.solve(a, b)
     log_det = np.linalg.slogdet(a)[1] + np.log(d).sum() - np.log(w).sum()
     return float(-0.5 * (quadratic + log_det + len(y) * np.log(2 * np.pi)))  # line 6

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 
-Array = jax.Array
+Array = Any  # of NumPy or of JAX
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("row", "scan", "value"), meta_fields=("n_rows",))

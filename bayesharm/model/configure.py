@@ -13,7 +13,7 @@ from bayesharm.data.screening.screen import screen
 from bayesharm.errors import InputError
 from bayesharm.model.catalog import load_model
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
+from bayesharm.model.spec import FEATURE_SCALINGS, LIKELIHOODS, ModelSpec
 
 
 def configure_model(
@@ -24,6 +24,7 @@ def configure_model(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    likelihood: str | None = None,
 ) -> ModelSpec:
     """Return the specification that :func:`bayesharm.fit` uses, with the choices of the user; parameters as there.
 
@@ -49,6 +50,15 @@ def configure_model(
                 do="leave it out to divide each feature by its own sd",
             )
         spec = replace(spec, feature_scaling=feature_scaling)
+    if likelihood is not None:
+        if likelihood not in LIKELIHOODS:
+            raise InputError(
+                "Unknown likelihood.",
+                got=repr(likelihood),
+                expected=f"one of {', '.join(LIKELIHOODS)}",
+                do="leave it out for Gaussian noise",
+            )
+        spec = replace(spec, likelihood=likelihood)
     return spec
 
 

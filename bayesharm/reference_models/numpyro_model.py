@@ -14,6 +14,9 @@ scanner k, effect column j::
     y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + single_scan[n] tau_p[f]²))
 
 Only the participant effects of people scanned once are integrated out: they are part of the noise of their scan.
+
+With the likelihood `student-t`, ``tail_share ~ Beta(1, 1 / mean − 1)``, ``inverse_df ~ Uniform(0, 1)``, and y is a mixture:
+with probability `tail_share` Student-t with ``1 / inverse_df`` degrees of freedom, with the same mean and scale.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ class ExplicitPosterior:
     ----------
     hyper : Dataset
         ``eta`` and ``omega`` (…, family), for scales in standard deviations of a feature; ``log_ratio`` and
-        ``log_bias_ratio`` (…, scanner): log lambda and log kappa.
+        ``log_bias_ratio`` (…, scanner): log lambda and log kappa; with Student-t noise ``tail_share`` and ``inverse_df``.
     scales : (chain, draw, family, feature) DataArray
         Scales in the units of the features.
     effects : dict of DataArray
@@ -115,9 +118,15 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     scanner, single_scan = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
     variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
     variance += single_scan[:, None] * scale[design.single_scan_scale] ** 2
-    observed = ~np.isnan(y)
+    observed, mean, sd = ~np.isnan(y), design.matrix.toarray() @ u, jnp.sqrt(variance)
+    noise = dist.Normal(mean, sd)
+    if design.spec.likelihood == "student-t":
+        share = numpyro.sample("tail_share", dist.Beta(1.0, 1 / priors.tail_share - 1))
+        inverse_df = numpyro.sample("inverse_df", dist.Uniform(0.0, 1.0))
+        kind = dist.Categorical(probs=jnp.broadcast_to(jnp.stack([1 - share, share]), (*y.shape, 2)))
+        noise = dist.MixtureGeneral(kind, [noise, dist.StudentT(1 / inverse_df, mean, sd)])
     with numpyro.handlers.mask(mask=observed):
-        numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=np.where(observed, y, 0.0))
+        numpyro.sample("y", noise, obs=np.where(observed, y, 0.0))
 
 
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
@@ -135,7 +144,8 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     point : mapping of arrays
         In standard deviations of a feature: ``eta`` (scale,), ``omega_excess`` (scale,) > 0, ``log_scale`` (scale, feature),
         ``u`` (column, feature); with ``feature_scaling='per_feature'`` also ``feature_offset`` (feature,); with variance
-        ratios by scanner also ``raw`` (scanner,) for the noise and ``raw_bias`` (scanner,) for the biases.
+        ratios by scanner also ``raw`` (scanner,) for the noise and ``raw_bias`` (scanner,) for the biases; with Student-t
+        noise also ``tail_share`` and ``inverse_df``, numbers between 0 and 1.
     """
     _standardize(design, features)  # raises for invalid features
     with jax.enable_x64(True):
@@ -199,6 +209,7 @@ def sample_explicit(
     hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
     for name in ("log_ratio", "log_bias_ratio"):
         hyper[name] = arrays(sites[name], {"scanner": list(design.scanners)})
+    hyper |= {name: arrays(sites[name], {}) for name in ("tail_share", "inverse_df") if name in sites}
     effects = {
         group.name: arrays((group.contrasts @ sites["u"]) * sd, {group.dim: list(group.levels), **feature})
         for group in design.effects

@@ -109,11 +109,17 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         participant_variance = scanned_once * scale[design.single_scan_scale] ** 2
         mean = design.matrix.toarray() @ u
         sd, y = pt.sqrt(noise_variance + participant_variance), standardized.to_numpy()
+        dims: Any = ("scan", "feature")
         if np.isnan(y).any():
-            seen = np.nonzero(~np.isnan(y))
-            pm.Normal("y", mean[seen], sd[seen], observed=y[seen])
+            seen, dims = np.nonzero(~np.isnan(y)), None
+            mean, sd, y = mean[seen], sd[seen], y[seen]
+        if design.spec.likelihood == "student-t":
+            share = pm.Beta("tail_share", 1.0, np.float64(1 / priors.tail_share - 1))
+            inverse_df = pm.Uniform("inverse_df", np.float64(0), np.float64(1))
+            kinds = [pm.Normal.dist(mean, sd), pm.StudentT.dist(nu=1 / inverse_df, mu=mean, sigma=sd)]
+            pm.Mixture("y", pt.stack([1 - share, share]), kinds, observed=y, dims=dims)
         else:
-            pm.Normal("y", mean, sd, observed=y, dims=("scan", "feature"))
+            pm.Normal("y", mean, sd, observed=y, dims=dims)
 
         pm.Deterministic("scale", scale * feature_scale.to_numpy(), dims=("family", "feature"))
         for group in design.effects:
@@ -161,6 +167,9 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         values["raw"] = np.asarray(point["raw"], float)
     if design.spec.bias_ratio == "scanner":
         values["raw_bias"] = raw_bias
+    if design.spec.likelihood == "student-t":
+        values["tail_share_logodds__"] = np.log(point["tail_share"] / (1 - point["tail_share"]))
+        values["inverse_df_interval__"] = np.log(point["inverse_df"] / (1 - point["inverse_df"]))
     # Minimal compilation, because the function is evaluated only once.
     joint = model.compile_logp(jacobian=False, mode="FAST_COMPILE")(values)
     # Change of variables: d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd.

@@ -129,6 +129,8 @@ HYPER = Group(
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
         Variable("noise_ratio", ("chain", "draw", "scanner"), RATIO, "lambda: noise variance of a scanner"),
         Variable("bias_ratio", ("chain", "draw", "scanner"), RATIO, "kappa: prior variance of the biases of a scanner"),
+        Variable("tail_share", ("chain", "draw"), NONE, "share of the values with Student-t noise", True),
+        Variable("tail_df", ("chain", "draw"), NONE, "degrees of freedom of Student-t noise", True),
     ),
 )
 
@@ -224,6 +226,16 @@ DRAWS = Group(
     required=False,
 )
 
+SCAN_WEIGHTS = Group(
+    "scan_weights",
+    "weights of the scans, with Student-t noise: the noise variance of a value is divided by its weight",
+    (
+        Variable("mean_weight", ("scan",), NONE, "mean over features of the posterior mean of the weight"),
+        Variable("low_share", ("scan",), NONE, "share of the features in which the posterior mean is below 0.3"),
+    ),
+    required=False,
+)
+
 DESIGN = Group(
     "design",
     "scanners of the study",
@@ -238,12 +250,14 @@ DESIGN = Group(
 
 SUFFICIENT_STATISTICS = Group(
     "sufficient_statistics",
-    "sums of products of the standardized scans within noise classes: to adapt to new scans, a run needs no old ones",
+    "sums of products of the standardized scans within noise classes: to adapt to new scans, a run needs no old ones. With "
+    "Student-t noise, sums of each feature are weighted by the posterior means of the weights",
     (
         Variable("dense", ("dense_entry", "feature"), SD, "products of dense columns and features"),
         Variable("eliminated", ("eliminated_entry", "feature"), SD, "products of eliminated columns and features"),
         Variable("squares", ("noise_class", "feature"), "variances of a feature", "sums of squares"),
         Variable("counts", ("count", "feature"), NONE, "counts of the observed scans, if features lack scans", True),
+        Variable("class_counts", ("noise_class", "feature"), NONE, "observed scans, if the sums are weighted", True),
         Variable("dense_class", ("dense_entry",), NONE, "noise class of each entry"),
         Variable("dense_column", ("dense_entry",), NONE, "column of each entry"),
         Variable("dense_gram", ("noise_class", "row", "column"), NONE, "products of dense columns"),
@@ -261,7 +275,7 @@ SUFFICIENT_STATISTICS = Group(
     required=False,
 )
 
-GROUPS = (HYPER, SCALES, EFFECTS, FINITE_POPULATION, ERROR_PATTERNS, DRAWS, DESIGN, SUFFICIENT_STATISTICS)
+GROUPS = (HYPER, SCALES, EFFECTS, FINITE_POPULATION, ERROR_PATTERNS, DRAWS, SCAN_WEIGHTS, DESIGN, SUFFICIENT_STATISTICS)
 
 
 def find_faults(tree: xr.DataTree) -> list[str]:

@@ -1,0 +1,214 @@
+"""Student-t noise: weights of scans, tails of the noise, and Gibbs sampling of both with scales and effects."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from studies import random_study, with_protocol
+from tiny_study import EQUAL, FALSE_ALARMS, SCANNERS, TinyStudy
+
+from bayesharm.conditional.contrast_moments import contrast_moments
+from bayesharm.conditional.effects import average_effects
+from bayesharm.conditional.finite_population import find_levels
+from bayesharm.errors import InputError
+from bayesharm.fitting.gibbs import ChainState, GibbsShape, sample_weighted_block
+from bayesharm.fitting.settings import Settings
+from bayesharm.inference.predictive_prior import PredictivePrior
+from bayesharm.inference.scales import start_chains
+from bayesharm.inference.tails import Tails, draw_tails, draw_weights, expected_weight
+from bayesharm.likelihood import definition
+from bayesharm.likelihood.moments import compute_moments
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.likelihood.scan_weights import compute_weighted_moments, list_scan_terms
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
+from bayesharm.model.spec import Priors
+
+
+@pytest.fixture(scope="module")
+def weighted():
+    """A study of each kind of column, features with holes, and random weights of their scans."""
+    scans, rng = random_study(1), np.random.default_rng(0)
+    design = build_design(scans, replace(load_model("traveling_and_cohort"), covariates=("age", "sex")))
+    values = rng.normal(size=(design.n_scans, 3))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    weight = rng.gamma(2, 0.5, values.shape)
+    log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.5, (len(design.scales), 3))
+    ratios = VarianceRatios.from_vector(rng.normal(0, 0.4, 2 * len(design.scanners)))
+    with jax.enable_x64(True):
+        moments = jax.tree.map(np.asarray, compute_weighted_moments(list_scan_terms(design), values, weight))
+        problem = make_problem(design, has_missing=True)
+    return design, values, weight, log_scales, ratios, moments, problem
+
+
+def test_weights_of_1_give_the_moments_of_the_observed_scans(weighted):
+    design, values, *_ = weighted
+    rows = np.full((design.rows.max() + 1, values.shape[1]), 0.0)
+    rows[design.rows] = values
+    plain, standard = compute_moments(design, rows)
+    standardized = (values - standard.center) / standard.sd
+    with jax.enable_x64(True):
+        found = compute_weighted_moments(list_scan_terms(design), standardized, np.ones_like(values))
+    for name, expected in plain.to_arrays().items():
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-9, atol=1e-9, err_msg=name)
+    np.testing.assert_array_equal(found.class_counts.sum(0), (~np.isnan(values)).sum(0))
+
+
+def test_the_weighted_likelihood_is_that_of_the_definition(weighted):
+    """Up to the sum of the log weights, which does not depend on the scales."""
+    design, values, weight, log_scales, ratios, moments, problem = weighted
+    with jax.enable_x64(True):
+        statistics = problem.likelihood.weighted(VarianceRatios(*map(jnp.asarray, ratios)), moments)
+        found = np.asarray(problem.likelihood.log_likelihood(statistics, jnp.asarray(log_scales)))
+        effects = average_effects(problem, ratios, moments, log_scales[None])
+    for k, y in enumerate(values.T):
+        seen = ~np.isnan(y)
+        q = np.where(seen, weight[:, k], 1e-14)  # a scan without a value has no weight
+        dense = definition.log_likelihood(design, np.where(seen, y, 0.0), log_scales[:, k], ratios, q)
+        absent = definition.noise_variance(design, log_scales[:, k], ratios)[design.scan_class][~seen]
+        dense += 0.5 * np.log(2 * np.pi * absent / 1e-14).sum() - 0.5 * np.log(q[seen]).sum()
+        assert found[k] == pytest.approx(dense, rel=1e-8)
+        mean, covariance = definition.condition(design, np.where(seen, y, 0.0), log_scales[:, k], ratios, q)
+        contrasts = np.concatenate([group.contrasts for group in design.effects])
+        np.testing.assert_allclose(np.asarray(effects[0])[:, k], contrasts @ mean, atol=1e-8)
+        sd = np.sqrt(np.einsum("ci,ij,cj->c", contrasts, covariance, contrasts))
+        np.testing.assert_allclose(np.asarray(effects[1])[:, k], sd, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", ["traveling_and_cohort", "protocol"])
+def test_moments_of_contrasts_are_those_of_averages_over_one_draw(model):
+    scans, rng = random_study(2), np.random.default_rng(1)
+    design = build_design(scans, with_protocol(scans) if model == "protocol" else load_model(model))
+    values, weight = rng.normal(size=(2, design.n_scans, 2)) ** 2
+    log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.5, (len(design.scales), 2))
+    with jax.enable_x64(True):
+        problem, ratios = make_problem(design, has_missing=True), VarianceRatios.equal(len(design.scanners))
+        moments = compute_weighted_moments(list_scan_terms(design), values, weight)
+        statistics = problem.likelihood.weighted(VarianceRatios(*map(jnp.asarray, ratios)), moments)
+        given = problem.likelihood.condition(statistics, jnp.asarray(log_scales))
+        products = problem.likelihood.eliminated_products(ratios, moments)
+        mean, variance = contrast_moments(problem, given, products)
+        expected = average_effects(problem, ratios, moments, log_scales[None])
+    np.testing.assert_allclose(mean, expected[0], atol=1e-9)
+    np.testing.assert_allclose(np.sqrt(variance), expected[1], atol=1e-7)
+
+
+@pytest.mark.parametrize("tails", [Tails(0.1, 1.5), Tails(0.9, 5.0)])
+@pytest.mark.parametrize("z", [0.5, 2.5])
+def test_weights_are_drawn_from_their_posterior(tails, z):
+    """Against the posterior written with SciPy: the atom at 1, and the Gamma distribution of the others."""
+    n = 20_000
+    share, df = tails
+    squares, start = jnp.full((n, 1), z**2), jnp.full((n, 1), 0.123)
+    weight = start
+    for k in range(2):  # a rejected proposal leaves the weight before it
+        weight = draw_weights(jax.random.split(jax.random.key(k), 1), squares, tails, weight)
+    drawn = np.asarray(weight[:, 0], float)
+    kept = np.isclose(drawn, 0.123)
+    assert kept.mean() < 0.01
+    drawn = drawn[~kept]
+    gaussian, student = (1 - share) * stats.norm.pdf(z), share * stats.t.pdf(z, df)
+    p_heavy = student / (gaussian + student)
+    is_heavy = drawn != 1
+    assert stats.binomtest(int(is_heavy.sum()), len(drawn), p_heavy).pvalue > FALSE_ALARMS
+    gamma = stats.gamma((df + 1) / 2, scale=2 / (df + z**2))
+    assert stats.kstest(drawn[is_heavy], gamma.cdf).pvalue > FALSE_ALARMS
+    assert float(expected_weight(squares, tails)[0, 0]) == pytest.approx(1 - p_heavy + p_heavy * gamma.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("draw", "check"),
+    [
+        (lambda rng, n: rng.normal(size=n), lambda tails: tails.share / tails.df < 0.02),
+        (lambda rng, n: rng.standard_t(4, n), lambda tails: tails.share > 0.8 and 3.4 < tails.df < 4.2),
+        (
+            lambda rng, n: rng.normal(size=n) + 8 * (rng.random(n) < 0.02),
+            lambda tails: 0.08 < tails.share < 0.15 and tails.df < 1.5,
+        ),
+    ],
+    ids=["Gaussian", "Student-t", "2% bad values"],
+)
+def test_tails_are_learned(draw, check):
+    rng = np.random.default_rng(0)
+    draws = draw_tails(draw(rng, 40_000) ** 2, 1.0, Priors(), (4, 100), rng)
+    assert draws.share.shape == (4, 100) and ((draws.share > 0) & (draws.share < 1) & (draws.df > 1)).all()
+    assert check(draws.typical), draws.typical
+
+
+def test_without_values_tails_follow_their_prior():
+    rng = np.random.default_rng(0)
+    draws = draw_tails(np.ones(3), 1e-9, Priors(tail_share=0.3), (4, 250), rng)
+    assert stats.kstest(draws.share.ravel(), stats.beta(1, 1 / 0.3 - 1).cdf).pvalue > 1e-3
+    assert stats.kstest(1 / draws.df.ravel(), stats.uniform.cdf).pvalue > 1e-3
+
+
+N_REPLICATES, SHAPE = 300, GibbsShape(n_chains=2, n_groups=60)
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """Features drawn from the model, each with scales, effects and tails of the prior, and their sampled posteriors."""
+    tails, rng = Tails(0.3, 2.0), np.random.default_rng(0)
+    design = TinyStudy(EQUAL, 0).design
+    mean, sd = np.log([0.5, 0.6, 0.4]), np.array([0.3, 0.3, 0.3])
+    log_scales = mean[:, None] + sd[:, None] * rng.normal(size=(3, N_REPLICATES))
+    prior_sd = np.where(design.column_scale >= 0, np.exp(log_scales).T[:, design.column_scale], 0.5).T
+    effects = prior_sd * rng.normal(size=prior_sd.shape)
+    is_heavy = rng.random((design.n_scans, N_REPLICATES)) < tails.share
+    weight = np.where(is_heavy, rng.gamma(tails.df / 2, 2 / tails.df, is_heavy.shape), 1.0)
+    values = design.matrix @ effects + np.exp(log_scales[0]) * rng.normal(size=weight.shape) / np.sqrt(weight)
+    values[rng.random(values.shape) < 0.05] = np.nan
+    problem = make_problem(design, has_missing=True)
+    problem = replace(problem, priors=replace(problem.priors, feature_offset_sd=0.0))
+    prior = PredictivePrior(mean[:, None], np.log(sd)[:, None], np.zeros((1, N_REPLICATES)))
+    keys = jax.random.split(jax.random.key(1), N_REPLICATES)
+    empty = np.zeros((SHAPE.n_chains, *values.shape), np.float32)
+    state = ChainState(start_chains(keys, 3, SHAPE.n_chains), empty, empty)
+    draws = sample_weighted_block(
+        problem, list_scan_terms(design), find_levels(design), VarianceRatios.equal(len(SCANNERS)), tails,
+        values.astype(np.float32), prior, keys, keys, state, 20, True, SHAPE,
+    )  # fmt: skip
+    contrasts = np.concatenate([group.contrasts for group in design.effects])
+    return jax.tree.map(np.asarray, draws), log_scales, contrasts @ effects, values, weight
+
+
+def test_sampled_scales_are_calibrated(calibrated):
+    """Ranks of the true scales among the draws are uniform: simulation-based calibration (Talts et al. 2018)."""
+    draws, log_scales, *_ = calibrated
+    thinned = draws.log_scales[:, ::6].reshape(-1, *log_scales.shape)
+    rank = (thinned < log_scales).mean(0)
+    for family, ranks in enumerate(rank):
+        assert stats.kstest(ranks + np.random.default_rng(0).uniform(0, 1 / len(thinned), len(ranks)) * (1 - ranks),
+                            stats.uniform.cdf).pvalue > 1e-3, family  # fmt: skip
+    assert draws.diverging.mean() < 1e-3
+    assert np.isfinite(draws.log_weights).any()
+
+
+def test_sampled_effects_are_calibrated(calibrated):
+    draws, _, truth, *_ = calibrated
+    z = (draws.effect_mean - truth) / np.sqrt(draws.effect_variance)
+    by_feature = (np.abs(z) < stats.norm.isf(0.05)).mean(0)
+    error = by_feature.std() / np.sqrt(len(by_feature))
+    assert abs(by_feature.mean() - 0.9) < 0.01 + 4 * error  # mixtures of Gaussians are not Gaussian
+    assert abs((z**2).mean() - 1) < 4 * (z**2).mean(0).std() / np.sqrt(len(by_feature))
+
+
+def test_mean_weights_find_the_bad_values(calibrated):
+    draws, *_, values, weight = calibrated
+    seen = ~np.isnan(values)
+    assert np.corrcoef(np.log(draws.weight[seen]), np.log(weight[seen]))[0, 1] > 0.5
+    assert draws.weight[seen & (weight < 0.02)].mean() < 0.5 < draws.weight[seen & (weight > 0.5)].mean()
+    assert np.isnan(draws.state.squares[:, ~seen]).all()
+
+
+def test_settings_ask_for_fewer_draws():
+    assert Settings.from_options({}).target_ess == 400
+    with_tails = Settings.from_options({"target_ess": None}, has_tails=True)
+    assert (with_tails.target_ess, with_tails.max_rhat, with_tails.n_draws) == (100, 1.05, 40)
+    assert Settings.from_options({"target_ess": 400}, has_tails=True).n_draws == 160
+    with pytest.raises(InputError, match="max_rhat"):
+        Settings(max_rhat=1.0)
