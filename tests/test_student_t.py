@@ -14,7 +14,8 @@ from bayesharm.conditional.contrast_moments import contrast_moments
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.finite_population import find_levels
 from bayesharm.errors import InputError
-from bayesharm.fitting.gibbs import ChainState, GibbsShape, sample_weighted_block
+from bayesharm.fitting.gibbs import ChainState, sample_weighted_block
+from bayesharm.fitting.gibbs_sweep import GibbsShape
 from bayesharm.fitting.settings import Settings
 from bayesharm.inference.predictive_prior import PredictivePrior
 from bayesharm.inference.scales import start_chains
@@ -146,7 +147,7 @@ def test_without_values_tails_follow_their_prior():
     assert stats.kstest(1 / draws.df.ravel(), stats.uniform.cdf).pvalue > 1e-3
 
 
-N_REPLICATES, SHAPE = 300, GibbsShape(n_chains=2, n_groups=60)
+N_REPLICATES, SHAPE = 300, GibbsShape(n_chains=2, n_groups=60, n_proposed=2)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.scan_weights import ScanTerms, list_scan_terms
 from bayesharm.model.design import FIXED, Design, build_design
 from bayesharm.results.posterior import Posterior
+from bayesharm.results.requirements import require_gaussian
 
 # Features that a device samples together: 64 fit the caches of a processor, 4,096 keep an accelerator busy.
 CPU_BLOCK, PREVIEW_BLOCK, ACCELERATOR_BLOCK = 64, 128, 4096
@@ -159,7 +160,7 @@ def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> Fi
         The data are missing, or are not those of the fit.
     """
     run = posterior.run
-    posterior.require_gaussian("This analysis computes likelihoods of scans under Gaussian noise.")
+    require_gaussian(posterior, "This analysis computes likelihoods of scans under Gaussian noise.")
     if run.get("learned"):
         raise InputError(
             "An adapted posterior has no data of its own.",

@@ -125,10 +125,18 @@ def summarize_draws(
     waited = draws.n_steps[..., :n_features].max((0, 2)).sum()  # each draw takes as long as its slowest lane
     summary |= moments.take(slice(n_features)).to_arrays()
     if context.lacks_values:
-        summary["n_observed"] = context.problem.likelihood.observed_per_scanner(moments)[:, :n_features]
+        summary["n_observed"] = _count_observed(context, values[:, :n_features])
     summary["error_pattern"] = context.error_patterns(values[:, :n_features])
     summary["residual_dof"] = np.full(n_features, context.residual_dof)
     return summary | {"waited": np.full(n_features, waited)}
+
+
+def _count_observed(context: FitContext, values: np.ndarray) -> np.ndarray:
+    """Count the observed scans of each scanner in each feature, (scanner, feature)."""
+    design = context.design
+    observed = np.zeros((len(design.scanners), values.shape[1]), int)
+    np.add.at(observed, design.class_scanner[design.scan_class], ~np.isnan(values))
+    return observed
 
 
 def leapfrog_cost(results: Arrays, n_chains: int) -> dict[str, float] | None:

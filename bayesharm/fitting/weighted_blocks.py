@@ -12,7 +12,8 @@ import numpy as np
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.fitting.context import FitContext
 from bayesharm.fitting.feature_summary import Arrays, Sizes, summarize_draws
-from bayesharm.fitting.gibbs import N_LEAPFROG, ChainState, GibbsDraws, GibbsShape, sample_weighted_block
+from bayesharm.fitting.gibbs import ChainState, GibbsDraws, sample_weighted_block
+from bayesharm.fitting.gibbs_sweep import N_LEAPFROG, GibbsShape
 from bayesharm.inference.predictive_prior import PredictivePrior
 from bayesharm.inference.scales import ScaleDraws, start_chains
 from bayesharm.inference.tails import Tails
@@ -22,7 +23,7 @@ from bayesharm.likelihood.scan_weights import compute_weighted_moments
 
 # Sweeps that are discarded in each run of the chains of a feature: one run at first, and more in two retries. Each run of a
 # retry continues where the one before ended.
-RETRY_SCHEDULE = ((10,), (20, 0), (20, 0, 0, 0))
+RETRY_SCHEDULE = ((6,), (20, 0), (20, 0, 0, 0))
 STREAMS = (Stage.FEATURES, Stage.RETRY, Stage.LAST_RETRY)
 
 
@@ -87,7 +88,7 @@ class WeightedBlockSampler:
         """Sizes of the chains."""
         settings, n_scales = self.context.settings, len(self.prior.mean)
         thin = GibbsShape._field_defaults["thin"]
-        n_proposed = 1 if self.prior.mean.shape[1] == 1 else n_scales - 1  # few features hardly pool
+        n_proposed = 0 if self.prior.mean.shape[1] == 1 else n_scales - 1  # few features hardly pool
         return GibbsShape(settings.chains, -(-settings.n_draws // thin), thin, n_proposed)
 
     def draw(self, block: np.ndarray, values: np.ndarray, retry: int = 0) -> GibbsDraws:

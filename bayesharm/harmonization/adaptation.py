@@ -25,6 +25,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.results.nodes import label_effects, read_scan_patterns, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
+from bayesharm.results.requirements import require_gaussian
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -141,7 +142,7 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
     """Adapt as :func:`adapt` does; return notes on suspect units instead of warning."""
     check_type(posterior, Posterior, "adapt", "load_posterior")
     check_type(dataset, Dataset, "adapt", "load_dataset")
-    posterior.require_gaussian("A posterior with Student-t noise cannot be adapted: the weights of new scans are not known.")
+    require_gaussian(posterior, "The weights that Student-t noise gives to new scans are not known.")
     fingerprint = dataset.sorted().features.fingerprint()
     earlier = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
     if fingerprint in earlier:

@@ -17,6 +17,7 @@ from bayesharm.likelihood.merging import align_new_scans
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.results.nodes import read_statistics
 from bayesharm.results.posterior import Posterior
+from bayesharm.results.requirements import require_gaussian
 
 MAX_VALUES = 2**24  # numbers in the largest array, which sets the features at once
 
@@ -51,7 +52,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         The posterior keeps no sufficient statistics.
     """
     check_type(posterior, Posterior, "predict", "load_posterior")
-    posterior.require_gaussian("Predictions have an sd, which heavy-tailed noise need not have.")
+    require_gaussian(posterior, "Predictions have an sd, which heavy-tailed noise need not have.")
     scans = scans.scans if isinstance(scans, Dataset) else scans
     aligned, scales = (
         align_new_scans(read_statistics(posterior.sufficient_statistics, posterior.spec), scans),

@@ -168,11 +168,6 @@ class CollapsedLikelihood:
         return len(self._layout.column_classes.of_column)
 
     @property
-    def single_scan_scale(self) -> int:
-        """Index of the scale that is part of the noise of single-scan participants."""
-        return self._layout.single_scan_scale
-
-    @property
     def n_column_classes(self) -> int:
         """Number of classes of equivalent eliminated columns: the work for each feature grows with it."""
         return len(self._layout.column_classes.first)
@@ -188,9 +183,6 @@ class CollapsedLikelihood:
         layout = self._layout
         assert layout.counts is not None and moments.counts is not None
         observed = np.zeros((layout.n_scanners, moments.n_features))
-        if moments.class_counts is not None:
-            np.add.at(observed, layout.class_scanner, moments.class_counts)
-            return observed.round().astype(int)
         source, target = layout.counts.size
         np.add.at(observed, layout.class_scanner[target], moments.counts[source])
         return observed.round().astype(int)
@@ -214,10 +206,7 @@ class CollapsedLikelihood:
         if self.has_missing != (moments.counts is not None):
             raise ValueError("moments with counts need a likelihood of features that lack scans, and the other way round")
         dtype, weight = ratios.log_noise.dtype, class_weight(layout, ratios)
-        if moments.counts is None:
-            grams = shared_terms(layout, ratios)
-        else:
-            grams = feature_terms(layout, ratios, moments.counts, moments.class_counts)
+        grams = shared_terms(layout, ratios) if moments.counts is None else feature_terms(layout, ratios, moments)
         cross, eliminated = self.eliminated_products(ratios, moments)
 
         i, j, group, example = layout.pairs

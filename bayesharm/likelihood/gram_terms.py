@@ -14,6 +14,7 @@ import numpy as np
 from bayesharm.algorithms.linalg import positions
 from bayesharm.likelihood.counts import Additions
 from bayesharm.likelihood.layout import IndexLayout
+from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
@@ -166,24 +167,19 @@ def shared_terms(layout: IndexLayout, ratios: VarianceRatios) -> GramTerms:
     )
 
 
-def feature_terms(
-    layout: IndexLayout, ratios: VarianceRatios, counts: Array | np.ndarray, class_counts: Array | np.ndarray | None = None
-) -> GramTerms:
-    """Terms of each feature from the counts of its observed scans, (count, feature).
-
-    Where scans have weights, counts are sums of weights, and `class_counts`, (class, feature), has the numbers of scans.
-    """
+def feature_terms(layout: IndexLayout, ratios: VarianceRatios, moments: Moments) -> GramTerms:
+    """Terms of each feature from the counts of its observed scans."""
     assert layout.counts is not None
     dtype, weight = ratios.log_noise.dtype, class_weight(layout, ratios)
-    counts = jnp.asarray(counts, dtype)
+    counts = jnp.asarray(moments.counts, dtype)
     weighted, n_merged = _weighted(layout, weight, counts), layout.n_merged
     row, column, _ = positions(layout.n_dense)
     dense = _add(layout.counts.dense, len(row) * n_merged, weighted).reshape(len(row), n_merged, -1)
     cross = cross_products(layout, weight, counts)
     squares = _add(layout.counts.squares, len(cross), weighted)
-    if class_counts is None:
-        class_counts = _add(layout.counts.size, len(layout.class_scanner), counts)
-    of_class = jnp.asarray(class_counts, dtype)
+    of_class = _add(layout.counts.size, len(layout.class_scanner), counts)
+    if moments.class_counts is not None:  # with weights, counts are sums of weights
+        of_class = jnp.asarray(moments.class_counts, dtype)
     log_noise = jnp.where(layout.class_single_scan, 0.0, ratios.log_noise[layout.class_scanner]).astype(dtype)
 
     def table(part: SchurPart) -> Array:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesharm.errors import BayesharmError, InputError, RunFolderError, shorten
+from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import ModelSpec, spec_from_dict
@@ -145,27 +145,6 @@ class Posterior:
         return VarianceRatios(
             *(mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True))
         )
-
-    def require_gaussian(self, what: str) -> None:
-        """Refuse what has no version for Student-t noise.
-
-        Parameters
-        ----------
-        what : str
-            A sentence that says why.
-
-        Raises
-        ------
-        InputError
-            The noise has heavy tails.
-        """
-        if self.spec.has_tails:
-            raise InputError(
-                what,
-                got=f"a posterior with the likelihood {self.spec.likelihood!r}",
-                expected="the likelihood 'gaussian'",
-                do="fit again with --likelihood gaussian, without the scans that this run gives small weights",
-            )
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,28 @@
+"""What an analysis requires of a posterior."""
+
+from __future__ import annotations
+
+from bayesharm.errors import InputError
+from bayesharm.results.posterior import Posterior
+
+
+def require_gaussian(posterior: Posterior, reason: str) -> None:
+    """Refuse a posterior with Student-t noise.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    reason : str
+        A sentence: why there is no version for Student-t noise.
+
+    Raises
+    ------
+    InputError
+    """
+    if posterior.spec.has_tails:
+        raise InputError(
+            reason,
+            got=f"a posterior with the likelihood {posterior.spec.likelihood!r}",
+            expected="the likelihood 'gaussian'",
+            do="fit again with the likelihood gaussian, without the scans to which this run gives small weights",
+        )
