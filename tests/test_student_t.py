@@ -10,6 +10,8 @@ from scipy import stats
 from studies import random_study, with_protocol
 from tiny_study import EQUAL, FALSE_ALARMS, SCANNERS, TinyStudy
 
+import bayesharm
+from bayesharm import load_dataset
 from bayesharm.conditional.contrast_moments import contrast_moments
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.finite_population import find_levels
@@ -213,3 +215,91 @@ def test_settings_ask_for_fewer_draws():
     assert Settings.from_options({"target_ess": 400}, has_tails=True).n_draws == 160
     with pytest.raises(InputError, match="max_rhat"):
         Settings(max_rhat=1.0)
+
+
+BAD = "scan7"
+
+
+@pytest.fixture(scope="module")
+def robust(tmp_path_factory):
+    """A fit with Student-t noise of a study in which one scan went wrong, and the study."""
+    study = TinyStudy(EQUAL, 3)
+    features = study.features.copy()
+    row = list(study.scans.scan_id).index(BAD)
+    features[row] += np.where(np.arange(features.shape[1]) % 2, 12.0, -12.0)
+    features[0, 0] = np.nan
+    dataset = load_dataset(study.scans, features)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    settings = {"draws": 20, "target_ess": 8, "max_rhat": 5.0}
+    posterior = bayesharm.fit(dataset, study.spec, likelihood="student-t", seed=1, accept=["all"], out=folder, **settings)
+    return posterior, dataset, folder, settings
+
+
+def test_a_bad_scan_is_found(robust):
+    posterior, *_ = robust
+    summary = bayesharm.summarize(posterior)
+    assert summary.scans.index[0] == BAD and summary.scans.iloc[0].mean_weight < 0.1 < summary.scans.iloc[1].mean_weight
+    assert summary.scans.iloc[0].low_share == 1.0
+    assert any(note.startswith("1 scan hardly counts") and BAD in note for note in summary.notes)
+    text = str(summary)
+    assert "Scans with the smallest weights (10 of 18)" in text and "degrees of freedom" in text
+
+
+def test_a_bad_scan_hardly_moves_the_biases(robust):
+    """As far from those without the scan as chance allows, and far less than it moves a mean."""
+    posterior, *_ = robust
+    effect = posterior.effect("measurement")
+    assert np.abs(effect["mean"].values).max() < 2.0  # a mean of five scans would move by 12 / 5
+    assert np.isfinite(effect["sd"].values).all() and (effect["sd"].values > 0).all()
+
+
+def test_the_run_folder_keeps_tails_and_weights(robust):
+    posterior, dataset, folder, _ = robust
+    loaded = bayesharm.load_posterior(folder)
+    assert loaded.spec.likelihood == "student-t"
+    assert loaded.hyper["tail_share"].dims == ("chain", "draw") and (loaded.hyper["tail_df"].values > 1).all()
+    node = loaded.tree["scan_weights"].to_dataset()
+    assert set(node["scan"].values) == set(dataset.scans["scan_id"])
+    assert "n_observed" in loaded.design and int(loaded.design["n_observed"].sum()) == dataset.scans.shape[0] * 12 - 1
+    harmonized = bayesharm.harmonize(loaded, dataset, match_noise=True)
+    assert np.isfinite(harmonized.mean).sum() == harmonized.mean.size - 1
+
+
+def test_the_same_seed_gives_the_same_run(robust):
+    """Block by block, and again."""
+    posterior, dataset, folder, settings = robust
+    again = bayesharm.fit(dataset, posterior.spec, seed=1, accept=["all"], **settings)
+    for name in ("scales", "effects/measurement", "scan_weights", "hyper"):
+        one, other = (tree[name].to_dataset() for tree in (posterior.tree, again.tree))
+        for variable in one.data_vars:
+            np.testing.assert_array_equal(one[variable].values, other[variable].values, err_msg=f"{name}/{variable}")
+
+
+def test_damaged_weights_are_repaired(robust):
+    _, dataset, folder, settings = robust
+    file = next((folder / "posterior.zarr" / "scan_weights" / "mean_weight").rglob("c/0"))
+    before = file.read_bytes()
+    file.write_bytes(before[:-1])
+    spec = replace(load_model("traveling"), noise_ratio="homogeneous", bias_ratio="homogeneous", feature_scaling="common")
+    bayesharm.fit(dataset, spec, likelihood="student-t", seed=1, accept=["all"], out=folder, repair=True, **settings)
+    assert file.read_bytes() == before
+
+
+def test_what_needs_gaussian_noise_is_refused(robust):
+    posterior, dataset, *_ = robust
+    for call in (
+        lambda: bayesharm.adapt(posterior, dataset),
+        lambda: bayesharm.predict(posterior, dataset),
+        lambda: bayesharm.compare_models(posterior, posterior, dataset),
+    ):
+        with pytest.raises(InputError, match="(?s)student-t.*likelihood gaussian"):
+            call()
+
+
+def test_impossible_choices_are_refused():
+    study = TinyStudy(EQUAL, 3)
+    dataset = load_dataset(study.scans, study.features)
+    with pytest.raises(InputError, match="(?s)Unknown likelihood.*gaussian, student-t"):
+        bayesharm.fit(dataset, study.spec, likelihood="cauchy")
+    with pytest.raises(InputError, match="(?s)preview.*student-t"):
+        bayesharm.fit(dataset, study.spec, likelihood="student-t", preview=True)

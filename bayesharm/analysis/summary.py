@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.convergence import describe_convergence
+from bayesharm.analysis.scan_weights import describe_tails, list_scan_weights, scan_weights_table
 from bayesharm.analysis.units import fit_units
 from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
@@ -53,6 +54,9 @@ class Summary(Tables):
         Convergence, in sentences.
     notes : tuple of str
         Caveats: findings on the data, contrasts that the study does not identify, and features left out.
+    scans : DataFrame by scan_id, or None
+        With Student-t noise, the weights of the scans, smallest first
+        (:func:`bayesharm.analysis.scan_weights.list_scan_weights`); `about` then has `tails`, a sentence on the noise.
     """
 
     about: dict[str, Any]
@@ -62,6 +66,7 @@ class Summary(Tables):
     features: pd.DataFrame
     diagnostics: tuple[str, ...]
     notes: tuple[str, ...]
+    scans: pd.DataFrame | None = None
 
     def __str__(self) -> str:
         return as_text(self)
@@ -96,7 +101,8 @@ def summarize(posterior: Posterior) -> Summary:
             "components": spec.components if len(spec.components) > 1 else (),
             "seed": run["seed"],
             "preview": bool(posterior.preview_notice),
-        },
+        }
+        | ({"tails": describe_tails(posterior)} if spec.has_tails else {}),
         effect_sizes=_effect_sizes(posterior),
         hyper=hyper,
         scanners=_scanners(posterior),
@@ -107,6 +113,7 @@ def summarize(posterior: Posterior) -> Summary:
             *run["notes"],
             *_describe_dropped(run["dropped"]),
         ),
+        scans=list_scan_weights(posterior),
     )
 
 
@@ -200,6 +207,7 @@ def render_summary(summary: Summary) -> Group:
         effect_size_table(summary),
         hyper_table(summary),
         scanners_table(summary),
+        *([] if summary.scans is None else [scan_weights_table(summary.scans, about["tails"])]),
         bullets("Convergence", summary.diagnostics),
         bullets("Caveats", summary.notes),
     )

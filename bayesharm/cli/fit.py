@@ -71,14 +71,15 @@ class InferenceOptions:
         ),
     ] = "none"
     target_ess: Annotated[
-        int,
+        int | None,
         opt.number(
             "--target-ess",
-            "Effective sample size that every scale of a feature must reach for the feature to count as converged.",
+            "Effective sample size that every scale of a feature must reach for the feature to count as converged. "
+            "[dim]Default: 400, and 100 with --likelihood student-t.[/dim]",
             8,
             INFERENCE_PANEL,
         ),
-    ] = 400
+    ] = None
     chains: Annotated[int, opt.number("--chains", "Number of chains per feature.", 2, INFERENCE_PANEL)] = 4
     draws: Annotated[
         int | None,
@@ -125,6 +126,7 @@ def fit(
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
+    likelihood: opt.LikelihoodOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
@@ -155,9 +157,11 @@ def fit(
     """
     check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.cli.progress_bar import ProgressBar
+    from bayesharm.fitting.settings import Settings
     from bayesharm.model.catalog import load_model
 
     spec = load_model(model)
+    Settings.from_options(asdict(inference), spec.has_tails if likelihood is None else likelihood == "student-t")
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
         dataset = inputs.read_dataset(
@@ -175,7 +179,7 @@ def fit(
 
         spec = configure_model(
             spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
-            feature_scaling=feature_scaling,
+            feature_scaling=feature_scaling, likelihood=likelihood,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))

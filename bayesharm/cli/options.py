@@ -143,6 +143,15 @@ FeatureScalingOption = Annotated[
         "connectivity edges). [dim]Default: as in the model (per_feature).[/dim]",
     ),
 ]
+LikelihoodOption = Annotated[
+    Literal["gaussian", "student-t"] | None,
+    typer.Option(
+        "--likelihood",
+        show_default=False,
+        help="Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count. "
+        "[dim]Default: as in the model (gaussian).[/dim]",
+    ),
+]
 SeedOption = Annotated[int, number("--seed", "Random seed. The same seed gives the same result.")]
 QuietOption = Annotated[bool, flag("--quiet", "Do not show progress. Notes and errors are still shown.", short="-q")]
 EdgeTableOption = Annotated[

@@ -14,7 +14,7 @@ from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
-from bayesharm.errors import listed
+from bayesharm.errors import listed, shorten
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.likelihood.moments import Moments
@@ -177,7 +177,11 @@ def _record(
         "dropped": dict(dataset.dropped),
         "dropped_scans": dict(dataset.dropped_scans),
         "dtype": str(dataset.features.dtype),
-        "notes": [*identifiability.sentences(), *_missing_notes(design, dataset, results)],
+        "notes": [
+            *identifiability.sentences(),
+            *_missing_notes(design, dataset, results),
+            *_weight_notes(design, dataset, results),
+        ],
     }
 
 
@@ -196,6 +200,19 @@ def _missing_notes(design: Design, dataset: Dataset, results: Arrays) -> list[st
             "prior."
         )
     return notes
+
+
+def _weight_notes(design: Design, dataset: Dataset, results: Arrays) -> list[str]:
+    """Name the scans with a small weight in most features."""
+    if "scan_weight" not in results:
+        return []
+    weights = _scan_weights(dataset.scans.iloc[design.rows], results["scan_weight"])
+    order = np.argsort(weights["mean_weight"].values, kind="stable")
+    low = [str(weights["scan"].values[k]) for k in order if weights["low_share"].values[k] > 0.5]
+    if not low:
+        return []
+    subject = "1 scan hardly counts: its weight is" if len(low) == 1 else f"{len(low):,} scans hardly count: their weight is"
+    return [f"{subject} below {LOW_WEIGHT} in most features. {shorten(low)}. Look at these scans."]
 
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:

@@ -108,13 +108,6 @@ def fit(
         likelihood=likelihood,
     )  # fmt: skip
     chosen = Settings.from_options(settings, spec.has_tails)
-    if spec.has_tails and chosen.preview:
-        raise InputError(
-            "A preview approximates Gaussian noise only.",
-            got="preview with the likelihood 'student-t'",
-            expected="one of the two",
-            do="leave one of them out",
-        )
     _check_seed(seed)
     progress = progress or no_progress
     findings = screen_study(dataset, spec, accept) if findings is None else list(findings)

@@ -146,6 +146,13 @@ class Settings:
         if not has_tails:
             return cls(**given)
         chosen = cls(**WITH_TAILS | given)
+        if chosen.preview:
+            raise InputError(
+                "A preview approximates Gaussian noise only.",
+                got="a preview with the likelihood 'student-t'",
+                expected="one of the two",
+                do="leave one of them out",
+            )
         n_draws = max(8, ceil(DRAWS_WITH_TAILS * chosen.target_ess / chosen.chains))
         return chosen if chosen.draws else replace(chosen, draws=n_draws)
 
