@@ -4,10 +4,10 @@
     python benchmarks/contaminated.py --explicit
 
 The simulated SRPBS study: *clean*; *bad scans*, 2% of the scans with an error of 8 noise sds and a random sign in every
-feature; *bad values*, 2% of all values with such an error; *Student-t*, noise with 4 degrees of freedom. Errors are root mean
-square errors of the measurement bias over that of the Gaussian fit of the clean study. Time is processor time of a fit whose
-programs are compiled, over that of the Gaussian fit of the same study. With --plain there is a third fit, whose noise is
-Student-t for all values instead of for a share of them.
+feature; *bad values*, 2% of all values with such an error; *Student-t*, noise with 4 degrees of freedom. Errors are root
+mean square errors of the measurement bias over that of the Gaussian fit of the clean study. Time is processor time of a fit
+whose programs are compiled, over that of the Gaussian fit of the same study. With --plain there is a third fit, whose noise
+is Student-t for all values instead of for a share of them.
 
 With --explicit, a study of 209 scans and 10 features with 3% bad values is fitted, and sampled by NUTS from the explicit
 NumPyro model, in which every effect is sampled (ten minutes and more): differences of means, in sds, and ratios of sds.

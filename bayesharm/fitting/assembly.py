@@ -87,6 +87,8 @@ def assemble_posterior(
     if "kept" in results:
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
     record = _record(dataset, design, results, manifest, identifiability)
+    if "/scan_weights" in nodes:
+        record["notes"] += _weight_notes(nodes["/scan_weights"])
     record["findings"] = [finding.to_dict() for finding in (findings if check is None else check.findings)]
     if check is not None:
         record["check"] = check.to_record()
@@ -123,7 +125,7 @@ def _scan_weights(scans: pd.DataFrame, weight: np.ndarray) -> xr.Dataset:
     """Summarize the weights of the scans, (scan, feature), over features; NaN where a feature lacks a scan."""
     observed = ~np.isnan(weight)
     n_features = np.maximum(observed.sum(axis=1), 1)
-    mean = np.where(observed, weight, 0.0).sum(axis=1) / n_features
+    mean = np.where(observed, weight, 0).sum(axis=1, dtype=float) / n_features
     low = (observed & (weight < LOW_WEIGHT)).sum(axis=1) / n_features
     labels = {"scan": scans["scan_id"], "scanner": scans["scanner"]}
     coords = {name: ("scan", values.to_numpy(object)) for name, values in labels.items()}
@@ -177,11 +179,7 @@ def _record(
         "dropped": dict(dataset.dropped),
         "dropped_scans": dict(dataset.dropped_scans),
         "dtype": str(dataset.features.dtype),
-        "notes": [
-            *identifiability.sentences(),
-            *_missing_notes(design, dataset, results),
-            *_weight_notes(design, dataset, results),
-        ],
+        "notes": [*identifiability.sentences(), *_missing_notes(design, dataset, results)],
     }
 
 
@@ -202,13 +200,10 @@ def _missing_notes(design: Design, dataset: Dataset, results: Arrays) -> list[st
     return notes
 
 
-def _weight_notes(design: Design, dataset: Dataset, results: Arrays) -> list[str]:
+def _weight_notes(weights: xr.Dataset) -> list[str]:
     """Name the scans with a small weight in most features."""
-    if "scan_weight" not in results:
-        return []
-    weights = _scan_weights(dataset.scans.iloc[design.rows], results["scan_weight"])
-    order = np.argsort(weights["mean_weight"].values, kind="stable")
-    low = [str(weights["scan"].values[k]) for k in order if weights["low_share"].values[k] > 0.5]
+    weights = weights.sortby("mean_weight")
+    low = [str(scan) for scan in weights["scan"].values[weights["low_share"].values > 0.5]]
     if not low:
         return []
     subject = "1 scan hardly counts: its weight is" if len(low) == 1 else f"{len(low):,} scans hardly count: their weight is"

@@ -66,7 +66,7 @@ class Settings:
         rounding turns a step of NUTS. Default: 64 on a processor, whose caches they fit (128 in a preview), 4,096 on an
         accelerator.
     effect_draws : int
-        Draws of the scales over which the effects are averaged.
+        Draws of the scales over which the effects are averaged; with Student-t noise, always half of all draws.
     keep_draws : {'none', 'thin', 'all'} or int
         Draws of the scales kept in ``/draws``, of all chains together: none, 100, as many as a feature has after one run
         (out of more for features that are run again), or a number.

@@ -4,8 +4,9 @@ With z the noise of a value over its standard deviation,
 
     z ~ (1 − share) Normal(0, 1) + share Student-t(df),
 
-which is a Gaussian with a weight, ``z ~ Normal(0, 1 / q)``: ``q = 1`` with probability ``1 − share``, and otherwise
-``q ~ Gamma(df / 2, rate df / 2)``. With a share of 1 this is the Student-t likelihood, with a share of 0 the Gaussian one.
+which is a Gaussian whose variance is 1 / weight: the weight is 1 with probability ``1 − share``, and otherwise
+``weight ~ Gamma(df / 2, rate df / 2)``. With a share of 1 this is the Student-t likelihood, with a share of 0 the Gaussian
+one.
 Share and df are the same for all features:
 
     share ~ Beta(1, 1 / tail_share − 1),   1 / df ~ Uniform(0, 1).
@@ -57,7 +58,7 @@ def log_densities(squares: Array, tails: Tails) -> tuple[Array, Array]:
 
 
 def expected_weight(squares: Array, tails: Tails) -> Array:
-    """Expected weight q of values, given squares of z."""
+    """Expected weights of values, given squares of z."""
     gaussian, student = log_densities(squares, tails)
     return 1 + jax.nn.sigmoid(student - gaussian) * ((tails.df + 1) / (tails.df + squares) - 1)
 

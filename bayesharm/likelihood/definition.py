@@ -18,7 +18,7 @@ so on. Given the scales, y and u are jointly Gaussian, so that u can be integrat
     line 5   u | y ~ Normal(A⁻¹b, A⁻¹)
     line 6   −2 log p(y) = yᵀWy − bᵀA⁻¹b + log|A| + log|D| − log|W| + N log 2π
 
-A scan may have a weight q: its precision in line 2 is q times as large (:mod:`bayesharm.likelihood.scan_weights`).
+A scan may have a weight, which multiplies its precision in line 2 (:mod:`bayesharm.likelihood.scan_weights`).
 
 The effect of a single-scan participant has no column: no other scan shares it, so that it is part of the noise (line 2).
 Lines 3 and 4 are Henderson's mixed-model equations. Line 6 is the density of Normal(0, V), V = X D Xᵀ + W⁻¹, rewritten with

@@ -1,9 +1,9 @@
 """Weights of scans: sums of products where the noise precision of a scan has a factor of its own in each feature.
 
-With weights q the noise variance of a scan is that of its noise class divided by q. The normal equations are those of the
-observed scans of a feature (:mod:`bayesharm.likelihood.counts`), with sums of weights in the place of numbers of scans:
-the counts are ``Σ q``, the products ``Σ q x y`` and ``Σ q y²``. Only log|W| still needs the numbers of scans, and Σ log q,
-which does not depend on the scales and is left out.
+The noise variance of a scan is that of its noise class, divided by its weight. The normal equations are those of the
+observed scans of a feature (:mod:`bayesharm.likelihood.counts`), with sums of weights in the place of numbers of scans, and
+weighted products. Only log|W| still needs the numbers of scans. It also contains the sum of the log weights, which does not
+depend on the scales and is left out.
 """
 
 from __future__ import annotations
