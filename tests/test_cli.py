@@ -393,6 +393,7 @@ def test_bad_input_is_refused_with_reason_and_nothing_written(study, name):
         (["--participant", "subject"], "no column 'subject'"),
         (["--covariates", "age"], "no covariate 'age'"),
         (["--features", "nothing_*"], "No feature matches"),
+        (["--likelihood", "student-t", "--preview"], "Gaussian noise only"),
     ],
 )
 def test_bad_options_are_refused(study, options, message):

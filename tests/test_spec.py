@@ -46,6 +46,13 @@ def test_the_models_that_come_with_the_package():
     assert [family.name for family in found["traveling_and_cohort"].families if family.split] == ["sampling"]
 
 
+def test_the_likelihood_is_one_that_exists_and_its_share_below_1():
+    table = load_model("cohort").to_dict()
+    assert not load_model("cohort").has_tails and spec_from_dict(table | {"likelihood": "student-t"}).has_tails
+    refused("gaussian, student-t", table | {"likelihood": "t"})
+    refused("below 1", table | {"priors": {"tail_share": 1.0}})
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_a_model_is_named_after_its_folder_and_survives_json(name):
     spec = load_model(name)

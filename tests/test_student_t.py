@@ -158,7 +158,7 @@ def calibrated():
     state = ChainState(start_chains(keys, 3, SHAPE.n_chains), empty, empty)
     draws = sample_weighted_block(
         problem, list_scan_terms(design), find_levels(design), VarianceRatios.equal(len(SCANNERS)), tails,
-        values.astype(np.float32), prior, keys, keys, state, 20, True, SHAPE,
+        values.astype(np.float32), prior, keys, keys, state, 6, True, SHAPE,
     )  # fmt: skip
     contrasts = np.concatenate([group.contrasts for group in design.effects])
     return jax.tree.map(np.asarray, draws), log_scales, contrasts @ effects, values, weight

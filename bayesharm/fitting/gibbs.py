@@ -27,7 +27,7 @@ from bayesharm.conditional.contrast_moments import contrast_moments
 from bayesharm.conditional.finite_population import FamilyLevels
 from bayesharm.fitting.gibbs_sweep import GibbsShape, WeightedBlock, WeightedChains
 from bayesharm.inference.predictive_prior import PredictivePrior
-from bayesharm.inference.scales import approximate_scales, whiten
+from bayesharm.inference.scales import sample_around, whiten
 from bayesharm.inference.tails import Tails
 from bayesharm.likelihood.problem import Problem, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -129,8 +129,8 @@ def sample_weighted_block(
         values, log_weight, importance_keys, keys, state = batched
         prior = PredictivePrior(mean, log_sd, log_weight)
         block = WeightedBlock(problem, terms, levels, ratios, tails, values)
-        weight = block.find_weights(prior)
-        laplace, samples, log_weights = approximate_scales(problem, ratios, block.moments(weight), prior, importance_keys)
+        weight, laplace = block.approximate(prior)
+        samples, log_weights = sample_around(problem, ratios, block.moments(weight), prior, laplace, importance_keys)
         center, factor = whiten(laplace, samples, log_weights)
         reference = contrast_moments(problem, *block.condition(weight, to_log_scales(problem.participant_scale, center)))[0]
 

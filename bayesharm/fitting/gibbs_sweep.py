@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bayesharm.algorithms.laplace import Laplace
 from bayesharm.algorithms.linalg import matvec, solve_lower
 from bayesharm.conditional.contrast_moments import conditional_means, contrast_moments
 from bayesharm.conditional.finite_population import FamilyLevels, family_contributions, family_sds
@@ -92,8 +93,8 @@ class WeightedBlock:
         variance = scan_variance(self.terms, self.ratios, log_scales, self.problem.participant_scale)
         return (self.y - fitted_values(self.terms, effects)) ** 2 / variance
 
-    def find_weights(self, prior: PredictivePrior) -> Array:
-        """Find typical weights: expected ones given the mean of the effects, and the mode of the scales, in turn."""
+    def approximate(self, prior: PredictivePrior) -> tuple[Array, Laplace]:
+        """Find typical weights, expected ones given the mean of the effects, and the mode of the scales, in turn."""
         problem, mean = self.problem, jnp.asarray(prior.mean).mean(1)[:, None]
 
         def reweight(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -101,13 +102,14 @@ class WeightedBlock:
             effects = conditional_means(problem.likelihood, *self.condition(weight, log_scales))
             return expected_weight(self.squares(effects, log_scales), self.tails), log_scales
 
-        def fit(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        def fit(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Laplace]:
             weight, _ = jax.lax.fori_loop(0, N_REWEIGHTINGS, reweight, carry)
-            mode = find_mode_of_scales(problem, self.ratios, self.moments(weight), prior).mode
-            return weight, to_log_scales(problem.participant_scale, mode)
+            laplace = find_mode_of_scales(problem, self.ratios, self.moments(weight), prior)
+            return (weight, to_log_scales(problem.participant_scale, laplace.mode)), laplace
 
         start = jnp.ones_like(self.y), jnp.broadcast_to(mean, (len(mean), self.y.shape[1])).astype(self.y.dtype)
-        return jax.lax.fori_loop(0, N_REWEIGHTINGS, reweight, jax.lax.fori_loop(0, N_FITS - 1, fit, start))[0]
+        (weight, _), laplace = jax.lax.scan(fit, start, length=N_FITS)
+        return weight, jax.tree.map(lambda leaf: leaf[-1], laplace)
 
 
 class WeightedChains(NamedTuple):
@@ -121,17 +123,27 @@ class WeightedChains(NamedTuple):
     keys: Array
 
     def run(self, position: Array, weight: Array, n_warmup: int, shape: GibbsShape) -> tuple[Any, ...]:
-        """Run all sweeps; return sums over groups, the last position, weights and squares, and draws."""
+        """Run all sweeps; return sums over groups, the last position, weights and squares, and draws.
 
-        def warm_up(k: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            return self.sweep(k, state, shape)[0]
+        There is one loop for all sweeps, so that a sweep is compiled once: the first group begins with the warm-up.
+        """
+        state = position, weight, jnp.zeros_like(weight)
+        shapes = jax.eval_shape(lambda state: self.sweep(0, state, shape)[1], state)
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        def group(carry: Any, start: Array) -> Any:
+        def group(carry: Any, k: Array) -> Any:
             state, sums = carry
-            kept = []
-            for k in range(shape.thin):
-                state, (log_scales, diverging, given, products, effects) = self.sweep(start + k, state, shape)
-                kept.append((log_scales, diverging))
+            n_before = jnp.where(k == 0, n_warmup, 0)
+
+            def advance(i: Array, carry: Any) -> Any:
+                state, kept, _ = carry
+                state, last = self.sweep(k * (n_warmup + shape.thin) + i, state, shape)
+                place = jnp.maximum(i - n_before, 0)
+                return state, jax.tree.map(lambda all, new: all.at[place].set(new), kept, last[:2]), last
+
+            space = jax.tree.map(lambda leaf: jnp.stack([leaf] * shape.thin), empty[:2])
+            state, kept, last = jax.lax.fori_loop(0, n_before + shape.thin, advance, (state, space, empty))
+            log_scales, _, given, products, effects = last
             mean, variance = contrast_moments(self.block.problem, given, products)
             away = mean - self.reference
             finite_sd, centered = family_sds(self.block.levels, effects, log_scales[0])
@@ -139,13 +151,11 @@ class WeightedChains(NamedTuple):
             contribution = family_contributions(self.block.levels, centered, residuals)
             means = fitted_values(self.block.terms, conditional_means(self.block.problem.likelihood, given, products))
             new = Sums(away, away**2, variance, expected_weight(state[2], self.block.tails), means)
-            stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *kept)
-            return (state, jax.tree.map(jnp.add, sums, new)), (*stacked, finite_sd, contribution)
+            return (state, jax.tree.map(jnp.add, sums, new)), (*kept, finite_sd, contribution)
 
-        state = jax.lax.fori_loop(0, n_warmup, warm_up, (position, weight, jnp.zeros_like(weight)))
         zero, scans = jnp.zeros_like(self.reference), jnp.zeros_like(weight)
-        starts = n_warmup + shape.thin * jnp.arange(shape.n_groups)
-        (state, sums), kept = jax.lax.scan(group, (state, Sums(zero, zero, zero, scans, scans)), starts)
+        start = state, Sums(zero, zero, zero, scans, scans)
+        (state, sums), kept = jax.lax.scan(group, start, jnp.arange(shape.n_groups))
         return sums, *state, kept
 
     def sweep(

@@ -224,10 +224,16 @@ def approximate_scales(
 ) -> tuple[Laplace, ImportanceSample, Array]:
     """Return each feature's Laplace approximation, samples drawn from it, and their log weights, (sample, feature)."""
     laplace = find_mode_of_scales(problem, ratios, moments, prior)
+    return laplace, *sample_around(problem, ratios, moments, prior, laplace, keys)
+
+
+def sample_around(
+    problem: Problem, ratios: VarianceRatios, moments: Moments, prior: PredictivePrior, laplace: Laplace, keys: Array
+) -> tuple[ImportanceSample, Array]:
+    """Draw samples from a Laplace approximation; also return their log weights, (sample, feature)."""
     samples = draw_importance_sample(keys, (laplace,), N_SAMPLES, problem.participant_scale)
     log_weights = log_importance_weights(problem, ratios, moments, samples)
-    log_prior = log_predictive_prior(prior, samples.log_scales, problem.priors.feature_offset_sd)
-    return laplace, samples, log_weights + log_prior
+    return samples, log_weights + log_predictive_prior(prior, samples.log_scales, problem.priors.feature_offset_sd)
 
 
 def find_mode_of_scales(problem: Problem, ratios: VarianceRatios, moments: Moments, prior: PredictivePrior) -> Laplace:

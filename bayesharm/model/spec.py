@@ -253,6 +253,7 @@ FAMILY_RULES = (
     _positive("prior_median"),
     Rule("split", lambda family, _: not family.split or family.by == "population", "true only for populations"),
 )
+TAIL_RULE = Rule("tail_share", lambda priors, _: priors.tail_share < 1, "a number below 1")
 # These come last: they presuppose valid families.
 REMOVED_EFFECT_RULES = (
     Rule(
@@ -286,7 +287,7 @@ def _validate(spec: ModelSpec) -> None:
     checks: list[tuple[Any, str, tuple[Rule, ...]]] = [(spec, "", MODEL_RULES)]
     checks += [(family, f" of family {family.name!r}", FAMILY_RULES) for family in spec.families]
     checks += [(spec, "", REMOVED_EFFECT_RULES)]
-    checks += [(spec.priors, " of priors", tuple(_positive(field.name) for field in fields(Priors)))]
+    checks += [(spec.priors, " of priors", (*(_positive(field.name) for field in fields(Priors)), TAIL_RULE))]
     for owner, place, rules in checks:
         for rule in rules:
             if not rule.is_met(owner, spec):
