@@ -26,6 +26,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from recovery import centered_truth, publish
+from scipy import optimize, stats
 
 import bayesharm
 from bayesharm import load_dataset
@@ -56,12 +57,12 @@ def contaminate(features: np.ndarray, sd: np.ndarray, case: str, share: float, s
 
 
 def plain_tails(squares: np.ndarray, weight: float, priors: Priors, shape: tuple[int, int], rng: Any) -> TailDraws:
-    """Learn the degrees of freedom of noise that is Student-t for all values: at the mode."""
-    from scipy import optimize, stats
-
-    used = rng.choice(squares, min(len(squares), 200_000), replace=False)
-    found = optimize.minimize_scalar(lambda log_df: -stats.t.logpdf(np.sqrt(used), np.exp(log_df)).sum(), bounds=(0.1, 7))
-    return TailDraws(np.full(shape, ALL), np.full(shape, np.exp(found.x)))
+    """Learn the degrees of freedom of noise that is Student-t for all values, and its scale: at the mode."""
+    z = np.sqrt(rng.choice(squares, min(len(squares), 100_000), replace=False))
+    found = optimize.minimize(
+        lambda x: -stats.t.logpdf(z, np.exp(x[0]), scale=np.exp(x[1])).sum(), [1.5, 0.0], method="Nelder-Mead"
+    )
+    return TailDraws(np.full(shape, ALL), np.full(shape, np.exp(min(found.x[0], 7.0))))
 
 
 def measure(study: Simulation, case: str, likelihood: str, seed: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bayesharm.fitting.gibbs_sweep import GibbsShape
 from bayesharm.fitting.settings import Settings
 from bayesharm.inference.predictive_prior import PredictivePrior
 from bayesharm.inference.scales import start_chains
-from bayesharm.inference.tails import Tails, draw_tails, draw_weights, expected_weight
+from bayesharm.inference.tails import Tails, draw_tails, draw_weights, expected_weight, scale_information
 from bayesharm.likelihood import definition
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
@@ -125,6 +125,12 @@ def test_tails_are_learned(draw, check):
     draws = draw_tails(draw(rng, 40_000) ** 2, 1.0, Priors(), (4, 100), rng)
     assert draws.share.shape == (4, 100) and ((draws.share > 0) & (draws.share < 1) & (draws.df > 1)).all()
     assert check(draws.typical), draws.typical
+
+
+def test_information_on_the_scale():
+    assert scale_information(Tails(1 - 1e-9, 5.0)) == pytest.approx(5 / 8, rel=1e-6)
+    assert scale_information(Tails(1e-9, 5.0)) == pytest.approx(1.0, rel=1e-6)
+    assert 0.6 < scale_information(Tails(0.2, 1.5)) < 0.8
 
 
 def test_without_values_tails_follow_their_prior():

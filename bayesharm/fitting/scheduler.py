@@ -27,6 +27,7 @@ from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.inference.joint import JointDraws
 from bayesharm.inference.learning import learn_by_importance, learn_by_sampling
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
+from bayesharm.inference.tails import scale_information
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
@@ -195,7 +196,10 @@ def _learn_with_tails(context: FitContext, features: np.ndarray, report: Callabl
             report("importance samples are not reliable here; sampling these features together")
             hyper, _ = learn_by_sampling(*arguments, seed=context.seed, n_chains=n_chains, target_ess=0, on_iteration=report)
     rng = np.random.default_rng([context.seed, Stage.TAILS, 1])
-    return hyper._replace(tails=learned.tails.resample(hyper.eta.shape[:2], rng))
+    n_scanners = context.problem.n_scanners  # weights are not known: lambda is less certain than if they were
+    wider = np.repeat([scale_information(learned.tails.typical) ** -0.5, 1.0], n_scanners)
+    ratios = hyper.ratios._replace(covariance=wider[:, None] * hyper.ratios.covariance * wider)
+    return hyper._replace(tails=learned.tails.resample(hyper.eta.shape[:2], rng), ratios=ratios)
 
 
 def _count_independent(context: FitContext, features: np.ndarray) -> float:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from bayesharm.algorithms.adaptive_importance import ImportanceSettings, adaptive_importance_sampling
 from bayesharm.model.spec import Priors
@@ -29,7 +29,7 @@ Array = jax.Array
 N_BINS = 1024  # of log z² in the likelihood of share and df
 RANGE = (-12.0, 12.0)  # of log z²; a smaller or larger value says no more
 LIMIT = 12.0  # of the logits of share and 1 / df
-START = np.array([-2.0, -1.0])
+START = np.array([-2.0, -1.0, 0.0])
 SETTINGS = ImportanceSettings(max_khat=0.7)
 
 
@@ -116,6 +116,20 @@ class TailDraws(NamedTuple):
         return Tails(float(share), float(1 / max(np.mean(self.share / self.df) / share, np.exp(-LIMIT))))
 
 
+def scale_information(tails: Tails) -> float:
+    """Information of a value on the log of the noise sd, over that of a Gaussian value, whose weight is known.
+
+    Of Student-t noise alone it is df / (df + 3).
+    """
+    power = np.linspace(-25, 25, 20_001)  # log z: the integrand is smooth there, and vanishes at both ends
+    z = np.exp(power)
+    heavy = tails.share * stats.t.pdf(z, tails.df)
+    gaussian = (1 - tails.share) * stats.norm.pdf(z)
+    slope = (gaussian * z + heavy * z * (tails.df + 1) / (tails.df + z**2)) / (gaussian + heavy)
+    squares = (z * slope - 1) ** 2 * (gaussian + heavy) * z
+    return float(np.trapezoid(squares, power))  # both signs of z, over 2
+
+
 def default_tails(priors: Priors) -> Tails:
     """Share and df before any data."""
     return Tails(priors.tail_share, 4.0)
@@ -125,6 +139,10 @@ def draw_tails(
     squares: np.ndarray, weight: float, priors: Priors, shape: tuple[int, int], rng: np.random.Generator
 ) -> TailDraws:
     """Draw share and df from their posterior given squares of z, by adaptive importance sampling.
+
+    The scale of z is unknown too, and integrated out: the noise sds with which z was computed are those that other tails
+    call for. With the scale fixed, tails learned in rounds would creep toward their final values (Liu, Rubin & Wu,
+    *Biometrika* 85, 1998, for EM).
 
     Parameters
     ----------
@@ -143,17 +161,18 @@ def draw_tails(
     counts = weight * counts[counts > 0]
 
     def log_density(position: np.ndarray) -> np.ndarray:
-        logit_share, logit_inverse = position
+        logit_share, logit_inverse, log_scale = position
+        scaled = middle * np.exp(-2 * log_scale)
         share, df = special.expit(logit_share), 1 + np.exp(-logit_inverse)
         power = 0.5 * (df + 1)
-        gaussian = np.log1p(-share) - 0.5 * middle - 0.5 * np.log(2 * np.pi)
+        gaussian = np.log1p(-share) - 0.5 * scaled - 0.5 * np.log(2 * np.pi)
         constant = np.log(share) + special.gammaln(power) - special.gammaln(0.5 * df) - 0.5 * np.log(np.pi * df)
-        likelihood = counts @ np.logaddexp(gaussian, constant - power * np.log1p(middle / df))
-        log_prior = (1 / priors.tail_share - 2) * np.log1p(-share)
+        likelihood = counts @ (np.logaddexp(gaussian, constant - power * np.log1p(scaled / df)) - log_scale)
+        log_prior = (1 / priors.tail_share - 2) * np.log1p(-share) - 0.5 * log_scale**2
         jacobian = np.log(share) + np.log1p(-share) + special.log_expit(logit_inverse) + special.log_expit(-logit_inverse)
         return np.where((np.abs(position) < LIMIT).all(0), likelihood + log_prior + jacobian, -np.inf)
 
     found = optimize.minimize(lambda x: -float(log_density(x[:, None])[0]), START, method="Nelder-Mead")
-    sample = adaptive_importance_sampling(log_density, found.x, 0.3 * np.eye(2), rng, SETTINGS)
-    logit_share, logit_inverse = sample.draw(shape[0] * shape[1], rng).T.reshape(2, *shape)
+    sample = adaptive_importance_sampling(log_density, found.x, 0.3 * np.eye(3), rng, SETTINGS)
+    logit_share, logit_inverse, _ = sample.draw(shape[0] * shape[1], rng).T.reshape(3, *shape)
     return TailDraws(special.expit(logit_share), 1 + np.exp(-logit_inverse))
