@@ -21,7 +21,8 @@ from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.model.protocol_factors import count_contrasts, name_factors
-from bayesharm.model.spec import Family, spec_from_dict
+from bayesharm.model.spec import Family
+from bayesharm.model.spec_rules import spec_from_dict
 
 FACTORS = ("phase_encoding", "manufacturer", "coil", "scanner_model")
 

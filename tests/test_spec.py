@@ -7,7 +7,8 @@ import pytest
 
 from bayesharm.errors import ModelError
 from bayesharm.model.catalog import load_model, model_names
-from bayesharm.model.spec import Family, Priors, spec_from_dict
+from bayesharm.model.spec import Family, Priors
+from bayesharm.model.spec_rules import spec_from_dict
 
 OWN = """
 name = "mine"

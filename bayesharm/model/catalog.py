@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bayesharm.errors import ModelError
-from bayesharm.model.spec import ModelSpec, spec_from_dict
+from bayesharm.model.spec import ModelSpec
+from bayesharm.model.spec_rules import spec_from_dict
 
 
 def load_reference(model: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ import numpy as np
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.spec import ModelSpec, spec_from_dict
+from bayesharm.model.spec import ModelSpec
+from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
 from bayesharm.results.run_folder import check_output, contents_of, run_state
 from bayesharm.results.schema import chunk_sizes, find_faults
