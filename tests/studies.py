@@ -1,8 +1,11 @@
 """Small random studies, and the model's likelihood written down a second time from its definition."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import ModelSpec
@@ -140,3 +143,9 @@ def log_normal(y: np.ndarray, covariance: np.ndarray) -> float:
     sign, log_det = np.linalg.slogdet(2 * np.pi * covariance)
     assert sign == 1
     return -0.5 * (log_det + y @ np.linalg.solve(covariance, y))
+
+
+def two_ratios(vector: Any) -> VarianceRatios:
+    """Ratios from log lambda of each scanner, then log kappa of each; gains of 1."""
+    half = len(vector) // 2
+    return VarianceRatios.of_variances(vector[:half], vector[half:])

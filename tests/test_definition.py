@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
+from studies import covariance, log_normal, random_study, sized_scanners, two_ratios, with_protocol
 
 from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.conditional.posterior import ConditionalPosterior
@@ -52,7 +52,7 @@ def study(request, seed) -> Study:
     design = build_design(scans, replace(spec, covariates=COVARIATES[: seed % 4]))
     features = rng.normal(3, 2, (len(scans), 2))
     log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.7, (2, len(design.scales), 2))
-    ratios = VarianceRatios.from_vector(rng.normal(0, 0.5, 2 * len(design.scanners)))
+    ratios = two_ratios(rng.normal(0, 0.5, 2 * len(design.scanners)))
     moments, standard = compute_moments(design, features)
     y = (features[design.rows] - standard.center) / standard.sd
     with jax.enable_x64(True):

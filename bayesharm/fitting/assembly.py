@@ -17,6 +17,7 @@ from bayesharm.errors import listed
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
@@ -96,7 +97,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     log_ratios = rng.multivariate_normal(
         hyper.ratios.mean.to_vector(), hyper.ratios.covariance, (n_chains, n_draws), method="eigh"
     )
-    noise, bias = np.split(np.exp(log_ratios), 2, axis=-1)
+    noise, bias, gain, correlation = VarianceRatios.from_vector(np.moveaxis(log_ratios, -1, 0), len(design.scanners))
+    noise, bias, gain = (np.exp(np.moveaxis(part, 0, -1)) for part in (noise, bias, gain))
+    gain[..., ~design.gain_is_known] = 1.0
     bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # scanners without a kappa of their own
     hyperparameters = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     diagnostics = diagnose(hyperparameters, np.zeros((*hyperparameters.shape[:2], 1), bool))
@@ -109,7 +112,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
         "features": hyper.n_features,
         "n_independent_features": hyper.ratios.n_independent_features,
     }
-    arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias}
+    arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias, "gain": gain}
+    arrays["slope_correlation"] = np.tanh(np.moveaxis(correlation, 0, -1))
+    coords = coords | {"slope_family": ("slope_family", np.array(design.correlations, dtype=object))}
     return HYPER.dataset(arrays, coords, about)
 
 

@@ -27,7 +27,6 @@ from bayesharm.inference.learning import learn_by_importance, learn_by_sampling
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.scales import approximate_block, sample_block
 from bayesharm.likelihood.problem import Problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import Arrays, Checkpoints
 
@@ -234,7 +233,7 @@ def _compile(context: FitContext, n_sample: int) -> None:
     """Sample a block under a placeholder prior, so that its program is compiled when the hyperparameters are known."""
     prior = placeholder_prior(context.problem, n_sample, context.n_features)
     block = next(_blocks(np.arange(context.n_features), context.block_size))
-    BlockSampler(context, VarianceRatios.equal(context.problem.n_scanners), prior).sample(block)
+    BlockSampler(context, context.problem.equal_ratios, prior).sample(block)
 
 
 def _sample_features(

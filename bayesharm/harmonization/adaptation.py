@@ -25,6 +25,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.results.nodes import label_effects, read_scan_patterns, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
+from bayesharm.results.schema import SCANNER_RATIOS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -262,7 +263,7 @@ def _label_ratios(hyper: xr.Dataset, scanners: Sequence[str], ratios: VarianceRa
     import xarray as xr
 
     labeled = {}
-    for name, values in zip(("noise_ratio", "bias_ratio"), (ratios.noise, ratios.bias), strict=True):
+    for name, values in zip(SCANNER_RATIOS, (ratios.noise, ratios.bias, ratios.gain), strict=True):
         ratio = hyper[name].reindex(scanner=np.array(scanners, object))
         labeled[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
     return hyper.drop_dims("scanner").assign(labeled).assign_attrs(hyper.attrs)

@@ -28,7 +28,6 @@ from bayesharm.inference.variance_ratios import (
 )
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_coordinates
-from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 
@@ -99,7 +98,7 @@ def approximate_hyperparameters(
     """
     log_medians, n_features = problem.log_medians, moments.squares.shape[1]
     center = np.concatenate([log_medians, np.full(len(log_medians), np.log(SETTINGS.initial_omega))])
-    ratios = VarianceRatios.equal(problem.n_scanners)
+    ratios = problem.equal_ratios
     medians = jnp.repeat(jnp.asarray(log_medians)[:, None], n_features, axis=1)
     coordinates = to_coordinates(problem.participant_scale, medians)
     objective: RatioObjective | None = None
@@ -107,7 +106,7 @@ def approximate_hyperparameters(
         prior = prior_at(center, problem.priors.omega_floor)
         likelihood, conditioned = expand_at_modes(problem, ratios, moments, prior, coordinates)
         coordinates = conditioned.mean
-        if problem.noise_ratio or problem.bias_ratio:
+        if problem.is_free.any():
             objective = objective_at_modes(problem, moments, coordinates, n_independent_features)
             if iteration < SETTINGS.n_ratio_iterations:
                 ratios = fit_variance_ratios(problem, objective, ratios)

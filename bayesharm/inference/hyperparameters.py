@@ -53,6 +53,7 @@ class Hyperparameters(NamedTuple):
         arrays |= {
             "ratio_mean": self.ratios.mean.to_vector(),
             "ratio_covariance": self.ratios.covariance,
+            "n_scanners": np.asarray(len(self.ratios.mean.log_noise)),
             "n_independent_features": np.asarray(self.ratios.n_independent_features),
         }
         return arrays if self.log_evidence is None else arrays | {"log_evidence": self.log_evidence}
@@ -64,7 +65,7 @@ class Hyperparameters(NamedTuple):
             arrays["eta"],
             arrays["omega"],
             RatioPosterior(
-                VarianceRatios.from_vector(arrays["ratio_mean"]),
+                VarianceRatios.from_vector(arrays["ratio_mean"], int(arrays["n_scanners"])),
                 arrays["ratio_covariance"],
                 float(arrays["n_independent_features"]),
             ),

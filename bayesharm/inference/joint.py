@@ -76,7 +76,7 @@ class JointDraws(NamedTuple):
     Attributes
     ----------
     eta, log_omega : (chain, draw, scale) arrays
-    raw_ratios : (chain, draw, 2 × scanner) array
+    raw_ratios : (chain, draw, ratio) array
     scales : ScaleDraws
     n_divergent : int
     """
@@ -282,14 +282,14 @@ def _join(problem: Problem, segments: list[_Segment]) -> JointDraws:
     return JointDraws(eta, np.asarray(log_omega(problem, omega_excess)), raw, scales, int(diverging.sum()))
 
 
-def center_ratios(raw: np.ndarray) -> np.ndarray:
-    """Center log lambda and log kappa over scanners, (..., 2 × scanner)."""
-    return np.concatenate([part - part.mean(-1, keepdims=True) for part in np.split(raw, 2, axis=-1)], axis=-1)
+def center_ratios(problem: Problem, raw: np.ndarray) -> np.ndarray:
+    """Center log lambda, log kappa and log g over scanners, (..., ratio)."""
+    return raw @ problem.centering.T
 
 
 def _convergence(problem: Problem, draws: JointDraws, target_ess: float) -> tuple[float, float, bool]:
     """Return the largest R-hat and the smallest effective sample size of all parameters, and whether they suffice."""
-    ratios = center_ratios(draws.raw_ratios)[..., free_ratios(problem)]
+    ratios = center_ratios(problem, draws.raw_ratios)[..., free_ratios(problem)]
     shared = np.concatenate([draws.eta, draws.log_omega, ratios], axis=-1)[..., None]
     of_shared = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
     of_scales = diagnose(np.asarray(draws.scales.log_scales), np.asarray(draws.scales.diverging))

@@ -20,7 +20,6 @@ from bayesharm.inference.hyper_approximation import HyperApproximation
 from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_log_scales
-from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 
@@ -32,8 +31,8 @@ class Parameters(NamedTuple):
     ----------
     eta, omega_excess : (scale,) arrays
         omega_excess has either sign; its prior is symmetric.
-    raw_ratios : (2 × scanner,) array
-        log lambda, then log kappa, before centering over scanners; 0 where the model has no such ratios.
+    raw_ratios : (ratio,) array
+        log lambda, log kappa, log g, before centering over scanners, and atanh rho; 0 where the model has no such ratios.
     log_scales : (scale, feature) array
     """
 
@@ -67,8 +66,7 @@ def log_density(problem: Problem, moments: Moments, parameters: Parameters) -> A
     Its priors are written separately from those of :mod:`bayesharm.reference_models`, which check it.
     """
     priors, (eta, omega_excess, raw, log_scales) = problem.priors, parameters
-    noise, bias = jnp.split(raw, 2)
-    statistics = problem.likelihood.weighted(VarianceRatios(noise - noise.mean(), bias - bias.mean()), moments)
+    statistics = problem.likelihood.weighted(problem.ratios(jnp.asarray(problem.centering) @ raw), moments)
     prior_of_scales = log_prior(
         quadratic_features(log_scales), eta[:, None], log_omega(problem, omega_excess)[:, None], priors.feature_offset_sd
     )[0]
@@ -99,7 +97,7 @@ def log_omega(problem: Problem, omega_excess: Array) -> Array:
 
 def free_ratios(problem: Problem) -> np.ndarray:
     """Return the positions, among all ratios, of those that the model has."""
-    return np.flatnonzero(np.repeat([problem.noise_ratio, problem.bias_ratio], problem.n_scanners))
+    return np.flatnonzero(problem.is_free)
 
 
 def start_whitening(problem: Problem, approximation: HyperApproximation) -> Whitening:
@@ -108,9 +106,9 @@ def start_whitening(problem: Problem, approximation: HyperApproximation) -> Whit
     n_scales = len(mode) // 2
     mode[n_scales:] = np.exp(mode[n_scales:])  # from the logarithm of omega_excess to itself
     factor[n_scales:] *= mode[n_scales:, None]
-    free, n_scanners = free_ratios(problem), problem.n_scanners
+    free = free_ratios(problem)
     # centered ratios do not vary together, raw ones do, as in their prior
-    together = np.kron(np.diag(problem.ratio_sd[::n_scanners] ** 2 / n_scanners), np.ones((n_scanners, n_scanners)))
+    together = problem.ratio_sd[:, None] * problem.common * problem.ratio_sd
     covariance = approximation.ratios.covariance + together + 1e-9 * np.eye(problem.n_ratios)
     blocks = factor, np.linalg.cholesky(covariance[np.ix_(free, free)])
     whole = np.zeros((len(mode) + len(free),) * 2)

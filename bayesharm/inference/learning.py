@@ -39,7 +39,6 @@ from bayesharm.inference.variance_ratios import (
 )
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
@@ -131,7 +130,7 @@ def learn_by_importance(
     start = (approximation.likelihood.center,)
     sample, _ = place_importance_samples(problem, moments, mode, eta_sd, ratios, keys, N_SAMPLES, start)
     covariance = approximation.ratios.covariance
-    if problem.noise_ratio or problem.bias_ratio:
+    if problem.is_free.any():
         prior = prior_at(mode, priors.omega_floor)
         objective = marginal_objective(problem, moments, sample, prior, n_independent_features)
         ratios = fit_variance_ratios(problem, objective, ratios)
@@ -200,12 +199,12 @@ def _temper_joint(
         )  # fmt: skip
         draws = draws._replace(scales=draws.scales._replace(log_scales=moved.reshape(log_scales.shape)))
     raw = temper_draws(draws.raw_ratios, np.zeros(problem.n_ratios), problem.ratio_sd, power)
-    log_ratios = center_ratios(raw)
+    log_ratios = center_ratios(problem, raw)
     free = log_ratios[..., free_ratios(problem)][..., None]
     rhat = float(diagnose(free, np.zeros((*free.shape[:2], 1), bool)).rhat.max()) if free.size else 1.0
     pooled = log_ratios.reshape(-1, problem.n_ratios)
     posterior = RatioPosterior(
-        VarianceRatios.from_vector(pooled.mean(0)), np.atleast_2d(np.cov(pooled.T)), ratios.n_independent_features
+        problem.ratios(pooled.mean(0)), np.atleast_2d(np.cov(pooled.T)), ratios.n_independent_features
     )
     n_features = len(approximation.likelihood.value)
     few = np.zeros((n_features, len(component_indices(eta[..., 0].size)))) if n_features < MANY_FEATURES else None

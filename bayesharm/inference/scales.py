@@ -21,8 +21,8 @@ from bayesharm.algorithms.nuts import sample_batched
 from bayesharm.algorithms.programs import program
 from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, log_importance_weights
 from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior
-from bayesharm.likelihood.collapsed import WeightedStatistics
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.normal_equations import WeightedStatistics
 from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
 

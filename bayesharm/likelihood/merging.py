@@ -16,7 +16,7 @@ from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.counts import count_scans, index_counts, place_counts
 from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
+from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_numbers
 from bayesharm.model.design import FIXED, Design, build_design, restrict_design
 
 
@@ -64,9 +64,9 @@ def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> AlignedSc
     InputError
         A column of the old scans is missing or has no values, or the new scans have a diagnosis that the fit did not have.
     """
-    scans, covariates, n_old = _complete(scans, old), old.design.covariates, len(old.patterns)
-    patterns = with_covariates(old.patterns, covariates).assign(traveling=old.patterns.get("traveling", False))
-    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, covariates)
+    scans, standards, n_old = _complete(scans, old), old.design.standards, len(old.patterns)
+    patterns = with_numbers(old.patterns, standards).assign(traveling=old.patterns.get("traveling", False))
+    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, standards)
     design, notes = _drop_unknown(both, old, n_old)
     is_new = design.rows >= n_old
     no_scans = NewScans(np.empty(0, int), np.empty((0, old.moments.n_features)))
@@ -104,7 +104,7 @@ def append_scans(
     patterns = old.patterns.assign(traveling=old.patterns.get("traveling", False))
     patterns = pd.concat([patterns, aligned.scans.iloc[aligned.rows]], ignore_index=True)
     both = _combine(aligned.old, design, sparse.eye_array(len(design.columns), format="csr"), new)
-    return replace(both, patterns=unique_scan_patterns(patterns, design.spec)), aligned.notes
+    return replace(both, patterns=unique_scan_patterns(patterns, design.spec, design.standards.noise_unit)), aligned.notes
 
 
 def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
@@ -240,7 +240,7 @@ def _combine(old: SufficientStatistics, design: Design, place: sparse.csr_array,
         grams[c] = grams[c] + place.T @ gram @ place
     np.add.at(size, class_of, old.size)
     np.add.at(squares, class_of, old.moments.squares)
-    combined = arrange_grams([gram.tocsr() for gram in grams], design.n_dense)
+    combined = arrange_grams([gram.tocsr() for gram in grams], design.n_dense, design.eliminated_pairs)
     old_products = _all_products(old, class_of)
     dense, eliminated = (
         _products(Entries(entries.classes, entries.columns + offset), old_products, place, by_class)

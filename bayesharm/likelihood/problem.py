@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 from bayesharm.model.spec import Priors
 
@@ -54,9 +55,9 @@ class Problem:
         ``feature_offset_sd`` is 0 where all features are divided by a common sd.
     participant_scale : int
         Index of the participants' scale if it is part of the noise of single-scan participants, else 0.
-    noise_ratio, bias_ratio : bool
-        Whether the noise variance, and the variance of the biases, differ between scanners.
-    n_scanners : int
+    noise_ratio, bias_ratio, gain : bool
+        Whether the noise variance, the variance of the biases, and the gain differ between scanners.
+    n_scanners, n_correlations : int
     """
 
     likelihood: CollapsedLikelihood
@@ -66,23 +67,47 @@ class Problem:
     participant_scale: int
     noise_ratio: bool
     bias_ratio: bool
+    gain: bool
     n_scanners: int
+    n_correlations: int
 
     @property
     def n_ratios(self) -> int:
-        """Number of variance ratios: log lambda of each scanner, then log kappa of each."""
-        return 2 * self.n_scanners
+        """Number of ratios: log lambda of each scanner, log kappa, log g, and then atanh rho."""
+        return 3 * self.n_scanners + self.n_correlations
+
+    @property
+    def is_free(self) -> np.ndarray:
+        """Whether the model has a ratio, (ratio,); the others are fixed at 1."""
+        by_scanner = np.repeat([self.noise_ratio, self.bias_ratio, self.gain], self.n_scanners)
+        return np.concatenate([by_scanner, np.full(self.n_correlations, True)])
 
     @property
     def ratio_sd(self) -> np.ndarray:
-        """Prior sds of the variance ratios before they are centered, (ratio,)."""
-        return np.repeat([self.priors.noise_ratio_sd, self.priors.bias_ratio_sd], self.n_scanners)
+        """Prior sds of the ratios before they are centered, (ratio,)."""
+        priors = self.priors
+        by_scanner = np.repeat([priors.noise_ratio_sd, priors.bias_ratio_sd, priors.gain_sd], self.n_scanners)
+        return np.concatenate([by_scanner, np.full(self.n_correlations, priors.correlation_sd)])
+
+    @property
+    def common(self) -> np.ndarray:
+        """Matrix that averages log lambda, log kappa and log g over scanners, (ratio, ratio)."""
+        mean = np.kron(np.eye(3), np.full((self.n_scanners, self.n_scanners), 1 / self.n_scanners))
+        return np.pad(mean, (0, self.n_correlations))
 
     @property
     def centering(self) -> np.ndarray:
-        """Matrix that centers log lambda and log kappa over scanners, (ratio, ratio); 0 for ratios fixed at 1."""
-        center = np.eye(self.n_scanners) - 1 / self.n_scanners
-        return np.kron(np.diag([self.noise_ratio, self.bias_ratio]), center)
+        """Matrix that centers them, (ratio, ratio); 0 for ratios fixed at 1."""
+        return self.is_free[:, None] * (np.eye(self.n_ratios) - self.common)
+
+    def ratios(self, vector: Array | np.ndarray) -> VarianceRatios:
+        """Name the parts of a vector of all ratios, (ratio,)."""
+        return VarianceRatios.from_vector(vector, self.n_scanners)
+
+    @property
+    def equal_ratios(self) -> VarianceRatios:
+        """Ratios of 1, and correlations of 0."""
+        return VarianceRatios.equal(self.n_scanners, self.n_correlations)
 
     @cached_property
     def digest(self) -> bytes:
@@ -120,9 +145,11 @@ def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None, 
         reported=_list_contrasts(design),
         priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),
         participant_scale=design.single_scan_scale if design.class_single_scan.any() else 0,
-        noise_ratio=design.spec.noise_ratio == "scanner",
+        noise_ratio=design.spec.noise_ratio != "homogeneous",
         bias_ratio=design.spec.bias_ratio == "scanner",
+        gain=design.spec.gain == "scanner",
         n_scanners=len(design.scanners),
+        n_correlations=len(design.correlations),
     )
 
 

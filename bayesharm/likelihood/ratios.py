@@ -32,7 +32,13 @@ class VarianceRatios(NamedTuple):
     @classmethod
     def equal(cls, n_scanners: int, n_correlations: int = 0) -> VarianceRatios:
         """Ratios of 1 and correlations of 0: all scanners have the same noise and gain, and biases of the same size."""
-        return cls(*np.zeros((3, n_scanners)), np.zeros(n_correlations))
+        zero = np.zeros(n_scanners)
+        return cls(zero, zero, zero, np.zeros(n_correlations))
+
+    @classmethod
+    def of_variances(cls, log_noise: Array, log_bias: Array) -> VarianceRatios:
+        """Ratios of noise and of biases; gains of 1."""
+        return cls(log_noise, log_bias, 0 * log_noise, np.zeros(0))
 
     @classmethod
     def from_vector(cls, vector: Array, n_scanners: int) -> VarianceRatios:

@@ -18,8 +18,9 @@ from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.counts import index_counts, numeric_columns
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.model.covariates import Covariate
-from bayesharm.model.design import Design
+from bayesharm.model.design import Design, Standards
+from bayesharm.model.noise_classes import read_relative_noise, round_noise
+from bayesharm.model.slopes import FIRST, first_values
 from bayesharm.model.spec import ModelSpec
 
 ANONYMOUS = "anonymous participant {}"
@@ -58,7 +59,7 @@ class SufficientStatistics:
 
     @property
     def observed(self) -> np.ndarray:
-        """Number of observed scans of each column and feature, 0 for covariates, (column, feature)."""
+        """Number of observed scans of each column and feature, 0 for covariates and slopes, (column, feature)."""
         index = index_counts(self.design)
         rows = [(column, k) for k, columns in enumerate(index.patterns) for column in columns]
         column, pattern = np.array(rows, int).reshape(-1, 2).T
@@ -68,17 +69,19 @@ class SufficientStatistics:
 
     @property
     def count(self) -> np.ndarray:
-        """Number of scans of each column, (column,): the sum of squares of an indicator."""
-        dense = np.diag(self.grams.dense_gram.sum(0))
-        eliminated = np.bincount(self.grams.eliminated.columns, self.grams.eliminated_gram)
-        return np.concatenate([dense, eliminated]).round().astype(int)
+        """Number of scans of each column, 0 for covariates and slopes, (column,)."""
+        index = index_counts(self.design)
+        members = [np.repeat(k, len(columns)) for k, columns in enumerate(index.patterns)]
+        columns = np.concatenate(index.patterns).astype(int)
+        n = np.bincount(columns, self.counts[np.concatenate(members)], minlength=len(self.design.columns))
+        return n.round().astype(int)
 
     @property
     def covariate_sums(self) -> np.ndarray:
         """Sum of each standardized covariate over the observed scans of each feature, (covariate, feature)."""
         index = index_counts(self.design)
         counts = self.counts[:, None] if self.moments.counts is None else self.moments.counts
-        products = counts[len(index.patterns) :]
+        products = counts[index.first_product :]
         return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in numeric_columns(self.design)])
 
     @property
@@ -92,20 +95,33 @@ class SufficientStatistics:
         return CollapsedLikelihood(self.design, self.grams, self.size)
 
 
-def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
+def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec, noise_unit: float) -> pd.DataFrame:
     """Reduce a table of scans to its unique patterns: one row for scans with identical labels, covariates apart.
 
-    A pattern that one participant has several times keeps two rows, so that the participant stays repeat-scanned.
+    A pattern that one participant has several times keeps two rows, so that the participant stays repeat-scanned. Relative
+    noise variances, of which `noise_unit` is the unit, are those of the noise classes.
     """
     by = {family.by for family in spec.families}
+    of_families = {name: True for family in spec.families for name in family.columns}
     wanted = {"participant_id": True, "scanner": True, "site": "population" in by}
-    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors}
+    wanted |= (
+        {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors} | of_families
+    )
     names = [name for name, is_used in wanted.items() if is_used and name in used]
     patterns = pd.DataFrame({name: to_labels(used[name])[0].astype(object) for name in names})
     if "traveling" in used:
         patterns["traveling"] = used["traveling"].to_numpy(bool)
         names.append("traveling")
     is_single_scan = ~patterns.participant_id.duplicated(keep=False)
+    for family in spec.slopes:
+        if family.by == "participant":
+            kept = [repr(float(value)) for value in first_values(used, family.slope)]
+            patterns[FIRST.format(family.slope)] = np.where(is_single_scan, "", kept)
+            names.append(FIRST.format(family.slope))
+    if spec.noise_weight:
+        relative = read_relative_noise(used, spec) / noise_unit
+        patterns[spec.noise_weight] = noise_unit * np.where(is_single_scan, round_noise(relative), 1.0)
+        names.append(spec.noise_weight)
     patterns.loc[is_single_scan, "participant_id"] = ""
     repetition = patterns.groupby(names, dropna=False).cumcount()
     patterns = patterns[(repetition < 2) & ~(is_single_scan & (repetition > 0))].reset_index(drop=True)
@@ -114,7 +130,8 @@ def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     return patterns
 
 
-def with_covariates(patterns: pd.DataFrame, covariates: tuple[Covariate, ...]) -> pd.DataFrame:
+def with_numbers(patterns: pd.DataFrame, standards: Standards) -> pd.DataFrame:
     """Complete the patterns to a table of scans; columns do not depend on the values of covariates, so that any do."""
-    values = {each.name: each.mean if each.category is None else each.categories[0] for each in covariates}
+    values: dict[str, object] = {each.column: each.center for each in standards.slopes}
+    values |= {each.name: each.mean if each.category is None else each.categories[0] for each in standards.covariates}
     return patterns.assign(scan_id=np.arange(len(patterns)).astype(str), **values)

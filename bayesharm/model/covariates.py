@@ -55,6 +55,7 @@ def covariate_term(used: pd.DataFrame, covariates: Sequence[Covariate], spec: Mo
         is_centered=False,
         fixed_sd=spec.priors.slope_sd,
         weight=1 / np.array([each.sd for each in covariates]),
+        has_gain=True,
     )
 
 

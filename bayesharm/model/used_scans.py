@@ -10,6 +10,8 @@ import pandas as pd
 
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import ModelError, shorten
+from bayesharm.model.column_families import read_columns
+from bayesharm.model.noise_classes import read_relative_noise
 from bayesharm.model.protocol_factors import read_factors
 from bayesharm.model.spec import ModelSpec
 
@@ -30,6 +32,10 @@ class UsedScans:
         Sorted.
     factors : mapping of Series
         Level of each scanner, by protocol factor.
+    columns : mapping of Series
+        Level of each scan, by family whose levels are those of columns.
+    relative_noise : (scan,) array
+        Relative noise variances; 1 in a model that does not know them.
     reference : str
         The reference diagnosis.
     """
@@ -40,10 +46,12 @@ class UsedScans:
     is_repeat_scanned: np.ndarray
     scanners: tuple[str, ...]
     factors: Mapping[str, pd.Series]
+    columns: Mapping[str, pd.Series]
+    relative_noise: np.ndarray
     reference: str
 
 
-def select_scans(scans: pd.DataFrame, spec: ModelSpec) -> tuple[UsedScans, list[str]]:
+def select_scans(scans: pd.DataFrame, spec: ModelSpec, check: bool = True) -> tuple[UsedScans, list[str]]:
     """Select the scans of the participants in a model; with notes on scans and factors that were left out.
 
     Parameters
@@ -51,6 +59,8 @@ def select_scans(scans: pd.DataFrame, spec: ModelSpec) -> tuple[UsedScans, list[
     scans : DataFrame
         Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
     spec : ModelSpec
+    check : bool
+        Whether to check the levels of families by columns; those of scan patterns are not those of scans.
 
     Raises
     ------
@@ -79,7 +89,18 @@ def select_scans(scans: pd.DataFrame, spec: ModelSpec) -> tuple[UsedScans, list[
         notes.append(f"No traveling subject was scanned on {shorten(left_out)}: this model does not estimate its effect.")
     notes += _on_contradictions(used, is_traveler, spec)
     factors, factor_notes = read_factors(used, spec)
-    study = UsedScans(used, rows, is_traveler, is_repeat_scanned, scanners, factors, spec.reference)
+    columns = read_columns(used, spec, check)
+    study = UsedScans(
+        used,
+        rows,
+        is_traveler,
+        is_repeat_scanned,
+        scanners,
+        factors,
+        columns,
+        read_relative_noise(used, spec),
+        spec.reference,
+    )
     return study, notes + factor_notes
 
 

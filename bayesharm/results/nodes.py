@@ -12,11 +12,12 @@ import xarray as xr
 from bayesharm.likelihood.counts import count_scans, index_counts
 from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
+from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_numbers
 from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.covariates import Covariate
-from bayesharm.model.design import Design, build_design, restrict_design
+from bayesharm.model.design import Design, Standards, build_design, restrict_design
 from bayesharm.model.labels import Column, Population, Scale
+from bayesharm.model.slopes import SlopeColumn
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
 
@@ -101,7 +102,7 @@ def keep_statistics(scans: pd.DataFrame, design: Design, moments: Moments) -> xr
     moments : Moments
         Of all features.
     """
-    patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec)
+    patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec, design.standards.noise_unit)
     counts = count_scans(design, index_counts(design)).sum(axis=1)
     return write_statistics(
         SufficientStatistics(patterns, design, compute_grams(design), design.class_size, moments, counts)
@@ -124,6 +125,9 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "eliminated_column": eliminated_column,
             "eliminated_gram": grams.eliminated_gram,
             "cross_gram": grams.cross_gram,
+            "coupled_class": grams.coupled.classes,
+            "coupled_column": grams.coupled.columns,
+            "coupled_gram": grams.coupled_gram,
             "size": statistics.size,
             "scan_counts": statistics.counts,
             "scan_patterns": labels.to_numpy(object),
@@ -135,6 +139,8 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "scales": [list(scale) for scale in statistics.design.scales],
             "scale_medians": statistics.design.scale_medians.tolist(),
             "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
+            "slopes": [asdict(slope) for slope in statistics.design.standards.slopes],
+            "noise_unit": statistics.design.standards.noise_unit,
         },
     )
 
@@ -150,15 +156,19 @@ def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
     """Read the sufficient statistics that :func:`write_statistics` wrote."""
     patterns = read_scan_patterns(node)
     covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
+    slopes = tuple(SlopeColumn(**each) for each in node.attrs["slopes"])
+    standards = Standards(covariates, slopes, node.attrs["noise_unit"])
     grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,
         Entries(node["eliminated_class"].values, node["eliminated_column"].values),
         node["eliminated_gram"].values,
         node["cross_gram"].values,
+        Entries(node["coupled_class"].values, node["coupled_column"].values),
+        node["coupled_gram"].values,
     )
     moments = Moments.from_arrays({name: node[name].values for name in Moments._fields if name in node})
-    design = build_design(with_covariates(patterns, covariates), spec, covariates)
+    design = build_design(with_numbers(patterns, standards), spec, standards)
     known = {Column(*parts) for parts in node.attrs["columns"]}
     scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
     is_known = np.array([column in known for column in design.columns])

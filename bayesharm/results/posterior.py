@@ -28,7 +28,7 @@ from bayesharm.model.spec import ModelSpec
 from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
 from bayesharm.results.run_folder import check_output, contents_of, run_state
-from bayesharm.results.schema import chunk_sizes, find_faults
+from bayesharm.results.schema import SCANNER_RATIOS, chunk_sizes, find_faults
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -138,14 +138,16 @@ class Posterior:
         return bool(unit.max() < 100 * unit.min())
 
     def variance_ratios(self, scanners: Sequence[str] | None = None) -> VarianceRatios:
-        """Posterior means of log lambda and log kappa of scanners; for unknown ones the log of the mean ratio."""
+        """Posterior means of all log ratios of scanners, for unknown ones the log of the mean ratio; and of atanh rho."""
         hyper: Any = self.hyper
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
-        means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
+        means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in SCANNER_RATIOS]
         unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
-        return VarianceRatios(
-            *(mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True))
+        noise, bias, gain = (
+            mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)
         )
+        correlation = hyper["slope_correlation"].pipe(np.arctanh).mean(("chain", "draw")).values
+        return VarianceRatios(noise, bias, gain, correlation)
 
     def __repr__(self) -> str:
         return (

@@ -118,6 +118,7 @@ class Group:
         return re.fullmatch(re.escape(self.path).replace(r"\*", "[^/]+"), path) is not None
 
 
+SCANNER_RATIOS = ("noise_ratio", "bias_ratio", "gain")
 HYPER = Group(
     "hyper",
     "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. "
@@ -129,6 +130,8 @@ HYPER = Group(
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
         Variable("noise_ratio", ("chain", "draw", "scanner"), RATIO, "lambda: noise variance of a scanner"),
         Variable("bias_ratio", ("chain", "draw", "scanner"), RATIO, "kappa: prior variance of the biases of a scanner"),
+        Variable("gain", ("chain", "draw", "scanner"), RATIO, "g: factor of what people differ by on a scanner"),
+        Variable("slope_correlation", ("chain", "draw", "slope_family"), NONE, "rho: correlation of intercepts and slopes"),
     ),
 )
 
@@ -251,6 +254,9 @@ SUFFICIENT_STATISTICS = Group(
         Variable("eliminated_column", ("eliminated_entry",), NONE, "column of each entry"),
         Variable("eliminated_gram", ("eliminated_entry",), NONE, "sums of squares of eliminated columns"),
         Variable("cross_gram", ("eliminated_entry", "column"), NONE, "products of eliminated and dense columns"),
+        Variable("coupled_class", ("coupled_entry",), NONE, "noise class of each entry of an intercept and its slope"),
+        Variable("coupled_column", ("coupled_entry",), NONE, "eliminated column of the first of the two"),
+        Variable("coupled_gram", ("coupled_entry",), NONE, "their products"),
         Variable("size", ("noise_class",), NONE, "scans"),
         Variable("scan_counts", ("count",), NONE, "counts of all scans"),
         Variable(

@@ -139,7 +139,7 @@ def _forecast(
         return None, None, ()
     scales = design.scale_medians if values is None else estimate_scales(design, values)
     found, known = identify(design, np.log(scales)), dict(zip(design.scale_labels, scales, strict=True))
-    gains = expect_gains(scans, layout.spec, design.covariates, values, known)
+    gains = expect_gains(scans, layout.spec, design.standards, values, known)
     return expect_precision(design, found, scales), gains, found.remarks
 
 
