@@ -1,5 +1,6 @@
 """Small random studies, and the model's likelihood written down a second time from its definition."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import pandas as pd
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import ModelSpec
+from bayesharm.model.spec import Family, ModelSpec
 
 DIAGNOSES = ("HC", "MDD", "SCZ")
+EXTENDED = ("families", "slopes", "precision", "gain", "feature noise", "everything")
 
 
 def random_study(seed: int) -> pd.DataFrame:
@@ -180,6 +182,28 @@ def sized_scanners(scans: pd.DataFrame, spec: ModelSpec) -> set[str]:
 def with_protocol(scans: pd.DataFrame) -> ModelSpec:
     """The model `protocol` with the factors that the random studies have."""
     return name_factors(load_model("protocol"), ["vendor", "field"], scans)
+
+
+def extend(name: str) -> ModelSpec:
+    """A model with some or all of what the models of the package leave out."""
+    spec = load_model("traveling_and_cohort")
+    families = {family.name: family for family in spec.families}
+    if name in ("families", "everything"):
+        families["sibling"] = Family("sibling", "family_id", 0.3, scaled_by_gain=True)
+        families["operator"] = Family("operator", "operator", 0.2, nested_in="site")
+        families["drift"] = Family("drift", "scanner × coil", 0.2)
+    if name in ("slopes", "everything"):
+        families["participant"] = replace(families["participant"], slope="years")
+        families["measurement"] = replace(families["measurement"], slope="age")
+        families["disorder"] = replace(families["disorder"], slope="age")
+    spec = replace(spec, families=tuple(families.values()))
+    if name in ("precision", "everything"):
+        spec = replace(spec, noise_weight="relative_noise")
+    if name in ("gain", "everything"):
+        spec = replace(spec, gain="scanner")
+    if name in ("feature noise", "everything"):
+        spec = replace(spec, noise_ratio="scanner-feature")
+    return spec
 
 
 def log_normal(y: np.ndarray, covariance: np.ndarray) -> float:

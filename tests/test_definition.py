@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
+from studies import EXTENDED, covariance, extend, log_normal, random_study, sized_scanners, with_protocol
 
 from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.conditional.posterior import ConditionalPosterior
@@ -30,10 +30,8 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.design import Design, build_design
-from bayesharm.model.spec import Family, ModelSpec
 
 MODELS = ["cohort", "traveling", "traveling_and_cohort", "protocol"]
-EXTENDED = ["families", "slopes", "precision", "gain", "feature noise", "everything"]
 COVARIATES = ("age", "sex", "coil")
 TOLERANCE = 1e-10
 
@@ -53,29 +51,7 @@ def seed(request) -> int:
     return request.param
 
 
-def extend(name: str) -> ModelSpec:
-    """A model with some or all of what the models of the package leave out."""
-    spec = load_model("traveling_and_cohort")
-    families = {family.name: family for family in spec.families}
-    if name in ("families", "everything"):
-        families["sibling"] = Family("sibling", "family_id", 0.3, scaled_by_gain=True)
-        families["operator"] = Family("operator", "operator", 0.2, nested_in="site")
-        families["drift"] = Family("drift", "scanner × coil", 0.2)
-    if name in ("slopes", "everything"):
-        families["participant"] = replace(families["participant"], slope="years")
-        families["measurement"] = replace(families["measurement"], slope="age")
-        families["disorder"] = replace(families["disorder"], slope="age")
-    spec = replace(spec, families=tuple(families.values()))
-    if name in ("precision", "everything"):
-        spec = replace(spec, noise_weight="relative_noise")
-    if name in ("gain", "everything"):
-        spec = replace(spec, gain="scanner")
-    if name in ("feature noise", "everything"):
-        spec = replace(spec, noise_ratio="scanner-feature")
-    return spec
-
-
-@pytest.fixture(scope="module", params=MODELS + EXTENDED)
+@pytest.fixture(scope="module", params=[*MODELS, *EXTENDED])
 def study(request, seed) -> Study:
     """Two features of a random study, with two draws of their scales."""
     scans, rng = random_study(seed), np.random.default_rng(seed)

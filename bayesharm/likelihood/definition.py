@@ -58,11 +58,16 @@ def gain_of_scanners(design: Design, ratios: VarianceRatios) -> np.ndarray:
 
 def design_matrix(design: Design, ratios: VarianceRatios) -> sparse.csr_array:
     """X, (scan, column), with the gains of the scanners."""
+    return with_gain(design, ratios, design.matrix, design.scan_class)
+
+
+def with_gain(design: Design, ratios: VarianceRatios, matrix: sparse.csr_array, classes: np.ndarray) -> sparse.csr_array:
+    """Multiply what people differ by in rows of X, (row, column), by the gains of the scanners of their noise classes."""
     if design.spec.gain == "none":
-        return design.matrix
-    gain = gain_of_scanners(design, ratios)[design.class_scanner[design.scan_class]]
-    scaled = design.matrix @ sparse.diags_array(design.has_gain.astype(float))
-    return (design.matrix + sparse.diags_array(gain - 1) @ scaled).tocsr()
+        return matrix
+    gain = gain_of_scanners(design, ratios)[design.class_scanner[classes]]
+    scaled = matrix @ sparse.diags_array(design.has_gain.astype(float))
+    return (matrix + sparse.diags_array(gain - 1) @ scaled).tocsr()
 
 
 def noise_variance(design: Design, log_scales: np.ndarray, ratios: VarianceRatios) -> np.ndarray:
