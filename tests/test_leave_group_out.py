@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 from studies import random_study, sized_scanners, two_ratios
 
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
+from bayesharm.conditional.held_out_groups import arrange_folds
+from bayesharm.conditional.leave_group_out import leave_group_out
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem

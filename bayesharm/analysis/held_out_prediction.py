@@ -12,7 +12,8 @@ from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.analysis.null_scales import hyperparameter_center
 from bayesharm.analysis.predictive_scores import Scores, average_pit, score
 from bayesharm.analysis.validation_schemes import Scheme
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
+from bayesharm.conditional.held_out_groups import arrange_folds
+from bayesharm.conditional.leave_group_out import leave_group_out
 from bayesharm.fitting.context import FitContext
 from bayesharm.inference.hyper_target import find_mode, plain_target
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features

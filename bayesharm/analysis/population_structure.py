@@ -19,7 +19,8 @@ from bayesharm.analysis.null_scales import (
 )
 from bayesharm.analysis.predictive_scores import Scores, elpd_difference, reliability_warnings, score, to_elpd
 from bayesharm.analysis.yamashita_regression import PopulationRegression, regress_populations
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
+from bayesharm.conditional.held_out_groups import arrange_folds
+from bayesharm.conditional.leave_group_out import leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, ModelError
 from bayesharm.fitting.context import FitContext, load_fit_context

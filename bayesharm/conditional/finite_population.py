@@ -42,6 +42,11 @@ class FamilyLevels(NamedTuple):
         1 for families whose effects are centered on their own mean, 0 for those relative to a reference.
     column : (family, pattern) int array
         The column of each family in the scans of a pattern; the number of columns where they have none.
+    value : (family, pattern) array
+        Its value: 1 for levels, and for slopes the value that multiplies them.
+    has_gain, fixed_has_gain : (family,), (fixed column,) arrays
+        1 where the gain of the scanner multiplies the effects, else 0.
+    scanner : (pattern,) int array
     fixed : (pattern, fixed column) array
         Values of the mean and of the covariates.
     fixed_columns : (fixed column,) int array
@@ -51,6 +56,10 @@ class FamilyLevels(NamedTuple):
     of_family: tuple[np.ndarray, ...]
     centered: np.ndarray
     column: np.ndarray
+    value: np.ndarray
+    has_gain: np.ndarray
+    fixed_has_gain: np.ndarray
+    scanner: np.ndarray
     fixed: np.ndarray
     fixed_columns: np.ndarray
     pattern: np.ndarray
@@ -64,16 +73,24 @@ def find_levels(design: Design) -> FamilyLevels:
     fixed_columns = np.flatnonzero(design.column_scale < 0).astype(np.int32)
     matrix = design.matrix.tocsc()
     column = np.full((len(of_family), design.n_scans), len(design.columns), np.int32)
-    for row, columns in zip(column, of_family, strict=True):
+    value = np.ones(column.shape)
+    for row, numbers, columns in zip(column, value, of_family, strict=True):
         for k in columns:
-            row[matrix.indices[matrix.indptr[k] : matrix.indptr[k + 1]]] = k
-    fixed = matrix[:, fixed_columns].toarray()
-    scans = np.concatenate([column.T, fixed], axis=1)
+            entries = slice(matrix.indptr[k], matrix.indptr[k + 1])
+            row[matrix.indices[entries]], numbers[matrix.indices[entries]] = k, matrix.data[entries]
+    fixed, scanner = matrix[:, fixed_columns].toarray(), design.class_scanner[design.scan_class]
+    has_gain = (design.has_gain & (design.spec.gain != "none")).astype(float)
+    by_gain = scanner[:, None] * has_gain.any()  # without gains, scans on several scanners may share a pattern
+    scans = np.concatenate([column.T, value.T, fixed, by_gain], axis=1)
     _, first, pattern = np.unique(scans, axis=0, return_index=True, return_inverse=True)
     return FamilyLevels(
         of_family,
         np.array([0.0 if of_name[columns].any() else 1.0 for columns in of_family]),
         column[:, first],
+        value[:, first],
+        np.array([has_gain[columns].any() for columns in of_family], float),
+        has_gain[fixed_columns],
+        scanner[first].astype(np.int32),
         fixed[first],
         fixed_columns,
         pattern.reshape(-1).astype(np.int32),
@@ -129,6 +146,9 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
     products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
     n_columns = likelihood.n_dense + likelihood.n_eliminated
     n_levels = np.array([len(columns) for columns in levels.of_family])[:, None]
+    gain = jnp.asarray(likelihood.gain(ratios))[levels.scanner]  # (pattern,)
+    value = levels.value * gain ** levels.has_gain[:, None]
+    fixed = levels.fixed * gain[:, None] ** levels.fixed_has_gain
     lane_keys, lane_draw = jnp.tile(keys, at_once), np.repeat(np.arange(at_once), n_features)
 
     def standard_normal(key, k):
@@ -140,14 +160,17 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         effects = draw_effects(likelihood, likelihood.condition(statistics, log_scales), products, normal)
         effects = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # the column of scans without a level
         first = effects[:, :n_features]
-        fitted = first[levels.column].sum(0) + levels.fixed @ first[levels.fixed_columns]
+        fitted = (first[levels.column] * value[..., None]).sum(0) + fixed @ first[levels.fixed_columns]
         finite = [jnp.exp(log_scales[0])]
         for k, columns in enumerate(levels.of_family):
+            if not len(columns):  # scales of the noise of a scanner, not of effects
+                finite.append(jnp.full_like(effects[0], jnp.nan))
+                continue
             # a shift of all levels of a family is not separable from the mean of the scans
             deviation = effects[columns] - levels.centered[k] * effects[columns].mean(0)
             effects = effects.at[columns].set(deviation)
             finite.append(jnp.sqrt((deviation**2).sum(0) / (len(deviation) - levels.centered[k])))
-        squares = effects[levels.column, :n_features] ** 2  # (family, pattern, feature)
+        squares = (effects[levels.column, :n_features] * value[..., None]) ** 2  # (family, pattern, feature)
         residual = (values - fitted[levels.pattern]) ** 2
         total = squares.sum(0)[levels.pattern] + residual
         share, one, n_scans = residual / total, 1 / total, jnp.full(n_features, len(values))
@@ -156,7 +179,7 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
             share, one = jnp.where(observed, share, 0.0), jnp.where(observed, one, 0.0)
             n_scans = observed.sum(0)
         weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
-        contribution = (squares * weight).sum(1) / n_scans / n_levels
+        contribution = (squares * weight).sum(1) / n_scans / np.maximum(n_levels, 1)
         return jnp.stack(finite), jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])
 
     finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches))

@@ -39,8 +39,8 @@ def condition_effects(
     ConditionalPosterior
         With leading axes (draw, feature), of standardized features.
     """
-    parts = map(np.asarray, _condition_effects(problem, ratios, moments, log_scales))
-    return ConditionalPosterior(*parts, problem.likelihood.couples)
+    parts = _condition_effects(problem, ratios, moments, log_scales)
+    return ConditionalPosterior(*(np.asarray(part) for part in (*parts, problem.likelihood.couples)))
 
 
 @program("problem")

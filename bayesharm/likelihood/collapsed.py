@@ -127,6 +127,10 @@ class CollapsedLikelihood:
         """Eliminated intercepts and slopes that are partners, counted from the first eliminated effect, (couple, 2)."""
         return self._layout.couples
 
+    def gain(self, ratios: VarianceRatios) -> Array:
+        """Gain of each scanner, 1 where nobody shows it, (scanner,)."""
+        return jnp.exp(jnp.where(self._layout.gain_is_known, ratios.log_gain, 0.0))
+
     @property
     def scans_per_scanner(self) -> np.ndarray:
         """Number of scans of each scanner, (scanner,)."""

@@ -18,10 +18,11 @@ from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.counts import index_counts, numeric_columns
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.model.design import Design, Standards
+from bayesharm.model.design import Design
 from bayesharm.model.noise_classes import read_relative_noise, round_noise
 from bayesharm.model.slopes import FIRST, first_values
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards
 
 ANONYMOUS = "anonymous participant {}"
 

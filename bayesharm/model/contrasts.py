@@ -101,3 +101,11 @@ def columns_of_scanners(
     is_component = np.isin([column.family for column in columns], spec.components)
     scanners, first = np.unique(scanner, return_index=True)
     return np.nonzero(matrix[first].toarray() * is_component)[1].reshape(len(scanners), -1)
+
+
+def removable_together(effects: Sequence[EffectGroup], spec: ModelSpec) -> list[EffectGroup]:
+    """List the groups that can be removed together: effects of scanners, their slopes, and populations, in this order."""
+    slopes = [family.slope_name for family in spec.slopes if family.name == spec.removed_effect]
+    by_name = {group.name: group for group in effects}
+    scanners = [by_name[name] for name in (spec.removed_effect, *slopes) if name in by_name]
+    return scanners + [group for group in effects if group.dim == "population"]

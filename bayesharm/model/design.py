@@ -14,41 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from bayesharm.model.contrasts import EffectGroup, columns_of_scanners, effect_groups
-from bayesharm.model.covariates import Covariate, covariate_term, find_covariates
+from bayesharm.model.covariates import Covariate, covariate_term
 from bayesharm.model.elimination import choose_eliminated, notes_on_cost
 from bayesharm.model.labels import Column, Scale, column_labels, scale_labels
 from bayesharm.model.noise_classes import classify_noise
-from bayesharm.model.slopes import SlopeColumn, find_slope_columns, notes_on_slopes, slope_values
+from bayesharm.model.slopes import notes_on_slopes, slope_values
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards, standardize
 from bayesharm.model.terms import Term, family_levels, family_term, mean_term, slope_term
 from bayesharm.model.used_scans import UsedScans, select_scans
 
 FIXED = -1  # scale index of columns with a fixed prior sd: the mean and the covariates
 NOISE = Scale("noise")
 NOISE_RATIO = "noise_ratio"  # scales of a scanner and feature: the factor of its noise sd
-
-
-class Standards(NamedTuple):
-    """Standardization of the numeric columns of a design, computed once from the scans of a fit.
-
-    Attributes
-    ----------
-    covariates : tuple of Covariate
-    slopes : tuple of SlopeColumn
-    noise_unit : float
-        Divisor of the relative noise variances, their geometric mean; 1 where they are not known.
-    """
-
-    covariates: tuple[Covariate, ...] = ()
-    slopes: tuple[SlopeColumn, ...] = ()
-    noise_unit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -221,9 +205,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     """
     study, notes = select_scans(scans, spec, check=standards is None)
     if standards is None:
-        covariates = find_covariates(study.table, spec) if spec.covariates else ()
-        slopes = find_slope_columns(study.table, study.is_repeat_scanned, spec)
-        standards = Standards(covariates, slopes, float(np.exp(np.log(study.relative_noise).mean())))
+        standards = standardize(study, spec)
         notes += notes_on_slopes(study.table, standards.slopes, spec)
     terms, term_notes = _list_terms(study, spec, standards)
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}

@@ -15,10 +15,11 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_numbers
 from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.covariates import Covariate
-from bayesharm.model.design import Design, Standards, build_design, restrict_design
+from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.labels import Column, Population, Scale
 from bayesharm.model.slopes import SlopeColumn
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards
 from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
 
 

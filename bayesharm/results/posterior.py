@@ -141,13 +141,10 @@ class Posterior:
         """Posterior means of all log ratios of scanners, for unknown ones the log of the mean ratio; and of atanh rho."""
         hyper: Any = self.hyper
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
-        means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in SCANNER_RATIOS]
-        unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
-        noise, bias, gain = (
-            mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True)
-        )
-        correlation = hyper["slope_correlation"].pipe(np.arctanh).mean(("chain", "draw")).values
-        return VarianceRatios(noise, bias, gain, correlation)
+        means = [np.log(hyper[name]).mean(("chain", "draw")) for name in SCANNER_RATIOS]
+        known = [mean.reindex(scanner=wanted, fill_value=np.log(np.exp(mean).mean())).values for mean in means]
+        known.append(np.arctanh(hyper["slope_correlation"]).mean(("chain", "draw")).values)
+        return VarianceRatios(*known)
 
     def __repr__(self) -> str:
         return (

@@ -19,8 +19,9 @@ from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.contrasts import add_columns
-from bayesharm.model.design import Design, Standards, build_design
+from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards
 from bayesharm.study_check.typical_scales import estimate_scales
 
 ADDED = (1, 2)  # travelers
