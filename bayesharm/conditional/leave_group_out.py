@@ -168,8 +168,9 @@ def _predict(
     b = identity - root[..., :, None] * prior * root[..., None, :]
     # where the noise is so small that B is singular within rounding, a draw has no weight and must not spoil the others
     is_lost = ~(np.linalg.eigvalsh(np.where(np.isfinite(b), b, 0.0))[..., 0] > MIN_EIGENVALUE)
-    b = np.where(is_lost[..., None, None], identity, b)
     mean = posterior.mean(group.combinations)[..., None, :]
+    is_lost |= ~np.isfinite(mean).all(-1)
+    b = np.where(is_lost[..., None, None], identity, b)
     residual = root * (of_folds.mean - mean)  # r, (draw, feature, fold, value)
     solved = _solve(b, residual)
     log_det = np.linalg.slogdet(b)[1]
@@ -191,7 +192,7 @@ def _predict(
         fold = group.position if variance.shape[2] > 1 else 0
         deviation = values[group.scans].T - center[:, :, group.position, group.value]
         below = ndtr(deviation / np.sqrt(variance[:, :, fold, group.value]))
-        lost = _of_folds(is_lost, group.position) & ~np.isnan(below)
+        lost = _of_folds(is_lost, group.position) & ~np.isnan(values[group.scans].T)
         out.below[:, group.scans] = np.swapaxes(np.where(lost, 0.5, below), 1, 2)
 
 
