@@ -16,7 +16,7 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
-from bayesharm.model.contrasts import EffectGroup, add_columns
+from bayesharm.model.contrasts import EffectGroup, add_columns, removable_together
 from bayesharm.model.design import Design
 from bayesharm.results.nodes import level_coordinates
 from bayesharm.results.posterior import Posterior
@@ -70,17 +70,16 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
 
 
 def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
-    """Return which levels were in the fit, (level,) bool arrays, for the removed effect and groups of populations."""
+    """Return which levels were in the fit, (level,) bool arrays, for the effects that can be removed."""
     in_fit = {}
-    for group in design.effects:
-        if group.name == design.spec.removed_effect or group.dim == "population":
-            known: list[tuple[str, ...]] = []
-            if group.name in posterior.effect_families:
-                node = posterior.effect(group.name)
-                was_fitted = node.get("in_fit", node["n_scans"] > -1).values
-                known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)
-            names = {name: values for name, (_, values) in level_coordinates(design, group).items()}
-            in_fit[group.name] = np.array([level in known for level in _level_names(group.dim, names)])
+    for group in removable_together(design.effects, design.spec):
+        known: list[tuple[str, ...]] = []
+        if group.name in posterior.effect_families:
+            node = posterior.effect(group.name)
+            was_fitted = node.get("in_fit", node["n_scans"] > -1).values
+            known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)
+        names = {name: values for name, (_, values) in level_coordinates(design, group).items()}
+        in_fit[group.name] = np.array([level in known for level in _level_names(group.dim, names)])
     return in_fit
 
 
@@ -95,7 +94,7 @@ def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_ar
 
     The mean is over the levels of the fit, or over all levels where none was in the fit.
     """
-    effect = add_columns(group.columns, group.n_columns).toarray()
+    effect = group.weight[:, None] * add_columns(group.columns, group.n_columns).toarray()
     contrasts = effect.copy()
     for label in np.unique(group.contrast_group):
         contrast_group = group.contrast_group == label
@@ -146,14 +145,12 @@ def _describe_groups(
     design, problem = merged.design, make_problem(merged.design, merged.likelihood_of_all_scans)
     no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments[:3]))
     conditional = condition_effects(problem, ratios, no_data, typical[None])
-    description: dict[str, Any] = {}
-    removable = []
-    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
-        if group.name in in_fit:
-            removable.append(contrasts := _contrasts_with_fit(group, in_fit[group.name]))
-            description[group.name] = conditional.contraction(contrasts)[0, 0]
-        else:
-            description[group.name] = conditional.contraction_of(group)[0, 0]
+    description: dict[str, Any] = {
+        group.name: conditional.contraction_of(group)[0, 0] for group in design.effects if group.name not in in_fit
+    }
+    removable = [_contrasts_with_fit(group, in_fit[group.name]) for group in removable_together(design.effects, design.spec)]
+    for name, contrasts in zip(in_fit, removable, strict=True):
+        description[name] = conditional.contraction(contrasts)[0, 0]
     covariance = conditional.covariance(sparse.vstack(removable).tocsr())[0, 0]
     sd = np.sqrt(np.diag(covariance))
     sd = np.where(sd > 0, sd, 1.0)  # 0 for the only population in the fit: it is the base of its own contrast

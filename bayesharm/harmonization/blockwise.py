@@ -178,9 +178,10 @@ def prepare_correction(
     families, target = choose_families(posterior.spec, options.remove), options.target
     features, indices, feature_notes = match_features(posterior, dataset.features)
     check_target(posterior, target)
-    effects, scanner, population, scan_notes = place_scans(posterior, dataset.scans, families, options.new_scanners, indices)
+    placed = place_scans(posterior, dataset.scans, families, options.new_scanners, indices)
+    effects, scanner, population, slope, scan_notes = placed
     target_level = -1 if target is None else effects.levels.index(target)
-    correction = Correction(effects, scanner, population, target_level, indices, posterior.error_pattern, seed)
+    correction = Correction(effects, scanner, population, slope, target_level, indices, posterior.error_pattern, seed)
     noise, noise_notes = None, []
     if options.match_noise:
         refuse_miscoded_covariates(posterior, dataset.scans)

@@ -12,7 +12,9 @@ import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.data.scans import find_travelers
+from bayesharm.errors import InputError, shorten
 from bayesharm.model.labels import Population
+from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import read_populations
 from bayesharm.results.posterior import Posterior
 
@@ -20,15 +22,20 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+class SlopeOf(NamedTuple):
+    """Name of the slope of a scanner's bias, among the levels of effects to remove."""
+
+    scanner: str
+
+
 class Effects(NamedTuple):
-    """Posterior of the effects to remove, by level: scanners first, then populations.
+    """Posterior of the effects to remove, by level: scanners first, then the slopes of their biases, then populations.
 
     Attributes
     ----------
-    levels : list of str and Population
-        The scanners and the populations.
-    n_scanners : int
-        Number of scanners among the levels.
+    levels : list of str, SlopeOf and Population
+    n_scanners, n_slopes : int
+        Number of scanners among the levels, and of slopes: as many, or 0.
     mean, sd : (level, feature) arrays
         Posterior mean and sd, in the features' units.
     correlation : (level, level) array
@@ -37,8 +44,9 @@ class Effects(NamedTuple):
         False for levels that only have the prior.
     """
 
-    levels: list[str | Population]
+    levels: list[str | SlopeOf | Population]
     n_scanners: int
+    n_slopes: int
     mean: np.ndarray
     sd: np.ndarray
     correlation: np.ndarray
@@ -56,18 +64,51 @@ def read_effects(posterior: Posterior, families: tuple[str, ...], feature_indice
     feature_indices : (feature,) int array
         Indices of the features in the posterior.
     """
-    nodes = [posterior.effect(name) for name in families]
+    by_scanner = posterior.effect(families[0])
+    nodes = [by_scanner, *map(posterior.effect, slope_names(posterior.spec, families)), *map(posterior.effect, families[1:])]
     mean, sd = (np.concatenate([node[name].values for node in nodes])[:, feature_indices] for name in ("mean", "sd"))
-    by_scanner = nodes[0]
-    levels: list[str | Population] = [str(name) for name in by_scanner["scanner"].values]
-    n_scanners = len(levels)
-    correlation = by_scanner["correlation"].values if "correlation" in by_scanner else np.eye(n_scanners)
-    if len(nodes) > 1:
-        by_population = nodes[1]
-        levels += read_populations(by_population)
-        cross = by_population["with_scanner"].values
-        correlation = np.block([[correlation, cross.T], [cross, by_population["correlation"].values]])
-    return Effects(levels, n_scanners, mean, sd, correlation, np.full(len(levels), True))
+    scanners = [str(name) for name in by_scanner["scanner"].values]
+    levels: list[str | SlopeOf | Population] = [*scanners]
+    correlation = by_scanner["correlation"].values if "correlation" in by_scanner else np.eye(len(scanners))
+    for node in nodes[1:]:
+        is_slope = "population" not in node.dims
+        levels += map(SlopeOf, scanners) if is_slope else read_populations(node)
+        cross = node["with_scanner"].values
+        if "with_slope" in node:
+            cross = np.concatenate([cross, node["with_slope"].values], axis=1)
+        correlation = np.block([[correlation, cross.T], [cross, node["correlation"].values]])
+    n_slopes = sum(isinstance(level, SlopeOf) for level in levels)
+    return Effects(levels, len(scanners), n_slopes, mean, sd, correlation, np.full(len(levels), True))
+
+
+def slope_names(spec: ModelSpec, families: Sequence[str]) -> list[str]:
+    """Return the name of the slopes of the effects to remove, if they have any; at most one."""
+    return [family.slope_name for family in spec.slopes if family.name == families[0]]
+
+
+def slope_values(posterior: Posterior, scans: pd.DataFrame, families: Sequence[str]) -> np.ndarray | None:
+    """Return the distance of each scan from the value from which slopes of the removed effects count, (scan,).
+
+    None where these effects have no slopes.
+
+    Raises
+    ------
+    InputError
+        The column is absent, is not numeric, or lacks values.
+    """
+    columns = [each for each in posterior.sufficient_statistics.attrs["slopes"] if each["family"] == families[0]]
+    if not columns:
+        return None
+    name = columns[0]["column"]
+    values = pd.to_numeric(scans[name], errors="coerce").to_numpy(float) if name in scans else np.full(len(scans), np.nan)
+    if (bad := ~np.isfinite(values)).any():
+        raise InputError(
+            f"The {families[0]} effects of the fit depend on {name}, which not all scans have.",
+            got=f"no number in the column {name!r} for scans {shorten(scans['scan_id'][bad])}",
+            expected="a number for every scan",
+            do="complete the column, or leave these scans out",
+        )
+    return values - columns[0]["center"]
 
 
 def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Population | None]:
@@ -88,12 +129,10 @@ def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Populati
 
 def add_unknown(
     effects: Effects,
-    names: Sequence[str | Population],
+    names: Sequence[str | SlopeOf | Population],
     scale: xr.Dataset,
     feature_indices: np.ndarray,
     n_known: int,
-    *,
-    scanners: bool,
 ) -> Effects:
     """Add levels that are not in the fit: mean 0, and the uncertainty of the prior.
 
@@ -103,19 +142,18 @@ def add_unknown(
     Parameters
     ----------
     effects : Effects
-    names : sequence of str or Population
-        The new levels.
+    names : sequence of str, SlopeOf or Population
+        The new levels, all of one kind.
     scale : Dataset
         `mean` and `sd` of tau for the families whose sum is the effect, (family, feature).
     feature_indices : (feature,) int array
     n_known : int
         K.
-    scanners : bool
-        Whether the new levels are scanners or populations.
     """
     variance = ((scale["mean"] ** 2 + scale["sd"] ** 2).sum("family") * (1 + 1 / n_known)).values[feature_indices]
-    start = effects.n_scanners if scanners else len(effects.levels)
-    n_new = len(names)
+    kind, n_new = type(names[0]), len(names)
+    ends = {str: effects.n_scanners, SlopeOf: effects.n_scanners + effects.n_slopes, Population: len(effects.levels)}
+    start = ends[kind]
 
     def insert(values: np.ndarray, new: np.ndarray | bool) -> np.ndarray:
         return np.insert(values, [start] * n_new, new, axis=0)
@@ -126,7 +164,8 @@ def add_unknown(
     correlation[new, new] = (np.ones((n_new, n_new)) + n_known * np.eye(n_new)) / (n_known + 1)
     return Effects(
         [*effects.levels[:start], *names, *effects.levels[start:]],
-        effects.n_scanners + n_new * scanners,
+        effects.n_scanners + n_new * (kind is str),
+        effects.n_slopes + n_new * (kind is SlopeOf),
         insert(effects.mean, np.zeros(len(feature_indices))),
         insert(effects.sd, np.sqrt(variance)),
         correlation,
@@ -138,14 +177,16 @@ def add_unknown(
 class Correction:
     """The sum of effects to subtract from each scan.
 
-    Scans on the same scanner, of the same population, are corrected alike: they have the same correction pattern. All
-    quantities are computed once for each pattern.
+    Scans on the same scanner, of the same population, and of the same value on which biases depend, are corrected alike:
+    they have the same correction pattern. All quantities are computed once for each pattern.
 
     Attributes
     ----------
     effects : Effects
     scanner, population : (scan,) int arrays
         Index of each scan's scanner and population among the levels of the effects; -1 for no population.
+    slope : (scan,) array
+        The value that multiplies the slope of the scanner's bias; 0 without slopes.
     target : int
         Index of the target scanner among the levels, or -1 for the average scanner.
     feature_indices : (feature,) int array
@@ -159,6 +200,7 @@ class Correction:
     effects: Effects
     scanner: np.ndarray
     population: np.ndarray
+    slope: np.ndarray
     target: int
     feature_indices: np.ndarray
     error_pattern: np.ndarray
@@ -167,14 +209,17 @@ class Correction:
     @cached_property
     def _patterns(self) -> tuple[np.ndarray, np.ndarray]:
         """Weights of the levels in each pattern, (pattern, level), and the pattern of each scan."""
-        pairs, pattern = np.unique(np.stack([self.scanner, self.population], axis=1), axis=0, return_inverse=True)
-        weights = np.zeros((len(pairs), len(self.effects.levels)))
-        for row, (scanner, population) in zip(weights, pairs, strict=True):
-            row[scanner] += 1
+        kinds = np.stack([self.scanner, self.population, self.slope], axis=1)
+        kinds, pattern = np.unique(kinds, axis=0, return_inverse=True)
+        weights = np.zeros((len(kinds), len(self.effects.levels)))
+        for row, (scanner, population, slope) in zip(weights, kinds, strict=True):
+            ends = [(int(scanner), 1.0)] + ([(self.target, -1.0)] if self.target >= 0 else [])
+            for level, sign in ends:
+                row[level] += sign
+                if self.effects.n_slopes:
+                    row[self.effects.n_scanners + level] += sign * slope
             if population >= 0:
-                row[population] += 1
-            if self.target >= 0:
-                row[self.target] -= 1
+                row[int(population)] += 1
         return weights, pattern.reshape(-1)
 
     @property

@@ -13,7 +13,7 @@ from bayesharm.likelihood.counts import count_scans, index_counts
 from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_numbers
-from bayesharm.model.contrasts import EffectGroup
+from bayesharm.model.contrasts import EffectGroup, removable_together
 from bayesharm.model.covariates import Covariate
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.labels import Column, Population, Scale
@@ -71,21 +71,25 @@ def label_effects(
         Of each group: means and sds, (level, feature), in the features' units.
     contraction, n_scans : mapping
         Of each group, (level,).
-    correlation : (scanner and population, scanner and population) array
+    correlation : (level, level) array
+        Of scanners, of the slopes of their effects, and of populations.
     features : (feature,) str array
     """
-    n_scanners, nodes, start = len(design.scanners), {}, len(design.scanners)
-    scanner = ("scanner", np.array(design.scanners, dtype=object))
+    n_scanners, nodes = len(design.scanners), {}
+    together, rows, start = removable_together(design.effects, design.spec), {}, 0
+    for group in together:
+        rows[group.name] = slice(start, start := start + len(group.levels))
+    slopes = [group.name for group in together if group.dim == "scanner"][1:]
     for group in design.effects:
         mean, sd = effects[group.name]
         arrays = {"mean": mean, "sd": sd, "contraction": contraction[group.name], "n_scans": n_scans[group.name]}
         coords = {**level_coordinates(design, group), "feature": ("feature", features)}
-        if group.name == design.spec.removed_effect:
-            arrays["correlation"] = correlation[:n_scanners, :n_scanners]
-        if group.dim == "population":
-            rows = slice(start, start := start + len(group.levels))
-            arrays |= {"correlation": correlation[rows, rows], "with_scanner": correlation[rows, :n_scanners]}
-            coords["scanner"] = scanner
+        if (of_group := rows.get(group.name)) is not None:
+            arrays["correlation"] = correlation[of_group, of_group]
+            if group.name != design.spec.removed_effect:
+                arrays["with_scanner"] = correlation[of_group, :n_scanners]
+            if slopes and group.dim == "population":
+                arrays["with_slope"] = correlation[of_group, rows[slopes[0]]]
         against_reference = group.dim in ("diagnosis", "covariate")
         contrast = "against the reference" if against_reference else "minus the mean of the levels that share a scale"
         nodes[group.name] = EFFECTS.dataset(arrays, coords, {"contrast": contrast}, level=group.dim)

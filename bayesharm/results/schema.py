@@ -167,7 +167,10 @@ EFFECTS = Group(
         Variable("contraction", (LEVEL,), NONE, "1 − posterior variance / prior variance, at typical scales"),
         Variable("n_scans", (LEVEL,), NONE, "scans that have the level"),
         Variable("correlation", (LEVEL, "other"), NONE, "posterior correlation of two levels, at typical scales", True),
-        Variable("with_scanner", (LEVEL, "scanner"), NONE, "posterior correlation with the scanners' effects", True),
+        Variable("with_scanner", (LEVEL, "scanner_effect"), NONE, "posterior correlation with the scanners' effects", True),
+        Variable(
+            "with_slope", (LEVEL, "scanner_slope"), NONE, "posterior correlation with the slopes of these effects", True
+        ),
         Variable("in_fit", (LEVEL,), NONE, "whether the level was in the fit, or was learned later", True),
     ),
 )
