@@ -24,6 +24,8 @@ def configure_model(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    time: str | None = None,
+    noise_weight: str | None = None,
 ) -> ModelSpec:
     """Return the specification that :func:`bayesharm.fit` uses, with the choices of the user; parameters as there.
 
@@ -40,6 +42,13 @@ def configure_model(
         spec = name_factors(spec, protocol, dataset if isinstance(dataset, pd.DataFrame) else dataset.scans)
     if reference is not None:
         spec = replace(spec, reference=reference)
+    if time is not None:
+        spec = _with_time(spec, time)
+    if noise_weight is not None:
+        spec = replace(spec, noise_weight=noise_weight)
+    # effects of a family are 0 on average: the mean slope is that of a covariate
+    slopes = [family.slope for family in spec.slopes if family.slope not in spec.covariates]
+    spec = replace(spec, covariates=(*spec.covariates, *dict.fromkeys(slopes)))
     if feature_scaling is not None:
         if feature_scaling not in FEATURE_SCALINGS:
             raise InputError(
@@ -50,6 +59,26 @@ def configure_model(
             )
         spec = replace(spec, feature_scaling=feature_scaling)
     return spec
+
+
+def _with_time(spec: ModelSpec, column: str) -> ModelSpec:
+    """Return the model with another column as the time on which its trajectories depend.
+
+    Raises
+    ------
+    InputError
+        The model has no trajectories.
+    """
+    if not any(family.by == "participant" and family.slope for family in spec.families):
+        raise InputError(
+            f"The model {spec.name!r} has no trajectories of participants.",
+            got=f"time={column!r}",
+            expected="a model whose participant effects depend on time",
+            do="use --model longitudinal, or leave --time out",
+        )
+    old = next(family.slope for family in spec.families if family.by == "participant" and family.slope)
+    families = tuple(replace(each, slope=column) if each.slope == old else each for each in spec.families)
+    return replace(spec, families=families)
 
 
 def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str = ()) -> list[Finding]:

@@ -36,6 +36,6 @@ def standardize(study: UsedScans, spec: ModelSpec) -> Standards:
     ModelError, InputError
         A column is absent, does not vary, or has invalid values.
     """
-    covariates = find_covariates(study.table, spec) if spec.covariates else ()
     slopes = find_slope_columns(study.table, study.is_repeat_scanned, spec)
+    covariates = find_covariates(study.table, spec) if spec.covariates else ()
     return Standards(covariates, slopes, float(np.exp(np.log(study.relative_noise).mean())))
