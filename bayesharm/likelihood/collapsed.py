@@ -200,7 +200,7 @@ class CollapsedLikelihood:
         )
         single_scan, scanner = layout.class_single_scan, layout.column_scanner[layout.representatives]
         merged = layout.merged_class[single_scan]
-        noise = jnp.exp(ratios.log_noise[layout.class_scanner]) * layout.class_variance
+        noise = jnp.exp(ratios.log_noise[layout.class_scanner]) * layout.class_variance.astype(dtype)
         shared = SharedTerms(
             noise_ratio=jnp.ones(layout.n_merged, dtype).at[merged].set(noise[single_scan].astype(dtype)),
             gain_square=jnp.zeros(layout.n_merged, dtype).at[merged].set(class_gain(layout, ratios)[single_scan] ** 2),
