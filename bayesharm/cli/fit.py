@@ -131,6 +131,7 @@ def fit(
     covariates: opt.CovariatesOption = None,
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
+    time: opt.TimeOption = None,
     accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
@@ -175,7 +176,7 @@ def fit(
 
         spec = configure_model(
             spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
-            feature_scaling=feature_scaling,
+            feature_scaling=feature_scaling, time=time,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))

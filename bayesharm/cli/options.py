@@ -133,6 +133,16 @@ ReferenceOption = Annotated[
         COLUMNS_PANEL,
     ),
 ]
+TimeOption = Annotated[
+    str | None,
+    text(
+        "--time",
+        "COLUMN",
+        "Column on which the trajectories of participants depend, in the place of that of the model: years since the first "
+        "visit, or age. [dim]Default: as in the model (time).[/dim]",
+        COLUMNS_PANEL,
+    ),
+]
 FeatureScalingOption = Annotated[
     Literal["per_feature", "common"] | None,
     typer.Option(

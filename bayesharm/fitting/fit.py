@@ -36,6 +36,7 @@ def fit(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    time: str | None = None,
     accept: Sequence[str] = (),
     findings: Sequence[Finding] | None = None,
     check: StudyCheck | None = None,
@@ -64,6 +65,8 @@ def fit(
     feature_scaling : {'per_feature', 'common'}, optional
         Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
         (better where all are of one kind, such as the edges of a connectome).
+    time : str, optional
+        Column on which the trajectories of participants depend, in place of that of the model, `time`.
     accept : sequence of str
         Codes of findings on the data that you have checked, such as ``identical-scans``: they no longer stop the fit and are
         recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
@@ -100,8 +103,9 @@ def fit(
     folder = None if out is None else Path(out)
     _check_folder(folder, overwrite, repair)
     spec = configure_model(
-        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling
-    )
+        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling,
+        time=time,
+    )  # fmt: skip
     chosen = Settings.from_options(settings)
     _check_seed(seed)
     progress = progress or no_progress
