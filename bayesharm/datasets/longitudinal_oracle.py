@@ -23,9 +23,10 @@ def longitudinal_oracle(simulation: Simulation) -> dict[str, OraclePosterior]:
     Returns
     -------
     dict of OraclePosterior
-        ``measurement``: scanner effects at the age `AGE`, minus their mean over scanners. ``participant_slope``: change of
-        each person per year, population and diagnosis included. ``covariate``: effects of the covariates.
-        ``disorder_slope``: difference of the change per year from the reference diagnosis.
+        ``measurement``: scanner effects at the age `AGE`, and ``measurement_slope``: their change per year of age, both
+        minus the mean over scanners. ``participant_slope``: change of each person per year, population and diagnosis
+        included. ``covariate``: effects of the covariates. ``disorder_slope``: difference of the change per year from the
+        reference diagnosis.
     """
     scans, truth = simulation.scans, simulation.truth
     correlation = truth.slope_correlation or 0.0
@@ -70,9 +71,9 @@ def _contrasts(simulation: Simulation, places: dict[str, slice], n_columns: int)
     """Return the contrasts of the columns that are asked for, a row each, by family and level."""
     effects = simulation.truth.effects
     parts = {}
-    for name in ("measurement", "covariate", "disorder_slope", "participant_slope"):
+    for name in ("measurement", "measurement_slope", "covariate", "disorder_slope", "participant_slope"):
         rows = np.zeros((len(effects[name]), n_columns))
-        rows[:, places[name]] = np.eye(len(rows)) - (1 / len(rows) if name == "measurement" else 0)
+        rows[:, places[name]] = np.eye(len(rows)) - (1 / len(rows) if name.startswith("measurement") else 0)
         if name == "participant_slope":
             people = simulation.scans.drop_duplicates("participant_id")["diagnosis"].to_numpy()
             rows[:, places["covariate"]] = effects["covariate"].index == "years"
