@@ -2,11 +2,12 @@
 
     python benchmarks/longitudinal.py --out folder [--features 60] [--people 160] [--seeds 0 1 …] [--cases …] [--model NAME]
 
-Simulated studies (`bayesharm.simulate_longitudinal`) with known truth; every method gets the same covariates. Unless a method
+Simulated studies (`bayesharm.simulate_longitudinal`) with known truth; all methods get the same covariates. Unless a method
 estimates slopes itself, they come from a mixed model of its harmonized data, taken as exact: fixed effects of covariates,
 correlated random intercepts and slopes of people. *Scanners as covariates* is that mixed model of the unharmonized data with
 the scanners as fixed effects; *oracle* is the exact posterior given the true variances. Each study is written as soon as it
-is there, and not computed again. `fit_bayesharm` gives the row of bayesharm, if the model exists.
+is there, and not computed again; the folder also gets a table for each case. `fit_bayesharm` gives the row of bayesharm, if
+the model exists.
 
 Measures are root mean square errors over features, in thousandths of the units; slopes per year. Coverage is that of 90%
 intervals. *data*: harmonized values minus those without scanner bias, apart from a constant for each feature.
@@ -191,8 +192,8 @@ def study_table(case: str, seed: int, n_features: int, n_people: int, model: str
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
     """Return means over studies with their standard errors, errors in thousandths and coverage in percent."""
     rows = []
-    for (case, method), part in table.groupby(["case", "method"], sort=False):
-        row = {"case": case, "method": method}
+    for method, part in table.groupby("method", sort=False):
+        row = {"method": method}
         for name in ("scanner", "data", "person", "population", "difference"):
             values = 1000 * part[name].dropna()
             row[name] = f"{values.mean():.2f}" + (f" ± {values.sem():.2f}" if len(values) > 1 else "") if len(values) else ""
@@ -213,16 +214,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for tables")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    tables = []
     for case in options.cases:
+        tables, name = [], case.replace(" ", "_")
         for seed in options.seeds:
-            file = options.out / f"{case.replace(' ', '_')}_{options.features}_{options.people}_{options.model}_{seed}.csv"
+            file = options.out / f"{name}_{options.features}_{options.people}_{options.model}_{seed}.csv"
             if not file.exists():
                 study_table(case, seed, options.features, options.people, options.model).to_csv(file, index=False)
                 print(file.name, flush=True)
             tables.append(pd.read_csv(file))
-    made_with = f"{options.features} features, {options.people} people, {len(options.seeds)} studies"
-    publish(summarize(pd.concat(tables)), made_with, options.out / "longitudinal.md")
+        made_with = f"{case}: {options.features} features, {options.people} people, {len(options.seeds)} studies"
+        publish(summarize(pd.concat(tables)), made_with, options.out / f"{name}.md")
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from bayesharm.baselines.base import (
     no_bias,
     read_all,
     read_finite,
-    scanner_names,
+    scanners_with_variance,
 )
 from bayesharm.baselines.encoding import Encoding, indicators, learn_encoding
 from bayesharm.baselines.mixed_model import MixedModel, fit_mixed_model, predict_random_effects
 from bayesharm.data.dataset import Dataset
-from bayesharm.errors import InputError, listed, shorten
+from bayesharm.errors import InputError, shorten
 
 TOLERANCE = 1e-8  # relative change of the scales at which empirical Bayes stops
 MAX_ITERATIONS = 1000
@@ -183,12 +183,9 @@ def fit_long_combat(
        *NeuroImage* 220, 117129.
     """
     _check_options(train, slope, sigma)
-    values, counts, notes = read_finite(train), train.scans["scanner"].value_counts(), []
-    scanners = [name for name in scanner_names(train) if counts[name] > 1]
-    if single := [name for name in scanner_names(train) if counts[name] == 1]:
-        notes.append(f"{listed(single)}: a single scan, too few to estimate a variance; not used and not corrected.")
+    scanners, notes = scanners_with_variance(train)
     is_used = train.scans["scanner"].isin(scanners).to_numpy()
-    scans, values = train.scans[is_used], values[is_used]
+    scans, values = train.scans[is_used], read_finite(train)[is_used]
     columns = indicators(scans["scanner"], scanners)
     encoding = learn_encoding(scans, [*covariates, *([slope] if slope else [])], columns)
     notes += encoding.notes
