@@ -10,6 +10,8 @@ from scipy import linalg, optimize, sparse
 
 MAX_GRADIENT = 1e-5  # of the deviance per scan; a larger one means that the search has failed
 SMALLEST_NOISE = 1e-6  # relative to the sd of a feature; below it the model explains every scan
+ROUNDING = 1e-12  # relative to the values
+SEARCH = {"gtol": 1e-8}
 BLOCK = 512  # features whose random effects are predicted at a time, which bounds memory
 
 
@@ -82,13 +84,14 @@ def fit_mixed_model(values: np.ndarray, fixed: np.ndarray, random: np.ndarray, g
     coefficients = np.full((n_columns, n_features), np.nan)
     covariance = np.full((n_features, n_columns, n_columns), np.nan)
     noise_sd, factor = np.full(n_features, np.nan), np.full((n_features, n_random, n_random), np.nan)
+    start = np.eye(n_random)[likelihood.lower]
     for f in range(n_features):
         sums = likelihood.sums_of(rest[:, f])
         spread = np.sqrt(sums.squares / n_scans)
-        if not spread > SMALLEST_NOISE * np.abs(values[:, f]).max():
+        if not spread > SMALLEST_NOISE * values[:, f].std() + ROUNDING * np.abs(values[:, f]).max():
             continue
-        start = np.eye(n_random)[likelihood.lower]
-        found = optimize.minimize(likelihood.deviance, start, args=(sums,), jac=True, method="BFGS", options={"gtol": 1e-8})
+        with np.errstate(all="ignore"):  # the likelihood of data without noise has no maximum
+            found = optimize.minimize(likelihood.deviance, start, args=(sums,), jac=True, method="BFGS", options=SEARCH)
         if not np.abs(found.jac).max() < MAX_GRADIENT:
             continue
         cholesky = likelihood.to_factor(found.x)
