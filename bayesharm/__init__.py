@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bayesharm.data.dataset import load_dataset as load_dataset
     from bayesharm.data.screening.screen import screen as screen
     from bayesharm.datasets.download import fetch_onharmony as fetch_onharmony
+    from bayesharm.datasets.longitudinal import simulate_longitudinal as simulate_longitudinal
     from bayesharm.datasets.simulate import Simulation as Simulation
     from bayesharm.datasets.simulate import simulate_srpbs as simulate_srpbs
     from bayesharm.errors import (
@@ -128,6 +129,7 @@ _PUBLIC = {
     "data.dataset": ["Dataset", "load_dataset"],
     "data.screening.screen": ["screen"],
     "datasets.download": ["fetch_onharmony"],
+    "datasets.longitudinal": ["simulate_longitudinal"],
     "datasets.simulate": ["Simulation", "simulate_srpbs"],
     "errors": ["BayesharmError", "InputError", "ModelError", "RunFolderError"],
     "evaluation.cross_validate": ["cross_validate"],

@@ -18,8 +18,8 @@ MethodsOption = Annotated[
     opt.text(
         "--methods",
         "NAMES",
-        "Methods to compare: none, glm, adjusted_glm, yamashita2019, neurocombat, neuroharmonize, combatlearn, reml, "
-        "bayesharm. [dim]Default: all that are available here.[/dim]",
+        "Methods to compare: none, glm, adjusted_glm, yamashita2019, longcombat, neurocombat, neuroharmonize, combatlearn, "
+        "reml, bayesharm. [dim]Default: all that are available here.[/dim]",
     ),
 ]
 EvaluatedModelOption = Annotated[

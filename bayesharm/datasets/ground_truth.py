@@ -52,6 +52,8 @@ class Truth:
         Mean and sd of the natural log of each family's scales; families without effects have no row.
     factors : dict of str to DataFrame, level × feature
         With protocol factors, their effects by level, and ``scanner``, the residual; they add up to ``measurement``.
+    slope_correlation : float, optional
+        In a longitudinal study, the correlation of people's intercepts with their slopes.
     """
 
     mean: np.ndarray
@@ -61,6 +63,7 @@ class Truth:
     bias_ratio: pd.Series
     hyper: pd.DataFrame
     factors: dict[str, pd.DataFrame] = field(default_factory=dict)
+    slope_correlation: float | None = None
 
 
 def draw_truth(

@@ -48,8 +48,8 @@ class Simulation:
         """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
 
         ``truth.npz`` contains ``mean``, ``noise_ratio``, ``bias_ratio``, ``hyper`` (family × (eta, omega)),
-        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``. It
-        contains no pickled objects.
+        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``, and
+        of a longitudinal study ``slope_correlation``. It contains no pickled objects.
 
         Returns
         -------
@@ -93,6 +93,7 @@ class Simulation:
             **{f"scales/{family}": scale for family, scale in truth.scales.items()},
             **{f"effects/{name}": table.to_numpy() for name, table in effects.items()},
             **{f"levels/{name}": table.index.to_numpy(dtype=str) for name, table in effects.items()},
+            **({} if truth.slope_correlation is None else {"slope_correlation": np.array(truth.slope_correlation)}),
         }
         np.savez(folder / "truth.npz", allow_pickle=False, **arrays)
         return folder
