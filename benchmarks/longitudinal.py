@@ -23,15 +23,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from recovery import publish
+from scipy import sparse
 
 from bayesharm import fit, harmonize, load_dataset, simulate_longitudinal
+from bayesharm.algorithms.devices import find_devices
 from bayesharm.baselines import available_methods, get_method
 from bayesharm.baselines.mixed_model import MixedModel, fit_mixed_model, predict_random_effects
+from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.data.dataset import Dataset
 from bayesharm.datasets.longitudinal import AGE, participant_slopes, scanner_bias
 from bayesharm.datasets.longitudinal_oracle import longitudinal_oracle
 from bayesharm.datasets.simulate import Simulation
-from bayesharm.model.catalog import model_names
+from bayesharm.likelihood.problem import make_problem
+from bayesharm.model.catalog import load_model, model_names
+from bayesharm.results.nodes import read_statistics
+from bayesharm.results.posterior import Posterior
 
 CASES: dict[str, dict] = {
     "staggered upgrades": {},
@@ -85,15 +91,50 @@ class Result:
 def fit_bayesharm(dataset: Dataset, seed: int, model: str) -> Result | None:
     """Return what bayesharm says of a study; None if there is no such model.
 
-    Slopes that this function leaves out are those of the mixed model of the harmonized data.
+    Without trajectories in the model, slopes are those of the mixed model of the harmonized data.
     """
     if model not in model_names():
         return None
-    covariates = [name for name in COVARIATES if name != "diagnosis"]
-    posterior = fit(dataset, model, covariates=covariates, seed=seed, feature_scaling="common")
+    has_slopes = bool(load_model(model).slopes)
+    left_out = {"diagnosis", *(["years_of_patients"] if has_slopes else [])}
+    covariates = [name for name in COVARIATES if name not in left_out]
+    time = "years" if has_slopes else None
+    posterior = fit(dataset, model, covariates=covariates, time=time, seed=seed, feature_scaling="common")
     effect = posterior.effect("measurement")
     bias, sd = (effect[name].to_pandas() for name in ("mean", "sd"))
-    return Result(harmonize(posterior, dataset).mean, bias, sd)
+    harmonized = harmonize(posterior, dataset).mean
+    if not has_slopes:
+        return Result(harmonized, bias, sd)
+    population = posterior.effect("covariate").sel(covariate="years")
+    difference = posterior.effect("disorder_years").sel(diagnosis="MCI")
+    parts = [part[name].values for part in (population, difference) for name in ("mean", "sd")]
+    return Result(harmonized, bias, sd, *trajectories(posterior, dataset), *parts)
+
+
+def trajectories(posterior: Posterior, dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return mean and sd of the slope of each person with several scans, given the posterior medians of the scales."""
+    statistics = read_statistics(posterior.sufficient_statistics, posterior.spec)
+    design, scales = statistics.design, posterior.scales
+    unit = scales["feature_scale"].values
+    per_year = {each.family: 1 / each.sd for each in design.standards.slopes}
+    year = 1 / next(each.sd for each in design.covariates if each.name == "years")
+    place = {(column.family, column.level): k for k, column in enumerate(design.columns)}
+    diagnosis = dataset.scans.drop_duplicates("participant_id").set_index("participant_id")["diagnosis"]
+    people = [level for family, level in place if family == "participant_years"]
+    combinations = np.zeros((len(people), len(place)))
+    for row, person in zip(combinations, people, strict=True):
+        row[place["covariate", "years"]] = year
+        row[place["participant_years", person]] = per_year["participant"]
+        if ("disorder_years", diagnosis[person]) in place:
+            row[place["disorder_years", diagnosis[person]]] = per_year["disorder"]
+    with find_devices().in_use("float64"):
+        problem = make_problem(design, statistics.likelihood)
+        log_scales = np.log(scales["q50"].values / unit)[None]
+        ratios = posterior.variance_ratios(design.scanners)
+        given = condition_effects(problem, ratios, statistics.moments, log_scales)
+        parts = given.mean(sparse.csr_array(combinations))[0], given.variance(sparse.csr_array(combinations))[0]
+    index = pd.Index(people, name="participant")
+    return pd.DataFrame(parts[0].T * unit, index), pd.DataFrame(np.sqrt(parts[1].T) * unit, index)
 
 
 def compute_results(study: Simulation, dataset: Dataset, seed: int, model: str) -> Iterator[tuple[str, Result]]:
