@@ -208,7 +208,11 @@ class FoldEvaluation:
     def _add_model_prediction(self, fitted: BayesFitted, held_out: np.ndarray) -> None:
         """Add the error and the interval coverage of bayesharm's own predictions of the raw scans."""
         mean, sd = np.full((2, *self.raw.shape), np.nan)
-        prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
+        try:
+            prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
+        except InputError as error:  # a visit is outside of the range of a spline in the training scans, for example
+            self.notes[BAYESHARM][f"could not predict held-out visits: {error.what}"] = None
+            return
         columns = pd.Index(fitted.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
         mean[held_out], sd[held_out] = prediction.mean[:, columns], prediction.sd[:, columns]
         scans = self.dataset.scans

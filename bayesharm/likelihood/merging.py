@@ -17,6 +17,7 @@ from bayesharm.likelihood.counts import count_scans, index_counts, place_counts
 from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
+from bayesharm.model.covariates import covariate_sources
 from bayesharm.model.design import FIXED, Design, build_design, restrict_design
 
 
@@ -116,7 +117,7 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
         A column is missing, or has no values.
     """
     names = [name for name in old.patterns if name != "traveling"]
-    wanted = ["scan_id", *names, *dict.fromkeys(covariate.name for covariate in old.design.covariates)]
+    wanted = [*dict.fromkeys(["scan_id", *names, *covariate_sources(old.design.covariates)])]
     if missing := [name for name in wanted if name not in scans]:
         raise InputError(
             f"The new scans have no {shorten(missing)}.",

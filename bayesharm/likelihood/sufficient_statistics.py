@@ -18,7 +18,7 @@ from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.counts import index_counts, numeric_columns
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.model.covariates import Covariate
+from bayesharm.model.covariates import Covariate, typical_values
 from bayesharm.model.design import Design
 from bayesharm.model.spec import ModelSpec
 
@@ -116,5 +116,5 @@ def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
 
 def with_covariates(patterns: pd.DataFrame, covariates: tuple[Covariate, ...]) -> pd.DataFrame:
     """Complete the patterns to a table of scans; columns do not depend on the values of covariates, so that any do."""
-    values = {each.name: each.mean if each.category is None else each.categories[0] for each in covariates}
+    values = {name: value for name, value in typical_values(covariates).items() if name not in patterns}
     return patterns.assign(scan_id=np.arange(len(patterns)).astype(str), **values)

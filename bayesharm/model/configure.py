@@ -12,6 +12,7 @@ from bayesharm.data.finding import Finding
 from bayesharm.data.screening.screen import screen
 from bayesharm.errors import InputError
 from bayesharm.model.catalog import load_model
+from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
 
@@ -21,6 +22,7 @@ def configure_model(
     dataset: Dataset | pd.DataFrame,
     *,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
@@ -36,6 +38,17 @@ def configure_model(
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
+    if not isinstance(formula, str):
+        raise InputError(
+            "The formula is not text.",
+            got=f"a {type(formula).__name__}",
+            expected="text, such as 'bs(age, df=4) + sex'",
+            do="join the terms by +",
+        )
+    if formula:
+        spec = replace(spec, formula=formula)
+    if spec.formula:
+        parse_formula(spec.formula)  # refuses what is wrong whatever the data
     if protocol:
         spec = name_factors(spec, protocol, dataset if isinstance(dataset, pd.DataFrame) else dataset.scans)
     if reference is not None:
@@ -63,4 +76,5 @@ def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str 
         Codes of errors that become caveats.
     """
     factors = [family.by for family in spec.factors]
-    return screen(dataset, covariates=spec.covariates, factors=factors, accept=accept)
+    columns = covariate_columns(spec.covariates, spec.formula)
+    return screen(dataset, covariates=columns, factors=factors, accept=accept)

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import sparse
 
 from bayesharm.model.contrasts import EffectGroup
-from bayesharm.model.covariates import Covariate, covariate_term, find_covariates
+from bayesharm.model.covariates import Covariate, covariate_notes, covariate_term, find_covariates
 from bayesharm.model.labels import Column, Scale, column_labels, scale_labels
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.terms import Term, family_levels, family_term, mean_term
@@ -158,11 +158,10 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
     ModelError
         The study lacks travelers, the reference diagnosis or protocol columns that the model needs.
     InputError
-        A covariate is missing, constant, or has missing values; a protocol factor cannot be used.
+        A covariate is missing, constant, or has missing values; the formula or a protocol factor cannot be used.
     """
     study, notes = select_scans(scans, spec)
-    if spec.covariates:
-        covariates = covariates or find_covariates(study.table, spec)
+    covariates = covariates or find_covariates(study.table, spec)
     terms, term_notes = _list_terms(study, spec, covariates)
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
     index = {scale: k for k, scale in enumerate(medians)}
@@ -203,7 +202,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         travelers=tuple(sorted(study.table.participant_id[study.is_traveler].unique())),
         single_scan_scale=single_scan_scale,
         covariates=covariates,
-        notes=(*notes, *term_notes),
+        notes=(*notes, *term_notes, *covariate_notes(covariates)),
     )
 
 
@@ -253,7 +252,7 @@ def _list_terms(study: UsedScans, spec: ModelSpec, covariates: tuple[Covariate, 
     levels = [family_levels(family, study) for family in spec.families]
     terms = [mean_term(len(study.table), spec)]
     terms += [family_term(family, each) for family, each in zip(spec.families, levels, strict=True) if each.columns]
-    if spec.covariates:
+    if covariates:
         terms.append(covariate_term(study.table, covariates, spec))
     return terms, [note for each in levels for note in each.notes]
 

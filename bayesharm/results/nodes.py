@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
 from bayesharm.model.contrasts import EffectGroup
-from bayesharm.model.covariates import Covariate
+from bayesharm.model.covariates import covariates_from_dict, covariates_to_dict
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.labels import Column, Population, Scale
 from bayesharm.model.spec import ModelSpec
@@ -134,7 +133,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "columns": [list(column) for column in statistics.design.columns],
             "scales": [list(scale) for scale in statistics.design.scales],
             "scale_medians": statistics.design.scale_medians.tolist(),
-            "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
+            **covariates_to_dict(statistics.design.covariates),
         },
     )
 
@@ -149,7 +148,7 @@ def read_scan_patterns(node: xr.Dataset) -> pd.DataFrame:
 def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
     """Read the sufficient statistics that :func:`write_statistics` wrote."""
     patterns = read_scan_patterns(node)
-    covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
+    covariates = covariates_from_dict(node.attrs)
     grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,
