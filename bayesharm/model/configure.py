@@ -38,13 +38,6 @@ def configure_model(
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
-    if not isinstance(formula, str):
-        raise InputError(
-            "The formula is not text.",
-            got=f"a {type(formula).__name__}",
-            expected="text, such as 'bs(age, df=4) + sex'",
-            do="join the terms by +",
-        )
     if formula:
         spec = replace(spec, formula=formula)
     if spec.formula:

@@ -128,9 +128,9 @@ def _read(node: ast.expr, quoted: Mapping[str, str], source: Source, depth: int)
         raise source.refusal(_hint(node))
     name = node.func.id
     if name not in FUNCTIONS:
-        near = difflib.get_close_matches(name, FUNCTIONS, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(name, FUNCTIONS, n=1, cutoff=0.5)
         unknown = f"The formula calls {shorten_code(name)!r}, which is not allowed."
-        raise source.refusal(f"did you mean {near[0]}?" if near else _hint(node), unknown)
+        raise source.refusal(f"write {near[0]} if that is meant" if near else _hint(node), unknown)
     if depth == 0:
         raise source.refusal("nest fewer functions")
     if not node.args or any(isinstance(each, ast.Starred) for each in node.args) or not all(k.arg for k in node.keywords):

@@ -54,7 +54,6 @@ def covariate_columns(covariates: Iterable[str], formula: str) -> tuple[str, ...
     return tuple(dict.fromkeys([*covariates, *(name for name in names if name != "diagnosis")]))
 
 
-@lru_cache(maxsize=64)
 def parse_formula(text: str) -> Formula:
     """Read a formula such as ``bs(age, df=4) + sex + age:sex``.
 
@@ -64,6 +63,13 @@ def parse_formula(text: str) -> Formula:
         The formula is malformed, has anything but columns and known functions, has a left-hand side, leaves the mean out, or
         is too large.
     """
+    if not isinstance(text, str):
+        raise _error("The formula is not text.", f"a {type(text).__name__}", "such as 'age + sex'", "join the terms by +")
+    return _parse(text)
+
+
+@lru_cache(maxsize=64)
+def _parse(text: str) -> Formula:
     if not "".join(text.split()).isprintable():
         raise _error("The formula has invisible characters.", ascii(text), "letters, digits and signs", "type it anew")
     if len(text) > MOST_CHARACTERS:
@@ -117,9 +123,7 @@ def _read_token(token: Token, factors: dict[str, Column | Call]) -> Token:
     if token.kind is kinds.OPERATOR:
         for symbol in re.findall(r"\*\*|in|.", token.token):
             if symbol in "~|":
-                raise source.error(
-                    "The formula has two sides.", "covariates only: age + sex", "leave out the left-hand side"
-                )
+                raise source.error("The formula has two sides.", "covariates only: age + sex", "leave the left side out")
             if symbol not in OPERATORS:
                 raise source.error(f"There is no operator {symbol!r}.", f"one of {' '.join(OPERATORS)}", "correct it")
     elif token.kind is kinds.VALUE and token.token == "0":

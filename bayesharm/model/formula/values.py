@@ -77,7 +77,7 @@ class Evaluation:
             self._find(
                 "formula-column", f"The scans table has no column {name!r}, which the formula uses.",
                 f"columns {shorten(self.table.columns, 30)}", "columns of the scans table",
-                f"did you mean {near[0]!r}?" if near else "correct the formula, or add the column", name,
+                f"write {near[0]!r} if that is meant" if near else "correct the formula, or add the column", name,
             )  # fmt: skip
             return False
         values = self.table[name]
@@ -109,15 +109,18 @@ class Evaluation:
         data = self._numbers(node.data)
         if data is None or not self._is_in_domain(node, data) or not np.isfinite(data).all():
             return None
-        state = self.states.setdefault(node.text, {})
-        try:
-            with np.errstate(all="ignore"):
-                values = call_function(node.function, data, dict(node.arguments), state)
-            columns = values.values() if hasattr(values, "keys") else [values]
-            is_finite = all(np.isfinite(np.asarray(column, float)).all() for column in columns)
-            problem = "" if is_finite else "some values are not finite: the column has too few different values"
-        except Exception as error:  # formulaic's own checks, such as more knots than different values
-            values, problem = None, str(error) or repr(error)
+        state, arguments = self.states.setdefault(node.text, {}), dict(node.arguments)
+        values, problem = None, "the column has too few different values"
+        n_needed = arguments.get("degree", 1) + 1 if node.function == "poly" else arguments.get("df", 0)
+        if not self.is_fit or len(np.unique(data)) >= n_needed:
+            try:
+                with np.errstate(all="ignore"):
+                    values = call_function(node.function, data, arguments, state)
+                columns = values.values() if hasattr(values, "keys") else [values]
+                if all(np.isfinite(np.asarray(column, float)).all() for column in columns):
+                    problem = ""
+            except Exception as error:  # formulaic's own checks, such as more knots than different values
+                problem = str(error) or problem
         if problem:
             self._find(
                 "formula-function", f"{node.text} cannot be computed.", problem, "a function that suits the column",
@@ -132,7 +135,7 @@ class Evaluation:
         words = (pd.to_numeric(values.astype(object), errors="coerce").isna() & values.notna()).to_numpy()
         self._find(
             "formula-number", f"The column {name!r} of the formula is not a number.",
-            f"{shorten(values[words].unique())}, of scans {self._named(words)}" if words.any() else "numbers written as text",
+            f"{shorten(values[words].unique())}, of scans {self._named(words)}" if words.any() else "numbers as text",
             "numbers" if self.is_fit else "numbers, as in the fit",
             "correct these values or leave these scans out; for categories use C", name, words,
         )  # fmt: skip
