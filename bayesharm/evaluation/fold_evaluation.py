@@ -114,7 +114,7 @@ class FoldEvaluation:
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the measures averaged over folds, and the time and notes of each method."""
         averages = {
-            measure: {name: metrics.average(*folds) for name, folds in by_method.items()}
+            measure: {name: metrics.average(*folds) for name, folds in _in_all_folds(by_method).items()}
             for measure, by_method in self.measures.items()
         }
         if "between_scanner_sd" in averages:
@@ -219,6 +219,12 @@ class FoldEvaluation:
         rmse = metrics.prediction_rmse(self.raw - mean, scans, unit=self.feature_sd)
         self._add("visit_rmse", MODEL_PREDICTION, rmse)
         self._add("visit_coverage", MODEL_PREDICTION, metrics.interval_coverage(self.raw, mean, sd, scans))
+
+
+def _in_all_folds(by_method: dict[str, list[JackknifeEstimate]]) -> dict[str, list[JackknifeEstimate]]:
+    """Leave out methods that failed in some folds, as the notes say: other folds have other scans."""
+    n_folds = max(map(len, by_method.values()))
+    return {name: folds for name, folds in by_method.items() if len(folds) == n_folds}
 
 
 def _goodness(measure: str, value: JackknifeEstimate) -> JackknifeEstimate:
