@@ -20,6 +20,7 @@ import bayesharm
 from bayesharm.cli.app import app
 from bayesharm.data.dataset import load_dataset
 from bayesharm.errors import InputError
+from bayesharm.evaluation.fold_evaluation import _in_all_folds
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.model.catalog import load_model
 from bayesharm.model.configure import configure_model
@@ -433,6 +434,40 @@ def test_noise_is_matched_around_the_values_of_the_formula(run):
     with pytest.raises(InputError, match=r"no column 'age', 'sex'|no column 'sex'"):
         harmonize(posterior, load_dataset(scans.drop(columns="sex"), values, check="apply"), match_noise=True)
     harmonize(posterior, load_dataset(scans.drop(columns=["age", "sex"]), values, check="apply"))
+
+
+def test_yes_and_no_are_numbers_also_among_new_scans():
+    case = by_formula()
+    scans = case.scans.assign(smokes=np.arange(len(case.scans)) % 3 == 0)
+    spec = replace(case.spec, formula="smokes + C(smokes):age")
+    predicted = []
+    for table in (scans, scans.astype({"smokes": int}), scans.astype({"smokes": "boolean"})):
+        fitted = make_learned(load_dataset(table[~case.is_new], case.values[~case.is_new]), spec)
+        predicted.append(
+            bayesharm.predict(fitted, load_dataset(table[case.is_new], case.values[case.is_new], check="apply"))
+        )
+    for other in predicted[1:]:
+        np.testing.assert_array_equal(other.mean, predicted[0].mean)
+
+
+def test_a_fit_takes_a_formula(tmp_path):
+    scans = random_study(1)
+    dataset = load_dataset(scans, np.random.default_rng(1).normal(size=(len(scans), 3)))
+    posterior = bayesharm.fit(dataset, "traveling", formula="poly(age, 2) + sex", preview=True, out=tmp_path / "run")
+    levels = ["poly(age, 2)[1]", "poly(age, 2)[2]", "sex[M]"]
+    assert list(posterior.effect("covariate")["covariate"].values) == levels
+    opened = load_posterior(tmp_path / "run")
+    assert opened.run["spec"]["formula"] == opened.run["check"]["formula"] == "poly(age, 2) + sex"
+    older = scans.assign(participant_id="new " + scans.participant_id, age=scans.age + 1)
+    adapted = bayesharm.adapt(opened, load_dataset(older, 1 + dataset.features.read(0, 3), check="apply"))
+    for each in (opened, adapted):
+        columns = bayesharm.formula_columns(each, older)
+        np.testing.assert_array_equal(columns, bayesharm.formula_columns(posterior, older))
+
+
+def test_methods_that_fail_in_a_fold_are_left_out_of_the_averages():
+    folds = [object(), object()]
+    assert _in_all_folds({"none": folds, "matched noise": folds[:1]}) == {"none": folds}
 
 
 def test_the_check_knows_the_formula():

@@ -14,7 +14,7 @@ import pandas as pd
 from bayesharm.data.finding import refuse_errors
 from bayesharm.errors import InputError, listed, shorten
 from bayesharm.model.formula.text import Formula, parse_formula
-from bayesharm.model.formula.values import Evaluation
+from bayesharm.model.formula.values import FactorReader
 
 MOST_PER_SCAN = 3  # columns before redundant ones are left out
 REDUNDANT = 1e-7  # part of a column that no other columns explain, below which it is their linear combination
@@ -66,9 +66,9 @@ class FormulaBasis:
             or categories are new.
         """
         formula = parse_formula(self.formula)
-        evaluation = Evaluation(table, _thaw(self.states), is_fit=False)
-        factors = evaluation.factors(formula)
-        refuse_errors(evaluation.findings, can_be_accepted=False)
+        reader = FactorReader(table, _thaw(self.states), is_fit=False)
+        factors = reader.factors(formula)
+        refuse_errors(reader.findings, can_be_accepted=False)
         values, names, _ = _multiply(formula, factors, len(table))
         if names != self.columns:
             raise InputError(
@@ -115,17 +115,17 @@ def learn_basis(text: str, used: pd.DataFrame, others: Mapping[str, np.ndarray])
         combination of others; or there are more columns than scans. All problems of the table come together.
     """
     formula = parse_formula(text)
-    evaluation = Evaluation(used, {}, is_fit=True)
-    factors = evaluation.factors(formula)
-    refuse_errors(evaluation.findings, can_be_accepted=False)
+    reader = FactorReader(used, {}, is_fit=True)
+    factors = reader.factors(formula)
+    refuse_errors(reader.findings, can_be_accepted=False)
     n_columns = sum(math.prod(_width(factors[name]) for name in term) for term in formula.terms)
     if n_columns > MOST_PER_SCAN * len(used):
         _refuse_size(n_columns, len(used))  # before a huge matrix is built
     values, columns, terms = _multiply(formula, factors, len(used))
     _refuse_constant(values, columns)
     kept = _find_independent(values, columns, terms, others)
-    states = {name: _freeze(state) for name, state in evaluation.states.items() if state}
-    basis = FormulaBasis(text, columns, terms, kept, evaluation.typical(formula), states)
+    states = {name: _freeze(state) for name, state in reader.states.items() if state}
+    basis = FormulaBasis(text, columns, terms, kept, reader.typical(formula), states)
     return basis, values[:, list(kept)]
 
 

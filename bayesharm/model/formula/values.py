@@ -16,6 +16,7 @@ from bayesharm.model.formula.factors import Call, Column
 from bayesharm.model.formula.functions import EXTRAPOLATIONS, FUNCTIONS, Result, call_function
 from bayesharm.model.formula.text import Formula
 
+NUMBERS = (bool, int, float, np.bool_, np.number)
 MOST_NAMED = 5  # scans of a finding, with their values
 IN_DOMAIN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log": lambda values: values > 0,
@@ -27,8 +28,8 @@ IN_DOMAIN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass
-class Evaluation:
-    """The factors of a formula, evaluated for a table of scans.
+class FactorReader:
+    """Reads the factors of a formula from a table of scans.
 
     Attributes
     ----------
@@ -59,15 +60,27 @@ class Evaluation:
         """Return a usual value of each column: the mean of numbers, else the most frequent category."""
         in_category = {node.column for node in formula.factors.values() if self._is_category(node)}
         return {
-            name: _plain(values.mode().iloc[0]) if name in in_category else float(_numbers(values).mean())
-            for name, values in self.table[list(formula.columns)].items()
+            name: _plain(self._column(name).mode().iloc[0])
+            if name in in_category
+            else float(_numbers(self._column(name)).mean())
+            for name in formula.columns
         }
+
+    def _column(self, name: str) -> pd.Series:
+        """Return a column of the table; yes and no as 1 and 0, also where they have been joined with numbers."""
+        values = self.table[name]
+        known = values.dropna()
+        if pd.api.types.is_bool_dtype(values) or (
+            values.dtype == object and len(known) and all(isinstance(each, NUMBERS) for each in known)
+        ):
+            return pd.Series(_numbers(values), values.index)
+        return values
 
     def _is_category(self, node: Column | Call) -> bool:
         if isinstance(node, Call):
             return FUNCTIONS[node.function].result is Result.CATEGORY
         if self.is_fit:
-            return not pd.api.types.is_numeric_dtype(self.table[node.name])
+            return not pd.api.types.is_numeric_dtype(self._column(node.name))
         return "categories" in self.states.get(node.text, {})
 
     def _is_usable(self, name: str) -> bool:
@@ -80,7 +93,7 @@ class Evaluation:
                 f"write {near[0]!r} if that is meant" if near else "correct the formula, or add the column", name,
             )  # fmt: skip
             return False
-        values = self.table[name]
+        values = self._column(name)
         if values.dtype.kind in "Mm":
             self._find(
                 "formula-type", f"The column {name!r} of the formula is neither numbers nor categories.", str(values.dtype),
@@ -129,7 +142,7 @@ class Evaluation:
         return None if problem else values
 
     def _read_numbers(self, name: str) -> np.ndarray | None:
-        values = self.table[name]
+        values = self._column(name)
         if pd.api.types.is_numeric_dtype(values):
             return _numbers(values)
         words = (pd.to_numeric(values.astype(object), errors="coerce").isna() & values.notna()).to_numpy()
@@ -174,7 +187,7 @@ class Evaluation:
 
     def _categories(self, node: Column | Call) -> Any:
         """Return the values of a factor of categories, None if they cannot be used."""
-        values, state = self.table[node.column], self.states.setdefault(node.text, {})
+        values, state = self._column(node.column), self.states.setdefault(node.text, {})
         arguments = dict(node.arguments) if isinstance(node, Call) else {}
         is_number = pd.api.types.is_numeric_dtype(values)
         known = values.notna().to_numpy()
@@ -261,7 +274,7 @@ def _numbers(values: pd.Series) -> np.ndarray:
 
 def _plain(value: Any) -> Any:
     """A number without needless decimals, else text: as JSON keeps it."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+    if not isinstance(value, NUMBERS):
         return str(value)
     return int(value) if float(value).is_integer() else float(value)
 
