@@ -159,9 +159,9 @@ def _width(factor: Any) -> int:
 
 def _refuse_size(n_columns: int, n_scans: int) -> None:
     raise InputError(
-        "The formula has more columns than there are scans.",
+        "The formula has too many columns for the scans.",
         got=f"{n_columns:,} columns for {n_scans:,} scans in the model",
-        expected="fewer columns than scans",
+        expected=f"at most {max(n_scans - 2, 0):,} columns, other covariates included",
         do="use fewer terms, a smaller df, or fewer categories",
     )
 
