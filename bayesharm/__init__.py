@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.analysis.formula_columns import formula_columns as formula_columns
     from bayesharm.analysis.model_comparison import ModelComparison as ModelComparison
     from bayesharm.analysis.model_comparison import compare_models as compare_models
     from bayesharm.analysis.population_structure import (
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
 
 # Module -> its public names, imported when they are first used, so that `import bayesharm` is quick.
 _PUBLIC = {
+    "analysis.formula_columns": ["formula_columns"],
     "analysis.model_comparison": ["ModelComparison", "compare_models"],
     "analysis.population_structure": ["PopulationTest", "test_populations"],
     "analysis.scanner_similarity": ["ScannerSimilarity", "scanner_similarity"],

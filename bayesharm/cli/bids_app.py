@@ -110,6 +110,7 @@ def bids_app(
     scans: ScansOption = None,
     columns: opt.ScanColumns,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     reference: opt.ReferenceOption = None,
     accept: opt.AcceptOption = None,
     model: ModelOption = None,
@@ -172,8 +173,8 @@ def bids_app(
         participants = read_participants(bids_dir, dataset.scans["participant_id"].tolist())
         check_names(dataset.scans["scan_id"])
         posterior = _fit(
-            dataset, model, progress, out=out / RUN, covariates=opt.split_names(covariates), reference=reference,
-            accept=opt.split_names(accept), seed=seed, preview=preview, overwrite=overwrite,
+            dataset, model, progress, out=out / RUN, covariates=opt.split_names(covariates), formula=formula,
+            reference=reference, accept=opt.split_names(accept), seed=seed, preview=preview, overwrite=overwrite,
         )  # fmt: skip
         from bayesharm.cli.bids_output import Inputs, write_derivative
 

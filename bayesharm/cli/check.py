@@ -41,6 +41,7 @@ def check(
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     protocol: ProtocolColumnsOption = None,
     reference: opt.ReferenceOption = None,
     accept: opt.AcceptOption = None,
@@ -75,7 +76,7 @@ def check(
             )  # fmt: skip
     result = check_study(
         dataset, model, columns=columns.mapping, covariates=opt.split_names(covariates),
-        protocol=opt.split_names(protocol), reference=reference, accept=opt.split_names(accept),
+        formula=formula, protocol=opt.split_names(protocol), reference=reference, accept=opt.split_names(accept),
         source=_arguments(scans, features, select, columns.mapping, derivatives, transform),
     )  # fmt: skip
     if json is not None:

@@ -55,6 +55,7 @@ def evaluate(
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     reference: opt.ReferenceOption = None,
     missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
@@ -98,7 +99,7 @@ def evaluate(
         )  # fmt: skip
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
-            reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
+            formula=formula, reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
             visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
             progress=progress,
         )  # fmt: skip

@@ -129,6 +129,7 @@ def fit(
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
     time: opt.TimeOption = None,
@@ -175,8 +176,8 @@ def fit(
         from bayesharm.study_check.check import check as check_study
 
         spec = configure_model(
-            spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
-            feature_scaling=feature_scaling, time=time,
+            spec, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),
+            reference=reference, feature_scaling=feature_scaling, time=time,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))

@@ -115,6 +115,16 @@ CovariatesOption = Annotated[
     list[str] | None,
     text("--covariates", "NAMES", "Columns with linear covariate effects, for example age,sex.", COLUMNS_PANEL),
 ]
+FormulaOption = Annotated[
+    str,
+    typer.Option(
+        "--formula",
+        metavar="FORMULA",
+        rich_help_panel=COLUMNS_PANEL,
+        show_default=False,
+        help="More covariates by a formula of columns, for example 'bs(age, df=4) + sex + age:sex' (keep the quotes).",
+    ),
+]
 AcceptOption = Annotated[
     list[str] | None,
     text(

@@ -18,6 +18,8 @@ from bayesharm.evaluation.fold_evaluation import FoldEvaluation
 from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.fitting.fit import fit
 from bayesharm.model.configure import configure_model, screen_study
+from bayesharm.model.design import build_design
+from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
 
@@ -31,6 +33,7 @@ def cross_validate(
     *,
     model: str | ModelSpec = "traveling_and_cohort",
     covariates: Sequence[str] = (),
+    formula: str = "",
     reference: str | None = None,
     folds: int = 2,
     repeats: int = 2,
@@ -56,6 +59,8 @@ def cross_validate(
         As in :func:`bayesharm.fit`.
     covariates : sequence of str
         Columns whose effects are to be preserved, in addition to the diagnosis where the table has one.
+    formula : str
+        More covariates of bayesharm, as in :func:`bayesharm.fit`; the other methods preserve linear effects of its columns.
     folds : int
         Folds of people. With more folds the fits have more data, but measures that need many people at once
         (identification, accuracy of the classifier) have fewer.
@@ -93,13 +98,16 @@ def cross_validate(
             expected="a number for every scan and feature",
             do="load the data with missing='drop-features' or 'drop-scans' (--missing in the shell)",
         )
-    preserved = _preserved(dataset, _as_list(covariates))
+    named = list(dict.fromkeys(name for name in _as_list(covariates) if name != "diagnosis"))  # which the model has anyway
+    preserved = _preserved(dataset, covariate_columns(named, formula))
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
-    options["covariates"] = [name for name in preserved if name != "diagnosis"]  # which the model has anyway
+    options |= {"covariates": named, "formula": formula}
     if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
         checked = {name: options[name] for name in ("protocol", "feature_scaling") if name in options}
-        spec = configure_model(model, dataset, covariates=options["covariates"], reference=reference, **checked)
+        spec = configure_model(model, dataset, covariates=named, formula=formula, reference=reference, **checked)
         refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
+        if spec.formula:
+            build_design(dataset.scans, spec)
         options["findings"] = ()  # the folds are parts of a study that has been screened
 
     fit_method = _make_fitter(names, preserved, options)
@@ -145,7 +153,7 @@ def _check_options(methods: Sequence[str], *, folds: int, repeats: int, visit_fo
         )
 
 
-def _preserved(dataset: Dataset, covariates: list[str]) -> list[str]:
+def _preserved(dataset: Dataset, covariates: Sequence[str]) -> list[str]:
     """Return the columns whose effects methods should preserve: the diagnosis, if there are several, and the covariates."""
     scans = dataset.scans
     diagnosis = ["diagnosis"] if "diagnosis" in scans and scans["diagnosis"].nunique() > 1 else []

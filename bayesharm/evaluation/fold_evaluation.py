@@ -114,7 +114,7 @@ class FoldEvaluation:
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the measures averaged over folds, and the time and notes of each method."""
         averages = {
-            measure: {name: metrics.average(*folds) for name, folds in by_method.items()}
+            measure: {name: metrics.average(*folds) for name, folds in _in_all_folds(by_method).items()}
             for measure, by_method in self.measures.items()
         }
         if "between_scanner_sd" in averages:
@@ -208,13 +208,23 @@ class FoldEvaluation:
     def _add_model_prediction(self, fitted: BayesFitted, held_out: np.ndarray) -> None:
         """Add the error and the interval coverage of bayesharm's own predictions of the raw scans."""
         mean, sd = np.full((2, *self.raw.shape), np.nan)
-        prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
+        try:
+            prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
+        except InputError as error:  # a visit is outside of the range of a spline in the training scans, for example
+            self.notes[BAYESHARM][f"could not predict held-out visits: {error.what}"] = None
+            return
         columns = pd.Index(fitted.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
         mean[held_out], sd[held_out] = prediction.mean[:, columns], prediction.sd[:, columns]
         scans = self.dataset.scans
         rmse = metrics.prediction_rmse(self.raw - mean, scans, unit=self.feature_sd)
         self._add("visit_rmse", MODEL_PREDICTION, rmse)
         self._add("visit_coverage", MODEL_PREDICTION, metrics.interval_coverage(self.raw, mean, sd, scans))
+
+
+def _in_all_folds(by_method: dict[str, list[JackknifeEstimate]]) -> dict[str, list[JackknifeEstimate]]:
+    """Leave out methods that failed in some folds, as the notes say: other folds have other scans."""
+    n_folds = max(map(len, by_method.values()))
+    return {name: folds for name, folds in by_method.items() if len(folds) == n_folds}
 
 
 def _goodness(measure: str, value: JackknifeEstimate) -> JackknifeEstimate:

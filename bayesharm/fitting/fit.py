@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bayesharm.algorithms.devices import Devices
     from bayesharm.results.posterior import Posterior
 
-PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")  # whose versions a run records
+PACKAGES = ("bayesharm", "formulaic", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")  # whose versions a run records
 
 
 def fit(
@@ -33,6 +33,7 @@ def fit(
     *,
     seed: int = 0,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
@@ -58,6 +59,8 @@ def fit(
         The same seed gives the same result on the same machine with the same versions.
     covariates : sequence of str
         Columns of the scans table with a linear effect on every feature.
+    formula : str
+        More covariates by a formula, such as ``bs(age, df=4) + sex + age:sex`` (see ``docs/usage.md``).
     protocol : sequence of str
         Columns that describe the scanners, in place of the protocol factors of the model.
     reference : str, optional
@@ -103,8 +106,8 @@ def fit(
     folder = None if out is None else Path(out)
     _check_folder(folder, overwrite, repair)
     spec = configure_model(
-        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling,
-        time=time,
+        model, dataset, covariates=covariates, formula=formula, protocol=protocol, reference=reference,
+        feature_scaling=feature_scaling, time=time,
     )  # fmt: skip
     chosen = Settings.from_options(settings)
     _check_seed(seed)

@@ -63,7 +63,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     model : str or ModelSpec
-        As for :func:`bayesharm.fit`, like `covariates`, `protocol`, `reference`, `feature_scaling` and `seed`.
+        As for :func:`bayesharm.fit`, like `covariates`, `formula`, `protocol`, `reference`, `feature_scaling` and `seed`.
     columns : mapping, optional
         Canonical name -> column of `scans`, such as ``{"participant_id": "subject"}``.
     scans : DataFrame, optional
@@ -107,6 +107,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         model: str | ModelSpec = "traveling_and_cohort",
         *,
         covariates: Sequence[str] = (),
+        formula: str = "",
         protocol: Sequence[str] = (),
         reference: str | None = None,
         feature_scaling: str | None = None,
@@ -122,6 +123,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ):
         self.model = model
         self.covariates = covariates
+        self.formula = formula
         self.protocol = protocol
         self.reference = reference
         self.feature_scaling = feature_scaling
@@ -163,6 +165,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.model,
             Dataset(table, features),
             covariates=self.covariates,
+            formula=self.formula,
             protocol=self.protocol,
             reference=self.reference,
             feature_scaling=self.feature_scaling,

@@ -12,7 +12,7 @@ import pandas as pd
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Correction, find_populations
-from bayesharm.model.covariates import Covariate, covariate_values
+from bayesharm.model.covariates import centered_covariates, covariate_sources, covariates_from_dict
 from bayesharm.results.nodes import read_populations, read_statistics
 from bayesharm.results.posterior import Posterior
 
@@ -177,12 +177,12 @@ def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: 
 
 def _centered_covariates(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
     """Return the covariates minus their means over the scans of the fit, (scan, covariate)."""
-    covariates = [Covariate(**each) for each in posterior.sufficient_statistics.attrs["covariates"]]
-    if absent := [each.name for each in covariates if each.name not in scans]:
+    covariates = covariates_from_dict(posterior.sufficient_statistics.attrs)
+    if absent := [name for name in covariate_sources(covariates) if name not in scans]:
         raise InputError(
             "Noise matching needs the covariates of the fit.",
             got=f"no column {shorten(absent)}",
             expected="all covariates of the fit as columns: deviations from the expected value are rescaled",
             do="add the columns, or leave match_noise out",
         )
-    return np.stack([covariate_values(scans, each) - each.mean for each in covariates], axis=1)
+    return centered_covariates(scans, covariates)

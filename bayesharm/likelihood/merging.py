@@ -17,6 +17,7 @@ from bayesharm.likelihood.counts import count_scans, index_counts, place_counts
 from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_numbers
+from bayesharm.model.covariates import covariate_sources
 from bayesharm.model.design import FIXED, Design, build_design, restrict_design
 from bayesharm.model.slopes import FIRST
 
@@ -121,7 +122,7 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
         A column is missing, or has no values.
     """
     spec, standards = old.design.spec, old.design.standards
-    numbers = [*(each.name for each in standards.covariates), *(each.column for each in standards.slopes)]
+    numbers = [*covariate_sources(standards.covariates), *(each.column for each in standards.slopes)]
     numbers += [spec.noise_weight] if spec.noise_weight else []
     kept = {"traveling", *numbers, *(FIRST.format(each.column) for each in standards.slopes)}
     names = [name for name in old.patterns if name not in kept]

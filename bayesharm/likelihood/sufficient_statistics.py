@@ -18,6 +18,7 @@ from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.counts import index_counts, numeric_columns
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
+from bayesharm.model.covariates import typical_values
 from bayesharm.model.design import Design
 from bayesharm.model.noise_classes import read_relative_noise, round_noise
 from bayesharm.model.slopes import FIRST, first_values
@@ -134,5 +135,5 @@ def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec, noise_unit: float)
 def with_numbers(patterns: pd.DataFrame, standards: Standards) -> pd.DataFrame:
     """Complete the patterns to a table of scans; columns do not depend on the values of covariates, so that any do."""
     values: dict[str, object] = {each.column: each.center for each in standards.slopes}
-    values |= {each.name: each.mean if each.category is None else each.categories[0] for each in standards.covariates}
+    values |= {name: value for name, value in typical_values(standards.covariates).items() if name not in patterns}
     return patterns.assign(scan_id=np.arange(len(patterns)).astype(str), **values)

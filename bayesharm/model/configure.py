@@ -12,6 +12,7 @@ from bayesharm.data.finding import Finding
 from bayesharm.data.screening.screen import screen
 from bayesharm.errors import InputError
 from bayesharm.model.catalog import load_model
+from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
 
@@ -21,6 +22,7 @@ def configure_model(
     dataset: Dataset | pd.DataFrame,
     *,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
@@ -38,6 +40,10 @@ def configure_model(
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
+    if formula:
+        spec = replace(spec, formula=formula)
+    if spec.formula:
+        parse_formula(spec.formula)  # refuses what is wrong whatever the data
     if protocol:
         spec = name_factors(spec, protocol, dataset if isinstance(dataset, pd.DataFrame) else dataset.scans)
     if reference is not None:
@@ -47,7 +53,8 @@ def configure_model(
     if noise_weight is not None:
         spec = replace(spec, noise_weight=noise_weight)
     # effects of a family are 0 on average: the mean slope is that of a covariate
-    slopes = [family.slope for family in spec.slopes if family.slope not in spec.covariates]
+    in_use = covariate_columns(spec.covariates, spec.formula)
+    slopes = [family.slope for family in spec.slopes if family.slope not in in_use]
     spec = replace(spec, covariates=(*spec.covariates, *dict.fromkeys(slopes)))
     if feature_scaling is not None:
         if feature_scaling not in FEATURE_SCALINGS:
@@ -92,4 +99,5 @@ def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str 
         Codes of errors that become caveats.
     """
     factors = [family.by for family in spec.factors]
-    return screen(dataset, covariates=spec.covariates, factors=factors, accept=accept)
+    columns = covariate_columns(spec.covariates, spec.formula)
+    return screen(dataset, covariates=columns, factors=factors, accept=accept)

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import sparse
 
 from bayesharm.model.contrasts import EffectGroup, columns_of_scanners, effect_groups
-from bayesharm.model.covariates import Covariate, covariate_term
+from bayesharm.model.covariates import Covariate, covariate_notes, covariate_term
 from bayesharm.model.elimination import choose_eliminated, notes_on_cost
 from bayesharm.model.labels import Column, Scale, column_labels, scale_labels
 from bayesharm.model.noise_classes import classify_noise
@@ -201,7 +201,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     ModelError
         The study lacks travelers, the reference diagnosis or protocol columns that the model needs.
     InputError
-        A covariate is missing, constant, or has missing values; a protocol factor cannot be used.
+        A covariate is missing, constant, or has missing values; the formula or a protocol factor cannot be used.
     """
     study, notes = select_scans(scans, spec, check=standards is None)
     if standards is None:
@@ -265,7 +265,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
         travelers=tuple(sorted(study.table.participant_id[study.is_traveler].unique())),
         single_scan_scale=single_scan_scale,
         standards=standards,
-        notes=(*notes, *term_notes, *notes_on_cost(terms, is_eliminated)),
+        notes=(*notes, *term_notes, *covariate_notes(standards.covariates), *notes_on_cost(terms, is_eliminated)),
     )
 
 
@@ -325,7 +325,7 @@ def _list_terms(study: UsedScans, spec: ModelSpec, standards: Standards) -> tupl
             if family.slope:
                 column = column_of[family.name]
                 terms.append(slope_term(family, terms[-1], slope_values(study.table, family, column), column.sd))
-    if spec.covariates:
+    if standards.covariates:
         terms.append(covariate_term(study.table, standards.covariates, spec))
     return terms, [note for each in levels for note in each.notes]
 

@@ -146,6 +146,8 @@ class ModelSpec:
         Reference diagnosis of the disorder effects.
     covariates : tuple of str
         Columns of the scans table with a linear effect on every feature.
+    formula : str
+        More covariates by a one-sided formula of columns of the scans table, such as ``bs(age, df=4) + sex + age:sex``.
     feature_scaling : {'per_feature', 'common'}
         Unit in which the scales of features are compared: each feature's own sd (any mixture of measures), or one common sd
         (features of one kind, such as the edges of a connectome).
@@ -165,6 +167,7 @@ class ModelSpec:
     noise_scale: float = 0.8
     reference: str = "HC"
     covariates: tuple[str, ...] = ()
+    formula: str = ""
     feature_scaling: str = "per_feature"
     priors: Priors = Priors()
 

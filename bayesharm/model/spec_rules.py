@@ -80,6 +80,7 @@ MODEL_RULES = (
     _one_of("gain", GAINS),
     _one_of("feature_scaling", FEATURE_SCALINGS),
     _positive("noise_scale"),
+    Rule("formula", lambda spec, _: isinstance(spec.formula, str), "text, such as bs(age, df=4) + sex"),
     Rule(
         "families", lambda spec, _: len(set(_names(spec))) == len(_names(spec)), "each name once, those of slopes included"
     ),

@@ -37,5 +37,5 @@ def standardize(study: UsedScans, spec: ModelSpec) -> Standards:
         A column is absent, does not vary, or has invalid values.
     """
     slopes = find_slope_columns(study.table, study.is_repeat_scanned, spec)
-    covariates = find_covariates(study.table, spec) if spec.covariates else ()
+    covariates = find_covariates(study.table, spec)
     return Standards(covariates, slopes, float(np.exp(np.log(study.relative_noise).mean())))

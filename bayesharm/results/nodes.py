@@ -14,7 +14,7 @@ from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_numbers
 from bayesharm.model.contrasts import EffectGroup, removable_together
-from bayesharm.model.covariates import Covariate
+from bayesharm.model.covariates import covariates_from_dict, covariates_to_dict
 from bayesharm.model.design import Design, build_design, restrict_design
 from bayesharm.model.labels import Column, Population, Scale
 from bayesharm.model.slopes import SlopeColumn
@@ -143,7 +143,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "columns": [list(column) for column in statistics.design.columns],
             "scales": [list(scale) for scale in statistics.design.scales],
             "scale_medians": statistics.design.scale_medians.tolist(),
-            "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
+            **covariates_to_dict(statistics.design.covariates),
             "slopes": [asdict(slope) for slope in statistics.design.standards.slopes],
             "noise_unit": statistics.design.standards.noise_unit,
         },
@@ -160,7 +160,7 @@ def read_scan_patterns(node: xr.Dataset) -> pd.DataFrame:
 def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
     """Read the sufficient statistics that :func:`write_statistics` wrote."""
     patterns = read_scan_patterns(node)
-    covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
+    covariates = covariates_from_dict(node.attrs)
     slopes = tuple(SlopeColumn(**each) for each in node.attrs["slopes"])
     standards = Standards(covariates, slopes, node.attrs["noise_unit"])
     grams = Grams(

@@ -17,6 +17,7 @@ from bayesharm.data.screening.screen import accept_findings, screen_scans
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
 from bayesharm.model.configure import screen_study
+from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
 from bayesharm.study_check.conclusion import DEFAULT_REFERENCE, NO_VERDICT, conclude
@@ -39,6 +40,7 @@ def check(
     *,
     columns: Mapping[str, str] | None = None,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
     accept: Sequence[str] | str = (),
@@ -58,7 +60,7 @@ def check(
         Model of the expected precisions. Default: the model that suits the study.
     columns : mapping, optional
         Of a scans table, as in :func:`bayesharm.load_dataset`: bayesharm's name -> the user's column.
-    covariates, protocol, reference
+    covariates, formula, protocol, reference
         As for :func:`bayesharm.fit`.
     accept : sequence of str
         Codes of findings that do not count as errors; ``all`` accepts every one.
@@ -76,16 +78,17 @@ def check(
     Raises
     ------
     InputError
-        The scans table cannot be read.
+        The scans table or the formula cannot be read.
     """
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans)
     chosen = model or advice.model
-    options = _options(chosen, covariates, protocol, reference)
+    options = _options(chosen, covariates, formula, protocol, reference)
+    named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
-    described, factors = describe_columns(scans, options["covariates"]), protocol_columns(scans, options["protocol"])
-    usual = [] if advice.model == "traveling" or options["covariates"] else usual_covariates(scans)
+    described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
+    usual = [] if advice.model == "traveling" or named else usual_covariates(scans)
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
         usual, others = _screen_usual(scans, usual)
@@ -101,6 +104,7 @@ def check(
     result = StudyCheck(
         model=layout.spec.name,
         covariates=layout.spec.covariates,
+        formula=layout.spec.formula,
         protocol=tuple(family.by for family in layout.spec.factors if family.by in factors),
         verdict=NO_VERDICT,
         counts=count_scans(scans, described),
@@ -144,16 +148,18 @@ def _forecast(
 
 
 def _options(
-    model: str | ModelSpec, covariates: Sequence[str], protocol: Sequence[str], reference: str | None
+    model: str | ModelSpec, covariates: Sequence[str], formula: str, protocol: Sequence[str], reference: str | None
 ) -> dict[str, Any]:
     """Choices of the user; a specification brings its own."""
     options: dict[str, Any] = {
         "covariates": (covariates,) if isinstance(covariates, str) else tuple(covariates),
+        "formula": formula,
         "protocol": tuple(protocol),
         "reference": reference,
     }
     if isinstance(model, ModelSpec):
         options["covariates"] = options["covariates"] or model.covariates
+        options["formula"] = formula or model.formula
         options["reference"] = reference or (model.reference if model.reference != DEFAULT_REFERENCE else None)
     return options
 
@@ -164,7 +170,7 @@ def _screen(
     if isinstance(dataset, Dataset):
         return screen_study(dataset, spec, accept)
     factors = [family.by for family in spec.factors]
-    found = screen_scans(scans, covariates=spec.covariates, factors=factors)
+    found = screen_scans(scans, covariates=covariate_columns(spec.covariates, spec.formula), factors=factors)
     return accept_findings(found, [accept] if isinstance(accept, str) else accept)
 
 

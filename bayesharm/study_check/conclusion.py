@@ -32,7 +32,7 @@ def conclude(
     chosen : str
         Name of the model that the user chose, or that is recommended.
     options : dict
-        `covariates`, `protocol` and `reference`, as the user chose them.
+        `covariates`, `formula`, `protocol` and `reference`, as the user chose them.
     usual : sequence of str
         Covariates that the table offers, and that the user did not choose.
     protocol : sequence of str
@@ -55,6 +55,7 @@ def conclude(
             "model": model,
             "reference": reference,
             "covariates": list(options["covariates"] or usual),
+            "formula": options["formula"],
             "protocol": list(options["protocol"]) if model == "protocol" else [],
         },
     )

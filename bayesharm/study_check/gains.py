@@ -19,6 +19,7 @@ from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.contrasts import add_columns
+from bayesharm.model.covariates import typical_values
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.standards import Standards
@@ -73,7 +74,7 @@ def _separating(spec: ModelSpec) -> ModelSpec:
     """Return a model that separates measurement from sampling bias and does not insist on travelers."""
     if spec.participants != "travelers" and not any(family.by == "population" for family in spec.families):
         other = load_model("traveling_and_cohort")
-        spec = replace(other, reference=spec.reference, covariates=spec.covariates, priors=spec.priors)
+        spec = replace(other, reference=spec.reference, covariates=spec.covariates, formula=spec.formula, priors=spec.priors)
     return replace(spec, requires_travelers=False)
 
 
@@ -92,6 +93,10 @@ def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | N
     for column in (*spec.covariates, *numbers):
         values = scans[column]
         visits[column] = values.mean() if pd.api.types.is_numeric_dtype(values) else values.mode().iloc[0]
+    usual = typical_values([each for each in standards.covariates if each.basis is not None] if standards else [])
+    if "diagnosis" in usual and (scans["diagnosis"] == spec.reference).any():
+        del usual["diagnosis"]
+    visits = visits.assign(**usual)
     design = build_design(pd.concat([scans, visits], ignore_index=True), spec, standards)
     return design, design.participants == name
 

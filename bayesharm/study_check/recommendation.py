@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation,
     model : str or ModelSpec
     advice : Recommendation
     options : dict
-        `covariates`, `protocol` and `reference` of :func:`bayesharm.fit`.
+        `covariates`, `formula`, `protocol` and `reference` of :func:`bayesharm.fit`.
     """
     refusal: Finding | None = None
     for name, changed in [(model, options), *_nearest(advice, options)]:
@@ -107,10 +107,10 @@ def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation,
 def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Models and options to try instead: the recommended model and reference, then without covariates."""
     reference = options.get("reference") or advice.reference or None
-    covariates: Sequence[str] = options.get("covariates", ())
-    for kept in (covariates, ()):
+    covariates: dict[str, Any] = {name: options[name] for name in ("covariates", "formula") if name in options}
+    for kept in (covariates, {}):
         for name in (advice.reference or None, reference):
-            yield advice.model, {"covariates": kept, "reference": name}
+            yield advice.model, {**kept, "reference": name}
 
 
 def _as_finding(error: BayesharmError) -> Finding:

@@ -240,14 +240,16 @@ def next_command(source: str, options: Mapping[str, Any]) -> str:
     source : str
         Arguments that stand for the dataset.
     options : mapping
-        `model`, `reference`, `covariates` and `protocol`.
+        `model`, `reference`, `covariates`, `formula` and `protocol`.
     """
     lists = {name: options[name] for name in ("covariates", "protocol") if options[name]}
     if source:
         words = [f"bayesharm fit {source} --model {options['model']}"]
         words += [f"--{name} {shlex.quote(','.join(values))}" for name, values in lists.items()]
+        words += [f"--formula {shlex.quote(options['formula'])}"] if options["formula"] else []
         words += [f"--reference {shlex.quote(options['reference'])}"] if options["reference"] else []
         return " ".join([*words, "--seed 1 --out run/"])
     arguments = [f'"{options["model"]}"', *(f"{name}={values!r}" for name, values in lists.items())]
+    arguments += [f"formula={options['formula']!r}"] if options["formula"] else []
     arguments += [f"reference={options['reference']!r}"] if options["reference"] else []
     return f'bayesharm.fit(dataset, {", ".join(arguments)}, seed=1, out="run")'
