@@ -46,19 +46,21 @@ class Study(NamedTuple):
     ratios: VarianceRatios
 
 
-@pytest.fixture(scope="module", params=range(5))
-def seed(request) -> int:
-    return request.param
+CASES = [
+    *((model, seed) for model in MODELS for seed in range(5)),
+    *((model, seed) for model in EXTENDED for seed in (1, 2)),
+]
 
 
-@pytest.fixture(scope="module", params=[*MODELS, *EXTENDED])
-def study(request, seed) -> Study:
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def study(request) -> Study:
     """Two features of a random study, with two draws of their scales."""
+    model, seed = request.param
     scans, rng = random_study(seed), np.random.default_rng(seed)
-    if request.param in EXTENDED:
-        spec = extend(request.param)
+    if model in EXTENDED:
+        spec = extend(model)
     else:
-        spec = with_protocol(scans) if request.param == "protocol" else load_model(request.param)
+        spec = with_protocol(scans) if model == "protocol" else load_model(model)
     design = build_design(scans, replace(spec, covariates=COVARIATES[: seed % 4]))
     features = rng.normal(3, 2, (len(scans), 2))
     log_scales = np.log(design.scale_medians)[:, None] + rng.normal(0, 0.7, (2, len(design.scales), 2))
