@@ -14,8 +14,11 @@ from scipy.stats import halfnorm, norm
 from bayesharm.errors import BayesharmError, InputError
 from bayesharm.model.catalog import load_model, model_names
 from bayesharm.model.design import FIXED, build_design
+from bayesharm.model_check.agreement import LIMIT, collapsed_densities, random_point
+from bayesharm.model_check.suited_study import N_FEATURES, random_features, suited_scans
 from bayesharm.reference_models import numpyro_model as explicit
 from bayesharm.reference_models import pymc_model
+from bayesharm.reference_models.marginal import explicit_densities
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +38,6 @@ def table_of(rows) -> pd.DataFrame:
     scans = pd.DataFrame(rows, columns=["participant_id", "scanner", "site", "diagnosis"])
     scans.insert(0, "scan_id", [f"scan-{n}" for n in range(len(scans))])
     return scans.assign(age=20.0 + np.arange(len(scans)) * 7 % 40)
-
-
-def small_study() -> pd.DataFrame:
-    """Travelers on two of four scanners each, a cohort at three sites, one of it scanned twice there."""
-    travelers = [(f"T{i}", "ABCD"[(i + k) % 4], "home", "HC") for i in range(5) for k in (0, 1)]
-    cohort = [(f"C{i}", "ABC"[i % 3], f"site{i % 3}", ("HC", "MDD")[i // 3 % 2]) for i in range(12)]
-    scans = table_of(travelers + [*cohort, cohort[0]])
-    return scans.assign(
-        Manufacturer=scans.scanner.map(dict(zip("ABCD", "GGSS", strict=True))),
-        PhaseEncodingDirection=scans.scanner.map(dict(zip("ABCD", ["j", "j-", "j", "j"], strict=True))),
-    )
 
 
 SPECS = {name: load_model(name) for name in model_names()} | {
@@ -75,13 +67,22 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     if spec.bias_ratio == "scanner":
         bias_ratio = dict(zip("ABCD", np.exp(point["raw_bias"] - point["raw_bias"].mean()), strict=True))
 
-    total = 0.0
-    for row, (_, scan) in enumerate(used.iterrows()):
-        if spec.name == "protocol":
-            mean = u["mean:mean"] + u[f"manufacturer:{scan.Manufacturer}"] + u[f"scanner:{scan.scanner}"]
-            mean = mean + u[f"phase_encoding:{scan.PhaseEncodingDirection}"]
+    rho = {name: np.tanh(value) for name, value in zip(design.correlations, point.get("correlation", ()), strict=True)}
+    several = used.participant_id.map(counts) > 1
+    multiplier = {}  # of slopes: values of the column, standardized
+    for family in spec.slopes:
+        x = used[family.slope]
+        if family.by == "participant":
+            x = x - used.groupby("participant_id")[family.slope].transform("min")
+            multiplier[family.name] = x / np.sqrt((x[several] ** 2).mean())
         else:
-            mean = u["mean:mean"] + u[f"{spec.removed_effect}:{scan.scanner}"]
+            multiplier[family.name] = (x - x.mean()) / x.std(ddof=0)
+
+    total = 0.0
+    for row, (index, scan) in enumerate(used.iterrows()):
+        mean = u["mean:mean"] + u[f"{'scanner' if spec.factors else spec.removed_effect}:{scan.scanner}"]
+        for factor in spec.factors:
+            mean = mean + u[f"{factor.name}:{scan[factor.by]}"]
         variance = np.exp(2 * log_scale["noise"] + log_ratio[scan.scanner])
         if counts[scan.participant_id] > 1:
             mean = mean + u[f"participant:{scan.participant_id}"]
@@ -91,6 +92,10 @@ def density_by_hand(scans, features, spec, design, point) -> float:
             mean = mean + u[f"sampling:{scan.site}/{scan.diagnosis}"]
         if "disorder" in families and scan.diagnosis != "HC":
             mean = mean + u[f"disorder:{scan.diagnosis}"]
+        for family in spec.slopes:
+            level = scan["participant_id" if family.by == "participant" else family.by]
+            if f"{family.slope_name}:{level}" in u:
+                mean = mean + u[f"{family.slope_name}:{level}"] * multiplier[family.name][index]
         for name in spec.covariates:
             mean = mean + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / used[name].std(ddof=0)
         total += norm.logpdf(y[row], mean, np.sqrt(variance)).sum()
@@ -100,8 +105,14 @@ def density_by_hand(scans, features, spec, design, point) -> float:
         family, level = name.split(":")
         scale = f"sampling_{level.split('/')[1]}" if family == "sampling" else family
         wider = bias_ratio[level] ** 0.5 if family == spec.removed_effect else 1.0
-        total += norm.logpdf(effect, 0, fixed[family] if family in fixed else wider * np.exp(log_scale[scale])).sum()
+        expected, narrower = 0.0, 1.0
+        if of := next((each for each in spec.slopes if each.slope_name == family), None):  # given the intercept
+            expected = rho[of.name] * np.exp(log_scale[scale] - log_scale[of.name]) * u[f"{of.name}:{level}"]
+            narrower = np.sqrt(1 - rho[of.name] ** 2)
+        sd = fixed[family] if family in fixed else wider * narrower * np.exp(log_scale[scale])
+        total += norm.logpdf(effect, expected, sd).sum()
     medians = {"noise": spec.noise_scale} | {family.name: family.prior_median for family in spec.families}
+    medians |= {family.slope_name: family.slope_prior_median for family in spec.slopes}
     for name, eta, omega_excess in zip(design.scale_labels, point["eta"], point["omega_excess"], strict=True):
         omega = np.sqrt(omega_excess**2 + 0.05**2)
         median = medians["sampling" if name.startswith("sampling_") else name]
@@ -114,32 +125,18 @@ def density_by_hand(scans, features, spec, design, point) -> float:
         total += norm.logpdf(point["raw"], 0, spec.priors.noise_ratio_sd).sum()
     if spec.bias_ratio == "scanner":
         total += norm.logpdf(point["raw_bias"], 0, spec.priors.bias_ratio_sd).sum()
+    if spec.slopes:
+        total += norm.logpdf(point["correlation"], 0, spec.priors.correlation_sd).sum()
     return total
-
-
-def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
-    shapes = {
-        "eta": len(design.scales),
-        "log_scale": (len(design.scales), n_features),
-        "u": (len(design.columns), n_features),
-    }
-    if design.spec.noise_ratio == "scanner":
-        shapes["raw"] = len(design.scanners)
-    if design.spec.bias_ratio == "scanner":
-        shapes["raw_bias"] = len(design.scanners)
-    if design.spec.feature_scaling == "per_feature":
-        shapes["feature_offset"] = n_features
-    return {"omega_excess": rng.exponential(size=len(design.scales))} | {
-        name: rng.normal(size=shape) for name, shape in shapes.items()
-    }
 
 
 @pytest.fixture(scope="module", params=SPECS)
 def witnessed(request):
     """A design with its features, random points, and the density written by hand at each."""
     rng = np.random.default_rng(5)
-    scans, spec = small_study(), SPECS[request.param]
-    features = 3 + rng.normal(size=(len(scans), 2)) * [0.1, 0.3]
+    spec = SPECS[request.param]
+    scans = suited_scans(spec)
+    features = random_features(len(scans), rng)
     design = build_design(scans, spec)
     points = [random_point(design, 2, rng) for _ in range(3)]
     by_hand = [density_by_hand(scans, features, spec, design, point) for point in points]
@@ -156,6 +153,28 @@ def test_pymc_density_is_the_one_written_by_hand(witnessed, pymc):
     design, features, points, by_hand = witnessed
     densities = [pymc.log_joint(design, features, point) for point in points]
     np.testing.assert_allclose(densities, by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(SPECS.keys() - set(model_names())))
+def test_the_collapsed_density_is_the_explicit_one_integrated_over_effects(name):
+    """For variants; `test_models_command` checks the models themselves."""
+    rng, scans = np.random.default_rng(6), suited_scans(SPECS[name])
+    design, features = build_design(scans, SPECS[name]), random_features(len(scans), rng)
+    points = [random_point(design, N_FEATURES, rng) for _ in range(3)]
+    explicit = explicit_densities(design, features, points).marginal
+    np.testing.assert_allclose(collapsed_densities(design, features, points), explicit, rtol=LIMIT)
+
+
+def test_densities_that_differ_are_found():
+    """The collapsed density of another noise: people scanned once without their participant effect."""
+    rng, spec = np.random.default_rng(7), load_model("traveling_and_cohort")
+    scans = suited_scans(spec)
+    design, features = build_design(scans, spec), random_features(len(scans), rng)
+    points = [random_point(design, N_FEATURES, rng) for _ in range(2)]
+    other = replace(design, class_single_scan=np.zeros_like(design.class_single_scan))
+    explicit = explicit_densities(design, features, points).marginal
+    assert (np.abs(collapsed_densities(design, features, points) / explicit - 1) < LIMIT).all()
+    assert (np.abs(collapsed_densities(other, features, points) / explicit - 1) > 1e-4).all()
 
 
 UNIT = 0.05  # features as small numbers far from 0, so that a missing unit shows

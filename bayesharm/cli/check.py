@@ -15,15 +15,7 @@ from bayesharm.cli.output import check_new_file
 
 REFUSED = 1  # exit code
 
-CheckedModelOption = Annotated[
-    str | None,
-    opt.text(
-        "--model",
-        "NAME",
-        "Model for which the precision is computed; 'bayesharm models' lists the models. "
-        "[dim]Default: the model that suits the study.[/dim]",
-    ),
-]
+CheckedModelOption = Annotated[str, opt.model("Model for which the precision is computed")]
 ProtocolColumnsOption = Annotated[
     list[str] | None,
     opt.text("--protocol", "NAMES", "Columns that describe the scanners, for example vendor,coil.", opt.COLUMNS_PANEL),
@@ -37,7 +29,7 @@ def check(
     features: opt.FeaturesArgument = None,
     select: opt.SelectOption = None,
     transform: opt.TransformOption = None,
-    model: CheckedModelOption = None,
+    model: CheckedModelOption = "auto",
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,

@@ -22,10 +22,7 @@ MethodsOption = Annotated[
         "reml, bayesharm. [dim]Default: all that are available here.[/dim]",
     ),
 ]
-EvaluatedModelOption = Annotated[
-    str,
-    typer.Option("--model", metavar="NAME", help="Model that bayesharm fits; 'bayesharm models' lists the models."),
-]
+EvaluatedModelOption = Annotated[str, opt.model("Model that bayesharm fits")]
 FoldsOption = Annotated[
     int,
     opt.number(
@@ -51,7 +48,7 @@ def evaluate(
     features: opt.FeaturesArgument = None,
     select: opt.SelectOption = None,
     methods: MethodsOption = None,
-    model: EvaluatedModelOption = "traveling_and_cohort",
+    model: EvaluatedModelOption = "auto",
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,

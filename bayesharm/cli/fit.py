@@ -19,9 +19,7 @@ RunFolderOption = Annotated[
     Path,
     opt.text("--out", "FOLDER", "Run folder to create, or to complete if the run was interrupted.", opt.OUTPUT_PANEL),
 ]
-ModelOption = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="Model to fit; 'bayesharm models' lists the models.")
-]
+ModelOption = Annotated[str, opt.model("Model to fit")]
 ProtocolOption = Annotated[
     list[str] | None,
     opt.text(
@@ -120,7 +118,7 @@ def fit(
     features: opt.FeaturesArgument = None,
     out: RunFolderOption,
     select: opt.SelectOption = None,
-    model: ModelOption = "traveling_and_cohort",
+    model: ModelOption = "auto",
     missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
@@ -157,9 +155,10 @@ def fit(
     """
     check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.cli.progress_bar import ProgressBar
-    from bayesharm.model.catalog import load_model
+    from bayesharm.model.catalog import AUTO, load_model
 
-    spec = load_model(model)
+    if model != AUTO:
+        load_model(model)  # refuses a wrong name before any work
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
         dataset = inputs.read_dataset(
@@ -171,12 +170,15 @@ def fit(
             f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"
         )
         from bayesharm.data.finding import refuse_errors
-        from bayesharm.model.configure import configure_model, screen_study
+        from bayesharm.model.configure import configure_model, resolve_model, screen_study
         from bayesharm.model.design import build_design
         from bayesharm.study_check.check import check as check_study
 
+        chosen, on_choice = resolve_model(model, dataset.scans, time)
+        for sentence in on_choice:
+            progress.say(sentence)
         spec = configure_model(
-            spec, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),
+            chosen, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),
             reference=reference, feature_scaling=feature_scaling, time=time,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
@@ -193,13 +195,13 @@ def fit(
 
         cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, findings=findings, check=check, out=out, overwrite=overwrite, repair=repair,
-            progress=progress, **asdict(inference),
+            dataset, spec, seed=seed, notes=on_choice, findings=findings, check=check, out=out, overwrite=overwrite,
+            repair=repair, progress=progress, **asdict(inference),
         )  # fmt: skip
     from bayesharm.analysis.summary import summarize
 
     result = summarize(posterior)
-    said = set() if quiet else {finding.sentence for finding in check.findings}  # before the fit
+    said = set() if quiet else {*on_choice, *(finding.sentence for finding in check.findings)}  # before the fit
     for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {shlex.quote(str(out))}")

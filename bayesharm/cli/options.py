@@ -41,6 +41,12 @@ def choice(option: str, help: str, panel: str | None = None) -> Any:
     return typer.Option(option, rich_help_panel=panel, help=help)
 
 
+def model(purpose: str) -> Any:
+    """Return the option that names a model; the default is ``auto``."""
+    choice = "'bayesharm models' lists the models. auto: the model that suits the study; the command says which, and why."
+    return typer.Option("--model", metavar="NAME", help=f"{purpose}; {choice}")
+
+
 def split_names(values: list[str] | None) -> list[str]:
     """Return the names in the values of an option: separated by commas, in repeated options, or both."""
     names = [name.strip() for name in ",".join(values or []).split(",") if name.strip()]

@@ -17,7 +17,8 @@ from bayesharm.evaluation.conclusions import draw_conclusions
 from bayesharm.evaluation.fold_evaluation import FoldEvaluation
 from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.fitting.fit import fit
-from bayesharm.model.configure import configure_model, screen_study
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import configure_model, resolve_model, screen_study
 from bayesharm.model.design import build_design
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
@@ -31,7 +32,7 @@ def cross_validate(
     dataset: Dataset,
     methods: Sequence[str] | None = None,
     *,
-    model: str | ModelSpec = "traveling_and_cohort",
+    model: str | ModelSpec = AUTO,
     covariates: Sequence[str] = (),
     formula: str = "",
     reference: str | None = None,
@@ -56,7 +57,7 @@ def cross_validate(
     methods : sequence of str, optional
         Names from :data:`bayesharm.baselines.METHODS`, and `bayesharm`; by default all that are installed.
     model, reference
-        As in :func:`bayesharm.fit`.
+        As in :func:`bayesharm.fit`. `auto` chooses once, by the whole study; the notes on bayesharm say which.
     covariates : sequence of str
         Columns whose effects are to be preserved, in addition to the diagnosis where the table has one.
     formula : str
@@ -100,6 +101,7 @@ def cross_validate(
         )
     named = list(dict.fromkeys(name for name in _as_list(covariates) if name != "diagnosis"))  # which the model has anyway
     preserved = _preserved(dataset, covariate_columns(named, formula))
+    model, on_choice = resolve_model(model, dataset.scans)
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
     options |= {"covariates": named, "formula": formula}
     if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
@@ -112,6 +114,8 @@ def cross_validate(
 
     fit_method = _make_fitter(names, preserved, options)
     evaluation = FoldEvaluation(dataset, fit_method, names, preserved, reference or "HC")
+    if BAYESHARM in names:
+        evaluation.notes[BAYESHARM] |= dict.fromkeys(on_choice)
     rng, n_parts = np.random.default_rng(seed), repeats * folds + visit_folds
     for repeat in range(repeats):
         fold = split_people(dataset.scans, folds, rng)

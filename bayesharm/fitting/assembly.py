@@ -37,6 +37,7 @@ def assemble_posterior(
     manifest: dict[str, Any],
     findings: Sequence[Finding] = (),
     check: StudyCheck | None = None,
+    notes: Sequence[str] = (),
 ) -> Posterior:
     """Label the results of a fit.
 
@@ -53,6 +54,8 @@ def assemble_posterior(
         Caveats on the data.
     check : StudyCheck, optional
         The check of the study.
+    notes : sequence of str
+        First notes of the run.
     """
     features = np.asarray(dataset.features.names, dtype=object)
     feature = {"feature": ("feature", features)}
@@ -84,6 +87,7 @@ def assemble_posterior(
     if "kept" in results:
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
     record = _record(dataset, design, results, manifest, identifiability)
+    record["notes"] = [*notes, *record["notes"]]
     record["findings"] = [finding.to_dict() for finding in (findings if check is None else check.findings)]
     if check is not None:
         record["check"] = check.to_record()

@@ -12,7 +12,8 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding, refuse_errors
 from bayesharm.errors import InputError
 from bayesharm.fitting.settings import Settings
-from bayesharm.model.configure import configure_model, screen_study
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import configure_model, resolve_model, screen_study
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
@@ -29,7 +30,7 @@ PACKAGES = ("bayesharm", "formulaic", "jax", "numpyro", "numpy", "pandas", "xarr
 
 def fit(
     dataset: Dataset,
-    model: str | ModelSpec = "traveling_and_cohort",
+    model: str | ModelSpec = AUTO,
     *,
     seed: int = 0,
     covariates: Sequence[str] = (),
@@ -39,6 +40,7 @@ def fit(
     feature_scaling: str | None = None,
     time: str | None = None,
     accept: Sequence[str] = (),
+    notes: Sequence[str] = (),
     findings: Sequence[Finding] | None = None,
     check: StudyCheck | None = None,
     out: str | Path | None = None,
@@ -54,7 +56,8 @@ def fit(
     dataset : Dataset
         From :func:`bayesharm.load_dataset`.
     model : str or ModelSpec
-        The name of a model (``bayesharm models`` lists them), or a folder with a ``model.toml``.
+        The name of a model (``bayesharm models`` lists them), or a folder with a ``model.toml``. By default `auto`: the
+        model that suits the study (:func:`bayesharm.model.automatic.choose_model`); the notes of the run say which, and why.
     seed : int
         The same seed gives the same result on the same machine with the same versions.
     covariates : sequence of str
@@ -73,6 +76,8 @@ def fit(
     accept : sequence of str
         Codes of findings on the data that you have checked, such as ``identical-scans``: they no longer stop the fit and are
         recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
+    notes : sequence of str
+        Sentences for the notes of the run, such as why its model was chosen.
     findings : sequence of Finding, optional
         Findings of :func:`bayesharm.screen` on this dataset, if it has been screened already; errors among them are refused.
     check : StudyCheck, optional
@@ -105,6 +110,8 @@ def fit(
     """
     folder = None if out is None else Path(out)
     _check_folder(folder, overwrite, repair)
+    model, on_choice = resolve_model(model, dataset.scans, time)
+    notes = (*on_choice, *notes)
     spec = configure_model(
         model, dataset, covariates=covariates, formula=formula, protocol=protocol, reference=reference,
         feature_scaling=feature_scaling, time=time,
@@ -136,7 +143,7 @@ def fit(
         return load_posterior(folder)
     with devices.in_use("float64"), open_checkpoints(folder, manifest, overwrite) as checkpoints:
         hyper, results = fit_features(context, checkpoints, progress)
-        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings, check)
+        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings, check, notes)
         if folder is not None:
             posterior.write(folder)
     return posterior

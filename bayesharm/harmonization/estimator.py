@@ -38,7 +38,8 @@ from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inv
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.options import CorrectionOptions, NewScanners
 from bayesharm.harmonization.selection import choose_families
-from bayesharm.model.configure import configure_model
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import configure_model, resolve_model
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.posterior import Posterior, load_posterior
@@ -64,6 +65,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     model : str or ModelSpec
         As for :func:`bayesharm.fit`, like `covariates`, `formula`, `protocol`, `reference`, `feature_scaling` and `seed`.
+        `auto`, the default, chooses by the training scans.
     columns : mapping, optional
         Canonical name -> column of `scans`, such as ``{"participant_id": "subject"}``.
     scans : DataFrame, optional
@@ -104,7 +106,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | ModelSpec = "traveling_and_cohort",
+        model: str | ModelSpec = AUTO,
         *,
         covariates: Sequence[str] = (),
         formula: str = "",
@@ -161,8 +163,9 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         names = self.get_feature_names_out().astype(str)
         table = self._read(X, len(values), scans, "fit")
         features = Features.from_array(values, names)
+        model, on_choice = resolve_model(self.model, table)
         spec = configure_model(
-            self.model,
+            model,
             Dataset(table, features),
             covariates=self.covariates,
             formula=self.formula,
@@ -188,7 +191,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         dataset = Dataset(table, features.take(names[~is_unfit]), dropped)
         settings = {"preview": self.preview} | dict(self.settings or {})
-        self.posterior_ = fit(dataset, spec, seed=self.seed, **settings)
+        self.posterior_ = fit(dataset, spec, seed=self.seed, notes=on_choice, **settings)
         return self
 
     def transform(self, X: Any, *, scans: pd.DataFrame | None = None) -> Any:

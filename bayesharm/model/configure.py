@@ -11,7 +11,8 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.screening.screen import screen
 from bayesharm.errors import InputError
-from bayesharm.model.catalog import load_model
+from bayesharm.model.automatic import ModelChoice, choose_model
+from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
@@ -66,6 +67,22 @@ def configure_model(
             )
         spec = replace(spec, feature_scaling=feature_scaling)
     return spec
+
+
+def resolve_model(
+    model: str | ModelSpec, scans: pd.DataFrame, time: str | None = None
+) -> tuple[str | ModelSpec, tuple[str, ...]]:
+    """Return the model that the user named; for `auto` the model that suits the study, and sentences that say so."""
+    if model != AUTO:
+        return model, ()
+    choice = choose_model(scans, time)
+    return chosen_spec(choice), choice.sentences
+
+
+def chosen_spec(choice: ModelChoice) -> ModelSpec:
+    """Return the specification of the model that suits a study."""
+    spec = load_model(choice.model)
+    return _with_time(spec, choice.time) if choice.time else spec
 
 
 def _with_time(spec: ModelSpec, column: str) -> ModelSpec:

@@ -103,6 +103,29 @@ class Priors:
     its own sd, an estimate that depends on the scales themselves: an error of the sd shifts all log-scales of a feature
     alike, and `a` absorbs it. Its prior is wide, so that only ratios between scales inform omega. It is 0 where all
     features are divided by one common sd.
+
+    Attributes
+    ----------
+    eta_sd : float
+        Prior sd of eta, the mean over features of the log-scales of a family.
+    omega_sd : float
+        Scale of the half-normal prior of omega, the sd over features of these log-scales.
+    omega_floor : float
+        Smallest omega.
+    feature_offset_sd : float
+        Prior sd of the offset of a feature that all its log-scales share; only with `feature_scaling` `per_feature`.
+    mean_sd : float
+        Prior sd of the mean of a feature.
+    slope_sd : float
+        Prior sd of the slopes of standardized covariates.
+    noise_ratio_sd : float
+        Prior sd of the log noise variance ratio of a scanner.
+    bias_ratio_sd : float
+        Prior sd of the log bias variance ratio of a scanner.
+    gain_sd : float
+        Prior sd of the log gain of a scanner.
+    correlation_sd : float
+        Prior sd of atanh of the correlation of intercepts and slopes.
     """
 
     eta_sd: float = 1.0
@@ -123,7 +146,10 @@ class ModelSpec:
 
     Attributes
     ----------
-    name, title : str
+    name : str
+        Name of the model, and of its folder.
+    title : str
+        What the model is for, in one line.
     participants : {'all', 'travelers'}
         Participants in the model.
     requires_travelers : bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -37,7 +37,8 @@ def spec_from_dict(table: Mapping[str, Any]) -> ModelSpec:
         priors = Priors(**table.pop("priors", {}))
         covariates = tuple(table.pop("covariates", ()))
         spec = ModelSpec(families=families, priors=priors, covariates=covariates, **table)
-        _validate(spec)
+        for _, _, broken in broken_rules(spec):
+            raise broken
     except (KeyError, TypeError) as error:
         raise ModelError(
             f"The model {table.get('name', '')!r} is malformed.",
@@ -165,8 +166,8 @@ def _names_by_scanner(spec: ModelSpec) -> list[str]:
     return [family.name for family in spec.families if family.by == "scanner"]
 
 
-def _validate(spec: ModelSpec) -> None:
-    """Raise a `ModelError` for the first rule that the model breaks."""
+def broken_rules(spec: ModelSpec) -> Iterator[tuple[Any, str, ModelError]]:
+    """Yield the model, its priors or a family; a field; and the error about it, for each rule that is broken."""
     checks: list[tuple[Any, str, tuple[Rule, ...]]] = [(spec, "", MODEL_RULES)]
     checks += [(family, f" of family {family.name!r}", FAMILY_RULES) for family in spec.families]
     checks += [(spec, "", REMOVED_EFFECT_RULES)]
@@ -174,11 +175,15 @@ def _validate(spec: ModelSpec) -> None:
     for owner, place, rules in checks:
         for rule in rules:
             if not rule.is_met(owner, spec):
-                raise ModelError(
-                    f"The model {spec.name!r} is malformed: invalid {rule.field!r}{place}.",
-                    got=_describe(getattr(owner, rule.field)),
-                    expected=rule.expected,
-                    do="correct its model.toml",
+                yield (
+                    owner,
+                    rule.field,
+                    ModelError(
+                        f"The model {spec.name!r} is malformed: invalid {rule.field!r}{place}.",
+                        got=_describe(getattr(owner, rule.field)),
+                        expected=rule.expected,
+                        do="correct its model.toml",
+                    ),
                 )
 
 

@@ -9,9 +9,15 @@ scanner k, effect column j::
     log_scale[c,f] ~ Normal(eta[c] + feature_offset[f], omega[c])
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
     raw_bias[k] ~ Normal(0, bias_ratio_sd)       log kappa = raw_bias - mean(raw_bias)
+    raw_gain[k] ~ Normal(0, gain_sd)             log g = raw_gain - mean(raw_gain); g is 1 where nobody shows it
+    correlation[c] ~ Normal(0, correlation_sd)   rho = tanh(correlation), of intercepts and slopes of family c
     u[j,f] ~ Normal(0, tau[scale of j, f])       mean and covariates: Normal(0, fixed sd);
-                                                 effects of scanner k: sd times sqrt(kappa[k])
-    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + single_scan[n] tau_p[f]²))
+                                                 effects of scanner k: sd times sqrt(kappa[k]);
+                                                 a slope has the correlation rho with its intercept
+    y[n,f] ~ Normal((X u)[n,f], sqrt(v[n] sigma[f]² lambda[scanner of n] + single_scan[n] g[scanner of n]² tau_p[f]²))
+
+X has the gains of the scanners in the columns of what people differ by. v is the relative noise variance of a scan, if it is
+known; with noise ratios of each scanner and feature, a scale of the scanner multiplies sigma[f].
 
 Only the participant effects of people scanned once are integrated out: they are part of the noise of their scan.
 """
@@ -48,7 +54,8 @@ class ExplicitPosterior:
     ----------
     hyper : Dataset
         ``eta`` and ``omega`` (…, family), for scales in standard deviations of a feature; ``log_ratio`` and
-        ``log_bias_ratio`` (…, scanner): log lambda and log kappa.
+        ``log_bias_ratio`` (…, scanner): log lambda and log kappa; in models that have them ``log_gain`` (…, scanner) and
+        ``correlation`` (…, slope_family), atanh rho.
     scales : (chain, draw, family, feature) DataArray
         Scales in the units of the features.
     effects : dict of DataArray
@@ -95,7 +102,7 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
     other = numpyro.sample("log_scale", dist.Normal(center[1:], spread[1:]))
     log_scale = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
     log_ratio = jnp.zeros(len(design.scanners))
-    if design.spec.noise_ratio == "scanner":
+    if design.spec.noise_ratio != "homogeneous":
         raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
         log_ratio = raw - raw.mean()
     numpyro.deterministic("log_ratio", log_ratio)
@@ -110,14 +117,38 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
         scanner = design.bias_ratio_of
         prior_sd *= jnp.where(scanner >= 0, jnp.exp(0.5 * log_bias[scanner]), 1.0)[:, None]
     numpyro.deterministic("log_bias_ratio", log_bias)
-    u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
+    is_slope = _is_slope(design)
+    u = jnp.zeros(prior_sd.shape).at[~is_slope].set(numpyro.sample("u", dist.Normal(0.0, prior_sd[~is_slope])))
+    if design.correlations:
+        correlation = numpyro.sample("correlation", dist.Normal(jnp.zeros(len(design.correlations)), priors.correlation_sd))
+        rho, partner = jnp.tanh(correlation)[design.correlation_of[is_slope], None], design.partner[is_slope]
+        expected = rho * prior_sd[is_slope] / prior_sd[partner] * u[partner]
+        given_intercept = dist.Normal(expected, prior_sd[is_slope] * jnp.sqrt(1 - rho**2))
+        u = u.at[is_slope].set(numpyro.sample("slope", given_intercept))
+    u = numpyro.deterministic("effects", u)
 
-    scanner, single_scan = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
-    variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
-    variance += single_scan[:, None] * scale[design.single_scan_scale] ** 2
+    log_gain = jnp.zeros(len(design.scanners))
+    if design.spec.gain == "scanner":
+        raw_gain = numpyro.sample("raw_gain", dist.Normal(log_gain, priors.gain_sd))
+        log_gain = raw_gain - raw_gain.mean()
+    numpyro.deterministic("log_gain", log_gain)
+    of_scan = design.scan_class
+    scanner, single_scan = design.class_scanner[of_scan], design.class_single_scan[of_scan]
+    gain = jnp.exp(jnp.where(design.gain_is_known, log_gain, 0.0))[scanner, None]
+    relative = design.class_variance[of_scan] / design.scan_weight
+    variance = scale[0] ** 2 * (relative * jnp.exp(log_ratio[scanner]))[:, None]
+    noise_scale = design.class_noise_scale[of_scan]
+    variance *= jnp.where(noise_scale[:, None] >= 0, scale[noise_scale] ** 2, 1.0)
+    variance += single_scan[:, None] * (gain * scale[design.single_scan_scale]) ** 2
+    mean = (design.matrix.toarray() * jnp.where(design.has_gain, gain, 1.0)) @ u
     observed = ~np.isnan(y)
     with numpyro.handlers.mask(mask=observed):
-        numpyro.sample("y", dist.Normal(design.matrix.toarray() @ u, jnp.sqrt(variance)), obs=np.where(observed, y, 0.0))
+        numpyro.sample("y", dist.Normal(mean, jnp.sqrt(variance)), obs=np.where(observed, y, 0.0))
+
+
+def _is_slope(design: Design) -> np.ndarray:
+    """Whether each column is the slope of a level, (column,)."""
+    return np.isin(design.families.astype(str), [family.slope_name for family in design.spec.slopes])
 
 
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
@@ -135,13 +166,20 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     point : mapping of arrays
         In standard deviations of a feature: ``eta`` (scale,), ``omega_excess`` (scale,) > 0, ``log_scale`` (scale, feature),
         ``u`` (column, feature); with ``feature_scaling='per_feature'`` also ``feature_offset`` (feature,); with variance
-        ratios by scanner also ``raw`` (scanner,) for the noise and ``raw_bias`` (scanner,) for the biases.
+        ratios by scanner also ``raw`` (scanner,) for the noise and ``raw_bias`` (scanner,) for the biases; with gains
+        ``raw_gain`` (scanner,); with slopes ``correlation`` (family with slopes,), atanh rho.
     """
     _standardize(design, features)  # raises for invalid features
     with jax.enable_x64(True):
-        sites = {name: jnp.asarray(value, float) for name, value in point.items()}
-        sites["log_noise"], sites["log_scale"] = sites["log_scale"][0], sites["log_scale"][1:]
-        return float(log_density(numpyro_model, (design, features), {}, sites)[0])
+        return float(traced_log_joint(design, features, {name: jnp.asarray(value, float) for name, value in point.items()}))
+
+
+def traced_log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, jax.Array]) -> jax.Array:
+    """Compute :func:`log_joint` of a point that JAX may trace, such as to differentiate."""
+    is_slope, log_scale, u = _is_slope(design), point["log_scale"], point["u"]
+    parts = {"log_noise": log_scale[0], "log_scale": log_scale[1:], "u": u[~is_slope], "slope": u[is_slope]}
+    sites = {**point, **{name: part for name, part in parts.items() if part.size or name != "slope"}}
+    return log_density(numpyro_model, (design, features), {}, sites)[0]
 
 
 def sample_explicit(
@@ -197,10 +235,12 @@ def sample_explicit(
     feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
     arrays = partial(_labeled, draws)
     hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
-    for name in ("log_ratio", "log_bias_ratio"):
+    for name in ("log_ratio", "log_bias_ratio", *(["log_gain"] if design.spec.gain == "scanner" else [])):
         hyper[name] = arrays(sites[name], {"scanner": list(design.scanners)})
+    if design.correlations:
+        hyper["correlation"] = arrays(sites["correlation"], {"slope_family": list(design.correlations)})
     effects = {
-        group.name: arrays((group.contrasts @ sites["u"]) * sd, {group.dim: list(group.levels), **feature})
+        group.name: arrays((group.contrasts @ sites["effects"]) * sd, {group.dim: list(group.levels), **feature})
         for group in design.effects
     }
     return ExplicitPosterior(
@@ -266,4 +306,6 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
     non_centered = dict.fromkeys(
         ["log_scale", "feature_offset" if design.spec.feature_offset_sd else "log_noise"], LocScaleReparam(0)
     )
-    return {"u": LocScaleReparam(share[:, None]), **non_centered}
+    is_slope = _is_slope(design)
+    slopes = {"slope": LocScaleReparam(share[is_slope, None])} if is_slope.any() else {}
+    return {"u": LocScaleReparam(share[~is_slope, None]), **slopes, **non_centered}

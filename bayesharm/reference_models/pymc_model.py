@@ -87,7 +87,7 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         pm.Deterministic("log_scale", log_scale, dims=("family", "feature"))
         scale = pt.exp(log_scale)
 
-        if design.spec.noise_ratio == "scanner":
+        if design.spec.noise_ratio != "homogeneous":
             raw = pm.Normal("raw", 0, ratio_sd, dims="scanner")
             log_ratio = pm.Deterministic("log_ratio", raw - raw.mean(), dims="scanner")
         else:
@@ -103,11 +103,30 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
             columns = np.flatnonzero(design.bias_ratio_of >= 0)
             prior_sd = prior_sd[columns].set(prior_sd[columns] * bias[design.bias_ratio_of[columns]][:, None])
         z_effect = pm.Normal("z_effect", dims=("column", "feature"))
-        u = pm.Deterministic("u", prior_sd * z_effect, dims=("column", "feature"))
+        standardized_effect = z_effect
+        if design.correlations:
+            correlation = pm.Normal("correlation", 0, np.full(len(design.correlations), priors.correlation_sd))
+            slope, intercept, family = _slopes(design)
+            rho = pt.tanh(correlation)[family][:, None]
+            correlated = rho * z_effect[intercept] + pt.sqrt(1 - rho**2) * z_effect[slope]
+            standardized_effect = z_effect[slope].set(correlated)
+        u = pm.Deterministic("u", prior_sd * standardized_effect, dims=("column", "feature"))
 
+        x = design.matrix.toarray()
+        gain = pt.ones(len(design.rows))
+        if design.spec.gain == "scanner":
+            raw_gain = pm.Normal("raw_gain", 0, np.full(len(design.scanners), priors.gain_sd), dims="scanner")
+            log_gain = pm.Deterministic("log_gain", raw_gain - raw_gain.mean(), dims="scanner")
+            gain = pt.exp(log_gain * design.gain_is_known.astype(float))[scanner_of_scan]
+            x = pt.as_tensor(x * ~design.has_gain) + gain[:, None] * (x * design.has_gain)
         noise_variance = scale[0] ** 2 * pt.exp(log_ratio)[scanner_of_scan][:, None]
-        participant_variance = scanned_once * scale[design.single_scan_scale] ** 2
-        mean = design.matrix.toarray() @ u
+        noise_variance *= (design.class_variance[design.scan_class] / design.scan_weight)[:, None]
+        noise_scale = design.class_noise_scale[design.scan_class]
+        own = np.flatnonzero(noise_scale >= 0)
+        if len(own):
+            noise_variance = noise_variance[own].set(noise_variance[own] * scale[noise_scale[own]] ** 2)
+        participant_variance = scanned_once * (gain[:, None] * scale[design.single_scan_scale]) ** 2
+        mean = x @ u
         sd, y = pt.sqrt(noise_variance + participant_variance), standardized.to_numpy()
         if np.isnan(y).any():
             seen = np.nonzero(~np.isnan(y))
@@ -149,22 +168,34 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         raw_bias = np.asarray(point["raw_bias"], float)
         columns = np.flatnonzero(design.bias_ratio_of >= 0)
         effect_sd[columns] *= np.exp((raw_bias - raw_bias.mean()) / 2)[design.bias_ratio_of[columns], None]
+    z_effect, log_volume = u / effect_sd, np.log(effect_sd).sum()
+    if design.correlations:
+        slope, intercept, family = _slopes(design)
+        rho = np.tanh(np.asarray(point["correlation"], float))[family][:, None]
+        z_effect[slope] = (z_effect[slope] - rho * z_effect[intercept]) / np.sqrt(1 - rho**2)
+        log_volume += 0.5 * u.shape[1] * np.log(1 - rho**2).sum()
     values = {
         "eta": eta,
         "omega_excess_log__": np.log(omega_excess),
         "z_scale": (log_scale - eta[:, None] - feature_offset) / omega[:, None],
-        "z_effect": u / effect_sd,
+        "z_effect": z_effect,
     }
     if design.spec.feature_scaling == "per_feature":
         values["feature_offset"] = feature_offset
-    if design.spec.noise_ratio == "scanner":
-        values["raw"] = np.asarray(point["raw"], float)
+    values |= {name: np.asarray(point[name], float) for name in ("raw", "raw_gain", "correlation") if name in point}
     if design.spec.bias_ratio == "scanner":
         values["raw_bias"] = raw_bias
     # Minimal compilation, because the function is evaluated only once.
     joint = model.compile_logp(jacobian=False, mode="FAST_COMPILE")(values)
-    # Change of variables: d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd.
-    return float(joint - log_scale.shape[1] * np.log(omega).sum() - np.log(effect_sd).sum())
+    # Change of variables: d(log_scale)/d(z_scale) = omega; du/d(z_effect) = prior sd, for slopes times sqrt(1 - rho²).
+    return float(joint - log_scale.shape[1] * np.log(omega).sum() - log_volume)
+
+
+def _slopes(design: Design) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns of slopes, those of their intercepts, and the correlation that each pair has; (slope,) int arrays."""
+    names = {family.slope_name for family in design.spec.slopes}
+    slope = np.array([j for j, column in enumerate(design.columns) if column.family in names], int)
+    return slope, design.partner[slope], design.correlation_of[slope]
 
 
 def sample_pymc(

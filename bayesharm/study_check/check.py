@@ -16,7 +16,8 @@ from bayesharm.data.scans import read_scans
 from bayesharm.data.screening.screen import accept_findings, screen_scans
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
-from bayesharm.model.configure import screen_study
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import chosen_spec, screen_study
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
@@ -36,7 +37,7 @@ from bayesharm.study_check.typical_scales import estimate_scales, read_typical
 
 def check(
     dataset: Dataset | TableSource,
-    model: str | ModelSpec | None = None,
+    model: str | ModelSpec = AUTO,
     *,
     columns: Mapping[str, str] | None = None,
     covariates: Sequence[str] = (),
@@ -57,7 +58,7 @@ def check(
     dataset : Dataset, DataFrame or path
         From :func:`bayesharm.load_dataset`; or a scans table without features, such as that of a planned study.
     model : str or ModelSpec, optional
-        Model of the expected precisions. Default: the model that suits the study.
+        Model of the expected precisions; `auto` is the model that suits the study.
     columns : mapping, optional
         Of a scans table, as in :func:`bayesharm.load_dataset`: bayesharm's name -> the user's column.
     covariates, formula, protocol, reference
@@ -83,7 +84,7 @@ def check(
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans)
-    chosen = model or advice.model
+    chosen = chosen_spec(advice) if model == AUTO else model
     options = _options(chosen, covariates, formula, protocol, reference)
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)

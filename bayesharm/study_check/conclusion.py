@@ -54,6 +54,7 @@ def conclude(
         {
             "model": model,
             "reference": reference,
+            "time": advice.time if model == advice.model else "",
             "covariates": list(options["covariates"] or usual),
             "formula": options["formula"],
             "protocol": list(options["protocol"]) if model == "protocol" else [],

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.data.finding import Finding
-from bayesharm.data.scans import find_travelers
 from bayesharm.errors import BayesharmError
+from bayesharm.model.automatic import ModelChoice, choose_model
 from bayesharm.model.catalog import load_model
 from bayesharm.model.configure import configure_model
 from bayesharm.model.design import Design, build_design
@@ -21,36 +21,22 @@ MIN_SCANNERS = 6  # with fewer, protocol factors are not suggested
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The model that suits a study.
+class Recommendation(ModelChoice):
+    """The model that suits a study, and its reference diagnosis.
 
     Attributes
     ----------
-    model : str
-    why : str
-        The reason, a clause.
     reference : str
         The reference diagnosis, if it has to be named; else empty.
     """
 
-    model: str
-    why: str
-    reference: str
+    reference: str = ""
 
 
 def recommend(scans: pd.DataFrame) -> Recommendation:
-    """Choose the model for a study by who traveled, and the reference diagnosis."""
-    travels = find_travelers(scans)
-    n_travelers = scans.participant_id[travels].nunique()
-    n_cohort = scans.participant_id[~travels].nunique()
-    reference = _guess_reference(scans)
-    if not n_travelers:
-        why = "nobody traveled, and so measurement and sampling bias of a scanner can only be estimated together"
-        return Recommendation("cohort", why, reference)
-    if not n_cohort:
-        return Recommendation("traveling", f"everybody traveled ({n_travelers} people)", reference)
-    why = f"{n_travelers} people traveled and {n_cohort} did not"
-    return Recommendation("traveling_and_cohort", why, reference)
+    """Choose the model for a study, as `auto` does, and the reference diagnosis."""
+    choice = choose_model(scans)
+    return Recommendation(**vars(choice), reference=_guess_reference(scans))
 
 
 def _guess_reference(scans: pd.DataFrame) -> str:

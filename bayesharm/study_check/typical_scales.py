@@ -77,7 +77,7 @@ def _step(
 
     A missing value is put at its fitted value of the step before, which says nothing on the noise.
     """
-    log_scales, equal = np.log(variance) / 2, VarianceRatios.equal(len(design.scanners))
+    log_scales, equal = np.log(variance) / 2, VarianceRatios.equal(len(design.scanners), len(design.correlations))
     posterior = ConditionalPosterior.of_scans(design, log_scales, equal, rows)
     x, noise_class = design.matrix[rows], design.scan_class[rows]
     of_class = noise_variance(design, log_scales, equal)[noise_class]

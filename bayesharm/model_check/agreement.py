@@ -1,0 +1,116 @@
+"""Agreement of the three densities of a model: collapsed for the inference, explicit in NumPyro, and in PyMC.
+
+The collapsed density has all effects integrated out. It must equal the integral of the explicit density over effects and
+feature offsets, which is exact too (:mod:`bayesharm.reference_models.marginal`). The PyMC density must equal the explicit
+one at every point, effects included; it is sampled in other coordinates, and so compared after the change of variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.model.design import Design
+
+LIMIT = 1e-10  # largest difference of log densities, relative where these are above 1
+COLLAPSED, PYMC = "collapsed = explicit", "PyMC = explicit"
+Point = Mapping[str, np.ndarray]
+
+
+def random_point(design: Design, n_features: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw a value of every unknown, as :func:`bayesharm.reference_models.numpyro_model.log_joint` takes them."""
+    spec, n_scales, n_scanners = design.spec, len(design.scales), len(design.scanners)
+    shapes: dict[str, tuple[int, ...]] = {
+        "eta": (n_scales,),
+        "log_scale": (n_scales, n_features),
+        "u": (len(design.columns), n_features),
+    }
+    if spec.noise_ratio != "homogeneous":
+        shapes["raw"] = (n_scanners,)
+    if spec.bias_ratio == "scanner":
+        shapes["raw_bias"] = (n_scanners,)
+    if spec.gain == "scanner":
+        shapes["raw_gain"] = (n_scanners,)
+    if design.correlations:
+        shapes["correlation"] = (len(design.correlations),)
+    if spec.feature_scaling == "per_feature":
+        shapes["feature_offset"] = (n_features,)
+    return {"omega_excess": rng.exponential(size=n_scales)} | {
+        name: rng.normal(size=shape) for name, shape in shapes.items()
+    }
+
+
+def compare_densities(design: Design, features: np.ndarray, points: Sequence[Point]) -> pd.DataFrame:
+    """Compare the densities of a model at some points.
+
+    Parameters
+    ----------
+    design : Design
+    features : (scan, feature) array
+        All rows of the scans table; NaN where a feature lacks a scan.
+    points : sequence of mappings
+        As from :func:`random_point`.
+
+    Returns
+    -------
+    DataFrame by densities
+        `points`, and the largest `difference` of the log densities, relative where these are above 1. PyMC is left out if
+        it is not installed.
+    """
+    from bayesharm.reference_models.marginal import explicit_densities
+
+    explicit = explicit_densities(design, features, points)
+    pairs = {COLLAPSED: (collapsed_densities(design, features, points), explicit.marginal)}
+    if find_spec("pymc") is not None:
+        from bayesharm.reference_models.pymc_model import log_joint
+
+        pairs[PYMC] = np.array([log_joint(design, features, point) for point in points]), explicit.joint
+    rows = {
+        name: {"points": len(points), "difference": np.max(np.abs(one - other) / np.maximum(1, np.abs(other)))}
+        for name, (one, other) in pairs.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("densities")
+
+
+def collapsed_densities(design: Design, features: np.ndarray, points: Sequence[Point]) -> np.ndarray:
+    """Compute the log density that the inference samples, with all constants, at some points; (point,)."""
+    import jax
+    import jax.numpy as jnp
+
+    from bayesharm.inference.joint_density import Parameters, log_density
+    from bayesharm.likelihood.moments import compute_moments
+    from bayesharm.likelihood.problem import make_problem
+
+    used = features[design.rows]
+    unit = float(np.sqrt(np.nanvar(used, axis=0).mean())) if design.spec.feature_scaling == "common" else None
+    evaluate = jax.jit(log_density, static_argnums=0)
+    sizes = dict.fromkeys(("raw", "raw_bias", "raw_gain"), len(design.scanners)) | {"correlation": len(design.correlations)}
+    with jax.enable_x64(True):
+        problem = make_problem(design, has_missing=bool(np.isnan(used).any()))
+        moments = jax.tree.map(jnp.asarray, compute_moments(design, features, unit)[0])
+        return np.array([
+            float(evaluate(problem, moments, Parameters(
+                jnp.asarray(point["eta"]), jnp.asarray(point["omega_excess"]),
+                jnp.concatenate([point.get(name, np.zeros(size)) for name, size in sizes.items()]),
+                jnp.asarray(point["log_scale"]),
+            ))) + _constants(design, used, point)
+            for point in points
+        ])  # fmt: skip
+
+
+def _constants(design: Design, values: np.ndarray, point: Point) -> float:
+    """Return the constants that the inference leaves out: of the hyperpriors, and of the known precision of scans."""
+    priors = design.spec.priors
+    of_scans = 0.5 * (np.log(design.scan_weight)[:, None] * ~np.isnan(values)).sum()
+    sds = {
+        "eta": priors.eta_sd,
+        "omega_excess": priors.omega_sd / 2,  # half-normal
+        "raw": priors.noise_ratio_sd,
+        "raw_bias": priors.bias_ratio_sd,
+        "raw_gain": priors.gain_sd,
+        "correlation": priors.correlation_sd,
+    }
+    return of_scans - sum(point[name].size * np.log(sd * np.sqrt(2 * np.pi)) for name, sd in sds.items() if name in point)
