@@ -170,7 +170,7 @@ def compare_populations(
         n_independent = count_independent_features(
             standardize(context, training.features), list_cells(context.design, context.dataset.scans)
         )
-        evidence = evaluate_hypotheses(context, training, masks, n_independent / len(training.features), progress)
+        evidence = evaluate_hypotheses(context, training, ratios, masks, n_independent / len(training.features), progress)
         predictions, elpd = _predict(context, training, ratios, masks, evidence, progress)
     features = evaluate_features(context, ratios, masks, evidence, progress)
     rows = {name: _summarize_evidence(evidence[name], mask == 0) for name, mask in masks.items()}
@@ -277,7 +277,7 @@ def _predict(
         masked = np.where(mask[:, None] > 0, log_scales, LOG_NULL_SCALE)
         held_out = leave_group_out(problem, ratios, moments, values, masked, arrange_folds(design, folds))
         eta, log_omega = given.eta.mean(0)[:, None], np.log(given.omega).mean(0)[:, None]
-        prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd, mask[:, None])[0]
+        prior = log_prior(basis, eta, log_omega, problem.hierarchy.offset_sd, mask[:, None])[0]
         weight = np.asarray(training.weights[k][:N_PREDICTION_SAMPLES, subset] + prior)
         return score(weight, held_out, np.arange(folds.max() + 1))
 

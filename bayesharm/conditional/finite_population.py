@@ -37,7 +37,7 @@ class FamilyLevels(NamedTuple):
     Attributes
     ----------
     of_family : tuple of int arrays
-        Columns of each family, in the order of the design's scales without the noise.
+        Columns of each family, in the order of the design's scales without the noise and noise ratios.
     centered : (family,) array
         1 for families whose effects are centered on their own mean, 0 for those relative to a reference.
     column : (family, pattern) int array
@@ -68,7 +68,7 @@ class FamilyLevels(NamedTuple):
 def find_levels(design: Design) -> FamilyLevels:
     """Find the level of every family that each scan of a design has."""
     by_diagnosis = {family.name for family in design.spec.families if family.by == "diagnosis"}
-    of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, len(design.scales)))
+    of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, design.n_eta))
     of_name = np.isin(design.families, list(by_diagnosis))
     fixed_columns = np.flatnonzero(design.column_scale < 0).astype(np.int32)
     matrix = design.matrix.tocsc()
@@ -125,9 +125,9 @@ def draw_finite_population(
 
     Returns
     -------
-    finite_sd : (draw, scale, feature) array
-        The first scale is noise, with its sd. A centered family with a single level has no sd: NaN.
-    contribution : (draw, scale, feature) array
+    finite_sd : (draw, family, feature) array
+        The first family is noise, with its sd. A centered family with a single level has no sd: NaN.
+    contribution : (draw, family, feature) array
         Of one in five draws, or fewer, since it takes all scans. That of noise is the mean share of the squared residual.
     """
 
@@ -163,9 +163,6 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         fitted = (first[levels.column] * value[..., None]).sum(0) + fixed @ first[levels.fixed_columns]
         finite = [jnp.exp(log_scales[0])]
         for k, columns in enumerate(levels.of_family):
-            if not len(columns):  # scales of the noise of a scanner, not of effects
-                finite.append(jnp.full_like(effects[0], jnp.nan))
-                continue
             # a shift of all levels of a family is not separable from the mean of the scans
             deviation = effects[columns] - levels.centered[k] * effects[columns].mean(0)
             effects = effects.at[columns].set(deviation)
@@ -179,7 +176,7 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
             share, one = jnp.where(observed, share, 0.0), jnp.where(observed, one, 0.0)
             n_scans = observed.sum(0)
         weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
-        contribution = (squares * weight).sum(1) / n_scans / np.maximum(n_levels, 1)
+        contribution = (squares * weight).sum(1) / n_scans / n_levels
         return jnp.stack(finite), jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])
 
     finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches))

@@ -19,7 +19,13 @@ from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
+from bayesharm.results.nodes import (
+    hyper_coordinates,
+    keep_statistics,
+    label_effects,
+    scale_coordinates,
+    sd_coordinates,
+)
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES
 from bayesharm.study_check.result import StudyCheck
@@ -65,7 +71,7 @@ def assemble_posterior(
     preview = {"preview": PREVIEW} if manifest["settings"]["preview"] else {}
     nodes = {
         "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name} | preview),
-        "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
+        "/hyper": _hyper_group(design, hyper, manifest["seed"], hyper_coordinates(design) | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"]["target_ess"])),
         "/error_patterns": ERROR_PATTERNS.dataset(results, feature),
         "/sufficient_statistics": keep_statistics(dataset.scans, design, Moments.from_arrays(results)).assign_coords(
@@ -80,9 +86,10 @@ def assemble_posterior(
         ),
     }
     if "finite_sd" in results:
-        labels = {"statistic": list(STATISTICS), "other": family["family"][1], "size": list(SIZES)}
+        sized = sd_coordinates(design)
+        labels = {"statistic": list(STATISTICS), "other": sized["family"][1], "size": list(SIZES)}
         nodes["/finite_population"] = FINITE_POPULATION.dataset(
-            results, family | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
+            results, sized | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
         )
     if "kept" in results:
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
@@ -116,7 +123,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
         "features": hyper.n_features,
         "n_independent_features": hyper.ratios.n_independent_features,
     }
-    arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias, "gain": gain}
+    eta, omega = (part[..., : len(design.hyper_groups)].copy() for part in (hyper.eta, hyper.omega))
+    eta[..., design.n_eta :] = 0.0  # of noise ratios: lambda is their mean
+    arrays = {"eta": eta, "omega": omega, "noise_ratio": noise, "bias_ratio": bias, "gain": gain}
     arrays["slope_correlation"] = np.tanh(np.moveaxis(correlation, 0, -1))
     coords = coords | {"slope_family": ("slope_family", np.array(design.correlations, dtype=object))}
     return HYPER.dataset(arrays, coords, about)
@@ -192,5 +201,6 @@ def _missing_notes(design: Design, dataset: Dataset, results: Arrays) -> list[st
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:
     """Compute the median over features of the posterior median of each scale, in standard deviations of the feature."""
-    typical = np.nanmedian(results["q50"] / results["feature_scale"], axis=1)
+    unit = np.where(np.arange(len(design.scales))[:, None] < design.n_eta, results["feature_scale"], 1.0)
+    typical = np.nanmedian(results["q50"] / unit, axis=1)
     return np.where(np.isfinite(typical), typical, design.scale_medians)

@@ -203,7 +203,7 @@ def _fit_blocks(
 
 def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarray) -> BlockSampler:
     """Make the sampler of blocks; features from which the hyperparameters were learned have prior weights."""
-    prior = make_predictive_prior(hyper, context.problem.priors.feature_offset_sd)
+    prior = make_predictive_prior(hyper, context.problem.hierarchy.offset_sd)
     weights = np.zeros((len(prior.log_weight), context.n_features))
     weights[:, sample] = prior.log_weight
     return BlockSampler(context, hyper.ratios.mean, prior._replace(log_weight=weights))

@@ -18,7 +18,7 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import EffectGroup, add_columns, removable_together
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import level_coordinates
+from bayesharm.results.nodes import level_coordinates, median_log_scales
 from bayesharm.results.posterior import Posterior
 
 BLOCK = 2048  # features whose effects are computed together; bounds the memory
@@ -57,7 +57,7 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     design, problem = merged.design, make_problem(merged.design, merged.likelihood)
     scales, hyper = posterior.scales, posterior.hyper
     unit = scales["feature_scale"].values
-    log_scales = np.log(scales["q50"].values / unit)
+    log_scales = median_log_scales(scales)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
     n_independent, is_new = hyper.attrs["n_independent_features"], ~np.isin(design.scanners, posterior.scanners)
     in_fit, ratios = _levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)

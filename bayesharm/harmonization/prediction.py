@@ -15,7 +15,7 @@ from bayesharm.errors import check_type
 from bayesharm.likelihood.definition import noise_variance, with_gain
 from bayesharm.likelihood.merging import align_new_scans
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.results.nodes import read_statistics
+from bayesharm.results.nodes import median_log_scales, read_statistics
 from bayesharm.results.posterior import Posterior
 
 MAX_VALUES = 2**24  # numbers in the largest array, which sets the features at once
@@ -57,7 +57,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         posterior.scales,
     )
     design, sd_of_feature = aligned.old.design, scales["feature_scale"].values
-    log_scales = np.log(scales["q50"].values / sd_of_feature)
+    log_scales = median_log_scales(scales)
     problem = make_problem(design, aligned.old.likelihood)
     ratios = posterior.variance_ratios(design.scanners)
     matrix = with_gain(design, ratios, aligned.matrix, aligned.classes)

@@ -23,7 +23,8 @@ class Hyperparameters(NamedTuple):
     Attributes
     ----------
     eta, omega : (chain, draw, scale) arrays
-        Mean and sd over features of the log-scales of standardized features.
+        Mean and sd over features of the log-scales of standardized features. Those of noise ratios are counted from the mean
+        lambda of `ratios`.
     ratios : RatioPosterior
         Variance ratios of the scanners.
     log_evidence : (feature, component) array, or None

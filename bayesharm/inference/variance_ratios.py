@@ -192,9 +192,7 @@ def ratio_gradient(
 ) -> tuple[Array, Array]:
     """Compute the negative log posterior of ratios that are not yet centered, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    log_prior_of_sample = log_prior(
-        quadratic_features(sample.log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd
-    )[0]
+    log_prior_of_sample = log_prior(quadratic_features(sample.log_scales), mean, jnp.log(sd), problem.hierarchy.offset_sd)[0]
     is_near = (jnp.abs(sample.log_scales) < SETTINGS.max_log_scale).all(1)
     is_informative = is_near.any(0)  # features with at least one usable sample
     base = jnp.where(is_near, log_prior_of_sample - sample.log_proposal, jnp.where(is_informative, -jnp.inf, 0.0))

@@ -18,7 +18,8 @@ from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_numbers
 from bayesharm.model.covariates import covariate_sources
-from bayesharm.model.design import FIXED, Design, build_design, restrict_design
+from bayesharm.model.design import FIXED, Design, build_design
+from bayesharm.model.restriction import restrict_design
 from bayesharm.model.slopes import FIRST
 
 

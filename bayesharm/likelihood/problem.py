@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
+from bayesharm.likelihood.hierarchy import Hierarchy
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
+from bayesharm.model.labels import NOISE_RATIO, Scale
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
@@ -51,25 +53,32 @@ class Problem:
     log_medians : (scale,) array
         Prior medians of the log-scales of standardized features.
     reported : ReportedContrasts
-    priors : Priors
-        ``feature_offset_sd`` is 0 where all features are divided by a common sd.
+    hierarchy : Hierarchy
     participant_scale : int
         Index of the participants' scale if it is part of the noise of single-scan participants, else 0.
     noise_ratio, bias_ratio, gain : bool
         Whether the noise variance, the variance of the biases, and the gain differ between scanners.
+    noise_scale : (scanner,) int array
+        The scale that is the noise ratio of the scanner in each feature; -1 for none.
     n_scanners, n_correlations : int
     """
 
     likelihood: CollapsedLikelihood
     log_medians: np.ndarray
     reported: ReportedContrasts
-    priors: Priors
+    hierarchy: Hierarchy
     participant_scale: int
     noise_ratio: bool
     bias_ratio: bool
     gain: bool
+    noise_scale: np.ndarray
     n_scanners: int
     n_correlations: int
+
+    @property
+    def priors(self) -> Priors:
+        """Hyperpriors; ``feature_offset_sd`` is 0 where all features are divided by a common sd."""
+        return self.hierarchy.priors
 
     @property
     def n_ratios(self) -> int:
@@ -78,9 +87,13 @@ class Problem:
 
     @property
     def is_free(self) -> np.ndarray:
-        """Whether the model has a ratio, (ratio,); the others are fixed at 1."""
-        by_scanner = np.repeat([self.noise_ratio, self.bias_ratio, self.gain], self.n_scanners)
-        return np.concatenate([by_scanner, np.full(self.n_correlations, True)])
+        """Whether a ratio is to be learned, (ratio,); the others are fixed at 1.
+
+        Where features have noise ratios of their own, lambda is the mean of these (:class:`Hierarchy`).
+        """
+        noise = self.noise_ratio & (self.noise_scale < 0)
+        by_scanner = np.repeat([self.bias_ratio, self.gain], self.n_scanners)
+        return np.concatenate([noise, by_scanner, np.full(self.n_correlations, True)])
 
     @property
     def ratio_sd(self) -> np.ndarray:
@@ -103,6 +116,12 @@ class Problem:
     def ratios(self, vector: Array | np.ndarray) -> VarianceRatios:
         """Name the parts of a vector of all ratios, (ratio,)."""
         return VarianceRatios.from_vector(vector, self.n_scanners)
+
+    def half_log_lambda(self, ratios: VarianceRatios) -> np.ndarray:
+        """log sqrt(lambda) in the place of each noise ratio, and 0 for sds, (scale,)."""
+        scanners, values = np.flatnonzero(self.noise_scale >= 0), np.zeros(len(self.log_medians))
+        values[self.noise_scale[scanners]] = np.asarray(ratios.log_noise)[scanners] / 2
+        return values
 
     @property
     def equal_ratios(self) -> VarianceRatios:
@@ -139,15 +158,18 @@ def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None, 
     has_missing : bool
         Whether features lack scans of the design.
     """
+    priors = replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd)
+    index = {scale: k for k, scale in enumerate(design.scales)}
     return Problem(
         likelihood=likelihood or CollapsedLikelihood(design, has_missing=has_missing),
         log_medians=np.log(design.scale_medians),
         reported=_list_contrasts(design),
-        priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),
+        hierarchy=Hierarchy(priors, len(design.scales), design.n_eta),
         participant_scale=design.single_scan_scale if design.class_single_scan.any() else 0,
         noise_ratio=design.spec.noise_ratio != "homogeneous",
         bias_ratio=design.spec.bias_ratio == "scanner",
         gain=design.spec.gain == "scanner",
+        noise_scale=np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in design.scanners]),
         n_scanners=len(design.scanners),
         n_correlations=len(design.correlations),
     )

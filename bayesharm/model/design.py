@@ -13,7 +13,7 @@ participants with one scan, of about one relative noise variance, or of particip
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from scipy import sparse
 from bayesharm.model.contrasts import EffectGroup, columns_of_scanners, effect_groups
 from bayesharm.model.covariates import Covariate, covariate_notes, covariate_term
 from bayesharm.model.elimination import choose_eliminated, notes_on_cost
-from bayesharm.model.labels import Column, Scale, column_labels, scale_labels
+from bayesharm.model.labels import NOISE_RATIO, Column, Scale, column_labels, scale_labels
 from bayesharm.model.noise_classes import classify_noise
 from bayesharm.model.slopes import notes_on_slopes, slope_values
 from bayesharm.model.spec import ModelSpec
@@ -32,7 +32,6 @@ from bayesharm.model.used_scans import UsedScans, select_scans
 
 FIXED = -1  # scale index of columns with a fixed prior sd: the mean and the covariates
 NOISE = Scale("noise")
-NOISE_RATIO = "noise_ratio"  # scales of a scanner and feature: the factor of its noise sd
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Design:
     scanners : tuple of str
         Sorted.
     scales : tuple of Scale
-        The first is the noise.
+        The first is the noise; the last are the noise ratios of the scanners, if each feature has its own.
     scale_medians : (scale,) array
         Prior medians, in standard deviations of a feature.
     columns : tuple of Column
@@ -158,6 +157,21 @@ class Design:
         return scale_labels(self.scales)
 
     @property
+    def n_eta(self) -> int:
+        """Number of scales that are sds, whose log-scales have a mean eta; noise ratios, the last, have 0 in its place."""
+        return sum(not scale.is_noise_ratio for scale in self.scales)
+
+    @property
+    def hyper_groups(self) -> tuple[Scale, ...]:
+        """Groups of scales that share omega: every sd alone, and all noise ratios together."""
+        return (*self.scales[: self.n_eta], *([Scale(NOISE_RATIO)] if self.n_eta < len(self.scales) else []))
+
+    @property
+    def scale_group(self) -> np.ndarray:
+        """Index into ``hyper_groups`` of each scale, (scale,) int array."""
+        return np.minimum(np.arange(len(self.scales)), self.n_eta)
+
+    @property
     def column_labels(self) -> tuple[str, ...]:
         """Printed labels of the columns: ``sampling:ATT/HC``."""
         return column_labels(self.columns)
@@ -266,51 +280,6 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
         single_scan_scale=single_scan_scale,
         standards=standards,
         notes=(*notes, *term_notes, *covariate_notes(standards.covariates), *notes_on_cost(terms, is_eliminated)),
-    )
-
-
-def restrict_design(design: Design, kept: np.ndarray, scales: tuple[Scale, ...], scale_medians: np.ndarray) -> Design:
-    """Return a design with a subset of its columns, and with its scales in a given order.
-
-    Parameters
-    ----------
-    design : Design
-    kept : (column,) bool array
-    scales : tuple of Scale
-        Scales of the kept columns, and perhaps others.
-    scale_medians : (scale,) array
-    """
-    place = {scale: k for k, scale in enumerate(scales)}
-    keep, new_index = np.flatnonzero(kept), np.cumsum(kept) - 1
-    return replace(
-        design,
-        scales=scales,
-        scale_medians=scale_medians,
-        columns=tuple(design.columns[k] for k in keep),
-        matrix=design.matrix[:, keep],
-        column_scale=np.array([FIXED if k == FIXED else place[design.scales[k]] for k in design.column_scale[keep]]),
-        column_sd=design.column_sd[keep],
-        partner=np.where((design.partner[keep] >= 0) & kept[design.partner[keep]], new_index[design.partner[keep]], -1),
-        correlation_of=np.where(kept[design.partner[keep]], design.correlation_of[keep], -1),
-        class_noise_scale=np.array([place.get(design.scales[k], -1) if k >= 0 else -1 for k in design.class_noise_scale]),
-        has_gain=design.has_gain[keep],
-        n_dense=int((keep < design.n_dense).sum()),
-        single_scan_scale=place[design.scales[design.single_scan_scale]],
-        effects=tuple(_restrict(group, kept, new_index) for group in design.effects if kept[group.columns].all(1).any()),
-        of_scanner=new_index[design.of_scanner],
-    )
-
-
-def _restrict(group: EffectGroup, kept: np.ndarray, new_index: np.ndarray) -> EffectGroup:
-    """Return a group with the levels whose columns are all kept."""
-    is_kept = kept[group.columns].all(1)
-    return replace(
-        group,
-        levels=tuple(np.array(group.levels, object)[is_kept]),
-        columns=new_index[group.columns[is_kept]],
-        contrast_group=group.contrast_group[is_kept],
-        weight=group.weight[is_kept],
-        n_columns=int(kept.sum()),
     )
 
 

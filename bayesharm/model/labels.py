@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+NOISE_RATIO = "noise_ratio"  # family of the scales of a scanner: the factor of its noise sd in a feature
+
 
 class Column(NamedTuple):
     """Name of a column of the design: one effect.
@@ -35,13 +37,18 @@ class Scale(NamedTuple):
     Attributes
     ----------
     family : str
-        A family of the model, or `noise`.
+        A family of the model, `noise` or `noise_ratio`.
     group : str
-        The diagnosis, where a family has one scale for each diagnosis; empty elsewhere.
+        The diagnosis, where a family has one scale for each diagnosis; the scanner of a noise ratio; empty elsewhere.
     """
 
     family: str
     group: str = ""
+
+    @property
+    def is_noise_ratio(self) -> bool:
+        """Whether it is the factor of the noise sd of a scanner, not the sd of effects or noise."""
+        return self.family == NOISE_RATIO
 
 
 class Population(NamedTuple):

@@ -16,7 +16,10 @@ GAINS = ("none", "scanner")
 CROSSED = " × "  # between the columns of a family by several of them
 FEATURE_SCALINGS = ("per_feature", "common")
 # Names with another meaning in the tables and arrays of a run.
-TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column", "all")
+TAKEN = (
+    "noise", "noise_ratio", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column",
+    "all",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_numbers
 from bayesharm.model.contrasts import EffectGroup, removable_together
 from bayesharm.model.covariates import covariates_from_dict, covariates_to_dict
-from bayesharm.model.design import Design, build_design, restrict_design
-from bayesharm.model.labels import Column, Population, Scale
+from bayesharm.model.design import Design, build_design
+from bayesharm.model.labels import NOISE_RATIO, Column, Population, Scale
+from bayesharm.model.restriction import restrict_design
 from bayesharm.model.slopes import SlopeColumn
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.standards import Standards
@@ -31,6 +32,33 @@ def scale_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
         "group": [s.group for s in design.scales],
     }
     return {name: ("family", np.array(values, dtype=object)) for name, values in names.items()}
+
+
+def sd_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
+    """Return the same without noise ratios."""
+    return {name: (dim, values[: design.n_eta]) for name, (dim, values) in scale_coordinates(design).items()}
+
+
+def hyper_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
+    """Return the same for the groups of scales that share hyperparameters: noise ratios are one, `noise_ratio`."""
+    parts = {"family": NOISE_RATIO, "term": NOISE_RATIO, "group": ""}
+    n_groups = len(design.hyper_groups)
+    return {
+        name: (dim, np.append(values, np.array(parts[name], object))[:n_groups])
+        for name, (dim, values) in sd_coordinates(design).items()
+    }
+
+
+def median_log_scales(scales: xr.Dataset) -> np.ndarray:
+    """Logarithms of the posterior medians of the scales of standardized features, (scale, feature).
+
+    Parameters
+    ----------
+    scales : Dataset
+        The node `/scales`.
+    """
+    unit = np.where(scales["term"].values[:, None] == NOISE_RATIO, 1.0, scales["feature_scale"].values)
+    return np.log(scales["q50"].values / unit)
 
 
 def read_scales(node: xr.Dataset) -> dict[str, Scale]:

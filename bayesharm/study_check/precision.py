@@ -17,7 +17,8 @@ from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.definition import prior_variance
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import EffectGroup, add_columns
-from bayesharm.model.design import Design, restrict_design
+from bayesharm.model.design import Design
+from bayesharm.model.restriction import restrict_design
 
 FLAT_SD = 100.0  # prior sd, in sd of a feature, that says nothing
 INSEPARABLE = 1000.0  # variance inflation, above which the design does not separate two effects

@@ -102,7 +102,7 @@ def _step(
     if design.single_scan_scale:
         total[design.single_scan_scale] += of_person.sum()
         count[design.single_scan_scale] += single.sum()
-    return total / np.maximum(count, 1), fitted
+    return np.where(count > 0, total / np.maximum(count, 1), variance), fitted  # noise ratios stay at 1
 
 
 def _posterior_mean(posterior: ConditionalPosterior, b: np.ndarray, n_dense: int) -> np.ndarray:
