@@ -158,6 +158,16 @@ class Design:
         return scale_labels(self.scales)
 
     @property
+    def scale_group(self) -> np.ndarray:
+        """Hyperparameters of each scale, (scale,) int array: its own; noise ratios, which come last, share one omega."""
+        return np.minimum(np.arange(len(self.scales)), self.n_eta)
+
+    @property
+    def n_eta(self) -> int:
+        """Number of scales with an eta: all but the noise ratios, whose eta is 0."""
+        return sum(scale.family != NOISE_RATIO for scale in self.scales)
+
+    @property
     def column_labels(self) -> tuple[str, ...]:
         """Printed labels of the columns: ``sampling:ATT/HC``."""
         return column_labels(self.columns)
@@ -246,9 +256,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
         column_scale=column_scale[order],
         column_sd=column_sd[order],
         partner=np.where(partner >= 0, place[partner], -1),
-        correlation_of=np.array(
-            [correlations.index(f) if k >= 0 else -1 for f, k in zip(families, partner, strict=True)], int
-        ),
+        correlation_of=pd.Index(correlations, dtype=object).get_indexer(families),
         correlations=correlations,
         has_gain=np.concatenate([np.full(len(term.columns), term.has_gain) for term in terms])[order],
         gain_is_known=has_repeats,
