@@ -103,7 +103,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
     person = pd.factorize(design.participants)[0]
     linked = _link_by_people(design, traveling, person)
     shared = _link_by_population(design, traveling, person)
-    ratios = ratios or VarianceRatios.equal(len(design.scanners))
+    ratios = ratios or VarianceRatios.equal(len(design.scanners), len(design.correlations))
     posterior = ConditionalPosterior.of_scans(design, log_scales, ratios, np.full(design.n_scans, True))
     of_travelers = ConditionalPosterior.of_scans(design, log_scales, ratios, traveling)
 

@@ -68,7 +68,7 @@ def expect_precision(design: Design, found: Identifiability, scales: np.ndarray)
     effect = design.spec.removed_effect
     removed = find_effects(design, effect)
     scanners, disorder = pd.DataFrame(index=pd.Index(design.scanners, name="scanner")), find_effects(design, "disorder")
-    variance = prior_variance(design, np.log(scales), VarianceRatios.equal(len(design.scanners)))
+    variance = prior_variance(design, np.log(scales), VarianceRatios.equal(len(design.scanners), len(design.correlations)))
     if removed is not None:
         scanners = _expected(removed, found, variance).rename_axis("scanner")
         scanners["from_travelers"] = _shares(found, effect, "contraction_travelers")
@@ -149,7 +149,7 @@ def _with_flat_priors(design: Design, scales: np.ndarray, names: tuple[str, ...]
 
 
 def _variance(design: Design, group: EffectGroup, scales: np.ndarray) -> np.ndarray:
-    equal, every = VarianceRatios.equal(len(design.scanners)), np.full(design.n_scans, True)
+    equal, every = VarianceRatios.equal(len(design.scanners), len(design.correlations)), np.full(design.n_scans, True)
     posterior = ConditionalPosterior.of_scans(design, np.log(scales), equal, every)
     return posterior.variance(sparse.csr_array(group.contrasts))
 
