@@ -260,9 +260,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
         column_scale=column_scale[order],
         column_sd=column_sd[order],
         partner=np.where(partner >= 0, place[partner], -1),
-        correlation_of=np.array(
-            [correlations.index(f) if k >= 0 else -1 for f, k in zip(families, partner, strict=True)], int
-        ),
+        correlation_of=pd.Index(correlations, dtype=object).get_indexer(families),
         correlations=correlations,
         has_gain=np.concatenate([np.full(len(term.columns), term.has_gain) for term in terms])[order],
         gain_is_known=has_repeats,

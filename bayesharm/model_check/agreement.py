@@ -22,10 +22,10 @@ Point = Mapping[str, np.ndarray]
 
 def random_point(design: Design, n_features: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draw a value of every unknown, as :func:`bayesharm.reference_models.numpyro_model.log_joint` takes them."""
-    spec, n_scales, n_scanners = design.spec, len(design.scales), len(design.scanners)
+    spec, n_scanners = design.spec, len(design.scanners)
     shapes: dict[str, tuple[int, ...]] = {
-        "eta": (n_scales,),
-        "log_scale": (n_scales, n_features),
+        "eta": (design.n_eta,),
+        "log_scale": (len(design.scales), n_features),
         "u": (len(design.columns), n_features),
     }
     if spec.noise_ratio != "homogeneous":
@@ -35,10 +35,10 @@ def random_point(design: Design, n_features: int, rng: np.random.Generator) -> d
     if spec.gain == "scanner":
         shapes["raw_gain"] = (n_scanners,)
     if design.correlations:
-        shapes["correlation"] = (len(design.correlations),)
+        shapes["slope_correlation"] = (len(design.correlations),)
     if spec.feature_scaling == "per_feature":
         shapes["feature_offset"] = (n_features,)
-    return {"omega_excess": rng.exponential(size=n_scales)} | {
+    return {"omega_excess": rng.exponential(size=len(design.hyper_groups))} | {
         name: rng.normal(size=shape) for name, shape in shapes.items()
     }
 
@@ -87,18 +87,27 @@ def collapsed_densities(design: Design, features: np.ndarray, points: Sequence[P
     used = features[design.rows]
     unit = float(np.sqrt(np.nanvar(used, axis=0).mean())) if design.spec.feature_scaling == "common" else None
     evaluate = jax.jit(log_density, static_argnums=0)
-    sizes = dict.fromkeys(("raw", "raw_bias", "raw_gain"), len(design.scanners)) | {"correlation": len(design.correlations)}
     with jax.enable_x64(True):
         problem = make_problem(design, has_missing=bool(np.isnan(used).any()))
         moments = jax.tree.map(jnp.asarray, compute_moments(design, features, unit)[0])
-        return np.array([
-            float(evaluate(problem, moments, Parameters(
-                jnp.asarray(point["eta"]), jnp.asarray(point["omega_excess"]),
-                jnp.concatenate([point.get(name, np.zeros(size)) for name, size in sizes.items()]),
-                jnp.asarray(point["log_scale"]),
-            ))) + _constants(design, used, point)
-            for point in points
-        ])  # fmt: skip
+        densities = [
+            evaluate(problem, moments, Parameters(*map(jnp.asarray, _parameters(design, point)))) for point in points
+        ]
+        constants = [_constants(design, used, point) for point in points]
+        return np.array(densities) + constants
+
+
+def _parameters(design: Design, point: Point) -> tuple[np.ndarray, ...]:
+    """Return a point as the inference holds it: with noise ratios of each feature, lambda is in them."""
+    sizes = dict.fromkeys(("raw", "raw_bias", "raw_gain"), len(design.scanners))
+    sizes |= {"slope_correlation": len(design.correlations)}
+    raw = {name: point.get(name, np.zeros(size)) for name, size in sizes.items()}
+    eta, log_scale = point["eta"], np.array(point["log_scale"])
+    if design.n_eta < len(log_scale):
+        eta = np.concatenate([eta, raw["raw"] / 2])
+        log_scale[design.n_eta :] += (raw["raw"] - raw["raw"].mean())[:, None] / 2
+        raw["raw"] = np.zeros(len(design.scanners))
+    return eta, point["omega_excess"], np.concatenate(list(raw.values())), log_scale
 
 
 def _constants(design: Design, values: np.ndarray, point: Point) -> float:
@@ -111,6 +120,6 @@ def _constants(design: Design, values: np.ndarray, point: Point) -> float:
         "raw": priors.noise_ratio_sd,
         "raw_bias": priors.bias_ratio_sd,
         "raw_gain": priors.gain_sd,
-        "correlation": priors.correlation_sd,
+        "slope_correlation": priors.correlation_sd,
     }
     return of_scans - sum(point[name].size * np.log(sd * np.sqrt(2 * np.pi)) for name, sd in sds.items() if name in point)

@@ -163,9 +163,8 @@ class _Updates(NamedTuple):
     def given(cls, design: Design, scales: np.ndarray, is_new: np.ndarray, rows: np.ndarray) -> _Updates:
         """Condition on some scans of a design, in which the new person has one scan on each scanner."""
         n = len(design.scanners)
-        posterior = ConditionalPosterior.of_scans(
-            design, np.log(scales), VarianceRatios.equal(n, len(design.correlations)), rows
-        )
+        equal = VarianceRatios.equal(n, len(design.correlations))
+        posterior = ConditionalPosterior.of_scans(design, np.log(scales), equal, rows)
         scanner = design.class_scanner[design.scan_class]
         by_participant = [family.name for family in design.spec.families if family.by == "participant"]
         visits = design.matrix[np.flatnonzero(is_new)[np.argsort(scanner[is_new])]]
