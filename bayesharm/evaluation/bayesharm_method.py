@@ -13,6 +13,7 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
+from bayesharm.harmonization.scanner_ratios import read_ratios
 from bayesharm.results.posterior import Posterior
 
 
@@ -70,6 +71,6 @@ class BayesFitted:
         """Return the factors that match the noise, (scan, feature)."""
         target = -1 if self.options.target is None else self.scanners.index(self.options.target)
         indices = pd.Index(self.posterior.features).get_indexer(pd.Index(names))
-        log_noise_ratio = self.posterior.variance_ratios().log_noise
-        by_scanner = noise_factors(self.posterior, log_noise_ratio, target, indices)
+        ratios = read_ratios(self.posterior, self.scanners, seed=0).mean
+        by_scanner = noise_factors(self.posterior, ratios, target, indices)
         return by_scanner[pd.Index(self.scanners).get_indexer(scanner)]
