@@ -11,7 +11,6 @@ too. *Without*: the ratios are learned again without the scans of each fold; not
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 

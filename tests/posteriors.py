@@ -162,7 +162,8 @@ def make_learned(
     if ratio is not None:
         size = np.ones(relative.shape)
         relative = np.broadcast_to([ratio[name] for name in design.scanners], relative.shape)
-    gain = np.where(design.gain_is_known & (spec.gain == "scanner"), np.exp(rng.normal(0, 0.2, relative.shape)), 1.0)
+    log_gain = rng.normal(0, 0.2, len(design.scanners)) + rng.normal(0, 0.03, relative.shape)
+    gain = np.where(design.gain_is_known & (spec.gain == "scanner"), np.exp(log_gain), 1.0)
     feature = ("feature", np.array(dataset.features.names, dtype=object))
     scanner = ("scanner", np.array(design.scanners, dtype=object))
     nodes = {

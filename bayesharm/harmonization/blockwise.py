@@ -232,8 +232,8 @@ def prepare_correction(
         *noise_notes,
     ]
     return BlockwiseCorrection(
-        posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, level, noise, int(draws), options.inverse,
-        None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
+        posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, level, noise, int(draws),
+        options.inverse, None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
     )  # fmt: skip
 
 

@@ -88,8 +88,9 @@ def harmonize(
         A scanner of the posterior: all scans become as if it had measured them, and its own scans do not change. By
         default, the average scanner.
     match_gain : bool
-        Also match the gains of scanners: divide what people differ by by the gain of the scanner, so that it shows as much on
-        every scanner. Needs a fit with ``gain="scanner"``. Gains are known for scanners with travelers; elsewhere they are 1.
+        Also match the gains of scanners. A scan's deviation from the mean level of the feature is divided by the gain of
+        its scanner, so that people differ as much on every scanner. Needs a fit with ``gain="scanner"``. Where no traveler
+        was scanned, the gain is not known, and 1.
     match_noise : bool
         Also match the noise of scanners. A scan's deviation from its expected value, given its diagnosis, covariates and
         population, is rescaled so that its variance is the same on every scanner. Needs the covariates of the fit. The

@@ -23,11 +23,12 @@ from bayesharm.results.posterior import Posterior
 
 
 class MeanLevel(NamedTuple):
-    """Level of each feature on the average scanner, without any of what people differ by; and biases there.
+    """Level of each feature on the average scanner, mu, without what people differ by; and biases of scanners there.
 
-    A scanner of gain g maps a person's value mu + x to ``mu + m + g x``. What it adds at a level C, of which mu is unsure, is
-    ``b = m + (1 − g) (mu − C)``. Here C is the posterior mean of mu, at which b has the posterior mean of m. But it may be
-    known better: people whose level is C show b, while m and mu are known together only as far as g differs from 1.
+    A scanner of gain g shows a person's level ``mu + x`` as ``mu + m + g x``. A person of a fixed level C is shown as
+    ``C + b``, with ``b = m + (1 − g) (mu − C)``, so that a scan y of anybody means the level ``C + (y − C − b) / g``. C is
+    the posterior mean of mu. There b and m have the same posterior mean, but b is known better: where g is not 1, an error
+    of mu goes with an error of m, and cancels in b.
 
     Attributes
     ----------
