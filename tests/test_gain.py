@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bayesharm.analysis.summary import summarize
 from bayesharm.cli.app import app
-from bayesharm.data.dataset import Dataset, load_dataset
+from bayesharm.data.dataset import load_dataset
 from bayesharm.datasets.oracle import gaussian_oracle
 from bayesharm.datasets.simulate import scan_levels, simulate_srpbs
 from bayesharm.errors import InputError
@@ -54,7 +54,9 @@ class Study:
         self.dataset = load_dataset(scans, self.values, check="apply")
         self.unit, center = self.values.std(0), self.values.mean(0)
         sizes = [SCALES[name] for name in self.design.scale_labels]
-        learned = make_learned(self.dataset, spec, dict(zip(self.design.scale_labels, np.outer(sizes, self.unit), strict=True)))
+        learned = make_learned(
+            self.dataset, spec, dict(zip(self.design.scale_labels, np.outer(sizes, self.unit), strict=True))
+        )
         self.ratios = learned.variance_ratios()
         y = ((self.values - center) / self.unit)[self.design.rows]
         given = [condition(self.design, column, np.log(sizes), self.ratios) for column in y.T]
@@ -94,7 +96,9 @@ def study() -> Study:
     return Study()
 
 
-def check_scan(study: Study, result: Harmonized, scan: int, target: str | None = None, remove_sampling: bool = False) -> None:
+def check_scan(
+    study: Study, result: Harmonized, scan: int, target: str | None = None, remove_sampling: bool = False
+) -> None:
     """Compare one harmonized scan with its posterior by dense matrices; the gain enters to first order."""
     scans, y = study.dataset.scans, study.values[scan]
     name = scans.scanner[scan]
@@ -193,7 +197,9 @@ def test_gains_are_matched_in_the_units_of_the_fit(study):
     posterior = Posterior(tree, {**study.posterior.run, "transform": "fisher-z"})
     z = study.values - shift
     dataset = load_dataset(study.dataset.scans, np.tanh(z), check="apply", transform="fisher-z")
-    result, plain = (quietly(each, d, match_gain=True) for each, d in ((posterior, dataset), (study.posterior, study.dataset)))
+    result, plain = (
+        quietly(each, d, match_gain=True) for each, d in ((posterior, dataset), (study.posterior, study.dataset))
+    )
     np.testing.assert_allclose(np.arctanh(result.mean), plain.mean - shift, rtol=1e-6, atol=1e-8)
     small = np.abs(z) < 0.5
     assert small.any() and (result.sd[small] < plain.sd[small]).all()  # tanh flattens
@@ -240,7 +246,9 @@ def test_noise_is_matched_as_the_model_says(study):
         np.testing.assert_allclose(found, np.sqrt(wanted / variance), rtol=1e-12)
     assert (noise_factors(study.posterior, ratios, 1, at)[1] == 1).all()
     both, noise = (quietly(study.posterior, study.dataset, match_noise=True, match_gain=gain) for gain in (True, False))
-    pairs = [rows[:2] for rows in study.dataset.scans.groupby(["participant_id", "scanner"]).indices.values() if len(rows) > 1]
+    pairs = [
+        rows[:2] for rows in study.dataset.scans.groupby(["participant_id", "scanner"]).indices.values() if len(rows) > 1
+    ]
     one, other = np.transpose(pairs)  # of one expected value: their difference shows the factor of both steps together
     np.testing.assert_allclose(both.mean[one] - both.mean[other], noise.mean[one] - noise.mean[other], rtol=1e-9)
 
@@ -295,7 +303,10 @@ def test_the_oracle_knows_the_gains():
     study = simulate_srpbs(40, 3, gain_log_sd=0.4, dtype="float64")
     true = study.truth.effects["measurement"]
     true = (true - true.mean()).to_numpy()
-    knows, ignores = gaussian_oracle(study), gaussian_oracle(replace(study, truth=replace(study.truth, gain=study.truth.gain * 0 + 1)))
+    knows, ignores = (
+        gaussian_oracle(study),
+        gaussian_oracle(replace(study, truth=replace(study.truth, gain=study.truth.gain * 0 + 1))),
+    )
     error, other = (np.sqrt(((oracle.mean.to_numpy() - true) ** 2).mean()) for oracle in (knows, ignores))
     assert error < other
     z = (knows.mean.to_numpy() - true) / knows.sd.to_numpy()
@@ -307,17 +318,16 @@ def test_the_oracle_knows_the_gains():
 
 @pytest.fixture(scope="module")
 def fitted(make_once):
-    """A run of twelve travelers on five scanners, made by commands; with the true gains."""
+    """A run of twelve travelers on five scanners, made by a command; the true gains, and scans without bias and gain."""
     rng = np.random.default_rng(5)
     gain = pd.Series(dict(zip("ABCDE", np.exp([0.35, -0.3, 0.1, -0.15, 0.0]), strict=True)))
     rows = [(f"t{i:02d}", name) for i in range(12) for name in gain.index for _ in range(2)]
     scans = pd.DataFrame(rows, columns=["participant_id", "scanner"])
     scans.insert(0, "scan_id", [f"scan{k:03d}" for k in range(len(scans))])
     person, bias = rng.normal(size=(12, 60)), rng.normal(0, 0.5, (5, 60))
-    p, k = scans.participant_id.str[1:].astype(int), scans.scanner.map("ABCDE".index)
-    level = 10 + person[p]
-    values = 10 + bias[k] - bias.mean(0) + gain[scans.scanner].to_numpy()[:, None] * person[p]
-    values += rng.normal(0, 0.4, values.shape)
+    k, g = scans.scanner.map("ABCDE".index), gain[scans.scanner].to_numpy()[:, None]
+    away, noise = person[scans.participant_id.str[1:].astype(int)], rng.normal(0, 0.4, (len(scans), 60))
+    values, wanted = 10 + (bias - bias.mean(0))[k] + g * away + noise, 10 + away + noise / g
 
     def make(folder):
         folder.mkdir()
@@ -326,7 +336,7 @@ def fitted(make_once):
         run(["fit", folder / "scans.csv", folder / "features.npy", "--model", "traveling", "--gain", "scanner", "--preview",
              "--out", folder / "run"])  # fmt: skip
 
-    return make_once("gain", make), gain, level
+    return make_once("gain", make), gain, wanted
 
 
 def run(arguments: list) -> str:
@@ -341,18 +351,19 @@ def test_gains_are_recovered_and_shown(fitted):
     found = summary.scanners.loc[gain.index]
     sd = np.log(found.gain_q95 / found.gain_q05) / (2 * 1.645)
     assert (np.abs(np.log(found.gain / gain)) < 4.3 * sd).all() and (sd < 0.06).all()
-    assert "Gain: factor of what people differ by" in " ".join(str(summary).split())
+    assert "Gain: factor on differences between people" in " ".join(str(summary).split())
     assert all(len(line) <= 80 for line in str(summary).splitlines())
 
 
-def test_matched_gains_give_people_their_levels(fitted, tmp_path):
-    """Coverage of 7,200 intervals; errors are shared by the scans of a scanner and feature, so that 300 count."""
-    folder, _, level = fitted
+def test_matched_gains_give_what_a_scanner_without_gain_would_show(fitted, tmp_path):
+    """Coverage of 7,200 intervals; scans of a scanner share the errors of a feature, so that about 300 count."""
+    folder, _, wanted = fitted
     files = [tmp_path / "matched.npy", tmp_path / "sd.npy", tmp_path / "plain.npy"]
     data = [folder / "run", folder / "scans.csv", folder / "features.npy"]
     run(["harmonize", *data, "--match-gain", "--out", files[0], "--sd", files[1]])
     run(["harmonize", *data, "--out", files[2]])
     matched, sd, plain = (np.load(file) for file in files)
-    # compare means over the travelers' scans, less noise: relative to the mean level of the travelers
-    assert np.sqrt(((matched - level) ** 2).mean()) < 0.9 * np.sqrt(((plain - level) ** 2).mean())
-    assert sd.shape == matched.shape and (sd > 0).all()
+    error, other = matched - wanted, plain - wanted
+    assert np.sqrt((error**2).mean()) < 0.6 * np.sqrt((other**2).mean())
+    assert (np.abs(error) < 1.645 * sd).mean() == pytest.approx(0.9, abs=4.3 * np.sqrt(0.09 / 300))
+    assert (error / sd).std() == pytest.approx(1, abs=4.3 / np.sqrt(600))

@@ -45,9 +45,9 @@ class Summary(Tables):
     scanners : DataFrame by scanner
         `bias`, root mean square over features of the posterior mean of the effect that harmonizing removes, and
         `uncertainty`, that of its posterior sd (both in sd of a feature); `noise_ratio` (lambda) and `bias_ratio` (kappa),
-        the variance of noise and of bias relative to the average scanner, and `gain` (g), the factor of what people differ
-        by, with intervals; `from_data`, the share of the information on the effect that comes from the data rather than
-        the prior. Largest bias first.
+        the variance of noise and of bias relative to the average scanner, and `gain` (g), the factor on differences
+        between people, with intervals; `from_data`, the share of the information on the effect that comes from the data
+        rather than the prior. Largest bias first.
     features : DataFrame by feature
         `converged`, or the `reason` why not; largest `rhat` and smallest `ess_bulk` of its scales, `divergences`, `khat` of
         the Laplace approximation, and the posterior mean of each scale in the feature's units.
@@ -252,7 +252,7 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
         "Bias: posterior mean, and its posterior sd (±): root mean squares over features, in sd. Noise: noise variance "
         "ratio (lambda), relative to the average scanner."
         + (" Kappa: bias variance ratio, relative to the average scanner." if kappa else "")
-        + (" Gain: factor of what people differ by, relative to the average scanner." if gain else "")
+        + (" Gain: factor on differences between people, relative to the average scanner." if gain else "")
         + f" From data: share of the information on the bias that comes from the data, not the prior. {_define_sd(summary)}",
         ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, *gain, "from data"],
     )

@@ -168,7 +168,7 @@ GainOption = Annotated[
     typer.Option(
         "--gain",
         show_default=False,
-        help="scanner: each scanner has a gain, by which it multiplies what people differ by, learned from travelers. "
+        help="scanner: each scanner has a gain, a factor on differences between people, learned from travelers. "
         "none: scanners only shift values and add noise. [dim]Default: as in the model.[/dim]",
     ),
 ]

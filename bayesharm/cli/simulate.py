@@ -56,7 +56,7 @@ GainSdOption = Annotated[
     float,
     opt.number(
         "--gain-sd",
-        "Differences in gain between scanners: standard deviation of the log factor of what people differ by.",
+        "Differences in gain between scanners: standard deviation of the log factor on differences between people.",
         panel=SRPBS_PANEL,
         metavar="X",
     ),

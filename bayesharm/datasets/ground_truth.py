@@ -49,7 +49,7 @@ class Truth:
         Relative variance kappa of each scanner's measurement bias, ``bias_ratio[k] * scales["measurement"]**2``;
         geometric mean 1.
     gain : Series by scanner
-        Factor g of what people differ by: of sampling, disorder and participant effects; geometric mean 1.
+        Factor g on differences between people: on sampling, disorder and participant effects; geometric mean 1.
     hyper : DataFrame, family × (eta, omega)
         Mean and sd of the natural log of each family's scales; families without effects have no row.
     factors : dict of str to DataFrame, level × feature

@@ -70,7 +70,7 @@ def fit(
         Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
         (better where all are of one kind, such as the edges of a connectome).
     gain : {'none', 'scanner'}, optional
-        Whether each scanner has a gain, which multiplies what people differ by; default: as in the model.
+        Whether each scanner has a gain, a factor on differences between people; default: as in the model.
     time : str, optional
         Column on which the trajectories of participants depend, in place of that of the model, `time`.
     accept : sequence of str

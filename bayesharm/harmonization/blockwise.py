@@ -125,7 +125,7 @@ class BlockwiseCorrection:
         for rows in _strips(corrected):
             pattern, scanner = self.correction.correction_pattern[rows], self.correction.scanner[rows]
             strip = by_pattern[pattern]
-            if self.level is not None:  # what a person differs by is as uncertain as the gain, in proportion
+            if self.level is not None:  # a deviation is as uncertain as the gain, in proportion
                 measured = self._in_units_of_fit(corrected[rows]) if self.inverse else values[rows]
                 away = measured - bias[pattern] - self.level.value[columns]
                 strip = np.hypot(strip, away * self.correction.gain_sd[scanner, None])

@@ -23,7 +23,7 @@ from bayesharm.results.posterior import Posterior
 
 
 class MeanLevel(NamedTuple):
-    """Level of each feature on the average scanner, mu, without what people differ by; and biases of scanners there.
+    """Level of each feature on the average scanner, mu, and biases of scanners there.
 
     A scanner of gain g shows a person's level ``mu + x`` as ``mu + m + g x``. A person of a fixed level C is shown as
     ``C + b``, with ``b = m + (1 − g) (mu − C)``, so that a scan y of anybody means the level ``C + (y − C − b) / g``. C is
@@ -126,8 +126,8 @@ def notes_on_gains(posterior: Posterior, scanners: pd.Series) -> list[str]:
     if not unknown:
         return []
     return [
-        f"Gains are not known for {shorten(unknown)}, which no traveler of the fit visited: they are taken as 1, and what "
-        "people differ by stays as it is there."
+        f"Gains are not known for {shorten(unknown)}, which no traveler of the fit visited: they are taken as 1, and "
+        "differences between people stay as they are there."
     ]
 
 

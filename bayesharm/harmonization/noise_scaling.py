@@ -1,4 +1,4 @@
-"""Matching of noise and gain: deviations are rescaled so that people vary alike, or show as much, on all scanners."""
+"""Matching of noise and gain: deviations are rescaled so that they are alike on all scanners."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Expectation:
     target : str, optional
         The target scanner.
     gain : (scan,) array, optional
-        Factor of what people differ by in each corrected scan; 1 by default.
+        Factor on differences between people in each corrected scan; 1 by default.
 
     Raises
     ------

@@ -24,7 +24,7 @@ class CorrectionOptions:
     target : str, optional
         The scanner whose measurements all scans are to resemble; by default the average scanner.
     match_gain : bool
-        Whether to divide what people differ by by the gain of the scanner.
+        Whether to divide differences between people by the gain of the scanner.
     match_noise : bool
         Whether to give all scanners the same noise variance.
     inverse : bool
