@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -65,7 +66,8 @@ def configure_model(
         if given is not None:
             if given not in known:
                 raise InputError(f"Unknown {name}.", got=repr(given), expected=f"one of {', '.join(known)}", do=advice)
-            spec = replace(spec, **{name: given})
+            changes: dict[str, Any] = {name: given}
+            spec = replace(spec, **changes)
     return spec
 
 
