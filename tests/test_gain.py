@@ -17,6 +17,7 @@ from bayesharm.data.dataset import load_dataset
 from bayesharm.datasets.oracle import gaussian_oracle
 from bayesharm.datasets.simulate import scan_levels, simulate_srpbs
 from bayesharm.errors import InputError
+from bayesharm.harmonization.adaptation import adapt
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
 from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_ratios
@@ -219,6 +220,35 @@ def test_unknown_gains_are_1_and_said(study):
     assert any("Gains are not known for 'lone', 'new'" in note for note in result.notes)
     own = (new.scanner == "new").to_numpy()
     np.testing.assert_array_equal(result.mean[own], study.values[own])
+
+
+def test_a_scanner_that_is_learned_later_has_a_gain(study):
+    """Its level is that of dense matrices of all scans, relative to the scanners of the fit."""
+    people = ["t0", "t0", "t1", "t2", "x", "y"]
+    later = pd.DataFrame({"participant_id": people, "scanner": ["s0", *["new"] * 5], "diagnosis": "HC", "site": "s0"})
+    later.insert(0, "scan_id", [f"later{k}" for k in range(6)])
+    values = np.random.default_rng(1).normal(3, 2, (6, 3))
+    dataset = load_dataset(later, values, check="apply")
+    adapted = adapt(study.posterior, dataset)
+    together = pd.concat([study.dataset.scans, later], ignore_index=True).assign(traveling=False)
+    design = build_design(together, study.posterior.spec, study.design.standards)
+    ratios = adapted.variance_ratios(design.scanners)
+    gain = dict(zip(design.scanners, gain_of_scanners(design, ratios), strict=True))
+    assert abs(np.log(gain["new"])) > 0.01 and gain["lone"] == 1
+    y = (np.concatenate([study.values, values]) - study.values.mean(0)) / study.unit
+    sizes = [SCALES[name] for name in design.scale_labels]
+    mean = np.stack([condition(design, column, np.log(sizes), ratios)[0] for column in y[design.rows].T], axis=1)
+    scanner = mean[design.of_scanner[:, 0]]
+    in_fit = scanner[[name != "new" for name in design.scanners]].mean(0)
+    bias = dict(zip(design.scanners, (scanner - in_fit) * study.unit, strict=True))
+    level = (mean[0] + in_fit) * study.unit + study.values.mean(0)
+    for target in (None, "new"):
+        found = quietly(adapted, dataset, match_gain=True, target=target)
+        assert not any("Gains are not known" in note for note in found.notes)
+        to, shift = (1.0, 0.0) if target is None else (gain[target], bias[target])
+        for scan, name in enumerate(later.scanner):
+            expected = level + shift + to / gain[name] * (values[scan] - bias[name] - level)
+            np.testing.assert_allclose(found.mean[scan], expected, rtol=1e-8)
 
 
 def test_a_run_without_gains_is_refused():
