@@ -77,15 +77,16 @@ def learn_ratios(posterior: Posterior, context: FitContext, features: np.ndarray
 
 def score_without(posterior: Posterior, context: FitContext, features: np.ndarray, scheme: Scheme) -> Scores:
     """Score the units of a scheme with ratios that were learned without the scans of their folds."""
-    folds = scheme.folds[context.design.rows]
-    fold_of_unit = np.array([scheme.folds[scheme.units == unit][0] for unit in range(len(scheme.labels))])
-    log_density, khat = np.full((2, len(scheme.labels), len(features)), np.nan)
-    for fold in range(folds.max() + 1):
-        known = with_ratios(posterior, learn_ratios(posterior, context, features, folds == fold))
-        scores, _ = HeldOutPredictor.from_posterior(known, context, features).predict(scheme, with_pit=False)
-        own = fold_of_unit == fold
-        log_density[own], khat[own] = scores.log_density[own], scores.khat[own]
-    return Scores(log_density, khat)
+    parts = []
+    for fold in range(scheme.folds.max() + 1):
+        held_out = scheme.folds == fold
+        known = with_ratios(posterior, learn_ratios(posterior, context, features, held_out[context.design.rows]))
+        labels, units = np.unique(scheme.units[held_out], return_inverse=True)
+        alone = Scheme(np.where(held_out, 0, -1), np.full(len(held_out), -1), scheme.labels[labels])
+        alone.units[held_out] = units
+        parts.append(HeldOutPredictor.from_posterior(known, context, features).predict(alone, with_pit=False)[0])
+        print(f"fold {fold + 1}", flush=True)
+    return Scores(*map(np.concatenate, zip(*parts, strict=True)))  # units in the order of the folds, for either model
 
 
 def onharmony(family: str, seed: int, rows: list[dict], gains: list[pd.DataFrame]) -> None:

@@ -17,9 +17,11 @@ from bayesharm.data.dataset import load_dataset
 from bayesharm.datasets.oracle import gaussian_oracle
 from bayesharm.datasets.simulate import scan_levels, simulate_srpbs
 from bayesharm.errors import InputError
+from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.harmonization.adaptation import adapt
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
+from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_ratios
 from bayesharm.likelihood.definition import condition, gain_of_scanners
 from bayesharm.model.catalog import load_model
@@ -305,6 +307,17 @@ def test_expected_values_show_what_the_scanner_shows(match_gain):
     rest = quietly(study.posterior, study.dataset).mean - expectation.mean - shown[:, None] * effects
     person = study.posterior.effect("participant")["mean"].to_pandas().reindex(scans.participant_id).fillna(0.0)
     np.testing.assert_allclose(rest.sum(0), (shown[:, None] * person.to_numpy()).sum(0), atol=1e-9)
+
+
+def test_an_evaluation_matches_gains_and_knows_the_factors(study):
+    options = CorrectionOptions(match_gain=True)
+    scans = study.dataset.scans
+    applied, plain = (BayesFitted(study.posterior, each).apply(study.dataset) for each in (options, CorrectionOptions()))
+    np.testing.assert_array_equal(applied.values, quietly(study.posterior, study.dataset, match_gain=True).mean)
+    factor = 1 / scans.scanner.map(study.gain).to_numpy()
+    np.testing.assert_allclose(applied.factor, np.broadcast_to(factor[:, None], plain.values.shape), rtol=1e-9)
+    rescaled = study.level_of_scans + factor[:, None] * (plain.values - study.level_of_scans)
+    np.testing.assert_allclose(applied.values, rescaled, rtol=1e-9)
 
 
 # ---- simulated
