@@ -1,5 +1,6 @@
 """Gains of scanners: matched in harmonized data and with noise, simulated, recovered; and refused where there are none."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -28,6 +29,8 @@ from bayesharm.model.catalog import load_model
 from bayesharm.model.configure import configure_model
 from bayesharm.model.contrasts import removable_together
 from bayesharm.model.design import build_design
+from bayesharm.reporting.run_view import RunView
+from bayesharm.reporting.sections import describe_scanners
 from bayesharm.results.nodes import label_effects
 from bayesharm.results.posterior import Posterior, load_posterior
 
@@ -396,6 +399,9 @@ def test_gains_are_recovered_and_shown(fitted):
     assert (np.abs(np.log(found.gain / gain)) < 4.3 * sd).all() and (sd < 0.06).all()
     assert "Gain: factor on differences between people" in " ".join(str(summary).split())
     assert all(len(line) <= 80 for line in str(summary).splitlines())
+    section = describe_scanners(RunView(load_posterior(folder / "run")))
+    assert re.search(r"Differences between people are larger .*A \(gain 1\.\d\d\)", " ".join(section.sentences))
+    assert [ax.get_title(loc="left") for ax in section.figures[0].axes] == ["Scanners, largest bias first", "Noise", "Gain"]
 
 
 def test_matched_gains_give_what_a_scanner_without_gain_would_show(fitted, tmp_path):
