@@ -15,6 +15,7 @@ from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
+from bayesharm.results.schema import SCANNER_RATIOS
 from bayesharm.results.tables import Tables
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class Summary(Tables):
     scanners : DataFrame by scanner
         `bias`, root mean square over features of the posterior mean of the effect that harmonizing removes, and
         `uncertainty`, that of its posterior sd (both in sd of a feature); `noise_ratio` (lambda) and `bias_ratio` (kappa),
-        the variance of noise and of bias relative to the average scanner, with intervals; `from_data`, the share of the
-        information on the effect that comes from the data rather than the prior. Largest bias first.
+        the variance of noise and of bias relative to the average scanner, and `gain` (g), the factor on differences
+        between people, with intervals; `from_data`, the share of the information on the effect that comes from the data
+        rather than the prior. Largest bias first.
     features : DataFrame by feature
         `converged`, or the `reason` why not; largest `rhat` and smallest `ess_bulk` of its scales, `divergences`, `khat` of
         the Laplace approximation, and the posterior mean of each scale in the feature's units.
@@ -151,7 +153,7 @@ def _scanners(posterior: Posterior) -> pd.DataFrame:
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
     for name, statistic in (("bias", "mean"), ("uncertainty", "sd")):
         table[name] = np.sqrt(np.nanmean((effect[statistic].values / feature_sd) ** 2, axis=1))
-    for name in ("noise_ratio", "bias_ratio"):
+    for name in SCANNER_RATIOS:
         ratio = posterior.hyper[name].values.reshape(-1, len(table))
         table[f"{name}_q05"], table[name], table[f"{name}_q95"] = np.quantile(ratio, INTERVAL, axis=0)
     table["from_data"] = effect["contraction"].values
@@ -181,9 +183,9 @@ def _describe_dropped(dropped: Mapping[str, str]) -> list[str]:
     ]
 
 
-def has_bias_ratios(scanners: pd.DataFrame) -> bool:
-    """Return whether the bias variance ratios (kappa) were estimated; they are 1 otherwise."""
-    return bool((scanners["bias_ratio_q05"] < scanners["bias_ratio_q95"]).any())
+def is_estimated(scanners: pd.DataFrame, ratio: str) -> bool:
+    """Return whether a ratio of scanners, such as `bias_ratio`, was estimated; it is 1 otherwise."""
+    return bool((scanners[f"{ratio}_q05"] < scanners[f"{ratio}_q95"]).any())
 
 
 def render_summary(summary: Summary) -> Group:
@@ -240,7 +242,8 @@ def hyper_table(summary: Summary) -> Table:
 def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
     """Render the scanners with the largest bias."""
     shown = summary.scanners.head(max_rows)
-    kappa = ["kappa"] if has_bias_ratios(summary.scanners) else []
+    kappa = ["kappa"] if is_estimated(summary.scanners, "bias_ratio") else []
+    gain = ["gain", "90% interval"] if is_estimated(summary.scanners, "gain") else []
     title = "Scanners, largest bias first"
     if len(shown) < len(summary.scanners):
         title += f" ({len(shown)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
@@ -249,13 +252,15 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
         "Bias: posterior mean, and its posterior sd (±): root mean squares over features, in sd. Noise: noise variance "
         "ratio (lambda), relative to the average scanner."
         + (" Kappa: bias variance ratio, relative to the average scanner." if kappa else "")
+        + (" Gain: factor on differences between people, relative to the average scanner." if gain else "")
         + f" From data: share of the information on the bias that comes from the data, not the prior. {_define_sd(summary)}",
-        ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, "from data"],
+        ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, *gain, "from data"],
     )
     for scanner, row in shown.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
         noise, ratio = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if kappa else []
-        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, share)
+        factor = format_with_interval(row, "gain", 2) if gain else []
+        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, *factor, share)
     return table
 
 

@@ -58,6 +58,7 @@ def evaluate(
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
+    gain: opt.GainOption = None,
     folds: FoldsOption = 2,
     repeats: RepeatsOption = 2,
     visit_folds: VisitFoldsOption = 6,
@@ -96,8 +97,8 @@ def evaluate(
         )  # fmt: skip
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
-            formula=formula, reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
-            visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
+            formula=formula, reference=reference, feature_scaling=feature_scaling, gain=gain, folds=folds,
+            repeats=repeats, visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
             progress=progress,
         )  # fmt: skip
     show_result(evaluation, out, format)

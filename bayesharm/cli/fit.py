@@ -123,6 +123,7 @@ def fit(
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
+    gain: opt.GainOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
@@ -179,7 +180,7 @@ def fit(
             progress.say(sentence)
         spec = configure_model(
             chosen, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),
-            reference=reference, feature_scaling=feature_scaling, time=time,
+            reference=reference, feature_scaling=feature_scaling, gain=gain, time=time,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))

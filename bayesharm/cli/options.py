@@ -169,6 +169,15 @@ FeatureScalingOption = Annotated[
         "connectivity edges). [dim]Default: as in the model (per_feature).[/dim]",
     ),
 ]
+GainOption = Annotated[
+    Literal["none", "scanner"] | None,
+    typer.Option(
+        "--gain",
+        show_default=False,
+        help="scanner: each scanner has a gain, a factor on differences between people, learned from travelers. "
+        "none: scanners only shift values and add noise. [dim]Default: as in the model.[/dim]",
+    ),
+]
 SeedOption = Annotated[int, number("--seed", "Random seed. The same seed gives the same result.")]
 QuietOption = Annotated[bool, flag("--quiet", "Do not show progress. Notes and errors are still shown.", short="-q")]
 EdgeTableOption = Annotated[

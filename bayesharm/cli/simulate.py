@@ -14,7 +14,7 @@ from bayesharm.errors import InputError, listed
 SRPBS_PANEL = "Design srpbs"
 LONGITUDINAL_PANEL = "Design longitudinal"
 OPTIONS = {
-    "srpbs": ("no_sampling_bias", "bias_ratio_sd", "hub_and_spoke", "without_travelers", "tail_df"),
+    "srpbs": ("no_sampling_bias", "bias_ratio_sd", "gain_sd", "hub_and_spoke", "without_travelers", "tail_df"),
     "longitudinal": ("people", "crossing", "simultaneous", "travelers"),
 }
 """Design -> options of this design only."""
@@ -48,6 +48,15 @@ BiasRatioSdOption = Annotated[
     opt.number(
         "--bias-ratio-sd",
         "Differences in the size of measurement bias between scanners: standard deviation of the log bias variance ratio.",
+        panel=SRPBS_PANEL,
+        metavar="X",
+    ),
+]
+GainSdOption = Annotated[
+    float,
+    opt.number(
+        "--gain-sd",
+        "Differences in gain between scanners: standard deviation of the log factor on differences between people.",
         panel=SRPBS_PANEL,
         metavar="X",
     ),
@@ -120,6 +129,7 @@ def simulate(
     noise_ratio_sd: NoiseRatioSdOption = 0.0,
     no_sampling_bias: NoSamplingBiasOption = False,
     bias_ratio_sd: BiasRatioSdOption = 0.0,
+    gain_sd: GainSdOption = 0.0,
     hub_and_spoke: HubAndSpokeOption = False,
     without_travelers: WithoutTravelersOption = None,
     tail_df: TailDfOption = None,
@@ -150,6 +160,7 @@ def simulate(
             tail_df=tail_df,
             noise_ratio_log_sd=noise_ratio_sd,
             bias_ratio_log_sd=bias_ratio_sd,
+            gain_log_sd=gain_sd,
             travelers="hub-and-spoke" if hub_and_spoke else "published",
             without_travelers=without_travelers or (),
         )

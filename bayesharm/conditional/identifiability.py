@@ -20,6 +20,7 @@ from bayesharm.conditional.caveats import (
     TRAVELERS,
     on_components,
     on_contraction,
+    on_gains,
     on_scanners,
     on_separation,
 )
@@ -117,6 +118,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
         *on_components(design, components, pairs),
         *on_factors(factors, len(design.scanners)),
         *on_scanners(scanners),
+        *on_gains(design),
         *on_contraction(contrasts),
         *design.notes,
     )

@@ -25,7 +25,7 @@ PROTOCOL_RMS = {"phase_encoding": 0.028, "manufacturer": 0.022, "coil": 0.017, "
 STREAMS = (
     "mean", "scales", "noise_ratio", "measurement", "sampling", "disorder", "traveler", "cohort",
     "traveler_people", "cohort_people", "traveler_noise", "cohort_noise", "traveler_tails", "cohort_tails",
-    "protocol_scales", "protocol", "bias_ratio",
+    "protocol_scales", "protocol", "bias_ratio", "gain",
 )  # fmt: skip
 
 
@@ -48,6 +48,8 @@ class Truth:
     bias_ratio : Series by scanner
         Relative variance kappa of each scanner's measurement bias, ``bias_ratio[k] * scales["measurement"]**2``;
         geometric mean 1.
+    gain : Series by scanner
+        Factor g on differences between people: on sampling, disorder and participant effects; geometric mean 1.
     hyper : DataFrame, family × (eta, omega)
         Mean and sd of the natural log of each family's scales; families without effects have no row.
     factors : dict of str to DataFrame, level × feature
@@ -61,6 +63,7 @@ class Truth:
     effects: dict[str, pd.DataFrame]
     noise_ratio: pd.Series
     bias_ratio: pd.Series
+    gain: pd.Series
     hyper: pd.DataFrame
     factors: dict[str, pd.DataFrame] = field(default_factory=dict)
     slope_correlation: float | None = None
@@ -74,6 +77,7 @@ def draw_truth(
     sampling_bias: bool,
     noise_ratio_log_sd: float,
     bias_ratio_log_sd: float,
+    gain_log_sd: float,
     rms: Mapping[str, float],
     protocol: Mapping[str, float],
 ) -> Truth:
@@ -87,7 +91,7 @@ def draw_truth(
         Feature names.
     travelers : (traveler,) array
         Identifiers of the travelers.
-    scale_log_sd, sampling_bias, noise_ratio_log_sd, bias_ratio_log_sd
+    scale_log_sd, sampling_bias, noise_ratio_log_sd, bias_ratio_log_sd, gain_log_sd
         As for :func:`bayesharm.datasets.simulate.simulate_srpbs`.
     rms, protocol : mapping
         Root mean square of the scales: of every family in `RMS`, and of the protocol factors, if any.
@@ -150,6 +154,7 @@ def draw_truth(
         },
         noise_ratio=noise_ratio,
         bias_ratio=bias_ratio,
+        gain=ratio("gain", gain_log_sd),
         hyper=hyper,
         factors=factors,
     )

@@ -191,6 +191,7 @@ def _draw_truth(
         effects=effects,
         noise_ratio=pd.Series(np.exp(log_ratio - log_ratio.mean()), index=index, name="noise_ratio"),
         bias_ratio=pd.Series(1.0, index=index, name="bias_ratio"),
+        gain=pd.Series(1.0, index=index, name="gain"),
         hyper=hyper[np.isfinite(hyper["eta"])],
         slope_correlation=slope_correlation,
     )

@@ -17,7 +17,7 @@ from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.evaluation import metrics
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.metrics import JackknifeEstimate
-from bayesharm.evaluation.result import BAYESHARM, MATCHED_NOISE, MODEL_PREDICTION
+from bayesharm.evaluation.result import BAYESHARM, MATCHED_GAIN, MATCHED_NOISE, MODEL_PREDICTION
 from bayesharm.harmonization.prediction import predict
 
 MIN_CORRECTED = 0.5  # share of the scans that a method must correct to be compared
@@ -75,7 +75,7 @@ class FoldEvaluation:
         self.noise_from: Literal["repeats", "residual"] = "repeats" if n_repeats >= MIN_REPEATS else "residual"
         self.measures: Measures = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in methods}
-        self.notes: dict[str, dict[str, None]] = {name: {} for name in [*methods, MATCHED_NOISE]}
+        self.notes: dict[str, dict[str, None]] = {name: {} for name in [*methods, MATCHED_NOISE, MATCHED_GAIN]}
 
     def leave_people_out(self, held_out: np.ndarray) -> None:
         """Evaluate all methods on held-out people, (scan,) bool."""
@@ -135,7 +135,7 @@ class FoldEvaluation:
         table = pd.DataFrame(rows).set_index(["measure", "method"])
         methods = pd.DataFrame({
             "seconds": {name: np.mean(fits) if fits else np.nan for name, fits in self.seconds.items()},
-            "notes": {name: " ".join(notes) for name, notes in self.notes.items() if notes or name != MATCHED_NOISE},
+            "notes": {name: " ".join(notes) for name, notes in self.notes.items() if notes or name in self.methods},
         }).rename_axis("method")  # fmt: skip
         return table, methods
 
@@ -154,6 +154,8 @@ class FoldEvaluation:
         bayesharm = fitted.get(BAYESHARM)
         if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.noise_ratio == "scanner":
             fitted[MATCHED_NOISE] = replace(bayesharm, options=replace(bayesharm.options, match_noise=True))
+        if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.gain == "scanner":
+            fitted[MATCHED_GAIN] = replace(bayesharm, options=replace(bayesharm.options, match_gain=True))
         return fitted
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:

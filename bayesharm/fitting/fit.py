@@ -38,6 +38,7 @@ def fit(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    gain: str | None = None,
     time: str | None = None,
     accept: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -71,6 +72,8 @@ def fit(
     feature_scaling : {'per_feature', 'common'}, optional
         Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
         (better where all are of one kind, such as the edges of a connectome).
+    gain : {'none', 'scanner'}, optional
+        Whether each scanner has a gain, a factor on differences between people; default: as in the model.
     time : str, optional
         Column on which the trajectories of participants depend, in place of that of the model, `time`.
     accept : sequence of str
@@ -114,7 +117,7 @@ def fit(
     notes = (*on_choice, *notes)
     spec = configure_model(
         model, dataset, covariates=covariates, formula=formula, protocol=protocol, reference=reference,
-        feature_scaling=feature_scaling, time=time,
+        feature_scaling=feature_scaling, gain=gain, time=time,
     )  # fmt: skip
     chosen = Settings.from_options(settings)
     _check_seed(seed)

@@ -60,7 +60,7 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     log_scales = median_log_scales(scales)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
     n_independent, is_new = hyper.attrs["n_independent_features"], ~np.isin(design.scanners, posterior.scanners)
-    in_fit, ratios = _levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
+    in_fit, ratios = levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
     with find_devices().in_use("float64"):
         ratios = fit_unseen_ratios(problem, merged.moments, log_scales, ratios, n_independent, is_new)
         summaries = _summarize_effects(problem, merged, in_fit, ratios, log_scales)
@@ -69,7 +69,7 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     return AdaptedEffects(in_units, description, in_fit, ratios)
 
 
-def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
+def levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
     """Return which levels were in the fit, (level,) bool arrays, for the effects that can be removed."""
     in_fit = {}
     for group in removable_together(design.effects, design.spec):
@@ -89,7 +89,7 @@ def _level_names(dim: str, coordinates: Mapping[Any, Any]) -> list[tuple[str, ..
     return list(zip(*(np.asarray(coordinates[name]).astype(str).tolist() for name in parts), strict=True))
 
 
-def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
+def contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
     """Return contrasts of levels with the mean of their contrast group, (level, column).
 
     The mean is over the levels of the fit, or over all levels where none was in the fit.
@@ -112,7 +112,7 @@ def _summarize_effects(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Compute mean and sd of the effects of each group, (level, feature) both, in sds of the features."""
     groups, n_features = merged.design.effects, log_scales.shape[1]
-    contrasts = {group.name: _contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
+    contrasts = {group.name: contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
     summaries = {group.name: np.empty((2, len(group.levels), n_features)) for group in groups}
     width = min(BLOCK, n_features)
     for start in range(0, n_features, width):
@@ -148,7 +148,7 @@ def _describe_groups(
     description: dict[str, Any] = {
         group.name: conditional.contraction_of(group)[0, 0] for group in design.effects if group.name not in in_fit
     }
-    removable = [_contrasts_with_fit(group, in_fit[group.name]) for group in removable_together(design.effects, design.spec)]
+    removable = [contrasts_with_fit(group, in_fit[group.name]) for group in removable_together(design.effects, design.spec)]
     for name, contrasts in zip(in_fit, removable, strict=True):
         description[name] = conditional.contraction(contrasts)[0, 0]
     covariance = conditional.covariance(sparse.vstack(removable).tocsr())[0, 0]

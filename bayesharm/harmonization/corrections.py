@@ -13,6 +13,7 @@ import pandas as pd
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, shorten
+from bayesharm.harmonization.scanner_ratios import ScannerRatios
 from bayesharm.model.labels import Population
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import read_populations
@@ -96,10 +97,10 @@ def slope_values(posterior: Posterior, scans: pd.DataFrame, families: Sequence[s
     InputError
         The column is absent, is not numeric, or lacks values.
     """
-    columns = [each for each in posterior.sufficient_statistics.attrs["slopes"] if each["family"] == families[0]]
-    if not columns:
+    if not slope_names(posterior.spec, families):
         return None
-    name = columns[0]["column"]
+    column = next(each for each in posterior.sufficient_statistics.attrs["slopes"] if each["family"] == families[0])
+    name = column["column"]
     values = pd.to_numeric(scans[name], errors="coerce").to_numpy(float) if name in scans else np.full(len(scans), np.nan)
     if (bad := ~np.isfinite(values)).any():
         raise InputError(
@@ -108,7 +109,7 @@ def slope_values(posterior: Posterior, scans: pd.DataFrame, families: Sequence[s
             expected="a number for every scan",
             do="complete the column, or leave these scans out",
         )
-    return values - columns[0]["center"]
+    return values - column["center"]
 
 
 def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Population | None]:
@@ -178,7 +179,8 @@ class Correction:
     """The sum of effects to subtract from each scan.
 
     Scans on the same scanner, of the same population, and of the same value on which biases depend, are corrected alike:
-    they have the same correction pattern. All quantities are computed once for each pattern.
+    they have the same correction pattern. All quantities are computed once for each pattern. Effects of populations are
+    subtracted as the scanner shows them, multiplied by its gain.
 
     Attributes
     ----------
@@ -189,6 +191,10 @@ class Correction:
         The value that multiplies the slope of the scanner's bias; 0 without slopes.
     target : int
         Index of the target scanner among the levels, or -1 for the average scanner.
+    ratios : ScannerRatios
+        Draws, of the scanners among the levels.
+    match_gain : bool
+        Whether gains are matched after the subtraction. The bias of the target is then added in the units of each scanner.
     feature_indices : (feature,) int array
         Indices of the features in the posterior.
     error_pattern : (entry, feature) array
@@ -202,50 +208,71 @@ class Correction:
     population: np.ndarray
     slope: np.ndarray
     target: int
+    ratios: ScannerRatios
+    match_gain: bool
     feature_indices: np.ndarray
     error_pattern: np.ndarray
     seed: int = 0
 
     @cached_property
     def _patterns(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weights of the levels in each pattern, (pattern, level), and the pattern of each scan."""
+        """Scanner, population and slope of each pattern, (pattern, 3), and the pattern of each scan."""
         kinds = np.stack([self.scanner, self.population, self.slope], axis=1)
         kinds, pattern = np.unique(kinds, axis=0, return_inverse=True)
-        weights = np.zeros((len(kinds), len(self.effects.levels)))
-        for row, (scanner, population, slope) in zip(weights, kinds, strict=True):
-            ends = [(int(scanner), 1.0)] + ([(self.target, -1.0)] if self.target >= 0 else [])
-            for level, sign in ends:
-                row[level] += sign
-                if self.effects.n_slopes:
-                    row[self.effects.n_scanners + level] += sign * slope
-            if population >= 0:
-                row[int(population)] += 1
-        return weights, pattern.reshape(-1)
+        return kinds, pattern.reshape(-1)
 
     @property
     def correction_pattern(self) -> np.ndarray:
         """The correction pattern of each scan, (scan,)."""
         return self._patterns[1]
 
+    def gain_factors(self, draw: int | None = None) -> np.ndarray:
+        """Return the factors that match the gain of each scanner, (scanner,), at the mean or at a draw of log g.
+
+        That of the target is exactly 1.
+        """
+        log_gain = (self.ratios.mean if draw is None else self.ratios.at(draw)).log_gain
+        return np.exp(self._log_gain_factors(log_gain))
+
+    @cached_property
+    def gain_sd(self) -> np.ndarray:
+        """Posterior sd of the logarithms of the `gain_factors`, (scanner,)."""
+        return self._log_gain_factors(self.ratios.log_gain).std(0)
+
+    def _log_gain_factors(self, log_gain: np.ndarray) -> np.ndarray:
+        """Return log g of the target (0 for the average scanner) minus that of each scanner, (…, scanner)."""
+        return self.match_gain * ((log_gain[..., [self.target]] if self.target >= 0 else 0.0) - log_gain)
+
     def mean(self, columns: slice) -> np.ndarray:
         """Return the posterior mean of the correction, (pattern, feature)."""
-        return self._combine(self.effects.mean[:, columns])
+        return _combine(self._weights(), self.effects.mean[:, columns])
 
-    def _combine(self, level_effects: np.ndarray) -> np.ndarray:
-        """Sum effects over the levels of each pattern: (level, feature) -> (pattern, feature).
+    def mean_bias(self, columns: slice) -> np.ndarray:
+        """Return the posterior mean of the bias of the scan's own scanner alone, (pattern, feature)."""
+        return _combine(self._weights(only_own=True), self.effects.mean[:, columns])
 
-        Levels of weight 0 are left out, so that a scan on the target scanner gets a correction of exactly 0.
-        """
-        weights = self._patterns[0]
-        combined = np.zeros((len(weights), level_effects.shape[-1]))
-        for pattern, row in enumerate(weights):
-            for level in np.flatnonzero(row):
-                combined[pattern] += row[level] * level_effects[level]
-        return combined
+    def _weights(self, draw: int | None = None, only_own: bool = False) -> np.ndarray:
+        """Return the weights of the levels in each pattern, (pattern, level)."""
+        # gains that are not matched only tell how much of a population a scanner shows: their means are enough
+        ratios = self.ratios.mean if draw is None or not self.match_gain else self.ratios.at(draw)
+        gain, factors, kinds = np.exp(ratios.log_gain), self.gain_factors(draw), self._patterns[0]
+        weights = np.zeros((len(kinds), len(self.effects.levels)))
+        for row, (scanner, population, slope) in zip(weights, kinds, strict=True):
+            own = int(scanner)
+            ends = [(own, 1.0)]
+            if self.target >= 0 and not only_own:
+                ends.append((self.target, -1 / factors[own]))
+            for level, weight in ends:
+                row[level] += weight
+                if self.effects.n_slopes:
+                    row[self.effects.n_scanners + level] += weight * slope
+            if population >= 0 and not only_own:
+                row[int(population)] += gain[own]
+        return weights
 
     def sd(self, columns: slice) -> np.ndarray:
         """Return the posterior sd of the correction, (pattern, feature)."""
-        sd, weights = self.effects.sd[:, columns], self._patterns[0]
+        sd, weights = self.effects.sd[:, columns], self._weights()
         variance = np.empty((len(weights), sd.shape[1]))
         for pattern, row in enumerate(weights):
             levels = np.flatnonzero(row)
@@ -271,4 +298,16 @@ class Correction:
         variance, vectors = np.linalg.eigh(self.effects.correlation)  # singular, since effects sum to 0
         root = (vectors * np.sqrt(np.maximum(variance, 0))) @ vectors.T
         level_effects = self.effects.mean[:, columns] + self.effects.sd[:, columns] * (root @ normal)
-        return self._combine(level_effects)
+        return _combine(self._weights(draw), level_effects)
+
+
+def _combine(weights: np.ndarray, level_effects: np.ndarray) -> np.ndarray:
+    """Sum effects over the levels of each pattern: (level, feature) -> (pattern, feature).
+
+    Levels of weight 0 are left out, so that a scan on the target scanner gets a correction of exactly 0.
+    """
+    combined = np.zeros((len(weights), level_effects.shape[-1]))
+    for pattern, row in enumerate(weights):
+        for level in np.flatnonzero(row):
+            combined[pattern] += row[level] * level_effects[level]
+    return combined

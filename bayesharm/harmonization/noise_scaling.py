@@ -1,17 +1,17 @@
-"""Noise matching: deviations from the expected value are rescaled so that all scanners have the same noise variance."""
+"""Matching of noise and gain: deviations are rescaled so that they are alike on all scanners."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Correction, find_populations
+from bayesharm.harmonization.scanner_ratios import ScannerRatios
+from bayesharm.likelihood.definition import gain_of_scanners
 from bayesharm.model.covariates import centered_covariates, covariate_sources, covariates_from_dict
 from bayesharm.results.nodes import read_populations, read_statistics
 from bayesharm.results.posterior import Posterior
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int, feature_indices: np.ndarray) -> np.ndarray:
+def noise_factors(posterior: Posterior, ratios: ScannerRatios, target: int, feature_indices: np.ndarray) -> np.ndarray:
     """Return the factors that give deviations the same variance on every scanner, (…, scanner, feature).
 
-    The deviation of a person scanned once is the participant's effect plus noise, of variance ``tau_p² + sigma² lambda``.
-    The factor of a scanner is the square root of this variance at the target's lambda (1 without a target) over that at
-    its own lambda. It does not depend on the participant: repeated scans are rescaled by the same factor.
+    The deviation of a person scanned once is the participant's effect plus noise, of variance ``g² tau_p² + sigma² lambda``.
+    The factor of a scanner is the square root of this variance at the target's ratios (1 without a target) over that at its
+    own. It does not depend on the participant, nor on the relative noise variance of a scan: all scans are rescaled by the
+    same factor. Where gains are matched before, this is the factor of both steps together.
 
     Parameters
     ----------
     posterior : Posterior
-    log_noise_ratio : (…, scanner) array
-        log lambda.
+    ratios : ScannerRatios
+        log lambda and log g, (…, scanner).
     target : int
         Index of the target scanner, or -1.
     feature_indices : (feature,) int array
@@ -43,9 +44,10 @@ def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int
     for family in spec.families:
         if family.by == "participant" and family.name in scales["family"]:
             participant = scales.sel(family=family.name).values ** 2
-    ratio = np.exp(log_noise_ratio)[..., None]
-    target_ratio = ratio[..., [target], :] if target >= 0 else 1.0  # the target's own factor is exactly 1
-    return np.sqrt((participant + noise * target_ratio) / (participant + noise * ratio))
+    ratio, square_of_gain = (np.exp(part)[..., None] for part in (ratios.log_noise, 2 * ratios.log_gain))
+    variance = square_of_gain * participant + noise * ratio
+    # the target's own factor is exactly 1
+    return np.sqrt((variance[..., [target], :] if target >= 0 else participant + noise) / variance)
 
 
 def scale_deviations(values: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:
@@ -75,6 +77,8 @@ class Expectation:
         Indices of the features in the posterior.
     target : str, optional
         The target scanner.
+    gain : (scan,) array, optional
+        Factor on differences between people in each corrected scan; 1 by default.
 
     Raises
     ------
@@ -89,12 +93,17 @@ class Expectation:
         families: tuple[str, ...],
         feature_indices: np.ndarray,
         target: str | None,
+        gain: np.ndarray | None = None,
     ) -> None:
         statistics = read_statistics(posterior.sufficient_statistics, posterior.spec)
-        observed = statistics.observed if statistics.has_missing else statistics.count[:, None]  # (column, feature or 1)
-        n_scans = observed[0]  # of the mean, the first column
-        columns = {group.name: group.columns for group in statistics.design.effects}
+        design, gain_of_class = statistics.design, None
+        if posterior.spec.gain != "none":
+            gain_of_class = gain_of_scanners(design, posterior.variance_ratios(design.scanners))[design.class_scanner]
+        shown = statistics.observed(gain_of_class)  # scans of each level, as far as gains show it
+        n_scans = shown[0]  # of the mean, the first column
+        columns = {group.name: group.columns for group in design.effects}
         chosen = feature_indices if statistics.has_missing else [0]
+        self.gain = np.ones(len(scans)) if gain is None else gain
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
         for name in posterior.effect_families:
@@ -104,11 +113,12 @@ class Expectation:
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
                 self.terms.append((_centered_covariates(posterior, scans), values))
-                if statistics.has_missing:  # the mean over the observed scans is not that over all scans
-                    sd = np.array([covariate.sd for covariate in statistics.design.covariates])[:, None]
-                    self.mean -= ((sd * statistics.covariate_sums / n_scans)[:, chosen] * values).sum(axis=0)
+                if statistics.has_missing or gain_of_class is not None:  # else the mean of a covariate over the scans is 0
+                    sd = np.array([covariate.sd for covariate in design.covariates])[:, None]
+                    sums = statistics.covariate_sums(gain_of_class)
+                    self.mean -= ((sd * sums / n_scans)[:, chosen] * values).sum(axis=0)
                 continue
-            n_levels = observed[columns[name]].min(axis=1)  # scans of each level
+            n_levels = shown[columns[name]].min(axis=1)
             self.mean -= ((n_levels / n_scans)[:, chosen] * values).sum(axis=0)
             if name == families[0] and target is not None:
                 self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
@@ -117,7 +127,8 @@ class Expectation:
 
     def __call__(self, columns: slice, rows: slice) -> np.ndarray:
         """Return the expected values of some scans and features, (scan, feature)."""
-        return self.mean[columns] + sum(weights[rows] @ values[:, columns] for weights, values in self.terms)
+        effects = sum(weights[rows] @ values[:, columns] for weights, values in self.terms)
+        return self.mean[columns] + self.gain[rows, None] * effects
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,22 +147,12 @@ class NoiseMatching:
     expectation: Expectation
 
     def factors(self, columns: slice, draw: int | None = None) -> np.ndarray:
-        """Return the factors of the scanners, (scanner, feature), at the mean of log lambda or at one of its draws."""
-        draws = self._log_noise_ratios
-        log_noise_ratio = draws.mean(0) if draw is None else draws[draw % len(draws)]
-        indices = self.correction.feature_indices[columns]
-        return noise_factors(self.posterior, log_noise_ratio, self.correction.target, indices)
-
-    @cached_property
-    def _log_noise_ratios(self) -> np.ndarray:
-        """Posterior draws of log lambda, (draw, scanner); new scanners have lambda = 1.
-
-        They are in random order: consecutive draws of a chain are correlated, and few of them may be used.
-        """
-        names = self.correction.effects.levels[: self.correction.effects.n_scanners]
-        ratio = self.posterior.hyper["noise_ratio"].reindex(scanner=names, fill_value=1.0)
-        draws = np.log(ratio.values).reshape(-1, len(names))
-        return draws[np.random.default_rng([self.correction.seed, Stage.HARMONIZE]).permutation(len(draws))]
+        """Return the factors of the scanners, (scanner, feature), at the means of log lambda and log g or at a draw."""
+        ratios, indices = self.correction.ratios, self.correction.feature_indices[columns]
+        factors = noise_factors(
+            self.posterior, ratios.mean if draw is None else ratios.at(draw), self.correction.target, indices
+        )
+        return factors / self.correction.gain_factors(draw)[:, None]
 
 
 def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndarray:
@@ -159,7 +160,7 @@ def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndar
     scales, statistics = posterior.scales, posterior.sufficient_statistics
     n_scans = statistics["size"].values.sum()
     if "counts" in statistics:
-        n_scans = read_statistics(statistics, posterior.spec).observed[0]
+        n_scans = read_statistics(statistics, posterior.spec).observed()[0]
     intercept = statistics["dense_column"].values == 0
     standardized = statistics["dense"].values[intercept].sum(0) / n_scans  # 0 in a fit; adaptation adds scans
     return (scales["center"].values + scales["feature_scale"].values * standardized)[feature_indices]

@@ -18,6 +18,7 @@ from bayesharm.harmonization.corrections import (
     slope_names,
     slope_values,
 )
+from bayesharm.harmonization.mean_level import MeanLevel
 from bayesharm.harmonization.options import NewScanners
 from bayesharm.model.labels import Population, population_labels
 from bayesharm.model.spec import ModelSpec
@@ -86,8 +87,11 @@ def place_scans(
     families: tuple[str, ...],
     new_scanners: NewScanners,
     feature_indices: np.ndarray,
+    level: MeanLevel | None = None,
 ) -> tuple[Effects, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Match scans with the levels of the effects to remove; new levels are added to the effects.
+
+    With a mean level of the features, biases are those at this level, about which gains are matched.
 
     Returns
     -------
@@ -104,6 +108,7 @@ def place_scans(
         A scanner or population is not in the fit, and `new_scanners` is 'error'.
     """
     effects, notes = read_effects(posterior, families, feature_indices), []
+    effects = effects if level is None else level.shift(effects)
     slope = slope_values(posterior, scans, families)
     known = posterior.scanners
     new = [str(name) for name in scans["scanner"].unique() if name not in known]

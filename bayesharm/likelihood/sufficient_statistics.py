@@ -15,7 +15,7 @@ from scipy import sparse
 
 from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.counts import index_counts, numeric_columns
+from bayesharm.likelihood.counts import index_counts
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
 from bayesharm.model.covariates import typical_values
@@ -59,15 +59,28 @@ class SufficientStatistics:
         """Whether features lack scans."""
         return self.moments.counts is not None
 
-    @property
-    def observed(self) -> np.ndarray:
-        """Number of observed scans of each column and feature, 0 for covariates and slopes, (column, feature)."""
+    def observed(self, gain: np.ndarray | None = None) -> np.ndarray:
+        """Count the observed scans of each column and feature, (column, feature); 0 for covariates and slopes.
+
+        Where every feature has all scans, (column, 1).
+
+        Parameters
+        ----------
+        gain : (class,) array, optional
+            Weight of the scans of each noise class, for columns that the gain multiplies; 1 by default.
+        """
         index = index_counts(self.design)
         rows = [(column, k) for k, columns in enumerate(index.patterns) for column in columns]
         column, pattern = np.array(rows, int).reshape(-1, 2).T
-        shape = (len(self.design.columns), len(self.counts))
-        members = sparse.csr_array((np.ones(len(rows)), (column, pattern)), shape=shape)
-        return members @ (self.counts[:, None] if self.moments.counts is None else self.moments.counts)
+        shape, weight = (len(self.design.columns), len(self.counts)), np.ones(len(rows))
+        if gain is not None:
+            weight = np.where(self.design.has_gain[column], gain[index.pattern_class[pattern]], 1.0)
+        members = sparse.csr_array((weight, (column, pattern)), shape=shape)
+        return members @ self._counts
+
+    @property
+    def _counts(self) -> np.ndarray:
+        return self.counts[:, None] if self.moments.counts is None else self.moments.counts
 
     @property
     def count(self) -> np.ndarray:
@@ -78,13 +91,20 @@ class SufficientStatistics:
         n = np.bincount(columns, self.counts[np.concatenate(members)], minlength=len(self.design.columns))
         return n.round().astype(int)
 
-    @property
-    def covariate_sums(self) -> np.ndarray:
-        """Sum of each standardized covariate over the observed scans of each feature, (covariate, feature)."""
+    def covariate_sums(self, gain: np.ndarray | None = None) -> np.ndarray:
+        """Sum each standardized covariate over the observed scans of each feature, (covariate, feature).
+
+        Parameters
+        ----------
+        gain : (class,) array, optional
+            As for :meth:`observed`.
+        """
         index = index_counts(self.design)
-        counts = self.counts[:, None] if self.moments.counts is None else self.moments.counts
-        products = counts[index.first_product :]
-        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in numeric_columns(self.design)])
+        products = self._counts[index.first_product :]
+        if gain is not None:
+            products = gain[index.product_class][:, None] * products
+        covariates = np.flatnonzero(self.design.families == "covariate")
+        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in covariates])
 
     @property
     def likelihood(self) -> CollapsedLikelihood:

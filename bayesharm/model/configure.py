@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from bayesharm.model.automatic import ModelChoice, choose_model
 from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import FEATURE_SCALINGS, ModelSpec
+from bayesharm.model.spec import FEATURE_SCALINGS, GAINS, ModelSpec
 
 
 def configure_model(
@@ -27,6 +28,7 @@ def configure_model(
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    gain: str | None = None,
     time: str | None = None,
     noise_weight: str | None = None,
 ) -> ModelSpec:
@@ -57,15 +59,16 @@ def configure_model(
     in_use = covariate_columns(spec.covariates, spec.formula)
     slopes = [family.slope for family in spec.slopes if family.slope not in in_use]
     spec = replace(spec, covariates=(*spec.covariates, *dict.fromkeys(slopes)))
-    if feature_scaling is not None:
-        if feature_scaling not in FEATURE_SCALINGS:
-            raise InputError(
-                "Unknown feature_scaling.",
-                got=repr(feature_scaling),
-                expected=f"one of {', '.join(FEATURE_SCALINGS)}",
-                do="leave it out to divide each feature by its own sd",
-            )
-        spec = replace(spec, feature_scaling=feature_scaling)
+    choices = (
+        ("feature_scaling", feature_scaling, FEATURE_SCALINGS, "leave it out to divide each feature by its own sd"),
+        ("gain", gain, GAINS, "leave it out for the choice of the model"),
+    )
+    for name, given, known, advice in choices:
+        if given is not None:
+            if given not in known:
+                raise InputError(f"Unknown {name}.", got=repr(given), expected=f"one of {', '.join(known)}", do=advice)
+            changes: dict[str, Any] = {name: given}
+            spec = replace(spec, **changes)
     return spec
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.summary import has_bias_ratios
 from bayesharm.errors import listed
 from bayesharm.model.labels import Scale
 from bayesharm.reporting.plots import (
@@ -137,9 +136,7 @@ def describe_ranking(view: RunView) -> Section | None:
 
 def describe_scanners(view: RunView) -> Section:
     """Describe the scanners with large bias, with unusual noise, and with estimates that rest on the prior."""
-    estimated = view.summary.scanners[["bias_ratio", "bias_ratio_q05", "bias_ratio_q95", "from_data"]]
-    with_kappa = has_bias_ratios(view.summary.scanners)
-    table = view.scanners.join(estimated if with_kappa else estimated["from_data"])
+    table = view.scanners.join(view.summary.scanners["from_data"])
     first, last = table.index[0], table.index[-1]
     sentences = [
         f"{first} is furthest from the mean of all scanners: the root mean square of its bias over features is "
@@ -147,10 +144,12 @@ def describe_scanners(view: RunView) -> Section:
         f"of {last}, the nearest."
     ]
     sentences += _describe_noise(table)
-    if with_kappa and (table["bias_ratio_q05"] > 1).any():
+    if "bias_ratio" in table and (table["bias_ratio_q05"] > 1).any():
         large = table[table["bias_ratio_q05"] > 1].sort_values("bias_ratio", ascending=False, kind="stable")
         named = listed(f"{name} (bias variance ratio {ratio:.2f})" for name, ratio in large["bias_ratio"].items())
         sentences.append(f"Larger biases than the average scanner, over all features: {named}.")
+    if "gain" in table:
+        sentences += _describe_gains(table)
     if len(uncertain := table.index[table["from_data"] < MOSTLY_PRIOR]):
         sentences.append(
             f"For {listed(map(str, uncertain))} the estimate of the bias rests more on the prior than on the data."
@@ -170,6 +169,15 @@ def _describe_noise(table: pd.DataFrame) -> list[str]:
             named = listed(f"{name} (noise variance ratio {ratio[name]:.2f})" for name in subset.index)
             sentences.append(f"{comparison} than the average scanner: {named}.")
     return sentences or ["No scanner is clearly noisier or less noisy than the average."]
+
+
+def _describe_gains(table: pd.DataFrame) -> list[str]:
+    """Name the scanners whose gain differs from 1."""
+    far = table[(table["gain_q05"] > 1) | (table["gain_q95"] < 1)].sort_values("gain", ascending=False, kind="stable")
+    if far.empty:
+        return ["Differences between people are about as large on all scanners: no gain is clearly above or below 1."]
+    named = listed(f"{name} (gain {gain:.2f})" for name, gain in far["gain"].items())
+    return [f"Differences between people are larger (gain above 1) or smaller than on the average scanner on {named}."]
 
 
 def describe_similarity(view: RunView) -> Section | None:
