@@ -10,7 +10,7 @@ from numpyro.diagnostics import effective_sample_size
 from scipy.stats import kurtosis, norm
 
 from bayesharm import fit, load_dataset
-from bayesharm.datasets.reference_study import reference_study
+from bayesharm.datasets import reference_study
 from bayesharm.fitting import scheduler
 from bayesharm.model.catalog import load_reference, model_names
 
@@ -24,7 +24,8 @@ def test_staged_posterior_is_the_explicit_one(model, monkeypatch):
     reference = load_reference(model)
     n_features = reference["n_features"]
     assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400
-    posterior = fit(load_dataset(*reference_study(n_features)), model, seed=1, **DRAWS)
+    make_study = getattr(reference_study, reference["study"].split(".")[-1].split("(")[0])
+    posterior = fit(load_dataset(*make_study(n_features)), model, seed=1, **DRAWS)
     assert posterior.run["n_converged"] >= 0.9 * n_features  # a feature that has not converged is marked
 
     ours = {}
@@ -42,6 +43,10 @@ def test_staged_posterior_is_the_explicit_one(model, monkeypatch):
         logs = np.log(hyper[ratio].values)
         if name in reference["summaries"]:
             ours[name] = (logs.mean((0, 1)), logs.std((0, 1)), 800)
+
+    if "slope_correlation" in reference["summaries"]:
+        draws = hyper["slope_correlation"].values
+        ours["slope_correlation"] = (draws.mean((0, 1)), draws.std((0, 1)), effective_sample_size(draws))
 
     omega = hyper["omega"].values.reshape(-1, hyper.sizes["family"])
     heavy_tails["omega"] = np.sqrt((kurtosis(omega, fisher=False) - 1) / 2)

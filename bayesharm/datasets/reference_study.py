@@ -60,7 +60,7 @@ def reference_study_over_years(n_features: int = N_FEATURES) -> tuple[pd.DataFra
     features : (scan, feature) float64 array
     """
     rng, study = np.random.default_rng(20201207), _simulate(SIZES | {"noise": 0.08})
-    chosen = _choose_scans(study, n_scans=1, n_people=3)[["participant_id", "scanner", "site", "diagnosis"]]
+    chosen = _choose_scans(study, n_scans=1, n_people=2)[["participant_id", "scanner", "site", "diagnosis"]]
     travels = chosen.participant_id.duplicated(keep=False)
     scans = chosen.loc[chosen.index.repeat(np.where(travels, 1, rng.integers(1, 5, len(chosen))))]
     is_visit = ~travels[scans.index].to_numpy()

@@ -174,7 +174,9 @@ def shared_terms(layout: IndexLayout, ratios: VarianceRatios) -> GramTerms:
     squares = add_up(grams.eliminated, layout.eliminated, grams.eliminated_gram)
     i, j, group = layout.pairs.first, layout.pairs.second, layout.pairs.group
     other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
-    outer = cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]
+    # products with zeros and ones instead of indices, whose derivatives are additions one by one
+    by_row, by_column = cross @ one_hot(row, n_dense, dtype), cross @ one_hot(column, n_dense, dtype)
+    outer = by_row[i] * by_column[j] + other * by_row[j] * by_column[i]
     log_noise = ratios.log_noise[layout.class_scanner]
     weight = entry_weight(layout, ratios, np.arange(len(layout.class_scanner))[:, None], has_gain[row] + has_gain[column])
     dense = segment_sum(layout.merged_class, layout.n_merged, weight * grams.dense_gram[:, row, column].astype(dtype))
@@ -228,6 +230,8 @@ def _add(layout: IndexLayout, ratios: VarianceRatios, additions: Additions, n: i
 
 def segment_sum(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
     """Sums of rows that have the same index, (row, …) -> (n, …)."""
+    if len(index) == n and (index == np.arange(n)).all():
+        return jnp.asarray(values)
     if len(index) * n > MAX_ONE_HOT or values.ndim > 2:
         return jax.ops.segment_sum(jnp.asarray(values), index, n)
     return one_hot(index, n, values.dtype) @ values
