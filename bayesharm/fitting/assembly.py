@@ -126,8 +126,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     eta, omega = (part[..., : len(design.hyper_groups)].copy() for part in (hyper.eta, hyper.omega))
     eta[..., design.n_eta :] = 0.0  # of noise ratios: lambda is their mean
     arrays = {"eta": eta, "omega": omega, "noise_ratio": noise, "bias_ratio": bias, "gain": gain}
-    arrays["slope_correlation"] = np.tanh(np.moveaxis(correlation, 0, -1))
-    coords = coords | {"slope_family": ("slope_family", np.array(design.correlations, dtype=object))}
+    if design.correlations:
+        arrays["slope_correlation"] = np.tanh(np.moveaxis(correlation, 0, -1))
+        coords = coords | {"slope_family": ("slope_family", np.array(design.correlations, dtype=object))}
     return HYPER.dataset(arrays, coords, about)
 
 

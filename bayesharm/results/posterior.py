@@ -143,8 +143,8 @@ class Posterior:
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
         means = [np.log(hyper[name]).mean(("chain", "draw")) for name in SCANNER_RATIOS]
         known = [mean.reindex(scanner=wanted, fill_value=np.log(np.exp(mean).mean())).values for mean in means]
-        known.append(np.arctanh(hyper["slope_correlation"]).mean(("chain", "draw")).values)
-        return VarianceRatios(*known)
+        rho = hyper["slope_correlation"].values if "slope_correlation" in hyper else np.zeros((1, 1, 0))
+        return VarianceRatios(*(*known, np.arctanh(rho).mean((0, 1))))
 
     def __repr__(self) -> str:
         return (

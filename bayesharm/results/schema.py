@@ -131,7 +131,9 @@ HYPER = Group(
         Variable("noise_ratio", ("chain", "draw", "scanner"), RATIO, "lambda: noise variance of a scanner"),
         Variable("bias_ratio", ("chain", "draw", "scanner"), RATIO, "kappa: prior variance of the biases of a scanner"),
         Variable("gain", ("chain", "draw", "scanner"), RATIO, "g: factor on differences between people"),
-        Variable("slope_correlation", ("chain", "draw", "slope_family"), NONE, "rho: correlation of intercepts and slopes"),
+        Variable(
+            "slope_correlation", ("chain", "draw", "slope_family"), NONE, "rho: correlation of intercepts and slopes", True
+        ),
     ),
 )
 
