@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from posteriors import make_learned
 from studies import extend, log_normal, random_study
 
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects, draw_effects
 from bayesharm.data.dataset import load_dataset
-from bayesharm.likelihood.definition import design_matrix, prior_covariance, scan_precision
+from bayesharm.harmonization.noise_scaling import Expectation
+from bayesharm.likelihood.definition import design_matrix, gain_of_scanners, prior_covariance, scan_precision
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
@@ -146,3 +148,23 @@ def test_statistics_of_old_and_new_scans_are_those_of_all(model):
         likelihood = both.likelihood
         found = likelihood.log_likelihood(likelihood.weighted(ratios, one), jnp.asarray(log_scales_of[1])[:, None])
         assert float(found[0]) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("model", ["slopes", "gain", "everything"])
+def test_expected_values_have_the_mean_of_the_scans(model):
+    """The expected values of the scans of the fit have their weighted mean, effects that are not expected apart."""
+    scans, spec = random_study(2), extend(model)
+    values = np.random.default_rng(2).normal(3, 2, (len(scans), 3))
+    posterior = make_learned(load_dataset(scans, values), spec)
+    rng, design = np.random.default_rng(0), build_design(scans, spec)
+    u, gain = np.zeros((len(design.columns), 3)), gain_of_scanners(design, posterior.variance_ratios(design.scanners))
+    for group in design.effects:
+        node = posterior.effect(group.name)
+        node["mean"].values[:] = rng.normal(0, 1, node["mean"].shape)
+        u[group.columns[:, 0]] = node["mean"].values / np.broadcast_to(group.weight, len(group.levels))[:, None]
+    of_scans = gain[[design.scanners.index(name) for name in scans.scanner]]
+    expectation = Expectation(posterior, scans, ("measurement",), np.arange(3), None, of_scans)(slice(None), slice(None))
+    expected = np.isin(design.families, ["sampling", "disorder", "disorder_age", "covariate"])
+    x = design_matrix(design, posterior.variance_ratios(design.scanners)).toarray()
+    rest = values - x[:, ~expected] @ u[~expected] - expectation
+    np.testing.assert_allclose(design.scan_weight @ rest, 0, atol=1e-9)

@@ -15,6 +15,7 @@ from bayesharm.data.scans import find_travelers
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.scanner_ratios import ScannerRatios
 from bayesharm.model.labels import Population
+from bayesharm.model.slopes import SlopeColumn
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import read_populations
 from bayesharm.results.posterior import Posterior
@@ -99,17 +100,28 @@ def slope_values(posterior: Posterior, scans: pd.DataFrame, families: Sequence[s
     """
     if not slope_names(posterior.spec, families):
         return None
-    column = next(each for each in posterior.sufficient_statistics.attrs["slopes"] if each["family"] == families[0])
-    name = column["column"]
+    columns = (SlopeColumn(**each) for each in posterior.sufficient_statistics.attrs["slopes"])
+    return distance_from_center(scans, next(each for each in columns if each.family == families[0]))
+
+
+def distance_from_center(scans: pd.DataFrame, slope: SlopeColumn) -> np.ndarray:
+    """Return the distance of each scan from the value from which slopes count, (scan,); not those of participants.
+
+    Raises
+    ------
+    InputError
+        The column is absent, is not numeric, or lacks values.
+    """
+    name = slope.column
     values = pd.to_numeric(scans[name], errors="coerce").to_numpy(float) if name in scans else np.full(len(scans), np.nan)
     if (bad := ~np.isfinite(values)).any():
         raise InputError(
-            f"The {families[0]} effects of the fit depend on {name}, which not all scans have.",
+            f"The {slope.family} effects of the fit depend on {name}, which not all scans have.",
             got=f"no number in the column {name!r} for scans {shorten(scans['scan_id'][bad])}",
             expected="a number for every scan",
             do="complete the column, or leave these scans out",
         )
-    return values - column["center"]
+    return values - slope.center
 
 
 def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Population | None]:

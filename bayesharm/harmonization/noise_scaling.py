@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
-from bayesharm.harmonization.corrections import Correction, find_populations
+from bayesharm.harmonization.corrections import Correction, distance_from_center, find_populations
 from bayesharm.harmonization.scanner_ratios import ScannerRatios
 from bayesharm.likelihood.definition import gain_of_scanners
 from bayesharm.model.covariates import centered_covariates, covariate_sources, covariates_from_dict
+from bayesharm.model.slopes import SlopeColumn
 from bayesharm.results.nodes import read_populations, read_statistics
 from bayesharm.results.posterior import Posterior
 
@@ -99,13 +100,16 @@ class Expectation:
         design, gain_of_class = statistics.design, None
         if posterior.spec.gain != "none":
             gain_of_class = gain_of_scanners(design, posterior.variance_ratios(design.scanners))[design.class_scanner]
-        shown = statistics.observed(gain_of_class)  # scans of each level, as far as gains show it
+        shown = statistics.observed(gain_of_class, weighted=True)  # scans of each level, as far as gains show it
         n_scans = shown[0]  # of the mean, the first column
         columns = {group.name: group.columns for group in design.effects}
         chosen = feature_indices if statistics.has_missing else [0]
         self.gain = np.ones(len(scans)) if gain is None else gain
+        self._indices = feature_indices
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
+        names = {family.name: family.slope_name for family in posterior.spec.slopes}
+        slopes = {names[each.family]: each for each in design.standards.slopes}
         for name in posterior.effect_families:
             if name in posterior.spec.components and name != posterior.spec.removed_effect:
                 continue  # the removed effect is the sum of all components
@@ -113,10 +117,14 @@ class Expectation:
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
                 self.terms.append((_centered_covariates(posterior, scans), values))
-                if statistics.has_missing or gain_of_class is not None:  # else the mean of a covariate over the scans is 0
-                    sd = np.array([covariate.sd for covariate in design.covariates])[:, None]
-                    sums = statistics.covariate_sums(gain_of_class)
-                    self.mean -= ((sd * sums / n_scans)[:, chosen] * values).sum(axis=0)
+                sd = np.array([covariate.sd for covariate in design.covariates])[:, None]
+                sums = statistics.sums_of(np.flatnonzero(design.families == "covariate"), gain_of_class)
+                self.mean -= ((sd * sums / n_scans)[:, chosen] * values).sum(axis=0)  # 0 where all scans count alike
+                continue
+            if (slope := slopes.get(name)) is not None:
+                sums = statistics.sums_of(columns[name][:, 0], gain_of_class)
+                self.mean -= ((slope.sd * sums / n_scans)[:, chosen] * values).sum(axis=0)
+                self._add_slopes(posterior, scans, effect, slope, families, target)
                 continue
             n_levels = shown[columns[name]].min(axis=1)
             self.mean -= ((n_levels / n_scans)[:, chosen] * values).sum(axis=0)
@@ -124,6 +132,29 @@ class Expectation:
                 self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
             if name not in families and (levels := _levels(posterior, scans, effect, dim)) is not None:
                 self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
+
+    def _add_slopes(
+        self,
+        posterior: Posterior,
+        scans: pd.DataFrame,
+        effect: xr.Dataset,
+        slope: SlopeColumn,
+        families: tuple[str, ...],
+        target: str | None,
+    ) -> None:
+        """Add what stays in the data of effects that depend on a column: those of the target, and of diagnoses."""
+        dim = str(effect["n_scans"].dims[0])
+        effect = effect.isel(feature=self._indices)
+        if dim == "scanner":
+            levels = np.full(len(scans), -1 if target is None else list(effect[dim].values).index(target))
+            if slope.family not in families:
+                return
+        elif (found := _levels(posterior, scans, effect, dim)) is None:
+            return
+        else:
+            levels = found
+        distance = distance_from_center(scans, slope)
+        self.terms.append(((levels[:, None] == np.arange(effect.sizes[dim])) * distance[:, None], effect["mean"].values))
 
     def __call__(self, columns: slice, rows: slice) -> np.ndarray:
         """Return the expected values of some scans and features, (scan, feature)."""
@@ -156,11 +187,9 @@ class NoiseMatching:
 
 
 def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndarray:
-    """Return the mean over all scans in the posterior, those of adaptation included, (feature,)."""
+    """Return the weighted mean over all scans in the posterior, those of adaptation included, (feature,)."""
     scales, statistics = posterior.scales, posterior.sufficient_statistics
-    n_scans = statistics["size"].values.sum()
-    if "counts" in statistics:
-        n_scans = read_statistics(statistics, posterior.spec).observed()[0]
+    n_scans = read_statistics(statistics, posterior.spec).observed(weighted=True)[0]
     intercept = statistics["dense_column"].values == 0
     standardized = statistics["dense"].values[intercept].sum(0) / n_scans  # 0 in a fit; adaptation adds scans
     return (scales["center"].values + scales["feature_scale"].values * standardized)[feature_indices]

@@ -59,7 +59,7 @@ class SufficientStatistics:
         """Whether features lack scans."""
         return self.moments.counts is not None
 
-    def observed(self, gain: np.ndarray | None = None) -> np.ndarray:
+    def observed(self, gain: np.ndarray | None = None, weighted: bool = False) -> np.ndarray:
         """Count the observed scans of each column and feature, (column, feature); 0 for covariates and slopes.
 
         Where every feature has all scans, (column, 1).
@@ -67,15 +67,18 @@ class SufficientStatistics:
         Parameters
         ----------
         gain : (class,) array, optional
-            Weight of the scans of each noise class, for columns that the gain multiplies; 1 by default.
+            Factor on the scans of each noise class, for columns that the gain multiplies; 1 by default.
+        weighted : bool
+            Whether scans count by their weights, as they do in all products.
         """
         index = index_counts(self.design)
         rows = [(column, k) for k, columns in enumerate(index.patterns) for column in columns]
         column, pattern = np.array(rows, int).reshape(-1, 2).T
         shape, weight = (len(self.design.columns), len(self.counts)), np.ones(len(rows))
+        start = index.first_pattern if weighted else 0
         if gain is not None:
             weight = np.where(self.design.has_gain[column], gain[index.pattern_class[pattern]], 1.0)
-        members = sparse.csr_array((weight, (column, pattern)), shape=shape)
+        members = sparse.csr_array((weight, (column, start + pattern)), shape=shape)
         return members @ self._counts
 
     @property
@@ -91,20 +94,22 @@ class SufficientStatistics:
         n = np.bincount(columns, self.counts[np.concatenate(members)], minlength=len(self.design.columns))
         return n.round().astype(int)
 
-    def covariate_sums(self, gain: np.ndarray | None = None) -> np.ndarray:
-        """Sum each standardized covariate over the observed scans of each feature, (covariate, feature).
+    def sums_of(self, columns: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+        """Sum standardized covariates or slopes over the weighted observed scans of each feature, (column, feature or 1).
 
         Parameters
         ----------
+        columns : int array
+            Columns of covariates or slopes.
         gain : (class,) array, optional
             As for :meth:`observed`.
         """
         index = index_counts(self.design)
         products = self._counts[index.first_product :]
         if gain is not None:
-            products = gain[index.product_class][:, None] * products
-        covariates = np.flatnonzero(self.design.families == "covariate")
-        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in covariates])
+            factor = np.where(self.design.has_gain[index.numeric], gain[index.product_class], 1.0)
+            products = factor[:, None] * products
+        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in columns])
 
     @property
     def likelihood(self) -> CollapsedLikelihood:
