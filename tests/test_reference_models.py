@@ -211,7 +211,7 @@ def test_pymc_density_is_the_one_written_by_hand(witnessed, pymc):
 @pytest.mark.parametrize("name", sorted(SPECS.keys() - set(model_names())))
 def test_the_collapsed_density_is_the_explicit_one_integrated_over_effects(name):
     """For variants; `test_models_command` checks the models themselves."""
-    rng, scans = np.random.default_rng(6), suited_scans(SPECS[name])
+    rng, scans = np.random.default_rng(6), small_study()
     design, features = build_design(scans, SPECS[name]), random_features(len(scans), rng)
     points = [random_point(design, N_FEATURES, rng) for _ in range(3)]
     explicit = explicit_densities(design, features, points).marginal
