@@ -124,6 +124,7 @@ def fit(
     transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
     gain: opt.GainOption = None,
+    noise_ratio: opt.NoiseRatioOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
@@ -132,6 +133,7 @@ def fit(
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
     time: opt.TimeOption = None,
+    noise_weight: opt.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
@@ -181,6 +183,7 @@ def fit(
         spec = configure_model(
             chosen, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),
             reference=reference, feature_scaling=feature_scaling, gain=gain, time=time,
+            noise_ratio=noise_ratio, noise_weight=noise_weight,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))

@@ -178,6 +178,24 @@ GainOption = Annotated[
         "none: scanners only shift values and add noise. [dim]Default: as in the model.[/dim]",
     ),
 ]
+NoiseRatioOption = Annotated[
+    Literal["homogeneous", "scanner", "scanner-feature"] | None,
+    typer.Option(
+        "--noise-ratio",
+        show_default=False,
+        help="scanner: each scanner has a noise variance ratio, shared by all features. scanner-feature: each feature has "
+        "its own around it; slower. homogeneous: the same noise on all scanners. [dim]Default: as in the model.[/dim]",
+    ),
+]
+NoiseWeightOption = Annotated[
+    str | None,
+    text(
+        "--noise-weight",
+        "COLUMN",
+        "Column with the noise variance of each scan relative to other scans, such as one over its number of volumes.",
+        COLUMNS_PANEL,
+    ),
+]
 SeedOption = Annotated[int, number("--seed", "Random seed. The same seed gives the same result.")]
 QuietOption = Annotated[bool, flag("--quiet", "Do not show progress. Notes and errors are still shown.", short="-q")]
 EdgeTableOption = Annotated[

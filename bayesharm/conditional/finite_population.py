@@ -163,6 +163,9 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         fitted = (first[levels.column] * value[..., None]).sum(0) + fixed @ first[levels.fixed_columns]
         finite = [jnp.exp(log_scales[0])]
         for k, columns in enumerate(levels.of_family):
+            if not len(columns):  # participants who were all scanned once
+                finite.append(jnp.full_like(effects[0], jnp.nan))
+                continue
             # a shift of all levels of a family is not separable from the mean of the scans
             deviation = effects[columns] - levels.centered[k] * effects[columns].mean(0)
             effects = effects.at[columns].set(deviation)
@@ -176,7 +179,7 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
             share, one = jnp.where(observed, share, 0.0), jnp.where(observed, one, 0.0)
             n_scans = observed.sum(0)
         weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
-        contribution = (squares * weight).sum(1) / n_scans / n_levels
+        contribution = (squares * weight).sum(1) / n_scans / np.maximum(n_levels, 1)
         return jnp.stack(finite), jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])
 
     finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches))

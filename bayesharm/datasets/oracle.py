@@ -65,8 +65,10 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
     for start in range(0, n_features, block):
         part = slice(start, min(start + block, n_features))
         sigma2, tau2 = truth.scales["noise"][part] ** 2, truth.scales["participant"][part] ** 2
+        feature_noise = 1.0 if truth.feature_noise is None else truth.feature_noise.iloc[:, part].to_numpy() ** 2
+        of_scanner = dict(zip(truth.noise_ratio.index, sigma2 * np.ones((n_scanners, 1)) * feature_noise, strict=True))
         weight = np.stack([
-            1 / (sigma2 * truth.noise_ratio[scanner] + tau2 * truth.gain[scanner] ** 2 * single)
+            1 / (of_scanner[scanner] * truth.noise_ratio[scanner] + tau2 * truth.gain[scanner] ** 2 * single)
             for scanner, single, _ in classes
         ])  # fmt: skip
         y = simulation.features[:, part].astype(float)

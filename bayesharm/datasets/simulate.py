@@ -48,8 +48,9 @@ class Simulation:
         """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
 
         ``truth.npz`` contains ``mean``, ``noise_ratio``, ``bias_ratio``, ``gain``, ``hyper`` (family × (eta, omega)),
-        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``, and
-        of a longitudinal study ``slope_correlation``. It contains no pickled objects.
+        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``; of
+        a longitudinal study ``slope_correlation``; and ``feature_noise``, if it is simulated. It contains no pickled
+        objects.
 
         Returns
         -------
@@ -95,6 +96,7 @@ class Simulation:
             **{f"effects/{name}": table.to_numpy() for name, table in effects.items()},
             **{f"levels/{name}": table.index.to_numpy(dtype=str) for name, table in effects.items()},
             **({} if truth.slope_correlation is None else {"slope_correlation": np.array(truth.slope_correlation)}),
+            **({} if truth.feature_noise is None else {"feature_noise": truth.feature_noise.to_numpy()}),
         }
         np.savez(folder / "truth.npz", allow_pickle=False, **arrays)
         return folder
@@ -109,6 +111,7 @@ def simulate_srpbs(
     noise_ratio_log_sd: float = 0.0,
     bias_ratio_log_sd: float = 0.0,
     gain_log_sd: float = 0.0,
+    feature_noise_log_sd: float = 0.0,
     travelers: Literal["published", "hub-and-spoke"] = "published",
     without_travelers: Sequence[str] | str = (),
     tail_df: float | None = None,
@@ -137,6 +140,8 @@ def simulate_srpbs(
         Sd over scanners of the log bias-variance ratio. Not together with `protocol`.
     gain_log_sd : float
         Sd over scanners of the log gain, which multiplies sampling, disorder and participant effects.
+    feature_noise_log_sd : float
+        Sd over features of the log factor of a scanner's noise sd, in each feature around that of the noise ratio.
     travelers : {"published", "hub-and-spoke"}
         Nine men on every scanner, or thirty people with one scan on the hub ATT and one on each of two other scanners.
     without_travelers : str or sequence of str
@@ -163,8 +168,8 @@ def simulate_srpbs(
     """
     excluded = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
     _check_options(
-        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, gain_log_sd, travelers, excluded, tail_df,
-        dtype,
+        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, gain_log_sd, feature_noise_log_sd, travelers,
+        excluded, tail_df, dtype,
     )  # fmt: skip
     if protocol and bias_ratio_log_sd:
         raise InputError(
@@ -200,6 +205,7 @@ def simulate_srpbs(
         noise_ratio_log_sd,
         bias_ratio_log_sd,
         gain_log_sd,
+        feature_noise_log_sd,
         {**RMS, **(sizes or {})},
         protocol or {},
     )
@@ -210,15 +216,15 @@ def simulate_srpbs(
     ]
     for group_name, scans, rows, out in groups:
         columns = {effect_group: _columns(truth, scans, effect_group) for effect_group in truth.effects}
-        ratio, gain = (
-            np.sqrt(truth.noise_ratio.loc[scans["scanner"]].to_numpy()),
-            truth.gain.loc[scans["scanner"]].to_numpy(),
-        )
+        scanner = truth.noise_ratio.index.get_indexer(scans["scanner"])
+        ratio, gain = np.sqrt(truth.noise_ratio.to_numpy()[scanner]), truth.gain.to_numpy()[scanner]
         for start in range(0, n_features, BLOCK):
             block = slice(start, min(start + BLOCK, n_features))
             # Features are the first axis: a stream is then consumed feature by feature, whatever the block size.
             values = _noise(streams, group_name, (block.stop - start, len(scans)), tail_df)
             values *= truth.scales["noise"][block, None] * ratio
+            if truth.feature_noise is not None:
+                values *= truth.feature_noise.to_numpy()[:, block].T[:, scanner]
             values += truth.mean[block, None]
             for effect_group, (effects, column) in columns.items():
                 values += effects[block][:, column] * (1 if effect_group == "measurement" else gain)
@@ -268,6 +274,7 @@ def _check_options(
     noise_ratio_log_sd: float,
     bias_ratio_log_sd: float,
     gain_log_sd: float,
+    feature_noise_log_sd: float,
     travelers: str,
     left_out: tuple[str, ...],
     tail_df: float | None,
@@ -282,6 +289,7 @@ def _check_options(
         (0 <= noise_ratio_log_sd < np.inf, "noise_ratio_log_sd", noise_ratio_log_sd, "a number of at least 0"),
         (0 <= bias_ratio_log_sd < np.inf, "bias_ratio_log_sd", bias_ratio_log_sd, "a number of at least 0"),
         (0 <= gain_log_sd < np.inf, "gain_log_sd", gain_log_sd, "a number of at least 0"),
+        (0 <= feature_noise_log_sd < np.inf, "feature_noise_log_sd", feature_noise_log_sd, "a number of at least 0"),
         (
             travelers in ("published", "hub-and-spoke"),
             "travelers",

@@ -13,7 +13,7 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
-from bayesharm.harmonization.scanner_ratios import read_ratios
+from bayesharm.harmonization.scanner_ratios import read_feature_noise, read_ratios
 from bayesharm.results.posterior import Posterior
 
 
@@ -78,7 +78,8 @@ class BayesFitted:
         indices = pd.Index(self.posterior.features).get_indexer(pd.Index(names))
         ratios = read_ratios(self.posterior, self.scanners, seed=0).mean
         if self.options.match_noise:  # of both steps together
-            by_scanner = noise_factors(self.posterior, ratios, target, indices)
+            log_noise = read_feature_noise(self.posterior, self.scanners, indices)
+            by_scanner = noise_factors(self.posterior, ratios, target, indices, log_noise)
         else:
             by_scanner = np.exp((ratios.log_gain[target] if target >= 0 else 0.0) - ratios.log_gain)[:, None]
         return by_scanner[pd.Index(self.scanners).get_indexer(scanner)]

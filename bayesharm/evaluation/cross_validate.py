@@ -105,7 +105,8 @@ def cross_validate(
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
     options |= {"covariates": named, "formula": formula}
     if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
-        checked = {name: options[name] for name in ("protocol", "feature_scaling", "gain") if name in options}
+        checkable = ("protocol", "feature_scaling", "gain", "noise_ratio", "noise_weight")
+        checked = {name: options[name] for name in checkable if name in options}
         spec = configure_model(model, dataset, covariates=named, formula=formula, reference=reference, **checked)
         refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
         if spec.formula:

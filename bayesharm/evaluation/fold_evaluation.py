@@ -152,7 +152,7 @@ class FoldEvaluation:
             self.seconds[name].append(time.perf_counter() - start)
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
         bayesharm = fitted.get(BAYESHARM)
-        if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.noise_ratio == "scanner":
+        if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.noise_ratio != "homogeneous":
             fitted[MATCHED_NOISE] = replace(bayesharm, options=replace(bayesharm.options, match_noise=True))
         if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.gain == "scanner":
             fitted[MATCHED_GAIN] = replace(bayesharm, options=replace(bayesharm.options, match_gain=True))

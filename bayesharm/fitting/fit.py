@@ -39,6 +39,8 @@ def fit(
     reference: str | None = None,
     feature_scaling: str | None = None,
     gain: str | None = None,
+    noise_ratio: str | None = None,
+    noise_weight: str | None = None,
     time: str | None = None,
     accept: Sequence[str] = (),
     notes: Sequence[str] = (),
@@ -74,6 +76,11 @@ def fit(
         (better where all are of one kind, such as the edges of a connectome).
     gain : {'none', 'scanner'}, optional
         Whether each scanner has a gain, a factor on differences between people; default: as in the model.
+    noise_ratio : {'homogeneous', 'scanner', 'scanner-feature'}, optional
+        Whether scanners have noise variance ratios, shared by all features, or around these one for each feature; default:
+        as in the model, `scanner`.
+    noise_weight : str, optional
+        Column with the noise variance of each scan relative to other scans, such as one over its number of volumes.
     time : str, optional
         Column on which the trajectories of participants depend, in place of that of the model, `time`.
     accept : sequence of str
@@ -117,7 +124,7 @@ def fit(
     notes = (*on_choice, *notes)
     spec = configure_model(
         model, dataset, covariates=covariates, formula=formula, protocol=protocol, reference=reference,
-        feature_scaling=feature_scaling, gain=gain, time=time,
+        feature_scaling=feature_scaling, gain=gain, noise_ratio=noise_ratio, noise_weight=noise_weight, time=time,
     )  # fmt: skip
     chosen = Settings.from_options(settings)
     _check_seed(seed)

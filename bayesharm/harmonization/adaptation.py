@@ -209,6 +209,10 @@ def _adaptation_notes(
         f"Adapted to {n_used:,} new scan{'s' * (n_used != 1)}{scanners}: the effects are those given the posterior medians "
         "of the scales."
     ]
+    if any(is_new) and merged.design.n_eta < len(merged.design.scales):
+        notes.append(
+            f"The noise of {shorten(names[is_new])} has one ratio for all features: a fit would learn one for each."
+        )
     if n_used < n_given:
         notes.append(f"This model uses travelers only: {n_given - n_used:,} scans of other people were not used.")
     without = names[is_new & (n_travelers == 0)]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.corrections import Correction, distance_from_center, find_populations
-from bayesharm.harmonization.scanner_ratios import ScannerRatios
+from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_feature_noise
 from bayesharm.likelihood.definition import gain_of_scanners
 from bayesharm.model.covariates import centered_covariates, covariate_sources, covariates_from_dict
 from bayesharm.model.slopes import SlopeColumn
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def noise_factors(posterior: Posterior, ratios: ScannerRatios, target: int, feature_indices: np.ndarray) -> np.ndarray:
+def noise_factors(
+    posterior: Posterior,
+    ratios: ScannerRatios,
+    target: int,
+    feature_indices: np.ndarray,
+    log_noise: np.ndarray | float = 0.0,
+) -> np.ndarray:
     """Return the factors that give deviations the same variance on every scanner, (…, scanner, feature).
 
     The deviation of a person scanned once is the participant's effect plus noise, of variance ``g² tau_p² + sigma² lambda``.
@@ -38,6 +44,8 @@ def noise_factors(posterior: Posterior, ratios: ScannerRatios, target: int, feat
         Index of the target scanner, or -1.
     feature_indices : (feature,) int array
         Indices of the features in the posterior.
+    log_noise : (scanner, feature) array, optional
+        Log factors of lambda in each feature, :func:`~bayesharm.harmonization.scanner_ratios.read_feature_noise`.
     """
     spec, scales = posterior.spec, posterior.scales["q50"][:, feature_indices]
     noise = scales.sel(family="noise").values ** 2
@@ -46,7 +54,7 @@ def noise_factors(posterior: Posterior, ratios: ScannerRatios, target: int, feat
         if family.by == "participant" and family.name in scales["family"]:
             participant = scales.sel(family=family.name).values ** 2
     ratio, square_of_gain = (np.exp(part)[..., None] for part in (ratios.log_noise, 2 * ratios.log_gain))
-    variance = square_of_gain * participant + noise * ratio
+    variance = square_of_gain * participant + noise * ratio * np.exp(log_noise)
     # the target's own factor is exactly 1
     return np.sqrt((variance[..., [target], :] if target >= 0 else participant + noise) / variance)
 
@@ -180,8 +188,10 @@ class NoiseMatching:
     def factors(self, columns: slice, draw: int | None = None) -> np.ndarray:
         """Return the factors of the scanners, (scanner, feature), at the means of log lambda and log g or at a draw."""
         ratios, indices = self.correction.ratios, self.correction.feature_indices[columns]
+        effects = self.correction.effects
+        log_noise = read_feature_noise(self.posterior, effects.levels[: effects.n_scanners], indices)
         factors = noise_factors(
-            self.posterior, ratios.mean if draw is None else ratios.at(draw), self.correction.target, indices
+            self.posterior, ratios.mean if draw is None else ratios.at(draw), self.correction.target, indices, log_noise
         )
         return factors / self.correction.gain_factors(draw)[:, None]
 

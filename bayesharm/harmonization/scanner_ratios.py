@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayesharm.algorithms.random_streams import Stage
+from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.results.posterior import Posterior
 
 
@@ -31,6 +32,28 @@ class ScannerRatios(NamedTuple):
     def at(self, draw: int) -> ScannerRatios:
         """One of the draws; after the last comes the first."""
         return ScannerRatios(*(draws[draw % len(draws)] for draws in self))
+
+
+def read_feature_noise(posterior: Posterior, scanners: Sequence[object], feature_indices: np.ndarray) -> np.ndarray:
+    """Read the noise ratios of scanners in each feature: twice the log of their posterior medians, (scanner, feature).
+
+    They are 0 for scanners that are not in the fit, and where features share lambda.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    scanners : sequence
+        Names.
+    feature_indices : (feature,) int array
+        Indices of the features in the posterior.
+    """
+    scales = posterior.scales
+    of_scanner = {str(scales["group"].values[k]): k for k in np.flatnonzero(scales["term"].values == NOISE_RATIO)}
+    log_noise = np.zeros((len(scanners), len(feature_indices)))
+    for row, name in zip(log_noise, scanners, strict=True):
+        if (k := of_scanner.get(str(name), -1)) >= 0:
+            row[:] = 2 * np.log(scales["q50"].values[k, feature_indices])
+    return log_noise
 
 
 def read_ratios(posterior: Posterior, scanners: Sequence[str], seed: int) -> ScannerRatios:

@@ -16,7 +16,7 @@ from bayesharm.model.automatic import ModelChoice, choose_model
 from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import FEATURE_SCALINGS, GAINS, ModelSpec
+from bayesharm.model.spec import FEATURE_SCALINGS, GAINS, NOISE_RATIOS, ModelSpec
 
 
 def configure_model(
@@ -31,6 +31,7 @@ def configure_model(
     gain: str | None = None,
     time: str | None = None,
     noise_weight: str | None = None,
+    noise_ratio: str | None = None,
 ) -> ModelSpec:
     """Return the specification that :func:`bayesharm.fit` uses, with the choices of the user; parameters as there.
 
@@ -62,6 +63,7 @@ def configure_model(
     choices = (
         ("feature_scaling", feature_scaling, FEATURE_SCALINGS, "leave it out to divide each feature by its own sd"),
         ("gain", gain, GAINS, "leave it out for the choice of the model"),
+        ("noise_ratio", noise_ratio, NOISE_RATIOS, "leave it out for the choice of the model"),
     )
     for name, given, known, advice in choices:
         if given is not None:

@@ -23,7 +23,7 @@ from bayesharm.model.contrasts import EffectGroup, columns_of_scanners, effect_g
 from bayesharm.model.covariates import Covariate, covariate_notes, covariate_term
 from bayesharm.model.elimination import choose_eliminated, notes_on_cost
 from bayesharm.model.labels import NOISE_RATIO, Column, Scale, column_labels, scale_labels
-from bayesharm.model.noise_classes import classify_noise
+from bayesharm.model.noise_classes import classify_noise, notes_on_rounding, round_noise
 from bayesharm.model.slopes import notes_on_slopes, slope_values
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.standards import Standards, standardize
@@ -223,6 +223,11 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
         notes += notes_on_slopes(study.table, standards.slopes, spec)
     terms, term_notes = _list_terms(study, spec, standards)
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
+    relative_noise = study.relative_noise / standards.noise_unit
+    people = [family for family in spec.families if family.by == "participant"]
+    if not study.is_repeat_scanned.any() and len(np.unique(round_noise(relative_noise))) > 1:
+        medians |= {Scale(family.name): family.prior_median for family in people}
+        term_notes.append(f"Only {spec.noise_weight!r} separates the size of participant effects from that of the noise.")
     if spec.noise_ratio == "scanner-feature":
         medians |= {Scale(NOISE_RATIO, scanner): 1.0 for scanner in study.scanners}
     index = {scale: k for k, scale in enumerate(medians)}
@@ -239,11 +244,11 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     families = np.concatenate([np.full(len(term.columns), term.slope_of or term.name, object) for term in terms])[order]
     correlations = tuple(family.name for family in spec.slopes if family.name in families)
 
-    by_participant = [f.name for f in spec.families if f.by == "participant" and any(t.name == f.name for t in terms)]
-    single_scan_scale = next((k for scale, k in index.items() if scale.family in by_participant), 0)
+    single_scan_scale = next((index[Scale(family.name)] for family in people if Scale(family.name) in index), 0)
     is_single = ~study.is_repeat_scanned if single_scan_scale else np.zeros(len(study.table), bool)
     scanner = pd.Categorical(study.table.scanner, categories=study.scanners).codes.astype(int)
-    noise = classify_noise(scanner, is_single, study.relative_noise / standards.noise_unit)
+    noise = classify_noise(scanner, is_single, relative_noise)
+    term_notes += notes_on_rounding(is_single, relative_noise, spec)
     noise_scale = np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in study.scanners])
     has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler])
 

@@ -12,6 +12,7 @@ from bayesharm.model.spec import ModelSpec
 
 STEP = 1.15  # ratio of the relative noise variances of neighboring classes of single-scan participants
 MAX_ERROR = STEP**0.5 - 1  # the largest relative error of the noise variance of such a scan
+LEAST_COUNT = 10  # whole numbers from which on they are taken for counts of volumes
 
 
 class NoiseClasses(NamedTuple):
@@ -53,13 +54,24 @@ def _steps(relative_noise: np.ndarray) -> np.ndarray:
     return np.round(np.log(relative_noise) / np.log(STEP)).astype(int)
 
 
+def notes_on_rounding(is_single: np.ndarray, relative_noise: np.ndarray, spec: ModelSpec) -> list[str]:
+    """Say by how much the rounding of relative noise variances changes those of participants with a single scan."""
+    single = relative_noise[is_single]
+    if np.allclose(single, round_noise(single), rtol=1e-3):
+        return []
+    return [
+        f"The noise variances of people scanned once ({spec.noise_weight}) are rounded to powers of {STEP}: each is off by "
+        f"at most {MAX_ERROR:.0%}."
+    ]
+
+
 def read_relative_noise(used: pd.DataFrame, spec: ModelSpec) -> np.ndarray:
     """Read the relative noise variance of each scan in a model, (scan,); 1 where the model does not know them.
 
     Raises
     ------
     InputError
-        The column is absent, is not numeric, or has values that are missing or not above 0.
+        The column is absent, is not numeric, has values that are missing or not above 0, or counts.
     """
     name = spec.noise_weight
     if not name:
@@ -78,5 +90,12 @@ def read_relative_noise(used: pd.DataFrame, spec: ModelSpec) -> np.ndarray:
             got=shorten(f"{value} of {scan}" for value, scan in zip(used[name][bad], used.scan_id[bad], strict=True)),
             expected="a number above 0 for every scan: its noise variance relative to other scans, such as 1 / volumes",
             do="complete the column, or leave these scans out",
+        )
+    if (values >= LEAST_COUNT).all() and (values == np.round(values)).all():
+        raise InputError(
+            f"The column {name!r} of noise weights seems to count volumes, but more volumes mean less noise.",
+            got=f"whole numbers from {values.min():,.0f} to {values.max():,.0f}",
+            expected="the noise variance of each scan relative to other scans, such as 1 / volumes",
+            do=f"add a column with 1 / {name}; if these are variances, divide them by any number: only their ratios count",
         )
     return values

@@ -44,6 +44,7 @@ def check(
     formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
+    noise_weight: str | None = None,
     accept: Sequence[str] | str = (),
     findings: Sequence[Finding] | None = None,
     source: str = "",
@@ -61,7 +62,7 @@ def check(
         Model of the expected precisions; `auto` is the model that suits the study.
     columns : mapping, optional
         Of a scans table, as in :func:`bayesharm.load_dataset`: bayesharm's name -> the user's column.
-    covariates, formula, protocol, reference
+    covariates, formula, protocol, reference, noise_weight
         As for :func:`bayesharm.fit`.
     accept : sequence of str
         Codes of findings that do not count as errors; ``all`` accepts every one.
@@ -85,7 +86,7 @@ def check(
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans)
     chosen = chosen_spec(advice) if model == AUTO else model
-    options = _options(chosen, covariates, formula, protocol, reference)
+    options = _options(chosen, covariates, formula, protocol, reference, noise_weight)
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
@@ -149,7 +150,12 @@ def _forecast(
 
 
 def _options(
-    model: str | ModelSpec, covariates: Sequence[str], formula: str, protocol: Sequence[str], reference: str | None
+    model: str | ModelSpec,
+    covariates: Sequence[str],
+    formula: str,
+    protocol: Sequence[str],
+    reference: str | None,
+    noise_weight: str | None,
 ) -> dict[str, Any]:
     """Choices of the user; a specification brings its own."""
     options: dict[str, Any] = {
@@ -157,10 +163,12 @@ def _options(
         "formula": formula,
         "protocol": tuple(protocol),
         "reference": reference,
+        "noise_weight": noise_weight,
     }
     if isinstance(model, ModelSpec):
         options["covariates"] = options["covariates"] or model.covariates
         options["formula"] = formula or model.formula
+        options["noise_weight"] = noise_weight or model.noise_weight or None
         options["reference"] = reference or (model.reference if model.reference != DEFAULT_REFERENCE else None)
     return options
 

@@ -74,7 +74,8 @@ def _separating(spec: ModelSpec) -> ModelSpec:
     """Return a model that separates measurement from sampling bias and does not insist on travelers."""
     if spec.participants != "travelers" and not any(family.by == "population" for family in spec.families):
         other = load_model("traveling_and_cohort")
-        spec = replace(other, reference=spec.reference, covariates=spec.covariates, formula=spec.formula, priors=spec.priors)
+        kept = {name: getattr(spec, name) for name in ("reference", "covariates", "formula", "noise_weight", "priors")}
+        spec = replace(other, **kept)
     return replace(spec, requires_travelers=False)
 
 

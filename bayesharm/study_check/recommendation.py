@@ -78,7 +78,7 @@ def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation,
     model : str or ModelSpec
     advice : Recommendation
     options : dict
-        `covariates`, `formula`, `protocol` and `reference` of :func:`bayesharm.fit`.
+        `covariates`, `formula`, `protocol`, `reference` and `noise_weight` of :func:`bayesharm.fit`.
     """
     refusal: Finding | None = None
     for name, changed in [(model, options), *_nearest(advice, options)]:

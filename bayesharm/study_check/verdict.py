@@ -240,14 +240,14 @@ def next_command(source: str, options: Mapping[str, Any]) -> str:
     source : str
         Arguments that stand for the dataset.
     options : mapping
-        `model`, `reference`, `time`, `covariates`, `formula` and `protocol`.
+        `model`, `reference`, `time`, `covariates`, `formula`, `protocol` and `noise_weight`.
     """
     lists = {name: options[name] for name in ("covariates", "protocol") if options[name]}
-    texts = {name: options[name] for name in ("formula", "time", "reference") if options[name]}
+    texts = {name: options[name] for name in ("formula", "time", "reference", "noise_weight") if options[name]}
     if source:
         words = [f"bayesharm fit {source} --model {options['model']}"]
         words += [f"--{name} {shlex.quote(','.join(values))}" for name, values in lists.items()]
-        words += [f"--{name} {shlex.quote(value)}" for name, value in texts.items()]
+        words += [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in texts.items()]
         return " ".join([*words, "--seed 1 --out run/"])
     arguments = [f'"{options["model"]}"', *(f"{name}={value!r}" for name, value in (lists | texts).items())]
     return f'bayesharm.fit(dataset, {", ".join(arguments)}, seed=1, out="run")'
