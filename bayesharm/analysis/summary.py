@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.convergence import describe_convergence
-from bayesharm.analysis.units import fit_units
+from bayesharm.analysis.units import fit_units, on_slopes, slope_columns
 from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
@@ -34,11 +34,11 @@ class Summary(Tables):
     about : dict
         Model, title, numbers of scans, scanners and features, seed; `components`, the components of measurement bias that
         have effects of their own; `feature_scaling`: whether "sd" below is that of each feature (`per_feature`) or the root
-        mean square over features (`common`); `units` of effects and scales; `preview`.
+        mean square over features (`common`); `units` of effects and scales; `slopes`, what slopes are; `preview`.
     effect_sizes : DataFrame by family
         Root mean square of the effects over levels and features, including their uncertainty: `rms` in the features' units
         (missing where these differ by a factor of more than 100) and `rms_in_sd` in sd of a feature. For `noise`, its
-        standard deviation.
+        standard deviation. For slopes, such as `participant_time`, the change for one sd of the column.
     hyper : DataFrame by family
         `scale`, exp(eta), the typical scale in sd of a feature, and `spread`, omega, the sd of log-scales over features,
         with intervals; the larger `rhat` and the smaller `ess` of the two.
@@ -95,6 +95,7 @@ def summarize(posterior: Posterior) -> Summary:
             "n_features": len(features),
             "feature_scaling": spec.feature_scaling,
             "units": fit_units(posterior),
+            "slopes": on_slopes(slope_columns(posterior)),
             "components": spec.components if len(spec.components) > 1 else (),
             "seed": run["seed"],
             "preview": bool(posterior.preview_notice),
@@ -114,12 +115,13 @@ def summarize(posterior: Posterior) -> Summary:
 
 def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.scales
-    feature_sd = scales["feature_scale"].values
+    feature_sd, slopes = scales["feature_scale"].values, slope_columns(posterior)
     square = {}
     for name in posterior.effect_families:
         if name != "covariate":  # slopes have the units of the covariate
             effect = posterior.effect(name)
-            square[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
+            unit = slopes[name].sd if name in slopes else 1.0
+            square[name] = unit**2 * (effect["mean"].values ** 2 + effect["sd"].values ** 2)
     noise = scales.sel(family="noise")
     square["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
     has_rms = posterior.is_single_modality
@@ -213,7 +215,8 @@ def effect_size_table(summary: Summary) -> Table:
     table = make_table(
         "Size of each source of variation between scans",
         f"Root mean square of the effects over levels and features, including their uncertainty. {_define_sd(summary)}"
-        + (f" Units: {summary.about['units']}." if has_units else ""),
+        + (f" Units: {summary.about['units']}." if has_units else "")
+        + summary.about["slopes"],
         ["source", "in sd", *(["in units"] if has_units else []), "description"],
     )
     for family, row in summary.effect_sizes.sort_values("rms_in_sd", ascending=False).iterrows():

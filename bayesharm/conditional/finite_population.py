@@ -67,9 +67,9 @@ class FamilyLevels(NamedTuple):
 
 def find_levels(design: Design) -> FamilyLevels:
     """Find the level of every family that each scan of a design has."""
-    by_diagnosis = {family.name for family in design.spec.families if family.by == "diagnosis"}
+    by_diagnosis = [name for name in set(design.families) if design.spec.dimension_of(name) == "diagnosis"]
     of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, design.n_eta))
-    of_name = np.isin(design.families, list(by_diagnosis))
+    of_name = np.isin(design.families, by_diagnosis)
     fixed_columns = np.flatnonzero(design.column_scale < 0).astype(np.int32)
     matrix = design.matrix.tocsc()
     column = np.full((len(of_family), design.n_scans), len(design.columns), np.int32)

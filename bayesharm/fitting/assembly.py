@@ -110,7 +110,7 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     )
     noise, bias, gain, correlation = VarianceRatios.from_vector(np.moveaxis(log_ratios, -1, 0), len(design.scanners))
     noise, bias, gain = (np.exp(np.moveaxis(part, 0, -1)) for part in (noise, bias, gain))
-    gain[..., ~design.gain_is_known] = 1.0
+    gain[..., ~(design.gain_is_known & (design.spec.gain != "none"))] = 1.0
     bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # scanners without a kappa of their own
     hyperparameters = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     diagnostics = diagnose(hyperparameters, np.zeros((*hyperparameters.shape[:2], 1), bool))

@@ -176,7 +176,7 @@ def _drop_unknown(design: Design, old: SufficientStatistics, n_old: int) -> tupl
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
     drop = new & (touches | ~has_scale)
     labels = np.array(design.column_labels, object)
-    by_diagnosis = [family.name for family in design.spec.families if family.by == "diagnosis"]
+    by_diagnosis = [name for name in set(design.families) if design.spec.dimension_of(name) == "diagnosis"]
     if len(unknown := labels[drop & np.isin(design.families, by_diagnosis)]):
         raise InputError(
             "Some new scans have a diagnosis that the fit did not have.",

@@ -123,7 +123,7 @@ def _inflations(
 ) -> pd.DataFrame:
     """Variance of each contrast over its variance if a term were known, for each term that is not its own."""
     rows, terms = [], _terms(design)
-    by_of = {family.name: family.by for family in design.spec.families}
+    by_of = {name: design.spec.dimension_of(name) for name in terms}
     for group in (removed, disorder):
         if group is None:
             continue
@@ -145,8 +145,8 @@ def _inflations(
 
 def _with_flat_priors(design: Design, scales: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Return the scales with flat priors of some effects, of which a sum of protocol factors has several."""
-    families = {f.name for f in design.spec.families if f.name in names or f.component_of in names and f.component_of}
-    return np.where([scale.family in families for scale in design.scales], FLAT_SD, scales)
+    components = {family.name for family in design.spec.families if family.component_of in names and family.component_of}
+    return np.where([scale.family in {*names, *components} for scale in design.scales], FLAT_SD, scales)
 
 
 def _variance(design: Design, group: EffectGroup, scales: np.ndarray) -> np.ndarray:
