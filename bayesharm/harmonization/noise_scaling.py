@@ -112,7 +112,7 @@ class Expectation:
         n_scans = shown[0]  # of the mean, the first column
         columns = {group.name: group.columns for group in design.effects}
         chosen = feature_indices if statistics.has_missing else [0]
-        self.gain = np.ones(len(scans)) if gain is None else gain
+        gain = np.ones((len(scans), 1)) if gain is None else gain[:, None]
         self._indices = feature_indices
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
@@ -124,7 +124,7 @@ class Expectation:
             effect = posterior.effect(name)
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
-                self.terms.append((_centered_covariates(posterior, scans), values))
+                self.terms.append((gain * _centered_covariates(posterior, scans), values))
                 sd = np.array([covariate.sd for covariate in design.covariates])[:, None]
                 sums = statistics.sums_of(np.flatnonzero(design.families == "covariate"), gain_of_class)
                 self.mean -= ((sd * sums / n_scans)[:, chosen] * values).sum(axis=0)  # 0 where all scans count alike
@@ -132,14 +132,14 @@ class Expectation:
             if (slope := slopes.get(name)) is not None:
                 sums = statistics.sums_of(columns[name][:, 0], gain_of_class)
                 self.mean -= ((slope.sd * sums / n_scans)[:, chosen] * values).sum(axis=0)
-                self._add_slopes(posterior, scans, effect, slope, families, target)
+                self._add_slopes(posterior, scans, effect, slope, families, target, gain)
                 continue
             n_levels = shown[columns[name]].min(axis=1)
             self.mean -= ((n_levels / n_scans)[:, chosen] * values).sum(axis=0)
             if name == families[0] and target is not None:
                 self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
             if name not in families and (levels := _levels(posterior, scans, effect, dim)) is not None:
-                self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
+                self.terms.append((gain * (levels[:, None] == np.arange(len(values))), values))
 
     def _add_slopes(
         self,
@@ -149,6 +149,7 @@ class Expectation:
         slope: SlopeColumn,
         families: tuple[str, ...],
         target: str | None,
+        gain: np.ndarray,
     ) -> None:
         """Add what stays in the data of effects that depend on a column: those of the target, and of diagnoses."""
         dim = str(effect["n_scans"].dims[0])
@@ -157,17 +158,18 @@ class Expectation:
             levels = np.full(len(scans), -1 if target is None else list(effect[dim].values).index(target))
             if slope.family not in families:
                 return
+            gain = np.ones_like(gain)  # which does not multiply biases
         elif (found := _levels(posterior, scans, effect, dim)) is None:
             return
         else:
             levels = found
         distance = distance_from_center(scans, slope)
-        self.terms.append(((levels[:, None] == np.arange(effect.sizes[dim])) * distance[:, None], effect["mean"].values))
+        weights = (levels[:, None] == np.arange(effect.sizes[dim])) * gain * distance[:, None]
+        self.terms.append((weights, effect["mean"].values))
 
     def __call__(self, columns: slice, rows: slice) -> np.ndarray:
         """Return the expected values of some scans and features, (scan, feature)."""
-        effects = sum(weights[rows] @ values[:, columns] for weights, values in self.terms)
-        return self.mean[columns] + self.gain[rows, None] * effects
+        return self.mean[columns] + sum(weights[rows] @ values[:, columns] for weights, values in self.terms)
 
 
 @dataclass(frozen=True, eq=False)
