@@ -13,6 +13,7 @@ from bayesharm.analysis.convergence import describe_convergence
 from bayesharm.analysis.units import fit_units, on_slopes, slope_columns
 from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
+from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
 from bayesharm.results.schema import SCANNER_RATIOS
@@ -41,7 +42,8 @@ class Summary(Tables):
         standard deviation. For slopes, such as `participant_time`, the change for one sd of the column.
     hyper : DataFrame by family
         `scale`, exp(eta), the typical scale in sd of a feature, and `spread`, omega, the sd of log-scales over features,
-        with intervals; the larger `rhat` and the smaller `ess` of the two.
+        with intervals; the larger `rhat` and the smaller `ess` of the two. `noise_ratio`: the factor of a scanner's noise sd
+        in a feature, whose typical value is 1.
     scanners : DataFrame by scanner
         `bias`, root mean square over features of the posterior mean of the effect that harmonizing removes, and
         `uncertainty`, that of its posterior sd (both in sd of a feature); `noise_ratio` (lambda) and `bias_ratio` (kappa),
@@ -142,8 +144,9 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
         for name, draws in (("scale", np.exp(eta)), ("spread", omega)):
             low, median, high = np.quantile(draws, INTERVAL)
             row |= {name: median, f"{name}_q05": low, f"{name}_q95": high}
-            rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
-            ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
+            if name == "spread" or family != NOISE_RATIO:  # noise ratios have a fixed mean
+                rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
+                ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
         sampled = {"rhat": max(rhat), "ess": min(ess)}
         rows.append(row | (dict.fromkeys(sampled, np.nan) if posterior.preview_notice else sampled))
     return pd.DataFrame(rows).set_index("family")
@@ -233,7 +236,8 @@ def hyper_table(summary: Summary) -> Table:
         "Scales over all features, with 90% intervals",
         "Typical: typical scale, exp(eta), in sd. Spread: sd of log-scales over features, omega"
         + (", without the offset that all scales of a feature share" if has_offset else "")
-        + f". {_define_sd(summary)}",
+        + f". {_define_sd(summary)}"
+        + (" Noise_ratio: factor of a scanner's noise sd in a feature." if NOISE_RATIO in summary.hyper.index else ""),
         ["family", "typical", "90% interval", "spread", "90% interval"],
     )
     for family, row in summary.hyper.iterrows():

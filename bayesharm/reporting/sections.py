@@ -30,6 +30,7 @@ from bayesharm.reporting.plots import (
 from bayesharm.reporting.section import Section
 from bayesharm.reporting.study_section import describe_check
 from bayesharm.results.console import SOURCE_DESCRIPTIONS
+from bayesharm.results.nodes import read_scales
 
 WELL_SUPPORTED, LIKELY = 0.95, 0.8  # probabilities above which an order is called so
 SUPPORTED_GROUP = 0.9  # share of posterior draws above which a group of scanners is reported
@@ -214,7 +215,8 @@ def describe_scales(view: RunView) -> Section:
     """Describe the typical scales before and after the data: those of sampling bias, or of the removed effect."""
     spec, table = view.posterior.spec, view.summary.hyper
     by_population = {family.name for family in spec.families if family.by == "population"}
-    sampling = [str(name) for name in table.index if view.scales[str(name)].family in by_population]
+    groups = read_scales(view.posterior.hyper)
+    sampling = [str(name) for name in table.index if groups[str(name)].family in by_population]
     factor = np.exp(2 * 1.645 * spec.priors.eta_sd)
     sentences = [
         "The typical scale of a source is the median of its scales over features, in sd of a feature. Its 90% prior "
