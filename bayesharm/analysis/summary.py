@@ -207,6 +207,7 @@ def render_summary(summary: Summary) -> Group:
         effect_size_table(summary),
         hyper_table(summary),
         scanners_table(summary),
+        *([gains_table(summary)] if is_estimated(summary.scanners, "gain") else []),
         bullets("Convergence", summary.diagnostics),
         bullets("Caveats", summary.notes),
     )
@@ -250,7 +251,6 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
     """Render the scanners with the largest bias."""
     shown = summary.scanners.head(max_rows)
     kappa = ["kappa"] if is_estimated(summary.scanners, "bias_ratio") else []
-    gain = ["gain", "90% interval"] if is_estimated(summary.scanners, "gain") else []
     title = "Scanners, largest bias first"
     if len(shown) < len(summary.scanners):
         title += f" ({len(shown)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
@@ -259,15 +259,26 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
         "Bias: posterior mean, and its posterior sd (±): root mean squares over features, in sd. Noise: noise variance "
         "ratio (lambda), relative to the average scanner."
         + (" Kappa: bias variance ratio, relative to the average scanner." if kappa else "")
-        + (" Gain: factor on differences between people, relative to the average scanner." if gain else "")
         + f" From data: share of the information on the bias that comes from the data, not the prior. {_define_sd(summary)}",
-        ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, *gain, "from data"],
+        ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, "from data"],
     )
     for scanner, row in shown.iterrows():
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
         noise, ratio = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if kappa else []
-        factor = format_with_interval(row, "gain", 2) if gain else []
-        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, *factor, share)
+        table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, share)
+    return table
+
+
+def gains_table(summary: Summary, max_rows: int = 20) -> Table:
+    """Render the gains of the scanners shown in the table before, largest first."""
+    table = make_table(
+        "Gains of scanners",
+        "Gain: factor on differences between people, relative to the average scanner.",
+        ["scanner", "gain", "90% interval"],
+    )
+    shown = summary.scanners.head(max_rows).sort_values("gain", ascending=False, kind="stable")
+    for scanner, row in shown.iterrows():
+        table.add_row(str(scanner), *format_with_interval(row, "gain", 2))
     return table
 
 

@@ -53,7 +53,7 @@ def plot_scanners(run: Posterior | RunView) -> Figure:
     left, *others = figure.subplots(1, 2 + ("gain" in table), sharey=True)
     draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0])
     left.set_title("Scanners, largest bias first")
-    left.set_xlabel(f"Bias: rms over features, 90% interval\n({view.units})")
+    left.set_xlabel(f"Bias: rms over features\n90% interval ({view.units})")
     panels = (("noise_ratio", "noise", "Noise", "Noise variance ratio (lambda)"), ("gain", "participant", "Gain", "Gain"))
     for ax, (ratio, family, title, label) in zip(others, panels, strict=False):
         draw_intervals(ax, table, ratio, colors_of([family])[0])
@@ -65,7 +65,7 @@ def plot_scanners(run: Posterior | RunView) -> Figure:
         ax.xaxis.set_major_formatter("{x:g}")
         ax.axvline(1, color="0.7", lw=0.8, zorder=0)
         ax.set_title(title)
-        ax.set_xlabel(f"{label}, 90% interval\n(average scanner: 1)")
+        ax.set_xlabel(f"{label}\n90% interval (average scanner: 1)")
     return finish(figure, view)
 
 
