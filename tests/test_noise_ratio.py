@@ -210,7 +210,7 @@ def test_the_noise_of_every_scanner_and_feature_is_found(study, posterior):
     log_noise = log_lambda.mean(0)[:, None] + 2 * np.log(ratios["q50"].values)
     sd = np.log(ratios["q95"].values / ratios["q05"].values) / Z90
     error = (log_noise - log_noise.mean(0)) - (study.log_noise - study.log_noise.mean(0))
-    shared = log_lambda.mean(0) - study.log_noise.T + study.log_noise.mean(0)
+    shared = log_lambda.mean(0) - (study.log_noise - study.log_noise.mean(0)).T
     assert (error**2).mean() < 0.5 * (shared**2).mean()
     assert 0.7 < np.sqrt((error**2 / sd**2).mean()) < 1.25  # a mean over scanners is left out on both sides
     error = log_lambda.mean(0) - [0.8, 0.2, -0.3, -0.7]
