@@ -11,8 +11,8 @@ approximate (`preview`): a prediction needs the hyperparameters only, and draws 
 factor of a scanner's noise sd over features.
 
 *recovery*: simulated SRPBS studies with and without noise ratios of each feature. *Ratio, error*: of the log noise variance
-ratio of a scanner in a feature, relative to the mean over scanners, which the noise of the feature takes up. *Bias*: error of
-the measurement bias relative to the oracle, and coverage of its intervals.
+ratio of a scanner in a feature, relative to the mean over scanners, which the noise of the feature takes up. *Bias*: error
+of the measurement bias relative to the oracle, and coverage of its intervals.
 
 *time*: fits of the simulated study one after the other in one process, the second of each model with compiled programs.
 """
