@@ -161,13 +161,20 @@ class Study:
         person, scanner = (self.scans[name].factorize()[0] for name in ("participant_id", "scanner"))
         log_noise = np.array([0.8, 0.2, -0.3, -0.7])[:, None] + 2 * OMEGA * rng.normal(size=(N_SCANNERS, N_FEATURES))
         self.log_noise = log_noise  # of the variance, each feature from its mean on
-        unit = 10.0 ** rng.integers(0, 3, N_FEATURES)
+        self.unit = 10.0 ** rng.integers(0, 3, N_FEATURES)
         values = 0.7 * rng.normal(size=(14, N_FEATURES))[person] + 0.4 * rng.normal(size=(N_SCANNERS, N_FEATURES))[scanner]
         values += np.exp(log_noise / 2)[scanner] * rng.normal(size=(len(visits), N_FEATURES))
-        self.features = values * unit
+        self.features = values * self.unit
         self.dataset = bayesharm.load_dataset(self.scans, self.features)
         self.posterior = bayesharm.fit(
-            self.dataset, "traveling", noise_ratio="scanner-feature", seed=3, draws=50, target_ess=150, effect_draws=20
+            self.dataset,
+            "traveling",
+            noise_ratio="scanner-feature",
+            seed=3,
+            draws=100,
+            target_ess=150,
+            effect_draws=20,
+            keep_draws="all",
         )
 
 
@@ -204,15 +211,14 @@ def test_the_run_has_a_factor_for_each_scanner_and_one_omega(posterior, tmp_path
 
 
 def test_the_noise_of_every_scanner_and_feature_is_found(study, posterior):
-    """Relative to the mean over scanners, which a feature's own scale takes up; lambda and factor together."""
     log_lambda = np.log(posterior.hyper["noise_ratio"].values).reshape(-1, N_SCANNERS)
-    ratios = ratios_of(posterior)
-    log_noise = log_lambda.mean(0)[:, None] + 2 * np.log(ratios["q50"].values)
-    sd = np.log(ratios["q95"].values / ratios["q05"].values) / Z90
-    error = (log_noise - log_noise.mean(0)) - (study.log_noise - study.log_noise.mean(0))
-    shared = log_lambda.mean(0) - study.log_noise.T + study.log_noise.mean(0)
-    assert (error**2).mean() < 0.5 * (shared**2).mean()
-    assert 0.7 < np.sqrt((error**2 / sd**2).mean()) < 1.25  # a mean over scanners is left out on both sides
+    draws = np.log(posterior.tree["draws"].to_dataset()["scales"].values)
+    log_noise = 2 * (draws[:, :1] + draws[:, 3:]) + log_lambda.mean(0)[:, None]  # (draw, scanner, feature)
+    true = study.log_noise + 2 * np.log(study.unit)
+    z = (log_noise.mean(0) - true) / log_noise.std(0)
+    assert 0.8 < np.sqrt((z**2).mean()) < 1.2 and 0.82 < (np.abs(z) < Z90).mean() < 0.97
+    shared = 2 * draws[:, 0].mean(0) + log_lambda.mean(0)[:, None]
+    assert ((log_noise.mean(0) - true) ** 2).mean() < 0.6 * ((shared - true) ** 2).mean()
     error = log_lambda.mean(0) - [0.8, 0.2, -0.3, -0.7]
     expected = 2 * OMEGA / np.sqrt(N_FEATURES)
     assert (np.abs(error) < Z * np.hypot(expected, log_lambda.std(0))).all()

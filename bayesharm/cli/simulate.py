@@ -14,7 +14,15 @@ from bayesharm.errors import InputError, listed
 SRPBS_PANEL = "Design srpbs"
 LONGITUDINAL_PANEL = "Design longitudinal"
 OPTIONS = {
-    "srpbs": ("no_sampling_bias", "bias_ratio_sd", "gain_sd", "hub_and_spoke", "without_travelers", "tail_df"),
+    "srpbs": (
+        "no_sampling_bias",
+        "bias_ratio_sd",
+        "gain_sd",
+        "feature_noise_sd",
+        "hub_and_spoke",
+        "without_travelers",
+        "tail_df",
+    ),
     "longitudinal": ("people", "crossing", "simultaneous", "travelers"),
 }
 """Design -> options of this design only."""
@@ -57,6 +65,15 @@ GainSdOption = Annotated[
     opt.number(
         "--gain-sd",
         "Differences in gain between scanners: standard deviation of the log factor on differences between people.",
+        panel=SRPBS_PANEL,
+        metavar="X",
+    ),
+]
+FeatureNoiseSdOption = Annotated[
+    float,
+    opt.number(
+        "--feature-noise-sd",
+        "Differences between features in the noise of a scanner: standard deviation of the log factor of its noise sd.",
         panel=SRPBS_PANEL,
         metavar="X",
     ),
@@ -130,6 +147,7 @@ def simulate(
     no_sampling_bias: NoSamplingBiasOption = False,
     bias_ratio_sd: BiasRatioSdOption = 0.0,
     gain_sd: GainSdOption = 0.0,
+    feature_noise_sd: FeatureNoiseSdOption = 0.0,
     hub_and_spoke: HubAndSpokeOption = False,
     without_travelers: WithoutTravelersOption = None,
     tail_df: TailDfOption = None,
@@ -161,6 +179,7 @@ def simulate(
             noise_ratio_log_sd=noise_ratio_sd,
             bias_ratio_log_sd=bias_ratio_sd,
             gain_log_sd=gain_sd,
+            feature_noise_log_sd=feature_noise_sd,
             travelers="hub-and-spoke" if hub_and_spoke else "published",
             without_travelers=without_travelers or (),
         )

@@ -121,7 +121,8 @@ class Group:
 SCANNER_RATIOS = ("noise_ratio", "bias_ratio", "gain")
 HYPER = Group(
     "hyper",
-    "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. "
+    "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. With "
+    "noise ratios of each scanner and feature, `family` has `noise_ratio` for all of these: eta 0 and one omega. "
     "Attributes: `features`, the number of features from which they were learned; `n_independent_features`, their effective "
     "number of independent features; `ratio_rhat`, the largest R-hat of the log ratios (1 if they were not sampled); "
     "`reliable`, 0 if the importance samples of a preview are not",
@@ -139,7 +140,9 @@ HYPER = Group(
 
 SCALES = Group(
     "scales",
-    "posterior of the scale of each family in each feature, and convergence of each feature; q05 to q95 is a 90% interval",
+    "posterior of the scale of each family in each feature, and convergence of each feature; q05 to q95 is a 90% interval. "
+    "`noise_ratio_<scanner>`, if the model has it, is no scale and has no unit: the factor of the scanner's noise sd in the "
+    "feature, beside the square root of its lambda",
     (
         Variable("mean", ("family", "feature"), FEATURE_UNITS, "posterior mean of the scale"),
         Variable("sd", ("family", "feature"), FEATURE_UNITS, "posterior standard deviation of the scale"),
