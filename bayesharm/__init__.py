@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.analysis.formula_columns import formula_columns as formula_columns
     from bayesharm.analysis.model_comparison import ModelComparison as ModelComparison
     from bayesharm.analysis.model_comparison import compare_models as compare_models
     from bayesharm.analysis.population_structure import (
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from bayesharm.data.dataset import load_dataset as load_dataset
     from bayesharm.data.screening.screen import screen as screen
     from bayesharm.datasets.download import fetch_onharmony as fetch_onharmony
+    from bayesharm.datasets.longitudinal import simulate_longitudinal as simulate_longitudinal
     from bayesharm.datasets.simulate import Simulation as Simulation
     from bayesharm.datasets.simulate import simulate_srpbs as simulate_srpbs
     from bayesharm.errors import (
@@ -118,6 +120,7 @@ if TYPE_CHECKING:
 
 # Module -> its public names, imported when they are first used, so that `import bayesharm` is quick.
 _PUBLIC = {
+    "analysis.formula_columns": ["formula_columns"],
     "analysis.model_comparison": ["ModelComparison", "compare_models"],
     "analysis.population_structure": ["PopulationTest", "test_populations"],
     "analysis.scanner_similarity": ["ScannerSimilarity", "scanner_similarity"],
@@ -128,6 +131,7 @@ _PUBLIC = {
     "data.dataset": ["Dataset", "load_dataset"],
     "data.screening.screen": ["screen"],
     "datasets.download": ["fetch_onharmony"],
+    "datasets.longitudinal": ["simulate_longitudinal"],
     "datasets.simulate": ["Simulation", "simulate_srpbs"],
     "errors": ["BayesharmError", "InputError", "ModelError", "RunFolderError"],
     "evaluation.cross_validate": ["cross_validate"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 
 class BayesharmError(Exception):
@@ -34,6 +35,22 @@ class RunFolderError(BayesharmError):
     """Unreadable run folder, or a location where it cannot be written."""
 
 
+class Problem(Protocol):
+    """An error, or a finding, in its four parts."""
+
+    @property
+    def what(self) -> str: ...
+
+    @property
+    def got(self) -> str: ...
+
+    @property
+    def expected(self) -> str: ...
+
+    @property
+    def do(self) -> str: ...
+
+
 def check_type(argument: object, expected_type: type, function: str, source: str) -> None:
     """Raise an `InputError` unless `argument` is the object that ``bayesharm.<source>`` returns."""
     if not isinstance(argument, expected_type):
@@ -50,6 +67,14 @@ def shorten(names: Iterable[object], most: int = 5) -> str:
     labels = [str(name) for name in names]
     text = ", ".join(repr(label) for label in labels[:most])
     return text if len(labels) <= most else f"{text} and {len(labels) - most} more"
+
+
+def numbered(problems: Iterable[Problem]) -> str:
+    """Number problems, and write each in its four parts, below one another."""
+    return "\n".join(
+        f"{k}. {each.what}\n     got: {each.got}\n     expected: {each.expected}\n     do this: {each.do}"
+        for k, each in enumerate(problems, 1)
+    )
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

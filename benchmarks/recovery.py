@@ -89,10 +89,9 @@ def true_hyper(study: Simulation, dataset: Dataset) -> Hyperparameters:
     log_scales = np.log([study.truth.scales[family] / unit for family in design.scale_labels])
     eta, omega = log_scales.mean(axis=1), log_scales.std(axis=1)
     truth = study.truth
-    log_ratio = np.concatenate([np.log(part.loc[list(design.scanners)]) for part in (truth.noise_ratio, truth.bias_ratio)])
-    ratio = RatioPosterior(
-        VarianceRatios.from_vector(log_ratio), np.zeros((len(log_ratio), len(log_ratio))), float(study.features.shape[1])
-    )
+    log_ratios = [np.log(part.loc[list(design.scanners)].to_numpy()) for part in (truth.noise_ratio, truth.bias_ratio)]
+    ratios = VarianceRatios.of_variances(*log_ratios)
+    ratio = RatioPosterior(ratios, np.zeros((ratios.to_vector().size,) * 2), float(study.features.shape[1]))
     every = np.ones((4, 8, 1))
     return Hyperparameters(eta * every, omega * every, ratio, None, study.features.shape[1], 0)
 

@@ -16,14 +16,15 @@ import numpy as np
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from bayesharm import load_dataset
-from bayesharm.datasets.reference_study import N_FEATURES, reference_study
+from bayesharm.datasets.reference_study import N_FEATURES, reference_study, reference_study_over_years
 from bayesharm.model.catalog import load_model, model_names, models_folder
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import build_design
 from bayesharm.reference_models.numpyro_model import sample_explicit
 
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 700, 1500
 LONGER = {"protocol": (1500, 4000)}  # warmup and draws: five scanners hardly tell factors apart, and chains move slowly
-FEWER = {"protocol": 8}  # features, so that the test, which samples them together, is short
+FEWER = {"protocol": 8, "longitudinal": 8}  # features, so that the test, which samples them together, is short
 
 
 def _round(values: np.ndarray) -> list:
@@ -43,9 +44,10 @@ def summarize(draws: np.ndarray) -> dict[str, list]:
 
 
 def make(model: str) -> None:
-    scans, features = reference_study(FEWER.get(model, N_FEATURES))
+    make_study = reference_study_over_years if load_model(model).slopes else reference_study
+    scans, features = make_study(FEWER.get(model, N_FEATURES))
     dataset = load_dataset(scans, features)
-    design = build_design(dataset.scans, load_model(model))
+    design = build_design(dataset.scans, configure_model(model, dataset))
     started = time.time()
     n_warmup, n_draws = LONGER.get(model, (N_WARMUP, N_DRAWS))
     posterior = sample_explicit(design, features, seed=1, n_chains=N_CHAINS, n_warmup=n_warmup, n_draws=n_draws)
@@ -57,6 +59,8 @@ def make(model: str) -> None:
     }
     if design.spec.bias_ratio == "scanner":
         draws["log_bias_ratio"] = posterior.hyper["log_bias_ratio"].values
+    if design.correlations:
+        draws["slope_correlation"] = posterior.hyper["slope_correlation"].values
     draws |= {f"effect_{name}": effect.values for name, effect in posterior.effects.items()}
     moving = [array for array in draws.values() if array.size]
     checks = {
@@ -65,7 +69,7 @@ def make(model: str) -> None:
         "divergences": int(posterior.sampler["diverging"].values.sum()),
     }
     reference = {
-        "study": f"bayesharm.datasets.reference_study.reference_study({features.shape[1]})",
+        "study": f"bayesharm.datasets.reference_study.{make_study.__name__}({features.shape[1]})",
         "n_features": features.shape[1],
         "sampler": "bayesharm.reference_models.numpyro_model.sample_explicit",
         "settings": {"seed": 1, "chains": N_CHAINS, "warmup": n_warmup, "draws": n_draws},

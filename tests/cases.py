@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from dense import travels
+from formula_columns import FORMULA, columns_of
 from posteriors import make_learned
 from studies import random_study, with_protocol
 
@@ -45,6 +46,11 @@ def on(scans: pd.DataFrame, scanner: str) -> pd.Series:
 def travelers_and_cohort() -> Case:
     scans = random_study(1)
     return make_case(scans, on(scans, "s1"), covariates=["age", "sex"])
+
+
+def by_formula() -> Case:
+    case = travelers_and_cohort()
+    return case._replace(spec=replace(case.spec, covariates=(), formula=FORMULA))
 
 
 def cohort_only() -> Case:
@@ -120,7 +126,8 @@ def standardize(case: Case, scans: pd.DataFrame, first: np.ndarray) -> dict[str,
         values = (scans[name] if name == "age" else scans[name] == "M").to_numpy(float)
         level = name if name == "age" else f"{name}_M"
         numbers[level] = (values - values[first].mean()) / values[first].std()
-    return numbers
+    of_formula = columns_of(scans, first) if case.spec.formula else {}
+    return numbers | {level: (values - values[first].mean()) / values[first].std() for level, values in of_formula.items()}
 
 
 def with_missing(case: Case, where: str) -> Case:

@@ -62,6 +62,7 @@ def make_posterior(
                 "omega": (("chain", "draw", "family"), rng.uniform(0.2, 0.4, (*draws, n_families))),
                 "noise_ratio": (("chain", "draw", "scanner"), np.exp(ratio)),
                 "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
+                "gain": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
             coords={**family, "scanner": scanner},
             attrs={"divergences": 0, "features": n_features, "n_independent_features": float(n_features)},
@@ -160,6 +161,8 @@ def make_learned(
     if ratio is not None:
         size = np.ones(relative.shape)
         relative = np.broadcast_to([ratio[name] for name in design.scanners], relative.shape)
+    log_gain = rng.normal(0, 0.2, len(design.scanners)) + rng.normal(0, 0.03, relative.shape)
+    gain = np.where(design.gain_is_known & (spec.gain == "scanner"), np.exp(log_gain), 1.0)
     feature = ("feature", np.array(dataset.features.names, dtype=object))
     scanner = ("scanner", np.array(design.scanners, dtype=object))
     nodes = {
@@ -167,6 +170,7 @@ def make_learned(
             {
                 "noise_ratio": (("chain", "draw", "scanner"), relative),
                 "bias_ratio": (("chain", "draw", "scanner"), size),
+                "gain": (("chain", "draw", "scanner"), gain),
             },
             coords={"scanner": scanner},
             attrs={"n_independent_features": float(n_features)},

@@ -1,13 +1,18 @@
 """Small random studies, and the model's likelihood written down a second time from its definition."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import ModelSpec
+from bayesharm.model.spec import Family, ModelSpec
 
 DIAGNOSES = ("HC", "MDD", "SCZ")
+EXTENDED = ("families", "slopes", "precision", "gain", "feature noise", "everything")
 
 
 def random_study(seed: int) -> pd.DataFrame:
@@ -52,6 +57,13 @@ def random_study(seed: int) -> pd.DataFrame:
     scans["coil"] = rng.permutation(["8ch", "12ch", "32ch"] * len(scans))[: len(scans)]
     if seed % 4 == 3:
         scans = scans.drop(columns="diagnosis")
+    more = np.random.default_rng([seed, 1])
+    person = scans.participant_id.rank(method="dense").astype(int)
+    scans["family_id"] = ("f" + (person // 2).astype(str)).to_numpy()  # siblings
+    scans["operator"] = more.choice(["o1", "o2", "o3"], len(scans))
+    scans["years"] = more.uniform(0, 6, len(scans)).round(1)
+    scans["volumes"] = more.integers(100, 600, len(scans))
+    scans["relative_noise"] = 1 / scans.volumes
     return scans.sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
@@ -61,6 +73,8 @@ def covariance(
     scales: dict[str, float],
     ratio: dict[str, float],
     bias: dict[str, float] | None = None,
+    gain: dict[str, float] | None = None,
+    correlation: dict[str, float] | None = None,
 ):
     """Covariance of one standardized feature over the scans the model uses, from the definition of the model.
 
@@ -74,6 +88,10 @@ def covariance(
         Noise variance ratio by scanner.
     bias : dict, optional
         Variance ratio of biases by scanner; 1 if it is left out.
+    gain : dict, optional
+        Gain by scanner; 1 if it is left out.
+    correlation : dict, optional
+        Correlation of intercepts and slopes by family; 0 if it is left out.
 
     Returns
     -------
@@ -90,32 +108,63 @@ def covariance(
         labels = np.asarray(labels)
         return (labels[:, None] == labels).astype(float)
 
-    total = np.full((len(scans), len(scans)), spec.priors.mean_sd**2)
-    total += np.diag(scales["noise"] ** 2 * scans.scanner.map(ratio).to_numpy(float))
+    noise = scales["noise"] ** 2 * scans.scanner.map(ratio).to_numpy(float)
+    if spec.noise_weight:
+        relative = scans[spec.noise_weight].to_numpy(float)
+        relative = relative / np.exp(np.log(relative).mean())
+        repeated = scans.participant_id.duplicated(keep=False).to_numpy() | ~scans.participant_id.duplicated().any()
+        noise = noise * np.where(repeated, relative, 1.15 ** np.round(np.log(relative) / np.log(1.15)))
+    if spec.noise_ratio == "scanner-feature":
+        noise = noise * np.array([scales[f"noise_ratio_{name}"] ** 2 for name in scans.scanner])
+    total = np.full((len(scans), len(scans)), spec.priors.mean_sd**2) + np.diag(noise)
+    shown = set(scans.scanner[travels]) if spec.gain == "scanner" else set()
+    g = np.array([gain[name] if name in shown else 1.0 for name in scans.scanner])
+    gains = np.outer(g, g)
+
+    def with_slopes(family, size) -> np.ndarray:
+        """Covariance factor of two scans of one level: 1, or that of intercepts and slopes."""
+        tau = scales[family.name] * np.sqrt(size)
+        if not family.slope:
+            return np.outer(tau, tau)
+        x = scans[family.slope].to_numpy(float)
+        if family.by == "participant":
+            x = x - scans.groupby("participant_id")[family.slope].transform("min").to_numpy()
+            away = x[scans.participant_id.duplicated(keep=False).to_numpy()]
+        else:
+            x = away = x - x.mean()
+        x = x / np.sqrt((away**2).mean())
+        both = np.stack([tau, scales[family.slope_name] * x * np.ones(len(x))])
+        rho = 0.0 if correlation is None else correlation[family.name]
+        return np.einsum("in,ij,jm->nm", both, [[1, rho], [rho, 1]], both)
+
+    ones = np.ones(len(scans))
     for family in spec.families:
         if family.is_factor:
             total += scales[family.name] ** 2 * same(scans[family.by])
+        elif family.columns:
+            label = scans[list(family.columns)].astype(str).agg("|".join, axis=1)
+            total += with_slopes(family, ones) * same(label) * (gains if family.scaled_by_gain else 1)
         elif family.by == "scanner":
-            size = 1.0 if bias is None else scans.scanner.map(bias).to_numpy(float)
-            total += scales[family.name] ** 2 * size * same(scans.scanner)
+            size = ones if bias is None else scans.scanner.map(bias).to_numpy(float)
+            total += with_slopes(family, size) * same(scans.scanner)
         elif family.by == "participant" and scans.participant_id.duplicated().any():
-            total += scales[family.name] ** 2 * same(scans.participant_id)
+            total += with_slopes(family, ones) * same(scans.participant_id) * gains
         elif family.by == "diagnosis" and "diagnosis" in scans:
             patient = diagnosis != spec.reference
             if patient.any():
-                total += scales[family.name] ** 2 * same(diagnosis) * np.outer(patient, patient)
+                total += with_slopes(family, ones) * same(diagnosis) * np.outer(patient, patient) * gains
         elif family.by == "population":
             for group in np.unique(diagnosis[~travels]):
                 member = ~travels & (diagnosis == group)
                 if scans.site[member].nunique() > 1 or group in ("", spec.reference):
                     name = f"{family.name}_{group}" if group and family.split else family.name
-                    total += scales[name] ** 2 * same(scans.site) * np.outer(member, member)
+                    total += scales[name] ** 2 * same(scans.site) * np.outer(member, member) * gains
     for name in spec.covariates:
         values, number = scans[name].to_numpy(), pd.api.types.is_numeric_dtype(scans[name])
         columns = [values] if number else [values == level for level in np.unique(values)[1:]]
         for column in columns:
             z = (column - column.mean()) / np.std(column)
-            total += spec.priors.slope_sd**2 * np.outer(z, z)
+            total += spec.priors.slope_sd**2 * np.outer(z, z) * gains
     return used, total
 
 
@@ -135,8 +184,36 @@ def with_protocol(scans: pd.DataFrame) -> ModelSpec:
     return name_factors(load_model("protocol"), ["vendor", "field"], scans)
 
 
+def extend(name: str) -> ModelSpec:
+    """A model with some or all of what the models of the package leave out."""
+    spec = load_model("traveling_and_cohort")
+    families = {family.name: family for family in spec.families}
+    if name in ("families", "everything"):
+        families["sibling"] = Family("sibling", "family_id", 0.3, scaled_by_gain=True)
+        families["operator"] = Family("operator", "operator", 0.2, nested_in="site")
+        families["drift"] = Family("drift", "scanner × coil", 0.2)
+    if name in ("slopes", "everything"):
+        families["participant"] = replace(families["participant"], slope="years")
+        families["measurement"] = replace(families["measurement"], slope="age")
+        families["disorder"] = replace(families["disorder"], slope="age")
+    spec = replace(spec, families=tuple(families.values()))
+    if name in ("precision", "everything"):
+        spec = replace(spec, noise_weight="relative_noise")
+    if name in ("gain", "everything"):
+        spec = replace(spec, gain="scanner")
+    if name in ("feature noise", "everything"):
+        spec = replace(spec, noise_ratio="scanner-feature")
+    return spec
+
+
 def log_normal(y: np.ndarray, covariance: np.ndarray) -> float:
     """Log density of Normal(0, covariance) at y."""
     sign, log_det = np.linalg.slogdet(2 * np.pi * covariance)
     assert sign == 1
     return -0.5 * (log_det + y @ np.linalg.solve(covariance, y))
+
+
+def two_ratios(vector: Any) -> VarianceRatios:
+    """Ratios from log lambda of each scanner, then log kappa of each; gains of 1."""
+    half = len(vector) // 2
+    return VarianceRatios.of_variances(vector[:half], vector[half:])

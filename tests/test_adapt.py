@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from cases import (
     Case,
+    by_formula,
     cohort_only,
     everybody,
     known_scanners,
@@ -39,8 +40,8 @@ from bayesharm.results.posterior import Posterior, load_posterior
 EXACT = 1e-8  # of a feature's sd: rounding of sums, and of systems whose prior of the mean is wide
 
 
-CASES = [travelers_and_cohort, cohort_only, new_travelers_site_and_diagnosis, of_protocol, of_travelers, of_cohort,
-         known_scanners, repeated_who_travel, two_new_scanners]  # fmt: skip
+CASES = [travelers_and_cohort, by_formula, cohort_only, new_travelers_site_and_diagnosis, of_protocol, of_travelers,
+         of_cohort, known_scanners, repeated_who_travel, two_new_scanners]  # fmt: skip
 
 
 def geometric(posterior: Posterior, name: str) -> dict[str, float]:

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from studies import random_study, sized_scanners, with_protocol
+from studies import random_study, sized_scanners, two_ratios, with_protocol
 
 from bayesharm.conditional.effects import average_effects
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import FIXED, build_design
 
@@ -54,9 +53,9 @@ def test_effects_are_those_of_dense_algebra(model):
         variance[k, :, f] = np.diag(contrasts @ covariance @ contrasts.T)
 
     for k in range(4):
-        found = average_effects(problem, VarianceRatios.from_vector(log_ratio), moments, jnp.asarray(log_scales[[k] * 4]))
+        found = average_effects(problem, two_ratios(log_ratio), moments, jnp.asarray(log_scales[[k] * 4]))
         np.testing.assert_allclose(found[0], mean[k], atol=1e-8)
         np.testing.assert_allclose(found[1], np.sqrt(variance[k]), rtol=1e-8, atol=1e-12)
-    found = average_effects(problem, VarianceRatios.from_vector(log_ratio), moments, jnp.asarray(log_scales))
+    found = average_effects(problem, two_ratios(log_ratio), moments, jnp.asarray(log_scales))
     np.testing.assert_allclose(found[0], mean.mean(0), atol=1e-8)
     np.testing.assert_allclose(found[1], np.sqrt(variance.mean(0) + mean.var(0)), rtol=1e-8)

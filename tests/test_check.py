@@ -419,7 +419,7 @@ def test_outlying_scans_are_found_and_false_alarms_are_rare(kind):
 # Page, JSON, commands ---------------------------------------------------------------------------------------------------
 
 KEYS = {
-    "format", "refused", "model", "covariates", "protocol", "verdict", "counts", "scanners", "travelers", "links",
+    "format", "refused", "model", "covariates", "formula", "protocol", "verdict", "counts", "scanners", "travelers", "links",
     "confounding", "precision", "gains", "features", "outlying_scans", "findings", "caveats",
 }  # fmt: skip
 

@@ -18,8 +18,9 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm.cli.app import COMMANDS, app
+from bayesharm.cli.app import COMMANDS, app, models
 from bayesharm.cli.bids_app import to_command
+from bayesharm.cli.models import ACTIONS
 from bayesharm.cli.option_groups import expand_option_groups
 from bayesharm.cli.options import ScanColumns
 from bayesharm.errors import InputError, RunFolderError
@@ -227,6 +228,12 @@ def test_a_preview_is_near_the_posterior_and_says_what_it_is(small_study, small_
         assert "PREVIEW" in text
     assert "PREVIEW" not in run("summary", small_run).output
     assert "features 100 of 100" in (tmp_path / "log.txt").read_text()
+    chosen = (
+        "Model traveling_and_cohort, chosen because 5 people traveled and 17 did not, among them everybody on delta and "
+        "omega."
+    )
+    assert shown.count(chosen) == 1 and preview.run["notes"][:2] == [chosen, posterior.run["notes"][0]]
+    assert preview.spec == posterior.spec  # as if the model had been named
     for family in ("measurement", "sampling", "disorder", "participant"):
         near, exact = preview.effect(family), posterior.effect(family)
         for name in ("mean", "sd"):  # two seeds of the posterior itself differ by up to 0.06
@@ -378,7 +385,8 @@ def test_bad_input_is_refused_with_reason_and_nothing_written(study, name):
     spoil, features, message = REFUSED[name]
     spoil(study)
     before = files_of(study)
-    error = run("fit", study / "scans.csv", study / features, "--out", study / "run", code=2).stderr
+    model = ("--model", "traveling_and_cohort")  # by default some of these studies are accepted
+    error = run("fit", study / "scans.csv", study / features, *model, "--out", study / "run", code=2).stderr
     for part in ("Error: ", "\n  got: ", "\n  expected: ", "\n  do this: "):
         assert part in error
     assert re.search(message, error), error
@@ -483,7 +491,7 @@ def test_missing_values_are_refused_if_asked_for(study):
 def test_dropped_features_are_noted(study, monkeypatch):
     spoil_value(study, np.inf)
     monkeypatch.setattr("bayesharm.model.catalog.load_model", _interrupt)  # far enough
-    run("fit", study / "scans.csv", study / "features.csv", "--out", study / "run", code=130)
+    run("fit", study / "scans.csv", study / "features.csv", "--model", "cohort", "--out", study / "run", code=130)
     monkeypatch.undo()
     from bayesharm.cli.input import read_dataset
 
@@ -594,7 +602,10 @@ def test_harmonizing_helps_real_people_who_were_not_part_of_the_fit(data_dir, tm
     assert "60 scans of cohort A" in result.sentences()[0]
 
 
-@pytest.mark.parametrize("command", ["", *(command.__name__.replace("_", "-") for command in COMMANDS)])
+NAMES = [*(command.__name__.replace("_", "-") for command in COMMANDS), "models", *(f"models {name}" for name in ACTIONS)]
+
+
+@pytest.mark.parametrize("command", ["", *NAMES])
 def test_help_fits_a_terminal_and_gives_an_example(command):
     text = runner.invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -643,7 +654,7 @@ def pages() -> list[Path]:
 
 def test_commands_in_the_pages_and_in_help_are_understood():
     text = "\n".join(page.read_text() for page in pages())
-    text += "\n".join(command.callback.__doc__ for command in app.registered_commands)
+    text += "\n".join(command.callback.__doc__ for command in (*app.registered_commands, *models.registered_commands))
     text = re.sub(r"\\\n\s*", "", text)
     lines = re.findall(r"^(?: {4}|\s*\$ )bayesharm (.*)$", text, re.MULTILINE)
     lines = [line for line in lines if not re.search(r"\b[A-Z]{3,}|\[", line)]
@@ -652,6 +663,8 @@ def test_commands_in_the_pages_and_in_help_are_understood():
         commands = typer.main.get_command(app).commands
         name, *args = to_command(shlex.split(line, comments=True), commands)
         command = commands[name]
+        if name == "models" and args[:1] and args[0] in ACTIONS:
+            command, (name, *args) = command.commands[args[0]], args
         command.make_context(name, args)  # raises on an unknown option or a missing argument
 
 

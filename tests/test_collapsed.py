@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
-from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
+from studies import covariance, log_normal, random_study, sized_scanners, two_ratios, with_protocol
 
 from bayesharm.algorithms.linalg import MANY_ROWS, invert, matvec, pack, solve, unpack
 from bayesharm.data import features as features_module
@@ -26,7 +26,6 @@ from bayesharm.likelihood import layout as layout_module
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.grams import compute_grams
 from bayesharm.likelihood.moments import MomentReader, compute_moments
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import Family
@@ -53,7 +52,7 @@ def likelihood_of(design: Design, features: np.ndarray) -> Callable[[np.ndarray,
 
     @jax.jit
     def evaluate(log_scales, log_ratio):
-        statistics = likelihood.weighted(VarianceRatios.from_vector(log_ratio), moments)
+        statistics = likelihood.weighted(two_ratios(log_ratio), moments)
         return likelihood.log_likelihood(statistics, log_scales)
 
     return evaluate
@@ -444,7 +443,7 @@ def test_programs_of_single_precision_leave_double_precision_as_it_is(study):
     moments, _ = compute_moments(design, features)
 
     def log_likelihood(likelihood, ratio, scales):
-        return likelihood.log_likelihood(likelihood.weighted(VarianceRatios.from_vector(ratio), moments), scales)
+        return likelihood.log_likelihood(likelihood.weighted(two_ratios(ratio), moments), scales)
 
     def evaluate(likelihood) -> np.ndarray:
         with jax.enable_x64(True):

@@ -44,8 +44,14 @@ def test_links_lead_to_a_file_and_a_heading(page):
             assert anchor in map(to_anchor, re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)), (path, anchor)
 
 
+def list_commands(group) -> list:
+    """All commands of a group, and those of the groups inside it."""
+    commands = getattr(group, "commands", {}).values()
+    return [*commands, *(each for command in commands for each in list_commands(command))]
+
+
 def test_options_in_the_text_exist():
-    commands = typer.main.get_command(app).commands.values()
+    commands = list_commands(typer.main.get_command(app))
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     text = "\n".join(page.read_text().partition(FORMER)[0] for page in PAGES)
     mentioned = set(re.findall(r"`(--[a-z][a-z-]*)", text)) - {"--known"}  # an option of a script in benchmarks/

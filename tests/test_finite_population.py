@@ -10,14 +10,13 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from studies import random_study, with_protocol
+from studies import random_study, two_ratios, with_protocol
 
 from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.conditional.finite_population import draw_finite_population, find_levels
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -60,7 +59,7 @@ def drawn(study):
         values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
         keys = feature_keys(1, Stage.FINITE_POPULATION, np.arange(N_FEATURES))
         many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
-        found = draw_finite_population(problem, VarianceRatios.from_vector(log_ratio), levels, moments, many, keys, values)
+        found = draw_finite_population(problem, two_ratios(log_ratio), levels, moments, many, keys, values)
         return values, *(np.asarray(part) for part in found)
 
 

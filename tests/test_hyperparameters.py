@@ -19,6 +19,7 @@ from bayesharm.inference.importance import quadratic_features
 from bayesharm.inference.learning import learn_by_sampling
 from bayesharm.inference.predictive_prior import log_predictive_prior, make_predictive_prior, predictive_moments
 from bayesharm.inference.variance_ratios import RatioPosterior
+from bayesharm.likelihood.hierarchy import Hierarchy
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.model.catalog import load_model
@@ -42,15 +43,15 @@ def hyper() -> Hyperparameters:
 
 
 def test_many_hyperparameters_at_once_have_the_density_of_one():
-    rng, priors = np.random.default_rng(9), Priors(feature_offset_sd=0.5)
+    rng, hierarchy = np.random.default_rng(9), Hierarchy(Priors(feature_offset_sd=0.5), 3, 3)
     basis, weight = quadratic_features(jnp.asarray(rng.normal(size=(64, 3, 5)))), jnp.asarray(rng.normal(size=(64, 5)))
     medians, points = rng.normal(size=3), rng.normal(size=(6, 40))
     points[3:] = np.abs(points[3:])
     points[4, 7] *= -1
     target = plain_target(medians, basis, weight)
-    expected = log_density(priors, target, jnp.asarray(points))
+    expected = log_density(hierarchy, target, jnp.asarray(points))
     by_feature = target._replace(basis=jnp.moveaxis(basis, 2, 0), log_weights=weight.T[:, None])
-    found = log_densities(priors, by_feature._replace(log_n_samples=0.0), jnp.asarray(points))
+    found = log_densities(hierarchy, by_feature._replace(log_n_samples=0.0), jnp.asarray(points))
     assert np.isneginf(found[7]) and np.isfinite(found).sum() == 39
     difference = np.delete(found - expected, 7)
     np.testing.assert_allclose(difference, 5 * np.log(64), atol=1e-8)  # the mean over samples is a sum there

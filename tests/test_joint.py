@@ -102,10 +102,11 @@ def test_the_density_is_the_priors_by_hand_and_the_collapsed_likelihood(feature_
     omega = np.sqrt(omega_excess**2 + 0.05**2)
     log_scales = eta[:, None] + omega[:, None] * rng.normal(size=(n_scales, 2))
     raw = rng.normal(0, 0.3, (2, len(design.scanners)))
+    raw_ratios = np.pad(raw.ravel(), (0, len(design.scanners)))
     found = float(jax.jit(log_density, static_argnums=0)(
-        problem, moments, Parameters(*map(jnp.asarray, (eta, omega_excess, raw.ravel(), log_scales)))
+        problem, moments, Parameters(*map(jnp.asarray, (eta, omega_excess, raw_ratios, log_scales)))
     ))  # fmt: skip
-    ratios = VarianceRatios(*jnp.asarray(raw - raw.mean(1, keepdims=True)))
+    ratios = VarianceRatios.of_variances(*jnp.asarray(raw - raw.mean(1, keepdims=True)))
     statistics = problem.likelihood.weighted(ratios, moments)
     expected = float(problem.likelihood.log_likelihood(statistics, jnp.asarray(log_scales)).sum())
     offset_sd = priors.feature_offset_sd * (feature_scaling == "per_feature")
@@ -129,6 +130,7 @@ def test_positions_keep_volumes_as_they_say():
     @jax.jit
     def flat(position):
         parameters, log_determinant = to_parameters(problem, whitening, position)
+        parameters = parameters._replace(raw_ratios=parameters.raw_ratios[problem.is_free])
         return jnp.concatenate([part.ravel() for part in parameters]), log_determinant
 
     truth, said = [], []

@@ -155,7 +155,7 @@ class FitContext:
     def condensed(self, dtype, features):
         """Constants, and moments of some features in some order."""
         moments = jax.tree.map(lambda leaf: leaf[..., features], self.moments)
-        ratios = VarianceRatios(*[jnp.zeros(len(self.design.scanners), dtype)] * 2)
+        ratios = VarianceRatios.of_variances(*[jnp.zeros(len(self.design.scanners), dtype)] * 2)
         return jax.jit(self.likelihood.weighted)(ratios, moments)
 
     def log_density(self, constants, moments, x):

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from studies import random_study, sized_scanners
+from studies import random_study, sized_scanners, two_ratios
 
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
+from bayesharm.conditional.held_out_groups import arrange_folds
+from bayesharm.conditional.leave_group_out import leave_group_out
 from bayesharm.data.features import Features
 from bayesharm.likelihood.moments import MomentReader
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 
@@ -66,9 +66,7 @@ def test_they_are_the_conditional_densities_of_the_dense_covariance(study, by):
     units = np.unique(np.where(folds < 0, -1, person), return_inverse=True)[1] - (folds < 0).any()
     with jax.enable_x64(True):
         held = arrange_folds(design, folds, units if by == "thirds" else None)
-        found = leave_group_out(
-            problem, VarianceRatios.from_vector(log_ratio), moments, values, log_scales, held, below=True
-        )
+        found = leave_group_out(problem, two_ratios(log_ratio), moments, values, log_scales, held, below=True)
     assert np.isnan(found.below[:, folds < 0]).all()
     for node in range(N_NODES):
         for f in range(N_FEATURES):
@@ -105,8 +103,7 @@ def test_a_node_without_noise_is_lost_and_stops_nothing(study):
     with jax.enable_x64(True):
         held = arrange_folds(design, person % 3)
         found, whole = (
-            leave_group_out(problem, VarianceRatios.from_vector(log_ratio), moments, values, x, held, below=True)
-            for x in (far, log_scales)
+            leave_group_out(problem, two_ratios(log_ratio), moments, values, x, held, below=True) for x in (far, log_scales)
         )
     assert not np.isnan(found.folds).any() and not np.isnan(found.units).any()
     assert (np.isnan(found.below) == np.isnan(values)).all()

@@ -189,7 +189,7 @@ def test_unknown_methods_and_options_are_refused_with_those_there_are():
 def test_without_their_environment_other_libraries_are_refused_with_what_to_do(monkeypatch, tmp_path, study):
     method = METHODS["neurocombat"]
     monkeypatch.setattr(comparators, "ENVIRONMENT", tmp_path / ".venv-comparators")
-    assert available_methods() == ("none", "glm", "adjusted_glm", "yamashita2019")
+    assert available_methods() == ("none", "glm", "adjusted_glm", "longcombat", "yamashita2019")
     for name in OTHER_LIBRARIES:
         with pytest.raises(InputError, match="make comparators"):
             get_method(name)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from posteriors import make_learned
-from studies import covariance, log_normal, random_study, sized_scanners, with_protocol
+from studies import covariance, log_normal, random_study, sized_scanners, two_ratios, with_protocol
 
 from bayesharm.analysis.summary import summarize
 from bayesharm.conditional.effects import average_effects
@@ -26,7 +26,6 @@ from bayesharm.inference.effective_features import count_independent_features
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import FIXED, build_design
 from bayesharm.results.posterior import load_posterior
@@ -73,7 +72,7 @@ def test_the_likelihood_is_that_of_the_observed_scans(model, seed):
     scans, design, values, log_scales, log_ratio = make_study(model, seed)
     moments, standard = compute_moments(design, values)
     likelihood = CollapsedLikelihood(design, has_missing=True)
-    ratios = VarianceRatios.from_vector(jnp.asarray(log_ratio))
+    ratios = two_ratios(jnp.asarray(log_ratio))
     found = log_likelihood(likelihood, ratios, moments, log_scales)
     for k in range(values.shape[1]):
         scales = dict(zip(design.scale_labels, np.exp(log_scales[:, k]), strict=True))
@@ -120,7 +119,7 @@ def posterior_of_effects(scans, design, y, log_scales, log_ratio):
 @pytest.mark.parametrize(("model", "seed"), [("traveling_and_cohort", 6), ("cohort", 2), ("protocol", 3)])
 def test_effects_are_those_of_the_observed_scans(model, seed):
     scans, design, values, log_scales, log_ratio = make_study(model, seed)
-    problem, ratios = make_problem(design, has_missing=True), VarianceRatios.from_vector(jnp.asarray(log_ratio))
+    problem, ratios = make_problem(design, has_missing=True), two_ratios(jnp.asarray(log_ratio))
     moments, standard = compute_moments(design, values)
     y = ((values - standard.center) / standard.sd)[design.rows]
     contrasts = np.concatenate([group.contrasts for group in design.effects])

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from cases import (
     Case,
+    by_formula,
     cohort_only,
     everybody,
     new_travelers_site_and_diagnosis,
@@ -61,7 +62,7 @@ def ratios(posterior: Posterior, name: str = "noise_ratio") -> dict[str, float]:
 
 @pytest.mark.parametrize(
     "make",
-    [travelers_and_cohort, cohort_only, new_travelers_site_and_diagnosis, of_protocol, repeated_who_travel],
+    [travelers_and_cohort, by_formula, cohort_only, new_travelers_site_and_diagnosis, of_protocol, repeated_who_travel],
     ids=lambda make: make.__name__,
 )
 def test_predictions_equal_the_dense_conditional_distribution(make):

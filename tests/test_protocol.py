@@ -21,7 +21,8 @@ from bayesharm.datasets.simulate import PROTOCOL_RMS, simulate_srpbs
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.model.protocol_factors import count_contrasts, name_factors
-from bayesharm.model.spec import Family, spec_from_dict
+from bayesharm.model.spec import Family
+from bayesharm.model.spec_rules import spec_from_dict
 
 FACTORS = ("phase_encoding", "manufacturer", "coil", "scanner_model")
 
@@ -193,14 +194,16 @@ PART = {"component_of": "measurement"}
 
 
 @pytest.mark.parametrize(("families", "message"), [
-    ([Family("vendor", "vendor", 0.1), Family("measurement", "scanner", 0.1)],
-     "invalid 'by' of family 'vendor'.*component_of"),
+    ([Family("vendor", "vendor", 0.1, nested_in="site", **PART), Family("scanner", "scanner", 0.1, **PART)],
+     "invalid 'nested_in' of family 'vendor'.*stand alone"),
+    ([Family("vendor", "vendor", 0.1, slope="age", **PART), Family("scanner", "scanner", 0.1, **PART)],
+     "invalid 'slope' of family 'vendor'.*no slope in protocol factors"),
     ([Family("vendor", "vendor", 0.1, **PART)], "invalid 'families'.*one component by scanner"),
     ([Family("measurement", "scanner", 0.1, **PART)], "invalid 'removed_effect'.*a name that no family has"),
     ([Family("who", "participant", 0.1, **PART)], "invalid 'component_of' of family 'who'"),
     ([Family("a/b", "vendor", 0.1, **PART)], "invalid 'name'.*without slash"),
     ([Family("sd", "vendor", 0.1, **PART)], "invalid 'name' of family 'sd'"),
-    ([Family("population", "vendor", 0.1, **PART)], "invalid 'name' of family 'population'.*protocol factor"),
+    ([Family("population", "vendor", 0.1, **PART)], "invalid 'name' of family 'population'.*for a family by a column"),
 ])  # fmt: skip
 def test_a_mistake_in_a_model_of_parts_is_named(families, message):
     with pytest.raises(ModelError, match=f"(?s){message}"):

@@ -2,20 +2,28 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-from scipy.stats import beta, halfnorm, norm, t
+from scipy.stats import beta, halfnorm, multivariate_normal, norm
+from scipy.stats import t as student
+from studies import EXTENDED, extend
 
 from bayesharm.errors import BayesharmError, InputError
 from bayesharm.model.catalog import load_model, model_names
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import FIXED, build_design
+from bayesharm.model_check.agreement import LIMIT, collapsed_densities, random_point
+from bayesharm.model_check.suited_study import N_FEATURES, random_features, suited_scans
 from bayesharm.reference_models import numpyro_model as explicit
 from bayesharm.reference_models import pymc_model
+from bayesharm.reference_models.marginal import explicit_densities
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +46,20 @@ def table_of(rows) -> pd.DataFrame:
 
 
 def small_study() -> pd.DataFrame:
-    """Travelers on two of four scanners each, a cohort at three sites, one of it scanned twice there."""
+    """Travelers on two of four scanners each, a cohort at four sites, one of it scanned twice there; nobody travels to E."""
     travelers = [(f"T{i}", "ABCD"[(i + k) % 4], "home", "HC") for i in range(5) for k in (0, 1)]
-    cohort = [(f"C{i}", "ABC"[i % 3], f"site{i % 3}", ("HC", "MDD")[i // 3 % 2]) for i in range(12)]
+    cohort = [(f"C{i}", "ABCE"[i % 4], f"site{i % 4}", ("HC", "MDD")[i // 4 % 2]) for i in range(16)]
     scans = table_of(travelers + [*cohort, cohort[0]])
+    rng = np.random.default_rng(0)
     return scans.assign(
-        Manufacturer=scans.scanner.map(dict(zip("ABCD", "GGSS", strict=True))),
-        PhaseEncodingDirection=scans.scanner.map(dict(zip("ABCD", ["j", "j-", "j", "j"], strict=True))),
+        Manufacturer=scans.scanner.map(dict(zip("ABCDE", "GGSSG", strict=True))),
+        PhaseEncodingDirection=scans.scanner.map(dict(zip("ABCDE", ["j", "j-", "j", "j", "j"], strict=True))),
+        family_id=[f"family{int(name[1:]) // 2}" for name in scans.participant_id],
+        operator=rng.choice(["Ada", "Bo"], len(scans)),
+        coil=rng.choice(["8ch", "32ch"], len(scans)),
+        time=rng.uniform(0, 3, len(scans)),
+        years=rng.uniform(0, 6, len(scans)),
+        relative_noise=rng.uniform(0.3, 2, len(scans)),
     )
 
 
@@ -53,6 +68,7 @@ SPECS = {name: load_model(name) for name in model_names()} | {
     "covariate": replace(load_model("cohort"), covariates=("age",)),
     "shared units": replace(load_model("cohort"), feature_scaling="common"),
     "student-t": replace(load_model("traveling_and_cohort"), likelihood="student-t"),
+    **{name: extend(name) for name in EXTENDED},
 }
 
 
@@ -61,94 +77,126 @@ def density_by_hand(scans, features, spec, design, point) -> float:
     counts = scans.participant_id.value_counts()
     travelers = [p for p, rows in scans.groupby("participant_id") if rows.scanner.nunique() > 1]
     used = scans[scans.participant_id.isin(travelers)] if spec.participants == "travelers" else scans
+    scanners, visited = sorted(set(used.scanner)), set(scans.scanner[scans.participant_id.isin(travelers)])
+    is_repeated = used.participant_id.map(counts) > 1
     y = features[used.index]
     own = y.std(0)
     y = (y - y.mean(0)) / (own if spec.feature_scaling == "per_feature" else np.sqrt((own**2).mean()))
     feature_offset = point["feature_offset"] if spec.feature_scaling == "per_feature" else 0.0
-    families = {family.name for family in spec.families}
+    families = {family.name: family for family in spec.families}
     u = dict(zip(design.column_labels, point["u"], strict=True))
     log_scale = dict(zip(design.scale_labels, point["log_scale"], strict=True))
-    log_ratio = dict.fromkeys("ABCD", 0.0)
-    if spec.noise_ratio == "scanner":
-        log_ratio = dict(zip("ABCD", point["raw"] - point["raw"].mean(), strict=True))
 
-    bias_ratio = dict.fromkeys("ABCD", 1.0)
-    if spec.bias_ratio == "scanner":
-        bias_ratio = dict(zip("ABCD", np.exp(point["raw_bias"] - point["raw_bias"].mean()), strict=True))
+    def ratio(name, of=scanners):
+        log = point.get(name, np.zeros(len(scanners)))
+        return {k: np.exp(value) if k in of else 1.0 for k, value in zip(scanners, log - log.mean(), strict=True)}
 
+    noise_ratio, gain = ratio("raw"), ratio("raw_gain", visited)
+    bias_ratio = ratio("raw_bias", visited if "sampling" in families else scanners)
+    relative_noise = used[spec.noise_weight] if spec.noise_weight else np.ones(len(used))
+    relative_noise = relative_noise / np.exp(np.log(relative_noise).mean())
+    rounded = 1.15 ** np.round(np.log(relative_noise) / np.log(1.15))
+    relative_noise = np.where(is_repeated, relative_noise, rounded)
+
+    def level_of(family, scan):
+        if family.by == "participant":
+            return scan.participant_id if counts[scan.participant_id] > 1 else None
+        if family.by == "population":
+            return None if scan.participant_id in travelers else f"{scan.site}/{scan.diagnosis}"
+        if family.by in ("scanner", "diagnosis"):
+            return None if scan[family.by] == "HC" else scan[family.by]
+        if family.is_factor:
+            return scan[family.by] if family.by in scan else None
+        outer = [family.nested_in] if family.nested_in else []
+        return "/".join(scan[name] for name in [*outer, *family.by.split(" × ")])
+
+    def distance(family):
+        """Of each scan from where slopes count."""
+        if family.by != "participant":
+            x = used[family.slope] - used[family.slope].mean()
+            return (x / np.sqrt((x**2).mean())).to_numpy()
+        x = used[family.slope] - used.groupby("participant_id")[family.slope].transform("min")
+        return (x / np.sqrt((x[is_repeated] ** 2).mean())).to_numpy()
+
+    distances = {name: distance(family) for name, family in families.items() if family.slope}
     total = 0.0
     for row, (_, scan) in enumerate(used.iterrows()):
-        if spec.name == "protocol":
-            mean = u["mean:mean"] + u[f"manufacturer:{scan.Manufacturer}"] + u[f"scanner:{scan.scanner}"]
-            mean = mean + u[f"phase_encoding:{scan.PhaseEncodingDirection}"]
-        else:
-            mean = u["mean:mean"] + u[f"{spec.removed_effect}:{scan.scanner}"]
-        variance = np.exp(2 * log_scale["noise"] + log_ratio[scan.scanner])
-        if counts[scan.participant_id] > 1:
-            mean = mean + u[f"participant:{scan.participant_id}"]
-        else:
-            variance = variance + np.exp(2 * log_scale["participant"])
-        if "sampling" in families and scan.participant_id not in travelers:
-            mean = mean + u[f"sampling:{scan.site}/{scan.diagnosis}"]
-        if "disorder" in families and scan.diagnosis != "HC":
-            mean = mean + u[f"disorder:{scan.diagnosis}"]
+        of_scanner, of_people, g = u["mean:mean"], 0.0, gain[scan.scanner]
+        for name, family in families.items():
+            if (level := level_of(family, scan)) is None:
+                continue
+            effect = u[f"{name}:{level}"]
+            if family.slope:
+                effect = effect + distances[name][row] * u[f"{name}_{family.slope}:{level}"]
+            if name == "sibling" or family.by in ("participant", "population", "diagnosis"):
+                of_people = of_people + effect
+            else:
+                of_scanner = of_scanner + effect
         for name in spec.covariates:
-            mean = mean + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / used[name].std(ddof=0)
-        density = norm.logpdf(y[row], mean, np.sqrt(variance))
+            of_people = of_people + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / used[name].std(ddof=0)
+        variance = np.exp(2 * log_scale["noise"]) * noise_ratio[scan.scanner] * relative_noise[row]
+        if spec.noise_ratio == "scanner-feature":
+            variance = variance * np.exp(2 * log_scale[f"noise_ratio_{scan.scanner}"])
+        if counts[scan.participant_id] == 1:
+            variance = variance + g**2 * np.exp(2 * log_scale["participant"])
+        mean, sd = of_scanner + g * of_people, np.sqrt(variance)
+        density = norm.logpdf(y[row], mean, sd)
         if spec.likelihood == "student-t":
             share = point["tail_share"]
-            heavy = t.logpdf(y[row], 1 / point["inverse_df"], mean, np.sqrt(variance))
+            heavy = student.logpdf(y[row], 1 / point["inverse_df"], mean, sd)
             density = np.log((1 - share) * np.exp(density) + share * np.exp(heavy))
         total += density.sum()
 
     if spec.likelihood == "student-t":
         total += beta.logpdf(point["tail_share"], 1, 9)
     fixed = {"mean": spec.priors.mean_sd, "covariate": spec.priors.slope_sd}
+    slopes = {family.slope_name: family for family in spec.families if family.slope}
+    rho = dict(zip([f.name for f in slopes.values()], np.tanh(point.get("slope_correlation", [])), strict=True))
     for name, effect in u.items():
         family, level = name.split(":")
-        scale = f"sampling_{level.split('/')[1]}" if family == "sampling" else family
-        wider = bias_ratio[level] ** 0.5 if family == spec.removed_effect else 1.0
-        total += norm.logpdf(effect, 0, fixed[family] if family in fixed else wider * np.exp(log_scale[scale])).sum()
-    medians = {"noise": spec.noise_scale} | {family.name: family.prior_median for family in spec.families}
-    for name, eta, omega_excess in zip(design.scale_labels, point["eta"], point["omega_excess"], strict=True):
-        omega = np.sqrt(omega_excess**2 + 0.05**2)
-        median = medians["sampling" if name.startswith("sampling_") else name]
+        if family in fixed:
+            total += norm.logpdf(effect, 0, fixed[family]).sum()
+            continue
+        if family in slopes:
+            continue  # together with the intercept
+        sd = np.exp(log_scale[f"sampling_{level.split('/')[1]}" if family == "sampling" else family])
+        if family == spec.removed_effect:
+            sd = sd * bias_ratio[level] ** 0.5
+        if not families[family].slope:
+            total += norm.logpdf(effect, 0, sd).sum()
+            continue
+        slope_name = f"{family}_{families[family].slope}"
+        for intercept, slope, one, other in zip(
+            effect, u[f"{slope_name}:{level}"], sd, np.exp(log_scale[slope_name]), strict=True
+        ):
+            between = rho[family] * one * other
+            total += multivariate_normal.logpdf([intercept, slope], None, [[one**2, between], [between, other**2]])
+    medians = {"noise": spec.noise_scale} | {name: family.prior_median for name, family in families.items()}
+    medians |= {name: family.slope_prior_median for name, family in slopes.items()}
+    etas, omegas = list(point["eta"]), list(np.sqrt(point["omega_excess"] ** 2 + 0.05**2))
+    for name, values in log_scale.items():
+        if name.startswith("noise_ratio_"):
+            total += norm.logpdf(values, 0, omegas[-1]).sum()
+            continue
+        eta, median = etas.pop(0), medians["sampling" if name.startswith("sampling_") else name]
         total += norm.logpdf(eta, np.log(median), spec.priors.eta_sd)
-        total += halfnorm.logpdf(omega_excess, scale=spec.priors.omega_sd)
-        total += norm.logpdf(log_scale[name], eta + feature_offset, omega).sum()
+        total += norm.logpdf(values, eta + feature_offset, omegas.pop(0)).sum()
+    assert not etas and len(omegas) == (spec.noise_ratio == "scanner-feature")
+    total += halfnorm.logpdf(point["omega_excess"], scale=spec.priors.omega_sd).sum()
     if spec.feature_scaling == "per_feature":
         total += norm.logpdf(feature_offset, 0, spec.priors.feature_offset_sd).sum()
-    if spec.noise_ratio == "scanner":
-        total += norm.logpdf(point["raw"], 0, spec.priors.noise_ratio_sd).sum()
-    if spec.bias_ratio == "scanner":
-        total += norm.logpdf(point["raw_bias"], 0, spec.priors.bias_ratio_sd).sum()
+    for name, sd in (("raw", "noise_ratio_sd"), ("raw_bias", "bias_ratio_sd"), ("raw_gain", "gain_sd"),
+                     ("slope_correlation", "correlation_sd")):  # fmt: skip
+        total += norm.logpdf(point.get(name, []), 0, getattr(spec.priors, sd)).sum()
     return total
-
-
-def random_point(design, n_features, rng) -> dict[str, np.ndarray]:
-    shapes = {
-        "eta": len(design.scales),
-        "log_scale": (len(design.scales), n_features),
-        "u": (len(design.columns), n_features),
-    }
-    if design.spec.noise_ratio == "scanner":
-        shapes["raw"] = len(design.scanners)
-    if design.spec.bias_ratio == "scanner":
-        shapes["raw_bias"] = len(design.scanners)
-    if design.spec.feature_scaling == "per_feature":
-        shapes["feature_offset"] = n_features
-    point = {"omega_excess": rng.exponential(size=len(design.scales))}
-    point |= {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    if design.spec.likelihood == "student-t":
-        point |= {"tail_share": rng.uniform(), "inverse_df": rng.uniform()}
-    return point
 
 
 @pytest.fixture(scope="module", params=SPECS)
 def witnessed(request):
     """A design with its features, random points, and the density written by hand at each."""
     rng = np.random.default_rng(5)
-    scans, spec = small_study(), SPECS[request.param]
+    scans = small_study()
+    spec = configure_model(SPECS[request.param], scans)  # the mean slope of time is a covariate
     features = 3 + rng.normal(size=(len(scans), 2)) * [0.1, 0.3]
     design = build_design(scans, spec)
     points = [random_point(design, 2, rng) for _ in range(3)]
@@ -158,7 +206,9 @@ def witnessed(request):
 
 def test_numpyro_density_is_the_one_written_by_hand(witnessed):
     design, features, points, by_hand = witnessed
-    densities = [explicit.log_joint(design, features, point) for point in points]
+    with jax.enable_x64(True):
+        density = jax.jit(partial(explicit.traced_log_joint, design, features))
+        densities = [density(point) for point in points]
     np.testing.assert_allclose(densities, by_hand, rtol=1e-12)
 
 
@@ -166,6 +216,28 @@ def test_pymc_density_is_the_one_written_by_hand(witnessed, pymc):
     design, features, points, by_hand = witnessed
     densities = [pymc.log_joint(design, features, point) for point in points]
     np.testing.assert_allclose(densities, by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(SPECS.keys() - set(model_names()) - {"student-t"}))
+def test_the_collapsed_density_is_the_explicit_one_integrated_over_effects(name):
+    """For variants; `test_models_command` checks the models themselves."""
+    rng, scans = np.random.default_rng(6), small_study()
+    design, features = build_design(scans, SPECS[name]), random_features(len(scans), rng)
+    points = [random_point(design, N_FEATURES, rng) for _ in range(3)]
+    explicit = explicit_densities(design, features, points).marginal
+    np.testing.assert_allclose(collapsed_densities(design, features, points), explicit, rtol=LIMIT)
+
+
+def test_densities_that_differ_are_found():
+    """The collapsed density of another noise: people scanned once without their participant effect."""
+    rng, spec = np.random.default_rng(7), load_model("traveling_and_cohort")
+    scans = suited_scans(spec)
+    design, features = build_design(scans, spec), random_features(len(scans), rng)
+    points = [random_point(design, N_FEATURES, rng) for _ in range(2)]
+    other = replace(design, class_single_scan=np.zeros_like(design.class_single_scan))
+    explicit = explicit_densities(design, features, points).marginal
+    assert (np.abs(collapsed_densities(design, features, points) / explicit - 1) < LIMIT).all()
+    assert (np.abs(collapsed_densities(other, features, points) / explicit - 1) > 1e-4).all()
 
 
 UNIT = 0.05  # features as small numbers far from 0, so that a missing unit shows

@@ -15,6 +15,7 @@ from bayesharm.data.screening.codes import CODES
 from bayesharm.data.screening.covariates import test_scanners as scanner_test
 from bayesharm.data.screening.harmonized import ratios
 from bayesharm.data.screening.screen import screen, screen_scans
+from bayesharm.data.screening.words import is_elapsed_time
 from bayesharm.errors import InputError
 
 COVARIATES = ("age", "sex", "motion", "icv")
@@ -621,3 +622,13 @@ def test_a_single_99_among_counts_is_a_caveat():
     values[8, 4] = 99
     found = [finding for finding in screen(load_dataset(scans, values)) if finding.code == "missing-code-feature"]
     assert [finding.severity for finding in found] == ["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_time"),
+    [("years", True), ("years_from_baseline", True), ("TimeSinceFirstScan", True), ("followup months", True),
+     ("reaction_time", False), ("EchoTime", False), ("education_years", False)],
+)  # fmt: skip
+def test_time_since_something_is_known_by_its_name(name, is_time):
+    """It differs between scanners in the same people by itself: no caveat."""
+    assert is_elapsed_time(name) == is_time

@@ -7,7 +7,8 @@ import pytest
 
 from bayesharm.errors import ModelError
 from bayesharm.model.catalog import load_model, model_names
-from bayesharm.model.spec import Family, Priors, spec_from_dict
+from bayesharm.model.spec import Family, Priors
+from bayesharm.model.spec_rules import spec_from_dict
 
 OWN = """
 name = "mine"
@@ -112,7 +113,17 @@ def test_a_mistake_is_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"by": "region"}, "invalid 'by' of family 'participant'.*'region'"),
+        ({"by": "region"}, "invalid 'name' of family 'participant'.*for a family by a column, another name"),
+        ({"name": "x", "by": ""}, "invalid 'by' of family 'x'.*a column of the scans table"),
+        ({"name": "x", "by": "a × "}, "invalid 'by' of family 'x'.*a column of the scans table"),
+        ({"nested_in": "site"}, "invalid 'nested_in' of family 'participant'.*a column as by"),
+        (
+            {"name": "x", "by": "coil", "nested_in": "coil"},
+            "invalid 'nested_in' of family 'x'.*other columns than those of by",
+        ),
+        ({"slope_prior_median": 0.0}, "invalid 'slope_prior_median'.*above 0"),
+        ({"scaled_by_gain": True}, "invalid 'scaled_by_gain'.*true only for families by a column"),
+        ({"slope": "a/b"}, "invalid 'slope'.*without slash"),
         ({"prior_median": -0.1}, "invalid 'prior_median' of family 'participant'.*above 0"),
         ({"split": True}, "invalid 'split'.*true only for populations"),
         ({"name": "noise"}, "invalid 'name' of family 'noise'"),
@@ -121,6 +132,7 @@ def test_a_mistake_is_named(change, message):
         ({"name": ".."}, "invalid 'name'.*without slash"),
         ({"name": 5}, "invalid 'name'"),
         ({"name": "disorder"}, "invalid 'families'.*each name once"),
+        ({"name": "disorder", "slope": "age"}, "invalid 'families'.*each name once"),
     ],
 )
 def test_a_mistake_in_a_family_is_named(change, message):

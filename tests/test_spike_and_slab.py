@@ -27,6 +27,7 @@ from bayesharm.inference.spike_and_slab import (
     inclusion_probabilities,
     masked_log_weights,
 )
+from bayesharm.likelihood.hierarchy import Hierarchy
 from bayesharm.likelihood.problem import Gaussian, make_problem
 
 Z = 4.3
@@ -108,10 +109,11 @@ def test_the_evidence_is_the_average_over_the_prior(study, weighed, components):
     log_scales, weights = weighed[0][:256, :, :3], weighed[1][:, :256, :3]
     problem = make_problem(study.design)
     priors = replace(problem.priors, eta_sd=0.5)
-    start = np.stack([problem.log_medians, np.full(3, np.log(0.3))])
+    hierarchy = replace(problem.hierarchy, priors=priors)
+    start = np.concatenate([problem.log_medians, np.full(3, np.log(0.3))])
     chosen = weights[np.array(components)], MASKS[list(components)]
-    target = mixture_target(priors, problem.log_medians, quadratic_features(log_scales), *chosen, 0.7)
-    found = compute_evidence(priors, target, start, np.random.default_rng(0))
+    target = mixture_target(hierarchy, problem.log_medians, quadratic_features(log_scales), *chosen, 0.7)
+    found = compute_evidence(hierarchy, target, start, np.random.default_rng(0))
     rng, n = np.random.default_rng(1), 40_000
     eta = problem.log_medians[:, None] + priors.eta_sd * rng.normal(size=(3, n))
     log_omega = 0.5 * np.log((priors.omega_sd * rng.normal(size=(3, n))) ** 2 + priors.omega_floor**2)
@@ -138,11 +140,11 @@ def test_the_evidence_is_the_average_over_the_prior(study, weighed, components):
 
 def test_inclusion_probabilities_are_those_of_two_marginal_likelihoods(weighed):
     log_scales, weights = weighed
-    problem_priors = replace(TinyStudy(EQUAL, seed=3).spec.priors, feature_offset_sd=0.0)
+    hierarchy = Hierarchy(replace(TinyStudy(EQUAL, seed=3).spec.priors, feature_offset_sd=0.0), 3, 3)
     rng = np.random.default_rng(4)
     eta = PRIOR.mean + 0.1 * rng.normal(size=(5, 3))
     evidence = Evidence(0.0, 0.0, 1.0, True, eta, np.full((5, 3), 0.4), rng.uniform(size=5))
-    found = inclusion_probabilities(problem_priors, log_scales, weights, MASKS, evidence)
+    found = inclusion_probabilities(hierarchy, log_scales, weights, MASKS, evidence)
     keep = np.array([0, 1])
     with_it = log_marginal(quadratic_features(log_scales), weights[0], evidence.eta.T, np.log(evidence.omega.T))
     without = log_marginal(

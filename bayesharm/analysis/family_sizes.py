@@ -62,10 +62,10 @@ class FamilySizes:
         scales, sources = posterior.scales, posterior.finite_population
         divisor = feature_scale(posterior)
         return cls(
-            [str(name) for name in scales["family"].values],
+            [str(name) for name in sources["family"].values],
             posterior.features,
             {
-                "tau": np.stack([scales[name].values for name in STATISTICS]) / divisor,
+                "tau": np.stack([scales[name].sel(family=sources["family"]).values for name in STATISTICS]) / divisor,
                 "finite_sd": sources["finite_sd"].values / divisor,
                 "contribution": sources["contribution"].values,
             },
@@ -177,9 +177,9 @@ def lognormal_interval(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np
 def _shared_errors(posterior: Posterior, divisor: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the change of each size per posterior sd of the hyperparameters, (family, feature)."""
     hyper, sources = posterior.hyper, posterior.finite_population
-    eta, omega = hyper["eta"].values, hyper["omega"].values
+    eta, omega = _eta_and_omega(posterior)
     variance = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2
-    uncertain = np.sqrt(np.maximum(variance - (omega.reshape(-1, omega.shape[-1]) ** 2).mean(0), 0)) / variance
+    uncertain = np.sqrt(np.maximum(variance - (omega**2).mean(0), 0)) / variance
     scaled = sources["covariance_with_log_scale"].values * uncertain[:, None]
     # The first family, noise, is that of a scanner with variance ratio 1. The scale of all scans' noise is uncertain by the
     # ratios too, weighted by the scanners' numbers of scans.
@@ -189,10 +189,16 @@ def _shared_errors(posterior: Posterior, divisor: np.ndarray) -> dict[str, np.nd
     return {name: part / (1 if name == "contribution" else divisor) for name, part in zip(SIZES, scaled, strict=True)}
 
 
+def _eta_and_omega(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of eta and omega of the families with sizes, (draw, family) both."""
+    hyper = posterior.hyper.sel(family=posterior.finite_population["family"].values)
+    eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
+    return eta, omega
+
+
 def _eta_correlation(posterior: Posterior) -> np.ndarray:
     """Compute the posterior correlation of eta between families, without the shift that the feature offset takes up."""
-    hyper = posterior.hyper
-    eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
+    eta, omega = _eta_and_omega(posterior)
     covariance = np.cov(eta.T)
     remaining = predictive_moments(eta, omega, posterior.spec.feature_offset_sd).sd ** 2 - (omega**2).mean(0)
     covariance -= np.mean(np.diag(covariance) - remaining)

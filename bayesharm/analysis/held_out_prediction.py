@@ -12,11 +12,12 @@ from bayesharm.algorithms.random_streams import Stage, feature_keys
 from bayesharm.analysis.null_scales import hyperparameter_center
 from bayesharm.analysis.predictive_scores import Scores, average_pit, score
 from bayesharm.analysis.validation_schemes import Scheme
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
+from bayesharm.conditional.held_out_groups import arrange_folds
+from bayesharm.conditional.leave_group_out import leave_group_out
 from bayesharm.fitting.context import FitContext
 from bayesharm.inference.hyper_target import find_mode, plain_target
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
-from bayesharm.inference.placement import place_importance_samples
+from bayesharm.inference.placement import place_importance_samples, prior_at
 from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.problem import to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -33,7 +34,7 @@ class HeldOutPredictor:
     ----------
     ratios : VarianceRatios
         log variance ratios of the scanners, of noise and bias.
-    center : (2, scale) array
+    center : (dimension,) array
         eta and log excess of the run.
     values : (scan, feature) array
         Standardized features.
@@ -55,16 +56,13 @@ class HeldOutPredictor:
     def from_posterior(cls, posterior: Posterior, context: FitContext, features: np.ndarray) -> HeldOutPredictor:
         """Draw importance samples around the modes of the features' scales."""
         problem, ratios = context.problem, posterior.variance_ratios()
-        center, eta_sd = hyperparameter_center(posterior, problem.priors.omega_floor)
+        center, eta_sd = hyperparameter_center(posterior, problem)
+        eta = problem.hierarchy.split(center)[0]
         with context.devices.in_use("float64"):
             moments, standardization = context.moments(features)
-            start = to_coordinates(
-                problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1)
-            )
+            start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(eta)[:, None], len(features), axis=1))
             keys = feature_keys(context.seed, Stage.IMPORTANCE, features)
-            samples, _ = place_importance_samples(
-                problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,)
-            )
+            samples, _ = place_importance_samples(problem, moments, center, eta_sd, ratios, keys, N_SAMPLES, (start,))
             log_weights = np.asarray(log_importance_weights(problem, ratios, moments, samples))
         values = (context.values(features) - standardization.center) / standardization.sd
         log_scales = np.asarray(samples.log_scales)
@@ -94,10 +92,8 @@ class HeldOutPredictor:
         """Weigh samples by the likelihood of all scans and the prior at the mode of the hyperparameters without a fold."""
         problem = self.context.problem
         without_fold = jnp.asarray(self.log_weights - log_density)
-        start = jnp.asarray(self.center.reshape(-1, 1))
-        target = plain_target(problem.log_medians, basis, without_fold)
-        mode = np.asarray(find_mode(problem.priors, target, start).mode)
-        eta, log_excess = np.split(mode, 2)
-        log_omega = 0.5 * np.log(np.exp(2 * log_excess) + problem.priors.omega_floor**2)
-        prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd)[0]
-        return self.log_weights + np.asarray(prior)
+        log_medians = problem.log_medians - problem.half_log_lambda(self.ratios)
+        target = plain_target(log_medians, basis, without_fold)
+        mode = np.asarray(find_mode(problem.hierarchy, target, jnp.asarray(self.center[:, None])).mode)
+        mean, sd = prior_at(problem.hierarchy, mode)
+        return self.log_weights + np.asarray(log_prior(basis, mean, jnp.log(sd), problem.hierarchy.offset_sd)[0])

@@ -23,7 +23,7 @@ from bayesharm.inference.placement import place_importance_samples
 from bayesharm.inference.predictive_prior import predictive_moments
 from bayesharm.inference.spike_and_slab import Evidence, compute_evidence, feature_inclusion, masked_log_weights
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.problem import Gaussian, to_coordinates
+from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.posterior import Posterior
@@ -44,7 +44,7 @@ class TrainingFeatures(NamedTuple):
     ----------
     features : (feature,) int array
     moments : Moments
-    center : (2, scale) array
+    center : (dimension,) array
         eta and log excess of the run.
     log_scales : (sample, scale, feature) array
     weights : (1 + mask, sample, feature) array
@@ -58,15 +58,20 @@ class TrainingFeatures(NamedTuple):
     weights: jax.Array
 
 
-def hyperparameter_center(posterior: Posterior, omega_floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the posterior means of eta and of the log excess of omega, (2, scale), and the posterior sd of eta, (scale,).
+def hyperparameter_center(posterior: Posterior, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Return the posterior means of eta and of the log excess of omega, (dimension,), and the posterior sd of eta, (scale,).
 
-    The excess is the half-normal part of omega: omega² = omega_floor² + excess².
+    The excess is the half-normal part of omega: omega² = omega_floor² + excess². Noise ratios are counted from lambda, so
+    that their eta is 0; its uncertainty is that of log sqrt(lambda).
     """
-    hyper = posterior.hyper
+    hyper, hierarchy = posterior.hyper, problem.hierarchy
     eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
-    excess = np.sqrt(np.maximum((omega**2).mean(0) - omega_floor**2, MIN_EXCESS**2))
-    return np.stack([eta.mean(0), np.log(excess)]), eta.std(0)
+    excess = np.sqrt(np.maximum((omega**2).mean(0) - hierarchy.priors.omega_floor**2, MIN_EXCESS**2))
+    mean, sd = eta.mean(0)[hierarchy.group], eta.std(0)[hierarchy.group]
+    scanners = np.flatnonzero(problem.noise_scale >= 0)
+    log_lambda = np.log(hyper["noise_ratio"].values.reshape(len(eta), -1))
+    sd[problem.noise_scale[scanners]] = log_lambda[:, scanners].std(0) / 2
+    return np.concatenate([mean, np.log(excess)]), sd
 
 
 def sample_training_features(
@@ -74,21 +79,27 @@ def sample_training_features(
 ) -> TrainingFeatures:
     """Choose training features and weigh importance samples of their scales under the whole model and under each mask."""
     problem = context.problem
-    center, eta_sd = hyperparameter_center(posterior, problem.priors.omega_floor)
+    center, eta_sd = hyperparameter_center(posterior, problem)
+    eta = problem.hierarchy.split(center)[0]
     n_features = len(context.dataset.features.names)
     rng = np.random.default_rng([context.seed, Stage.SAMPLE])
     features = np.sort(rng.choice(n_features, min(n_features, N_TRAINING_FEATURES), replace=False))
     moments, _ = context.moments(features)
-    start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(center[0])[:, None], len(features), axis=1))
+    start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(eta)[:, None], len(features), axis=1))
     keys = feature_keys(context.seed, Stage.IMPORTANCE, features)
-    samples, modes = place_importance_samples(problem, moments, center.ravel(), eta_sd, ratios, keys, N_SAMPLES, (start,))
+    samples, modes = place_importance_samples(problem, moments, center, eta_sd, ratios, keys, N_SAMPLES, (start,))
     all_masks = np.stack([np.ones_like(eta_sd), *masks.values()])
     weights = masked_log_weights(problem, ratios, moments, samples, modes, all_masks)
     return TrainingFeatures(features, moments, center, samples.log_scales, weights)
 
 
 def evaluate_hypotheses(
-    context: FitContext, training: TrainingFeatures, masks: Mapping[str, np.ndarray], power: float, progress: Progress
+    context: FitContext,
+    training: TrainingFeatures,
+    ratios: VarianceRatios,
+    masks: Mapping[str, np.ndarray],
+    power: float,
+    progress: Progress,
 ) -> dict[str, dict[str, Evidence]]:
     """Compute the marginal likelihood of each of `HYPOTHESES` for the scales that each mask sets to zero.
 
@@ -102,16 +113,18 @@ def evaluate_hypotheses(
     dict
         ``evidence[mask][hypothesis]``.
     """
-    all_masks = np.stack([np.ones_like(training.center[0]), *masks.values()])
+    all_masks = np.stack([np.ones(context.problem.hierarchy.n_scales), *masks.values()])
+
+    log_medians = context.problem.log_medians - context.problem.half_log_lambda(ratios)
 
     def evaluate(components: tuple[int, ...]) -> Evidence:
         rng = np.random.default_rng([context.seed, Stage.HYPER, *components])
         with context.devices.in_use("float64"):
             target = mixture_target(
-                context.problem.priors, context.problem.log_medians, quadratic_features(training.log_scales),
+                context.problem.hierarchy, log_medians, quadratic_features(training.log_scales),
                 training.weights[np.array(components)], all_masks[np.array(components)], power,
             )  # fmt: skip
-            return compute_evidence(context.problem.priors, target, training.center, rng)
+            return compute_evidence(context.problem.hierarchy, target, training.center, rng)
 
     # the masks that the features are a mixture of, 0 being the whole model, which is the same for all masks
     mixtures: dict[tuple[str, str], tuple[int, ...]] = {("", "all"): (0,)}
@@ -143,7 +156,7 @@ def evaluate_features(
     """
     n_features = len(context.dataset.features.names)
     some = tuple(evidence[name]["some"] for name in masks)
-    proposal = predictive_moments(some[-1].eta, some[-1].omega, context.problem.priors.feature_offset_sd)
+    proposal = predictive_moments(some[-1].eta, some[-1].omega, context.problem.hierarchy.offset_sd)
     dtype = np.dtype(context.settings.dtype)
     prior = Gaussian(*(part.astype(dtype) for part in proposal))
     in_dtype = VarianceRatios(*(part.astype(dtype) for part in ratios))

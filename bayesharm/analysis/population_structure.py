@@ -19,7 +19,8 @@ from bayesharm.analysis.null_scales import (
 )
 from bayesharm.analysis.predictive_scores import Scores, elpd_difference, reliability_warnings, score, to_elpd
 from bayesharm.analysis.yamashita_regression import PopulationRegression, regress_populations
-from bayesharm.conditional.leave_group_out import arrange_folds, leave_group_out
+from bayesharm.conditional.held_out_groups import arrange_folds
+from bayesharm.conditional.leave_group_out import leave_group_out
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import InputError, ModelError
 from bayesharm.fitting.context import FitContext, load_fit_context
@@ -169,7 +170,7 @@ def compare_populations(
         n_independent = count_independent_features(
             standardize(context, training.features), list_cells(context.design, context.dataset.scans)
         )
-        evidence = evaluate_hypotheses(context, training, masks, n_independent / len(training.features), progress)
+        evidence = evaluate_hypotheses(context, training, ratios, masks, n_independent / len(training.features), progress)
         predictions, elpd = _predict(context, training, ratios, masks, evidence, progress)
     features = evaluate_features(context, ratios, masks, evidence, progress)
     rows = {name: _summarize_evidence(evidence[name], mask == 0) for name, mask in masks.items()}
@@ -276,7 +277,7 @@ def _predict(
         masked = np.where(mask[:, None] > 0, log_scales, LOG_NULL_SCALE)
         held_out = leave_group_out(problem, ratios, moments, values, masked, arrange_folds(design, folds))
         eta, log_omega = given.eta.mean(0)[:, None], np.log(given.omega).mean(0)[:, None]
-        prior = log_prior(basis, eta, log_omega, problem.priors.feature_offset_sd, mask[:, None])[0]
+        prior = log_prior(basis, eta, log_omega, problem.hierarchy.offset_sd, mask[:, None])[0]
         weight = np.asarray(training.weights[k][:N_PREDICTION_SAMPLES, subset] + prior)
         return score(weight, held_out, np.arange(folds.max() + 1))
 

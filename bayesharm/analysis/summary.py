@@ -11,11 +11,13 @@ import pandas as pd
 
 from bayesharm.analysis.convergence import describe_convergence
 from bayesharm.analysis.scan_weights import describe_tails, list_scan_weights, scan_weights_table
-from bayesharm.analysis.units import fit_units
+from bayesharm.analysis.units import fit_units, on_slopes, slope_columns
 from bayesharm.data.finding import finding_from_dict
 from bayesharm.errors import shorten
+from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.results.console import SOURCE_DESCRIPTIONS, as_text, bullets, format_with_interval, make_table
 from bayesharm.results.posterior import REASONS, Posterior
+from bayesharm.results.schema import SCANNER_RATIOS
 from bayesharm.results.tables import Tables
 
 if TYPE_CHECKING:
@@ -34,19 +36,21 @@ class Summary(Tables):
     about : dict
         Model, title, numbers of scans, scanners and features, seed; `components`, the components of measurement bias that
         have effects of their own; `feature_scaling`: whether "sd" below is that of each feature (`per_feature`) or the root
-        mean square over features (`common`); `units` of effects and scales; `preview`.
+        mean square over features (`common`); `units` of effects and scales; `slopes`, what slopes are; `preview`.
     effect_sizes : DataFrame by family
         Root mean square of the effects over levels and features, including their uncertainty: `rms` in the features' units
         (missing where these differ by a factor of more than 100) and `rms_in_sd` in sd of a feature. For `noise`, its
-        standard deviation.
+        standard deviation. For slopes, such as `participant_time`, the change for one sd of the column.
     hyper : DataFrame by family
         `scale`, exp(eta), the typical scale in sd of a feature, and `spread`, omega, the sd of log-scales over features,
-        with intervals; the larger `rhat` and the smaller `ess` of the two.
+        with intervals; the larger `rhat` and the smaller `ess` of the two. `noise_ratio`: the factor of a scanner's noise sd
+        in a feature, whose typical value is 1.
     scanners : DataFrame by scanner
         `bias`, root mean square over features of the posterior mean of the effect that harmonizing removes, and
         `uncertainty`, that of its posterior sd (both in sd of a feature); `noise_ratio` (lambda) and `bias_ratio` (kappa),
-        the variance of noise and of bias relative to the average scanner, with intervals; `from_data`, the share of the
-        information on the effect that comes from the data rather than the prior. Largest bias first.
+        the variance of noise and of bias relative to the average scanner, and `gain` (g), the factor on differences
+        between people, with intervals; `from_data`, the share of the information on the effect that comes from the data
+        rather than the prior. Largest bias first.
     features : DataFrame by feature
         `converged`, or the `reason` why not; largest `rhat` and smallest `ess_bulk` of its scales, `divergences`, `khat` of
         the Laplace approximation, and the posterior mean of each scale in the feature's units.
@@ -98,6 +102,7 @@ def summarize(posterior: Posterior) -> Summary:
             "n_features": len(features),
             "feature_scaling": spec.feature_scaling,
             "units": fit_units(posterior),
+            "slopes": on_slopes(slope_columns(posterior)),
             "components": spec.components if len(spec.components) > 1 else (),
             "seed": run["seed"],
             "preview": bool(posterior.preview_notice),
@@ -119,12 +124,13 @@ def summarize(posterior: Posterior) -> Summary:
 
 def _effect_sizes(posterior: Posterior) -> pd.DataFrame:
     scales = posterior.scales
-    feature_sd = scales["feature_scale"].values
+    feature_sd, slopes = scales["feature_scale"].values, slope_columns(posterior)
     square = {}
     for name in posterior.effect_families:
         if name != "covariate":  # slopes have the units of the covariate
             effect = posterior.effect(name)
-            square[name] = effect["mean"].values ** 2 + effect["sd"].values ** 2
+            unit = slopes[name].sd if name in slopes else 1.0
+            square[name] = unit**2 * (effect["mean"].values ** 2 + effect["sd"].values ** 2)
     noise = scales.sel(family="noise")
     square["noise"] = (noise["mean"].values ** 2 + noise["sd"].values ** 2)[None]
     has_rms = posterior.is_single_modality
@@ -145,8 +151,9 @@ def _hyper(posterior: Posterior) -> pd.DataFrame:
         for name, draws in (("scale", np.exp(eta)), ("spread", omega)):
             low, median, high = np.quantile(draws, INTERVAL)
             row |= {name: median, f"{name}_q05": low, f"{name}_q95": high}
-            rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
-            ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
+            if name == "spread" or family != NOISE_RATIO:  # noise ratios have a fixed mean
+                rhat.append(float(array_stats.rhat(draws, chain_axis=0, draw_axis=1)))
+                ess.append(float(array_stats.ess(draws, chain_axis=0, draw_axis=1)))
         sampled = {"rhat": max(rhat), "ess": min(ess)}
         rows.append(row | (dict.fromkeys(sampled, np.nan) if posterior.preview_notice else sampled))
     return pd.DataFrame(rows).set_index("family")
@@ -158,7 +165,7 @@ def _scanners(posterior: Posterior) -> pd.DataFrame:
     table = pd.DataFrame(index=pd.Index(posterior.scanners, name="scanner"))
     for name, statistic in (("bias", "mean"), ("uncertainty", "sd")):
         table[name] = np.sqrt(np.nanmean((effect[statistic].values / feature_sd) ** 2, axis=1))
-    for name in ("noise_ratio", "bias_ratio"):
+    for name in SCANNER_RATIOS:
         ratio = posterior.hyper[name].values.reshape(-1, len(table))
         table[f"{name}_q05"], table[name], table[f"{name}_q95"] = np.quantile(ratio, INTERVAL, axis=0)
     table["from_data"] = effect["contraction"].values
@@ -188,9 +195,9 @@ def _describe_dropped(dropped: Mapping[str, str]) -> list[str]:
     ]
 
 
-def has_bias_ratios(scanners: pd.DataFrame) -> bool:
-    """Return whether the bias variance ratios (kappa) were estimated; they are 1 otherwise."""
-    return bool((scanners["bias_ratio_q05"] < scanners["bias_ratio_q95"]).any())
+def is_estimated(scanners: pd.DataFrame, ratio: str) -> bool:
+    """Return whether a ratio of scanners, such as `bias_ratio`, was estimated; it is 1 otherwise."""
+    return bool((scanners[f"{ratio}_q05"] < scanners[f"{ratio}_q95"]).any())
 
 
 def render_summary(summary: Summary) -> Group:
@@ -207,6 +214,7 @@ def render_summary(summary: Summary) -> Group:
         effect_size_table(summary),
         hyper_table(summary),
         scanners_table(summary),
+        *([gains_table(summary)] if is_estimated(summary.scanners, "gain") else []),
         *([] if summary.scans is None else [scan_weights_table(summary.scans, about["tails"])]),
         bullets("Convergence", summary.diagnostics),
         bullets("Caveats", summary.notes),
@@ -219,7 +227,8 @@ def effect_size_table(summary: Summary) -> Table:
     table = make_table(
         "Size of each source of variation between scans",
         f"Root mean square of the effects over levels and features, including their uncertainty. {_define_sd(summary)}"
-        + (f" Units: {summary.about['units']}." if has_units else ""),
+        + (f" Units: {summary.about['units']}." if has_units else "")
+        + summary.about["slopes"],
         ["source", "in sd", *(["in units"] if has_units else []), "description"],
     )
     for family, row in summary.effect_sizes.sort_values("rms_in_sd", ascending=False).iterrows():
@@ -236,7 +245,8 @@ def hyper_table(summary: Summary) -> Table:
         "Scales over all features, with 90% intervals",
         "Typical: typical scale, exp(eta), in sd. Spread: sd of log-scales over features, omega"
         + (", without the offset that all scales of a feature share" if has_offset else "")
-        + f". {_define_sd(summary)}",
+        + f". {_define_sd(summary)}"
+        + (" Noise_ratio: factor of a scanner's noise sd in a feature." if NOISE_RATIO in summary.hyper.index else ""),
         ["family", "typical", "90% interval", "spread", "90% interval"],
     )
     for family, row in summary.hyper.iterrows():
@@ -248,7 +258,7 @@ def hyper_table(summary: Summary) -> Table:
 def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
     """Render the scanners with the largest bias."""
     shown = summary.scanners.head(max_rows)
-    kappa = ["kappa"] if has_bias_ratios(summary.scanners) else []
+    kappa = ["kappa"] if is_estimated(summary.scanners, "bias_ratio") else []
     title = "Scanners, largest bias first"
     if len(shown) < len(summary.scanners):
         title += f" ({len(shown)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
@@ -264,6 +274,19 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
         share = "" if np.isnan(row.from_data) else f"{row.from_data:.0%}"
         noise, ratio = format_with_interval(row, "noise_ratio", 2), [f"{row.bias_ratio:.2f}"] if kappa else []
         table.add_row(str(scanner), f"{row.bias:.3f}", f"{row.uncertainty:.3f}", *noise, *ratio, share)
+    return table
+
+
+def gains_table(summary: Summary, max_rows: int = 20) -> Table:
+    """Render the gains of the scanners shown in the table before, largest first."""
+    table = make_table(
+        "Gains of scanners",
+        "Gain: factor on differences between people, relative to the average scanner.",
+        ["scanner", "gain", "90% interval"],
+    )
+    shown = summary.scanners.head(max_rows).sort_values("gain", ascending=False, kind="stable")
+    for scanner, row in shown.iterrows():
+        table.add_row(str(scanner), *format_with_interval(row, "gain", 2))
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayesharm.data.transforms import find_transform
+from bayesharm.model.slopes import SlopeColumn
 from bayesharm.results.posterior import Posterior
 
 OWN_UNITS = "the features' own units"
@@ -20,6 +21,19 @@ def fit_units(posterior: Posterior) -> str:
     """Return the units of the fit: the features' own, or those of their transform."""
     transform = posterior.run.get("transform")
     return OWN_UNITS if transform is None else find_transform(transform).unit
+
+
+def slope_columns(posterior: Posterior) -> dict[str, SlopeColumn]:
+    """Return the columns on which effects depend, by the name of their slopes; scales of slopes are for one sd of them."""
+    names = {family.name: family.slope_name for family in posterior.spec.slopes}
+    columns = posterior.sufficient_statistics.attrs["slopes"] if names else []
+    return {names[each["family"]]: SlopeColumn(**each) for each in columns}
+
+
+def on_slopes(columns: dict[str, SlopeColumn]) -> str:
+    """Say what the slopes in a table are; an empty text without slopes."""
+    slopes = [f"{name}: change of the {each.family} effects for one sd of {each.column}" for name, each in columns.items()]
+    return f" {'; '.join(slopes)}." if slopes else ""
 
 
 def feature_scale(posterior: Posterior) -> np.ndarray:

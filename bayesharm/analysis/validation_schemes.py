@@ -55,7 +55,7 @@ def arrange_schemes(
     travels = (scanner.groupby(participant).transform("nunique") > 1).to_numpy()
     visit = participant + " on " + scanner
     # with covariates no two scans are exchangeable: each has a latent value of its own
-    has_covariates = any(len(context.design.spec.covariates) for context in contexts)
+    has_covariates = any(len(context.design.covariates) for context in contexts)
     on_shared_scanner = np.isin(scanner, scanner[in_both])  # holds out also scans of it that only one model uses
     candidates = {  # label of each scan, scans to hold out, scans with a latent value of their own
         "participants": (participant.to_numpy(), in_both, is_repeated | has_covariates),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.family_sizes import FamilySizes, lognormal_interval
-from bayesharm.analysis.units import common_units, feature_scale
+from bayesharm.analysis.units import common_units, feature_scale, on_slopes, slope_columns
 from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource
@@ -32,7 +32,7 @@ class VarianceComponents(Tables):
     Attributes
     ----------
     about : dict
-        `units` of `tau`, `finite_sd` and `rms`; `n_features`; `model`.
+        `units` of `tau`, `finite_sd` and `rms`; `slopes`, what slopes are; `n_features`; `model`.
     families : DataFrame by family
         Means over features of `tau`, the standard deviation of the population from which effects are drawn; `finite_sd`,
         the standard deviation of the effects in this study; and `contribution`, the share of a scan's squares per level.
@@ -104,7 +104,12 @@ def variance_components(
         if networks is not None:
             by_networks = sizes.average(*group_by_networks(edges, networks), ("network", "other"))
     return VarianceComponents(
-        about={"units": common_units(posterior), "n_features": len(sizes.features), "model": posterior.spec.name},
+        about={
+            "units": common_units(posterior),
+            "slopes": on_slopes(slope_columns(posterior)),
+            "n_features": len(sizes.features),
+            "model": posterior.spec.name,
+        },
         families=sizes.average(),
         larger=sizes.compare(),
         levels=summarize_levels(posterior),
@@ -139,11 +144,12 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
         `rms` with its 90% interval: the root of the posterior mean of the mean square, including the uncertainty of the
         effects.
     """
-    scale, rows = feature_scale(posterior), []
+    scale, rows, slopes = feature_scale(posterior), [], slope_columns(posterior)
     for name in posterior.effect_families:
-        if name in ("covariate", "participant"):  # slopes have other units; participants are too many to list
-            continue
         effect = posterior.effect(name)
+        # slopes have other units; participants are too many to list
+        if name in slopes or effect["mean"].dims[0] in ("covariate", "participant"):
+            continue
         mean, sd = effect["mean"].values / scale, effect["sd"].values / scale
         square = np.mean(mean**2 + sd**2, axis=1)
         error = np.sqrt(np.sum(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)) / mean.shape[1]
@@ -170,7 +176,7 @@ def _size_table(components: VarianceComponents, families: pd.DataFrame) -> Table
         "Sources of variation, with 90% intervals",
         f"Means over {components.about['n_features']:,} features, in {components.about['units']}. Scale: standard deviation "
         "of the population of effects (tau). Effects: standard deviation of the effects in this study. Share: contribution "
-        "of one level to the squares of a scan (Yamashita et al. 2019).",
+        f"of one level to the squares of a scan (Yamashita et al. 2019).{components.about['slopes']}",
         ["source", "scale", "90% interval", "effects", "90% interval", "share"],
     )
     for family, row in families.iterrows():

@@ -15,6 +15,7 @@ from bayesharm.baselines.base import Applied, Fitted, Method
 from bayesharm.baselines.combat import fit_combat
 from bayesharm.baselines.external_process import has_environment, require_environment
 from bayesharm.baselines.linear import fit_adjusted_glm, fit_glm, fit_none, fit_yamashita2019
+from bayesharm.baselines.long_combat import fit_long_combat
 from bayesharm.baselines.reml import fit_reml
 from bayesharm.baselines.yamashita import MODEL, RIDGE, Yamashita2019, univariate_effects, yamashita2019
 from bayesharm.errors import InputError
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[..., Fitted]] = {
     "neurocombat": partial(fit_combat, library="neuroCombat"),
     "neuroharmonize": partial(fit_combat, library="neuroHarmonize"),
     "combatlearn": partial(fit_combat, library="combatlearn"),
+    "longcombat": fit_long_combat,
     "yamashita2019": fit_yamashita2019,
     "reml": fit_reml,
 }

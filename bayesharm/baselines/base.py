@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.dataset import Dataset
-from bayesharm.errors import InputError, shorten
+from bayesharm.errors import InputError, listed, shorten
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +144,15 @@ def no_bias(dataset: Dataset) -> pd.DataFrame:
 def scanner_names(dataset: Dataset) -> list[str]:
     """Return the scanners of a dataset in alphabetical order."""
     return sorted(dataset.scans["scanner"].unique())
+
+
+def scanners_with_variance(dataset: Dataset) -> tuple[list[str], list[str]]:
+    """Return the scanners with at least two scans, and a note that names the others, if any."""
+    counts = dataset.scans["scanner"].value_counts()
+    scanners = [name for name in scanner_names(dataset) if counts[name] > 1]
+    if single := [name for name in scanner_names(dataset) if counts[name] == 1]:
+        return scanners, [f"{listed(single)}: a single scan, too few to estimate a variance; not used and not corrected."]
+    return scanners, []
 
 
 def correctable_scanners(bias: pd.DataFrame) -> tuple[str, ...]:

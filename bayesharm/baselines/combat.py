@@ -19,7 +19,7 @@ from bayesharm.baselines.base import (
     no_bias,
     read_all,
     read_finite,
-    scanner_names,
+    scanners_with_variance,
 )
 from bayesharm.baselines.encoding import Encoding, indicators, learn_encoding
 from bayesharm.baselines.external_process import ComparatorError, run_script, start_folder, write_arrays
@@ -134,10 +134,8 @@ def fit_combat(train: Dataset, covariates: Sequence[str] = (), *, library: Libra
     values, notes = read_finite(train), [REPEATED]
     if library == "neuroCombat":
         notes.append(AVERAGE)
-    counts = train.scans["scanner"].value_counts()
-    scanners = [name for name in scanner_names(train) if counts[name] > 1]
-    if single := [name for name in scanner_names(train) if counts[name] == 1]:
-        notes.append(f"{listed(single)}: a single scan, too few to estimate a variance; not used and not corrected.")
+    scanners, single = scanners_with_variance(train)
+    notes += single
     is_used = train.scans["scanner"].isin(scanners).to_numpy()
     scans, folder = train.scans[is_used], start_folder()
     encoding = learn_encoding(scans, covariates, indicators(scans["scanner"], scanners))

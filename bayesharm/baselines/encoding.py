@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -24,26 +25,33 @@ class Encoding:
         Columns of the encoding, without redundant ones.
     notes : tuple of str
         Omitted columns, and why.
+    interactions : tuple of tuple of str
+        Covariates whose columns are multiplied.
     """
 
     levels: dict[str, tuple[str, ...] | None]
     columns: tuple[str, ...]
     notes: tuple[str, ...]
+    interactions: tuple[tuple[str, ...], ...] = ()
 
     def encode(self, scans: pd.DataFrame) -> np.ndarray:
         """Return a (scan, column) float64 array; NaN for missing values and for categories absent from training."""
         return self._all_columns(scans)[list(self.columns)].to_numpy(float)
 
     def _all_columns(self, scans: pd.DataFrame) -> pd.DataFrame:
-        columns = {}
+        single: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.levels}
         for name, levels in self.levels.items():
             raw = scans[name] if name in scans else pd.Series(None, scans.index, dtype=object)
             if levels is None:
                 values = pd.to_numeric(raw, errors="coerce").to_numpy(float)
-                columns[name] = np.where(np.isfinite(values), values, np.nan)
+                single[name][name] = np.where(np.isfinite(values), values, np.nan)
                 continue
             for level, column in zip(levels[1:], indicators(raw, levels).T[1:], strict=True):
-                columns[f"{name}={level}"] = np.where(raw.isin(levels), column, np.nan)
+                single[name][f"{name}={level}"] = np.where(raw.isin(levels), column, np.nan)
+        columns = {label: column for group in single.values() for label, column in group.items()}
+        for names in self.interactions:
+            for labels in product(*(single[name] for name in names)):
+                columns[":".join(labels)] = np.prod([columns[label] for label in labels], axis=0)
         return pd.DataFrame(columns, index=scans.index)
 
 
@@ -55,7 +63,8 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], other_columns
     scans : DataFrame
         Training scans.
     covariates : sequence of str
-        Columns of `scans`. Numbers have a linear effect; text, categories and booleans are categorical.
+        Columns of `scans`. Numbers have a linear effect; text, categories and booleans are categorical. ``a:b`` is the
+        interaction of two of them, and adds the effects of both.
     other_columns : (scan, column) array
         Other columns of the regression, such as scanner indicators, which take precedence.
 
@@ -69,7 +78,9 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], other_columns
         A covariate does not exist or has missing values.
     """
     levels: dict[str, tuple[str, ...] | None] = {}
-    for name in dict.fromkeys(covariates):
+    interactions = tuple(tuple(name.split(":")) for name in dict.fromkeys(covariates) if name not in scans and ":" in name)
+    whole = [name for name in covariates if name in scans or ":" not in name]
+    for name in dict.fromkeys([*whole, *(part for parts in interactions for part in parts)]):
         if name not in scans:
             raise InputError(
                 f"The scans table has no covariate {name!r}.",
@@ -87,7 +98,7 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], other_columns
                 do="complete the column, or omit the covariate or these scans",
             )
         levels[name] = None if is_numeric else tuple(sorted(values.unique(), key=str))
-    all_columns = Encoding(levels, (), ())._all_columns(scans)
+    all_columns = Encoding(levels, (), (), interactions)._all_columns(scans)
     kept, columns = [], other_columns
     for name in all_columns:
         extended = np.column_stack([columns, _standardized(all_columns[name])])
@@ -100,7 +111,7 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], other_columns
             f"Omitted, because constant or collinear with scanners or other covariates: {listed(omitted)}. "
             f"Their effects are attributed to the columns that they are collinear with."
         )
-    return Encoding(levels, tuple(kept), tuple(notes))
+    return Encoding(levels, tuple(kept), tuple(notes), interactions)
 
 
 def _standardized(values: pd.Series) -> np.ndarray:

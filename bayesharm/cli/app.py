@@ -20,7 +20,7 @@ from bayesharm.cli.demo.command import demo
 from bayesharm.cli.evaluate import evaluate
 from bayesharm.cli.fit import fit
 from bayesharm.cli.harmonize import harmonize
-from bayesharm.cli.models import models
+from bayesharm.cli.models import ACTIONS
 from bayesharm.cli.option_groups import expand_option_groups
 from bayesharm.cli.plot import plot
 from bayesharm.cli.populations import populations
@@ -33,10 +33,10 @@ from bayesharm.errors import BayesharmError
 
 # in the order of the help page: the main workflow first
 COMMANDS = (
-    scans, connectivity, check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, models,
-    simulate, demo, bench, bids_app,
+    scans, connectivity, check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, simulate,
+    demo, bench, bids_app,
 )  # fmt: skip
-RUN_WITHOUT_ARGUMENTS = (models, demo, bench)  # the others show their help page if nothing is given
+RUN_WITHOUT_ARGUMENTS = (ACTIONS["list"], demo, bench)  # the others show their help page if nothing is given
 USAGE_ERROR, INTERRUPTED = 2, 130  # exit codes, as in the shell
 
 
@@ -60,13 +60,24 @@ class _Group(_PlainHelp, TyperGroup):
         return super().parse_args(ctx, to_command(args, self.commands))
 
 
+class _Models(_PlainHelp, TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Recognize ``models`` for ``models list``, and ``models NAME`` for ``models show NAME``."""
+        if not args:
+            args = ["list"]
+        elif args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="bayesharm", cls=_Group, no_args_is_help=True, add_completion=False, rich_markup_mode="rich",
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
+models = typer.Typer(name="models", cls=_Models, add_completion=False, rich_markup_mode="rich")
 
 
-def _register(command: Callable[..., None]) -> None:
+def _register(command: Callable[..., None], to: typer.Typer = app, name: str | None = None) -> None:
     """Add a command to the app. Our own errors end it without a traceback and with exit code 2, Ctrl-C with 130."""
     expanded = expand_option_groups(command)
 
@@ -82,7 +93,7 @@ def _register(command: Callable[..., None]) -> None:
             typer.echo(f"Stopped.{advice}", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
-    app.command(cls=_Command, no_args_is_help=command not in RUN_WITHOUT_ARGUMENTS)(run)
+    to.command(name, cls=_Command, no_args_is_help=command not in RUN_WITHOUT_ARGUMENTS)(run)
 
 
 def _show_version(is_requested: bool) -> None:
@@ -111,8 +122,27 @@ def _main(
     """
 
 
+@models.callback()
+def _models() -> None:
+    """List the models, show the card of one, make one of your own, and check it.
+
+    Examples:
+
+    $ bayesharm models
+
+    $ bayesharm models traveling_and_cohort
+
+    $ bayesharm models new my_model --from cohort
+
+    $ bayesharm models check my_model/
+    """
+
+
 for each in COMMANDS:
     _register(each)
+for action, command in ACTIONS.items():
+    _register(command, models, action)
+app.add_typer(models)
 
 
 def main() -> None:

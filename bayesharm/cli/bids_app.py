@@ -52,15 +52,7 @@ ScansOption = Annotated[
     Path | None,
     opt.text("--scans", "FILE", "Your own scans table, such as that of 'bayesharm scans' after corrections."),
 ]
-ModelOption = Annotated[
-    str | None,
-    opt.text(
-        "--model",
-        "NAME",
-        "Model to fit. [dim]Default: traveling if everybody traveled, cohort if nobody did, else "
-        "traveling_and_cohort.[/dim]",
-    ),
-]
+ModelOption = Annotated[str, opt.model("Model to fit")]
 PreviewOption = Annotated[
     bool, opt.flag("--preview", "Quick approximation without sampling. Every output is marked as a preview.")
 ]
@@ -110,9 +102,10 @@ def bids_app(
     scans: ScansOption = None,
     columns: opt.ScanColumns,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     reference: opt.ReferenceOption = None,
     accept: opt.AcceptOption = None,
-    model: ModelOption = None,
+    model: ModelOption = "auto",
     seed: opt.SeedOption = 0,
     preview: PreviewOption = False,
     overwrite: OverwriteOption = False,
@@ -172,8 +165,8 @@ def bids_app(
         participants = read_participants(bids_dir, dataset.scans["participant_id"].tolist())
         check_names(dataset.scans["scan_id"])
         posterior = _fit(
-            dataset, model, progress, out=out / RUN, covariates=opt.split_names(covariates), reference=reference,
-            accept=opt.split_names(accept), seed=seed, preview=preview, overwrite=overwrite,
+            dataset, model, progress, out=out / RUN, covariates=opt.split_names(covariates), formula=formula,
+            reference=reference, accept=opt.split_names(accept), seed=seed, preview=preview, overwrite=overwrite,
         )  # fmt: skip
         from bayesharm.cli.bids_output import Inputs, write_derivative
 
@@ -218,14 +211,13 @@ def _read_matrices(table: Path, folder: Path, columns: dict[str, str], progress:
     return dataset
 
 
-def _fit(dataset: Any, model: str | None, progress: Any, **options: Any) -> Any:
+def _fit(dataset: Any, model: str, progress: Any, **options: Any) -> Any:
     from bayesharm.algorithms.programs import cache_programs
-    from bayesharm.data.scans import find_travelers
     from bayesharm.fitting.fit import fit
+    from bayesharm.model.configure import resolve_model
 
-    if model is None:
-        traveled = find_travelers(dataset.scans)
-        model = "traveling" if traveled.all() else "traveling_and_cohort" if traveled.any() else "cohort"
-        progress.say(f"model {model}; choose another with --model")
+    chosen, on_choice = resolve_model(model, dataset.scans)
+    for sentence in on_choice:
+        progress.say(sentence)
     cache_programs()
-    return fit(dataset, model, progress=progress, **options)
+    return fit(dataset, chosen, notes=on_choice, progress=progress, **options)

@@ -15,15 +15,7 @@ from bayesharm.cli.output import check_new_file
 
 REFUSED = 1  # exit code
 
-CheckedModelOption = Annotated[
-    str | None,
-    opt.text(
-        "--model",
-        "NAME",
-        "Model for which the precision is computed; 'bayesharm models' lists the models. "
-        "[dim]Default: the model that suits the study.[/dim]",
-    ),
-]
+CheckedModelOption = Annotated[str, opt.model("Model for which the precision is computed")]
 ProtocolColumnsOption = Annotated[
     list[str] | None,
     opt.text("--protocol", "NAMES", "Columns that describe the scanners, for example vendor,coil.", opt.COLUMNS_PANEL),
@@ -37,12 +29,14 @@ def check(
     features: opt.FeaturesArgument = None,
     select: opt.SelectOption = None,
     transform: opt.TransformOption = None,
-    model: CheckedModelOption = None,
+    model: CheckedModelOption = "auto",
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     protocol: ProtocolColumnsOption = None,
     reference: opt.ReferenceOption = None,
+    noise_weight: opt.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     json: JsonOption = None,
     quiet: opt.QuietOption = False,
@@ -75,7 +69,8 @@ def check(
             )  # fmt: skip
     result = check_study(
         dataset, model, columns=columns.mapping, covariates=opt.split_names(covariates),
-        protocol=opt.split_names(protocol), reference=reference, accept=opt.split_names(accept),
+        formula=formula, protocol=opt.split_names(protocol), reference=reference, noise_weight=noise_weight,
+        accept=opt.split_names(accept),
         source=_arguments(scans, features, select, columns.mapping, derivatives, transform),
     )  # fmt: skip
     if json is not None:

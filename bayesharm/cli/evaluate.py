@@ -18,14 +18,11 @@ MethodsOption = Annotated[
     opt.text(
         "--methods",
         "NAMES",
-        "Methods to compare: none, glm, adjusted_glm, yamashita2019, neurocombat, neuroharmonize, combatlearn, reml, "
-        "bayesharm. [dim]Default: all that are available here.[/dim]",
+        "Methods to compare: none, glm, adjusted_glm, yamashita2019, longcombat, neurocombat, neuroharmonize, combatlearn, "
+        "reml, bayesharm. [dim]Default: all that are available here.[/dim]",
     ),
 ]
-EvaluatedModelOption = Annotated[
-    str,
-    typer.Option("--model", metavar="NAME", help="Model that bayesharm fits; 'bayesharm models' lists the models."),
-]
+EvaluatedModelOption = Annotated[str, opt.model("Model that bayesharm fits")]
 FoldsOption = Annotated[
     int,
     opt.number(
@@ -51,15 +48,17 @@ def evaluate(
     features: opt.FeaturesArgument = None,
     select: opt.SelectOption = None,
     methods: MethodsOption = None,
-    model: EvaluatedModelOption = "traveling_and_cohort",
+    model: EvaluatedModelOption = "auto",
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     reference: opt.ReferenceOption = None,
     missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
+    gain: opt.GainOption = None,
     folds: FoldsOption = 2,
     repeats: RepeatsOption = 2,
     visit_folds: VisitFoldsOption = 6,
@@ -98,8 +97,8 @@ def evaluate(
         )  # fmt: skip
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
-            reference=reference, feature_scaling=feature_scaling, folds=folds, repeats=repeats,
-            visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
+            formula=formula, reference=reference, feature_scaling=feature_scaling, gain=gain, folds=folds,
+            repeats=repeats, visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
             progress=progress,
         )  # fmt: skip
     show_result(evaluation, out, format)

@@ -19,9 +19,7 @@ RunFolderOption = Annotated[
     Path,
     opt.text("--out", "FOLDER", "Run folder to create, or to complete if the run was interrupted.", opt.OUTPUT_PANEL),
 ]
-ModelOption = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="Model to fit; 'bayesharm models' lists the models.")
-]
+ModelOption = Annotated[str, opt.model("Model to fit")]
 ProtocolOption = Annotated[
     list[str] | None,
     opt.text(
@@ -121,18 +119,23 @@ def fit(
     features: opt.FeaturesArgument = None,
     out: RunFolderOption,
     select: opt.SelectOption = None,
-    model: ModelOption = "traveling_and_cohort",
+    model: ModelOption = "auto",
     missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
     feature_scaling: opt.FeatureScalingOption = None,
+    gain: opt.GainOption = None,
+    noise_ratio: opt.NoiseRatioOption = None,
     likelihood: opt.LikelihoodOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
     covariates: opt.CovariatesOption = None,
+    formula: opt.FormulaOption = "",
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
+    time: opt.TimeOption = None,
+    noise_weight: opt.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
@@ -158,10 +161,12 @@ def fit(
     check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.fitting.settings import Settings
-    from bayesharm.model.catalog import load_model
+    from bayesharm.model.catalog import AUTO, load_model
 
-    spec = load_model(model)
-    Settings.from_options(asdict(inference), spec.has_tails if likelihood is None else likelihood == "student-t")
+    has_tails = likelihood == "student-t"
+    if model != AUTO:
+        has_tails = load_model(model).has_tails if likelihood is None else has_tails  # refuses a wrong name before any work
+    Settings.from_options(asdict(inference), has_tails)
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
         dataset = inputs.read_dataset(
@@ -173,13 +178,17 @@ def fit(
             f"{dataset.features.n_features:,} feature{'' if dataset.features.n_features == 1 else 's'}"
         )
         from bayesharm.data.finding import refuse_errors
-        from bayesharm.model.configure import configure_model, screen_study
+        from bayesharm.model.configure import configure_model, resolve_model, screen_study
         from bayesharm.model.design import build_design
         from bayesharm.study_check.check import check as check_study
 
+        chosen, on_choice = resolve_model(model, dataset.scans, time)
+        for sentence in on_choice:
+            progress.say(sentence)
         spec = configure_model(
-            spec, dataset, covariates=opt.split_names(covariates), protocol=opt.split_names(protocol), reference=reference,
-            feature_scaling=feature_scaling, likelihood=likelihood,
+            chosen, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),
+            reference=reference, feature_scaling=feature_scaling, gain=gain, time=time,
+            noise_ratio=noise_ratio, noise_weight=noise_weight, likelihood=likelihood,
         )  # fmt: skip
         build_design(dataset.scans, spec)  # refuses what the model cannot use
         findings = screen_study(dataset, spec, opt.split_names(accept))
@@ -195,13 +204,13 @@ def fit(
 
         cache_programs()
         posterior = fit_model(
-            dataset, spec, seed=seed, findings=findings, check=check, out=out, overwrite=overwrite, repair=repair,
-            progress=progress, **asdict(inference),
+            dataset, spec, seed=seed, notes=on_choice, findings=findings, check=check, out=out, overwrite=overwrite,
+            repair=repair, progress=progress, **asdict(inference),
         )  # fmt: skip
     from bayesharm.analysis.summary import summarize
 
     result = summarize(posterior)
-    said = set() if quiet else {finding.sentence for finding in check.findings}  # before the fit
+    said = set() if quiet else {*on_choice, *(finding.sentence for finding in check.findings)}  # before the fit
     for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {shlex.quote(str(out))}")

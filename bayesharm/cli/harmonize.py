@@ -65,6 +65,13 @@ TargetOption = Annotated[
         "[dim]Default: the average of the scanners in the fit.[/dim]",
     ),
 ]
+MatchGainOption = Annotated[
+    bool,
+    opt.flag(
+        "--match-gain",
+        "Also divide differences between people by the gain of the scanner. Needs a run fitted with --gain scanner.",
+    ),
+]
 MatchNoiseOption = Annotated[bool, opt.flag("--match-noise", "Also give all scanners the same noise variance.")]
 NewScannersOption = Annotated[
     Literal["error", "prior", "adapt"],
@@ -89,6 +96,7 @@ def harmonize(
     select: opt.SelectOption = None,
     remove: RemoveOption = None,
     target: TargetOption = None,
+    match_gain: MatchGainOption = False,
     match_noise: MatchNoiseOption = False,
     new_scanners: NewScannersOption = "error",
     inverse: InverseOption = False,
@@ -141,7 +149,7 @@ def harmonize(
     with ProgressBar(quiet) as progress:
         notes = harmonize_to_files(
             posterior, dataset, out, sd, draws_file, draws=draws, seed=seed, progress=progress,
-            remove=remove, target=target, match_noise=match_noise, inverse=inverse,
+            remove=remove, target=target, match_gain=match_gain, match_noise=match_noise, inverse=inverse,
             new_scanners="error" if new_scanners == "error" else "prior",  # where there was nothing to learn from
         )  # fmt: skip
     for note in dict.fromkeys([*adaptation_notes, *notes]):

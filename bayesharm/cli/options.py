@@ -41,6 +41,12 @@ def choice(option: str, help: str, panel: str | None = None) -> Any:
     return typer.Option(option, rich_help_panel=panel, help=help)
 
 
+def model(purpose: str) -> Any:
+    """Return the option that names a model; the default is ``auto``."""
+    choice = "'bayesharm models' lists the models. auto: the model that suits the study; the command says which, and why."
+    return typer.Option("--model", metavar="NAME", help=f"{purpose}; {choice}")
+
+
 def split_names(values: list[str] | None) -> list[str]:
     """Return the names in the values of an option: separated by commas, in repeated options, or both."""
     names = [name.strip() for name in ",".join(values or []).split(",") if name.strip()]
@@ -115,6 +121,16 @@ CovariatesOption = Annotated[
     list[str] | None,
     text("--covariates", "NAMES", "Columns with linear covariate effects, for example age,sex.", COLUMNS_PANEL),
 ]
+FormulaOption = Annotated[
+    str,
+    typer.Option(
+        "--formula",
+        metavar="FORMULA",
+        rich_help_panel=COLUMNS_PANEL,
+        show_default=False,
+        help="More covariates by a formula of columns, for example 'bs(age, df=4) + sex + age:sex' (keep the quotes).",
+    ),
+]
 AcceptOption = Annotated[
     list[str] | None,
     text(
@@ -130,6 +146,16 @@ ReferenceOption = Annotated[
         "--reference",
         "DIAGNOSIS",
         "Reference group, such as healthy controls, for the effects of diagnosis. [dim]Default: as in the model (HC).[/dim]",
+        COLUMNS_PANEL,
+    ),
+]
+TimeOption = Annotated[
+    str | None,
+    text(
+        "--time",
+        "COLUMN",
+        "Column on which the trajectories of participants depend, in the place of that of the model: years since the first "
+        "visit, or age. [dim]Default: as in the model (time).[/dim]",
         COLUMNS_PANEL,
     ),
 ]
@@ -150,6 +176,33 @@ LikelihoodOption = Annotated[
         show_default=False,
         help="Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count. "
         "[dim]Default: as in the model (gaussian).[/dim]",
+    ),
+]
+GainOption = Annotated[
+    Literal["none", "scanner"] | None,
+    typer.Option(
+        "--gain",
+        show_default=False,
+        help="scanner: each scanner has a gain, a factor on differences between people, learned from travelers. "
+        "none: scanners only shift values and add noise. [dim]Default: as in the model.[/dim]",
+    ),
+]
+NoiseRatioOption = Annotated[
+    Literal["homogeneous", "scanner", "scanner-feature"] | None,
+    typer.Option(
+        "--noise-ratio",
+        show_default=False,
+        help="scanner: each scanner has a noise variance ratio, shared by all features. scanner-feature: each feature has "
+        "its own around it; slower. homogeneous: the same noise on all scanners. [dim]Default: as in the model.[/dim]",
+    ),
+]
+NoiseWeightOption = Annotated[
+    str | None,
+    text(
+        "--noise-weight",
+        "COLUMN",
+        "Column with the noise variance of each scan relative to other scans, such as one over its number of volumes.",
+        COLUMNS_PANEL,
     ),
 ]
 SeedOption = Annotated[int, number("--seed", "Random seed. The same seed gives the same result.")]

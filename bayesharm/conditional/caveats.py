@@ -86,6 +86,16 @@ def on_scanners(scanners: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def on_gains(design: Design) -> list[str]:
+    """Scanners whose gain is not known, in a model with gains."""
+    unknown = [name for name, is_known in zip(design.scanners, design.gain_is_known, strict=True) if not is_known]
+    if design.spec.gain == "none" or not unknown:
+        return []
+    if len(unknown) == len(design.scanners):
+        return ["Nobody traveled between scanners: their gains are not known and are taken as 1."]
+    return [f"No traveler was scanned on {listed(unknown)}: the gain there is not known and is taken as 1."]
+
+
 def on_contraction(contrasts: pd.DataFrame) -> list[str]:
     """Levels about which the prior says more than the data, group by group."""
     sentences = []

@@ -35,7 +35,7 @@ def contrast_moments(problem: Problem, given: ConditionedEffects, products: tupl
     """Mean and variance of every reported contrast, (contrast, feature).
 
     With d the dense effects, an eliminated effect is ``constant − slope · d`` plus independent noise: each contrast is a
-    combination of d, whose covariance is known, plus noise.
+    combination of d, whose covariance is known, plus noise, independent within a contrast: it never contains two partners.
     """
     columns, weight, group, sums = problem.reported
     likelihood, n_dense = problem.likelihood, problem.likelihood.n_dense
@@ -78,9 +78,10 @@ def _regress(
     """Constant, (eliminated, feature), and slope, (eliminated, dense, feature), of the eliminated effects."""
     entries, n_dense = likelihood.effect_entries, likelihood.n_dense
     cross, of_feature = products
-    column, gain = entries.column[n_dense:] - n_dense, given.gain[entries.gain[n_dense:]]
-    constant = segment_sum(column, likelihood.n_eliminated, gain * of_feature)
-    return constant, segment_sum(column, likelihood.n_eliminated, gain[:, None] * cross)
+    column, response = entries.column[n_dense:] - n_dense, given.response[entries.response[n_dense:]]
+    source = entries.source[n_dense:] - n_dense
+    constant = segment_sum(column, likelihood.n_eliminated, response * of_feature[source])
+    return constant, segment_sum(column, likelihood.n_eliminated, response[:, None] * cross[source])
 
 
 def _quadratic(rows: Array, covariance: Array) -> Array:

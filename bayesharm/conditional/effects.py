@@ -2,8 +2,8 @@
 
 This is Rao–Blackwellization: the average of conditional moments has no Monte-Carlo error from drawing effects. Given the
 scales, an effect is a linear combination of the *augmented* dense effects a = (1, d), plus independent noise: a dense effect
-is an entry of a, an eliminated effect the sum over its entries of ``gain · (Xᵀy − XᵀX_d d)``. Only the gain w / pivot
-differs between draws, and equivalent entries share it. So the moments of a times powers of the gain are averaged over draws,
+is an entry of a, an eliminated effect the sum over its entries of ``response · (Xᵀy − XᵀX_d d)``. Only the response differs
+between draws, and equivalent entries share it. So the moments of a times powers of the response are averaged over draws,
 once for all equivalent entries, and the sums for each of many participants are made once, after it.
 """
 
@@ -33,12 +33,12 @@ MAX_ENTRIES = 32  # entries, or pairs of entries, at once
 class Averages(NamedTuple):
     """Averages over draws; the feature axis last. A *center* is the mean of the effects of a contrast group."""
 
-    augmented: Array  # (gain, augmented, feature) augmented effects times a gain
-    square: Array  # (gain product, packed, feature) second moments of the augmented effects times two gains
+    augmented: Array  # (response, augmented, feature) augmented effects times a response
+    square: Array  # (product, packed, feature) second moments of the augmented effects times two responses
     residual: Array  # (residual variance, feature)
     center: Array  # (contrast group, feature)
     center_square: Array  # (contrast group, feature) second moments of the centers
-    with_center: Array  # (gain, contrast group, augmented, feature) augmented effects times a gain and a center
+    with_center: Array  # (response, contrast group, augmented, feature) augmented effects times a response and a center
 
 
 @program("problem", "mesh")
@@ -74,29 +74,30 @@ def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_s
     identity = jnp.eye(n_dense, dtype=cross.dtype)[..., None]
     slope = jnp.concatenate([jnp.broadcast_to(identity, (n_dense, *cross.shape[1:])), -cross])
     constant = jnp.concatenate([jnp.zeros((n_dense, n_features), cross.dtype), products])
+    slope, constant = slope[entries.source], constant[entries.source]
     n_levels = np.bincount(contrast_group[contrast_group >= 0])
 
     averages = _average(problem, ratios, moments, log_scales, slope, constant)
 
-    def weights_of(entry):
-        """Weights of the augmented effects in an entry, but for its gain."""
-        return jnp.concatenate([constant[entry][None], jnp.broadcast_to(slope[entry], (n_dense, n_features))])
+    def weights_of(term):
+        """Weights of the augmented effects in a term, but for its response."""
+        return jnp.concatenate([constant[term][None], jnp.broadcast_to(slope[term], (n_dense, n_features))])
 
-    def of_entry(item):
-        entry, gain, group = item
-        weights = weights_of(entry)
-        return (weights * averages.augmented[gain]).sum(0), (weights * averages.with_center[gain, group]).sum(0)
+    def of_term(item):
+        term, response, group = item
+        weights = weights_of(term)
+        return (weights * averages.augmented[response]).sum(0), (weights * averages.with_center[response, group]).sum(0)
 
     def of_pair(item):
-        first, second, gain_product = item
-        square = (unpack(averages.square[gain_product]) * weights_of(second)).sum(1)
+        first, second, product = item
+        square = (unpack(averages.square[product]) * weights_of(second)).sum(1)
         return jnp.where(first == second, 1.0, 2.0) * (weights_of(first) * square).sum(0)
 
-    by_entry = (np.arange(len(entries.gain)), entries.gain, np.maximum(contrast_group[entries.column], 0))
-    by_pair = (entries.first, entries.second, entries.gain_product)
+    by_term = (np.arange(len(entries.response)), entries.response, np.maximum(contrast_group[entries.column], 0))
+    by_pair = (entries.first, entries.second, entries.product)
     effect, with_center = (
         segment_sum(entries.column, len(contrast_group), part)[columns]
-        for part in jax.lax.map(of_entry, by_entry, batch_size=MAX_ENTRIES)
+        for part in jax.lax.map(of_term, by_term, batch_size=MAX_ENTRIES)
     )
     square = segment_sum(
         entries.column[entries.first], len(contrast_group), jax.lax.map(of_pair, by_pair, batch_size=MAX_ENTRIES)
@@ -115,7 +116,7 @@ def _summarize(problem: Problem, ratios: VarianceRatios, moments: Moments, log_s
     mean, sd = mean * weight[:, None], sd * weight[:, None]
     if not len(sums):
         return mean, sd
-    # sums are combinations of dense effects, whose gain is 1: number 0 of both averages
+    # sums are combinations of dense effects, whose response is 1: number 0 of both averages
     mean_of_sums = sums @ averages.augmented[0, 1:]
     square = jnp.einsum("ai,ijf,aj->af", sums, unpack(averages.square[0])[1:, 1:], sums)
     sd_of_sums = jnp.sqrt(jnp.maximum(square - mean_of_sums**2, 0.0))
@@ -128,13 +129,13 @@ def _average(
     """Average over the draws, a batch of draws at a time."""
     likelihood, contrast_group = problem.likelihood, problem.reported.contrast_group
     entries, n_features = likelihood.effect_entries, log_scales.shape[-1]
-    n_gains, n_residuals = int(entries.gain.max()) + 1, 1 + likelihood.n_column_classes
+    n_responses, n_residuals = 1 + len(entries.response_entry), 1 + likelihood.n_column_classes
     n_levels = np.bincount(contrast_group[contrast_group >= 0])
-    # a center is a combination of the augmented effects, too: for each gain, the mean over its contrast group
+    # a center is a combination of the augmented effects, too: for each response, the mean over its contrast group
     shares = [np.where(contrast_group == s, 1 / n, 0.0)[entries.column][:, None] for s, n in enumerate(n_levels)]
-    center_constant = jnp.stack([segment_sum(entries.gain, n_gains, share * constant) for share in shares])
+    center_constant = jnp.stack([segment_sum(entries.response, n_responses, share * constant) for share in shares])
     flat = slope.reshape(len(slope), -1)
-    center_slope = jnp.stack([segment_sum(entries.gain, n_gains, share * flat) for share in shares])
+    center_slope = jnp.stack([segment_sum(entries.response, n_responses, share * flat) for share in shares])
     center_slope = center_slope.reshape(*center_slope.shape[:2], *slope.shape[1:])
     residual_share = np.stack(
         [np.bincount(entries.residual[contrast_group == s], minlength=n_residuals) / n**2 for s, n in enumerate(n_levels)]
@@ -149,27 +150,27 @@ def _average(
 
     def of_batch(log_scales):
         given = likelihood.condition(statistics, log_scales)
-        dense, covariance, gain, gain_product, residual, _ = map(by_draw, given)
+        dense, covariance, response, product, residual = map(by_draw, given[:5])
         augmented = jnp.concatenate([jnp.ones_like(dense[:1]), dense])
         square = (augmented[:, None] * augmented).at[1:, 1:].add(covariance)
         direction = jnp.concatenate(
             [
-                (center_constant[:, :, None] * gain).sum(1)[:, None],
-                jnp.einsum("slr,lkf->srkf", center_slope[..., 0], gain)
+                (center_constant[:, :, None] * response).sum(1)[:, None],
+                jnp.einsum("slr,lkf->srkf", center_slope[..., 0], response)
                 if center_slope.shape[-1] == 1
-                else jnp.einsum("slrf,lkf->srkf", center_slope, gain),
+                else jnp.einsum("slrf,lkf->srkf", center_slope, response),
             ],
             axis=1,
         )
         along = sum(square[:, k] * direction[:, k, None] for k in range(len(augmented)))
         one = jnp.ones_like(residual[0])
         return Averages(
-            total(gain[:, None], augmented),
-            total(gain_product[:, None], pack(square)),
+            total(response[:, None], augmented),
+            total(product[:, None], pack(square)),
             total(residual, one),
             total((direction * augmented).sum(1), one),
             total((direction * along).sum(1) + jnp.einsum("sq,qkf->skf", residual_share, residual), one),
-            total(gain[:, None, None], along),
+            total(response[:, None, None], along),
         )
 
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_batch, batches[0]))

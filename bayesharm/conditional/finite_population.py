@@ -37,11 +37,16 @@ class FamilyLevels(NamedTuple):
     Attributes
     ----------
     of_family : tuple of int arrays
-        Columns of each family, in the order of the design's scales without the noise.
+        Columns of each family, in the order of the design's scales without the noise and noise ratios.
     centered : (family,) array
         1 for families whose effects are centered on their own mean, 0 for those relative to a reference.
     column : (family, pattern) int array
         The column of each family in the scans of a pattern; the number of columns where they have none.
+    value : (family, pattern) array
+        Its value: 1 for levels, and for slopes the value that multiplies them.
+    has_gain, fixed_has_gain : (family,), (fixed column,) arrays
+        1 where the gain of the scanner multiplies the effects, else 0.
+    scanner : (pattern,) int array
     fixed : (pattern, fixed column) array
         Values of the mean and of the covariates.
     fixed_columns : (fixed column,) int array
@@ -51,29 +56,48 @@ class FamilyLevels(NamedTuple):
     of_family: tuple[np.ndarray, ...]
     centered: np.ndarray
     column: np.ndarray
+    value: np.ndarray
+    has_gain: np.ndarray
+    fixed_has_gain: np.ndarray
+    scanner: np.ndarray
     fixed: np.ndarray
     fixed_columns: np.ndarray
     pattern: np.ndarray
 
+    def with_gain(self, gain: Array) -> FamilyLevels:
+        """Multiply the values by the gains of the scanners, (scanner,)."""
+        gain = jnp.asarray(gain)[self.scanner]
+        return self._replace(
+            value=self.value * gain ** self.has_gain[:, None], fixed=self.fixed * gain[:, None] ** self.fixed_has_gain
+        )
+
 
 def find_levels(design: Design) -> FamilyLevels:
     """Find the level of every family that each scan of a design has."""
-    by_diagnosis = {family.name for family in design.spec.families if family.by == "diagnosis"}
-    of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, len(design.scales)))
-    of_name = np.isin(design.families, list(by_diagnosis))
+    by_diagnosis = [name for name in set(design.families) if design.spec.dimension_of(name) == "diagnosis"]
+    of_family = tuple(np.flatnonzero(design.column_scale == k).astype(np.int32) for k in range(1, design.n_eta))
+    of_name = np.isin(design.families, by_diagnosis)
     fixed_columns = np.flatnonzero(design.column_scale < 0).astype(np.int32)
     matrix = design.matrix.tocsc()
     column = np.full((len(of_family), design.n_scans), len(design.columns), np.int32)
-    for row, columns in zip(column, of_family, strict=True):
+    value = np.ones(column.shape)
+    for row, numbers, columns in zip(column, value, of_family, strict=True):
         for k in columns:
-            row[matrix.indices[matrix.indptr[k] : matrix.indptr[k + 1]]] = k
-    fixed = matrix[:, fixed_columns].toarray()
-    scans = np.concatenate([column.T, fixed], axis=1)
+            entries = slice(matrix.indptr[k], matrix.indptr[k + 1])
+            row[matrix.indices[entries]], numbers[matrix.indices[entries]] = k, matrix.data[entries]
+    fixed, scanner = matrix[:, fixed_columns].toarray(), design.class_scanner[design.scan_class]
+    has_gain = (design.has_gain & (design.spec.gain != "none")).astype(float)
+    by_gain = scanner[:, None] * has_gain.any()  # without gains, scans on several scanners may share a pattern
+    scans = np.concatenate([column.T, value.T, fixed, by_gain], axis=1)
     _, first, pattern = np.unique(scans, axis=0, return_index=True, return_inverse=True)
     return FamilyLevels(
         of_family,
         np.array([0.0 if of_name[columns].any() else 1.0 for columns in of_family]),
         column[:, first],
+        value[:, first],
+        np.array([has_gain[columns].any() for columns in of_family], float),
+        has_gain[fixed_columns],
+        scanner[first].astype(np.int32),
         fixed[first],
         fixed_columns,
         pattern.reshape(-1).astype(np.int32),
@@ -108,9 +132,9 @@ def draw_finite_population(
 
     Returns
     -------
-    finite_sd : (draw, scale, feature) array
-        The first scale is noise, with its sd. A centered family with a single level has no sd: NaN.
-    contribution : (draw, scale, feature) array
+    finite_sd : (draw, family, feature) array
+        The first family is noise, with its sd. A centered family with a single level has no sd: NaN.
+    contribution : (draw, family, feature) array
         Of one in five draws, or fewer, since it takes all scans. That of noise is the mean share of the squared residual.
     """
 
@@ -128,6 +152,7 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
     cross, of_feature = likelihood.eliminated_products(ratios, moments)
     products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
     n_columns = likelihood.n_dense + likelihood.n_eliminated
+    levels = levels.with_gain(likelihood.gain(ratios))
     lane_keys, lane_draw = jnp.tile(keys, at_once), np.repeat(np.arange(at_once), n_features)
 
     def standard_normal(key, k):
@@ -137,10 +162,9 @@ def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
         start, log_scales = item
         normal = jax.vmap(standard_normal)(lane_keys, start + lane_draw).T
         effects = draw_effects(likelihood, likelihood.condition(statistics, log_scales), products, normal)
-        first = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])[
-            :, :n_features
-        ]  # last, that of scans without a level
-        fitted = first[levels.column].sum(0) + levels.fixed @ first[levels.fixed_columns]
+        with_none = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # last, the column of scans without a level
+        first = with_none[:, :n_features]
+        fitted = (first[levels.column] * levels.value[..., None]).sum(0) + levels.fixed @ first[levels.fixed_columns]
         finite, effects = family_sds(levels, effects, log_scales[0])
         return finite, family_contributions(levels, effects[:, :n_features], values - fitted[levels.pattern])
 
@@ -166,6 +190,9 @@ def family_sds(levels: FamilyLevels, effects: Array, log_noise: Array) -> tuple[
     """
     finite = [jnp.exp(log_noise)]
     for k, columns in enumerate(levels.of_family):
+        if not len(columns):  # participants who were all scanned once
+            finite.append(jnp.full_like(effects[0], jnp.nan))
+            continue
         # a shift of all levels of a family is not separable from the mean of the scans
         deviation = effects[columns] - levels.centered[k] * effects[columns].mean(0)
         effects = effects.at[columns].set(deviation)
@@ -179,18 +206,20 @@ def family_contributions(levels: FamilyLevels, effects: Array, residuals: Array)
     Parameters
     ----------
     levels : FamilyLevels
+        With gains.
     effects : (column, feature) array
         A draw, the effects of each family centered.
     residuals : (scan, feature) array
         NaN where a feature lacks a scan.
     """
     effects = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # the column of scans without a level
-    squares, residual = effects[levels.column] ** 2, residuals**2  # (family, pattern, feature), (scan, feature)
+    squares = (effects[levels.column] * levels.value[..., None]) ** 2  # (family, pattern, feature)
+    residual = residuals**2
     total = squares.sum(0)[levels.pattern] + residual
     observed = ~jnp.isnan(residual)
     share, one = jnp.where(observed, residual / total, 0.0), jnp.where(observed, 1 / total, 0.0)
     n_scans = observed.sum(0)
     weight = jax.ops.segment_sum(one, levels.pattern, levels.column.shape[1])
-    n_levels = np.array([len(columns) for columns in levels.of_family])[:, None]
+    n_levels = np.array([max(len(columns), 1) for columns in levels.of_family])[:, None]
     contribution = (squares * weight).sum(1) / n_scans / n_levels
     return jnp.concatenate([(share.sum(0) / n_scans)[None], contribution])

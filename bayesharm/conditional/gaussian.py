@@ -12,9 +12,10 @@ import numpy as np
 from bayesharm.algorithms.linalg import cholesky
 from bayesharm.algorithms.programs import program
 from bayesharm.conditional.posterior import ConditionalPosterior
-from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects, WeightedStatistics
+from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects
 from bayesharm.likelihood.gram_terms import segment_sum
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.normal_equations import WeightedStatistics
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 
@@ -38,7 +39,8 @@ def condition_effects(
     ConditionalPosterior
         With leading axes (draw, feature), of standardized features.
     """
-    return ConditionalPosterior(*map(np.asarray, _condition_effects(problem, ratios, moments, log_scales)))
+    parts = _condition_effects(problem, ratios, moments, log_scales)
+    return ConditionalPosterior(*(np.asarray(part) for part in (*parts, problem.likelihood.couples)))
 
 
 @program("problem")
@@ -47,17 +49,19 @@ def _condition_effects(problem: Problem, ratios: VarianceRatios, moments: Moment
     statistics = likelihood.weighted(ratios, moments)
     cross, products = likelihood.eliminated_products(ratios, moments)
     entries, n_dense, n_eliminated = likelihood.effect_entries, likelihood.n_dense, likelihood.n_eliminated
-    column, gain_of_entry = entries.column[n_dense:] - n_dense, entries.gain[n_dense:]
+    column, response_of_term = entries.column[n_dense:] - n_dense, entries.response[n_dense:]
+    source = entries.source[n_dense:] - n_dense
     prior_of_column = np.concatenate([np.arange(n_dense), n_dense + entries.residual[n_dense:] - 1])
 
     def of_draw(log_scales: Array) -> tuple[Array, ...]:
         given = likelihood.condition(statistics, log_scales)
-        gain = given.gain[gain_of_entry]
-        intercept = jax.ops.segment_sum(gain * products, column, n_eliminated)
-        slope = jax.ops.segment_sum(gain[:, None] * cross, column, n_eliminated)
+        response = given.response[response_of_term]
+        intercept = jax.ops.segment_sum(response * products[source], column, n_eliminated)
+        slope = jax.ops.segment_sum(response[:, None] * cross[source], column, n_eliminated)
         residual = given.residual_variance[entries.residual[n_dense:]]
         prior = given.prior_variance[prior_of_column]
-        parts = (given.dense_mean, given.dense_covariance, intercept, slope, residual, prior)
+        covariance = given.residual_covariance
+        parts = (given.dense_mean, given.dense_covariance, intercept, slope, residual, prior, covariance)
         return tuple(jnp.moveaxis(part, -1, 0) for part in parts)
 
     return jax.lax.map(of_draw, log_scales)
@@ -84,10 +88,18 @@ def draw_effects(
     entries, n_dense = likelihood.effect_entries, likelihood.n_dense
     cross, of_feature = products
     dense = given.dense_mean + jnp.einsum("ijf,jf->if", cholesky(given.dense_covariance), normal[:n_dense])
-    column, gain = entries.column[n_dense:] - n_dense, given.gain[entries.gain[n_dense:]]
+    column, response = entries.column[n_dense:] - n_dense, given.response[entries.response[n_dense:]]
     fitted = cross[..., 0] @ dense if cross.shape[-1] == 1 else jnp.einsum("edf,df->ef", cross, dense)
-    eliminated = segment_sum(column, likelihood.n_eliminated, gain * (of_feature - fitted))
-    eliminated += jnp.sqrt(given.residual_variance[entries.residual[n_dense:]]) * normal[n_dense:]
+    residual = (of_feature - fitted)[entries.source[n_dense:] - n_dense]
+    eliminated = segment_sum(column, likelihood.n_eliminated, response * residual)
+    variance, noise = given.residual_variance[entries.residual[n_dense:]], normal[n_dense:]
+    sd = jnp.sqrt(variance)
+    if len(couples := likelihood.couples):
+        first, second = couples.T
+        share = given.residual_covariance / sd[first]  # of the first of two partners in the second
+        eliminated = eliminated.at[second].add(share * noise[first])
+        sd = sd.at[second].set(jnp.sqrt(variance[second] - share**2))
+    eliminated += sd * noise
     return jnp.concatenate([dense, eliminated])
 
 

@@ -20,13 +20,14 @@ from bayesharm.conditional.caveats import (
     TRAVELERS,
     on_components,
     on_contraction,
+    on_gains,
     on_scanners,
     on_separation,
 )
 from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.errors import InputError
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.contrasts import add_columns
+from bayesharm.model.contrasts import add_columns, removable_together
 from bayesharm.model.design import FIXED, Design
 from bayesharm.model.protocol_factors import count_contrasts, on_factors
 
@@ -103,7 +104,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
     person = pd.factorize(design.participants)[0]
     linked = _link_by_people(design, traveling, person)
     shared = _link_by_population(design, traveling, person)
-    ratios = ratios or VarianceRatios.equal(len(design.scanners))
+    ratios = ratios or VarianceRatios.equal(len(design.scanners), len(design.correlations))
     posterior = ConditionalPosterior.of_scans(design, log_scales, ratios, np.full(design.n_scans, True))
     of_travelers = ConditionalPosterior.of_scans(design, log_scales, ratios, traveling)
 
@@ -117,6 +118,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
         *on_components(design, components, pairs),
         *on_factors(factors, len(design.scanners)),
         *on_scanners(scanners),
+        *on_gains(design),
         *on_contraction(contrasts),
         *design.notes,
     )
@@ -134,7 +136,9 @@ def _link_by_people(design: Design, rows: np.ndarray, person: np.ndarray) -> np.
 
 def _link_by_population(design: Design, traveling: np.ndarray, person: np.ndarray) -> np.ndarray:
     """The same, when different people who share all effects but their own and the scanner's link their scanners too."""
-    own = {f.name for f in design.spec.families if f.by in ("scanner", "participant")} | {*design.spec.components}
+    families = design.spec.families
+    own = {f.name for f in families if f.by in ("scanner", "participant")} | {*design.spec.components}
+    own |= {f.slope_name for f in families}
     shared = (design.column_scale != FIXED) & ~np.isin(design.families, list(own))
     pattern = np.unique(design.matrix[:, shared].toarray(), axis=0, return_inverse=True)[1].reshape(-1)
     linking = np.where(traveling, person, person.max() + 1 + pattern)
@@ -217,8 +221,8 @@ def _pair_table(
 
 def _correlation(design: Design, posterior: ConditionalPosterior) -> np.ndarray:
     scanner = add_columns(design.of_scanner, len(design.columns)).toarray()
-    sampling = [group.contrasts for group in design.effects if group.dim == "population"]
-    covariance = posterior.covariance(sparse.csr_array(np.concatenate([scanner - scanner.mean(0), *sampling])))
+    others = [group.contrasts for group in removable_together(design.effects, design.spec)[1:]]
+    covariance = posterior.covariance(sparse.csr_array(np.concatenate([scanner - scanner.mean(0), *others])))
     sd = np.sqrt(np.diag(covariance))
     with np.errstate(invalid="ignore", divide="ignore"):  # a single scanner has no contrast
         return covariance / sd / sd[:, None]

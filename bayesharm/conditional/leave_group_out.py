@@ -12,75 +12,23 @@ value of f, and differ only by noise. Folds with the same values are handled tog
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scipy.special import ndtr
 
 from bayesharm.conditional.gaussian import condition_effects
+from bayesharm.conditional.held_out_groups import HeldOutGroups, PredictionUnits
 from bayesharm.conditional.posterior import ConditionalPosterior
-from bayesharm.likelihood.moments import Moments, number_rows
+from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.design import Design
 
 MIN_EIGENVALUE = 1e-11  # of B: below, the prediction of a fold from the others is lost in rounding
 MAX_LANES = 2048  # draws × features at once
 MAX_NUMBERS = 2**25  # in the arrays of these
-
-
-class PredictionUnits(NamedTuple):
-    """Units of prediction with the same values, each a part of a fold: the scans of one participant, for instance.
-
-    Attributes
-    ----------
-    numbers, fold : (unit,) int arrays
-        Numbers of the units, and positions of their folds in :attr:`HeldOutGroups.folds`.
-    value, n_scans : (unit value,) int arrays
-        The values of the fold that these units have, and the number of scans of each.
-    means : (unit × unit value, scan) sparse array
-        Averages the scans of each value.
-    """
-
-    numbers: np.ndarray
-    fold: np.ndarray
-    value: np.ndarray
-    n_scans: np.ndarray
-    means: sparse.csr_array
-
-
-class HeldOutGroups(NamedTuple):
-    """Folds with the same values of f, each value of equally many scans.
-
-    Attributes
-    ----------
-    folds : (fold,) int array
-        Numbers of the folds.
-    combinations : (value, column) sparse array
-        The effects that make each value.
-    scanner, is_single_scan : (value,) arrays
-        They determine the noise of a value.
-    n_scans : (value,) int array
-    means : (fold × value, scan) sparse array
-        Averages the scans of each value.
-    scans, position, value : (scan of these folds,) int arrays
-        The scans, the positions of their folds in `folds`, and their values.
-    units : tuple of PredictionUnits, or None
-        None where the folds themselves are predicted.
-    """
-
-    folds: np.ndarray
-    combinations: sparse.csr_array
-    scanner: np.ndarray
-    is_single_scan: np.ndarray
-    n_scans: np.ndarray
-    means: sparse.csr_array
-    scans: np.ndarray
-    position: np.ndarray
-    value: np.ndarray
-    units: tuple[PredictionUnits, ...] | None
 
 
 class HeldOutDensity(NamedTuple):
@@ -100,89 +48,6 @@ class HeldOutDensity(NamedTuple):
     folds: np.ndarray
     units: np.ndarray
     below: np.ndarray | None
-
-
-def arrange_folds(design: Design, folds: np.ndarray, units: np.ndarray | None = None) -> tuple[HeldOutGroups, ...]:
-    """Group folds with the same values, and the scans of each fold by value.
-
-    Parameters
-    ----------
-    design : Design
-    folds : (scan,) int array
-        The fold of each scan of the design, from 0; -1 for scans that are never held out.
-    units : (scan,) int array, optional
-        The unit of each scan, from 0, a part of its fold, or -1 for scans that are not predicted; by default the folds.
-    """
-    rows = np.column_stack([number_rows(design.matrix), design.class_scanner[design.scan_class]])
-    rows = np.column_stack([rows, design.class_single_scan[design.scan_class]])
-    pattern = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
-    members = {fold: np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)}
-    groups = _group_equal({fold: pattern[scans] for fold, scans in members.items()})
-    return tuple(
-        _held_out_groups(design, pattern, values, count, np.array(numbers), members, units)
-        for (values, count), numbers in groups
-    )
-
-
-def _group_equal(values: Mapping[int, np.ndarray]) -> list[tuple[tuple[np.ndarray, np.ndarray], list[int]]]:
-    """Groups of numbers with the same values, each value equally often: the values, their counts, and the numbers."""
-    groups: dict[tuple[Any, Any], list[int]] = {}
-    for number, of_number in values.items():
-        unique, count = np.unique(of_number, return_counts=True)
-        groups.setdefault((tuple(unique), tuple(count)), []).append(number)
-    return [((np.array(unique), np.array(count)), numbers) for (unique, count), numbers in groups.items()]
-
-
-def _held_out_groups(
-    design: Design,
-    pattern: np.ndarray,
-    values: np.ndarray,
-    count: np.ndarray,
-    numbers: np.ndarray,
-    members: Mapping[int, np.ndarray],
-    units: np.ndarray | None,
-) -> HeldOutGroups:
-    scans = np.concatenate([members[fold] for fold in numbers])
-    position = np.repeat(np.arange(len(numbers)), [len(members[fold]) for fold in numbers])
-    value = np.searchsorted(values, pattern[scans])
-    examples = np.unique(pattern, return_index=True)[1][values]
-    classes = design.scan_class[examples]
-    return HeldOutGroups(
-        folds=numbers,
-        combinations=design.matrix.tocsr()[examples],
-        scanner=design.class_scanner[classes],
-        is_single_scan=design.class_single_scan[classes],
-        n_scans=count,
-        means=_averages(position, value, scans, (len(numbers), len(values)), design.n_scans),
-        scans=scans,
-        position=position,
-        value=value,
-        units=None if units is None else _arrange_units(units, scans, position, value, design.n_scans),
-    )
-
-
-def _averages(
-    group: np.ndarray, value: np.ndarray, scans: np.ndarray, shape: tuple[int, int], n_scans: int
-) -> sparse.csr_array:
-    """Matrix that averages the scans of each group with the same value, (group × value, scan)."""
-    row = group * shape[1] + value
-    share = 1 / np.bincount(row, minlength=shape[0] * shape[1])[row]
-    return sparse.csr_array((share, (row, scans)), shape=(shape[0] * shape[1], n_scans))
-
-
-def _arrange_units(
-    units: np.ndarray, scans: np.ndarray, position: np.ndarray, value: np.ndarray, n_scans: int
-) -> tuple[PredictionUnits, ...]:
-    members = {unit: np.flatnonzero(units[scans] == unit) for unit in np.unique(units[scans]) if unit >= 0}
-    arranged = []
-    for (values, count), numbers in _group_equal({unit: value[rows] for unit, rows in members.items()}):
-        rows = np.concatenate([members[unit] for unit in numbers])
-        group = np.repeat(np.arange(len(numbers)), [len(members[unit]) for unit in numbers])
-        shape = (len(numbers), len(values))
-        means = _averages(group, np.searchsorted(values, value[rows]), scans[rows], shape, n_scans)
-        fold = np.array([position[members[unit][0]] for unit in numbers])
-        arranged.append(PredictionUnits(np.array(numbers), fold, values, count, means))
-    return tuple(arranged)
 
 
 class _ScanMoments(NamedTuple):
@@ -233,6 +98,7 @@ def leave_group_out(
     n_draws, _, n_features = log_scales.shape
     n_folds = sum(len(group.folds) for group in held)
     n_units = max((int(units.numbers.max()) + 1 for group in held for units in group.units or ()), default=n_folds)
+    held = tuple(_apply_gain(group, ratios) for group in held)
     density = HeldOutDensity(
         np.empty((n_draws, n_folds, n_features)),
         np.empty((n_draws, n_units, n_features)),
@@ -265,11 +131,24 @@ def _lanes_at_once(problem: Problem, held: Sequence[HeldOutGroups]) -> int:
     return int(np.clip(MAX_NUMBERS // numbers, 1, MAX_LANES))
 
 
+def _apply_gain(group: HeldOutGroups, ratios: VarianceRatios) -> HeldOutGroups:
+    """Multiply what people differ by in the values by the gains of the scanners."""
+    if not group.with_gain.nnz:
+        return group
+    more = sparse.diags_array(ratios.gain[group.scanner] - 1) @ group.with_gain
+    return group._replace(combinations=(group.combinations + more).tocsr())
+
+
 def _noise_variance(problem: Problem, ratios: VarianceRatios, log_scales: np.ndarray, group: HeldOutGroups) -> np.ndarray:
     """Noise variance of each value, (draw, feature, value)."""
-    variance = np.exp(2 * log_scales[:, 0, :, None]) * ratios.noise[group.scanner]
+    variance = np.exp(2 * log_scales[:, 0, :, None]) * (ratios.noise[group.scanner] * group.relative_noise)
+    if (group.noise_scale >= 0).any():
+        of_feature = np.exp(2 * np.moveaxis(log_scales[:, np.maximum(group.noise_scale, 0)], 1, -1))
+        variance = variance * np.where(group.noise_scale >= 0, of_feature, 1.0)
     if problem.participant_scale:
-        variance = variance + np.exp(2 * log_scales[:, problem.participant_scale, :, None]) * group.is_single_scan
+        gain = problem.likelihood.gain(ratios)[group.scanner]
+        participant = np.exp(2 * log_scales[:, problem.participant_scale, :, None])
+        variance = variance + participant * (group.is_single_scan * gain**2)
     return variance
 
 
@@ -289,8 +168,9 @@ def _predict(
     b = identity - root[..., :, None] * prior * root[..., None, :]
     # where the noise is so small that B is singular within rounding, a draw has no weight and must not spoil the others
     is_lost = ~(np.linalg.eigvalsh(np.where(np.isfinite(b), b, 0.0))[..., 0] > MIN_EIGENVALUE)
-    b = np.where(is_lost[..., None, None], identity, b)
     mean = posterior.mean(group.combinations)[..., None, :]
+    is_lost |= ~np.isfinite(mean).all(-1)
+    b = np.where(is_lost[..., None, None], identity, b)
     residual = root * (of_folds.mean - mean)  # r, (draw, feature, fold, value)
     solved = _solve(b, residual)
     log_det = np.linalg.slogdet(b)[1]
@@ -312,7 +192,7 @@ def _predict(
         fold = group.position if variance.shape[2] > 1 else 0
         deviation = values[group.scans].T - center[:, :, group.position, group.value]
         below = ndtr(deviation / np.sqrt(variance[:, :, fold, group.value]))
-        lost = _of_folds(is_lost, group.position) & ~np.isnan(below)
+        lost = _of_folds(is_lost, group.position) & ~np.isnan(values[group.scans].T)
         out.below[:, group.scans] = np.swapaxes(np.where(lost, 0.5, below), 1, 2)
 
 

@@ -5,6 +5,7 @@ no scan with any other eliminated effect, so that given the dense effects d it i
 
     u = intercept − slope · d + residual,   residual ~ Normal(0, residual variance).
 
+An intercept and a slope of one level, two partners, share scans, and their residuals are correlated.
 A posterior with thousands of effects so takes a (dense, dense) matrix, and a few numbers for each effect. The arrays are
 NumPy's: what a design says before any feature is seen needs no JAX, which takes seconds to import.
 """
@@ -16,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from bayesharm.likelihood.definition import noise_variance, prior_variance
+from bayesharm.likelihood.definition import design_matrix, prior_variance, scan_precision
+from bayesharm.likelihood.grams import entries_of
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import EffectGroup, add_columns
 from bayesharm.model.design import Design
@@ -35,6 +37,10 @@ class ConditionalPosterior(NamedTuple):
     slope : (…, eliminated, dense) array
     residual_variance : (…, eliminated) array
     prior_variance : (…, column) array
+    residual_covariance : (…, couple) array
+        Of two partners.
+    couples : (couple, 2) int array
+        Partners, counted from the first eliminated effect.
     """
 
     dense_mean: np.ndarray
@@ -43,6 +49,8 @@ class ConditionalPosterior(NamedTuple):
     slope: np.ndarray
     residual_variance: np.ndarray
     prior_variance: np.ndarray
+    residual_covariance: np.ndarray
+    couples: np.ndarray
 
     @classmethod
     def of_scans(
@@ -61,22 +69,27 @@ class ConditionalPosterior(NamedTuple):
             The scans to use.
         """
         prior_sd = np.sqrt(prior_variance(design, log_scales, ratios))
-        noise_sd = np.sqrt(noise_variance(design, log_scales, ratios))[design.scan_class]
-        # in units of prior and noise sd the prior precision is the identity: well conditioned at any scales
-        x = (sparse.diags_array(1 / noise_sd) @ design.matrix @ sparse.diags_array(prior_sd)).tocsr()[rows]
-        dense, eliminated = x[:, : design.n_dense], x[:, design.n_dense :]
-        pivot = 1 + np.asarray(eliminated.power(2).sum(axis=0)).reshape(-1)
+        noise_sd = scan_precision(design, log_scales, ratios) ** -0.5
+        # in units of prior and noise sd the prior precision is nearly the identity: well conditioned at any scales
+        x = sparse.diags_array(1 / noise_sd) @ design_matrix(design, ratios) @ sparse.diags_array(prior_sd)
+        x, prior = x.tocsr()[rows], _prior_precision(design, ratios)
+        n_dense, couples = design.n_dense, design.eliminated_pairs
+        dense, eliminated = x[:, :n_dense], x[:, n_dense:]
+        inverse = _invert_blocks((eliminated.T @ eliminated + prior[n_dense:, n_dense:]).tocsr(), couples)
         cross = (eliminated.T @ dense).toarray()
-        slope = cross / pivot[:, None]
-        schur = np.eye(design.n_dense) + (dense.T @ dense).toarray() - cross.T @ slope
-        dense_sd, eliminated_sd = np.split(prior_sd, [design.n_dense])
+        slope = inverse @ cross
+        schur = prior[:n_dense, :n_dense].toarray() + (dense.T @ dense).toarray() - cross.T @ slope
+        dense_sd, eliminated_sd = np.split(prior_sd, [n_dense])
+        first, second = couples.T
         return cls(
-            np.zeros(design.n_dense),
+            np.zeros(n_dense),
             dense_sd[:, None] * np.linalg.inv(schur) * dense_sd,
             np.zeros(len(eliminated_sd)),
             eliminated_sd[:, None] * slope / dense_sd,
-            eliminated_sd**2 / pivot,
+            eliminated_sd**2 * inverse.diagonal(),
             prior_sd**2,
+            entries_of(inverse, first, second) * eliminated_sd[first] * eliminated_sd[second],
+            couples,
         )
 
     def mean(self, combinations: sparse.csr_array) -> np.ndarray:
@@ -87,16 +100,24 @@ class ConditionalPosterior(NamedTuple):
     def variance(self, combinations: sparse.csr_array) -> np.ndarray:
         """Posterior variance of each combination, (…, combination)."""
         independent = _combine(combinations.power(2), self._residual_of_columns(), -1)
+        if len(self.couples):
+            first, second = self.dense_mean.shape[-1] + self.couples.T
+            products = sparse.csr_array(combinations[:, first].multiply(combinations[:, second]))
+            independent += 2 * _combine(products, self.residual_covariance, -1)
         return self._variance_from_dense(self._dense_weights(combinations)) + independent
 
     def covariance(self, combinations: sparse.csr_array) -> np.ndarray:
         """Posterior covariance of all combinations, (…, combination, combination)."""
         weights = self._dense_weights(combinations)
         residual = self._residual_of_columns()
-        used = np.flatnonzero(np.diff(combinations.tocsc().indptr))
-        used = used[used >= self.dense_mean.shape[-1]]
+        used, n_dense = np.flatnonzero(np.diff(combinations.tocsc().indptr)), self.dense_mean.shape[-1]
+        used = used[used >= n_dense]
         eliminated = combinations[:, used].toarray()
         independent = (eliminated * residual[..., None, used]) @ eliminated.T
+        if len(self.couples):
+            first, second = (combinations[:, n_dense + part].toarray() for part in self.couples.T)
+            between = (first * self.residual_covariance[..., None, :]) @ second.T
+            independent = independent + between + np.swapaxes(between, -1, -2)
         return weights @ self.dense_covariance @ np.swapaxes(weights, -1, -2) + independent
 
     def contraction(self, combinations: sparse.csr_array) -> np.ndarray:
@@ -148,3 +169,25 @@ def _combine(weights: sparse.csr_array, values: np.ndarray, axis: int) -> np.nda
     values = np.moveaxis(values, axis, 0)
     combined = weights @ values.reshape(len(values), int(np.prod(values.shape[1:])))
     return np.moveaxis(combined.reshape(weights.shape[0], *values.shape[1:]), 0, axis)
+
+
+def _prior_precision(design: Design, ratios: VarianceRatios) -> sparse.csr_array:
+    """Prior precision of the effects in units of their prior sds, (column, column)."""
+    columns, has_partner = np.arange(len(design.columns)), np.flatnonzero(design.correlation_of >= 0)
+    rho = np.zeros(len(columns))
+    rho[has_partner] = np.tanh(ratios.correlation)[design.correlation_of[has_partner]]
+    at = np.concatenate([columns, has_partner]), np.concatenate([columns, design.partner[has_partner]])
+    values = np.concatenate([1 / (1 - rho**2), -(rho / (1 - rho**2))[has_partner]])
+    return sparse.csr_array((values, at), shape=(len(columns),) * 2)
+
+
+def _invert_blocks(matrix: sparse.csr_array, couples: np.ndarray) -> sparse.csr_array:
+    """Invert a matrix that is diagonal but for 2 × 2 blocks of couples."""
+    first, second = couples.T
+    pivot = matrix.diagonal()
+    inverse, between = 1 / pivot, entries_of(matrix, first, second)
+    det = pivot[first] * pivot[second] - between**2
+    inverse[first], inverse[second] = pivot[second] / det, pivot[first] / det
+    every = np.arange(len(pivot))
+    at = np.concatenate([every, first, second]), np.concatenate([every, second, first])
+    return sparse.csr_array((np.concatenate([inverse, -between / det, -between / det]), at), shape=matrix.shape)

@@ -35,7 +35,8 @@ class Connectivity:
     regions : (region,) str array
     scans : DataFrame
         One row per scan: `scan_id`; `n_volumes`, the number of volumes used; `n_dropped`, the number of volumes that
-        were censored or had no values; `n_missing_regions`; `file`; and, from fMRIPrep, `mean_fd`, the mean framewise
+        were censored or had no values; `n_missing_regions`; `relative_noise`, the variance of Fisher z if volumes were
+        independent, for ``fit(noise_weight="relative_noise")``; `file`; and, from fMRIPrep, `mean_fd`, the mean framewise
         displacement in mm.
     notes : tuple of str
         Remarks for the user: volumes and regions without values, identical time series.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, numbered
 
 Severity = Literal["error", "caveat"]
 
@@ -72,17 +72,10 @@ def refuse_errors(findings: Iterable[Finding], can_be_accepted: bool = True) -> 
         )
     if errors:
         raise InputError(
-            f"The data have {len(errors)} problems.\n" + "\n".join(_numbered(errors, can_be_accepted)),
+            f"The data have {len(errors)} problems.\n"
+            + numbered(replace(error, do=_advice(error, can_be_accepted)) for error in errors),
             do="correct all of them, then run the command again",
         )
-
-
-def _numbered(errors: Sequence[Finding], can_be_accepted: bool) -> list[str]:
-    return [
-        f"{k}. {error.what}\n     got: {error.got}\n     expected: {error.expected}\n"
-        f"     do this: {_advice(error, can_be_accepted)}"
-        for k, error in enumerate(errors, 1)
-    ]
 
 
 def _advice(error: Finding, can_be_accepted: bool) -> str:

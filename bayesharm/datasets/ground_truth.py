@@ -25,7 +25,7 @@ PROTOCOL_RMS = {"phase_encoding": 0.028, "manufacturer": 0.022, "coil": 0.017, "
 STREAMS = (
     "mean", "scales", "noise_ratio", "measurement", "sampling", "disorder", "traveler", "cohort",
     "traveler_people", "cohort_people", "traveler_noise", "cohort_noise", "traveler_tails", "cohort_tails",
-    "protocol_scales", "protocol", "bias_ratio",
+    "protocol_scales", "protocol", "bias_ratio", "gain", "feature_noise",
 )  # fmt: skip
 
 
@@ -48,10 +48,16 @@ class Truth:
     bias_ratio : Series by scanner
         Relative variance kappa of each scanner's measurement bias, ``bias_ratio[k] * scales["measurement"]**2``;
         geometric mean 1.
+    gain : Series by scanner
+        Factor g on differences between people: on sampling, disorder and participant effects; geometric mean 1.
     hyper : DataFrame, family × (eta, omega)
         Mean and sd of the natural log of each family's scales; families without effects have no row.
     factors : dict of str to DataFrame, level × feature
         With protocol factors, their effects by level, and ``scanner``, the residual; they add up to ``measurement``.
+    slope_correlation : float, optional
+        In a longitudinal study, the correlation of people's intercepts with their slopes.
+    feature_noise : DataFrame, scanner × feature, optional
+        Factor of the noise sd of each scanner and feature, beside that of the noise ratio; 1 if it is None.
     """
 
     mean: np.ndarray
@@ -59,8 +65,11 @@ class Truth:
     effects: dict[str, pd.DataFrame]
     noise_ratio: pd.Series
     bias_ratio: pd.Series
+    gain: pd.Series
     hyper: pd.DataFrame
     factors: dict[str, pd.DataFrame] = field(default_factory=dict)
+    slope_correlation: float | None = None
+    feature_noise: pd.DataFrame | None = None
 
 
 def draw_truth(
@@ -71,6 +80,8 @@ def draw_truth(
     sampling_bias: bool,
     noise_ratio_log_sd: float,
     bias_ratio_log_sd: float,
+    gain_log_sd: float,
+    feature_noise_log_sd: float,
     rms: Mapping[str, float],
     protocol: Mapping[str, float],
 ) -> Truth:
@@ -84,7 +95,7 @@ def draw_truth(
         Feature names.
     travelers : (traveler,) array
         Identifiers of the travelers.
-    scale_log_sd, sampling_bias, noise_ratio_log_sd, bias_ratio_log_sd
+    scale_log_sd, sampling_bias, noise_ratio_log_sd, bias_ratio_log_sd, gain_log_sd, feature_noise_log_sd
         As for :func:`bayesharm.datasets.simulate.simulate_srpbs`.
     rms, protocol : mapping
         Root mean square of the scales: of every family in `RMS`, and of the protocol factors, if any.
@@ -121,6 +132,10 @@ def draw_truth(
         log_ratio = log_sd * streams[stream].standard_normal(len(scanners))
         return pd.Series(np.exp(log_ratio - log_ratio.mean()), index=scanners, name=stream)
 
+    feature_noise = None
+    if feature_noise_log_sd:
+        z = streams["feature_noise"].standard_normal((n, len(scanners)))
+        feature_noise = to_table(np.exp(feature_noise_log_sd * z), list(scanners), "scanner")
     noise_ratio, bias_ratio = ratio("noise_ratio", noise_ratio_log_sd), ratio("bias_ratio", bias_ratio_log_sd)
     bias_scales = tau["measurement"][:, None] * np.sqrt(bias_ratio.to_numpy())
     measurement = effects("measurement", list(srpbs.SCANNERS), bias_scales, "scanner")
@@ -147,6 +162,8 @@ def draw_truth(
         },
         noise_ratio=noise_ratio,
         bias_ratio=bias_ratio,
+        gain=ratio("gain", gain_log_sd),
         hyper=hyper,
         factors=factors,
+        feature_noise=feature_noise,
     )

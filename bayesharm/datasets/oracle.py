@@ -26,10 +26,10 @@ class OraclePosterior:
 
 
 def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior:
-    """Compute the exact posterior of the centered measurement bias given the true scales, noise ratios and bias ratios.
+    """Compute the exact posterior of the centered measurement bias given the true scales and the true ratios of scanners.
 
     Bayesian linear regression with known variances. The mean of a feature has a flat prior. The participant effect of a
-    person scanned once is part of the noise of that scan: variance ``sigma² lambda + tau_p²``. With Student-t noise the
+    person scanned once is part of the noise of that scan: variance ``sigma² lambda + g² tau_p²``. With Student-t noise the
     estimate is the best linear one.
 
     Parameters
@@ -65,7 +65,12 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
     for start in range(0, n_features, block):
         part = slice(start, min(start + block, n_features))
         sigma2, tau2 = truth.scales["noise"][part] ** 2, truth.scales["participant"][part] ** 2
-        weight = np.stack([1 / (sigma2 * truth.noise_ratio[scanner] + tau2 * single) for scanner, single, _ in classes])
+        feature_noise = 1.0 if truth.feature_noise is None else truth.feature_noise.iloc[:, part].to_numpy() ** 2
+        of_scanner = dict(zip(truth.noise_ratio.index, sigma2 * np.ones((n_scanners, 1)) * feature_noise, strict=True))
+        weight = np.stack([
+            1 / (of_scanner[scanner] * truth.noise_ratio[scanner] + tau2 * truth.gain[scanner] ** 2 * single)
+            for scanner, single, _ in classes
+        ])  # fmt: skip
         y = simulation.features[:, part].astype(float)
         moment = sum(columns[rows].T @ y[rows] * w for w, (_, _, rows) in zip(weight, classes, strict=True)).T
         # Effects are parametrized as scale times a standard normal variable, so that a scale of 0 causes no division by 0.
@@ -82,14 +87,15 @@ def gaussian_oracle(simulation: Simulation, block: int = 500) -> OraclePosterior
 
 
 def _design(simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 0/1 design matrix (scan, column), mean first, then scanners, and the prior sds (feature, column)."""
+    """Return the design matrix (scan, column), mean first, then scanners, and the prior sds (feature, column)."""
     truth, diagnoses = simulation.truth, population_diagnoses()
     columns, scales = [np.ones(len(simulation.scans))], [np.ones_like(truth.mean)]
+    gain = truth.gain.loc[simulation.scans["scanner"]].to_numpy()
     for group, table in truth.effects.items():
         level = scan_levels(simulation.scans, group).to_numpy()
         for label in table.index:
             family = f"sampling_{diagnoses[label]}" if group == "sampling" else group
-            columns.append((level == label).astype(float))
+            columns.append((level == label) * (1.0 if group == "measurement" else gain))
             ratio = truth.bias_ratio[label] if group == "measurement" else 1.0
             scales.append(truth.scales[family] * np.sqrt(ratio))
     return np.column_stack(columns), np.column_stack(scales)

@@ -2,7 +2,7 @@
 
 The model is that of the fit, in Fisher z::
 
-    y = mean + measurement[scanner] + sampling[population] + disorder[diagnosis] + participant + noise
+    y = mean + measurement[scanner] + gain[scanner] (sampling[population] + disorder[diagnosis] + participant) + noise
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class Simulation:
     def write(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.
 
-        ``truth.npz`` contains ``mean``, ``noise_ratio``, ``bias_ratio``, ``hyper`` (family × (eta, omega)),
-        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``. It
-        contains no pickled objects.
+        ``truth.npz`` contains ``mean``, ``noise_ratio``, ``bias_ratio``, ``gain``, ``hyper`` (family × (eta, omega)),
+        ``scales/<family>`` and ``effects/<group>``, with their labels in ``scanner``, ``family`` and ``levels/<group>``; of
+        a longitudinal study ``slope_correlation``; and ``feature_noise``, if it is simulated. It contains no pickled
+        objects.
 
         Returns
         -------
@@ -87,12 +88,15 @@ class Simulation:
             "mean": truth.mean,
             "noise_ratio": truth.noise_ratio.to_numpy(),
             "bias_ratio": truth.bias_ratio.to_numpy(),
+            "gain": truth.gain.to_numpy(),
             "scanner": truth.noise_ratio.index.to_numpy(dtype=str),
             "hyper": truth.hyper.to_numpy(),
             "family": truth.hyper.index.to_numpy(dtype=str),
             **{f"scales/{family}": scale for family, scale in truth.scales.items()},
             **{f"effects/{name}": table.to_numpy() for name, table in effects.items()},
             **{f"levels/{name}": table.index.to_numpy(dtype=str) for name, table in effects.items()},
+            **({} if truth.slope_correlation is None else {"slope_correlation": np.array(truth.slope_correlation)}),
+            **({} if truth.feature_noise is None else {"feature_noise": truth.feature_noise.to_numpy()}),
         }
         np.savez(folder / "truth.npz", allow_pickle=False, **arrays)
         return folder
@@ -106,6 +110,8 @@ def simulate_srpbs(
     sampling_bias: bool = True,
     noise_ratio_log_sd: float = 0.0,
     bias_ratio_log_sd: float = 0.0,
+    gain_log_sd: float = 0.0,
+    feature_noise_log_sd: float = 0.0,
     travelers: Literal["published", "hub-and-spoke"] = "published",
     without_travelers: Sequence[str] | str = (),
     tail_df: float | None = None,
@@ -132,6 +138,10 @@ def simulate_srpbs(
         Sd over scanners of the log noise-variance ratio.
     bias_ratio_log_sd : float
         Sd over scanners of the log bias-variance ratio. Not together with `protocol`.
+    gain_log_sd : float
+        Sd over scanners of the log gain, which multiplies sampling, disorder and participant effects.
+    feature_noise_log_sd : float
+        Sd over features of the log factor of a scanner's noise sd, in each feature around that of the noise ratio.
     travelers : {"published", "hub-and-spoke"}
         Nine men on every scanner, or thirty people with one scan on the hub ATT and one on each of two other scanners.
     without_travelers : str or sequence of str
@@ -158,8 +168,9 @@ def simulate_srpbs(
     """
     excluded = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
     _check_options(
-        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, travelers, excluded, tail_df, dtype
-    )
+        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, gain_log_sd, feature_noise_log_sd, travelers,
+        excluded, tail_df, dtype,
+    )  # fmt: skip
     if protocol and bias_ratio_log_sd:
         raise InputError(
             "With protocol factors, measurement bias has the same variance on all scanners.",
@@ -193,6 +204,8 @@ def simulate_srpbs(
         sampling_bias,
         noise_ratio_log_sd,
         bias_ratio_log_sd,
+        gain_log_sd,
+        feature_noise_log_sd,
         {**RMS, **(sizes or {})},
         protocol or {},
     )
@@ -202,19 +215,22 @@ def simulate_srpbs(
         ("cohort", cohort, np.ones(len(cohort), bool), features[is_kept.sum() :]),
     ]
     for group_name, scans, rows, out in groups:
-        columns = [_columns(truth, scans, effect_group) for effect_group in truth.effects]
-        ratio = np.sqrt(truth.noise_ratio.loc[scans["scanner"]].to_numpy())
+        columns = {effect_group: _columns(truth, scans, effect_group) for effect_group in truth.effects}
+        scanner = truth.noise_ratio.index.get_indexer(scans["scanner"])
+        ratio, gain = np.sqrt(truth.noise_ratio.to_numpy()[scanner]), truth.gain.to_numpy()[scanner]
         for start in range(0, n_features, BLOCK):
             block = slice(start, min(start + BLOCK, n_features))
             # Features are the first axis: a stream is then consumed feature by feature, whatever the block size.
             values = _noise(streams, group_name, (block.stop - start, len(scans)), tail_df)
             values *= truth.scales["noise"][block, None] * ratio
+            if truth.feature_noise is not None:
+                values *= truth.feature_noise.to_numpy()[:, block].T[:, scanner]
             values += truth.mean[block, None]
-            for effects, column in columns:
-                values += effects[block][:, column]
+            for effect_group, (effects, column) in columns.items():
+                values += effects[block][:, column] * (1 if effect_group == "measurement" else gain)
             if group_name == "cohort":
                 participant_effects = streams["cohort"].standard_normal(values.shape)
-                values += truth.scales["participant"][block, None] * participant_effects
+                values += truth.scales["participant"][block, None] * participant_effects * gain
             out[:, block] = values[:, rows].T
     scans = pd.concat([traveling[is_kept], cohort], ignore_index=True)
     return Simulation(scans, features, names, truth)
@@ -257,6 +273,8 @@ def _check_options(
     scale_log_sd: float,
     noise_ratio_log_sd: float,
     bias_ratio_log_sd: float,
+    gain_log_sd: float,
+    feature_noise_log_sd: float,
     travelers: str,
     left_out: tuple[str, ...],
     tail_df: float | None,
@@ -270,6 +288,8 @@ def _check_options(
         (0 <= scale_log_sd < np.inf, "scale_log_sd", scale_log_sd, "a number of at least 0"),
         (0 <= noise_ratio_log_sd < np.inf, "noise_ratio_log_sd", noise_ratio_log_sd, "a number of at least 0"),
         (0 <= bias_ratio_log_sd < np.inf, "bias_ratio_log_sd", bias_ratio_log_sd, "a number of at least 0"),
+        (0 <= gain_log_sd < np.inf, "gain_log_sd", gain_log_sd, "a number of at least 0"),
+        (0 <= feature_noise_log_sd < np.inf, "feature_noise_log_sd", feature_noise_log_sd, "a number of at least 0"),
         (
             travelers in ("published", "hub-and-spoke"),
             "travelers",

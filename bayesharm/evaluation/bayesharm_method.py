@@ -13,6 +13,7 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
+from bayesharm.harmonization.scanner_ratios import read_feature_noise, read_ratios
 from bayesharm.results.posterior import Posterior
 
 
@@ -62,14 +63,23 @@ class BayesFitted:
                 warnings.simplefilter("ignore", UserWarning)  # a preview would warn for every fold
                 harmonized = harmonize(self.posterior, dataset.take(rows), **asdict(self.options))
             values[rows], sd[rows] = harmonized.mean, harmonized.sd
-            if self.options.match_noise:
-                factors[rows] = self._noise_factors(dataset.scans["scanner"].iloc[rows], harmonized.names)
-        return Applied(values, sd, factors if self.options.match_noise else None)
+            if self.rescales:
+                factors[rows] = self._factors(dataset.scans["scanner"].iloc[rows], harmonized.names)
+        return Applied(values, sd, factors if self.rescales else None)
 
-    def _noise_factors(self, scanner: pd.Series, names: np.ndarray) -> np.ndarray:
-        """Return the factors that match the noise, (scan, feature)."""
+    @property
+    def rescales(self) -> bool:
+        """Whether deviations are rescaled."""
+        return self.options.match_noise or self.options.match_gain
+
+    def _factors(self, scanner: pd.Series, names: np.ndarray) -> np.ndarray:
+        """Return the factors of deviations that match gain and noise, (scan, feature)."""
         target = -1 if self.options.target is None else self.scanners.index(self.options.target)
         indices = pd.Index(self.posterior.features).get_indexer(pd.Index(names))
-        log_noise_ratio = self.posterior.variance_ratios().log_noise
-        by_scanner = noise_factors(self.posterior, log_noise_ratio, target, indices)
+        ratios = read_ratios(self.posterior, self.scanners, seed=0).mean
+        if self.options.match_noise:  # of both steps together
+            log_noise = read_feature_noise(self.posterior, self.scanners, indices)
+            by_scanner = noise_factors(self.posterior, ratios, target, indices, log_noise)
+        else:
+            by_scanner = np.exp((ratios.log_gain[target] if target >= 0 else 0.0) - ratios.log_gain)[:, None]
         return by_scanner[pd.Index(self.scanners).get_indexer(scanner)]

@@ -17,7 +17,10 @@ from bayesharm.evaluation.conclusions import draw_conclusions
 from bayesharm.evaluation.fold_evaluation import FoldEvaluation
 from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.fitting.fit import fit
-from bayesharm.model.configure import configure_model, screen_study
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import configure_model, resolve_model, screen_study
+from bayesharm.model.design import build_design
+from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
 
@@ -29,8 +32,9 @@ def cross_validate(
     dataset: Dataset,
     methods: Sequence[str] | None = None,
     *,
-    model: str | ModelSpec = "traveling_and_cohort",
+    model: str | ModelSpec = AUTO,
     covariates: Sequence[str] = (),
+    formula: str = "",
     reference: str | None = None,
     folds: int = 2,
     repeats: int = 2,
@@ -53,9 +57,11 @@ def cross_validate(
     methods : sequence of str, optional
         Names from :data:`bayesharm.baselines.METHODS`, and `bayesharm`; by default all that are installed.
     model, reference
-        As in :func:`bayesharm.fit`.
+        As in :func:`bayesharm.fit`. `auto` chooses once, by the whole study; the notes on bayesharm say which.
     covariates : sequence of str
         Columns whose effects are to be preserved, in addition to the diagnosis where the table has one.
+    formula : str
+        More covariates of bayesharm, as in :func:`bayesharm.fit`; the other methods preserve linear effects of its columns.
     folds : int
         Folds of people. With more folds the fits have more data, but measures that need many people at once
         (identification, accuracy of the classifier) have fewer.
@@ -93,17 +99,24 @@ def cross_validate(
             expected="a number for every scan and feature",
             do="load the data with missing='drop-features' or 'drop-scans' (--missing in the shell)",
         )
-    preserved = _preserved(dataset, _as_list(covariates))
+    named = list(dict.fromkeys(name for name in _as_list(covariates) if name != "diagnosis"))  # which the model has anyway
+    preserved = _preserved(dataset, covariate_columns(named, formula))
+    model, on_choice = resolve_model(model, dataset.scans)
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
-    options["covariates"] = [name for name in preserved if name != "diagnosis"]  # which the model has anyway
+    options |= {"covariates": named, "formula": formula}
     if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
-        checked = {name: options[name] for name in ("protocol", "feature_scaling") if name in options}
-        spec = configure_model(model, dataset, covariates=options["covariates"], reference=reference, **checked)
+        checkable = ("protocol", "feature_scaling", "gain", "noise_ratio", "noise_weight")
+        checked = {name: options[name] for name in checkable if name in options}
+        spec = configure_model(model, dataset, covariates=named, formula=formula, reference=reference, **checked)
         refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
+        if spec.formula:
+            build_design(dataset.scans, spec)
         options["findings"] = ()  # the folds are parts of a study that has been screened
 
     fit_method = _make_fitter(names, preserved, options)
     evaluation = FoldEvaluation(dataset, fit_method, names, preserved, reference or "HC")
+    if BAYESHARM in names:
+        evaluation.notes[BAYESHARM] |= dict.fromkeys(on_choice)
     rng, n_parts = np.random.default_rng(seed), repeats * folds + visit_folds
     for repeat in range(repeats):
         fold = split_people(dataset.scans, folds, rng)
@@ -145,7 +158,7 @@ def _check_options(methods: Sequence[str], *, folds: int, repeats: int, visit_fo
         )
 
 
-def _preserved(dataset: Dataset, covariates: list[str]) -> list[str]:
+def _preserved(dataset: Dataset, covariates: Sequence[str]) -> list[str]:
     """Return the columns whose effects methods should preserve: the diagnosis, if there are several, and the covariates."""
     scans = dataset.scans
     diagnosis = ["diagnosis"] if "diagnosis" in scans and scans["diagnosis"].nunique() > 1 else []

@@ -17,7 +17,7 @@ from bayesharm.errors import BayesharmError, InputError, shorten
 from bayesharm.evaluation import metrics
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.metrics import JackknifeEstimate
-from bayesharm.evaluation.result import BAYESHARM, MATCHED_NOISE, MODEL_PREDICTION
+from bayesharm.evaluation.result import BAYESHARM, MATCHED_GAIN, MATCHED_NOISE, MODEL_PREDICTION
 from bayesharm.harmonization.prediction import predict
 
 MIN_CORRECTED = 0.5  # share of the scans that a method must correct to be compared
@@ -75,7 +75,7 @@ class FoldEvaluation:
         self.noise_from: Literal["repeats", "residual"] = "repeats" if n_repeats >= MIN_REPEATS else "residual"
         self.measures: Measures = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in methods}
-        self.notes: dict[str, dict[str, None]] = {name: {} for name in [*methods, MATCHED_NOISE]}
+        self.notes: dict[str, dict[str, None]] = {name: {} for name in [*methods, MATCHED_NOISE, MATCHED_GAIN]}
 
     def leave_people_out(self, held_out: np.ndarray) -> None:
         """Evaluate all methods on held-out people, (scan,) bool."""
@@ -114,7 +114,7 @@ class FoldEvaluation:
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the measures averaged over folds, and the time and notes of each method."""
         averages = {
-            measure: {name: metrics.average(*folds) for name, folds in by_method.items()}
+            measure: {name: metrics.average(*folds) for name, folds in _in_all_folds(by_method).items()}
             for measure, by_method in self.measures.items()
         }
         if "between_scanner_sd" in averages:
@@ -135,7 +135,7 @@ class FoldEvaluation:
         table = pd.DataFrame(rows).set_index(["measure", "method"])
         methods = pd.DataFrame({
             "seconds": {name: np.mean(fits) if fits else np.nan for name, fits in self.seconds.items()},
-            "notes": {name: " ".join(notes) for name, notes in self.notes.items() if notes or name != MATCHED_NOISE},
+            "notes": {name: " ".join(notes) for name, notes in self.notes.items() if notes or name in self.methods},
         }).rename_axis("method")  # fmt: skip
         return table, methods
 
@@ -152,8 +152,10 @@ class FoldEvaluation:
             self.seconds[name].append(time.perf_counter() - start)
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
         bayesharm = fitted.get(BAYESHARM)
-        if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.noise_ratio == "scanner":
+        if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.noise_ratio != "homogeneous":
             fitted[MATCHED_NOISE] = replace(bayesharm, options=replace(bayesharm.options, match_noise=True))
+        if isinstance(bayesharm, BayesFitted) and bayesharm.posterior.spec.gain == "scanner":
+            fitted[MATCHED_GAIN] = replace(bayesharm, options=replace(bayesharm.options, match_gain=True))
         return fitted
 
     def _apply(self, fitted: dict[str, Fitted], rows: np.ndarray) -> dict[str, Corrected]:
@@ -208,13 +210,23 @@ class FoldEvaluation:
     def _add_model_prediction(self, fitted: BayesFitted, held_out: np.ndarray) -> None:
         """Add the error and the interval coverage of bayesharm's own predictions of the raw scans."""
         mean, sd = np.full((2, *self.raw.shape), np.nan)
-        prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
+        try:
+            prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
+        except InputError as error:  # a visit is outside of the range of a spline in the training scans, for example
+            self.notes[BAYESHARM][f"could not predict held-out visits: {error.what}"] = None
+            return
         columns = pd.Index(fitted.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
         mean[held_out], sd[held_out] = prediction.mean[:, columns], prediction.sd[:, columns]
         scans = self.dataset.scans
         rmse = metrics.prediction_rmse(self.raw - mean, scans, unit=self.feature_sd)
         self._add("visit_rmse", MODEL_PREDICTION, rmse)
         self._add("visit_coverage", MODEL_PREDICTION, metrics.interval_coverage(self.raw, mean, sd, scans))
+
+
+def _in_all_folds(by_method: dict[str, list[JackknifeEstimate]]) -> dict[str, list[JackknifeEstimate]]:
+    """Leave out methods that failed in some folds, as the notes say: other folds have other scans."""
+    n_folds = max(map(len, by_method.values()))
+    return {name: folds for name, folds in by_method.items() if len(folds) == n_folds}
 
 
 def _goodness(measure: str, value: JackknifeEstimate) -> JackknifeEstimate:

@@ -13,9 +13,9 @@ from bayesharm.results.tables import Tables
 if TYPE_CHECKING:
     from rich.console import Group
 
-# Names of bayesharm among the methods: harmonized data, those with the scanners' noise matched, and predictions of raw scans
+# Names of bayesharm among the methods: harmonized data, those with noise or gain of scanners matched, predictions of scans
 BAYESHARM = "bayesharm"
-MATCHED_NOISE = f"{BAYESHARM}, matched noise"
+MATCHED_NOISE, MATCHED_GAIN = f"{BAYESHARM}, matched noise", f"{BAYESHARM}, matched gain"
 MODEL_PREDICTION = f"{BAYESHARM}, prediction"
 
 

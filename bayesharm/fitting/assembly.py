@@ -18,8 +18,15 @@ from bayesharm.errors import listed, shorten
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import keep_statistics, label_effects, scale_coordinates
+from bayesharm.results.nodes import (
+    hyper_coordinates,
+    keep_statistics,
+    label_effects,
+    scale_coordinates,
+    sd_coordinates,
+)
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
 from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES, SCAN_WEIGHTS
 from bayesharm.study_check.result import StudyCheck
@@ -38,6 +45,7 @@ def assemble_posterior(
     manifest: dict[str, Any],
     findings: Sequence[Finding] = (),
     check: StudyCheck | None = None,
+    notes: Sequence[str] = (),
 ) -> Posterior:
     """Label the results of a fit.
 
@@ -54,6 +62,8 @@ def assemble_posterior(
         Caveats on the data.
     check : StudyCheck, optional
         The check of the study.
+    notes : sequence of str
+        First notes of the run.
     """
     features = np.asarray(dataset.features.names, dtype=object)
     feature = {"feature": ("feature", features)}
@@ -63,7 +73,7 @@ def assemble_posterior(
     preview = {"preview": PREVIEW} if manifest["settings"]["preview"] else {}
     nodes = {
         "/": xr.Dataset(attrs={"title": design.spec.title, "model": design.spec.name} | preview),
-        "/hyper": _hyper_group(design, hyper, manifest["seed"], family | scanner),
+        "/hyper": _hyper_group(design, hyper, manifest["seed"], hyper_coordinates(design) | scanner),
         "/scales": SCALES.dataset(results, family | feature, _about_scales(manifest["settings"])),
         "/error_patterns": ERROR_PATTERNS.dataset(results, feature),
         "/sufficient_statistics": keep_statistics(dataset.scans, design, Moments.from_arrays(results)).assign_coords(
@@ -78,9 +88,10 @@ def assemble_posterior(
         ),
     }
     if "finite_sd" in results:
-        labels = {"statistic": list(STATISTICS), "other": family["family"][1], "size": list(SIZES)}
+        sized = sd_coordinates(design)
+        labels = {"statistic": list(STATISTICS), "other": sized["family"][1], "size": list(SIZES)}
         nodes["/finite_population"] = FINITE_POPULATION.dataset(
-            results, family | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
+            results, sized | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
         )
     if "scan_weight" in results:
         nodes["/scan_weights"] = _scan_weights(dataset.scans.iloc[design.rows], results["scan_weight"])
@@ -89,6 +100,7 @@ def assemble_posterior(
     record = _record(dataset, design, results, manifest, identifiability)
     if "/scan_weights" in nodes:
         record["notes"] += _weight_notes(nodes["/scan_weights"])
+    record["notes"] = [*notes, *record["notes"]]
     record["findings"] = [finding.to_dict() for finding in (findings if check is None else check.findings)]
     if check is not None:
         record["check"] = check.to_record()
@@ -102,7 +114,9 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
     log_ratios = rng.multivariate_normal(
         hyper.ratios.mean.to_vector(), hyper.ratios.covariance, (n_chains, n_draws), method="eigh"
     )
-    noise, bias = np.split(np.exp(log_ratios), 2, axis=-1)
+    noise, bias, gain, correlation = VarianceRatios.from_vector(np.moveaxis(log_ratios, -1, 0), len(design.scanners))
+    noise, bias, gain = (np.exp(np.moveaxis(part, 0, -1)) for part in (noise, bias, gain))
+    gain[..., ~(design.gain_is_known & (design.spec.gain != "none"))] = 1.0
     bias[..., ~np.isin(np.arange(len(design.scanners)), design.bias_ratio_of)] = 1.0  # scanners without a kappa of their own
     hyperparameters = np.concatenate([hyper.eta, np.log(hyper.omega)], axis=-1)[..., None]
     diagnostics = diagnose(hyperparameters, np.zeros((*hyperparameters.shape[:2], 1), bool))
@@ -115,9 +129,14 @@ def _hyper_group(design: Design, hyper: Hyperparameters, seed: int, coords: dict
         "features": hyper.n_features,
         "n_independent_features": hyper.ratios.n_independent_features,
     }
-    arrays = {"eta": hyper.eta, "omega": hyper.omega, "noise_ratio": noise, "bias_ratio": bias}
+    eta, omega = (part[..., : len(design.hyper_groups)].copy() for part in (hyper.eta, hyper.omega))
+    eta[..., design.n_eta :] = 0.0  # of noise ratios: lambda is their mean
+    arrays = {"eta": eta, "omega": omega, "noise_ratio": noise, "bias_ratio": bias, "gain": gain}
     if hyper.tails is not None:
         arrays |= {"tail_share": hyper.tails.share, "tail_df": hyper.tails.df}
+    if design.correlations:
+        arrays["slope_correlation"] = np.tanh(np.moveaxis(correlation, 0, -1))
+        coords = coords | {"slope_family": ("slope_family", np.array(design.correlations, dtype=object))}
     return HYPER.dataset(arrays, coords, about)
 
 
@@ -212,5 +231,6 @@ def _weight_notes(weights: xr.Dataset) -> list[str]:
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:
     """Compute the median over features of the posterior median of each scale, in standard deviations of the feature."""
-    typical = np.nanmedian(results["q50"] / results["feature_scale"], axis=1)
+    unit = np.where(np.arange(len(design.scales))[:, None] < design.n_eta, results["feature_scale"], 1.0)
+    typical = np.nanmedian(results["q50"] / unit, axis=1)
     return np.where(np.isfinite(typical), typical, design.scale_medians)

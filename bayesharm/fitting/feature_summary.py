@@ -115,7 +115,8 @@ def summarize_draws(
 
     def summarize_chunk(chunk: slice) -> Arrays:
         parts = (standardization, draws, effects, sizes)
-        return _summarize_chunk(context.settings, *jax.tree.map(lambda leaf: np.asarray(leaf)[..., chunk], parts))
+        of_chunk = jax.tree.map(lambda leaf: np.asarray(leaf)[..., chunk], parts)
+        return _summarize_chunk(context.settings, context.design.n_eta, *of_chunk)
 
     if len(chunks) == 1:
         summary = summarize_chunk(chunks[0])
@@ -167,25 +168,27 @@ def _draw_sizes(
     finite_sd, contribution = draw_finite_population(
         context.problem, ratios, context.levels, moments, thinned, keys, values, mesh=mesh
     )
-    return Sizes(finite_sd, contribution, thinned)
+    return Sizes(finite_sd, contribution, thinned[:, : finite_sd.shape[1]])  # noise ratios have no sizes
 
 
 def _summarize_chunk(
     settings: Settings,
+    n_sds: int,
     standardization: Standardization,
     draws: ScaleDraws,
     effects: tuple[np.ndarray, np.ndarray],
     sizes: Sizes | None,
 ) -> Arrays:
     log_scales, unit = np.asarray(draws.log_scales, float), standardization.sd
+    units = np.where(np.arange(log_scales.shape[2])[:, None] < n_sds, unit, 1.0)  # noise ratios have none
     pooled = log_scales.reshape(-1, *log_scales.shape[2:])
     diagnostics = _diagnose(settings, log_scales, np.asarray(draws.diverging))
     effect_mean, effect_sd = (part * unit for part in effects)
     is_finite = np.isfinite(effect_mean).all(0) & np.isfinite(effect_sd).all(0)
     reason = _reasons(settings, diagnostics, is_finite)
-    scales = np.exp(pooled) * unit
+    scales = np.exp(pooled) * units
     if settings.preview:  # points have the moments of the log-scales, and not their quantiles
-        limits = np.exp(ndtri(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * unit
+        limits = np.exp(ndtri(QUANTILES)[:, None, None] * pooled.std(0) + pooled.mean(0)) * units
     else:
         limits = quantiles(scales, QUANTILES)
     summary = {

@@ -12,7 +12,8 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding, refuse_errors
 from bayesharm.errors import InputError
 from bayesharm.fitting.settings import Settings
-from bayesharm.model.configure import configure_model, screen_study
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import configure_model, resolve_model, screen_study
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.progress import Progress, no_progress
@@ -24,20 +25,26 @@ if TYPE_CHECKING:
     from bayesharm.algorithms.devices import Devices
     from bayesharm.results.posterior import Posterior
 
-PACKAGES = ("bayesharm", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")  # whose versions a run records
+PACKAGES = ("bayesharm", "formulaic", "jax", "numpyro", "numpy", "pandas", "xarray", "zarr")  # whose versions a run records
 
 
 def fit(
     dataset: Dataset,
-    model: str | ModelSpec = "traveling_and_cohort",
+    model: str | ModelSpec = AUTO,
     *,
     seed: int = 0,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    gain: str | None = None,
+    noise_ratio: str | None = None,
+    noise_weight: str | None = None,
     likelihood: str | None = None,
+    time: str | None = None,
     accept: Sequence[str] = (),
+    notes: Sequence[str] = (),
     findings: Sequence[Finding] | None = None,
     check: StudyCheck | None = None,
     out: str | Path | None = None,
@@ -53,11 +60,14 @@ def fit(
     dataset : Dataset
         From :func:`bayesharm.load_dataset`.
     model : str or ModelSpec
-        The name of a model (``bayesharm models`` lists them), or a folder with a ``model.toml``.
+        The name of a model (``bayesharm models`` lists them), or a folder with a ``model.toml``. By default `auto`: the
+        model that suits the study (:func:`bayesharm.model.automatic.choose_model`); the notes of the run say which, and why.
     seed : int
         The same seed gives the same result on the same machine with the same versions.
     covariates : sequence of str
         Columns of the scans table with a linear effect on every feature.
+    formula : str
+        More covariates by a formula, such as ``bs(age, df=4) + sex + age:sex`` (see ``docs/usage.md``).
     protocol : sequence of str
         Columns that describe the scanners, in place of the protocol factors of the model.
     reference : str, optional
@@ -65,12 +75,23 @@ def fit(
     feature_scaling : {'per_feature', 'common'}, optional
         Divide each feature by its own sd (the default, right for any mixture of measures), or all features by one number
         (better where all are of one kind, such as the edges of a connectome).
+    gain : {'none', 'scanner'}, optional
+        Whether each scanner has a gain, a factor on differences between people; default: as in the model.
+    noise_ratio : {'homogeneous', 'scanner', 'scanner-feature'}, optional
+        Whether scanners have noise variance ratios, shared by all features, or around these one for each feature; default:
+        as in the model, `scanner`.
+    noise_weight : str, optional
+        Column with the noise variance of each scan relative to other scans, such as one over its number of volumes.
     likelihood : {'gaussian', 'student-t'}, optional
         Noise that is Gaussian (the default), or has heavy tails: then single bad scans or values hardly matter, and the
         summary lists the scans with the smallest weights.
+    time : str, optional
+        Column on which the trajectories of participants depend, in place of that of the model, `time`.
     accept : sequence of str
         Codes of findings on the data that you have checked, such as ``identical-scans``: they no longer stop the fit and are
         recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
+    notes : sequence of str
+        Sentences for the notes of the run, such as why its model was chosen.
     findings : sequence of Finding, optional
         Findings of :func:`bayesharm.screen` on this dataset, if it has been screened already; errors among them are refused.
     check : StudyCheck, optional
@@ -103,9 +124,12 @@ def fit(
     """
     folder = None if out is None else Path(out)
     _check_folder(folder, overwrite, repair)
+    model, on_choice = resolve_model(model, dataset.scans, time)
+    notes = (*on_choice, *notes)
     spec = configure_model(
-        model, dataset, covariates=covariates, protocol=protocol, reference=reference, feature_scaling=feature_scaling,
-        likelihood=likelihood,
+        model, dataset, covariates=covariates, formula=formula, protocol=protocol, reference=reference,
+        feature_scaling=feature_scaling, gain=gain, noise_ratio=noise_ratio, noise_weight=noise_weight,
+        likelihood=likelihood, time=time,
     )  # fmt: skip
     chosen = Settings.from_options(settings, spec.has_tails)
     _check_seed(seed)
@@ -134,7 +158,7 @@ def fit(
         return load_posterior(folder)
     with devices.in_use("float64"), open_checkpoints(folder, manifest, overwrite) as checkpoints:
         hyper, results = fit_features(context, checkpoints, progress)
-        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings, check)
+        posterior = assemble_posterior(context.dataset, design, hyper, results, manifest, findings, check, notes)
         if folder is not None:
             posterior.write(folder)
     return posterior

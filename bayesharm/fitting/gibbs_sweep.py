@@ -75,7 +75,8 @@ class WeightedBlock:
         tails: Tails,
         values: Array,
     ) -> None:
-        self.problem, self.terms, self.levels, self.ratios, self.tails = problem, terms, levels, ratios, tails
+        self.problem, self.ratios, self.tails, self.gain = problem, ratios, tails, problem.likelihood.gain(ratios)
+        self.terms, self.levels = terms.with_gain(self.gain), levels.with_gain(self.gain)
         self.values, self.observed = values, ~jnp.isnan(values)
         self.y = jnp.where(self.observed, values, 0.0)
         self.class_counts = terms.squares(self.observed.astype(values.dtype))
@@ -90,7 +91,7 @@ class WeightedBlock:
 
     def squares(self, effects: Array, log_scales: Array) -> Array:
         """Squared residuals over the noise variance."""
-        variance = scan_variance(self.terms, self.ratios, log_scales, self.problem.participant_scale)
+        variance = scan_variance(self.terms, self.ratios, self.gain, log_scales, self.problem.participant_scale)
         return (self.y - fitted_values(self.terms, effects)) ** 2 / variance
 
     def approximate(self, prior: PredictivePrior) -> tuple[Array, Laplace]:
@@ -171,7 +172,7 @@ class WeightedChains(NamedTuple):
             return to_log_scales(problem.participant_scale, self.center + matvec(self.factor, position))
 
         def log_density(log_scales: Array) -> Array:
-            log_prior = log_predictive_prior(self.prior, log_scales, problem.priors.feature_offset_sd)
+            log_prior = log_predictive_prior(self.prior, log_scales, problem.hierarchy.offset_sd)
             return likelihood.log_likelihood(statistics, log_scales) + log_prior
 
         position, diverging = hamiltonian_step(lambda z: -log_density(log_scales_at(z)), position, keys[0], keys[1])
@@ -190,7 +191,7 @@ class WeightedChains(NamedTuple):
 
     def propose_from_prior(self, log_density: Any, log_scales: Array, k: Array | int, keys: Array, n_proposed: int) -> Array:
         """Propose new values of some scales from a Normal prior given the others, and accept them or not."""
-        mean, precision = prior_precision(self.prior, self.block.problem.priors.feature_offset_sd)
+        mean, precision = prior_precision(self.prior, self.block.problem.hierarchy.offset_sd)
         draws = jax.vmap(lambda key: jax.random.normal(key, (2, n_proposed), log_scales.dtype), out_axes=2)(keys)
 
         def propose(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

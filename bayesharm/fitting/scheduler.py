@@ -29,7 +29,6 @@ from bayesharm.inference.learning import learn_by_importance, learn_by_sampling
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.tails import scale_information
 from bayesharm.likelihood.problem import Problem
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import Arrays, Checkpoints
 
@@ -196,8 +195,8 @@ def _learn_with_tails(context: FitContext, features: np.ndarray, report: Callabl
             report("importance samples are not reliable here; sampling these features together")
             hyper, _ = learn_by_sampling(*arguments, seed=context.seed, n_chains=n_chains, target_ess=0, on_iteration=report)
     rng = np.random.default_rng([context.seed, Stage.TAILS, 1])
-    n_scanners = context.problem.n_scanners  # weights are not known: lambda is less certain than if they were
-    wider = np.repeat([scale_information(learned.tails.typical) ** -0.5, 1.0], n_scanners)
+    wider = np.ones(context.problem.n_ratios)  # weights are not known: lambda is less certain than if they were
+    wider[: context.problem.n_scanners] = scale_information(learned.tails.typical) ** -0.5
     ratios = hyper.ratios._replace(covariance=wider[:, None] * hyper.ratios.covariance * wider)
     return hyper._replace(tails=learned.tails.resample(hyper.eta.shape[:2], rng), ratios=ratios)
 
@@ -227,7 +226,7 @@ def _make_sampler(context: FitContext, hyper: Hyperparameters, sample: np.ndarra
     """Make the sampler of blocks; features from which the hyperparameters were learned have prior weights."""
     problem = context.problem
     if hyper.tails is None:
-        prior = make_predictive_prior(hyper, problem.priors.feature_offset_sd)
+        prior = make_predictive_prior(hyper, problem.hierarchy.offset_sd)
     else:
         prior = prior_without_one(problem, hyper)
     weights = np.zeros((len(prior.log_weight), context.n_features))
@@ -263,7 +262,7 @@ def _compile(context: FitContext, n_sample: int) -> None:
     """Sample a block under a placeholder prior, so that its program is compiled when the hyperparameters are known."""
     prior = placeholder_prior(context.problem, n_sample, context.n_features)
     block = next(_blocks(np.arange(context.n_features), context.block_size))
-    BlockSampler(context, VarianceRatios.equal(context.problem.n_scanners), prior).sample(block)
+    BlockSampler(context, context.problem.equal_ratios, prior).sample(block)
 
 
 def _sample_features(

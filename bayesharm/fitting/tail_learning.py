@@ -21,7 +21,6 @@ from bayesharm.inference.predictive_prior import PredictivePrior, make_predictiv
 from bayesharm.inference.tails import TailDraws, default_tails, draw_tails
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
-from bayesharm.likelihood.ratios import VarianceRatios
 
 N_DRAWS = 250  # of each chain, for the posterior of the tails, as many as of the other hyperparameters
 FIRST_SPREAD = 1.0  # prior sd of the log-scales of a feature before anything is learned
@@ -63,7 +62,7 @@ def learn_weights(context: FitContext, features: np.ndarray, report: Callable[[s
     for k in range(2):
         sampler = WeightedBlockSampler(
             context,
-            VarianceRatios.equal(problem.n_scanners) if ratios is None else ratios,
+            problem.equal_ratios if ratios is None else ratios,
             _same_for_all(prior, len(features), context.n_features),
             tails,
         )
@@ -78,7 +77,7 @@ def learn_weights(context: FitContext, features: np.ndarray, report: Callable[[s
         if k == 0:
             with context.devices.in_use("float64"):
                 found = approximate_hyperparameters(problem, moments, n_independent, report)
-            prior, ratios = prior_at(found.mode, problem.priors.omega_floor), found.ratios.mean
+            prior, ratios = prior_at(problem.hierarchy, found.mode), found.ratios.mean
     return LearnedWeights(moments, posterior, n_independent)
 
 
@@ -88,9 +87,10 @@ def prior_without_one(problem: Problem, hyper: Hyperparameters) -> PredictivePri
     With few features, the hyperparameters are less certain without one: the likelihood has the power (F − 1) / F.
     """
     if hyper.log_evidence is None:
-        return make_predictive_prior(hyper, problem.priors.feature_offset_sd)
+        return make_predictive_prior(hyper, problem.hierarchy.offset_sd)
     power = 1 - 1 / hyper.n_features
-    draws = temper_hyperparameters(problem.priors, problem.log_medians, hyper.eta, np.log(hyper.omega), power)
+    log_omega = np.log(hyper.omega)[..., : problem.hierarchy.n_groups]
+    draws = temper_hyperparameters(problem, hyper.eta, log_omega, power)
     chosen = component_indices(hyper.eta[..., 0].size)
     eta, log_omega = (part.reshape(-1, part.shape[-1])[chosen].T for part in draws)
     return PredictivePrior(eta, log_omega, np.full((len(chosen), hyper.n_features), -np.log(len(chosen))))

@@ -26,6 +26,7 @@ from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.results.nodes import label_effects, read_scan_patterns, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.requirements import require_gaussian
+from bayesharm.results.schema import SCANNER_RATIOS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -210,6 +211,10 @@ def _adaptation_notes(
         f"Adapted to {n_used:,} new scan{'s' * (n_used != 1)}{scanners}: the effects are those given the posterior medians "
         "of the scales."
     ]
+    if any(is_new) and merged.design.n_eta < len(merged.design.scales):
+        notes.append(
+            f"The noise of {shorten(names[is_new])} has one ratio for all features: a fit would learn one for each."
+        )
     if n_used < n_given:
         notes.append(f"This model uses travelers only: {n_given - n_used:,} scans of other people were not used.")
     without = names[is_new & (n_travelers == 0)]
@@ -264,7 +269,7 @@ def _label_ratios(hyper: xr.Dataset, scanners: Sequence[str], ratios: VarianceRa
     import xarray as xr
 
     labeled = {}
-    for name, values in zip(("noise_ratio", "bias_ratio"), (ratios.noise, ratios.bias), strict=True):
+    for name, values in zip(SCANNER_RATIOS, (ratios.noise, ratios.bias, ratios.gain), strict=True):
         ratio = hyper[name].reindex(scanner=np.array(scanners, object))
         labeled[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
     return hyper.drop_dims("scanner").assign(labeled).assign_attrs(hyper.attrs)

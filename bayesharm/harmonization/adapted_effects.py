@@ -16,9 +16,9 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
-from bayesharm.model.contrasts import EffectGroup, add_columns
+from bayesharm.model.contrasts import EffectGroup, add_columns, removable_together
 from bayesharm.model.design import Design
-from bayesharm.results.nodes import level_coordinates
+from bayesharm.results.nodes import level_coordinates, median_log_scales
 from bayesharm.results.posterior import Posterior
 
 BLOCK = 2048  # features whose effects are computed together; bounds the memory
@@ -57,10 +57,10 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     design, problem = merged.design, make_problem(merged.design, merged.likelihood)
     scales, hyper = posterior.scales, posterior.hyper
     unit = scales["feature_scale"].values
-    log_scales = np.log(scales["q50"].values / unit)
+    log_scales = median_log_scales(scales)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
     n_independent, is_new = hyper.attrs["n_independent_features"], ~np.isin(design.scanners, posterior.scanners)
-    in_fit, ratios = _levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
+    in_fit, ratios = levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
     with find_devices().in_use("float64"):
         ratios = fit_unseen_ratios(problem, merged.moments, log_scales, ratios, n_independent, is_new)
         summaries = _summarize_effects(problem, merged, in_fit, ratios, log_scales)
@@ -69,18 +69,17 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     return AdaptedEffects(in_units, description, in_fit, ratios)
 
 
-def _levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
-    """Return which levels were in the fit, (level,) bool arrays, for the removed effect and groups of populations."""
+def levels_in_fit(posterior: Posterior, design: Design) -> dict[str, np.ndarray]:
+    """Return which levels were in the fit, (level,) bool arrays, for the effects that can be removed."""
     in_fit = {}
-    for group in design.effects:
-        if group.name == design.spec.removed_effect or group.dim == "population":
-            known: list[tuple[str, ...]] = []
-            if group.name in posterior.effect_families:
-                node = posterior.effect(group.name)
-                was_fitted = node.get("in_fit", node["n_scans"] > -1).values
-                known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)
-            names = {name: values for name, (_, values) in level_coordinates(design, group).items()}
-            in_fit[group.name] = np.array([level in known for level in _level_names(group.dim, names)])
+    for group in removable_together(design.effects, design.spec):
+        known: list[tuple[str, ...]] = []
+        if group.name in posterior.effect_families:
+            node = posterior.effect(group.name)
+            was_fitted = node.get("in_fit", node["n_scans"] > -1).values
+            known = _level_names(group.dim, node.isel({group.dim: was_fitted}).coords)
+        names = {name: values for name, (_, values) in level_coordinates(design, group).items()}
+        in_fit[group.name] = np.array([level in known for level in _level_names(group.dim, names)])
     return in_fit
 
 
@@ -90,12 +89,12 @@ def _level_names(dim: str, coordinates: Mapping[Any, Any]) -> list[tuple[str, ..
     return list(zip(*(np.asarray(coordinates[name]).astype(str).tolist() for name in parts), strict=True))
 
 
-def _contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
+def contrasts_with_fit(group: EffectGroup, in_fit: np.ndarray) -> sparse.csr_array:
     """Return contrasts of levels with the mean of their contrast group, (level, column).
 
     The mean is over the levels of the fit, or over all levels where none was in the fit.
     """
-    effect = add_columns(group.columns, group.n_columns).toarray()
+    effect = group.weight[:, None] * add_columns(group.columns, group.n_columns).toarray()
     contrasts = effect.copy()
     for label in np.unique(group.contrast_group):
         contrast_group = group.contrast_group == label
@@ -113,7 +112,7 @@ def _summarize_effects(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Compute mean and sd of the effects of each group, (level, feature) both, in sds of the features."""
     groups, n_features = merged.design.effects, log_scales.shape[1]
-    contrasts = {group.name: _contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
+    contrasts = {group.name: contrasts_with_fit(group, in_fit[group.name]) for group in groups if group.name in in_fit}
     summaries = {group.name: np.empty((2, len(group.levels), n_features)) for group in groups}
     width = min(BLOCK, n_features)
     for start in range(0, n_features, width):
@@ -146,14 +145,12 @@ def _describe_groups(
     design, problem = merged.design, make_problem(merged.design, merged.likelihood_of_all_scans)
     no_data = Moments(*(np.zeros((len(sums), 1)) for sums in merged.moments[:3]))
     conditional = condition_effects(problem, ratios, no_data, typical[None])
-    description: dict[str, Any] = {}
-    removable = []
-    for group in sorted(design.effects, key=lambda group: group.name != design.spec.removed_effect):  # scanners first
-        if group.name in in_fit:
-            removable.append(contrasts := _contrasts_with_fit(group, in_fit[group.name]))
-            description[group.name] = conditional.contraction(contrasts)[0, 0]
-        else:
-            description[group.name] = conditional.contraction_of(group)[0, 0]
+    description: dict[str, Any] = {
+        group.name: conditional.contraction_of(group)[0, 0] for group in design.effects if group.name not in in_fit
+    }
+    removable = [contrasts_with_fit(group, in_fit[group.name]) for group in removable_together(design.effects, design.spec)]
+    for name, contrasts in zip(in_fit, removable, strict=True):
+        description[name] = conditional.contraction(contrasts)[0, 0]
     covariance = conditional.covariance(sparse.vstack(removable).tocsr())[0, 0]
     sd = np.sqrt(np.diag(covariance))
     sd = np.where(sd > 0, sd, 1.0)  # 0 for the only population in the fit: it is the base of its own contrast

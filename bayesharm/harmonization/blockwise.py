@@ -16,9 +16,11 @@ from bayesharm.data.transforms import Transform, find_transform
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
+from bayesharm.harmonization.mean_level import MeanLevel, check_gains, find_mean_level, notes_on_gains
 from bayesharm.harmonization.new_data import refuse_miscoded_covariates
 from bayesharm.harmonization.noise_scaling import Expectation, NoiseMatching, scale_deviations, unscale_deviations
 from bayesharm.harmonization.options import CorrectionOptions
+from bayesharm.harmonization.scanner_ratios import read_ratios
 from bayesharm.harmonization.selection import check_target, choose_families, interpretation_notes, place_scans
 from bayesharm.harmonization.value_notes import ValueNotes
 from bayesharm.progress import Progress, no_progress
@@ -42,6 +44,8 @@ class BlockwiseCorrection:
     families : tuple of str
         Families of effects to remove.
     correction : Correction
+    level : MeanLevel, optional
+        Where the gains of scanners are matched.
     noise : NoiseMatching, optional
         Where the noise of scanners is matched.
     n_draws : int
@@ -57,6 +61,7 @@ class BlockwiseCorrection:
     scan_scanners: np.ndarray
     families: tuple[str, ...]
     correction: Correction
+    level: MeanLevel | None
     noise: NoiseMatching | None
     n_draws: int
     inverse: bool
@@ -95,7 +100,7 @@ class BlockwiseCorrection:
             mean[:, columns] = corrected = next(self._corrected(values, columns, [None]))
             values_seen.add(self.features.names[columns], values, corrected)
             if sd is not None:
-                sd[:, columns] = self._sd(corrected, columns)
+                sd[:, columns] = self._sd(values, corrected, columns)
             progress("harmonizing", stop, n_features, "")
         if self.n_draws:
             self._fill_draws(draws, progress)
@@ -113,14 +118,19 @@ class BlockwiseCorrection:
                 progress("drawing", k * self.n_draws + draw + 1, len(chunks) * self.n_draws, note)
             del values, corrected  # they would stay in memory while the next chunk is read
 
-    def _sd(self, corrected: np.ndarray, columns: slice) -> np.ndarray:
+    def _sd(self, values: np.ndarray, corrected: np.ndarray, columns: slice) -> np.ndarray:
         """Return the sds of corrected values, in the user's units; NaN where the values are."""
         by_pattern, sd = self.correction.sd(columns), np.empty(corrected.shape)
-        factors = None if self.noise is None or self.inverse else self.noise.factors(columns)
+        factors, bias = self._factors(columns), self.correction.mean_bias(columns)
         for rows in _strips(corrected):
-            strip = by_pattern[self.correction.correction_pattern[rows]]
-            if factors is not None:
-                strip = strip * factors[self.correction.scanner[rows]]
+            pattern, scanner = self.correction.correction_pattern[rows], self.correction.scanner[rows]
+            strip = by_pattern[pattern]
+            if self.level is not None:  # a deviation is as uncertain as the gain, in proportion
+                measured = self._in_units_of_fit(corrected[rows]) if self.inverse else values[rows]
+                away = measured - bias[pattern] - self.level.value[columns]
+                strip = np.hypot(strip, away * self.correction.gain_sd[scanner, None])
+            for factor in () if self.inverse else factors:
+                strip = strip * factor[scanner]
             if self.transform is not None:
                 strip = self.transform.inverse_moments(corrected[rows], strip)[1]
             sd[rows] = np.where(np.isnan(corrected[rows]), np.nan, strip)
@@ -134,23 +144,36 @@ class BlockwiseCorrection:
         corrected = np.empty(values.shape, self.dtype)
         for draw in draws:
             shift = self.correction.mean(columns) if draw is None else self.correction.draw(columns, draw)
-            factors = None if self.noise is None else self.noise.factors(columns, draw)
+            factors = self._factors(columns, draw)
             for rows in _strips(values):
                 strip = self._correct(values[rows], columns, rows, shift, factors)
                 corrected[rows] = strip if self.transform is None else self.transform.inverse(strip)
             yield corrected
 
+    def _factors(self, columns: slice, draw: int | None = None) -> list[np.ndarray]:
+        """Return the factors of deviations of each step, (scanner, feature or 1): of matching gain, and noise."""
+        gain = [] if self.level is None else [self.correction.gain_factors(draw)[:, None]]
+        return gain + ([] if self.noise is None else [self.noise.factors(columns, draw)])
+
     def _correct(
-        self, values: np.ndarray, columns: slice, rows: slice, shift: np.ndarray, factors: np.ndarray | None
+        self, values: np.ndarray, columns: slice, rows: slice, shift: np.ndarray, factors: list[np.ndarray]
     ) -> np.ndarray:
-        """Correct the values of some scans, given the shift of each correction pattern and the factor of each scanner."""
+        """Correct the values of some scans, given the shift of each correction pattern and the factors of each scanner."""
         shift = shift[self.correction.correction_pattern[rows]]
-        if self.noise is None or factors is None:
-            return values + shift if self.inverse else values - shift
-        expected, factor = self.noise.expectation(columns, rows), factors[self.correction.scanner[rows]]
+        centers = [] if self.level is None else [self.level.value[columns]]
+        centers += [] if self.noise is None else [self.noise.expectation(columns, rows)]
+        steps = [(center, of[self.correction.scanner[rows]]) for center, of in zip(centers, factors, strict=True)]
         if self.inverse:
-            return unscale_deviations(values, expected, factor) + shift
-        return scale_deviations(values - shift, expected, factor)
+            for center, factor in reversed(steps):
+                values = unscale_deviations(values, center, factor)
+            return values + shift
+        values = values - shift
+        for center, factor in steps:
+            values = scale_deviations(values, center, factor)
+        return values
+
+    def _in_units_of_fit(self, values: np.ndarray) -> np.ndarray:
+        return values if self.transform is None else self.transform.forward(values)
 
 
 def _strips(values: np.ndarray) -> list[slice]:
@@ -178,13 +201,23 @@ def prepare_correction(
     families, target = choose_families(posterior.spec, options.remove), options.target
     features, indices, feature_notes = match_features(posterior, dataset.features)
     check_target(posterior, target)
-    effects, scanner, population, scan_notes = place_scans(posterior, dataset.scans, families, options.new_scanners, indices)
+    if options.match_gain:
+        check_gains(posterior)
+    level = find_mean_level(posterior, families[0], indices) if options.match_gain else None
+    placed = place_scans(posterior, dataset.scans, families, options.new_scanners, indices, level)
+    effects, scanner, population, slope, scan_notes = placed
     target_level = -1 if target is None else effects.levels.index(target)
-    correction = Correction(effects, scanner, population, target_level, indices, posterior.error_pattern, seed)
+    ratios = read_ratios(posterior, [str(name) for name in effects.levels[: effects.n_scanners]], seed)
+    correction = Correction(
+        effects, scanner, population, slope, target_level, ratios, options.match_gain, indices, posterior.error_pattern, seed
+    )
     noise, noise_notes = None, []
+    if options.match_gain:
+        noise_notes += notes_on_gains(posterior, dataset.scans["scanner"])
     if options.match_noise:
         refuse_miscoded_covariates(posterior, dataset.scans)
-        noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target))
+        gain = np.exp(ratios.mean.log_gain)[scanner] * correction.gain_factors()[scanner]
+        noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target, gain))
         if unknown := sorted(set(dataset.scans["scanner"].astype(str)) - set(posterior.scanners)):
             noise_notes.append(
                 f"Noise of scanners not in the fit: {shorten(unknown)} are taken as average scanners. Adapt the "
@@ -199,8 +232,8 @@ def prepare_correction(
         *noise_notes,
     ]
     return BlockwiseCorrection(
-        posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, noise, int(draws), options.inverse,
-        None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
+        posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, level, noise, int(draws),
+        options.inverse, None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
     )  # fmt: skip
 
 

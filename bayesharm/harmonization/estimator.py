@@ -38,7 +38,8 @@ from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inv
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.options import CorrectionOptions, NewScanners
 from bayesharm.harmonization.selection import choose_families
-from bayesharm.model.configure import configure_model
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import configure_model, resolve_model
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.posterior import Posterior, load_posterior
@@ -63,13 +64,14 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     model : str or ModelSpec
-        As for :func:`bayesharm.fit`, like `covariates`, `protocol`, `reference`, `feature_scaling` and `seed`.
+        As for :func:`bayesharm.fit`, like `covariates`, `formula`, `protocol`, `reference`, `feature_scaling`, `gain` and
+        `seed`. `auto`, the default, chooses by the training scans.
     columns : mapping, optional
         Canonical name -> column of `scans`, such as ``{"participant_id": "subject"}``.
     scans : DataFrame, optional
         A table of all scans, for methods called without one. X must then be a DataFrame: its index is looked up in the
         column `scan_id` of the table or, without this column, in the table's index.
-    remove, target, match_noise
+    remove, target, match_gain, match_noise
         As for :func:`bayesharm.harmonize`. Like `new_scanners`, they concern `transform` only and can be changed without a
         new fit. Removing sampling bias is refused, since it needs the diagnoses of the transformed scans.
     new_scanners : {'error', 'prior', 'adapt'}
@@ -104,16 +106,19 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | ModelSpec = "traveling_and_cohort",
+        model: str | ModelSpec = AUTO,
         *,
         covariates: Sequence[str] = (),
+        formula: str = "",
         protocol: Sequence[str] = (),
         reference: str | None = None,
         feature_scaling: str | None = None,
+        gain: str | None = None,
         columns: Mapping[str, str] | None = None,
         scans: pd.DataFrame | None = None,
         remove: str | Sequence[str] | None = None,
         target: str | None = None,
+        match_gain: bool = False,
         match_noise: bool = False,
         new_scanners: NewScanners | Literal["adapt"] = "error",
         preview: bool = False,
@@ -122,13 +127,16 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ):
         self.model = model
         self.covariates = covariates
+        self.formula = formula
         self.protocol = protocol
         self.reference = reference
         self.feature_scaling = feature_scaling
+        self.gain = gain
         self.columns = columns
         self.scans = scans
         self.remove = remove
         self.target = target
+        self.match_gain = match_gain
         self.match_noise = match_noise
         self.new_scanners = new_scanners
         self.preview = preview
@@ -159,13 +167,16 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         names = self.get_feature_names_out().astype(str)
         table = self._read(X, len(values), scans, "fit")
         features = Features.from_array(values, names)
+        model, on_choice = resolve_model(self.model, table)
         spec = configure_model(
-            self.model,
+            model,
             Dataset(table, features),
             covariates=self.covariates,
+            formula=self.formula,
             protocol=self.protocol,
             reference=self.reference,
             feature_scaling=self.feature_scaling,
+            gain=self.gain,
         )
         self._check_options(spec)
         flaws = find_flaws(features.align(build_design(table, spec).rows))
@@ -185,7 +196,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         dataset = Dataset(table, features.take(names[~is_unfit]), dropped)
         settings = {"preview": self.preview} | dict(self.settings or {})
-        self.posterior_ = fit(dataset, spec, seed=self.seed, **settings)
+        self.posterior_ = fit(dataset, spec, seed=self.seed, notes=on_choice, **settings)
         return self
 
     def transform(self, X: Any, *, scans: pd.DataFrame | None = None) -> Any:
@@ -264,7 +275,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _options(self, inverse: bool) -> CorrectionOptions:
         """Return the options of the correction. After adaptation, a scanner that taught nothing has its prior."""
         new_scanners = "prior" if self.new_scanners == "adapt" else self.new_scanners
-        return CorrectionOptions(self.remove, self.target, self.match_noise, inverse, new_scanners)
+        return CorrectionOptions(self.remove, self.target, self.match_gain, self.match_noise, inverse, new_scanners)
 
     def _check_options(self, spec: ModelSpec) -> None:
         """Refuse impossible options, and those that need the diagnoses of the transformed scans."""

@@ -63,6 +63,7 @@ def harmonize(
     *,
     remove: str | Sequence[str] | None = None,
     target: str | None = None,
+    match_gain: bool = False,
     match_noise: bool = False,
     draws: int = 0,
     new_scanners: NewScanners = "error",
@@ -86,6 +87,10 @@ def harmonize(
     target : str, optional
         A scanner of the posterior: all scans become as if it had measured them, and its own scans do not change. By
         default, the average scanner.
+    match_gain : bool
+        Also match the gains of scanners. A scan's deviation from the mean level of the feature is divided by the gain of
+        its scanner, so that people differ as much on every scanner. Needs a fit with ``gain="scanner"``. Where no traveler
+        was scanned, the gain is not known, and 1.
     match_noise : bool
         Also match the noise of scanners. A scan's deviation from its expected value, given its diagnosis, covariates and
         population, is rescaled so that its variance is the same on every scanner. Needs the covariates of the fit. The
@@ -110,7 +115,7 @@ def harmonize(
     InputError
         A scanner is not in the posterior, features of the fit are absent, or an option is impossible.
     """
-    options = CorrectionOptions(remove, target, match_noise, inverse, new_scanners)
+    options = CorrectionOptions(remove, target, match_gain, match_noise, inverse, new_scanners)
     correction = prepare_correction(posterior, dataset, options, draws, seed)
     shape = (len(dataset.scans), correction.features.n_features)
     mean, sd = np.empty(shape, correction.dtype), np.empty(shape, correction.sd_dtype)
@@ -132,6 +137,7 @@ def harmonize_to_files(
     draws: int = 0,
     remove: str | Sequence[str] | None = None,
     target: str | None = None,
+    match_gain: bool = False,
     match_noise: bool = False,
     new_scanners: NewScanners = "error",
     inverse: bool = False,
@@ -149,7 +155,7 @@ def harmonize_to_files(
         ``<file>.PREVIEW.txt`` beside each of them.
     draws_file : path
         File of the `draws` joint draws; tables have a row for each scan of each draw.
-    draws, remove, target, match_noise, new_scanners, inverse, seed
+    draws, remove, target, match_gain, match_noise, new_scanners, inverse, seed
         As in :func:`harmonize`.
     progress : callable, optional
         Receives (stage, done, total, note), as in :func:`bayesharm.fit`: features, draws, rows of tables.
@@ -177,7 +183,7 @@ def harmonize_to_files(
         )
     for output in [Path(path) for path in (mean, sd, draws_file) if path is not None]:
         refuse_inside_run(output.parent, output)
-    options = CorrectionOptions(remove, target, match_noise, inverse, new_scanners)
+    options = CorrectionOptions(remove, target, match_gain, match_noise, inverse, new_scanners)
     correction = prepare_correction(posterior, dataset, options, draws, seed)
     scan_id, names = dataset.scans["scan_id"].to_numpy(str), correction.features.names
     files = (("mean", mean, correction.dtype, None), ("sd", sd, correction.sd_dtype, None),

@@ -11,6 +11,7 @@ from bayesharm.data.finding import refuse_errors
 from bayesharm.data.screening.categories import screen_categories
 from bayesharm.data.screening.coding import screen_coding
 from bayesharm.data.screening.screen import accept_findings, screen
+from bayesharm.model.formula.text import covariate_columns
 from bayesharm.results.posterior import Posterior
 
 OF_A_FIT = ("participant-is-scan",)  # findings on a whole study: a traveler of the fit may have a single new scan
@@ -27,7 +28,8 @@ def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[st
     """
     spec = posterior.spec
     dataset = dataset.transformed(posterior.run.get("transform"))
-    findings = screen(dataset, covariates=spec.covariates, factors=[family.by for family in spec.factors], accept=accept)
+    columns = covariate_columns(spec.covariates, spec.formula)
+    findings = screen(dataset, covariates=columns, factors=[family.by for family in spec.factors], accept=accept)
     findings = [
         finding for finding in accept_findings(findings, _accepted_in_fit(posterior)) if finding.code not in OF_A_FIT
     ]
@@ -42,8 +44,8 @@ def refuse_miscoded_covariates(posterior: Posterior, scans: pd.DataFrame) -> Non
     ------
     InputError
     """
-    covariates = posterior.spec.covariates
-    findings = [*screen_coding(scans, covariates), *screen_categories(scans, covariates)]
+    columns = covariate_columns(posterior.spec.covariates, posterior.spec.formula)
+    findings = [*screen_coding(scans, columns), *screen_categories(scans, columns)]
     refuse_errors(accept_findings(findings, _accepted_in_fit(posterior)))
 
 

@@ -1,18 +1,19 @@
-"""Noise matching: deviations from the expected value are rescaled so that all scanners have the same noise variance."""
+"""Matching of noise and gain: deviations are rescaled so that they are alike on all scanners."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, shorten
-from bayesharm.harmonization.corrections import Correction, find_populations
-from bayesharm.model.covariates import Covariate, covariate_values
+from bayesharm.harmonization.corrections import Correction, distance_from_center, find_populations
+from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_feature_noise
+from bayesharm.likelihood.definition import gain_of_scanners
+from bayesharm.model.covariates import centered_covariates, covariate_sources, covariates_from_dict
+from bayesharm.model.slopes import SlopeColumn
 from bayesharm.results.nodes import read_populations, read_statistics
 from bayesharm.results.posterior import Posterior
 
@@ -20,22 +21,31 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int, feature_indices: np.ndarray) -> np.ndarray:
+def noise_factors(
+    posterior: Posterior,
+    ratios: ScannerRatios,
+    target: int,
+    feature_indices: np.ndarray,
+    log_noise: np.ndarray | float = 0.0,
+) -> np.ndarray:
     """Return the factors that give deviations the same variance on every scanner, (…, scanner, feature).
 
-    The deviation of a person scanned once is the participant's effect plus noise, of variance ``tau_p² + sigma² lambda``.
-    The factor of a scanner is the square root of this variance at the target's lambda (1 without a target) over that at
-    its own lambda. It does not depend on the participant: repeated scans are rescaled by the same factor.
+    The deviation of a person scanned once is the participant's effect plus noise, of variance ``g² tau_p² + sigma² lambda``.
+    The factor of a scanner is the square root of this variance at the target's ratios (1 without a target) over that at its
+    own. It does not depend on the participant, nor on the relative noise variance of a scan: all scans are rescaled by the
+    same factor. Where gains are matched before, this is the factor of both steps together.
 
     Parameters
     ----------
     posterior : Posterior
-    log_noise_ratio : (…, scanner) array
-        log lambda.
+    ratios : ScannerRatios
+        log lambda and log g, (…, scanner).
     target : int
         Index of the target scanner, or -1.
     feature_indices : (feature,) int array
         Indices of the features in the posterior.
+    log_noise : (scanner, feature) array, optional
+        Log factors of lambda in each feature, :func:`~bayesharm.harmonization.scanner_ratios.read_feature_noise`.
     """
     spec, scales = posterior.spec, posterior.scales["q50"][:, feature_indices]
     noise = scales.sel(family="noise").values ** 2
@@ -43,9 +53,10 @@ def noise_factors(posterior: Posterior, log_noise_ratio: np.ndarray, target: int
     for family in spec.families:
         if family.by == "participant" and family.name in scales["family"]:
             participant = scales.sel(family=family.name).values ** 2
-    ratio = np.exp(log_noise_ratio)[..., None]
-    target_ratio = ratio[..., [target], :] if target >= 0 else 1.0  # the target's own factor is exactly 1
-    return np.sqrt((participant + noise * target_ratio) / (participant + noise * ratio))
+    ratio, square_of_gain = (np.exp(part)[..., None] for part in (ratios.log_noise, 2 * ratios.log_gain))
+    variance = square_of_gain * participant + noise * ratio * np.exp(log_noise)
+    # the target's own factor is exactly 1
+    return np.sqrt((variance[..., [target], :] if target >= 0 else participant + noise) / variance)
 
 
 def scale_deviations(values: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:
@@ -75,6 +86,8 @@ class Expectation:
         Indices of the features in the posterior.
     target : str, optional
         The target scanner.
+    gain : (scan,) array, optional
+        Factor on differences between people in each corrected scan; 1 by default.
 
     Raises
     ------
@@ -89,31 +102,70 @@ class Expectation:
         families: tuple[str, ...],
         feature_indices: np.ndarray,
         target: str | None,
+        gain: np.ndarray | None = None,
     ) -> None:
         statistics = read_statistics(posterior.sufficient_statistics, posterior.spec)
-        observed = statistics.observed if statistics.has_missing else statistics.count[:, None]  # (column, feature or 1)
-        n_scans = observed[0]  # of the mean, the first column
-        columns = {group.name: group.columns for group in statistics.design.effects}
+        design, gain_of_class = statistics.design, None
+        if posterior.spec.gain != "none":
+            gain_of_class = gain_of_scanners(design, posterior.variance_ratios(design.scanners))[design.class_scanner]
+        shown = statistics.observed(gain_of_class, weighted=True)  # scans of each level, as far as gains show it
+        n_scans = shown[0]  # of the mean, the first column
+        columns = {group.name: group.columns for group in design.effects}
         chosen = feature_indices if statistics.has_missing else [0]
+        gain = np.ones((len(scans), 1)) if gain is None else gain[:, None]
+        self._indices = feature_indices
         self.mean = _mean_of_scans(posterior, feature_indices)
         self.terms: list[tuple[np.ndarray, np.ndarray]] = []  # (scan, level) weights and (level, feature) effects
+        names = {family.name: family.slope_name for family in posterior.spec.slopes}
+        slopes = {names[each.family]: each for each in design.standards.slopes}
         for name in posterior.effect_families:
             if name in posterior.spec.components and name != posterior.spec.removed_effect:
                 continue  # the removed effect is the sum of all components
             effect = posterior.effect(name)
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
-                self.terms.append((_centered_covariates(posterior, scans), values))
-                if statistics.has_missing:  # the mean over the observed scans is not that over all scans
-                    sd = np.array([covariate.sd for covariate in statistics.design.covariates])[:, None]
-                    self.mean -= ((sd * statistics.covariate_sums / n_scans)[:, chosen] * values).sum(axis=0)
+                self.terms.append((gain * _centered_covariates(posterior, scans), values))
+                sd = np.array([covariate.sd for covariate in design.covariates])[:, None]
+                sums = statistics.sums_of(np.flatnonzero(design.families == "covariate"), gain_of_class)
+                self.mean -= ((sd * sums / n_scans)[:, chosen] * values).sum(axis=0)  # 0 where all scans count alike
                 continue
-            n_levels = observed[columns[name]].min(axis=1)  # scans of each level
+            if (slope := slopes.get(name)) is not None:
+                sums = statistics.sums_of(columns[name][:, 0], gain_of_class)
+                self.mean -= ((slope.sd * sums / n_scans)[:, chosen] * values).sum(axis=0)
+                self._add_slopes(posterior, scans, effect, slope, families, target, gain)
+                continue
+            n_levels = shown[columns[name]].min(axis=1)
             self.mean -= ((n_levels / n_scans)[:, chosen] * values).sum(axis=0)
             if name == families[0] and target is not None:
                 self.mean += effect["mean"].sel(scanner=target).values[feature_indices]
             if name not in families and (levels := _levels(posterior, scans, effect, dim)) is not None:
-                self.terms.append(((levels[:, None] == np.arange(len(values))).astype(float), values))
+                self.terms.append((gain * (levels[:, None] == np.arange(len(values))), values))
+
+    def _add_slopes(
+        self,
+        posterior: Posterior,
+        scans: pd.DataFrame,
+        effect: xr.Dataset,
+        slope: SlopeColumn,
+        families: tuple[str, ...],
+        target: str | None,
+        gain: np.ndarray,
+    ) -> None:
+        """Add what stays in the data of effects that depend on a column: those of the target, and of diagnoses."""
+        dim = str(effect["n_scans"].dims[0])
+        effect = effect.isel(feature=self._indices)
+        if dim == "scanner":
+            levels = np.full(len(scans), -1 if target is None else list(effect[dim].values).index(target))
+            if slope.family not in families:
+                return
+            gain = np.ones_like(gain)  # which does not multiply biases
+        elif (found := _levels(posterior, scans, effect, dim)) is None:
+            return
+        else:
+            levels = found
+        distance = distance_from_center(scans, slope)
+        weights = (levels[:, None] == np.arange(effect.sizes[dim])) * gain * distance[:, None]
+        self.terms.append((weights, effect["mean"].values))
 
     def __call__(self, columns: slice, rows: slice) -> np.ndarray:
         """Return the expected values of some scans and features, (scan, feature)."""
@@ -136,30 +188,20 @@ class NoiseMatching:
     expectation: Expectation
 
     def factors(self, columns: slice, draw: int | None = None) -> np.ndarray:
-        """Return the factors of the scanners, (scanner, feature), at the mean of log lambda or at one of its draws."""
-        draws = self._log_noise_ratios
-        log_noise_ratio = draws.mean(0) if draw is None else draws[draw % len(draws)]
-        indices = self.correction.feature_indices[columns]
-        return noise_factors(self.posterior, log_noise_ratio, self.correction.target, indices)
-
-    @cached_property
-    def _log_noise_ratios(self) -> np.ndarray:
-        """Posterior draws of log lambda, (draw, scanner); new scanners have lambda = 1.
-
-        They are in random order: consecutive draws of a chain are correlated, and few of them may be used.
-        """
-        names = self.correction.effects.levels[: self.correction.effects.n_scanners]
-        ratio = self.posterior.hyper["noise_ratio"].reindex(scanner=names, fill_value=1.0)
-        draws = np.log(ratio.values).reshape(-1, len(names))
-        return draws[np.random.default_rng([self.correction.seed, Stage.HARMONIZE]).permutation(len(draws))]
+        """Return the factors of the scanners, (scanner, feature), at the means of log lambda and log g or at a draw."""
+        ratios, indices = self.correction.ratios, self.correction.feature_indices[columns]
+        effects = self.correction.effects
+        log_noise = read_feature_noise(self.posterior, effects.levels[: effects.n_scanners], indices)
+        factors = noise_factors(
+            self.posterior, ratios.mean if draw is None else ratios.at(draw), self.correction.target, indices, log_noise
+        )
+        return factors / self.correction.gain_factors(draw)[:, None]
 
 
 def _mean_of_scans(posterior: Posterior, feature_indices: np.ndarray) -> np.ndarray:
-    """Return the mean over all scans in the posterior, those of adaptation included, (feature,)."""
+    """Return the weighted mean over all scans in the posterior, those of adaptation included, (feature,)."""
     scales, statistics = posterior.scales, posterior.sufficient_statistics
-    n_scans = statistics["size"].values.sum()
-    if "counts" in statistics:
-        n_scans = read_statistics(statistics, posterior.spec).observed[0]
+    n_scans = read_statistics(statistics, posterior.spec).observed(weighted=True)[0]
     intercept = statistics["dense_column"].values == 0
     standardized = statistics["dense"].values[intercept].sum(0) / n_scans  # 0 in a fit; adaptation adds scans
     return (scales["center"].values + scales["feature_scale"].values * standardized)[feature_indices]
@@ -177,12 +219,12 @@ def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: 
 
 def _centered_covariates(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
     """Return the covariates minus their means over the scans of the fit, (scan, covariate)."""
-    covariates = [Covariate(**each) for each in posterior.sufficient_statistics.attrs["covariates"]]
-    if absent := [each.name for each in covariates if each.name not in scans]:
+    covariates = covariates_from_dict(posterior.sufficient_statistics.attrs)
+    if absent := [name for name in covariate_sources(covariates) if name not in scans]:
         raise InputError(
             "Noise matching needs the covariates of the fit.",
             got=f"no column {shorten(absent)}",
             expected="all covariates of the fit as columns: deviations from the expected value are rescaled",
             do="add the columns, or leave match_noise out",
         )
-    return np.stack([covariate_values(scans, each) - each.mean for each in covariates], axis=1)
+    return centered_covariates(scans, covariates)

@@ -23,6 +23,8 @@ class CorrectionOptions:
         Families of effects to remove.
     target : str, optional
         The scanner whose measurements all scans are to resemble; by default the average scanner.
+    match_gain : bool
+        Whether to divide differences between people by the gain of the scanner.
     match_noise : bool
         Whether to give all scanners the same noise variance.
     inverse : bool
@@ -38,12 +40,13 @@ class CorrectionOptions:
 
     remove: str | Sequence[str] | None = None
     target: str | None = None
+    match_gain: bool = False
     match_noise: bool = False
     inverse: bool = False
     new_scanners: NewScanners = "error"
 
     def __post_init__(self) -> None:
-        for name in ("match_noise", "inverse"):
+        for name in ("match_gain", "match_noise", "inverse"):
             value = getattr(self, name)
             if not isinstance(value, bool | np.bool_):
                 raise InputError(

@@ -12,10 +12,10 @@ from bayesharm.conditional.gaussian import condition_effects
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.transforms import find_transform
 from bayesharm.errors import check_type
-from bayesharm.likelihood.definition import noise_variance
+from bayesharm.likelihood.definition import noise_variance, with_gain
 from bayesharm.likelihood.merging import align_new_scans
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.results.nodes import read_statistics
+from bayesharm.results.nodes import median_log_scales, read_statistics
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.requirements import require_gaussian
 
@@ -59,12 +59,14 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         posterior.scales,
     )
     design, sd_of_feature = aligned.old.design, scales["feature_scale"].values
-    log_scales = np.log(scales["q50"].values / sd_of_feature)
+    log_scales = median_log_scales(scales)
     problem = make_problem(design, aligned.old.likelihood)
     ratios = posterior.variance_ratios(design.scanners)
-    patterns = np.column_stack([aligned.matrix.toarray(), aligned.classes])
+    matrix = with_gain(design, ratios, aligned.matrix, aligned.classes)
+    patterns = np.column_stack([matrix.toarray(), aligned.classes, aligned.weight])
     first, pattern = np.unique(patterns, axis=0, return_index=True, return_inverse=True)[1:]
-    combinations, classes, pattern = aligned.matrix[first], aligned.classes[first], pattern.reshape(-1)
+    combinations, classes, pattern = matrix[first], aligned.classes[first], pattern.reshape(-1)
+    relative_noise = 1 / aligned.weight[first]
     n_features = len(sd_of_feature)
     mean, sd = np.full((2, len(scans), n_features), np.nan)
     width = min(n_features, max(1, MAX_VALUES // (max(len(first), len(design.columns)) * design.n_dense)))
@@ -75,7 +77,8 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         with find_devices().in_use("float64"):
             given_scales = condition_effects(problem, ratios, moments, scales_of_block[None])
         center, variance = given_scales.mean(combinations)[0].T, given_scales.variance(combinations)[0].T
-        total = np.sqrt(variance + noise_variance(design, scales_of_block, ratios)[classes])
+        noise = noise_variance(design, scales_of_block, ratios)[classes] * relative_noise[:, None]
+        total = np.sqrt(variance + noise)
         unit = sd_of_feature[block]
         mean[aligned.rows, start:stop] = (center * unit + scales["center"].values[block])[pattern][:, : stop - start]
         sd[aligned.rows, start:stop] = (total * unit)[pattern][:, : stop - start]

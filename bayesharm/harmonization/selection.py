@@ -9,9 +9,18 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
-from bayesharm.harmonization.corrections import Effects, add_unknown, find_populations, read_effects
+from bayesharm.harmonization.corrections import (
+    Effects,
+    SlopeOf,
+    add_unknown,
+    find_populations,
+    read_effects,
+    slope_names,
+    slope_values,
+)
+from bayesharm.harmonization.mean_level import MeanLevel
 from bayesharm.harmonization.options import NewScanners
-from bayesharm.model.labels import population_labels
+from bayesharm.model.labels import Population, population_labels
 from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import read_populations
 from bayesharm.results.posterior import Posterior
@@ -78,14 +87,19 @@ def place_scans(
     families: tuple[str, ...],
     new_scanners: NewScanners,
     feature_indices: np.ndarray,
-) -> tuple[Effects, np.ndarray, np.ndarray, list[str]]:
+    level: MeanLevel | None = None,
+) -> tuple[Effects, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Match scans with the levels of the effects to remove; new levels are added to the effects.
+
+    With a mean level of the features, biases are those at this level, about which gains are matched.
 
     Returns
     -------
     effects : Effects
     scanner, population : (scan,) int arrays
         Index of each scan's scanner and population among the levels of the effects; -1 for no population.
+    slope : (scan,) array
+        The value that multiplies the slope of the scanner's bias; 0 without slopes.
     notes : list of str
 
     Raises
@@ -94,6 +108,8 @@ def place_scans(
         A scanner or population is not in the fit, and `new_scanners` is 'error'.
     """
     effects, notes = read_effects(posterior, families, feature_indices), []
+    effects = effects if level is None else level.shift(effects)
+    slope = slope_values(posterior, scans, families)
     known = posterior.scanners
     new = [str(name) for name in scans["scanner"].unique() if name not in known]
     if new and new_scanners == "error":
@@ -105,7 +121,10 @@ def place_scans(
         mean_bias_ratio = float(posterior.variance_ratios().bias.mean())  # kappa
         scale = _scales(posterior, posterior.spec.components or (families[0],)) * mean_bias_ratio**0.5
         n_known = int(_in_fit(posterior, families[0]).sum())
-        effects = add_unknown(effects, new, scale, feature_indices, n_known, scanners=True)
+        effects = add_unknown(effects, new, scale, feature_indices, n_known)
+        if effects.n_slopes:
+            of_slopes = _scales(posterior, slope_names(posterior.spec, families)) / _slope_sd(posterior, families)
+            effects = add_unknown(effects, [SlopeOf(name) for name in new], of_slopes, feature_indices, n_known)
     population = np.full(len(scans), -1)
     if len(families) > 1:
         effects, population, population_notes = _place_populations(
@@ -113,7 +132,12 @@ def place_scans(
         )
         notes += population_notes
     scanner = pd.Index(effects.levels[: effects.n_scanners]).get_indexer(pd.Index(scans["scanner"].astype(str)))
-    return effects, scanner, population, notes
+    return effects, scanner, population, np.zeros(len(scans)) if slope is None else slope, notes
+
+
+def _slope_sd(posterior: Posterior, families: Sequence[str]) -> float:
+    """Return the divisor of the column on which the effects depend: scales are for one sd of it."""
+    return next(each["sd"] for each in posterior.sufficient_statistics.attrs["slopes"] if each["family"] == families[0])
 
 
 def _refuse_scanners(scanner: pd.Series, new: Sequence[str], known: Sequence[str]) -> None:
@@ -182,8 +206,8 @@ def _place_populations(
         names_of_group = [each for each in new if each.diagnosis == group]
         contrast_group = [each for each in counted_from if not (split and group) or each.diagnosis == group]
         scale = _scales(posterior, [family], group)
-        effects = add_unknown(effects, names_of_group, scale, at, max(len(contrast_group), 1), scanners=False)
-    place = {level: k for k, level in enumerate(effects.levels[effects.n_scanners :], start=effects.n_scanners)}
+        effects = add_unknown(effects, names_of_group, scale, at, max(len(contrast_group), 1))
+    place = {level: k for k, level in enumerate(effects.levels) if isinstance(level, Population)}
     return effects, np.array([-1 if each is None else place.get(each, -1) for each in populations], int), notes
 
 

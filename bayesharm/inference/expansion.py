@@ -113,8 +113,9 @@ def expand_at_modes(
     ConditionedScales
         The Gaussian posterior of the coordinates; its mean is the last position that the search proposed.
     """
-    offset_sd, (mean, sd) = problem.priors.feature_offset_sd, prior
-    prior_precision = np.linalg.inv(np.diag(sd**2) + offset_sd**2)
+    offset_sd, (mean, sd) = problem.hierarchy.offset_sd, prior
+    offset = np.broadcast_to(offset_sd, len(sd))
+    prior_precision = np.linalg.inv(np.diag(sd**2) + np.outer(offset, offset))
 
     def log_density(likelihood: GaussianLikelihood) -> np.ndarray:
         away = np.asarray(likelihood.log_scales) - mean[:, None]

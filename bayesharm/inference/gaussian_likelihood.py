@@ -66,7 +66,7 @@ class ConditionedScales(NamedTuple):
 
 
 def condition_scales(
-    likelihood: GaussianLikelihood, eta: Array, log_omega: Array, feature_offset_sd: float
+    likelihood: GaussianLikelihood, eta: Array, log_omega: Array, offset_sd: float | tuple[float, ...]
 ) -> ConditionedScales:
     """Condition the scales of every feature on the feature, given the hyperparameters.
 
@@ -76,10 +76,10 @@ def condition_scales(
     ----------
     likelihood : GaussianLikelihood
     eta, log_omega : (scale,) arrays
-    feature_offset_sd : float
-        Prior sd of the offset that all log-scales of a feature share.
+    offset_sd : float or tuple of float
+        Prior sd of the offset that the log-scales of a feature share; of each scale, where they differ.
     """
-    prior, log_det = _prior_precision(log_omega, feature_offset_sd)
+    prior, log_det = _prior_precision(log_omega, offset_sd)
     jacobian, away = likelihood.jacobian, eta[:, None] - likelihood.log_scales
     weighted = jnp.einsum("st,tcf->scf", prior, jacobian)  # prior precision times Jacobian
     precision = likelihood.precision + jnp.einsum("sbf,scf->bcf", jacobian, weighted)
@@ -91,12 +91,15 @@ def condition_scales(
     return ConditionedScales(likelihood.center + solution.x, cholesky(unpack(solution.inverse)), log_evidence)
 
 
-@program("feature_offset_sd")
+@program("offset_sd")
 def condition_each(
-    likelihood: GaussianLikelihood, eta: Array | np.ndarray, log_omega: Array | np.ndarray, feature_offset_sd: float
+    likelihood: GaussianLikelihood,
+    eta: Array | np.ndarray,
+    log_omega: Array | np.ndarray,
+    offset_sd: float | tuple[float, ...],
 ) -> ConditionedScales:
     """Condition the scales of every feature; a program for :func:`condition_scales`."""
-    return condition_scales(likelihood, jnp.asarray(eta), jnp.asarray(log_omega), feature_offset_sd)
+    return condition_scales(likelihood, jnp.asarray(eta), jnp.asarray(log_omega), offset_sd)
 
 
 def place_scales(conditioned: ConditionedScales, z: Array) -> Array:
@@ -104,13 +107,14 @@ def place_scales(conditioned: ConditionedScales, z: Array) -> Array:
     return conditioned.mean + matvec(conditioned.factor, z)
 
 
-def _prior_precision(log_omega: Array, feature_offset_sd: float) -> tuple[Array, Array]:
-    """Invert the prior covariance ``diag(omega²) + feature_offset_sd² 11ᵀ`` (Sherman–Morrison); also its log determinant."""
+def _prior_precision(log_omega: Array, offset_sd: float | tuple[float, ...]) -> tuple[Array, Array]:
+    """Invert the prior covariance ``diag(omega²) + offset_sd offset_sdᵀ`` (Sherman–Morrison); also its log determinant."""
     weight = jnp.exp(-2 * log_omega)
     precision, log_det = jnp.diag(weight), 2 * log_omega.sum()
-    if feature_offset_sd:
-        total = 1 + feature_offset_sd**2 * weight.sum()
-        precision -= jnp.outer(weight, weight) * (feature_offset_sd**2 / total)
+    if np.any(offset_sd):
+        offset = jnp.broadcast_to(jnp.asarray(offset_sd, weight.dtype), weight.shape)
+        total = 1 + (offset**2 * weight).sum()
+        precision -= jnp.outer(offset * weight, offset * weight) / total
         log_det += jnp.log(total)
     return precision, log_det
 
@@ -130,10 +134,10 @@ def move_scales(
     problem : Problem
     likelihood : GaussianLikelihood
     old, new : tuple of (draw, scale) arrays
-        eta and log omega.
+        eta and log omega of every scale.
     log_scales : (draw, scale, feature) array
     """
-    offset_sd = problem.priors.feature_offset_sd
+    offset_sd = problem.hierarchy.offset_sd
 
     def of_one(draw: Any) -> Array:
         (eta, log_omega), (new_eta, new_log_omega), values = draw

@@ -28,7 +28,6 @@ from bayesharm.inference.variance_ratios import (
 )
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_coordinates
-from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 
@@ -64,9 +63,9 @@ class HyperApproximation(NamedTuple):
 
     Attributes
     ----------
-    mode : (2 × scale,) array
+    mode : (dimension,) array
         eta, then log omega_excess; in the logarithm the mode of omega_excess is not at 0.
-    factor : (2 × scale, 2 × scale) array
+    factor : (dimension, dimension) array
         Lower Cholesky factor of their covariance.
     ratios : RatioPosterior
     likelihood : GaussianLikelihood
@@ -98,16 +97,16 @@ def approximate_hyperparameters(
         Receives a line of progress after each iteration.
     """
     log_medians, n_features = problem.log_medians, moments.squares.shape[1]
-    center = np.concatenate([log_medians, np.full(len(log_medians), np.log(SETTINGS.initial_omega))])
-    ratios = VarianceRatios.equal(problem.n_scanners)
+    center = np.concatenate([log_medians, np.full(problem.hierarchy.n_groups, np.log(SETTINGS.initial_omega))])
+    ratios = problem.equal_ratios
     medians = jnp.repeat(jnp.asarray(log_medians)[:, None], n_features, axis=1)
     coordinates = to_coordinates(problem.participant_scale, medians)
     objective: RatioObjective | None = None
     for iteration in range(SETTINGS.max_iterations):
-        prior = prior_at(center, problem.priors.omega_floor)
+        prior = prior_at(problem.hierarchy, center)
         likelihood, conditioned = expand_at_modes(problem, ratios, moments, prior, coordinates)
         coordinates = conditioned.mean
-        if problem.noise_ratio or problem.bias_ratio:
+        if problem.is_free.any():
             objective = objective_at_modes(problem, moments, coordinates, n_independent_features)
             if iteration < SETTINGS.n_ratio_iterations:
                 ratios = fit_variance_ratios(problem, objective, ratios)
@@ -132,15 +131,17 @@ def find_hyper_mode(problem: Problem, likelihood: GaussianLikelihood, start: Arr
     ----------
     problem : Problem
     likelihood : GaussianLikelihood
-    start : (2 × scale,) array
+    start : (dimension,) array
     """
-    priors, log_medians, start = problem.priors, jnp.asarray(problem.log_medians), jnp.asarray(start)
+    hierarchy, log_medians, start = problem.hierarchy, jnp.asarray(problem.log_medians), jnp.asarray(start)
+    priors = hierarchy.priors
 
     def log_density(position: Array) -> Array:
-        eta, log_omega_excess = jnp.split(position[:, 0], 2)
-        log_omega = 0.5 * jnp.logaddexp(2 * log_omega_excess, 2 * np.log(priors.omega_floor))
-        conditioned = condition_scales(likelihood, eta, log_omega, priors.feature_offset_sd)
-        squares = ((eta - log_medians) / priors.eta_sd) ** 2 + (jnp.exp(log_omega_excess) / priors.omega_sd) ** 2
-        return (conditioned.log_evidence.sum() - 0.5 * squares.sum() + log_omega_excess.sum())[None]
+        eta, log_omega_excess, _ = hierarchy.split(position[:, 0])
+        log_omega = hierarchy.of_scales(0.5 * jnp.logaddexp(2 * log_omega_excess, 2 * np.log(priors.omega_floor)))
+        conditioned = condition_scales(likelihood, hierarchy.center(eta), log_omega, hierarchy.offset_sd)
+        squares = (((eta - log_medians) / hierarchy.eta_sd) ** 2).sum()
+        squares += ((jnp.exp(log_omega_excess) / priors.omega_sd) ** 2).sum()
+        return (conditioned.log_evidence.sum() - 0.5 * squares + log_omega_excess.sum())[None]
 
     return fit_laplace(log_density, start[:, None], jnp.full((len(start), 1), SETTINGS.start_sd))

@@ -1,9 +1,9 @@
 """Posterior density of the hyperparameters, each feature entering by its marginal likelihood.
 
 The hyperparameters are eta and omega, mean and sd over features of the log-scales. Omega is
-``sqrt(omega_excess² + omega_floor²)``, and omega_excess has a half-normal prior. A *position* holds eta, then omega_excess,
-of every scale. Features may be of two components, with and without some scales (:mod:`bayesharm.inference.spike_and_slab`);
-the position then ends with the logit of the share of the first.
+``sqrt(omega_excess² + omega_floor²)``, and omega_excess has a half-normal prior. A *position* holds eta, then omega_excess
+(:class:`~bayesharm.likelihood.hierarchy.Hierarchy`). Features may be of two components, with and without some scales
+(:mod:`bayesharm.inference.spike_and_slab`); the position then ends with the logit of the share of the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bayesharm.algorithms.devices import working_on
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
 from bayesharm.algorithms.programs import program
 from bayesharm.inference.importance import log_prior
-from bayesharm.model.spec import Priors
+from bayesharm.likelihood.hierarchy import Hierarchy
 
 Array = jax.Array
 MANY_FEATURES = 128  # features from which the hyperposterior is narrow and nearly Gaussian
@@ -66,7 +66,7 @@ class CenteredTarget(NamedTuple):
     ----------
     target : HyperTarget
     origin : (scale,) array
-        Mode of eta, from which log-scales and eta are counted.
+        Mode of eta, centered, from which log-scales and eta are counted.
     mode : (dimension,) array
     factor : (dimension, dimension) array
         Lower Cholesky factor of the covariance of a position, from the curvature at the mode.
@@ -90,39 +90,43 @@ def plain_target(log_medians: np.ndarray, basis: Array | np.ndarray, log_weights
 
 
 def mixture_target(
-    priors: Priors, log_medians: np.ndarray, basis: Array | np.ndarray, log_weights: Array, masks: np.ndarray, power: float
+    hierarchy: Hierarchy,
+    log_medians: np.ndarray,
+    basis: Array | np.ndarray,
+    log_weights: Array,
+    masks: np.ndarray,
+    power: float,
 ) -> HyperTarget:
     """Return the normalized target of features of one or two components; arrays as in :class:`HyperTarget`."""
-    constant = len(log_medians) * (np.log(2) - np.log(2 * np.pi) - np.log(priors.eta_sd) - np.log(priors.omega_sd))
+    constant = hierarchy.n_groups * (0.5 * np.log(2 / np.pi) - np.log(hierarchy.priors.omega_sd))
+    constant -= (0.5 * np.log(2 * np.pi) + np.log(hierarchy.eta_sd)).sum()
     return HyperTarget(
         log_medians, basis, log_weights, np.asarray(masks, float), power, constant, np.log(log_weights.shape[1])
     )
 
 
-def eta_and_log_omega(priors: Priors, position: Array) -> tuple[Array, Array]:
-    """Convert positions of eta and omega_excess to eta and log omega."""
-    eta, omega_excess = jnp.split(position, 2)
-    return eta, _log_omega(priors, omega_excess)
+def eta_and_log_omega(hierarchy: Hierarchy, position: Array) -> tuple[Array, Array]:
+    """Convert positions to the eta and log omega of every scale, (scale, …) both, for omega_excess of either sign."""
+    eta, omega_excess, _ = hierarchy.split(position)
+    return hierarchy.center(eta), hierarchy.of_scales(hierarchy.log_omega(omega_excess))
 
 
-def log_marginals(priors: Priors, target: HyperTarget, position: Array) -> Array:
+def log_marginals(hierarchy: Hierarchy, target: HyperTarget, position: Array) -> Array:
     """Compute the log marginal likelihood of every feature at every position, (position, feature).
 
     If the arrays of the target are of one feature, without that axis, the result is (position,).
     """
 
-    def of_component(log_weights: Array, eta: Array, keep: Array | float) -> Array:
-        log_terms = log_weights + log_prior(target.basis, eta, log_omega, priors.feature_offset_sd, keep)
+    def of_component(log_weights: Array, keep: Array | float) -> Array:
+        eta, log_omega = eta_and_log_omega(hierarchy, position)
+        log_terms = log_weights + log_prior(target.basis, eta, log_omega, hierarchy.offset_sd, keep)
         return logsumexp(log_terms, axis=1) - target.log_n_samples
 
-    eta, omega_excess, logit = _split_position(target, position)
-    log_omega = _log_omega(priors, omega_excess)
+    logit = hierarchy.split(position)[2]
     if target.masks is None:
-        return of_component(target.log_weights[0], eta, 1.0)
-    # a split for each component fixes the order in which gradients are summed, and so the last bits of the mode
+        return of_component(target.log_weights[0], 1.0)
     by_component = [
-        of_component(log_weights, _split_position(target, position)[0], mask[:, None])
-        for log_weights, mask in zip(target.log_weights, target.masks, strict=True)
+        of_component(log_weights, mask[:, None]) for log_weights, mask in zip(target.log_weights, target.masks, strict=True)
     ]
     if len(by_component) == 1:
         return by_component[0]
@@ -131,24 +135,13 @@ def log_marginals(priors: Priors, target: HyperTarget, position: Array) -> Array
     return jnp.logaddexp(log_sigmoid(logit) + with_scales, log_sigmoid(-logit) + without)
 
 
-def _split_position(target: HyperTarget, position: Array) -> list[Array]:
-    """Split positions into eta, omega_excess and the logit of the share, if any."""
-    n = len(target.log_medians)
-    return jnp.split(position, [n, 2 * n])
-
-
-def _log_omega(priors: Priors, omega_excess: Array) -> Array:
-    """Return log omega, for omega_excess of either sign."""
-    return 0.5 * jnp.log(omega_excess**2 + priors.omega_floor**2)
-
-
-def log_density(priors: Priors, target: HyperTarget, position: Array) -> Array:
+def log_density(hierarchy: Hierarchy, target: HyperTarget, position: Array) -> Array:
     """Compute the log posterior density at positions, (dimension, position) -> (position,); omega_excess of either sign."""
-    return target.power * log_marginals(priors, target, position).sum(1) + _log_hyperprior(priors, target, position)
+    return target.power * log_marginals(hierarchy, target, position).sum(1) + _log_hyperprior(hierarchy, target, position)
 
 
-@program("priors")
-def log_densities(priors: Priors, target: HyperTarget, positions: Array) -> Array:
+@program("hierarchy")
+def log_densities(hierarchy: Hierarchy, target: HyperTarget, positions: Array) -> Array:
     """Compute :func:`log_density` at many positions, feature by feature to save memory; -inf at an omega_excess below 0.
 
     Arrays of the target have the feature axis first, as :func:`_by_feature` returns them.
@@ -156,43 +149,42 @@ def log_densities(priors: Priors, target: HyperTarget, positions: Array) -> Arra
 
     def add(total, feature):
         basis, log_weights = feature
-        return total + log_marginals(priors, target._replace(basis=basis, log_weights=log_weights), positions), None
+        return total + log_marginals(hierarchy, target._replace(basis=basis, log_weights=log_weights), positions), None
 
     total, _ = jax.lax.scan(add, jnp.zeros_like(positions[0]), (target.basis, target.log_weights))
-    n = len(target.log_medians)
-    is_valid = (positions[n : 2 * n] > 0).all(0)
-    return jnp.where(is_valid, target.power * total + _log_hyperprior(priors, target, positions), -jnp.inf)
+    is_valid = (hierarchy.split(positions)[1] > 0).all(0)
+    return jnp.where(is_valid, target.power * total + _log_hyperprior(hierarchy, target, positions), -jnp.inf)
 
 
-def _log_hyperprior(priors: Priors, target: HyperTarget, position: Array) -> Array:
+def _log_hyperprior(hierarchy: Hierarchy, target: HyperTarget, position: Array) -> Array:
     """Log prior density of eta, omega_excess and the logit of a share that is uniform between 0 and 1."""
-    eta, omega_excess, logit = _split_position(target, position)
-    squares = ((eta - target.log_medians[:, None]) / priors.eta_sd) ** 2 + (omega_excess / priors.omega_sd) ** 2
-    return target.log_constant - 0.5 * squares.sum(0) + (log_sigmoid(logit) + log_sigmoid(-logit)).sum(0)
+    eta, omega_excess, logit = hierarchy.split(position)
+    squares = (((eta - target.log_medians[:, None]) / hierarchy.eta_sd.astype(eta.dtype)[:, None]) ** 2).sum(0)
+    squares += ((omega_excess / hierarchy.priors.omega_sd) ** 2).sum(0)
+    return target.log_constant - 0.5 * squares + (log_sigmoid(logit) + log_sigmoid(-logit)).sum(0)
 
 
-@program("priors")
-def find_mode(priors: Priors, target: HyperTarget, start: Array) -> Laplace:
+@program("hierarchy")
+def find_mode(hierarchy: Hierarchy, target: HyperTarget, start: Array) -> Laplace:
     """Compute the Laplace approximation in eta, log omega_excess and, with two components, the logit of the share.
 
     In the logarithm the mode of omega_excess is not at 0, and importance samples placed around it are wide enough.
     """
-    n = len(target.log_medians)
 
     def log_density_of_logarithm(position):
-        log_omega_excess = position[n : 2 * n]
-        natural = jnp.concatenate([position[:n], jnp.exp(log_omega_excess), position[2 * n :]])
-        return log_density(priors, target, natural) + log_omega_excess.sum(0)
+        eta, log_omega_excess, logit = hierarchy.split(position)
+        natural = jnp.concatenate([eta, jnp.exp(log_omega_excess), logit])
+        return log_density(hierarchy, target, natural) + log_omega_excess.sum(0)
 
     return fit_laplace(log_density_of_logarithm, start, jnp.full(start.shape, START_SD))
 
 
-@program("priors")
-def _log_marginals_at(priors: Priors, target: HyperTarget, position: Array | np.ndarray) -> Array:
-    return log_marginals(priors, target, jnp.asarray(position))
+@program("hierarchy")
+def _log_marginals_at(hierarchy: Hierarchy, target: HyperTarget, position: Array | np.ndarray) -> Array:
+    return log_marginals(hierarchy, target, jnp.asarray(position))
 
 
-def center_target(priors: Priors, target: HyperTarget, approximation: Laplace, dtype: type) -> CenteredTarget:
+def center_target(hierarchy: Hierarchy, target: HyperTarget, approximation: Laplace, dtype: type) -> CenteredTarget:
     """Move the origin of log-scales to the mode of eta, and subtract each feature's log marginal likelihood there.
 
     Exponentials take most of the time, so densities are computed in single precision; squares and sums over features
@@ -201,29 +193,30 @@ def center_target(priors: Priors, target: HyperTarget, approximation: Laplace, d
 
     Parameters
     ----------
-    priors : Priors
+    hierarchy : Hierarchy
     target : HyperTarget
     approximation : Laplace
         From :func:`find_mode`.
     dtype : type
         Precision of log-scales and log weights from their shift on.
     """
-    n = len(target.log_medians)
+    n = hierarchy.n_scales
     mode, factor = (np.array(part)[..., 0] for part in (approximation.mode, approximation.factor))
-    mode[n : 2 * n] = np.exp(mode[n : 2 * n])
-    factor[n : 2 * n] *= mode[n : 2 * n, None]
-    origin = mode[:n].copy()
-    mode[:n] = 0.0
+    eta, omega_excess, _ = hierarchy.split(mode)  # views
+    omega_excess[:] = np.exp(omega_excess)
+    hierarchy.split(factor)[1][:] *= omega_excess[:, None]
+    origin = hierarchy.center(eta).copy()
+    eta -= origin
     log_scales = (np.asarray(target.basis[n:]) - origin[:, None, None]).astype(dtype)
     basis = np.concatenate([log_scales**2, log_scales])
     centered = target._replace(log_medians=target.log_medians - origin, basis=basis)
-    offset = np.asarray(_log_marginals_at(priors, centered, mode[:, None]))[0]
+    offset = np.asarray(_log_marginals_at(hierarchy, centered, mode[:, None]))[0]
     centered = centered._replace(log_weights=(np.asarray(target.log_weights) - offset).astype(dtype))
     return CenteredTarget(centered, origin, mode, factor, offset)
 
 
 def sample_by_importance(
-    priors: Priors, centered: CenteredTarget, rng: np.random.Generator, settings: ImportanceSettings
+    hierarchy: Hierarchy, centered: CenteredTarget, rng: np.random.Generator, settings: ImportanceSettings
 ) -> WeightedSample:
     """Sample a centered target by adaptive importance sampling; densities are computed in single precision."""
     device = jax.config.jax_default_device
@@ -233,7 +226,7 @@ def sample_by_importance(
     def log_density_of_points(points: np.ndarray) -> np.ndarray:
         batches = np.split(points.astype(np.float32), range(BATCH, points.shape[1], BATCH), axis=1)
         with working_on(device, "float32"):
-            return np.concatenate([np.asarray(log_densities(priors, single, batch)) for batch in batches])
+            return np.concatenate([np.asarray(log_densities(hierarchy, single, batch)) for batch in batches])
 
     return adaptive_importance_sampling(log_density_of_points, centered.mode, centered.factor, rng, settings)
 

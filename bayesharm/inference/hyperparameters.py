@@ -24,7 +24,8 @@ class Hyperparameters(NamedTuple):
     Attributes
     ----------
     eta, omega : (chain, draw, scale) arrays
-        Mean and sd over features of the log-scales of standardized features.
+        Mean and sd over features of the log-scales of standardized features. Those of noise ratios are counted from the mean
+        lambda of `ratios`.
     ratios : RatioPosterior
         Variance ratios of the scanners.
     log_evidence : (feature, component) array, or None
@@ -57,6 +58,7 @@ class Hyperparameters(NamedTuple):
         arrays |= {
             "ratio_mean": self.ratios.mean.to_vector(),
             "ratio_covariance": self.ratios.covariance,
+            "n_scanners": np.asarray(len(self.ratios.mean.log_noise)),
             "n_independent_features": np.asarray(self.ratios.n_independent_features),
         }
         if self.tails is not None:
@@ -70,7 +72,7 @@ class Hyperparameters(NamedTuple):
             arrays["eta"],
             arrays["omega"],
             RatioPosterior(
-                VarianceRatios.from_vector(arrays["ratio_mean"]),
+                VarianceRatios.from_vector(arrays["ratio_mean"], int(arrays["n_scanners"])),
                 arrays["ratio_covariance"],
                 float(arrays["n_independent_features"]),
             ),

@@ -7,6 +7,7 @@ computed there once. The marginal likelihood under a Normal(eta, omega²) prior 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -58,7 +59,7 @@ def find_modes(problem: Problem, ratios: VarianceRatios, moments: Moments, prior
 
     def log_density(coordinates):
         log_scales = to_log_scales(problem.participant_scale, coordinates)
-        prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
+        prior = log_prior(quadratic_features(log_scales), mean, jnp.log(sd), problem.hierarchy.offset_sd)[0]
         # the Jacobian of coordinates -> log-scales is 1 (:func:`to_log_scales`)
         return problem.likelihood.log_likelihood(statistics, log_scales) + prior
 
@@ -97,21 +98,21 @@ def log_prior(
     basis: Array | np.ndarray,
     mean: Array | np.ndarray,
     log_sd: Array | np.ndarray,
-    feature_offset_sd: float = 0.0,
+    offset_sd: float | Sequence[float] = 0.0,
     keep: Array | np.ndarray | float = 1.0,
 ) -> Array:
     """Compute the Normal log density of log-scales under many hyperparameters at once, as matrix products.
 
-    The covariance of the log-scales of a feature is ``diag(sd²) + feature_offset_sd² 11ᵀ``; its inverse is that of
-    Sherman and Morrison.
+    The covariance of the log-scales of a feature is ``diag(sd²) + offset_sd offset_sdᵀ``; its inverse is that of Sherman
+    and Morrison.
 
     Parameters
     ----------
     basis : (2 × scale, ...) array
         From :func:`quadratic_features`.
     mean, log_sd : (scale, hyper) arrays
-    feature_offset_sd : float
-        Prior sd of the offset that all log-scales of a feature share.
+    offset_sd : float or (scale,) sequence
+        Prior sd of the offset that the log-scales of a feature share, 0 for those without.
     keep : (scale, 1) array, optional
         1 for scales of the model, 0 for scales that are left out.
 
@@ -124,10 +125,9 @@ def log_prior(
     constant = -(0.5 * mean**2 * precision + keep * (log_sd + 0.5 * np.log(2 * np.pi))).sum(0)
     basis_rows = basis.reshape(len(basis), -1)
     value = coefficients.T @ basis_rows + constant[:, None]
-    if feature_offset_sd:
-        total = precision.sum(0)
-        pull = precision.T @ basis_rows[len(precision) :] - (mean * precision).sum(0)[:, None]
-        value += (
-            0.5 * pull**2 / (feature_offset_sd**-2 + total)[:, None] - 0.5 * jnp.log1p(feature_offset_sd**2 * total)[:, None]
-        )
+    if np.any(offset_sd):
+        offset = np.broadcast_to(offset_sd, len(precision)).astype(precision.dtype)[:, None]
+        total, shared = (offset**2 * precision).sum(0), offset * precision
+        pull = shared.T @ basis_rows[len(precision) :] - (mean * shared).sum(0)[:, None]
+        value += 0.5 * pull**2 / (1 + total)[:, None] - 0.5 * jnp.log1p(total)[:, None]
     return value.reshape(-1, *basis.shape[1:])

@@ -26,7 +26,6 @@ from bayesharm.inference.joint_density import (
     Whitening,
     free_ratios,
     log_density,
-    log_omega,
     start_whitening,
     to_parameters,
 )
@@ -75,8 +74,9 @@ class JointDraws(NamedTuple):
 
     Attributes
     ----------
-    eta, log_omega : (chain, draw, scale) arrays
-    raw_ratios : (chain, draw, 2 × scanner) array
+    eta : (chain, draw, scale) array
+    log_omega : (chain, draw, group) array
+    raw_ratios : (chain, draw, ratio) array
     scales : ScaleDraws
     n_divergent : int
     """
@@ -138,7 +138,7 @@ def sample_joint(
 def compile_chain(problem: Problem, moments: Moments, n_draws: int) -> None:
     """Compile the program of a chain while other work is done; steps that are far too long end each draw at once."""
     n_scales, n_features = len(problem.log_medians), moments.squares.shape[1]
-    n_shared = 2 * n_scales + len(free_ratios(problem))
+    n_shared = n_scales + problem.hierarchy.n_groups + len(free_ratios(problem))
     nothing, one = np.zeros((n_scales, n_features)), np.repeat(np.eye(n_scales)[..., None], n_features, axis=2)
     likelihood = GaussianLikelihood(*map(jnp.asarray, (nothing, nothing, one, nothing[0], nothing, one)))
     whitening = Whitening(jnp.ones(n_shared), jnp.eye(n_shared), likelihood)
@@ -279,18 +279,19 @@ def _join(problem: Problem, segments: list[_Segment]) -> JointDraws:
         log_weights=jnp.full((N_SAMPLES, n_features), np.nan),
         last=jnp.asarray(log_scales[:, -1]),
     )
-    return JointDraws(eta, np.asarray(log_omega(problem, omega_excess)), raw, scales, int(diverging.sum()))
+    return JointDraws(eta, np.asarray(problem.hierarchy.log_omega(omega_excess)), raw, scales, int(diverging.sum()))
 
 
-def center_ratios(raw: np.ndarray) -> np.ndarray:
-    """Center log lambda and log kappa over scanners, (..., 2 × scanner)."""
-    return np.concatenate([part - part.mean(-1, keepdims=True) for part in np.split(raw, 2, axis=-1)], axis=-1)
+def center_ratios(problem: Problem, raw: np.ndarray) -> np.ndarray:
+    """Center log lambda, log kappa and log g over scanners, (..., ratio)."""
+    return raw @ problem.centering.T
 
 
 def _convergence(problem: Problem, draws: JointDraws, target_ess: float) -> tuple[float, float, bool]:
     """Return the largest R-hat and the smallest effective sample size of all parameters, and whether they suffice."""
-    ratios = center_ratios(draws.raw_ratios)[..., free_ratios(problem)]
-    shared = np.concatenate([draws.eta, draws.log_omega, ratios], axis=-1)[..., None]
+    ratios = center_ratios(problem, draws.raw_ratios)[..., free_ratios(problem)]
+    eta = draws.eta @ problem.hierarchy.centering.T
+    shared = np.concatenate([eta, draws.log_omega, ratios], axis=-1)[..., None]
     of_shared = diagnose(shared, np.zeros((*shared.shape[:2], 1), bool))
     of_scales = diagnose(np.asarray(draws.scales.log_scales), np.asarray(draws.scales.diverging))
     rhat = float(np.maximum(of_shared.rhat.max(), of_scales.rhat.max()))

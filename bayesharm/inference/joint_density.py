@@ -20,7 +20,6 @@ from bayesharm.inference.hyper_approximation import HyperApproximation
 from bayesharm.inference.importance import log_prior, quadratic_features
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, to_log_scales
-from bayesharm.likelihood.ratios import VarianceRatios
 
 Array = jax.Array
 
@@ -30,11 +29,14 @@ class Parameters(NamedTuple):
 
     Attributes
     ----------
-    eta, omega_excess : (scale,) arrays
-        omega_excess has either sign; its prior is symmetric.
-    raw_ratios : (2 × scanner,) array
-        log lambda, then log kappa, before centering over scanners; 0 where the model has no such ratios.
+    eta : (scale,) array
+        Of noise ratios before centering.
+    omega_excess : (group,) array
+        Of either sign; its prior is symmetric. :class:`~bayesharm.likelihood.hierarchy.Hierarchy` defines the groups.
+    raw_ratios : (ratio,) array
+        log lambda, log kappa, log g, before centering over scanners, and atanh rho; 0 where the model has no such ratios.
     log_scales : (scale, feature) array
+        With noise ratios of each feature, lambda is in these, not in `raw_ratios`.
     """
 
     eta: Array
@@ -66,15 +68,13 @@ def log_density(problem: Problem, moments: Moments, parameters: Parameters) -> A
 
     Its priors are written separately from those of :mod:`bayesharm.reference_models`, which check it.
     """
-    priors, (eta, omega_excess, raw, log_scales) = problem.priors, parameters
-    noise, bias = jnp.split(raw, 2)
-    statistics = problem.likelihood.weighted(VarianceRatios(noise - noise.mean(), bias - bias.mean()), moments)
-    prior_of_scales = log_prior(
-        quadratic_features(log_scales), eta[:, None], log_omega(problem, omega_excess)[:, None], priors.feature_offset_sd
-    )[0]
+    hierarchy, (eta, omega_excess, raw, log_scales) = problem.hierarchy, parameters
+    statistics = problem.likelihood.weighted(problem.ratios(jnp.asarray(problem.centering) @ raw), moments)
+    mean, log_sd = hierarchy.center(eta), hierarchy.of_scales(hierarchy.log_omega(omega_excess))
+    prior_of_scales = log_prior(quadratic_features(log_scales), mean[:, None], log_sd[:, None], hierarchy.offset_sd)[0]
     squares = (
-        (((eta - problem.log_medians) / priors.eta_sd) ** 2).sum()
-        + ((omega_excess / priors.omega_sd) ** 2).sum()
+        (((eta - problem.log_medians) / hierarchy.eta_sd) ** 2).sum()
+        + ((omega_excess / hierarchy.priors.omega_sd) ** 2).sum()
         + ((raw / problem.ratio_sd) ** 2).sum()
     )
     return (problem.likelihood.log_likelihood(statistics, log_scales) + prior_of_scales).sum() - 0.5 * squares
@@ -82,35 +82,31 @@ def log_density(problem: Problem, moments: Moments, parameters: Parameters) -> A
 
 def to_parameters(problem: Problem, whitening: Whitening, position: Array) -> tuple[Parameters, Array]:
     """Map a position to parameters; also return the log determinant of the map, up to a constant."""
-    n_shared, n_scales, likelihood = len(whitening.center), len(problem.log_medians), whitening.likelihood
+    n_shared, hierarchy, likelihood = len(whitening.center), problem.hierarchy, whitening.likelihood
     shared = whitening.center + whitening.factor @ position[:n_shared]
-    eta, omega_excess = shared[:n_scales], shared[n_scales : 2 * n_scales]
-    raw = jnp.zeros(problem.n_ratios, shared.dtype).at[free_ratios(problem)].set(shared[2 * n_scales :])
-    conditioned = condition_scales(likelihood, eta, log_omega(problem, omega_excess), problem.priors.feature_offset_sd)
+    eta, omega_excess, free = hierarchy.split(shared)
+    raw = jnp.zeros(problem.n_ratios, shared.dtype).at[free_ratios(problem)].set(free)
+    log_sd = hierarchy.of_scales(hierarchy.log_omega(omega_excess))
+    conditioned = condition_scales(likelihood, hierarchy.center(eta), log_sd, hierarchy.offset_sd)
     coordinates = place_scales(conditioned, position[n_shared:].reshape(likelihood.center.shape))
     log_determinant = jnp.log(jnp.diagonal(conditioned.factor)).sum()
     return Parameters(eta, omega_excess, raw, to_log_scales(problem.participant_scale, coordinates)), log_determinant
 
 
-def log_omega(problem: Problem, omega_excess: Array) -> Array:
-    """Return log omega, for omega_excess of either sign."""
-    return 0.5 * jnp.log(omega_excess**2 + problem.priors.omega_floor**2)
-
-
 def free_ratios(problem: Problem) -> np.ndarray:
     """Return the positions, among all ratios, of those that the model has."""
-    return np.flatnonzero(np.repeat([problem.noise_ratio, problem.bias_ratio], problem.n_scanners))
+    return np.flatnonzero(problem.is_free)
 
 
 def start_whitening(problem: Problem, approximation: HyperApproximation) -> Whitening:
     """Whiten hyperparameters and ratios by their approximate posterior."""
     mode, factor = approximation.mode.copy(), approximation.factor.copy()
-    n_scales = len(mode) // 2
+    n_scales = problem.hierarchy.n_scales
     mode[n_scales:] = np.exp(mode[n_scales:])  # from the logarithm of omega_excess to itself
     factor[n_scales:] *= mode[n_scales:, None]
-    free, n_scanners = free_ratios(problem), problem.n_scanners
+    free = free_ratios(problem)
     # centered ratios do not vary together, raw ones do, as in their prior
-    together = np.kron(np.diag(problem.ratio_sd[::n_scanners] ** 2 / n_scanners), np.ones((n_scanners, n_scanners)))
+    together = problem.ratio_sd[:, None] * problem.common * problem.ratio_sd
     covariance = approximation.ratios.covariance + together + 1e-9 * np.eye(problem.n_ratios)
     blocks = factor, np.linalg.cholesky(covariance[np.ix_(free, free)])
     whole = np.zeros((len(mode) + len(free),) * 2)

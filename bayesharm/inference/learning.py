@@ -21,7 +21,6 @@ from bayesharm.inference.hyper_approximation import HyperApproximation, approxim
 from bayesharm.inference.hyper_target import (
     HyperTarget,
     center_target,
-    eta_and_log_omega,
     find_mode,
     plain_target,
     sample_by_importance,
@@ -29,7 +28,6 @@ from bayesharm.inference.hyper_target import (
 from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, component_indices
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
 from bayesharm.inference.joint import JointDraws, center_ratios, compile_chain, sample_joint
-from bayesharm.inference.joint_density import free_ratios
 from bayesharm.inference.placement import place_importance_samples, prior_at
 from bayesharm.inference.variance_ratios import (
     RatioPosterior,
@@ -39,8 +37,6 @@ from bayesharm.inference.variance_ratios import (
 )
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
-from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.spec import Priors
 
 Array = jax.Array
 
@@ -124,48 +120,61 @@ def learn_by_importance(
     bool
         Whether the importance samples are reliable, those of nine features in ten and those of the hyperparameters.
     """
-    priors, keys = problem.priors, feature_keys(seed, Stage.IMPORTANCE, features)
+    hierarchy, keys = problem.hierarchy, feature_keys(seed, Stage.IMPORTANCE, features)
     approximation = approximate_hyperparameters(problem, moments, n_independent_features, on_iteration)
     mode, ratios = approximation.mode, approximation.ratios.mean
-    eta_sd = np.sqrt((approximation.factor**2).sum(1))[: len(problem.log_medians)].clip(0, priors.eta_sd)
+    eta_sd = np.sqrt((approximation.factor**2).sum(1))[: hierarchy.n_scales].clip(0, hierarchy.eta_sd)
     start = (approximation.likelihood.center,)
     sample, _ = place_importance_samples(problem, moments, mode, eta_sd, ratios, keys, N_SAMPLES, start)
     covariance = approximation.ratios.covariance
-    if problem.noise_ratio or problem.bias_ratio:
-        prior = prior_at(mode, priors.omega_floor)
+    if problem.is_free.any():
+        prior = prior_at(hierarchy, mode)
         objective = marginal_objective(problem, moments, sample, prior, n_independent_features)
         ratios = fit_variance_ratios(problem, objective, ratios)
         covariance = variance_ratio_covariance(problem, objective, ratios)
     log_weights = log_importance_weights(problem, ratios, moments, sample)
     target = plain_target(problem.log_medians, quadratic_features(np.asarray(sample.log_scales)), log_weights)
-    laplace = find_mode(priors, target, mode[:, None])
-    prior = prior_at(np.asarray(laplace.mode)[:, 0], priors.omega_floor)
+    laplace = find_mode(hierarchy, target, mode[:, None])
+    prior = prior_at(hierarchy, np.asarray(laplace.mode)[:, 0])
     khat = pareto_k(np.asarray(_log_integrand(problem, target, prior)))
-    centered, rng = center_target(priors, target, laplace, np.float32), np.random.default_rng([seed, Stage.HYPER])
-    drawn = sample_by_importance(priors, centered, rng, ImportanceSettings(max_khat=MAX_KHAT))
-    points = jnp.asarray(drawn.draw(n_chains * n_draws, rng).T)
-    eta, log_omega = (np.asarray(part).T.reshape(n_chains, n_draws, -1) for part in eta_and_log_omega(priors, points))
-    eta, log_omega = temper_hyperparameters(
-        priors, problem.log_medians, eta + centered.origin, log_omega, _power(approximation)
-    )
+    centered, rng = center_target(hierarchy, target, laplace, np.float32), np.random.default_rng([seed, Stage.HYPER])
+    drawn = sample_by_importance(hierarchy, centered, rng, ImportanceSettings(max_khat=MAX_KHAT))
+    eta, omega_excess, _ = hierarchy.split(drawn.draw(n_chains * n_draws, rng).T)
+    log_omega = np.asarray(hierarchy.log_omega(omega_excess))
+    eta, log_omega = (part.T.reshape(n_chains, n_draws, -1) for part in (eta + centered.origin[:, None], log_omega))
+    eta, log_omega = temper_hyperparameters(problem, eta, log_omega, _power(approximation))
     is_reliable = drawn.is_reliable and bool(np.quantile(khat, 0.9) < MAX_KHAT)
     log_evidence, n_features = None, len(keys)
     if n_features < MANY_FEATURES:
         flat = [part.reshape(-1, part.shape[-1])[component_indices(n_chains * n_draws)] for part in (eta, log_omega)]
-        log_evidence = np.asarray(log_evidence_of_draws(target.basis, log_weights, *flat, priors.feature_offset_sd))
-    posterior = RatioPosterior(ratios, covariance, n_independent_features)
+        log_evidence = np.asarray(log_evidence_of_draws(target.basis, log_weights, *flat, hierarchy.offset_sd))
+    posterior = _with_noise_ratios(problem, RatioPosterior(ratios, covariance, n_independent_features), eta)
+    eta -= problem.half_log_lambda(posterior.mean)
     return Hyperparameters(eta, np.exp(log_omega), posterior, log_evidence, n_features, 0, 1.0, is_reliable), is_reliable
+
+
+def _with_noise_ratios(problem: Problem, posterior: RatioPosterior, eta: np.ndarray) -> RatioPosterior:
+    """Put in lambda of the scanners whose features have noise ratios of their own, from draws of eta, (…, scale)."""
+    scanners = np.flatnonzero(problem.noise_scale >= 0)
+    if not len(scanners):
+        return posterior
+    log_lambda = 2 * eta.reshape(-1, eta.shape[-1])[:, problem.noise_scale[scanners]]
+    mean, covariance = posterior.mean.to_vector(), posterior.covariance.copy()
+    mean[scanners], covariance[np.ix_(scanners, scanners)] = log_lambda.mean(0), np.cov(log_lambda.T)
+    return posterior._replace(mean=problem.ratios(mean), covariance=covariance)
 
 
 @program("problem")
 def _log_integrand(problem: Problem, target: HyperTarget, prior: Gaussian) -> Array:
     """Compute the log weights of importance samples under a prior of the log-scales, (sample, feature)."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    return target.log_weights[0] + log_prior(target.basis, mean, jnp.log(sd), problem.priors.feature_offset_sd)[0]
+    return target.log_weights[0] + log_prior(target.basis, mean, jnp.log(sd), problem.hierarchy.offset_sd)[0]
 
 
-@program("feature_offset_sd")
-def log_evidence_of_draws(basis: Array, log_weights: Array, eta: Array, log_omega: Array, feature_offset_sd: float) -> Array:
+@program("offset_sd")
+def log_evidence_of_draws(
+    basis: Array, log_weights: Array, eta: Array, log_omega: Array, offset_sd: float | tuple[float, ...]
+) -> Array:
     """Estimate the log marginal likelihood of each feature under many hyperparameters, (feature, draw).
 
     Parameters
@@ -173,11 +182,12 @@ def log_evidence_of_draws(basis: Array, log_weights: Array, eta: Array, log_omeg
     basis : (2 × scale, sample, feature) array
     log_weights : (sample, feature) array
     eta, log_omega : (draw, scale) arrays
-    feature_offset_sd : float
+    offset_sd : float or tuple of float
+        As in :class:`~bayesharm.likelihood.hierarchy.Hierarchy`.
     """
 
     def of_one(hyper: tuple[Array, Array]) -> Array:
-        prior = log_prior(basis, hyper[0][:, None], hyper[1][:, None], feature_offset_sd)[0]
+        prior = log_prior(basis, hyper[0][:, None], hyper[1][:, None], offset_sd)[0]
         return logsumexp(log_weights + prior, axis=0) - np.log(len(log_weights))
 
     return jax.lax.map(of_one, (jnp.asarray(eta), jnp.asarray(log_omega))).T
@@ -192,27 +202,31 @@ def _temper_joint(
     effective number over their number (:func:`temper_draws`), and the scales move along.
     """
     power, ratios = _power(approximation), approximation.ratios
-    eta, log_omega = temper_hyperparameters(problem.priors, problem.log_medians, draws.eta, draws.log_omega, power)
+    log_scales = draws.scales.log_scales
+    eta, log_omega = temper_hyperparameters(problem, draws.eta, draws.log_omega, power)
     if power < 1:
-        flat = [part.reshape(-1, part.shape[-1]) for part in (draws.eta, draws.log_omega, eta, log_omega)]
-        log_scales = draws.scales.log_scales
-        moved = move_scales(
+        sampled = temper_hyperparameters(problem, draws.eta, draws.log_omega, 1.0)
+        flat = [part.reshape(-1, part.shape[-1]) for part in (*sampled, eta, log_omega)]
+        log_scales = move_scales(
             problem, approximation.likelihood, (flat[0], flat[1]), (flat[2], flat[3]),
             log_scales.reshape(-1, *log_scales.shape[2:]),
-        )  # fmt: skip
-        draws = draws._replace(scales=draws.scales._replace(log_scales=moved.reshape(log_scales.shape)))
+        ).reshape(log_scales.shape)  # fmt: skip
     raw = temper_draws(draws.raw_ratios, np.zeros(problem.n_ratios), problem.ratio_sd, power)
-    log_ratios = center_ratios(raw)
-    free = log_ratios[..., free_ratios(problem)][..., None]
-    rhat = float(diagnose(free, np.zeros((*free.shape[:2], 1), bool)).rhat.max()) if free.size else 1.0
+    log_ratios, is_learned = center_ratios(problem, raw), problem.is_free
+    scanners = np.flatnonzero(problem.noise_scale >= 0)
+    log_ratios[..., scanners], is_learned[scanners] = 2 * eta[..., problem.noise_scale[scanners]], True
+    learned = log_ratios[..., is_learned][..., None]
+    rhat = float(diagnose(learned, np.zeros((*learned.shape[:2], 1), bool)).rhat.max()) if learned.size else 1.0
     pooled = log_ratios.reshape(-1, problem.n_ratios)
     posterior = RatioPosterior(
-        VarianceRatios.from_vector(pooled.mean(0)), np.atleast_2d(np.cov(pooled.T)), ratios.n_independent_features
+        problem.ratios(pooled.mean(0)), np.atleast_2d(np.cov(pooled.T)), ratios.n_independent_features
     )
+    origin = problem.half_log_lambda(posterior.mean)
+    scales = draws.scales._replace(log_scales=jnp.asarray(log_scales - origin[:, None]))
     n_features = len(approximation.likelihood.value)
     few = np.zeros((n_features, len(component_indices(eta[..., 0].size)))) if n_features < MANY_FEATURES else None
-    hyper = Hyperparameters(eta, np.exp(log_omega), posterior, few, n_features, draws.n_divergent, rhat)
-    return hyper, draws
+    hyper = Hyperparameters(eta - origin, np.exp(log_omega), posterior, few, n_features, draws.n_divergent, rhat)
+    return hyper, draws._replace(scales=scales)
 
 
 def _power(approximation: HyperApproximation) -> float:
@@ -220,15 +234,30 @@ def _power(approximation: HyperApproximation) -> float:
 
 
 def temper_hyperparameters(
-    priors: Priors, log_medians: np.ndarray, eta: np.ndarray, log_omega: np.ndarray, power: float
+    problem: Problem, eta: np.ndarray, log_omega: np.ndarray, power: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Move draws of eta and log omega together to the posterior whose likelihood is raised to a power."""
+    """Move draws of eta and log omega together to the posterior whose likelihood is raised to a power.
+
+    Parameters
+    ----------
+    problem : Problem
+    eta : (chain, draw, scale) array
+    log_omega : (chain, draw, group) array
+    power : float
+
+    Returns
+    -------
+    eta, log_omega : (chain, draw, scale) arrays
+        Those of noise ratios centered.
+    """
+    hierarchy, priors = problem.hierarchy, problem.priors
     half_normal = priors.omega_sd * special.ndtri(0.5 + (np.arange(2000) + 0.5) / 4000)
     prior_of_log_omega = np.log(np.hypot(half_normal, priors.omega_floor))
-    prior_mean = np.concatenate([log_medians, np.full(len(log_medians), prior_of_log_omega.mean())])
-    prior_sd = np.repeat([priors.eta_sd, prior_of_log_omega.std()], len(log_medians))
-    eta, log_omega = np.split(temper_draws(np.concatenate([eta, log_omega], -1), prior_mean, prior_sd, power), 2, axis=-1)
-    return eta, np.maximum(log_omega, np.log(priors.omega_floor))
+    prior_mean = np.concatenate([problem.log_medians, np.full(hierarchy.n_groups, prior_of_log_omega.mean())])
+    prior_sd = np.concatenate([hierarchy.eta_sd, np.full(hierarchy.n_groups, prior_of_log_omega.std())])
+    tempered = temper_draws(np.concatenate([eta, log_omega], -1), prior_mean, prior_sd, power)
+    eta, log_omega = np.split(tempered, [hierarchy.n_scales], axis=-1)
+    return eta @ hierarchy.centering.T, np.maximum(log_omega, np.log(priors.omega_floor))[..., hierarchy.group]
 
 
 def temper_draws(draws: np.ndarray, prior_mean: np.ndarray, prior_sd: np.ndarray, power: float) -> np.ndarray:

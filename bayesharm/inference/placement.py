@@ -9,6 +9,7 @@ import numpy as np
 from bayesharm.algorithms.laplace import Laplace
 from bayesharm.inference.expansion import expand_at_modes
 from bayesharm.inference.importance import ImportanceSample, draw_importance_sample
+from bayesharm.likelihood.hierarchy import Hierarchy
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -18,10 +19,11 @@ DRAWN_AT_ONCE = 2**16  # samples × features; drawing needs ten times the memory
 MIN_POOLING_SD = 0.5  # smallest prior sd, of log-scales, of the proposal that hardly pools features
 
 
-def prior_at(center: np.ndarray, omega_floor: float) -> Gaussian:
+def prior_at(hierarchy: Hierarchy, center: np.ndarray) -> Gaussian:
     """Return the prior of the log-scales at eta and log omega_excess, ``omega² = omega_excess² + omega_floor²``."""
-    eta, log_omega_excess = np.split(center, 2)
-    return Gaussian(eta, np.hypot(np.exp(log_omega_excess), omega_floor))
+    eta, log_omega_excess, _ = hierarchy.split(center)
+    omega = np.hypot(np.exp(log_omega_excess), hierarchy.priors.omega_floor)
+    return Gaussian(hierarchy.center(eta), hierarchy.of_scales(omega))
 
 
 def place_importance_samples(
@@ -43,8 +45,8 @@ def place_importance_samples(
     ----------
     problem : Problem
     moments : Moments
-    center : (2 × scale,) array
-        eta and log omega_excess.
+    center : (dimension,) array
+        Position of the hyperparameters: eta and log omega_excess.
     eta_sd : (scale,) array
         Posterior sd of eta.
     ratios : VarianceRatios
@@ -60,7 +62,7 @@ def place_importance_samples(
     modes : tuple of Laplace
         The proposals.
     """
-    eta, omega = prior_at(center, problem.priors.omega_floor)
+    eta, omega = prior_at(problem.hierarchy, center)
     prior_sds = (0.5 * omega, omega, 2 * omega, np.hypot(np.maximum(2 * omega, MIN_POOLING_SD), 1.5 * eta_sd))
     modes: list[Laplace] = []
     for k, prior_sd in enumerate(prior_sds):

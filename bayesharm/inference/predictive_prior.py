@@ -30,35 +30,34 @@ class PredictivePrior(NamedTuple):
     log_weight: Array | np.ndarray
 
 
-def log_predictive_prior(prior: PredictivePrior, log_scales: Array, feature_offset_sd: float) -> Array:
+def log_predictive_prior(prior: PredictivePrior, log_scales: Array, offset_sd: float | tuple[float, ...]) -> Array:
     """Compute the log density of the predictive prior, up to a constant of each feature.
 
     Parameters
     ----------
     prior : PredictivePrior
     log_scales : (..., scale, feature) array
-    feature_offset_sd : float
+    offset_sd : float or tuple of float
+        As in :class:`~bayesharm.likelihood.hierarchy.Hierarchy`.
 
     Returns
     -------
     (..., feature) array
     """
-    terms = log_prior(quadratic_features(log_scales), prior.mean, prior.log_sd, feature_offset_sd)
+    terms = log_prior(quadratic_features(log_scales), prior.mean, prior.log_sd, offset_sd)
     log_weight = prior.log_weight.reshape(len(terms), *(1,) * (terms.ndim - 2), -1)
     return logsumexp(terms + log_weight, axis=0)
 
 
-def prior_precision(prior: PredictivePrior, feature_offset_sd: float) -> tuple[Array, Array]:
+def prior_precision(prior: PredictivePrior, offset_sd: float | tuple[float, ...]) -> tuple[Array, Array]:
     """Return mean, (scale,), and inverse covariance, (scale, scale), of a predictive prior, all components counted alike."""
     mean = jnp.asarray(prior.mean)
     precision = 1 / (jnp.exp(2 * jnp.asarray(prior.log_sd)).mean(1) + mean.var(1))
-    inverse = jnp.diag(precision)
-    if feature_offset_sd:
-        inverse -= jnp.outer(precision, precision) / (feature_offset_sd**-2 + precision.sum())
-    return mean.mean(1), inverse
+    along = precision * jnp.asarray(offset_sd, precision.dtype)
+    return mean.mean(1), jnp.diag(precision) - jnp.outer(along, along) / (1 + (along**2 / precision).sum())
 
 
-def predictive_moments(eta: np.ndarray, omega: np.ndarray, feature_offset_sd: float) -> Gaussian:
+def predictive_moments(eta: np.ndarray, omega: np.ndarray, offset_sd: float | tuple[float, ...]) -> Gaussian:
     """Compute mean and sd of the predictive prior of a feature's log-scales, without the feature offset.
 
     Where features have an offset, a shift of all eta together cannot be distinguished from it. That part of the
@@ -69,20 +68,22 @@ def predictive_moments(eta: np.ndarray, omega: np.ndarray, feature_offset_sd: fl
     ----------
     eta, omega : (..., scale) arrays
         Draws.
-    feature_offset_sd : float
+    offset_sd : float or tuple of float
+        As in :class:`~bayesharm.likelihood.hierarchy.Hierarchy`.
     """
     eta, omega = (draws.reshape(-1, draws.shape[-1]) for draws in (eta, omega))
-    covariance = np.atleast_2d(np.cov(eta.T))
-    common = 0.0
-    if feature_offset_sd:
+    common, has_offset = np.zeros(eta.shape[1]), np.broadcast_to(offset_sd, eta.shape[1]) > 0
+    if has_offset.any():
         # the mean covariance: differences between scales stay as uncertain, on average. At most 1 / (1ᵀΣ⁻¹1), so that
         # Σ − common·11ᵀ remains a covariance matrix
+        covariance = np.atleast_2d(np.cov(eta[:, has_offset].T))
         between = covariance[np.triu_indices(len(covariance), 1)]
-        common = np.clip(between.mean(), 0, 1 / np.linalg.pinv(covariance).sum()) if len(between) else covariance[0, 0]
-    return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + np.diag(covariance) - common))
+        most = 1 / np.linalg.pinv(covariance).sum()
+        common[has_offset] = np.clip(between.mean(), 0, most) if len(between) else covariance[0, 0]
+    return Gaussian(eta.mean(0), np.sqrt((omega**2).mean(0) + eta.var(0, ddof=1) - common))
 
 
-def make_predictive_prior(hyper: Hyperparameters, feature_offset_sd: float) -> PredictivePrior:
+def make_predictive_prior(hyper: Hyperparameters, offset_sd: float | tuple[float, ...]) -> PredictivePrior:
     """Make the predictive prior from the posterior of the hyperparameters.
 
     Many features determine the hyperparameters well: the mixture is then replaced by one Normal with its mean and
@@ -95,7 +96,7 @@ def make_predictive_prior(hyper: Hyperparameters, feature_offset_sd: float) -> P
         `log_weight` is (component, sampled feature).
     """
     if hyper.log_evidence is None:
-        mean, sd = predictive_moments(hyper.eta, hyper.omega, feature_offset_sd)
+        mean, sd = predictive_moments(hyper.eta, hyper.omega, offset_sd)
         return PredictivePrior(mean[:, None], np.log(sd)[:, None], np.zeros((1, hyper.n_features)))
     n_scales = hyper.eta.shape[-1]
     eta, omega = (draws.reshape(-1, n_scales) for draws in (hyper.eta, hyper.omega))

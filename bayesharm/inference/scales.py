@@ -21,8 +21,8 @@ from bayesharm.algorithms.nuts import sample_batched
 from bayesharm.algorithms.programs import program
 from bayesharm.inference.importance import ImportanceSample, draw_importance_sample, log_importance_weights
 from bayesharm.inference.predictive_prior import PredictivePrior, log_predictive_prior
-from bayesharm.likelihood.collapsed import WeightedStatistics
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.normal_equations import WeightedStatistics
 from bayesharm.likelihood.problem import Problem, to_coordinates, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
 
@@ -126,7 +126,7 @@ def sample_block(
     mesh : Mesh, optional
         As for :func:`bayesharm.algorithms.devices.run_sharded`.
     """
-    feature_offset_sd = problem.priors.feature_offset_sd
+    offset_sd = problem.hierarchy.offset_sd
 
     def potential(shared, batched, z):
         (shared_terms, mean, log_sd), (feature_terms, log_weight, center, factor) = shared, batched
@@ -134,7 +134,7 @@ def sample_block(
         log_scales = to_log_scales(problem.participant_scale, center + matvec(factor, z))
         return -(
             problem.likelihood.log_likelihood(statistics, log_scales)
-            + log_predictive_prior(PredictivePrior(mean, log_sd, log_weight), log_scales, feature_offset_sd)
+            + log_predictive_prior(PredictivePrior(mean, log_sd, log_weight), log_scales, offset_sd)
         )
 
     def sample(shared, batched):
@@ -233,22 +233,22 @@ def sample_around(
     """Draw samples from a Laplace approximation; also return their log weights, (sample, feature)."""
     samples = draw_importance_sample(keys, (laplace,), N_SAMPLES, problem.participant_scale)
     log_weights = log_importance_weights(problem, ratios, moments, samples)
-    return samples, log_weights + log_predictive_prior(prior, samples.log_scales, problem.priors.feature_offset_sd)
+    return samples, log_weights + log_predictive_prior(prior, samples.log_scales, problem.hierarchy.offset_sd)
 
 
 def find_mode_of_scales(problem: Problem, ratios: VarianceRatios, moments: Moments, prior: PredictivePrior) -> Laplace:
     """Compute the Laplace approximation of each feature's log-scales, in coordinates."""
     statistics = problem.likelihood.weighted(ratios, moments)
-    feature_offset_sd = problem.priors.feature_offset_sd
+    offset_sd = problem.hierarchy.offset_sd
 
     def log_density(coordinates):
         log_scales = to_log_scales(problem.participant_scale, coordinates)
-        log_prior = log_predictive_prior(prior, log_scales, feature_offset_sd)
+        log_prior = log_predictive_prior(prior, log_scales, offset_sd)
         return problem.likelihood.log_likelihood(statistics, log_scales) + log_prior
 
     center = jnp.broadcast_to(jnp.asarray(prior.mean).mean(1)[:, None], (len(prior.mean), moments.n_features))
     center = to_coordinates(problem.participant_scale, center)
-    prior_sd = jnp.sqrt(jnp.mean(jnp.exp(2 * prior.log_sd), 1) + prior.mean.var(1) + feature_offset_sd**2)
+    prior_sd = jnp.sqrt(jnp.mean(jnp.exp(2 * prior.log_sd), 1) + prior.mean.var(1) + np.square(offset_sd))
     return fit_laplace(log_density, center, jnp.broadcast_to(prior_sd[:, None], center.shape))
 
 

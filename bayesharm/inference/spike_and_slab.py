@@ -30,10 +30,10 @@ from bayesharm.inference.importance import (
     log_prior,
     quadratic_features,
 )
+from bayesharm.likelihood.hierarchy import Hierarchy
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Gaussian, Problem, to_coordinates
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.spec import Priors
 
 Array = jax.Array
 # Log of a scale, in sds of a feature, that stands for 0: with 1,000 people its effects change a log likelihood by 1e-4.
@@ -123,37 +123,38 @@ def masked_log_weights(
     return jax.lax.map(of_mask, masks)
 
 
-def compute_evidence(priors: Priors, target: HyperTarget, start: np.ndarray, rng: np.random.Generator) -> Evidence:
+def compute_evidence(hierarchy: Hierarchy, target: HyperTarget, start: np.ndarray, rng: np.random.Generator) -> Evidence:
     """Integrate a normalized target over the hyperparameters, by adaptive importance sampling.
 
     Parameters
     ----------
-    priors : Priors
+    hierarchy : Hierarchy
     target : HyperTarget
         From :func:`bayesharm.inference.hyper_target.mixture_target`. With one mask all features have its scales; with two
         a share of the features, uniform between 0 and 1, has those of the first, and the others those of the second.
-    start : (2, scale) array
+    start : (dimension,) array
         eta and log omega_excess, where the search for the mode begins.
     rng : numpy.random.Generator
     """
-    n, is_mixture = len(target.log_medians), len(target.log_weights) == 2
-    start = np.r_[start.reshape(-1), [0.0] * is_mixture]
-    centered = center_target(priors, target, find_mode(priors, target, start[:, None]), np.float64)
-    sample = sample_by_importance(priors, centered, rng, EVIDENCE_SETTINGS)
-    draws = sample.draw(N_DRAWS, rng)
+    is_mixture = len(target.log_weights) == 2
+    start = np.r_[start, [0.0] * is_mixture]
+    centered = center_target(hierarchy, target, find_mode(hierarchy, target, start[:, None]), np.float64)
+    sample = sample_by_importance(hierarchy, centered, rng, EVIDENCE_SETTINGS)
+    eta, omega_excess, logit = hierarchy.split(sample.draw(N_DRAWS, rng).T)
+    omega = hierarchy.of_scales(np.hypot(omega_excess, hierarchy.priors.omega_floor))
     return Evidence(
         sample.log_evidence + target.power * float(np.asarray(centered.offset).sum()),
         sample.khat,
         sample.ess,
         sample.is_reliable,
-        draws[:, :n] + centered.origin,
-        np.hypot(draws[:, n : 2 * n], priors.omega_floor),
-        1 / (1 + np.exp(-draws[:, 2 * n])) if is_mixture else np.ones(N_DRAWS),
+        hierarchy.center(eta).T + centered.origin,
+        omega.T,
+        1 / (1 + np.exp(-logit[0])) if is_mixture else np.ones(N_DRAWS),
     )
 
 
 def inclusion_probabilities(
-    priors: Priors, log_scales: Array, log_weights: Array, masks: Array, evidence: Evidence
+    hierarchy: Hierarchy, log_scales: Array, log_weights: Array, masks: Array, evidence: Evidence
 ) -> InclusionProbabilities:
     """Compute the probability that each feature is of the first component, averaged over the hyperparameters.
 
@@ -162,7 +163,7 @@ def inclusion_probabilities(
 
     Parameters
     ----------
-    priors : Priors
+    hierarchy : Hierarchy
     log_scales : (sample, scale, feature) array
     log_weights : (2, sample, feature) array
     masks : (2, scale) array
@@ -172,7 +173,7 @@ def inclusion_probabilities(
     basis, hyper = quadratic_features(log_scales), (evidence.eta.T, jnp.log(evidence.omega.T))
     marginals, variances = [], []
     for weights, mask in zip(log_weights, masks, strict=True):
-        terms = weights + log_prior(basis, *hyper, priors.feature_offset_sd, mask[:, None])  # (draw, sample, feature)
+        terms = weights + log_prior(basis, *hyper, hierarchy.offset_sd, mask[:, None])  # (draw, sample, feature)
         marginals.append(logsumexp(terms, axis=1))
         share = jax.nn.softmax(logsumexp(terms, axis=0), axis=0)  # of each sample, which is common to all draws
         variances.append((share**2).sum(0) - 1 / len(weights))
@@ -219,7 +220,7 @@ def feature_inclusion(
     log_weights = masked_log_weights(problem, ratios, moments, sample, (modes,), masks)
     return tuple(
         inclusion_probabilities(
-            problem.priors, sample.log_scales, log_weights[np.array([0, k])], masks[np.array([0, k])], evidence
+            problem.hierarchy, sample.log_scales, log_weights[np.array([0, k])], masks[np.array([0, k])], evidence
         )
         for k, evidence in enumerate(evidences, start=1)
     )

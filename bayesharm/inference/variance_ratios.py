@@ -1,4 +1,4 @@
-"""Variance ratios of the scanners, of their noise and of their biases, from the likelihoods of many features.
+"""Ratios of the scanners, and correlations of intercepts and slopes, from the likelihoods of many features.
 
 All features inform the ratios, so their posterior is narrow and nearly Gaussian: mode and inverse curvature describe it.
 """
@@ -57,14 +57,14 @@ SETTINGS = RatioSettings()
 
 
 class RatioPosterior(NamedTuple):
-    """Gaussian posterior of the variance ratios of the scanners.
+    """Gaussian posterior of the ratios.
 
     Attributes
     ----------
     mean : VarianceRatios
         The posterior mode; with few features the posterior mean.
-    covariance : (2 × scanner, 2 × scanner) array
-        Of log lambda of each scanner, then log kappa of each.
+    covariance : (ratio, ratio) array
+        Of log lambda of each scanner, log kappa, log g, and then atanh rho.
     n_independent_features : float
         Effective number of independent features from which the ratios were learned.
     """
@@ -138,7 +138,7 @@ def objective_at_modes(
 
     def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
         raw = unit * position
-        likelihood = likelihood_gradient(problem, VarianceRatios.from_vector(centering @ raw), moments, coordinates)
+        likelihood = likelihood_gradient(problem, problem.ratios(centering @ raw), moments, coordinates)
         gradient = raw / problem.ratio_sd**2 - power * centering @ np.concatenate(likelihood.by_ratios)
         value = 0.5 * ((raw / problem.ratio_sd) ** 2).sum() - power * np.asarray(likelihood.value).sum()
         return float(value), unit * gradient
@@ -148,8 +148,9 @@ def objective_at_modes(
 
 def _unit(problem: Problem, n_independent_features: float) -> np.ndarray:
     n_scans = problem.likelihood.scans_per_scanner
-    informed = np.concatenate([problem.noise_ratio * n_scans, np.full(problem.n_scanners, float(problem.bias_ratio))])
-    return (0.5 * informed * n_independent_features + problem.ratio_sd**-2) ** -0.5
+    couples = np.full(problem.n_correlations, 2.0 * problem.likelihood.n_couples / max(problem.n_correlations, 1))
+    informed = np.concatenate([n_scans, np.ones(problem.n_scanners), n_scans, couples])
+    return (0.5 * problem.is_free * informed * n_independent_features + problem.ratio_sd**-2) ** -0.5
 
 
 def fit_variance_ratios(problem: Problem, objective: RatioObjective, start: VarianceRatios) -> VarianceRatios:
@@ -160,7 +161,7 @@ def fit_variance_ratios(problem: Problem, objective: RatioObjective, start: Vari
     mode = unit * optimum.x
     if not (np.isfinite(optimum.fun) and np.isfinite(mode).all()):
         return start
-    return VarianceRatios.from_vector(problem.centering @ mode)
+    return problem.ratios(problem.centering @ mode)
 
 
 def variance_ratio_covariance(problem: Problem, objective: RatioObjective, ratios: VarianceRatios) -> np.ndarray:
@@ -191,15 +192,13 @@ def ratio_gradient(
 ) -> tuple[Array, Array]:
     """Compute the negative log posterior of ratios that are not yet centered, and its gradient."""
     mean, sd = (jnp.asarray(part)[:, None] for part in prior)
-    log_prior_of_sample = log_prior(
-        quadratic_features(sample.log_scales), mean, jnp.log(sd), problem.priors.feature_offset_sd
-    )[0]
+    log_prior_of_sample = log_prior(quadratic_features(sample.log_scales), mean, jnp.log(sd), problem.hierarchy.offset_sd)[0]
     is_near = (jnp.abs(sample.log_scales) < SETTINGS.max_log_scale).all(1)
     is_informative = is_near.any(0)  # features with at least one usable sample
     base = jnp.where(is_near, log_prior_of_sample - sample.log_proposal, jnp.where(is_informative, -jnp.inf, 0.0))
 
     def minus_log_density(raw):
-        ratios = VarianceRatios.from_vector(jnp.asarray(problem.centering) @ raw)
+        ratios = problem.ratios(jnp.asarray(problem.centering) @ raw)
         statistics = problem.likelihood.weighted(ratios, moments)
 
         def evaluate(log_scales):
@@ -238,10 +237,11 @@ def fit_unseen_ratios(
     VarianceRatios
         Of all scanners.
     """
-    is_free = np.concatenate([new & problem.noise_ratio, new & problem.bias_ratio])
-    start = np.where(np.tile(new, 2), 0.0, ratios.to_vector())
+    is_new = np.concatenate([np.tile(new, 3), np.full(problem.n_correlations, False)])
+    is_free = is_new & problem.is_free
+    start = np.where(is_new, 0.0, ratios.to_vector())
     if not is_free.any():
-        return VarianceRatios.from_vector(start)
+        return problem.ratios(start)
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
     chosen = finite[pick_features(len(finite))]
     power = min(1.0, n_independent_features / max(1, len(chosen)))
@@ -253,7 +253,7 @@ def fit_unseen_ratios(
     def with_new(values: np.ndarray) -> VarianceRatios:
         vector = start.copy()
         vector[free] = values
-        return VarianceRatios.from_vector(vector)
+        return problem.ratios(vector)
 
     def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
         likelihood = likelihood_gradient(problem, with_new(values), moments, coordinates)

@@ -2,7 +2,7 @@
 
 This is the fast path of :mod:`bayesharm.likelihood.definition`, whose lines the comments name. It makes the same numbers
 from sums of products instead of scans. A is a bordered block-diagonal (arrowhead) matrix: with d the dense effects and E the
-diagonal block of the eliminated ones,
+block of the eliminated ones, which is diagonal but for intercepts and their slopes,
 
     A = [ A_dd  Cᵀ ]        S = A_dd − Cᵀ E⁻¹ C   (Schur complement of E),   |A| = |E| |S|,
         [ C     E  ],       bᵀA⁻¹b = b_eᵀ E⁻¹ b_e + rᵀ S⁻¹ r,   r = b_d − Cᵀ E⁻¹ b_e.
@@ -18,8 +18,8 @@ Words of this file:
 
 - *entry*: one column in one noise class, a nonzero count of scans; *class entry*: the same before classes are merged;
 - *merged class*: noise classes that have one precision w once their sums are weighted by 1 / lambda;
-- *column class*: eliminated columns with one posterior precision (pivot);
-- *group*: equivalent pairs of entries of one eliminated column; *small* and *large* groups differ in how they are added up;
+- *column class*: eliminated columns with one posterior precision (pivot); *couple*: an intercept and its slope;
+- *group*: equivalent pairs of entries of one block of E; *small* and *large* groups differ in how they are added up;
 - *packed*: the lower triangle of a symmetric matrix as a vector (:mod:`bayesharm.algorithms.linalg`).
 """
 
@@ -31,99 +31,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayesharm.algorithms.linalg import positions, solve, unpack
+from bayesharm.algorithms.linalg import solve, unpack
+from bayesharm.likelihood.effect_entries import EffectEntries
 from bayesharm.likelihood.gram_terms import (
-    GramTerms,
+    class_gain,
     class_weight,
-    contract,
     cross_products,
+    entry_weight,
     feature_terms,
-    one_hot,
     repeat,
-    schur_complement,
     segment_sum,
     shared_terms,
 )
 from bayesharm.likelihood.grams import Grams, compute_grams
-from bayesharm.likelihood.layout import EffectEntries, IndexLayout, lay_out
+from bayesharm.likelihood.layout import IndexLayout, lay_out
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.normal_equations import FeatureTerms, SharedTerms, WeightedStatistics, assemble
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.design import FIXED, Design
+from bayesharm.model.design import Design
 
 Array = jax.Array
-
-
-class SharedTerms(NamedTuple):
-    """Weighted sums that all features share (a JAX pytree)."""
-
-    noise_ratio: Array  # (merged class,) lambda of each class; 1 for repeat-scanned participants
-    bias_ratio: Array  # (dense, then column class) kappa of each column; 1 for columns without kappa
-    grams: GramTerms | None  # None where features lack scans
-
-
-class FeatureTerms(NamedTuple):
-    """Weighted sums of each feature; feature axis last (a JAX pytree)."""
-
-    dense: Array  # (merged dense entry, feature)
-    cross: Array  # (large group, dense, feature) symmetrized products of cross moments and Xᵀy, added up over pairs
-    entries: Array  # (small entry, feature) Xᵀy, where these products are made each time
-    eliminated: Array  # (group, feature) products of Xᵀy, added up over pairs
-    squares: Array  # (merged class, feature)
-    grams: GramTerms | None  # only where features lack scans
-
-
-class WeightedStatistics(NamedTuple):
-    """Sufficient statistics of the features, weighted by the noise ratios of the scanners (a JAX pytree).
-
-    Attributes
-    ----------
-    shared : SharedTerms
-    by_feature : FeatureTerms
-    """
-
-    shared: SharedTerms
-    by_feature: FeatureTerms
-
-    @property
-    def grams(self) -> GramTerms:
-        """Sums of products of columns, shared by all features or of each."""
-        grams = self.by_feature.grams if self.shared.grams is None else self.shared.grams
-        assert grams is not None
-        return grams
-
-    def tile(self, n: int) -> WeightedStatistics:
-        """Repeat the features `n` times, one set after another, to evaluate `n` draws of the scales at once.
-
-        The sets share the products of columns, which need most memory.
-        """
-        by_feature = jax.tree.map(lambda leaf: jnp.tile(leaf, n), self.by_feature._replace(grams=None))
-        return self._replace(by_feature=by_feature._replace(grams=self.by_feature.grams))
-
-
-class NormalEquations(NamedTuple):
-    """The normal equations of each feature, the eliminated effects removed; feature axis last."""
-
-    schur: Array  # (packed, feature) S: precision of the dense effects
-    rhs: Array  # (dense, feature) r
-    pivot: Array  # (column class, feature) diagonal of E: precision of the eliminated effects given the dense ones
-    coefficient: Array  # (group, feature) w w' / pivot, the factor of products of two eliminated entries
-    noise_precision: Array  # (merged class, feature) w
-    prior_precision: Array  # (dense, then column class, feature) diagonal of D⁻¹
 
 
 class ConditionedEffects(NamedTuple):
     """The Gaussian posterior of all effects given the scales, in the terms that differ between scales; feature axis last.
 
-    An eliminated effect is a sum over its entries of ``gain · (Xᵀy − XᵀX_d d)``, plus independent noise of its residual
-    variance; these products are weighted by 1 / lambda (:meth:`CollapsedLikelihood.eliminated_products`).
-    :class:`EffectEntries` says which gain and which variance; number 0 of each is that of the dense effects.
+    An eliminated effect is a sum over its entries of ``response · (Xᵀy − XᵀX_d d)``, plus noise of its residual variance,
+    independent but between couples; these products are weighted by 1 / lambda and gain
+    (:meth:`CollapsedLikelihood.eliminated_products`). :class:`EffectEntries` says which response and which variance; number
+    0 of each is that of the dense effects.
     """
 
     dense_mean: Array  # (dense, feature)
     dense_covariance: Array  # (dense, dense, feature)
-    gain: Array  # (1 + class entry, feature) w / pivot, after 1
-    gain_product: Array  # (1 + group, feature) products of two gains, after 1
-    residual_variance: Array  # (1 + column class, feature) 1 / pivot, after 0
+    response: Array  # (1 + response, feature) w times an entry of E⁻¹, after 1
+    response_product: Array  # (product, feature) products of two responses
+    residual_variance: Array  # (1 + column class, feature) diagonal of E⁻¹, after 0
+    residual_covariance: Array  # (couple, feature) entries of E⁻¹ between couples
     prior_variance: Array  # (dense, then column class, feature)
 
 
@@ -173,6 +117,21 @@ class CollapsedLikelihood:
         return len(self._layout.column_classes.first)
 
     @property
+    def n_couples(self) -> int:
+        """Number of intercepts and slopes that are partners."""
+        layout = self._layout
+        return len(layout.couples) + len(layout.dense_couples)
+
+    @property
+    def couples(self) -> np.ndarray:
+        """Eliminated intercepts and slopes that are partners, counted from the first eliminated effect, (couple, 2)."""
+        return self._layout.couples
+
+    def gain(self, ratios: VarianceRatios) -> Array:
+        """Gain of each scanner, 1 where nobody shows it, (scanner,)."""
+        return jnp.exp(jnp.where(self._layout.gain_is_known, ratios.log_gain, 0.0))
+
+    @property
     def scans_per_scanner(self) -> np.ndarray:
         """Number of scans of each scanner, (scanner,)."""
         layout = self._layout
@@ -183,7 +142,7 @@ class CollapsedLikelihood:
         layout = self._layout
         assert layout.counts is not None and moments.counts is not None
         observed = np.zeros((layout.n_scanners, moments.n_features))
-        source, target = layout.counts.size
+        source, target, _ = layout.counts.size
         np.add.at(observed, layout.class_scanner[target], moments.counts[source])
         return observed.round().astype(int)
 
@@ -205,17 +164,17 @@ class CollapsedLikelihood:
             raise ValueError(f"ratios of shape {ratios.log_noise.shape} for {layout.n_scanners} scanners")
         if self.has_missing != (moments.counts is not None):
             raise ValueError("moments with counts need a likelihood of features that lack scans, and the other way round")
-        dtype, weight = ratios.log_noise.dtype, class_weight(layout, ratios)
+        dtype, n_dense, has_gain = ratios.log_noise.dtype, layout.n_dense, layout.has_gain.astype(int)
         grams = shared_terms(layout, ratios) if moments.counts is None else feature_terms(layout, ratios, moments)
         cross, eliminated = self.eliminated_products(ratios, moments)
 
-        i, j, group, example = layout.pairs
+        i, j, group, example, _ = layout.pairs
         other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]  # a pair of two entries stands for two products
         large, small = layout.split_groups()
         in_large = np.flatnonzero(np.isin(group, large))
         position = np.searchsorted(large, group[in_large])
         first, second, twice = i[in_large], j[in_large], other[in_large]
-        by_dense = jnp.zeros((layout.n_dense, 0, eliminated.shape[1]), dtype)
+        by_dense = jnp.zeros((n_dense, 0, eliminated.shape[1]), dtype)
         if len(large):  # never where features lack scans
             by_dense = jax.lax.map(
                 lambda column: segment_sum(
@@ -225,11 +184,13 @@ class CollapsedLikelihood:
                 ),
                 cross[..., 0].T,
             )
+        entries, weight = layout.grams.dense, class_weight(layout, ratios)
+        weight_of_dense = entry_weight(layout, ratios, entries.classes, has_gain[entries.columns])
         by_feature = FeatureTerms(
             dense=segment_sum(
                 layout.dense.merged,
                 len(layout.dense.classes),
-                weight[layout.grams.dense.classes][:, None] * jnp.asarray(moments.dense, dtype),
+                weight_of_dense[:, None] * jnp.asarray(moments.dense, dtype),
             ),
             cross=jnp.swapaxes(by_dense, 0, 1),
             entries=eliminated[small.entries],
@@ -238,10 +199,12 @@ class CollapsedLikelihood:
             grams=grams if self.has_missing else None,
         )
         single_scan, scanner = layout.class_single_scan, layout.column_scanner[layout.representatives]
+        merged = layout.merged_class[single_scan]
+        noise = jnp.exp(ratios.log_noise[layout.class_scanner]) * layout.class_variance.astype(dtype)
         shared = SharedTerms(
-            noise_ratio=jnp.ones(layout.n_merged, dtype)
-            .at[layout.merged_class[single_scan]]
-            .set(jnp.exp(ratios.log_noise[layout.class_scanner[single_scan]])),
+            noise_ratio=jnp.ones(layout.n_merged, dtype).at[merged].set(noise[single_scan].astype(dtype)),
+            gain_square=jnp.zeros(layout.n_merged, dtype).at[merged].set(class_gain(layout, ratios)[single_scan] ** 2),
+            correlation=jnp.tanh(jnp.asarray(ratios.correlation, dtype)),
             bias_ratio=jnp.where(scanner >= 0, jnp.exp(ratios.log_bias[np.maximum(scanner, 0)]), 1.0).astype(dtype),
             grams=None if self.has_missing else grams,
         )
@@ -263,7 +226,7 @@ class CollapsedLikelihood:
             For standardized features.
         """
         layout, grams, by_feature = self._layout, statistics.grams, statistics.by_feature
-        normal = self._normal_equations(statistics, log_scales)
+        normal = assemble(self._layout, statistics, log_scales)
         _, _, log_det, quadratic = solve(normal.schur, normal.rhs)  # log|S| and rᵀS⁻¹r
         dtype, n_dense = log_scales.dtype, layout.n_dense
         n_lanes = log_scales.shape[-1]
@@ -271,8 +234,11 @@ class CollapsedLikelihood:
         if not grams.is_shared:
             log_noise_ratio, size = repeat(grams.log_noise_ratio, n_lanes), repeat(grams.size, n_lanes)
         n_equivalent = np.bincount(layout.column_classes.of_column, minlength=self.n_column_classes).astype(dtype)
-        log_det += n_equivalent @ (jnp.log(normal.pivot) - jnp.log(normal.prior_precision[n_dense:])) + log_noise_ratio
-        log_det -= jnp.log(normal.prior_precision[:n_dense]).sum(0)
+        log_prior = jnp.log(normal.prior_precision)
+        log_det += normal.log_det - n_equivalent @ log_prior[n_dense:] + log_noise_ratio - log_prior[:n_dense].sum(0)
+        if (layout.correlation_of >= 0).any():  # half of it for each of two partners
+            rho = statistics.shared.correlation[layout.correlation_of[layout.correlation_of >= 0]]
+            log_det += 0.5 * jnp.log1p(-(rho**2)).sum()
         log_det -= (size * jnp.log(normal.noise_precision)).sum(0)
         quadratic = (
             (normal.noise_precision * by_feature.squares).sum(0)
@@ -283,22 +249,26 @@ class CollapsedLikelihood:
 
     def condition(self, statistics: WeightedStatistics, log_scales: Array) -> ConditionedEffects:
         """Condition all effects on the features, given the scales (line 5); parameters as for :meth:`log_likelihood`."""
-        layout, normal = self._layout, self._normal_equations(statistics, log_scales)
-        solution = solve(normal.schur, normal.rhs)
-        classes, column_class = layout.eliminated.classes, layout.column_classes.of_column[layout.eliminated.columns]
-        entries, example = layout.column_classes.entries, layout.pairs.first[layout.pairs.example]
-        one = jnp.ones_like(log_scales[:1])
+        normal, entries, n_classes = (
+            assemble(self._layout, statistics, log_scales),
+            self.effect_entries,
+            self.n_column_classes,
+        )
+        solution, one = solve(normal.schur, normal.rhs), jnp.ones_like(log_scales[:1])
+        w = normal.noise_precision[self._layout.eliminated.classes[entries.response_entry]]
+        response = jnp.concatenate([one, w * normal.inverse[entries.response_inverse]])
         return ConditionedEffects(
             solution.x,
             unpack(solution.inverse),
-            jnp.concatenate([one, normal.noise_precision[classes[entries]] / normal.pivot[column_class[entries]]]),
-            jnp.concatenate([one, normal.coefficient / normal.pivot[column_class[example]]]),
-            jnp.concatenate([0 * one, 1 / normal.pivot]),
+            response,
+            response[entries.product_first] * response[entries.product_second],
+            jnp.concatenate([0 * one, normal.inverse[:n_classes]]),
+            normal.inverse[n_classes:],
             1 / normal.prior_precision,
         )
 
     def eliminated_products(self, ratios: VarianceRatios, moments: Moments) -> tuple[Array, Array]:
-        """XᵀX_d and Xᵀy of the eliminated columns, times 1 / lambda.
+        """XᵀX_d and Xᵀy of the eliminated columns, weighted by 1 / lambda and gain.
 
         Returns
         -------
@@ -306,45 +276,10 @@ class CollapsedLikelihood:
             The last axis has length 1 unless features lack scans.
         products : (merged entry, feature) array
         """
-        layout, weight = self._layout, class_weight(self._layout, ratios)
-        cross = cross_products(layout, weight, moments.counts)
-        by_class = weight[layout.grams.eliminated.classes][:, None] * jnp.asarray(moments.eliminated, weight.dtype)
+        layout, entries = self._layout, self._layout.grams.eliminated
+        cross = cross_products(layout, ratios, moments.counts)
+        power = layout.has_gain.astype(int)[layout.n_dense + entries.columns]
+        weight = entry_weight(layout, ratios, entries.classes, power)
+        by_class = weight[:, None] * jnp.asarray(moments.eliminated, weight.dtype)
         products = segment_sum(layout.eliminated.merged, len(layout.eliminated.classes), by_class)
         return cross if self.has_missing else cross[..., None], products
-
-    def _normal_equations(self, statistics: WeightedStatistics, log_scales: Array) -> NormalEquations:
-        """Assemble A and b (lines 1 to 4) and eliminate the diagonal block."""
-        layout, (shared, by_feature), grams, dtype = self._layout, statistics, statistics.grams, log_scales.dtype
-        variance = jnp.exp(2 * log_scales)
-        noise = variance[0] * shared.noise_ratio[:, None]
-        w = 1 / (
-            noise + jnp.asarray(layout.single_scan_merged, dtype)[:, None] * variance[layout.single_scan_scale]
-        )  # line 2
-        n_dense, columns = layout.n_dense, layout.representatives
-        scale, fixed = layout.column_scale[columns], (layout.column_sd[columns] ** -2.0).astype(dtype)
-        prior = jnp.where((scale != FIXED)[:, None], 1 / variance[np.maximum(scale, 0)], fixed[:, None])
-        prior /= shared.bias_ratio[:, None]  # line 1
-
-        # line 3: E, then S
-        classes = layout.eliminated.classes
-        column_class = layout.column_classes.of_column[layout.eliminated.columns]  # of each entry
-        entries = layout.column_classes.entries
-        to_class = one_hot(column_class[entries], self.n_column_classes, dtype)
-        squares = grams.squares[:, None] if grams.is_shared else repeat(grams.squares, log_scales.shape[-1])
-        pivot = prior[n_dense:] + to_class @ (w[classes[entries]] * squares)
-        i, j = layout.pairs.first[layout.pairs.example], layout.pairs.second[layout.pairs.example]
-        coefficient = w[classes[i]] * w[classes[j]] / pivot[column_class[i]]
-        schur = schur_complement(layout, grams, w, coefficient)
-        schur = schur.at[positions(n_dense)[2].diagonal()].add(prior[:n_dense])
-
-        # line 4: b_d, then r
-        rhs = one_hot(layout.dense.columns, n_dense, dtype) @ (w[layout.dense.classes] * by_feature.dense)
-        large, small = layout.split_groups()
-        rhs -= jnp.einsum("grf,gf->rf", by_feature.cross, coefficient[large])
-        product = coefficient[small.with_itself] * by_feature.entries
-        if len(small.group):
-            of_two = coefficient[small.group]
-            product += segment_sum(small.first, len(product), of_two * by_feature.entries[small.second])
-            product += segment_sum(small.second, len(product), of_two * by_feature.entries[small.first])
-        rhs -= contract(grams.cross[small.entries], product)
-        return NormalEquations(schur, rhs, pivot, coefficient, w, prior)

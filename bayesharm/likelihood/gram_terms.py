@@ -5,6 +5,7 @@ They are the same for all features, or have a feature axis last where features l
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.algorithms.linalg import positions
+from bayesharm.likelihood.column_classes import MergedEntries
 from bayesharm.likelihood.counts import Additions
+from bayesharm.likelihood.grams import Entries
 from bayesharm.likelihood.layout import IndexLayout
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -33,6 +36,8 @@ class GramTerms(NamedTuple):
     cross : (merged entry, dense[, feature]) array
         Products of eliminated columns with dense ones.
     squares : (class entry[, feature]) array
+    coupled : (coupled entry[, feature]) array
+        Products of two eliminated partners.
     size : (merged class[, feature]) array
         Numbers of scans.
     log_noise_ratio : ([feature]) array
@@ -42,6 +47,7 @@ class GramTerms(NamedTuple):
     schur: tuple[Array, ...]
     cross: Array
     squares: Array
+    coupled: Array
     size: Array
     log_noise_ratio: Array
 
@@ -70,13 +76,13 @@ class SchurPart(NamedTuple):
 def schur_parts(layout: IndexLayout) -> tuple[SchurPart, ...]:
     """Split S into the part of repeat-scanned participants and that of all others, which fill different entries of it."""
     assert layout.counts is not None
-    index = positions(layout.n_dense)[2]
-    i, j, _, _ = layout.pairs
-    is_repeated = (layout.eliminated.classes[i] == 0) & (layout.eliminated.classes[j] == 0)
+    index, is_single = positions(layout.n_dense)[2], layout.single_scan_merged > 0
+    i, j = layout.pairs.first, layout.pairs.second
+    has_single = is_single[layout.eliminated.classes[i]] | is_single[layout.eliminated.classes[j]]
     parts = []
     for classes, groups in (
-        (np.arange(1), np.flatnonzero(is_repeated)),
-        (np.arange(1, layout.n_merged), np.flatnonzero(~is_repeated)),
+        (np.flatnonzero(~is_single), np.flatnonzero(~has_single)),
+        (np.flatnonzero(is_single), np.flatnonzero(has_single)),
     ):
         used = layout.counts.shares[classes].any(0)
         for first, second in zip(i[groups], j[groups], strict=True):
@@ -130,38 +136,56 @@ def class_weight(layout: IndexLayout, ratios: VarianceRatios) -> Array:
     return weight.astype(ratios.log_noise.dtype)
 
 
-def cross_products(layout: IndexLayout, weight: Array, counts: Array | np.ndarray | None) -> Array:
-    """XᵀX_d of the eliminated columns times 1 / lambda, (merged entry, dense[, feature])."""
+def class_gain(layout: IndexLayout, ratios: VarianceRatios) -> Array:
+    """Gain of the scanner of each noise class, (class,)."""
+    gain = jnp.exp(jnp.where(layout.gain_is_known, ratios.log_gain, 0.0))
+    return gain[layout.class_scanner].astype(ratios.log_noise.dtype)
+
+
+def entry_weight(layout: IndexLayout, ratios: VarianceRatios, classes: np.ndarray, power: np.ndarray) -> Array:
+    """Weights of products of columns in noise classes: 1 / lambda, times a power of the gain; shapes broadcast."""
+    weight = class_weight(layout, ratios)[classes]
+    if not layout.has_gain.any():
+        return jnp.broadcast_to(weight, np.broadcast_shapes(weight.shape, power.shape))
+    return weight * class_gain(layout, ratios)[classes] ** power.astype(weight.dtype)
+
+
+def cross_products(layout: IndexLayout, ratios: VarianceRatios, counts: Array | np.ndarray | None) -> Array:
+    """XᵀX_d of the eliminated columns, weighted, (merged entry, dense[, feature])."""
+    n_dense, n_entries = layout.n_dense, len(layout.eliminated.classes)
     if counts is None:
-        gram = layout.grams.cross_gram.astype(weight.dtype)
-        by_class = weight[layout.grams.eliminated.classes][:, None] * gram
-        return segment_sum(layout.eliminated.merged, len(layout.eliminated.classes), by_class)
+        entries, has_gain = layout.grams.eliminated, layout.has_gain.astype(int)
+        power = has_gain[n_dense + entries.columns][:, None] + has_gain[:n_dense]
+        weight = entry_weight(layout, ratios, entries.classes[:, None], power)
+        return segment_sum(layout.eliminated.merged, n_entries, weight * layout.grams.cross_gram.astype(weight.dtype))
     assert layout.counts is not None
-    n_entries, n_dense = len(layout.eliminated.classes), layout.n_dense
-    return _add(layout.counts.cross, n_entries * n_dense, _weighted(layout, weight, counts)).reshape(n_entries, n_dense, -1)
+    return _add(layout, ratios, layout.counts.cross, n_entries * n_dense, counts).reshape(n_entries, n_dense, -1)
 
 
 def shared_terms(layout: IndexLayout, ratios: VarianceRatios) -> GramTerms:
     """Terms that all features share."""
-    grams, dtype, weight = layout.grams, ratios.log_noise.dtype, class_weight(layout, ratios)
-    row, column, _ = positions(layout.n_dense)
-    cross = cross_products(layout, weight, None)
-    squares = segment_sum(
-        layout.eliminated.merged,
-        len(cross),
-        (weight[grams.eliminated.classes] * grams.eliminated_gram.astype(dtype))[:, None],
-    )[:, 0]
-    i, j, group, example = layout.pairs
+    grams, dtype, n_dense = layout.grams, ratios.log_noise.dtype, layout.n_dense
+    row, column, _ = positions(n_dense)
+    cross, has_gain = cross_products(layout, ratios, None), layout.has_gain.astype(int)
+
+    def add_up(entries: Entries, merged: MergedEntries, gram: np.ndarray) -> Array:
+        weight = entry_weight(layout, ratios, entries.classes, 2 * has_gain[n_dense + entries.columns])
+        return segment_sum(merged.merged, len(merged.classes), (weight * gram.astype(dtype))[:, None])[:, 0]
+
+    squares = add_up(grams.eliminated, layout.eliminated, grams.eliminated_gram)
+    i, j, group = layout.pairs.first, layout.pairs.second, layout.pairs.group
     other = np.where(i == j, 0.0, 1.0).astype(dtype)[:, None]
-    outer = cross[i][:, row] * cross[j][:, column] + other * cross[j][:, row] * cross[i][:, column]
+    # products with zeros and ones instead of indices, whose derivatives are additions one by one
+    by_row, by_column = cross @ one_hot(row, n_dense, dtype), cross @ one_hot(column, n_dense, dtype)
+    outer = by_row[i] * by_column[j] + other * by_row[j] * by_column[i]
     log_noise = ratios.log_noise[layout.class_scanner]
-    dense = segment_sum(
-        layout.merged_class, layout.n_merged, weight[:, None] * grams.dense_gram[:, row, column].astype(dtype)
-    )
+    weight = entry_weight(layout, ratios, np.arange(len(layout.class_scanner))[:, None], has_gain[row] + has_gain[column])
+    dense = segment_sum(layout.merged_class, layout.n_merged, weight * grams.dense_gram[:, row, column].astype(dtype))
     return GramTerms(
-        schur=(dense.T, segment_sum(group, len(example), outer).T),
+        schur=(dense.T, segment_sum(group, len(layout.pairs.example), outer).T),
         cross=cross,
         squares=squares[layout.column_classes.entries],
+        coupled=add_up(grams.coupled, layout.coupled, grams.coupled_gram),
         size=jnp.asarray(np.bincount(layout.merged_class, weights=layout.class_size, minlength=layout.n_merged), dtype),
         log_noise_ratio=jnp.sum(jnp.where(layout.class_single_scan, 0.0, layout.class_size * log_noise)).astype(dtype),
     )
@@ -170,15 +194,17 @@ def shared_terms(layout: IndexLayout, ratios: VarianceRatios) -> GramTerms:
 def feature_terms(layout: IndexLayout, ratios: VarianceRatios, moments: Moments) -> GramTerms:
     """Terms of each feature from the counts of its observed scans."""
     assert layout.counts is not None
-    dtype, weight = ratios.log_noise.dtype, class_weight(layout, ratios)
+    dtype, n_merged = ratios.log_noise.dtype, layout.n_merged
     counts = jnp.asarray(moments.counts, dtype)
-    weighted, n_merged = _weighted(layout, weight, counts), layout.n_merged
     row, column, _ = positions(layout.n_dense)
-    dense = _add(layout.counts.dense, len(row) * n_merged, weighted).reshape(len(row), n_merged, -1)
-    cross = cross_products(layout, weight, counts)
-    squares = _add(layout.counts.squares, len(cross), weighted)
-    of_class = _add(layout.counts.size, len(layout.class_scanner), counts)
-    if moments.class_counts is not None:  # with weights, counts are sums of weights
+    add = partial(_add, layout, ratios)
+    dense = add(layout.counts.dense, len(row) * n_merged, counts).reshape(len(row), n_merged, -1)
+    cross = cross_products(layout, ratios, counts)
+    squares = add(layout.counts.squares, len(cross), counts)
+    size = layout.counts.size
+    if moments.class_counts is None:
+        of_class = segment_sum(size.target, len(layout.class_scanner), counts[size.source])
+    else:  # counts are sums of the weights of scans
         of_class = jnp.asarray(moments.class_counts, dtype)
     log_noise = jnp.where(layout.class_single_scan, 0.0, ratios.log_noise[layout.class_scanner]).astype(dtype)
 
@@ -193,23 +219,23 @@ def feature_terms(layout: IndexLayout, ratios: VarianceRatios, moments: Moments)
         schur=tuple(table(part) for part in schur_parts(layout)),
         cross=cross,
         squares=squares[layout.column_classes.entries],
+        coupled=add(layout.counts.coupled, len(layout.coupled.classes), counts),
         size=segment_sum(layout.merged_class, n_merged, of_class),
         log_noise_ratio=log_noise @ of_class,
     )
 
 
-def _weighted(layout: IndexLayout, weight: Array, counts: Array | np.ndarray) -> Array:
+def _add(layout: IndexLayout, ratios: VarianceRatios, additions: Additions, n: int, counts: Array | np.ndarray) -> Array:
+    """Add counts up to n weighted sums, (count, feature) -> (n, feature)."""
     assert layout.counts is not None
-    return weight[layout.counts.classes][:, None] * jnp.asarray(counts, weight.dtype)
-
-
-def _add(additions: Additions, n: int, counts: Array) -> Array:
-    """Add counts up to n numbers, (count, feature) -> (n, feature)."""
-    return segment_sum(additions.target, n, counts[additions.source])
+    weight = entry_weight(layout, ratios, layout.counts.classes[additions.source], additions.power)
+    return segment_sum(additions.target, n, weight[:, None] * jnp.asarray(counts, weight.dtype)[additions.source])
 
 
 def segment_sum(index: np.ndarray, n: int, values: Array | np.ndarray) -> Array:
     """Sums of rows that have the same index, (row, …) -> (n, …)."""
+    if len(index) == n and (index == np.arange(n)).all():
+        return jnp.asarray(values)
     if len(index) * n > MAX_ONE_HOT or values.ndim > 2:
         return jax.ops.segment_sum(jnp.asarray(values), index, n)
     return one_hot(index, n, values.dtype) @ values

@@ -40,6 +40,10 @@ class Grams(NamedTuple):
         Their sums of squares.
     cross_gram : (entry, dense) array
         Products of each eliminated column with the dense columns.
+    coupled : Entries
+        Of the first of two eliminated partners.
+    coupled_gram : (coupled entry,) array
+        Its product with the second.
     """
 
     dense: Entries
@@ -47,19 +51,31 @@ class Grams(NamedTuple):
     eliminated: Entries
     eliminated_gram: np.ndarray
     cross_gram: np.ndarray
+    coupled: Entries
+    coupled_gram: np.ndarray
 
 
 def compute_grams(design: Design) -> Grams:
     """Compute XᵀX within each noise class of a design."""
     by_class = np.split(np.argsort(design.scan_class, kind="stable"), np.cumsum(design.class_size)[:-1])
-    matrices = [design.matrix[scans] for scans in by_class]
-    return arrange_grams([(x.T @ x).tocsr() for x in matrices], design.n_dense)
+    weighted = sparse.diags_array(design.scan_weight) @ design.matrix
+    grams = [(design.matrix[scans].T @ weighted[scans]).tocsr() for scans in by_class]
+    return arrange_grams(grams, design.n_dense, design.eliminated_pairs)
 
 
-def arrange_grams(grams: Sequence[sparse.csr_array], n_dense: int) -> Grams:
-    """Split the matrices XᵀX of each class, (column, column), into their dense and eliminated parts."""
+def arrange_grams(grams: Sequence[sparse.csr_array], n_dense: int, pairs: np.ndarray) -> Grams:
+    """Split the matrices XᵀX of each class, (column, column), into their dense and eliminated parts.
+
+    Parameters
+    ----------
+    grams : sequence of sparse arrays
+    n_dense : int
+    pairs : (pair, 2) int array
+        Eliminated partners, counted from the first eliminated column.
+    """
+    first, second = pairs.T
     dense_gram = np.zeros((len(grams), n_dense, n_dense))
-    dense, eliminated, squares, cross = [], [], [], []
+    dense, eliminated, squares, cross, coupled, products = [], [], [], [], [], []
     for c, gram in enumerate(grams):
         dense_gram[c] = gram[:n_dense, :n_dense].toarray()
         columns = np.flatnonzero(gram.diagonal())
@@ -68,10 +84,20 @@ def arrange_grams(grams: Sequence[sparse.csr_array], n_dense: int) -> Grams:
         eliminated += [(c, column - n_dense) for column in eliminated_columns]
         squares.append(gram.diagonal()[eliminated_columns])
         cross.append(gram[eliminated_columns, :n_dense].toarray())
+        product = entries_of(gram, n_dense + first, n_dense + second)
+        coupled += [(c, first[k]) for k in np.flatnonzero(product)]
+        products.append(product[product != 0])
     return Grams(
         Entries(*_integers(dense).reshape(-1, 2).T),
         dense_gram,
         Entries(*_integers(eliminated).reshape(-1, 2).T),
         np.concatenate(squares),
         np.concatenate(cross),
+        Entries(*_integers(coupled).reshape(-1, 2).T),
+        np.concatenate(products),
     )
+
+
+def entries_of(matrix: sparse.csr_array, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Entries of a sparse matrix at pairs of rows and columns, (pair,)."""
+    return matrix[rows][:, columns].diagonal() if len(rows) else np.zeros(0)

@@ -1,109 +1,36 @@
 """Index arrays of a design, in the order in which the likelihood works; private to this package.
 
 The normal matrix A (line 3 of :mod:`bayesharm.likelihood.definition`) is a bordered block-diagonal, or *arrowhead*, matrix:
-eliminated columns share no scan with one another, so that their block of A is diagonal; the dense columns are its border.
-Almost all columns are eliminated ones, of participants, and many of these are equivalent. The index arrays say which.
+eliminated columns share no scan with one another, so that their block E of A is diagonal, but for the intercepts and slopes
+that are partners; the dense columns are its border. Almost all columns are eliminated ones, of participants, and many of
+these are equivalent. The index arrays say which.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import combinations_with_replacement
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bayesharm.algorithms.linalg import positions
+from bayesharm.likelihood.column_classes import (
+    ColumnClasses,
+    EntryPairs,
+    MergedEntries,
+    classify_columns,
+    merge_entries,
+    pair_entries,
+)
 from bayesharm.likelihood.counts import CountLayout, index_counts, lay_out_counts
-from bayesharm.likelihood.grams import Entries, Grams
+from bayesharm.likelihood.effect_entries import EffectEntries, list_effect_entries
+from bayesharm.likelihood.grams import Grams
 from bayesharm.model.design import Design
 
 # Pairs in a group. In larger groups, sums over pairs are kept for each dense column; in smaller ones the products are made
 # each time, which takes less.
 MAX_SMALL_GROUP = 16
 _integers = partial(np.array, dtype=np.int32)  # JAX takes them as indices in either precision
-
-
-class MergedEntries(NamedTuple):
-    """Entries after the noise classes of repeat-scanned participants are merged.
-
-    Attributes
-    ----------
-    classes, columns : (merged entry,) int arrays
-    merged : (entry,) int array
-        The merged entry to which each entry of the :class:`Grams` belongs.
-    """
-
-    classes: np.ndarray
-    columns: np.ndarray
-    merged: np.ndarray
-
-
-class ColumnClasses(NamedTuple):
-    """Classes of equivalent eliminated columns: one scale and equally many scans in every noise class.
-
-    Equivalent columns have the same pivot at all scales, so that sums over them are computed once, before the scales are
-    known. Most participants with the same numbers of scans on the same scanners are equivalent.
-
-    Attributes
-    ----------
-    of_column : (eliminated column,) int array
-        The class of each column.
-    first : (column class,) int array
-        The first column of each class, which represents it.
-    entries : (class entry,) int array
-        Merged entries of the representatives.
-    of_entry : (merged entry,) int array
-        Position in `entries` of the equivalent entry.
-    """
-
-    of_column: np.ndarray
-    first: np.ndarray
-    entries: np.ndarray
-    of_entry: np.ndarray
-
-
-class EntryPairs(NamedTuple):
-    """Pairs of merged entries of one eliminated column; equivalent pairs make a group.
-
-    Attributes
-    ----------
-    first, second : (pair,) int arrays
-        Merged entries; the pair of an entry with itself is included.
-    group : (pair,) int array
-    example : (group,) int array
-        The first pair of each group.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    group: np.ndarray
-    example: np.ndarray
-
-
-class EffectEntries(NamedTuple):
-    """Effects as sums over entries, dense effects first; a dense effect is an entry by itself.
-
-    Attributes
-    ----------
-    column : (entry,) int array
-        The effect to which each entry belongs.
-    gain : (entry,) int array
-        Which gain the entry has; gain 0 is that of the dense effects, 1.
-    first, second : (pair,) int arrays
-        Pairs of entries of one effect.
-    gain_product : (pair,) int array
-        Which product of two gains the pair has; product 0 is 1.
-    residual : (column,) int array
-        Which residual variance the effect has; variance 0 is that of the dense effects, 0.
-    """
-
-    column: np.ndarray
-    gain: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    gain_product: np.ndarray
-    residual: np.ndarray
 
 
 class SmallGroups(NamedTuple):
@@ -130,23 +57,35 @@ class IndexLayout(NamedTuple):
     """Index arrays of a design in the order in which the likelihood works.
 
     All scans of repeat-scanned participants make one merged class (index 0), once they are weighted by the noise ratios of
-    their scanners. Single-scan participants keep a class for each scanner, since their noise variance is
-    sigma² lambda + tau².
+    their scanners, unless each feature has ratios of its own. Single-scan participants keep a class for each scanner, since
+    their noise variance is sigma² lambda + g² tau².
 
     Attributes
     ----------
     grams : Grams
-    class_scanner, class_single_scan, class_size : (class,) arrays
-        Scanner of each noise class; whether its participants have a single scan; its number of scans.
+    class_scanner, class_single_scan, class_size, class_variance : (class,) arrays
+        Scanner of each noise class; whether its participants have a single scan; its number of scans; its relative noise
+        variance.
     merged_class : (class,) int array
     n_merged : int
+    merged_noise_scale : (merged class,) int array
+        The scale that multiplies the noise sd; -1 for none.
     dense, eliminated : MergedEntries
+    coupled : MergedEntries
+        Of the first of two eliminated partners.
     column_classes : ColumnClasses
     pairs : EntryPairs
     column_scale, column_sd : (column,) arrays
         As in the design.
     column_scanner : (column,) int array
         The scanner whose kappa multiplies the prior variance of the column; -1 for none.
+    correlation_of : (column,) int array
+        As in the design.
+    couples, dense_couples : (couple, 2) int arrays
+        Eliminated intercepts and slopes, counted from the first eliminated column; dense ones that are correlated.
+    has_gain : (column,) bool array
+        Whether the gain multiplies the effect; all False in a model without gains.
+    gain_is_known : (scanner,) bool array
     n_scanners : int
     single_scan_scale : int
     counts : CountLayout or None
@@ -157,15 +96,23 @@ class IndexLayout(NamedTuple):
     class_scanner: np.ndarray
     class_single_scan: np.ndarray
     class_size: np.ndarray
+    class_variance: np.ndarray
     merged_class: np.ndarray
     n_merged: int
+    merged_noise_scale: np.ndarray
     dense: MergedEntries
     eliminated: MergedEntries
+    coupled: MergedEntries
     column_classes: ColumnClasses
     pairs: EntryPairs
     column_scale: np.ndarray
     column_sd: np.ndarray
     column_scanner: np.ndarray
+    correlation_of: np.ndarray
+    couples: np.ndarray
+    dense_couples: np.ndarray
+    has_gain: np.ndarray
+    gain_is_known: np.ndarray
     n_scanners: int
     single_scan_scale: int
     counts: CountLayout | None
@@ -188,19 +135,11 @@ class IndexLayout(NamedTuple):
 
     def effect_entries(self) -> EffectEntries:
         """All effects as sums over entries."""
-        dense, zeros = np.arange(self.n_dense, dtype=np.int32), np.zeros(self.n_dense, np.int32)
-        return EffectEntries(
-            np.concatenate([dense, self.n_dense + self.eliminated.columns]),
-            np.concatenate([zeros, 1 + self.column_classes.of_entry]),
-            np.concatenate([dense, self.n_dense + self.pairs.first]),
-            np.concatenate([dense, self.n_dense + self.pairs.second]),
-            np.concatenate([zeros, 1 + self.pairs.group]),
-            np.concatenate([zeros, 1 + self.column_classes.of_column]),
-        )
+        return list_effect_entries(self.n_dense, self.eliminated, self.column_classes, self.couples)
 
     def split_groups(self) -> tuple[np.ndarray, SmallGroups]:
         """Groups of more than `MAX_SMALL_GROUP` pairs, (large group,), and the pairs of all other groups."""
-        i, j, group, example = self.pairs
+        i, j, group, example, _ = self.pairs
         is_large = np.bincount(group, minlength=len(example)) > MAX_SMALL_GROUP
         is_small = ~is_large[group]
         with_itself, of_two = is_small & (i == j), is_small & (i != j)
@@ -227,78 +166,62 @@ def lay_out(design: Design, grams: Grams, class_size: np.ndarray, has_missing: b
     has_missing : bool
         Whether features lack scans.
     """
-    merged_class = np.zeros(len(design.class_scanner), np.int32)
-    merged_class[design.class_single_scan] = 1 + np.arange(design.class_single_scan.sum())
-    eliminated = _merge(grams.eliminated, merged_class)
+    merged_class = _merge_classes(design)
+    n_merged = int(merged_class.max()) + 1
+    merged_noise_scale = np.full(n_merged, -1, np.int32)
+    merged_noise_scale[merged_class] = design.class_noise_scale
+    eliminated = merge_entries(grams.eliminated, merged_class)
     entries_of_column: list[list[int]] = [[] for _ in range(len(design.columns) - design.n_dense)]
     for entry, column in enumerate(eliminated.columns):
         entries_of_column[column].append(entry)
-    column_classes = _classify_columns(design, grams, eliminated, entries_of_column, has_missing)
+    couples = design.eliminated_pairs
+    coupled = merge_entries(grams.coupled, merged_class)
+    column_classes = classify_columns(design, grams, eliminated, entries_of_column, couples, has_missing)
+    has_gain = design.has_gain & (design.spec.gain != "none")
     counts = None
     if has_missing:
-        pairs = zip(eliminated.classes, eliminated.columns, strict=True)
-        entry_of = {(int(c), int(column)): entry for entry, (c, column) in enumerate(pairs)}
-        counts = lay_out_counts(index_counts(design), design.n_dense, positions(design.n_dense)[2], merged_class, entry_of)
+        entry_of, coupled_entry_of = (
+            {(int(c), int(column)): entry for entry, (c, column) in enumerate(zip(part.classes, part.columns, strict=True))}
+            for part in (eliminated, coupled)
+        )
+        packed = positions(design.n_dense)[2]
+        counts = lay_out_counts(
+            index_counts(design), design.n_dense, packed, merged_class, entry_of, coupled_entry_of, has_gain.astype(int)
+        )
+    partner = design.partner[: design.n_dense]
+    dense_first = np.flatnonzero((partner > np.arange(len(partner))) & (design.correlation_of[: design.n_dense] >= 0))
     return IndexLayout(
         grams=grams,
         class_scanner=design.class_scanner.astype(np.int32),
         class_single_scan=design.class_single_scan,
         class_size=class_size.astype(np.int32),
+        class_variance=design.class_variance,
         merged_class=merged_class,
-        n_merged=int(merged_class.max()) + 1,
-        dense=_merge(grams.dense, merged_class),
+        n_merged=n_merged,
+        merged_noise_scale=merged_noise_scale,
+        dense=merge_entries(grams.dense, merged_class),
         eliminated=eliminated,
+        coupled=coupled,
         column_classes=column_classes,
-        pairs=_pair_entries(column_classes, entries_of_column),
+        pairs=pair_entries(column_classes, eliminated, entries_of_column, couples),
         column_scale=design.column_scale.astype(np.int32),
         column_sd=design.column_sd,
         column_scanner=design.bias_ratio_of.astype(np.int32),
+        correlation_of=design.correlation_of.astype(np.int32),
+        couples=couples.astype(np.int32),
+        dense_couples=np.stack([dense_first, partner[dense_first]], axis=1).astype(np.int32),
+        has_gain=has_gain,
+        gain_is_known=design.gain_is_known & (design.spec.gain != "none"),
         n_scanners=len(design.scanners),
         single_scan_scale=design.single_scan_scale,
         counts=counts,
     )
 
 
-def _merge(entries: Entries, merged_class: np.ndarray) -> MergedEntries:
-    key = np.stack([merged_class[entries.classes], entries.columns])
-    (classes, columns), merged = np.unique(key, axis=1, return_inverse=True)
-    return MergedEntries(classes.astype(np.int32), columns.astype(np.int32), merged.reshape(-1).astype(np.int32))
-
-
-def _classify_columns(
-    design: Design, grams: Grams, eliminated: MergedEntries, entries_of_column: list[list[int]], is_unique: bool
-) -> ColumnClasses:
-    """Compare eliminated columns by their prior and by their sums of squares in each noise class, unless all are unique."""
-    squares: list[list[tuple[int, float]]] = [[] for _ in eliminated.columns]  # of each merged entry, by noise class
-    for entry, c, square in zip(eliminated.merged, grams.eliminated.classes, grams.eliminated_gram, strict=True):
-        squares[entry].append((int(c), float(square)))
-    prior = zip(
-        *(part[design.n_dense :] for part in (design.column_scale, design.column_sd, design.bias_ratio_of)), strict=True
-    )
-    numbers: dict[tuple[Any, ...], int] = {}
-    starts: list[int] = []  # of each class in class_entries
-    first: list[int] = []
-    of_column: list[int] = []
-    class_entries: list[int] = []
-    of_entry = np.zeros(len(eliminated.columns), np.int32)
-    for column, (key, entries) in enumerate(zip(prior, entries_of_column, strict=True)):
-        equal = (column,) if is_unique else (*key, *(tuple(squares[entry]) for entry in entries))
-        number = numbers.setdefault(equal, len(numbers))
-        if number == len(first):
-            first.append(column)
-            starts.append(len(class_entries))
-            class_entries += entries
-        of_column.append(number)
-        of_entry[entries] = starts[number] + np.arange(len(entries))
-    return ColumnClasses(_integers(of_column), _integers(first), _integers(class_entries), of_entry)
-
-
-def _pair_entries(column_classes: ColumnClasses, entries_of_column: list[list[int]]) -> EntryPairs:
-    """Pair the entries of each column; pairs at the same positions in equivalent columns make a group."""
-    groups: dict[tuple[int, int, int], int] = {}
-    pairs: list[tuple[int, int, int]] = []
-    for number, entries in zip(column_classes.of_column, entries_of_column, strict=True):
-        for i, j in combinations_with_replacement(range(len(entries)), 2):
-            pairs.append((entries[i], entries[j], groups.setdefault((int(number), i, j), len(groups))))
-    first, second, group = _integers(pairs).reshape(-1, 3).T
-    return EntryPairs(first, second, group, np.unique(group, return_index=True)[1].astype(np.int32))
+def _merge_classes(design: Design) -> np.ndarray:
+    """The merged class of each noise class, (class,)."""
+    if (design.class_noise_scale >= 0).any():
+        return np.arange(len(design.class_scanner), dtype=np.int32)
+    merged_class = np.zeros(len(design.class_scanner), np.int32)
+    merged_class[design.class_single_scan] = 1 + np.arange(design.class_single_scan.sum())
+    return merged_class

@@ -16,8 +16,11 @@ from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.counts import count_scans, index_counts, place_counts
 from bayesharm.likelihood.grams import Entries, arrange_grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_covariates
-from bayesharm.model.design import FIXED, Design, build_design, restrict_design
+from bayesharm.likelihood.sufficient_statistics import ANONYMOUS, SufficientStatistics, unique_scan_patterns, with_numbers
+from bayesharm.model.covariates import covariate_sources
+from bayesharm.model.design import FIXED, Design, build_design
+from bayesharm.model.restriction import restrict_design
+from bayesharm.model.slopes import FIRST
 
 
 class AlignedScans(NamedTuple):
@@ -31,6 +34,8 @@ class AlignedScans(NamedTuple):
         Of the new scans.
     classes : (scan,) int array
         Their noise classes.
+    weight : (scan,) array
+        Their weights.
     rows : (scan,) int array
         Their rows in the table; the model may not use all rows.
     scans : DataFrame
@@ -41,6 +46,7 @@ class AlignedScans(NamedTuple):
     old: SufficientStatistics
     matrix: sparse.csr_array
     classes: np.ndarray
+    weight: np.ndarray
     rows: np.ndarray
     scans: pd.DataFrame
     notes: tuple[str, ...]
@@ -64,15 +70,16 @@ def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> AlignedSc
     InputError
         A column of the old scans is missing or has no values, or the new scans have a diagnosis that the fit did not have.
     """
-    scans, covariates, n_old = _complete(scans, old), old.design.covariates, len(old.patterns)
-    patterns = with_covariates(old.patterns, covariates).assign(traveling=old.patterns.get("traveling", False))
-    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, covariates)
+    scans, standards, n_old = _complete(scans, old), old.design.standards, len(old.patterns)
+    patterns = with_numbers(old.patterns, standards).assign(traveling=old.patterns.get("traveling", False))
+    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, standards)
     design, notes = _drop_unknown(both, old, n_old)
     is_new = design.rows >= n_old
     no_scans = NewScans(np.empty(0, int), np.empty((0, old.moments.n_features)))
     aligned = _combine(old, design, _place_columns(old, design), no_scans)
     rows = design.rows[is_new] - n_old
-    return AlignedScans(aligned, design.matrix[is_new], design.scan_class[is_new], rows, scans, notes)
+    of_scans = design.matrix[is_new], design.scan_class[is_new], design.scan_weight[is_new]
+    return AlignedScans(aligned, *of_scans, rows, scans, notes)
 
 
 def append_scans(
@@ -104,7 +111,7 @@ def append_scans(
     patterns = old.patterns.assign(traveling=old.patterns.get("traveling", False))
     patterns = pd.concat([patterns, aligned.scans.iloc[aligned.rows]], ignore_index=True)
     both = _combine(aligned.old, design, sparse.eye_array(len(design.columns), format="csr"), new)
-    return replace(both, patterns=unique_scan_patterns(patterns, design.spec)), aligned.notes
+    return replace(both, patterns=unique_scan_patterns(patterns, design.spec, design.standards.noise_unit)), aligned.notes
 
 
 def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
@@ -115,8 +122,12 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
     InputError
         A column is missing, or has no values.
     """
-    names = [name for name in old.patterns if name != "traveling"]
-    wanted = ["scan_id", *names, *dict.fromkeys(covariate.name for covariate in old.design.covariates)]
+    spec, standards = old.design.spec, old.design.standards
+    numbers = [*covariate_sources(standards.covariates), *(each.column for each in standards.slopes)]
+    numbers += [spec.noise_weight] if spec.noise_weight else []
+    kept = {"traveling", *numbers, *(FIRST.format(each.column) for each in standards.slopes)}
+    names = [name for name in old.patterns if name not in kept]
+    wanted = ["scan_id", *names, *dict.fromkeys(name for name in numbers if name not in names)]
     if missing := [name for name in wanted if name not in scans]:
         raise InputError(
             f"The new scans have no {shorten(missing)}.",
@@ -132,8 +143,8 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
                 expected="a value for every scan, without which the model can neither use nor predict a scan",
                 do="complete the column, or leave these scans out",
             )
-    factors = {family.by: _write_as_in_fit(scans[family.by], old.patterns[family.by])
-               for family in old.design.spec.factors if family.by in names}  # fmt: skip
+    columns = dict.fromkeys(name for family in spec.families for name in family.columns if name in names)
+    factors = {name: _write_as_in_fit(scans[name], old.patterns[name]) for name in columns}
     traveling = scans["traveling"] if "traveling" in scans else False
     scans = scans[wanted].assign(traveling=traveling, **factors)
     if not old.design.single_scan_scale:  # the model has no participant effects
@@ -142,7 +153,7 @@ def _complete(scans: pd.DataFrame, old: SufficientStatistics) -> pd.DataFrame:
 
 
 def _write_as_in_fit(values: pd.Series, known: pd.Series) -> np.ndarray:
-    """Labels of a protocol factor; numbers are written as in the fit (3 as 3.0, if the fit also had 1.5)."""
+    """Labels of a family's column; numbers are written as in the fit (3 as 3.0, if the fit also had 1.5)."""
     labels = to_labels(values)[0].astype(object)
     if not pd.api.types.is_numeric_dtype(values):
         return labels
@@ -165,7 +176,7 @@ def _drop_unknown(design: Design, old: SufficientStatistics, n_old: int) -> tupl
     touches = np.asarray((design.matrix[design.rows < n_old] != 0).sum(0)).reshape(-1) > 0
     drop = new & (touches | ~has_scale)
     labels = np.array(design.column_labels, object)
-    by_diagnosis = [family.name for family in design.spec.families if family.by == "diagnosis"]
+    by_diagnosis = [name for name in set(design.families) if design.spec.dimension_of(name) == "diagnosis"]
     if len(unknown := labels[drop & np.isin(design.families, by_diagnosis)]):
         raise InputError(
             "Some new scans have a diagnosis that the fit did not have.",
@@ -232,15 +243,17 @@ def _combine(old: SufficientStatistics, design: Design, place: sparse.csr_array,
     class_of = np.array([number[name] for name in _class_names(old.design)])
     observed = ~np.isnan(new.values)
     values, classes, matrix = np.where(observed, new.values, 0.0), design.scan_class[new.scans], design.matrix[new.scans]
-    by_class = [(matrix[classes == c], values[classes == c]) for c in range(len(number))]
+    weight = design.scan_weight[new.scans]
+    weighted = values * weight[:, None]
+    by_class = [(matrix[classes == c], weighted[classes == c]) for c in range(len(number))]
     size = np.bincount(classes, minlength=len(number))
-    squares = np.array([(y**2).sum(0) for _, y in by_class])
-    grams = [x.T @ x for x, _ in by_class]
+    squares = np.array([(values * weighted)[classes == c].sum(0) for c in range(len(number))])
+    grams = [x.T @ sparse.diags_array(weight[classes == c]) @ x for c, (x, _) in enumerate(by_class)]
     for c, gram in zip(class_of, _full_grams(old), strict=True):
         grams[c] = grams[c] + place.T @ gram @ place
     np.add.at(size, class_of, old.size)
     np.add.at(squares, class_of, old.moments.squares)
-    combined = arrange_grams([gram.tocsr() for gram in grams], design.n_dense)
+    combined = arrange_grams([gram.tocsr() for gram in grams], design.n_dense, design.eliminated_pairs)
     old_products = _all_products(old, class_of)
     dense, eliminated = (
         _products(Entries(entries.classes, entries.columns + offset), old_products, place, by_class)
@@ -281,10 +294,10 @@ def _products(
     return products
 
 
-def _class_names(design: Design) -> list[tuple[str, bool]]:
-    """Scanner of each noise class, and whether its participants have a single scan."""
-    is_single_scan = design.class_single_scan
-    return [(design.scanners[k], bool(single)) for k, single in zip(design.class_scanner, is_single_scan, strict=True)]
+def _class_names(design: Design) -> list[tuple[str, bool, float]]:
+    """Scanner of each noise class, whether its participants have a single scan, and its relative noise variance."""
+    classes = zip(design.class_scanner, design.class_single_scan, design.class_variance, strict=True)
+    return [(design.scanners[k], bool(single), round(float(variance), 9)) for k, single, variance in classes]
 
 
 def _full_grams(old: SufficientStatistics) -> list[sparse.csr_array]:
@@ -298,6 +311,9 @@ def _full_grams(old: SufficientStatistics) -> list[sparse.csr_array]:
         spread = sparse.csr_array((np.ones(n_entries), (columns, np.arange(n_entries))), shape=(n, n_entries))
         cross = spread @ sparse.csr_array(np.pad(grams.cross_gram[in_class], ((0, 0), (0, n - n_dense))))
         diagonal = spread @ sparse.diags_array(grams.eliminated_gram[in_class]) @ spread.T
+        first = n_dense + grams.coupled.columns[grams.coupled.classes == c]
+        at = (first, old.design.partner[first])
+        between = sparse.csr_array((grams.coupled_gram[grams.coupled.classes == c], at), shape=(n, n))
         border = sparse.csr_array(np.pad(dense, (0, n - n_dense)))
-        by_class.append((border + cross + cross.T + diagonal).tocsr())
+        by_class.append((border + cross + cross.T + diagonal + between + between.T).tocsr())
     return by_class

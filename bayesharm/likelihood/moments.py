@@ -86,6 +86,8 @@ class ScanSums(NamedTuple):
     ----------
     order : (scan,) int array
         The scans in the model, class after class.
+    weight : (scan,) array
+        Their weights, in this order.
     limits : tuple of slices
         Of each class in this order.
     adders : tuple of (sum, scan of the class) sparse arrays
@@ -101,6 +103,7 @@ class ScanSums(NamedTuple):
     """
 
     order: np.ndarray
+    weight: np.ndarray
     limits: tuple[slice, ...]
     adders: tuple[sparse.csr_array, ...]
     of_class: sparse.csr_array
@@ -123,12 +126,14 @@ def arrange_sums(design: Design, grams: Grams, has_missing: bool = False) -> Sca
     adders, weights, n_patterns = [], [], []
     for limit in limits:
         scans = order[limit]
+        of_class = numeric[np.diff(matrix[scans][:, numeric].tocsc().indptr) > 0]
         first, group = np.unique(pattern[scans], return_index=True, return_inverse=True)[1:]
         position = np.arange(len(scans))
         by_pattern = sparse.csr_array((np.ones(len(scans)), (group, position)), shape=(len(first), len(scans)))
-        adders.append(sparse.vstack([by_pattern, matrix[scans][:, numeric].T]).tocsr())
+        adder = sparse.vstack([by_pattern, matrix[scans][:, of_class].T])
+        adders.append((adder @ sparse.diags_array(design.scan_weight[scans])).tocsr())
         # the sum of a pattern enters the indicator columns of its first scan, that of a numeric column this column alone
-        of_numeric = sparse.eye_array(matrix.shape[1], format="csr")[numeric]
+        of_numeric = sparse.eye_array(matrix.shape[1], format="csr")[of_class]
         of_pattern = matrix[scans[first]] @ sparse.diags_array(indicator.astype(float))
         weights.append(sparse.vstack([of_pattern, of_numeric]).tocsr())
         n_patterns.append(len(first))
@@ -142,9 +147,11 @@ def arrange_sums(design: Design, grams: Grams, has_missing: bool = False) -> Sca
         for entries, offset in ((grams.dense, 0), (grams.eliminated, design.n_dense))
     )
     size = np.concatenate([np.asarray(adder.sum(axis=1)).reshape(-1) for adder in adders])
-    of_class = (in_class @ sparse.diags_array(is_pattern.astype(float))).tocsr()
+    total = (in_class @ sparse.diags_array(is_pattern.astype(float))).tocsr()
     counts = count_scans(design, index_counts(design))[:, order].tocsr() if has_missing else None
-    return ScanSums(order, limits, tuple(adders), of_class, design.class_size, size, dense, eliminated, counts)
+    return ScanSums(
+        order, design.scan_weight[order], limits, tuple(adders), total, design.class_size, size, dense, eliminated, counts
+    )
 
 
 def number_rows(matrix: sparse.csr_array) -> np.ndarray:
@@ -180,8 +187,8 @@ def _add_up(
     sums: ScanSums, values: np.ndarray, rows: np.ndarray, common_sd: float | None, center: np.ndarray | None = None
 ) -> tuple[Moments, Standardization]:
     """Moments of values as they are stored; `rows` brings them into the order of the sums."""
-    if sums.counts is not None:
-        return _add_up_observed(sums, values, rows, common_sd)
+    if sums.counts is not None or (sums.weight != 1).any():
+        return _add_up_one_by_one(sums, values, rows, common_sd)
     by_class, squares = [], np.empty((len(sums.limits), values.shape[1]))
     for limit, adder, square in zip(sums.limits, sums.adders, squares, strict=True):
         y = values[rows[limit]].astype(float)  # one class at a time is small enough for the processor's cache
@@ -203,10 +210,10 @@ def _add_up(
     return Moments(sums.dense @ total, sums.eliminated @ total, squares), standard
 
 
-def _add_up_observed(
+def _add_up_one_by_one(
     sums: ScanSums, values: np.ndarray, rows: np.ndarray, common_sd: float | None
 ) -> tuple[Moments, Standardization]:
-    """Moments of the observed scans of each feature."""
+    """Moments of the observed scans of each feature, or of weighted scans; center and sd are those of plain scans."""
     y = values[rows].astype(float)
     observed = ~np.isnan(y)
     n = np.maximum(observed.sum(axis=0), 1)
@@ -215,8 +222,8 @@ def _add_up_observed(
     sd = np.sqrt((y**2).sum(axis=0) / n) if common_sd is None else np.full(len(mean), common_sd)
     y /= sd
     total = np.concatenate([adder @ y[limit] for limit, adder in zip(sums.limits, sums.adders, strict=True)])
-    squares = np.stack([np.einsum("sf,sf->f", y[limit], y[limit]) for limit in sums.limits])
-    counts = sums.counts @ observed.astype(float)
+    squares = np.stack([np.einsum("s,sf,sf->f", sums.weight[limit], y[limit], y[limit]) for limit in sums.limits])
+    counts = None if sums.counts is None else sums.counts @ observed.astype(float)
     return Moments(sums.dense @ total, sums.eliminated @ total, squares, counts), Standardization(mean, sd)
 
 

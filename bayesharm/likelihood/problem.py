@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
+from bayesharm.likelihood.hierarchy import Hierarchy
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
+from bayesharm.model.labels import NOISE_RATIO, Scale
 from bayesharm.model.spec import Priors
 
 Array = jax.Array
@@ -50,39 +53,80 @@ class Problem:
     log_medians : (scale,) array
         Prior medians of the log-scales of standardized features.
     reported : ReportedContrasts
-    priors : Priors
-        ``feature_offset_sd`` is 0 where all features are divided by a common sd.
+    hierarchy : Hierarchy
     participant_scale : int
         Index of the participants' scale if it is part of the noise of single-scan participants, else 0.
-    noise_ratio, bias_ratio : bool
-        Whether the noise variance, and the variance of the biases, differ between scanners.
-    n_scanners : int
+    noise_ratio, bias_ratio, gain : bool
+        Whether the noise variance, the variance of the biases, and the gain differ between scanners.
+    noise_scale : (scanner,) int array
+        The scale that is the noise ratio of the scanner in each feature; -1 for none.
+    n_scanners, n_correlations : int
     """
 
     likelihood: CollapsedLikelihood
     log_medians: np.ndarray
     reported: ReportedContrasts
-    priors: Priors
+    hierarchy: Hierarchy
     participant_scale: int
     noise_ratio: bool
     bias_ratio: bool
+    gain: bool
+    noise_scale: np.ndarray
     n_scanners: int
+    n_correlations: int
+
+    @property
+    def priors(self) -> Priors:
+        """Hyperpriors; ``feature_offset_sd`` is 0 where all features are divided by a common sd."""
+        return self.hierarchy.priors
 
     @property
     def n_ratios(self) -> int:
-        """Number of variance ratios: log lambda of each scanner, then log kappa of each."""
-        return 2 * self.n_scanners
+        """Number of ratios: log lambda of each scanner, log kappa, log g, and then atanh rho."""
+        return 3 * self.n_scanners + self.n_correlations
+
+    @property
+    def is_free(self) -> np.ndarray:
+        """Whether a ratio is to be learned, (ratio,); the others are fixed at 1.
+
+        Where features have noise ratios of their own, lambda is the mean of these (:class:`Hierarchy`).
+        """
+        noise = self.noise_ratio & (self.noise_scale < 0)
+        by_scanner = np.repeat([self.bias_ratio, self.gain], self.n_scanners)
+        return np.concatenate([noise, by_scanner, np.full(self.n_correlations, True)])
 
     @property
     def ratio_sd(self) -> np.ndarray:
-        """Prior sds of the variance ratios before they are centered, (ratio,)."""
-        return np.repeat([self.priors.noise_ratio_sd, self.priors.bias_ratio_sd], self.n_scanners)
+        """Prior sds of the ratios before they are centered, (ratio,)."""
+        priors = self.priors
+        by_scanner = np.repeat([priors.noise_ratio_sd, priors.bias_ratio_sd, priors.gain_sd], self.n_scanners)
+        return np.concatenate([by_scanner, np.full(self.n_correlations, priors.correlation_sd)])
+
+    @property
+    def common(self) -> np.ndarray:
+        """Matrix that averages log lambda, log kappa and log g over scanners, (ratio, ratio)."""
+        mean = np.kron(np.eye(3), np.full((self.n_scanners, self.n_scanners), 1 / self.n_scanners))
+        return np.pad(mean, (0, self.n_correlations))
 
     @property
     def centering(self) -> np.ndarray:
-        """Matrix that centers log lambda and log kappa over scanners, (ratio, ratio); 0 for ratios fixed at 1."""
-        center = np.eye(self.n_scanners) - 1 / self.n_scanners
-        return np.kron(np.diag([self.noise_ratio, self.bias_ratio]), center)
+        """Matrix that centers them, (ratio, ratio); 0 for ratios fixed at 1."""
+        return self.is_free[:, None] * (np.eye(self.n_ratios) - self.common)
+
+    def ratios(self, vector: Array | np.ndarray) -> VarianceRatios:
+        """Name the parts of a vector of all ratios, (ratio,)."""
+        return VarianceRatios.from_vector(vector, self.n_scanners)
+
+    def half_log_lambda(self, ratios: VarianceRatios) -> np.ndarray:
+        """log sqrt(lambda) in the place of each noise ratio, and 0 for sds, (scale,)."""
+        scanners, values = np.flatnonzero(self.noise_scale >= 0), np.zeros(len(self.log_medians))
+        values[self.noise_scale[scanners]] = np.asarray(ratios.log_noise)[scanners] / 2
+        return values
+
+    @property
+    def equal_ratios(self) -> VarianceRatios:
+        """Ratios of 1, and correlations of 0."""
+        return VarianceRatios.equal(self.n_scanners, self.n_correlations)
 
     @cached_property
     def digest(self) -> bytes:
@@ -114,15 +158,20 @@ def make_problem(design: Design, likelihood: CollapsedLikelihood | None = None, 
     has_missing : bool
         Whether features lack scans of the design.
     """
+    priors = replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd)
+    index = {scale: k for k, scale in enumerate(design.scales)}
     return Problem(
         likelihood=likelihood or CollapsedLikelihood(design, has_missing=has_missing),
         log_medians=np.log(design.scale_medians),
         reported=_list_contrasts(design),
-        priors=replace(design.spec.priors, feature_offset_sd=design.spec.feature_offset_sd),
+        hierarchy=Hierarchy(priors, len(design.scales), design.n_eta),
         participant_scale=design.single_scan_scale if design.class_single_scan.any() else 0,
-        noise_ratio=design.spec.noise_ratio == "scanner",
+        noise_ratio=design.spec.noise_ratio != "homogeneous",
         bias_ratio=design.spec.bias_ratio == "scanner",
+        gain=design.spec.gain == "scanner",
+        noise_scale=np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in design.scanners]),
         n_scanners=len(design.scanners),
+        n_correlations=len(design.correlations),
     )
 
 

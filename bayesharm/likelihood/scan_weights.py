@@ -1,6 +1,7 @@
 """Weights of scans: sums of products where the noise precision of a scan has a factor of its own in each feature.
 
-The noise variance of a scan is that of its noise class, divided by its weight. The normal equations are those of the
+The noise variance of a scan is that of its noise class, divided by its weight, and by its known relative precision if the
+model has one. The normal equations are those of the
 observed scans of a feature (:mod:`bayesharm.likelihood.counts`), with sums of weights in the place of numbers of scans, and
 weighted products. Only log|W| still needs the numbers of scans. It also contains the sum of the log weights, which does not
 depend on the scales and is left out.
@@ -69,8 +70,15 @@ class ScanTerms(NamedTuple):
         Columns of the effects of each scan; the number of columns where it has fewer.
     value : (scan, effect) array
         Values of these columns.
+    has_gain : (scan, effect) array
+        1 where the gain of the scanner multiplies them, else 0.
+    precision : (scan,) array
+        Known relative precision; 1 where a noise class has one for all its scans.
     scan_class : (scan,) int array
     class_scanner : (class,) int array
+    class_variance : (class,) array
+    class_noise_scale : (class,) int array
+        As in :class:`~bayesharm.model.design.Design`.
     class_single_scan : (class,) array
         1 for participants scanned once.
     """
@@ -81,9 +89,18 @@ class ScanTerms(NamedTuple):
     squares: ScanSums
     column: np.ndarray
     value: np.ndarray
+    has_gain: np.ndarray
+    precision: np.ndarray
     scan_class: np.ndarray
     class_scanner: np.ndarray
+    class_variance: np.ndarray
+    class_noise_scale: np.ndarray
     class_single_scan: np.ndarray
+
+    def with_gain(self, gain: Array) -> ScanTerms:
+        """Multiply the values of the effects by the gains of the scanners, (scanner,)."""
+        of_scan = jnp.asarray(gain)[self.class_scanner[self.scan_class], None]
+        return self._replace(value=self.value * of_scan**self.has_gain)
 
 
 def list_scan_terms(design: Design) -> ScanTerms:
@@ -109,8 +126,12 @@ def list_scan_terms(design: Design) -> ScanTerms:
         squares=ScanSums.from_matrix(in_class),
         column=column,
         value=value,
+        has_gain=np.append(design.has_gain & (design.spec.gain != "none"), False)[column].astype(float),
+        precision=design.scan_weight,
         scan_class=design.scan_class.astype(np.int32),
         class_scanner=design.class_scanner.astype(np.int32),
+        class_variance=design.class_variance,
+        class_noise_scale=design.class_noise_scale.astype(np.int32),
         class_single_scan=design.class_single_scan.astype(float),
     )
 
@@ -126,7 +147,7 @@ def weighted_moments(terms: ScanTerms, y: Array, weight: Array, class_counts: Ar
     class_counts : (class, feature) array
         Numbers of observed scans.
     """
-    weighted = weight * y
+    weighted = weight * jnp.asarray(terms.precision, weight.dtype)[:, None] * y
     return Moments(
         terms.dense(weighted), terms.eliminated(weighted), terms.squares(weighted * y), terms.counts(weight), class_counts
     )
@@ -147,9 +168,24 @@ def fitted_values(terms: ScanTerms, effects: Array) -> Array:
     return sum(effects[terms.column[:, k]] * value[:, k, None] for k in range(value.shape[1]))
 
 
-def scan_variance(terms: ScanTerms, ratios: VarianceRatios, log_scales: Array, single_scan_scale: int) -> Array:
-    """Noise variance of each scan without its weight, (scan, feature); line 2 of the definition."""
+def scan_variance(terms: ScanTerms, ratios: VarianceRatios, gain: Array, log_scales: Array, single_scan_scale: int) -> Array:
+    """Noise variance of each scan without its weight, (scan, feature); line 2 of the definition.
+
+    Parameters
+    ----------
+    terms : ScanTerms
+    ratios : VarianceRatios
+    gain : (scanner,) array
+        From :meth:`bayesharm.likelihood.collapsed.CollapsedLikelihood.gain`.
+    log_scales : (scale, feature) array
+    single_scan_scale : int
+        As in :class:`~bayesharm.model.design.Design`.
+    """
     variance = jnp.exp(2 * log_scales)
-    by_class = jnp.exp(ratios.log_noise)[terms.class_scanner][:, None] * variance[0]
-    by_class += jnp.asarray(terms.class_single_scan, variance.dtype)[:, None] * variance[single_scan_scale]
-    return by_class[terms.scan_class]
+    relative = jnp.exp(ratios.log_noise)[terms.class_scanner] * terms.class_variance
+    by_class = relative.astype(variance.dtype)[:, None] * variance[0]
+    has_own_ratio = (terms.class_noise_scale >= 0)[:, None]
+    by_class *= jnp.where(has_own_ratio, variance[terms.class_noise_scale], 1.0)
+    single_scan = terms.class_single_scan * gain[terms.class_scanner] ** 2
+    by_class += single_scan.astype(variance.dtype)[:, None] * variance[single_scan_scale]
+    return by_class[terms.scan_class] / jnp.asarray(terms.precision, variance.dtype)[:, None]

@@ -15,12 +15,15 @@ from scipy import sparse
 
 from bayesharm.io.tables import to_labels
 from bayesharm.likelihood.collapsed import CollapsedLikelihood
-from bayesharm.likelihood.counts import index_counts, numeric_columns
+from bayesharm.likelihood.counts import index_counts
 from bayesharm.likelihood.grams import Grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.model.covariates import Covariate
+from bayesharm.model.covariates import typical_values
 from bayesharm.model.design import Design
+from bayesharm.model.noise_classes import read_relative_noise, round_noise
+from bayesharm.model.slopes import FIRST, first_values
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards
 
 ANONYMOUS = "anonymous participant {}"
 
@@ -56,30 +59,57 @@ class SufficientStatistics:
         """Whether features lack scans."""
         return self.moments.counts is not None
 
-    @property
-    def observed(self) -> np.ndarray:
-        """Number of observed scans of each column and feature, 0 for covariates, (column, feature)."""
+    def observed(self, gain: np.ndarray | None = None, weighted: bool = False) -> np.ndarray:
+        """Count the observed scans of each column and feature, (column, feature); 0 for covariates and slopes.
+
+        Where every feature has all scans, (column, 1).
+
+        Parameters
+        ----------
+        gain : (class,) array, optional
+            Factor on the scans of each noise class, for columns that the gain multiplies; 1 by default.
+        weighted : bool
+            Whether scans count by their weights, as they do in all products.
+        """
         index = index_counts(self.design)
         rows = [(column, k) for k, columns in enumerate(index.patterns) for column in columns]
         column, pattern = np.array(rows, int).reshape(-1, 2).T
-        shape = (len(self.design.columns), len(self.counts))
-        members = sparse.csr_array((np.ones(len(rows)), (column, pattern)), shape=shape)
-        return members @ (self.counts[:, None] if self.moments.counts is None else self.moments.counts)
+        shape, weight = (len(self.design.columns), len(self.counts)), np.ones(len(rows))
+        start = index.first_pattern if weighted else 0
+        if gain is not None:
+            weight = np.where(self.design.has_gain[column], gain[index.pattern_class[pattern]], 1.0)
+        members = sparse.csr_array((weight, (column, start + pattern)), shape=shape)
+        return members @ self._counts
+
+    @property
+    def _counts(self) -> np.ndarray:
+        return self.counts[:, None] if self.moments.counts is None else self.moments.counts
 
     @property
     def count(self) -> np.ndarray:
-        """Number of scans of each column, (column,): the sum of squares of an indicator."""
-        dense = np.diag(self.grams.dense_gram.sum(0))
-        eliminated = np.bincount(self.grams.eliminated.columns, self.grams.eliminated_gram)
-        return np.concatenate([dense, eliminated]).round().astype(int)
-
-    @property
-    def covariate_sums(self) -> np.ndarray:
-        """Sum of each standardized covariate over the observed scans of each feature, (covariate, feature)."""
+        """Number of scans of each column, 0 for covariates and slopes, (column,)."""
         index = index_counts(self.design)
-        counts = self.counts[:, None] if self.moments.counts is None else self.moments.counts
-        products = counts[len(index.patterns) :]
-        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in numeric_columns(self.design)])
+        members = [np.repeat(k, len(columns)) for k, columns in enumerate(index.patterns)]
+        columns = np.concatenate(index.patterns).astype(int)
+        n = np.bincount(columns, self.counts[np.concatenate(members)], minlength=len(self.design.columns))
+        return n.round().astype(int)
+
+    def sums_of(self, columns: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+        """Sum standardized covariates or slopes over the weighted observed scans of each feature, (column, feature or 1).
+
+        Parameters
+        ----------
+        columns : int array
+            Columns of covariates or slopes.
+        gain : (class,) array, optional
+            As for :meth:`observed`.
+        """
+        index = index_counts(self.design)
+        products = self._counts[index.first_product :]
+        if gain is not None:
+            factor = np.where(self.design.has_gain[index.numeric], gain[index.product_class], 1.0)
+            products = factor[:, None] * products
+        return np.stack([products[(index.numeric == k) & (index.other == 0)].sum(0) for k in columns])
 
     @property
     def likelihood(self) -> CollapsedLikelihood:
@@ -92,20 +122,33 @@ class SufficientStatistics:
         return CollapsedLikelihood(self.design, self.grams, self.size)
 
 
-def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
+def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec, noise_unit: float) -> pd.DataFrame:
     """Reduce a table of scans to its unique patterns: one row for scans with identical labels, covariates apart.
 
-    A pattern that one participant has several times keeps two rows, so that the participant stays repeat-scanned.
+    A pattern that one participant has several times keeps two rows, so that the participant stays repeat-scanned. Relative
+    noise variances, of which `noise_unit` is the unit, are those of the noise classes.
     """
     by = {family.by for family in spec.families}
+    of_families = {name: True for family in spec.families for name in family.columns}
     wanted = {"participant_id": True, "scanner": True, "site": "population" in by}
-    wanted |= {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors}
+    wanted |= (
+        {"diagnosis": bool(by & {"diagnosis", "population"})} | {family.by: True for family in spec.factors} | of_families
+    )
     names = [name for name, is_used in wanted.items() if is_used and name in used]
     patterns = pd.DataFrame({name: to_labels(used[name])[0].astype(object) for name in names})
     if "traveling" in used:
         patterns["traveling"] = used["traveling"].to_numpy(bool)
         names.append("traveling")
     is_single_scan = ~patterns.participant_id.duplicated(keep=False)
+    for family in spec.slopes:
+        if family.by == "participant":
+            kept = [repr(float(value)) for value in first_values(used, family.slope)]
+            patterns[FIRST.format(family.slope)] = np.where(is_single_scan, "", kept)
+            names.append(FIRST.format(family.slope))
+    if spec.noise_weight:
+        relative = read_relative_noise(used, spec) / noise_unit
+        patterns[spec.noise_weight] = noise_unit * np.where(is_single_scan, round_noise(relative), 1.0)
+        names.append(spec.noise_weight)
     patterns.loc[is_single_scan, "participant_id"] = ""
     repetition = patterns.groupby(names, dropna=False).cumcount()
     patterns = patterns[(repetition < 2) & ~(is_single_scan & (repetition > 0))].reset_index(drop=True)
@@ -114,7 +157,8 @@ def unique_scan_patterns(used: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     return patterns
 
 
-def with_covariates(patterns: pd.DataFrame, covariates: tuple[Covariate, ...]) -> pd.DataFrame:
+def with_numbers(patterns: pd.DataFrame, standards: Standards) -> pd.DataFrame:
     """Complete the patterns to a table of scans; columns do not depend on the values of covariates, so that any do."""
-    values = {each.name: each.mean if each.category is None else each.categories[0] for each in covariates}
+    values: dict[str, object] = {each.column: each.center for each in standards.slopes}
+    values |= {name: value for name, value in typical_values(standards.covariates).items() if name not in patterns}
     return patterns.assign(scan_id=np.arange(len(patterns)).astype(str), **values)

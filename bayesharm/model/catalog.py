@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from bayesharm.errors import ModelError
-from bayesharm.model.spec import ModelSpec, spec_from_dict
+from bayesharm.model.model_file import read_model
+from bayesharm.model.spec import ModelSpec
+
+AUTO = "auto"  # stands for the model that suits the study (:mod:`bayesharm.model.automatic`)
 
 
 def load_reference(model: str) -> dict[str, Any]:
@@ -52,25 +54,53 @@ def load_model(name: str) -> ModelSpec:
     Raises
     ------
     ModelError
-        The model does not exist, or is malformed.
+        The model does not exist, or is malformed; all problems at once.
     """
-    inside, outside = models_folder() / name / "model.toml", Path(name) / "model.toml"
-    path = inside if inside.is_file() else outside
-    if not path.is_file():
+    return read_model(model_folder(name) / "model.toml")
+
+
+def model_folder(name: str) -> Path:
+    """Find the folder of a model, by name or path as for :func:`load_model`.
+
+    Raises
+    ------
+    ModelError
+        The model does not exist.
+    """
+    if name == AUTO:
+        raise ModelError(
+            f"{AUTO!r} is no model of its own: it stands for the model that suits a study.",
+            got=f"{AUTO!r} without a study",
+            expected=f"one of {', '.join(model_names())}, or a folder with a model.toml",
+            do="see which model suits a study: bayesharm check SCANS",
+        )
+    inside, outside = models_folder() / name, Path(name)
+    folder = inside if (inside / "model.toml").is_file() else outside
+    if not (folder / "model.toml").is_file():
         near = get_close_matches(name, model_names(), n=1)
         raise ModelError(
             f"There is no model {name!r}.",
-            got=f"neither a model of the package nor a file {path}",
+            got=f"neither a model of the package nor a file {folder / 'model.toml'}",
             expected=f"one of {', '.join(model_names())}, or a folder with a model.toml",
             do=f"did you mean {near[0]!r}?" if near else "list the models with: bayesharm models",
         )
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ModelError(f"{path} is not valid TOML.", got=str(error), do="correct the file") from None
-    return spec_from_dict(table)
+    return folder
 
 
 def model_card(name: str) -> str:
-    """Return the model's ``card.md``: equations, estimated effects, conditions of identification, when not to use it."""
-    return (models_folder() / name / "card.md").read_text(encoding="utf-8")
+    """Return the model's ``card.md``: equations, estimated effects, conditions of identification, when not to use it.
+
+    Raises
+    ------
+    ModelError
+        The model does not exist, or has no card.
+    """
+    path = model_folder(name) / "card.md"
+    if not path.is_file():
+        raise ModelError(
+            f"The model {name!r} has no card.",
+            got=f"no file {path}",
+            expected="a card.md beside model.toml",
+            do="see the effects of the model in its model.toml",
+        )
+    return path.read_text(encoding="utf-8")

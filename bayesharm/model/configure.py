@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -11,9 +12,11 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.screening.screen import screen
 from bayesharm.errors import InputError
-from bayesharm.model.catalog import load_model
+from bayesharm.model.automatic import ModelChoice, choose_model
+from bayesharm.model.catalog import AUTO, load_model
+from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
-from bayesharm.model.spec import FEATURE_SCALINGS, LIKELIHOODS, ModelSpec
+from bayesharm.model.spec import FEATURE_SCALINGS, GAINS, LIKELIHOODS, NOISE_RATIOS, ModelSpec
 
 
 def configure_model(
@@ -21,9 +24,14 @@ def configure_model(
     dataset: Dataset | pd.DataFrame,
     *,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
     feature_scaling: str | None = None,
+    gain: str | None = None,
+    time: str | None = None,
+    noise_weight: str | None = None,
+    noise_ratio: str | None = None,
     likelihood: str | None = None,
 ) -> ModelSpec:
     """Return the specification that :func:`bayesharm.fit` uses, with the choices of the user; parameters as there.
@@ -37,29 +45,71 @@ def configure_model(
     spec = load_model(model) if isinstance(model, str) else model
     if covariates:
         spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
+    if formula:
+        spec = replace(spec, formula=formula)
+    if spec.formula:
+        parse_formula(spec.formula)  # refuses what is wrong whatever the data
     if protocol:
         spec = name_factors(spec, protocol, dataset if isinstance(dataset, pd.DataFrame) else dataset.scans)
     if reference is not None:
         spec = replace(spec, reference=reference)
-    if feature_scaling is not None:
-        if feature_scaling not in FEATURE_SCALINGS:
-            raise InputError(
-                "Unknown feature_scaling.",
-                got=repr(feature_scaling),
-                expected=f"one of {', '.join(FEATURE_SCALINGS)}",
-                do="leave it out to divide each feature by its own sd",
-            )
-        spec = replace(spec, feature_scaling=feature_scaling)
-    if likelihood is not None:
-        if likelihood not in LIKELIHOODS:
-            raise InputError(
-                "Unknown likelihood.",
-                got=repr(likelihood),
-                expected=f"one of {', '.join(LIKELIHOODS)}",
-                do="leave it out for Gaussian noise",
-            )
-        spec = replace(spec, likelihood=likelihood)
+    if time is not None:
+        spec = _with_time(spec, time)
+    if noise_weight is not None:
+        spec = replace(spec, noise_weight=noise_weight)
+    # effects of a family are 0 on average: the mean slope is that of a covariate
+    in_use = covariate_columns(spec.covariates, spec.formula)
+    slopes = [family.slope for family in spec.slopes if family.slope not in in_use]
+    spec = replace(spec, covariates=(*spec.covariates, *dict.fromkeys(slopes)))
+    choices = (
+        ("feature_scaling", feature_scaling, FEATURE_SCALINGS, "leave it out to divide each feature by its own sd"),
+        ("gain", gain, GAINS, "leave it out for the choice of the model"),
+        ("noise_ratio", noise_ratio, NOISE_RATIOS, "leave it out for the choice of the model"),
+        ("likelihood", likelihood, LIKELIHOODS, "leave it out for the choice of the model"),
+    )
+    for name, given, known, advice in choices:
+        if given is not None:
+            if given not in known:
+                raise InputError(f"Unknown {name}.", got=repr(given), expected=f"one of {', '.join(known)}", do=advice)
+            changes: dict[str, Any] = {name: given}
+            spec = replace(spec, **changes)
     return spec
+
+
+def resolve_model(
+    model: str | ModelSpec, scans: pd.DataFrame, time: str | None = None
+) -> tuple[str | ModelSpec, tuple[str, ...]]:
+    """Return the model that the user named; for `auto` the model that suits the study, and sentences that say so."""
+    if model != AUTO:
+        return model, ()
+    choice = choose_model(scans, time)
+    return chosen_spec(choice), choice.sentences
+
+
+def chosen_spec(choice: ModelChoice) -> ModelSpec:
+    """Return the specification of the model that suits a study."""
+    spec = load_model(choice.model)
+    return _with_time(spec, choice.time) if choice.time else spec
+
+
+def _with_time(spec: ModelSpec, column: str) -> ModelSpec:
+    """Return the model with another column as the time on which its trajectories depend.
+
+    Raises
+    ------
+    InputError
+        The model has no trajectories.
+    """
+    if not any(family.by == "participant" and family.slope for family in spec.families):
+        raise InputError(
+            f"The model {spec.name!r} has no trajectories of participants.",
+            got=f"time={column!r}",
+            expected="a model whose participant effects depend on time",
+            do="use --model longitudinal, or leave --time out",
+        )
+    old = next(family.slope for family in spec.families if family.by == "participant" and family.slope)
+    families = tuple(replace(each, slope=column) if each.slope == old else each for each in spec.families)
+    return replace(spec, families=families)
 
 
 def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str = ()) -> list[Finding]:
@@ -73,4 +123,5 @@ def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str 
         Codes of errors that become caveats.
     """
     factors = [family.by for family in spec.factors]
-    return screen(dataset, covariates=spec.covariates, factors=factors, accept=accept)
+    columns = covariate_columns(spec.covariates, spec.formula)
+    return screen(dataset, covariates=columns, factors=factors, accept=accept)

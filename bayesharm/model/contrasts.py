@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+
+from bayesharm.model.labels import Column
+from bayesharm.model.spec import ModelSpec
+from bayesharm.model.terms import Term
 
 
 @dataclass(frozen=True)
@@ -57,3 +62,50 @@ def add_columns(columns: np.ndarray, n_columns: int) -> sparse.csr_array:
     """Return sums of columns, (sum, component) int array, as a matrix of ones, (sum, column)."""
     at = (np.repeat(np.arange(len(columns)), columns.shape[1]), columns.reshape(-1))
     return sparse.csr_array((np.ones(columns.size), at), shape=(len(columns), n_columns))
+
+
+def effect_groups(
+    terms: Sequence[Term],
+    place: np.ndarray,
+    column_scale: np.ndarray,
+    of_scanner: np.ndarray,
+    scanners: tuple[str, ...],
+    spec: ModelSpec,
+) -> tuple[EffectGroup, ...]:
+    """Build the reported contrasts from the final place of each column, and from its scale in the order of the terms."""
+    groups, n_columns, n_scanners, start = [], len(place), len(scanners), 0
+    for term in terms:
+        stop = start + len(term.columns)
+        scales, columns = column_scale[start:stop], place[start:stop]
+        start = stop
+        if term.name == "mean":
+            continue
+        # a level that shares its scale with no other level has nothing to be compared with
+        is_reported = (np.bincount(scales + 1)[scales + 1] > 1) | (not term.is_centered)
+        if is_reported.any():
+            levels = tuple(label for label, reported in zip(term.labels, is_reported, strict=True) if reported)
+            contrast_group = (scales if term.is_centered else np.full(len(scales), -1))[is_reported]
+            weight = np.broadcast_to(term.weight, len(scales))[is_reported]
+            dim = spec.dimension_of(term.name)
+            groups.append(EffectGroup(term.name, dim, levels, columns[is_reported, None], contrast_group, weight, n_columns))
+    if len(spec.components) > 1:
+        one_group, ones = np.zeros(n_scanners, int), np.ones(n_scanners)
+        groups.append(EffectGroup(spec.removed_effect, "scanner", scanners, of_scanner, one_group, ones, n_columns))
+    return tuple(groups)
+
+
+def columns_of_scanners(
+    columns: Sequence[Column], matrix: sparse.csr_array, scanner: np.ndarray, spec: ModelSpec
+) -> np.ndarray:
+    """Return the columns of each scanner's effect, read off one scan of each scanner, (scanner, component) int array."""
+    is_component = np.isin([column.family for column in columns], spec.components)
+    scanners, first = np.unique(scanner, return_index=True)
+    return np.nonzero(matrix[first].toarray() * is_component)[1].reshape(len(scanners), -1)
+
+
+def removable_together(effects: Sequence[EffectGroup], spec: ModelSpec) -> list[EffectGroup]:
+    """List the groups that can be removed together: effects of scanners, their slopes, and populations, in this order."""
+    slopes = [family.slope_name for family in spec.slopes if family.name == spec.removed_effect]
+    by_name = {group.name: group for group in effects}
+    scanners = [by_name[name] for name in (spec.removed_effect, *slopes) if name in by_name]
+    return scanners + [group for group in effects if group.dim == "population"]

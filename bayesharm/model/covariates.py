@@ -1,37 +1,42 @@
-"""Covariates as standardized columns of the design."""
+"""Covariates as standardized columns of the design: columns of the scans table, and columns of a formula."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bayesharm.data.scans import IDENTIFIERS
+from bayesharm.data.scans import CANONICAL, IDENTIFIERS
 from bayesharm.errors import InputError, shorten
-from bayesharm.model.labels import Column, covariate_labels
-from bayesharm.model.spec import ModelSpec
+from bayesharm.model.formula.basis import FormulaBasis, basis_from_dict, learn_basis
+from bayesharm.model.formula.text import Formula, parse_formula
+from bayesharm.model.labels import Column, covariate_labels, unique_labels
+from bayesharm.model.spec import LEVELS, ModelSpec
 from bayesharm.model.terms import Term
 
 
 @dataclass(frozen=True)
 class Covariate:
-    """A standardized column: a numeric covariate, or the indicator of one category.
+    """A standardized column: a numeric covariate, the indicator of one category, or a column of the formula.
 
     Attributes
     ----------
     level : str
         Printed label of the column, unique in the design.
     name : str
-        The covariate.
+        The covariate, or the term of the formula.
     category : str or None
-        The category of an indicator; None for a numeric covariate.
+        The category of an indicator; None elsewhere.
     categories : tuple of str
-        All categories; the first is the reference and has no column.
+        All categories of an indicator; the first is the reference and has no column.
     mean, sd : float
         Mean and sd of the column over the scans in the model.
+    basis : FormulaBasis or None
+        The columns of the formula, if this is one of them.
     """
 
     level: str
@@ -40,22 +45,78 @@ class Covariate:
     categories: tuple[str, ...]
     mean: float
     sd: float
+    basis: FormulaBasis | None = None
 
 
 def covariate_term(used: pd.DataFrame, covariates: Sequence[Covariate], spec: ModelSpec) -> Term:
     """Build the columns of the covariates; reported slopes are per unit of the covariate, not per sd."""
-    values = [(covariate_values(used, each) - each.mean) / each.sd for each in covariates]
+    sd = np.array([each.sd for each in covariates])
     labels = tuple(each.level for each in covariates)
     return Term(
         "covariate",
         tuple(Column("covariate", label) for label in labels),
         labels,
-        sparse.csr_array(np.column_stack(values)),
+        sparse.csr_array(centered_covariates(used, covariates) / sd),
         (None,) * len(labels),
         is_centered=False,
         fixed_sd=spec.priors.slope_sd,
-        weight=1 / np.array([each.sd for each in covariates]),
+        weight=1 / sd,
+        has_gain=True,
     )
+
+
+def centered_covariates(table: pd.DataFrame, covariates: Sequence[Covariate]) -> np.ndarray:
+    """Return the covariates minus their means over the scans of the fit, (scan, covariate).
+
+    Raises
+    ------
+    InputError
+        Values are missing, are not of the kind of the fit, are outside of its range, or are categories that it did not have.
+    """
+    plain = [covariate_values(table, each) for each in covariates if each.basis is None]
+    bases = [each.basis for each in covariates if each.basis is not None]
+    of_formula = list(bases[0].values(table).T) if bases else []
+    return np.column_stack([*plain, *of_formula]) - [each.mean for each in covariates]
+
+
+def covariate_sources(covariates: Sequence[Covariate]) -> tuple[str, ...]:
+    """Return the columns of the scans table from which the covariates come."""
+    return tuple(typical_values(covariates))
+
+
+def typical_values(covariates: Sequence[Covariate]) -> dict[str, Any]:
+    """Return a usual value of each column of the scans table from which the covariates come."""
+    values: dict[str, Any] = {}
+    for each in covariates:
+        if each.basis is not None:
+            values |= each.basis.typical
+        else:
+            values[each.name] = each.mean if each.category is None else each.categories[0]
+    return values
+
+
+def covariate_notes(covariates: Sequence[Covariate]) -> list[str]:
+    """Return sentences on columns of the formula that are left out."""
+    return next((each.basis.notes for each in covariates if each.basis is not None), [])
+
+
+def covariates_to_dict(covariates: Sequence[Covariate]) -> dict[str, Any]:
+    """Return plain data, as a run keeps it: `covariates`, and `formula` if there is one."""
+    records = [asdict(replace(each, basis=None)) for each in covariates]
+    for record in records:
+        del record["basis"]
+    bases = [each.basis for each in covariates if each.basis is not None]
+    return {"covariates": records, **({"formula": bases[0].to_dict()} if bases else {})}
+
+
+def covariates_from_dict(record: Mapping[str, Any]) -> tuple[Covariate, ...]:
+    """Invert :func:`covariates_to_dict`."""
+    covariates = [Covariate(**{**each, "categories": tuple(each["categories"])}) for each in record["covariates"]]
+    if "formula" not in record:
+        return tuple(covariates)
+    basis = basis_from_dict(record["formula"])
+    n_plain = len(covariates) - len(basis.kept)  # the columns of the formula come last
+    return (*covariates[:n_plain], *(replace(each, basis=basis) for each in covariates[n_plain:]))
 
 
 def covariate_values(used: pd.DataFrame, covariate: Covariate) -> np.ndarray:
@@ -89,12 +150,13 @@ def covariate_values(used: pd.DataFrame, covariate: Covariate) -> np.ndarray:
 
 
 def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...]:
-    """Define the columns of the covariates: numbers, or indicators of all categories but the first.
+    """Define the columns of the covariates: numbers, indicators of all categories but the first, columns of the formula.
 
     Raises
     ------
     InputError
-        A covariate is absent, has another use in the model, is constant, or has invalid values.
+        A covariate is absent, has another use in the model, is constant, or has invalid values; or the formula cannot be
+        used.
     """
     missing = [name for name in spec.covariates if name not in used]
     if missing:
@@ -113,7 +175,49 @@ def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...
         )
     covariates = [each for name in dict.fromkeys(spec.covariates) for each in _columns_of(used, name)]
     labels = covariate_labels([(each.name, each.category) for each in covariates])
-    return tuple(replace(each, level=label) for each, label in zip(covariates, labels, strict=True))
+    covariates = [replace(each, level=label) for each, label in zip(covariates, labels, strict=True)]
+    return (*covariates, *(_columns_of_formula(used, spec, covariates) if spec.formula else ()))
+
+
+def _columns_of_formula(used: pd.DataFrame, spec: ModelSpec, covariates: Sequence[Covariate]) -> list[Covariate]:
+    """Return the columns of the formula."""
+    _refuse_other_use(parse_formula(spec.formula), spec)
+    others = {each.level: covariate_values(used, each) for each in covariates}
+    basis, values = learn_basis(spec.formula, used, others)
+    names = [(basis.columns[k], str(k)) for k in basis.kept]
+    labels = unique_labels([*others, *(name for name, _ in names)], [*others, *(f"{name} ({k})" for name, k in names)])
+    columns = zip(labels[len(others) :], basis.kept, values.T, strict=True)
+    return [
+        Covariate(label, basis.terms[k], None, (), float(column.mean()), float(column.std()), basis)
+        for label, k, column in columns
+    ]
+
+
+def _refuse_other_use(formula: Formula, spec: ModelSpec) -> None:
+    """Refuse columns that the model uses otherwise, and those that are covariates already."""
+    in_use = {*CANONICAL, *(family.by for family in spec.families if family.by not in LEVELS)} - {"diagnosis"}
+    if reserved := [name for name in formula.columns if name in in_use]:
+        raise InputError(
+            f"{shorten(reserved)} cannot be in the formula.",
+            got=formula.text,
+            expected="columns that the model does not use already",
+            do="leave it out of the formula",
+        )
+    alone = {term[0]: formula.factors[term[0]].column for term in formula.terms if len(term) == 1}
+    if "diagnosis" in alone.values() and any(family.by == "diagnosis" for family in spec.families):
+        raise InputError(
+            "The effect of the diagnosis is in the model twice.",
+            got=f"diagnosis in the formula {formula.text}, and the disorder effects of the model {spec.name!r}",
+            expected="one of them; products such as age:diagnosis may be in the formula",
+            do="leave diagnosis out of the formula; write age + age:diagnosis in place of age * diagnosis",
+        )
+    if twice := [name for name in dict.fromkeys(spec.covariates) if alone.get(name) == name]:
+        raise InputError(
+            f"{shorten(twice)} is a covariate and in the formula: the same column twice.",
+            got=f"--covariates {','.join(spec.covariates)} and --formula {formula.text!r}",
+            expected="each column once",
+            do="leave it out of one of them",
+        )
 
 
 def _check_values(used: pd.DataFrame, name: str) -> None:

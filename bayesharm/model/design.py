@@ -1,28 +1,33 @@
 """From a table of scans and a model to columns, scales, noise classes and reported contrasts.
 
 A *column* is one effect: the measurement bias of one scanner, the sampling bias of one population, …. The *dense* columns
-come first. The *eliminated* columns come last and share no scan with one another. The normal matrix of all effects is
-therefore a bordered block-diagonal (arrowhead) matrix: the block of the eliminated columns is diagonal, and the likelihood
-solves it first (:mod:`bayesharm.likelihood.collapsed`).
+come first. The *eliminated* columns come last and share no scan with one another, but for the intercept and the slope of one
+level, which are *partners*. The normal matrix of all effects is therefore a bordered block-diagonal (arrowhead) matrix: the
+blocks of the eliminated columns are single numbers, or 2 × 2 of two partners, and the likelihood solves them first
+(:mod:`bayesharm.likelihood.collapsed`).
 
 A *noise class* holds the scans whose noise variance is the same function of the scales: the scans on one scanner of
-participants with one scan, or of participants with several.
+participants with one scan, of about one relative noise variance, or of participants with several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bayesharm.model.contrasts import EffectGroup
-from bayesharm.model.covariates import Covariate, covariate_term, find_covariates
-from bayesharm.model.labels import Column, Scale, column_labels, scale_labels
+from bayesharm.model.contrasts import EffectGroup, columns_of_scanners, effect_groups
+from bayesharm.model.covariates import Covariate, covariate_notes, covariate_term
+from bayesharm.model.elimination import choose_eliminated, notes_on_cost
+from bayesharm.model.labels import NOISE_RATIO, Column, Scale, column_labels, scale_labels
+from bayesharm.model.noise_classes import classify_noise, notes_on_rounding, round_noise
+from bayesharm.model.slopes import notes_on_slopes, slope_values
 from bayesharm.model.spec import ModelSpec
-from bayesharm.model.terms import Term, family_levels, family_term, mean_term
+from bayesharm.model.standards import Standards, standardize
+from bayesharm.model.terms import Term, family_levels, family_term, mean_term, slope_term
 from bayesharm.model.used_scans import UsedScans, select_scans
 
 FIXED = -1  # scale index of columns with a fixed prior sd: the mean and the covariates
@@ -41,7 +46,7 @@ class Design:
     scanners : tuple of str
         Sorted.
     scales : tuple of Scale
-        The first is the noise.
+        The first is the noise; the last are the noise ratios of the scanners, if each feature has its own.
     scale_medians : (scale,) array
         Prior medians, in standard deviations of a feature.
     columns : tuple of Column
@@ -51,14 +56,30 @@ class Design:
         Index into ``scales``, or ``FIXED``.
     column_sd : (column,) array
         Prior sd of fixed columns; infinite elsewhere.
+    partner : (column,) int array
+        The slope that goes with an intercept, and the intercept that goes with a slope; -1 for other columns.
+    correlation_of : (column,) int array
+        Which of ``correlations`` an intercept and its slope have; -1 for none.
+    correlations : tuple of str
+        Families whose intercepts and slopes are correlated.
+    has_gain : (column,) bool array
+        Whether the gain of a scanner multiplies the effect.
+    gain_is_known : (scanner,) bool array
+        Whether repeat-scanned participants show the gain of a scanner; else it is 1.
     n_dense : int
         Number of dense columns.
+    scan_weight : (scan,) array
+        One over the relative noise variance of each scan, where the noise class does not have it.
     scan_class : (scan,) int array
         Noise class of each scan.
     class_scanner : (class,) int array
         Scanner of each noise class.
     class_single_scan : (class,) bool array
         Whether the noise class holds participants with one scan, whose participant effect is part of the noise.
+    class_variance : (class,) array
+        Relative noise variance of the scans of each noise class; 1 where each scan has its own.
+    class_noise_scale : (class,) int array
+        The scale that multiplies the noise sd of each class, of its scanner and the feature; -1 for none.
     effects : tuple of EffectGroup
         Sums last.
     of_scanner : (scanner, component) int array
@@ -68,7 +89,8 @@ class Design:
     travelers : tuple of str
     single_scan_scale : int
         Index of the scale of the participant effects; 0 in a design without participant effects.
-    covariates : tuple of Covariate
+    standards : Standards
+        Standardization of the numeric columns.
     notes : tuple of str
         Sentences about scans, levels and factors that were left out, and why.
     """
@@ -82,22 +104,42 @@ class Design:
     matrix: sparse.csr_array
     column_scale: np.ndarray
     column_sd: np.ndarray
+    partner: np.ndarray
+    correlation_of: np.ndarray
+    correlations: tuple[str, ...]
+    has_gain: np.ndarray
+    gain_is_known: np.ndarray
     n_dense: int
+    scan_weight: np.ndarray
     scan_class: np.ndarray
     class_scanner: np.ndarray
     class_single_scan: np.ndarray
+    class_variance: np.ndarray
+    class_noise_scale: np.ndarray
     effects: tuple[EffectGroup, ...]
     of_scanner: np.ndarray
     participants: np.ndarray
     travelers: tuple[str, ...]
     single_scan_scale: int
-    covariates: tuple[Covariate, ...]
+    standards: Standards
     notes: tuple[str, ...]
+
+    @property
+    def covariates(self) -> tuple[Covariate, ...]:
+        """Columns of the covariates."""
+        return self.standards.covariates
 
     @property
     def n_scans(self) -> int:
         """Number of scans in the model."""
         return len(self.rows)
+
+    @property
+    def eliminated_pairs(self) -> np.ndarray:
+        """Intercepts and slopes among the eliminated columns, counted from the first of these, (pair, 2) int array."""
+        partner = self.partner[self.n_dense :] - self.n_dense
+        first = np.flatnonzero(partner > np.arange(len(partner)))
+        return np.stack([first, partner[first]], axis=1)
 
     @property
     def class_size(self) -> np.ndarray:
@@ -113,6 +155,21 @@ class Design:
     def scale_labels(self) -> tuple[str, ...]:
         """Printed labels of the scales: ``sampling_HC``."""
         return scale_labels(self.scales)
+
+    @property
+    def n_eta(self) -> int:
+        """Number of scales that are sds, whose log-scales have a mean eta; noise ratios, the last, have 0 in its place."""
+        return sum(not scale.is_noise_ratio for scale in self.scales)
+
+    @property
+    def hyper_groups(self) -> tuple[Scale, ...]:
+        """Groups of scales that share omega: every sd alone, and all noise ratios together."""
+        return (*self.scales[: self.n_eta], *([Scale(NOISE_RATIO)] if self.n_eta < len(self.scales) else []))
+
+    @property
+    def scale_group(self) -> np.ndarray:
+        """Index into ``hyper_groups`` of each scale, (scale,) int array."""
+        return np.minimum(np.arange(len(self.scales)), self.n_eta)
 
     @property
     def column_labels(self) -> tuple[str, ...]:
@@ -142,7 +199,7 @@ class Design:
         return ratios
 
 
-def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...] = ()) -> Design:
+def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | None = None) -> Design:
     """Lay out a study for a model.
 
     Parameters
@@ -150,39 +207,53 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
     scans : DataFrame
         Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
     spec : ModelSpec
-    covariates : tuple of Covariate
-        Columns of the covariates as computed from other scans; by default they are computed from these scans.
+    standards : Standards, optional
+        Of a fit, whose scan patterns are then among the scans; by default they are computed from these scans.
 
     Raises
     ------
     ModelError
         The study lacks travelers, the reference diagnosis or protocol columns that the model needs.
     InputError
-        A covariate is missing, constant, or has missing values; a protocol factor cannot be used.
+        A covariate is missing, constant, or has missing values; the formula or a protocol factor cannot be used.
     """
-    study, notes = select_scans(scans, spec)
-    if spec.covariates:
-        covariates = covariates or find_covariates(study.table, spec)
-    terms, term_notes = _list_terms(study, spec, covariates)
+    study, notes = select_scans(scans, spec, check=standards is None)
+    if standards is None:
+        standards = standardize(study, spec)
+        notes += notes_on_slopes(study.table, standards.slopes, spec)
+    terms, term_notes = _list_terms(study, spec, standards)
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
+    relative_noise = study.relative_noise / standards.noise_unit
+    people = [family for family in spec.families if family.by == "participant"]
+    if not study.is_repeat_scanned.any() and len(np.unique(round_noise(relative_noise))) > 1:
+        medians |= {Scale(family.name): family.prior_median for family in people}
+        term_notes.append(f"Only {spec.noise_weight!r} separates the size of participant effects from that of the noise.")
+    if spec.noise_ratio == "scanner-feature":
+        medians |= {Scale(NOISE_RATIO, scanner): 1.0 for scanner in study.scanners}
     index = {scale: k for k, scale in enumerate(medians)}
 
     columns = [column for term in terms for column in term.columns]
     column_scale = np.array([index[scale] if scale else FIXED for term in terms for scale in term.scales])
     column_sd = np.concatenate([np.full(len(term.columns), term.fixed_sd) for term in terms])
     matrix = sparse.hstack([term.matrix for term in terms]).tocsr()
-    is_eliminated = _choose_eliminated(terms, matrix, spec)
+    is_eliminated = choose_eliminated(terms, spec)
     order = np.argsort(is_eliminated, kind="stable")
+    place = np.argsort(order)
     matrix = matrix[:, order].tocsr()
+    partner = _find_partners(terms)[order]
+    families = np.concatenate([np.full(len(term.columns), term.slope_of or term.name, object) for term in terms])[order]
+    correlations = tuple(family.name for family in spec.slopes if family.name in families)
 
-    by_participant = {term.name for term in terms if spec.dimension_of(term.name) == "participant"}
-    single_scan_scale = next((k for scale, k in index.items() if scale.family in by_participant), 0)
+    single_scan_scale = next((index[Scale(family.name)] for family in people if Scale(family.name) in index), 0)
     is_single = ~study.is_repeat_scanned if single_scan_scale else np.zeros(len(study.table), bool)
     scanner = pd.Categorical(study.table.scanner, categories=study.scanners).codes.astype(int)
-    classes, scan_class = np.unique(2 * scanner + is_single, return_inverse=True)
+    noise = classify_noise(scanner, is_single, relative_noise)
+    term_notes += notes_on_rounding(is_single, relative_noise, spec)
+    noise_scale = np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in study.scanners])
+    has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler])
 
     ordered = tuple(columns[k] for k in order)
-    of_scanner = _columns_of_scanners(ordered, matrix, scanner, spec)
+    of_scanner = columns_of_scanners(ordered, matrix, scanner, spec)
     return Design(
         spec=spec,
         rows=study.rows,
@@ -193,124 +264,51 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covaria
         matrix=matrix,
         column_scale=column_scale[order],
         column_sd=column_sd[order],
+        partner=np.where(partner >= 0, place[partner], -1),
+        correlation_of=pd.Index(correlations, dtype=object).get_indexer(families),
+        correlations=correlations,
+        has_gain=np.concatenate([np.full(len(term.columns), term.has_gain) for term in terms])[order],
+        gain_is_known=has_repeats,
         n_dense=int((~is_eliminated).sum()),
-        scan_class=scan_class,
-        class_scanner=classes // 2,
-        class_single_scan=(classes % 2).astype(bool),
-        effects=_effect_groups(terms, np.argsort(order), column_scale, of_scanner, study.scanners, spec),
+        scan_weight=noise.scan_weight,
+        scan_class=noise.scan_class,
+        class_scanner=noise.class_scanner,
+        class_single_scan=noise.class_single_scan,
+        class_variance=noise.class_variance,
+        class_noise_scale=noise_scale[noise.class_scanner],
+        effects=effect_groups(terms, place, column_scale, of_scanner, study.scanners, spec),
         of_scanner=of_scanner,
         participants=study.table.participant_id.to_numpy(object),
         travelers=tuple(sorted(study.table.participant_id[study.is_traveler].unique())),
         single_scan_scale=single_scan_scale,
-        covariates=covariates,
-        notes=(*notes, *term_notes),
+        standards=standards,
+        notes=(*notes, *term_notes, *covariate_notes(standards.covariates), *notes_on_cost(terms, is_eliminated)),
     )
 
 
-def restrict_design(design: Design, kept: np.ndarray, scales: tuple[Scale, ...], scale_medians: np.ndarray) -> Design:
-    """Return a design with a subset of its columns, and with its scales in a given order.
-
-    Parameters
-    ----------
-    design : Design
-    kept : (column,) bool array
-    scales : tuple of Scale
-        Scales of the kept columns, and perhaps others.
-    scale_medians : (scale,) array
-    """
-    place = {scale: k for k, scale in enumerate(scales)}
-    keep, new_index = np.flatnonzero(kept), np.cumsum(kept) - 1
-    return replace(
-        design,
-        scales=scales,
-        scale_medians=scale_medians,
-        columns=tuple(design.columns[k] for k in keep),
-        matrix=design.matrix[:, keep],
-        column_scale=np.array([FIXED if k == FIXED else place[design.scales[k]] for k in design.column_scale[keep]]),
-        column_sd=design.column_sd[keep],
-        n_dense=int((keep < design.n_dense).sum()),
-        single_scan_scale=place[design.scales[design.single_scan_scale]],
-        effects=tuple(_restrict(group, kept, new_index) for group in design.effects if kept[group.columns].all(1).any()),
-        of_scanner=new_index[design.of_scanner],
-    )
-
-
-def _restrict(group: EffectGroup, kept: np.ndarray, new_index: np.ndarray) -> EffectGroup:
-    """Return a group with the levels whose columns are all kept."""
-    is_kept = kept[group.columns].all(1)
-    return replace(
-        group,
-        levels=tuple(np.array(group.levels, object)[is_kept]),
-        columns=new_index[group.columns[is_kept]],
-        contrast_group=group.contrast_group[is_kept],
-        weight=group.weight[is_kept],
-        n_columns=int(kept.sum()),
-    )
-
-
-def _list_terms(study: UsedScans, spec: ModelSpec, covariates: tuple[Covariate, ...]) -> tuple[list[Term], list[str]]:
-    """List the terms of a model that have columns in a study: the mean, families, covariates; with notes."""
+def _list_terms(study: UsedScans, spec: ModelSpec, standards: Standards) -> tuple[list[Term], list[str]]:
+    """List the terms of a model that have columns in a study: the mean, families with slopes, covariates; with notes."""
     levels = [family_levels(family, study) for family in spec.families]
     terms = [mean_term(len(study.table), spec)]
-    terms += [family_term(family, each) for family, each in zip(spec.families, levels, strict=True) if each.columns]
-    if spec.covariates:
-        terms.append(covariate_term(study.table, covariates, spec))
+    column_of = {each.family: each for each in standards.slopes}
+    for family, each in zip(spec.families, levels, strict=True):
+        if each.columns:
+            terms.append(family_term(family, each))
+            if family.slope:
+                column = column_of[family.name]
+                terms.append(slope_term(family, terms[-1], slope_values(study.table, family, column), column.sd))
+    if standards.covariates:
+        terms.append(covariate_term(study.table, standards.covariates, spec))
     return terms, [note for each in levels for note in each.notes]
 
 
-def _choose_eliminated(terms: Sequence[Term], matrix: sparse.csr_array, spec: ModelSpec) -> np.ndarray:
-    """Choose columns that share no scan with one another, (column,) bool array.
-
-    Components of the scanner effect stay dense: the moments of their sum need the products of all of them.
-    """
-    by_column, dimension = matrix.tocsc(), [spec.dimension_of(term.name) for term in terms]
-    start = np.concatenate([[0], np.cumsum([len(term.columns) for term in terms])])
-    is_eliminated, is_covered = np.zeros(matrix.shape[1], bool), np.zeros(matrix.shape[0], bool)
-    for wanted in ("participant", "population", "scanner"):
-        for j, term in enumerate(terms):
-            if dimension[j] != wanted or (term.name in spec.components and len(spec.components) > 1):
-                continue
-            for column in range(start[j], start[j + 1]):
-                scans = by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
-                if not is_covered[scans].any():
-                    is_covered[scans] = is_eliminated[column] = True
-    return is_eliminated
-
-
-def _effect_groups(
-    terms: Sequence[Term],
-    place: np.ndarray,
-    column_scale: np.ndarray,
-    of_scanner: np.ndarray,
-    scanners: tuple[str, ...],
-    spec: ModelSpec,
-) -> tuple[EffectGroup, ...]:
-    """Build the reported contrasts from the final place of each column, and from its scale in the order of the terms."""
-    groups, n_columns, n_scanners, start = [], len(place), len(scanners), 0
+def _find_partners(terms: Sequence[Term]) -> np.ndarray:
+    """The slope of each intercept and the intercept of each slope, in the order of the terms, (column,); -1 for none."""
+    start = dict(zip([term.name for term in terms], np.cumsum([0] + [len(term.columns) for term in terms]), strict=False))
+    partner = np.full(sum(len(term.columns) for term in terms), -1)
     for term in terms:
-        stop = start + len(term.columns)
-        scales, columns = column_scale[start:stop], place[start:stop]
-        start = stop
-        if term.name == "mean":
-            continue
-        # a level that shares its scale with no other level has nothing to be compared with
-        is_reported = (np.bincount(scales + 1)[scales + 1] > 1) | (not term.is_centered)
-        if is_reported.any():
-            levels = tuple(label for label, reported in zip(term.labels, is_reported, strict=True) if reported)
-            contrast_group = (scales if term.is_centered else np.full(len(scales), -1))[is_reported]
-            weight = np.broadcast_to(term.weight, len(scales))[is_reported]
-            dim = spec.dimension_of(term.name)
-            groups.append(EffectGroup(term.name, dim, levels, columns[is_reported, None], contrast_group, weight, n_columns))
-    if len(spec.components) > 1:
-        one_group, ones = np.zeros(n_scanners, int), np.ones(n_scanners)
-        groups.append(EffectGroup(spec.removed_effect, "scanner", scanners, of_scanner, one_group, ones, n_columns))
-    return tuple(groups)
-
-
-def _columns_of_scanners(
-    columns: Sequence[Column], matrix: sparse.csr_array, scanner: np.ndarray, spec: ModelSpec
-) -> np.ndarray:
-    """Return the columns of each scanner's effect, read off one scan of each scanner, (scanner, component) int array."""
-    is_component = np.isin([column.family for column in columns], spec.components)
-    scanners, first = np.unique(scanner, return_index=True)
-    return np.nonzero(matrix[first].toarray() * is_component)[1].reshape(len(scanners), -1)
+        if term.slope_of:
+            levels = np.arange(len(term.columns))
+            partner[start[term.name] + levels] = start[term.slope_of] + levels
+            partner[start[term.slope_of] + levels] = start[term.name] + levels
+    return partner

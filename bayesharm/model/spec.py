@@ -5,19 +5,22 @@ Symbols (y, u, tau, sigma, lambda, kappa, eta, omega), their axes and units are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
-
-from bayesharm.errors import ModelError
+from dataclasses import asdict, dataclass
+from typing import Any
 
 LEVELS = ("scanner", "population", "diagnosis", "participant")
 PARTICIPANTS = ("all", "travelers")
-RATIOS = ("homogeneous", "scanner")
+NOISE_RATIOS = ("homogeneous", "scanner", "scanner-feature")
+BIAS_RATIOS = ("homogeneous", "scanner")
+GAINS = ("none", "scanner")
+CROSSED = " × "  # between the columns of a family by several of them
 FEATURE_SCALINGS = ("per_feature", "common")
 LIKELIHOODS = ("gaussian", "student-t")
 # Names with another meaning in the tables and arrays of a run.
-TAKEN = ("noise", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column", "all")
+TAKEN = (
+    "noise", "noise_ratio", "mean", "sd", "contraction", "covariate", "feature", "family", "chain", "draw", "scan", "column",
+    "all",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Family:
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
     by : str
         The levels: `scanner`, `population` (site × diagnosis, of participants who did not travel), `diagnosis` or
-        `participant`; or the name of a column that describes the scanners, a *protocol factor*.
+        `participant`; or a column of the scans table, such as `family_id`; or several, crossed: ``scanner × year``. A column
+        with `component_of` is a *protocol factor*, which describes the scanners.
     prior_median : float
         Prior median of the scale tau, as a share of the feature's standard deviation over scans.
     split : bool
@@ -38,6 +42,16 @@ class Family:
     component_of : str
         Name of the scanner effect to which this family adds, `measurement`; empty for a family that stands alone. Protocol
         factors are components, and so is the family by `scanner`, the remainder that they do not explain.
+    nested_in : str
+        A column, or several, within whose levels those of `by` count as different: coil 1 of site A and coil 1 of site B.
+    slope : str
+        A numeric column of the scans table, on which the effect depends: each level has an intercept and a slope. Slopes by
+        participant count from the participant's first scan, all others from the mean of the column.
+    slope_prior_median : float
+        Prior median of the scale of the slopes, for one standard deviation of the column.
+    scaled_by_gain : bool
+        For a family by a column: whether its effects are differences between people, which the gain of a scanner multiplies
+        as it does those of participants, populations, diagnoses and covariates.
     """
 
     name: str
@@ -45,11 +59,33 @@ class Family:
     prior_median: float
     split: bool = False
     component_of: str = ""
+    nested_in: str = ""
+    slope: str = ""
+    slope_prior_median: float = 0.15
+    scaled_by_gain: bool = False
 
     @property
     def is_factor(self) -> bool:
         """Whether the levels are those of a protocol factor."""
-        return self.by not in LEVELS
+        return self.by not in LEVELS and bool(self.component_of)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the scans table whose combinations are the levels; empty for the four special groupings."""
+        if self.by in LEVELS:
+            return ()
+        parts = [part.strip() for name in (self.nested_in, self.by) if name for part in name.split(CROSSED.strip())]
+        return tuple("participant_id" if part == "participant" else part for part in parts)
+
+    @property
+    def has_gain(self) -> bool:
+        """Whether the gain of a scanner multiplies the effects."""
+        return self.scaled_by_gain or self.by in ("population", "diagnosis", "participant")
+
+    @property
+    def slope_name(self) -> str:
+        """Name of the slopes in every table: ``participant_time``."""
+        return f"{self.name}_{self.slope}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +96,9 @@ class Priors:
     ``omega[c]² = omega_excess[c]² + omega_floor²``, ``omega_excess[c] ~ HalfNormal(omega_sd)``, for every family c and for
     the noise, whose sd sigma has the prior median `noise_scale`;
     mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)`` (covariates standardized);
-    ``log lambda ~ Normal(0, noise_ratio_sd²)`` and ``log kappa ~ Normal(0, bias_ratio_sd²)``, both centered over all
-    scanners, those without a kappa of their own included.
+    ``log lambda ~ Normal(0, noise_ratio_sd²)``, ``log kappa ~ Normal(0, bias_ratio_sd²)`` and
+    ``log g ~ Normal(0, gain_sd²)``, each centered over all scanners, those without a kappa or gain of their own included;
+    ``atanh rho ~ Normal(0, correlation_sd²)`` for the correlation rho of intercepts and slopes.
 
     Differences between features below `omega_floor` are negligible, and the density near omega = 0 is a spike that no
     sampler enters.
@@ -71,8 +108,33 @@ class Priors:
     alike, and `a` absorbs it. Its prior is wide, so that only ratios between scales inform omega. It is 0 where all
     features are divided by one common sd.
 
-    With `likelihood` `student-t`, a share of the values has Student-t noise: ``share ~ Beta(1, 1 / tail_share − 1)``, whose
-    mean is `tail_share`, and ``1 / df ~ Uniform(0, 1)``.
+    With `likelihood` `student-t`, a share of the values has Student-t noise: ``share ~ Beta(1, 1 / tail_share − 1)`` and
+    ``1 / df ~ Uniform(0, 1)``.
+
+    Attributes
+    ----------
+    eta_sd : float
+        Prior sd of eta, the mean over features of the log-scales of a family.
+    omega_sd : float
+        Scale of the half-normal prior of omega, the sd over features of these log-scales.
+    omega_floor : float
+        Smallest omega.
+    feature_offset_sd : float
+        Prior sd of the offset of a feature that all its log-scales share; only with `feature_scaling` `per_feature`.
+    mean_sd : float
+        Prior sd of the mean of a feature.
+    slope_sd : float
+        Prior sd of the slopes of standardized covariates.
+    noise_ratio_sd : float
+        Prior sd of the log noise variance ratio of a scanner.
+    bias_ratio_sd : float
+        Prior sd of the log bias variance ratio of a scanner.
+    gain_sd : float
+        Prior sd of the log gain of a scanner.
+    correlation_sd : float
+        Prior sd of atanh of the correlation of intercepts and slopes.
+    tail_share : float
+        Prior mean of the share of the values with Student-t noise.
     """
 
     eta_sd: float = 1.0
@@ -83,6 +145,8 @@ class Priors:
     slope_sd: float = 3.0
     noise_ratio_sd: float = 0.5
     bias_ratio_sd: float = 0.5
+    gain_sd: float = 0.2
+    correlation_sd: float = 0.5
     tail_share: float = 0.1
 
 
@@ -92,7 +156,10 @@ class ModelSpec:
 
     Attributes
     ----------
-    name, title : str
+    name : str
+        Name of the model, and of its folder.
+    title : str
+        What the model is for, in one line.
     participants : {'all', 'travelers'}
         Participants in the model.
     requires_travelers : bool
@@ -101,16 +168,22 @@ class ModelSpec:
     removed_effect : str
         The effect that :func:`bayesharm.harmonize` removes: a family by scanner, or the sum of its components
         (`Family.component_of`).
-    noise_ratio : {'scanner', 'homogeneous'}
-        Whether each scanner has a noise variance ratio lambda, shared by all features.
+    noise_ratio : {'scanner', 'homogeneous', 'scanner-feature'}
+        Whether each scanner has a noise variance ratio lambda, shared by all features, or around it one for each feature.
     bias_ratio : {'scanner', 'homogeneous'}
         Whether each scanner has a bias variance ratio kappa, shared by all features: the biases of some scanners are larger.
+    gain : {'none', 'scanner'}
+        Whether each scanner has a gain g, shared by all features: it multiplies what people differ by.
+    noise_weight : str
+        Column of the scans table with the relative noise variance of each scan, such as one over the number of volumes.
     noise_scale : float
         Prior median of the noise sd sigma, as a share of the feature's sd.
     reference : str
         Reference diagnosis of the disorder effects.
     covariates : tuple of str
         Columns of the scans table with a linear effect on every feature.
+    formula : str
+        More covariates by a one-sided formula of columns of the scans table, such as ``bs(age, df=4) + sex + age:sex``.
     feature_scaling : {'per_feature', 'common'}
         Unit in which the scales of features are compared: each feature's own sd (any mixture of measures), or one common sd
         (features of one kind, such as the edges of a connectome).
@@ -127,9 +200,12 @@ class ModelSpec:
     removed_effect: str
     noise_ratio: str = "scanner"
     bias_ratio: str = "scanner"
+    gain: str = "none"
+    noise_weight: str = ""
     noise_scale: float = 0.8
     reference: str = "HC"
     covariates: tuple[str, ...] = ()
+    formula: str = ""
     feature_scaling: str = "per_feature"
     likelihood: str = "gaussian"
     priors: Priors = Priors()
@@ -154,151 +230,21 @@ class ModelSpec:
         """The protocol factors among the families."""
         return tuple(family for family in self.families if family.is_factor)
 
+    @property
+    def slopes(self) -> tuple[Family, ...]:
+        """The families whose effects depend on a column."""
+        return tuple(family for family in self.families if family.slope)
+
     def dimension_of(self, name: str) -> str:
-        """Return the dimension of a term's levels: what the family is by; for other terms and protocol factors the name."""
-        return next((family.by for family in self.families if family.name == name and not family.is_factor), name)
+        """Return the dimension of a term's levels: what the family is by; for terms by columns, and others, the name."""
+        family = next((each for each in self.families if name in (each.name, each.slope_name)), None)
+        return name if family is None else family.by if family.by in LEVELS else family.name
 
     def to_dict(self) -> dict[str, Any]:
         """Return a plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
         return asdict(self)
 
 
-def spec_from_dict(table: Mapping[str, Any]) -> ModelSpec:
-    """Build and validate a :class:`ModelSpec` from plain data.
-
-    Raises
-    ------
-    ModelError
-        An unknown or missing key, or an invalid value.
-    """
-    table = dict(table)
-    try:
-        families = tuple(Family(**family) for family in table.pop("families"))
-        priors = Priors(**table.pop("priors", {}))
-        covariates = tuple(table.pop("covariates", ()))
-        spec = ModelSpec(families=families, priors=priors, covariates=covariates, **table)
-        _validate(spec)
-    except (KeyError, TypeError) as error:
-        raise ModelError(
-            f"The model {table.get('name', '')!r} is malformed.",
-            got=str(error),
-            expected=f"the keys {', '.join(ModelSpec.__dataclass_fields__)}; for each family "
-            f"{', '.join(Family.__dataclass_fields__)}; for priors {', '.join(Priors.__dataclass_fields__)}",
-            do="compare model.toml with models/traveling_and_cohort/model.toml",
-        ) from None
-    return spec
-
-
-class Rule(NamedTuple):
-    """A condition on one field of a model, of its priors, or of a family, and the values that meet it.
-
-    Attributes
-    ----------
-    field : str
-    is_met : callable
-        Receives the model, its priors or a family; and the model.
-    expected : str
-    """
-
-    field: str
-    is_met: Callable[[Any, ModelSpec], bool]
-    expected: str
-
-
 def is_group_name(name: str) -> bool:
     """Whether effects can be stored under a name: an xarray group, whose path ends at a slash and has ``.`` and ``..``."""
     return isinstance(name, str) and bool(name.strip(".")) and "/" not in name
-
-
-def _one_of(field: str, values: Collection[str]) -> Rule:
-    return Rule(field, lambda owner, _: getattr(owner, field) in values, f"one of {', '.join(values)}")
-
-
-def _positive(field: str) -> Rule:
-    return Rule(field, lambda owner, _: getattr(owner, field) > 0, "a number above 0")
-
-
-MODEL_RULES = (
-    _one_of("participants", PARTICIPANTS),
-    _one_of("noise_ratio", RATIOS),
-    _one_of("bias_ratio", RATIOS),
-    _one_of("feature_scaling", FEATURE_SCALINGS),
-    _one_of("likelihood", LIKELIHOODS),
-    _positive("noise_scale"),
-    Rule("families", lambda spec, _: len({f.name for f in spec.families}) == len(spec.families), "each name once"),
-)
-FAMILY_RULES = (
-    Rule("name", lambda family, _: is_group_name(family.name), "a name without slash"),
-    Rule("name", lambda family, _: family.name not in TAKEN, f"another name than {', '.join(TAKEN)}: these have a meaning"),
-    Rule(
-        "by",
-        lambda family, _: not family.is_factor or bool(family.component_of),
-        f"one of {', '.join(LEVELS)}; or a protocol column, together with component_of",
-    ),
-    Rule(
-        "name",
-        lambda family, _: not family.is_factor or family.name not in LEVELS,
-        f"for a protocol factor, another name than {', '.join(LEVELS)}",
-    ),
-    Rule(
-        "component_of",
-        lambda family, spec: not family.component_of or family.component_of == spec.removed_effect,
-        "the removed_effect of the model",
-    ),
-    Rule(
-        "component_of",
-        lambda family, _: not family.component_of or family.is_factor or family.by == "scanner",
-        "component_of only in families by scanner or by a protocol column",
-    ),
-    _positive("prior_median"),
-    Rule("split", lambda family, _: not family.split or family.by == "population", "true only for populations"),
-)
-TAIL_RULE = Rule("tail_share", lambda priors, _: priors.tail_share < 1, "a number below 1")
-# These come last: they presuppose valid families.
-REMOVED_EFFECT_RULES = (
-    Rule(
-        "removed_effect",
-        lambda spec, _: _has_components(spec) or spec.removed_effect in _names_by_scanner(spec),
-        "the name of a family by scanner",
-    ),
-    Rule(
-        "removed_effect",
-        lambda spec, _: not _has_components(spec) or spec.removed_effect not in {f.name for f in spec.families},
-        "a name that no family has: it is the sum of the components",
-    ),
-    Rule(
-        "families",
-        lambda spec, _: not _has_components(spec) or sum(f.by == "scanner" for f in spec.families if f.component_of) == 1,
-        "one component by scanner: the remainder that protocol factors do not explain",
-    ),
-)
-
-
-def _has_components(spec: ModelSpec) -> bool:
-    return any(family.component_of for family in spec.families)
-
-
-def _names_by_scanner(spec: ModelSpec) -> list[str]:
-    return [family.name for family in spec.families if family.by == "scanner"]
-
-
-def _validate(spec: ModelSpec) -> None:
-    """Raise a `ModelError` for the first rule that the model breaks."""
-    checks: list[tuple[Any, str, tuple[Rule, ...]]] = [(spec, "", MODEL_RULES)]
-    checks += [(family, f" of family {family.name!r}", FAMILY_RULES) for family in spec.families]
-    checks += [(spec, "", REMOVED_EFFECT_RULES)]
-    checks += [(spec.priors, " of priors", (*(_positive(field.name) for field in fields(Priors)), TAIL_RULE))]
-    for owner, place, rules in checks:
-        for rule in rules:
-            if not rule.is_met(owner, spec):
-                raise ModelError(
-                    f"The model {spec.name!r} is malformed: invalid {rule.field!r}{place}.",
-                    got=_describe(getattr(owner, rule.field)),
-                    expected=rule.expected,
-                    do="correct its model.toml",
-                )
-
-
-def _describe(value: object) -> str:
-    """The value of a field; families by their names."""
-    return ", ".join(repr(family.name) for family in value) if isinstance(value, tuple) else repr(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,10 @@ class Term:
         Prior sd of columns without a scale, in standard deviations of the feature.
     weight : float or (column,) array
         Factor from an effect to the reported effect.
+    has_gain : bool
+        Whether the gain of a scanner multiplies the effects.
+    slope_of : str
+        The term whose effects depend on a column, for the slopes of its levels; empty for other terms.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Term:
     prior_median: float = np.nan
     fixed_sd: float = np.inf
     weight: float | np.ndarray = 1.0
+    has_gain: bool = False
+    slope_of: str = ""
 
 
 class TermLevels(NamedTuple):
@@ -80,7 +86,8 @@ def family_levels(family: Family, study: UsedScans) -> TermLevels:
     ModelError
         No scan has the reference diagnosis.
     """
-    return LEVELS_OF.get(family.by, _factor_levels)(family, study)
+    by_column = _factor_levels if family.is_factor else _column_levels
+    return LEVELS_OF.get(family.by, by_column)(family, study)
 
 
 def family_term(family: Family, levels: TermLevels) -> Term:
@@ -95,6 +102,21 @@ def family_term(family: Family, levels: TermLevels) -> Term:
         levels.scales,
         is_centered=family.by != "diagnosis",
         prior_median=family.prior_median,
+        has_gain=family.has_gain,
+    )
+
+
+def slope_term(family: Family, of: Term, values: np.ndarray, sd: float) -> Term:
+    """Build the slopes of the levels of a family: its indicators times the standardized values of a column, (scan,)."""
+    return replace(
+        of,
+        name=family.slope_name,
+        columns=tuple(column._replace(family=family.slope_name) for column in of.columns),
+        matrix=sparse.csr_array(of.matrix * values[:, None]),
+        scales=(Scale(family.slope_name),) * len(of.columns),
+        prior_median=family.slope_prior_median,
+        weight=1 / sd,
+        slope_of=family.name,
     )
 
 
@@ -131,6 +153,11 @@ def _factor_levels(family: Family, study: UsedScans) -> TermLevels:
         return _no_levels(study)
     level = study.factors[family.name]
     return _one_scale(family, study.table.scanner.map(level).to_numpy(object), sorted(level.unique()))
+
+
+def _column_levels(family: Family, study: UsedScans) -> TermLevels:
+    labels = study.columns[family.name]
+    return _one_scale(family, labels.to_numpy(object), sorted(labels.unique()))
 
 
 def _participant_levels(family: Family, study: UsedScans) -> TermLevels:

@@ -10,6 +10,9 @@ import pandas as pd
 
 from bayesharm.data.scans import find_travelers
 from bayesharm.errors import ModelError, shorten
+from bayesharm.model.column_families import read_columns
+from bayesharm.model.formula.text import covariate_columns
+from bayesharm.model.noise_classes import read_relative_noise
 from bayesharm.model.protocol_factors import read_factors
 from bayesharm.model.spec import ModelSpec
 
@@ -30,6 +33,10 @@ class UsedScans:
         Sorted.
     factors : mapping of Series
         Level of each scanner, by protocol factor.
+    columns : mapping of Series
+        Level of each scan, by family whose levels are those of columns.
+    relative_noise : (scan,) array
+        Relative noise variances; 1 in a model that does not know them.
     reference : str
         The reference diagnosis.
     """
@@ -40,10 +47,12 @@ class UsedScans:
     is_repeat_scanned: np.ndarray
     scanners: tuple[str, ...]
     factors: Mapping[str, pd.Series]
+    columns: Mapping[str, pd.Series]
+    relative_noise: np.ndarray
     reference: str
 
 
-def select_scans(scans: pd.DataFrame, spec: ModelSpec) -> tuple[UsedScans, list[str]]:
+def select_scans(scans: pd.DataFrame, spec: ModelSpec, check: bool = True) -> tuple[UsedScans, list[str]]:
     """Select the scans of the participants in a model; with notes on scans and factors that were left out.
 
     Parameters
@@ -51,6 +60,8 @@ def select_scans(scans: pd.DataFrame, spec: ModelSpec) -> tuple[UsedScans, list[
     scans : DataFrame
         Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
     spec : ModelSpec
+    check : bool
+        Whether to check the levels of families by columns; those of scan patterns are not those of scans.
 
     Raises
     ------
@@ -79,7 +90,18 @@ def select_scans(scans: pd.DataFrame, spec: ModelSpec) -> tuple[UsedScans, list[
         notes.append(f"No traveling subject was scanned on {shorten(left_out)}: this model does not estimate its effect.")
     notes += _on_contradictions(used, is_traveler, spec)
     factors, factor_notes = read_factors(used, spec)
-    study = UsedScans(used, rows, is_traveler, is_repeat_scanned, scanners, factors, spec.reference)
+    columns = read_columns(used, spec, check)
+    study = UsedScans(
+        used,
+        rows,
+        is_traveler,
+        is_repeat_scanned,
+        scanners,
+        factors,
+        columns,
+        read_relative_noise(used, spec),
+        spec.reference,
+    )
     return study, notes + factor_notes
 
 
@@ -92,7 +114,7 @@ def _on_contradictions(used: pd.DataFrame, is_traveler: np.ndarray, spec: ModelS
             notes.append(f"Marked as not traveling, but scanned on several scanners, and so travelers: {shorten(denied)}.")
     if "diagnosis" in used and len(changed := people.diagnosis.nunique().loc[lambda n: n > 1].index):
         notes.append(f"Of more than one diagnosis: {shorten(changed)}; each scan counts under its own.")
-    for name in spec.covariates:
+    for name in covariate_columns(spec.covariates, spec.formula):
         if name in used and (used.groupby("scanner")[name].nunique(dropna=False) == 1).all():
             notes.append(
                 f"{name} is the same in all scans of a scanner: its effect cannot be separated from the scanner effects."

@@ -7,12 +7,17 @@ scanner k, effect column j::
     omega_excess[c] ~ HalfNormal(omega_sd)       omega[c]² = omega_excess[c]² + omega_floor²
     feature_offset[f] ~ Normal(0, feature_offset_sd)  0 with a common feature scaling
     log_scale[c,f] ~ Normal(eta[c] + feature_offset[f], omega[c])
+    log delta[k,f] ~ Normal(0, omega_delta)      noise ratios by scanner and feature, the last of the log_scale
     raw[k] ~ Normal(0, noise_ratio_sd)           log lambda = raw - mean(raw)
     raw_bias[k] ~ Normal(0, bias_ratio_sd)       log kappa = raw_bias - mean(raw_bias)
+    raw_gain[k] ~ Normal(0, gain_sd)             log g = raw_gain - mean(raw_gain); 0 where travelers do not show it
+    slope_correlation[c] ~ Normal(0, correlation_sd)  rho = tanh(slope_correlation)
     u[j,f] ~ Normal(0, tau[scale of j, f])       mean and covariates: Normal(0, fixed sd);
                                                  effects of scanner k: sd times sqrt(kappa[k])
-    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda[scanner of n] + single_scan[n] tau_p[f]²))
+    slope ~ Normal(rho tau_slope / tau u, sqrt(1 - rho²) tau_slope)  given the intercept u of its level
+    y[n,f] ~ Normal((X u)[n,f], sqrt(sigma[f]² lambda delta² v[n] + single_scan[n] g² tau_p[f]²))
 
+X is multiplied by the g of the scanner where an effect is a difference between people; v is the relative noise variance.
 Only the participant effects of people scanned once are integrated out: they are part of the noise of their scan.
 
 With the likelihood `student-t`, ``tail_share ~ Beta(1, 1 / mean − 1)``, ``inverse_df ~ Uniform(0, 1)``, and y is a mixture:
@@ -41,6 +46,7 @@ from numpyro.infer.util import log_density
 
 from bayesharm.errors import InputError, shorten
 from bayesharm.model.design import FIXED, Design
+from bayesharm.model.labels import NOISE_RATIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +56,12 @@ class ExplicitPosterior:
     Attributes
     ----------
     hyper : Dataset
-        ``eta`` and ``omega`` (…, family), for scales in standard deviations of a feature; ``log_ratio`` and
-        ``log_bias_ratio`` (…, scanner): log lambda and log kappa; with Student-t noise ``tail_share`` and ``inverse_df``.
+        ``eta`` and ``omega`` (…, family), for scales in standard deviations of a feature, eta 0 and one omega for all noise
+        ratios by scanner and feature; ``log_ratio``, ``log_bias_ratio`` and ``log_gain`` (…, scanner): log lambda, log kappa
+        and log g; ``slope_correlation`` (…, slopes): rho of each family with slopes; with
+        Student-t noise ``tail_share`` and ``inverse_df``.
     scales : (chain, draw, family, feature) DataArray
-        Scales in the units of the features.
+        Scales in the units of the features; noise ratios by scanner and feature have none.
     effects : dict of DataArray
         Contrasts of each of ``design.effects``, (chain, draw, level, feature) in the units of the features; the level
         dimension is named `scanner`, `population`, ….
@@ -82,49 +90,67 @@ def numpyro_model(design: Design, features: np.ndarray | pd.DataFrame) -> None:
         All rows of the scans table, in the user's units; NaN where a feature lacks a scan, which then has no density.
     """
     y = _standardize(design, features)[0]
-    priors, n_features, n_scales = design.spec.priors, y.shape[1], len(design.scales)
+    priors, n_features, n_scanners = design.spec.priors, y.shape[1], len(design.scanners)
 
-    eta = numpyro.sample("eta", dist.Normal(jnp.log(design.scale_medians), priors.eta_sd))
-    omega_excess = numpyro.sample("omega_excess", dist.HalfNormal(jnp.full(n_scales, priors.omega_sd)))
+    medians, group = design.scale_medians[: design.n_eta], design.scale_group
+    eta = numpyro.sample("eta", dist.Normal(jnp.log(medians), priors.eta_sd))
+    eta = numpyro.deterministic("etas", jnp.pad(eta, (0, group.max() + 1 - len(medians))))
+    omega_excess = numpyro.sample("omega_excess", dist.HalfNormal(jnp.full(len(eta), priors.omega_sd)))
     omega = numpyro.deterministic("omega", jnp.hypot(omega_excess, priors.omega_floor))
-    center, spread = (jnp.repeat(value[:, None], n_features, axis=1) for value in (eta, omega))
+    center, spread = (jnp.repeat(value[group, None], n_features, axis=1) for value in (eta, omega))
     feature_offset_sd = design.spec.feature_offset_sd
     total_sd = jnp.sqrt(spread[0] ** 2 + feature_offset_sd**2)
     log_noise = numpyro.sample("log_noise", dist.Normal(center[0], total_sd))
     if feature_offset_sd:
         share = (feature_offset_sd / total_sd) ** 2
         given_noise = dist.Normal(share * (log_noise - center[0]), jnp.sqrt(share) * spread[0])
-        center += numpyro.sample("feature_offset", given_noise)
+        feature_offset = numpyro.sample("feature_offset", given_noise)
+        center += (group < design.n_eta)[:, None] * feature_offset
     other = numpyro.sample("log_scale", dist.Normal(center[1:], spread[1:]))
     log_scale = numpyro.deterministic("log_scales", jnp.concatenate([log_noise[None], other]))
-    log_ratio = jnp.zeros(len(design.scanners))
-    if design.spec.noise_ratio == "scanner":
-        raw = numpyro.sample("raw", dist.Normal(log_ratio, priors.noise_ratio_sd))
-        log_ratio = raw - raw.mean()
-    numpyro.deterministic("log_ratio", log_ratio)
-
     scale = jnp.exp(log_scale)
-    fixed = (design.column_scale == FIXED)[:, None]
-    prior_sd = jnp.where(fixed, design.column_sd[:, None], scale[design.column_scale])
-    log_bias = jnp.zeros(len(design.scanners))
-    if design.spec.bias_ratio == "scanner":
-        raw_bias = numpyro.sample("raw_bias", dist.Normal(log_bias, priors.bias_ratio_sd))
-        log_bias = raw_bias - raw_bias.mean()
-        scanner = design.bias_ratio_of
-        prior_sd *= jnp.where(scanner >= 0, jnp.exp(0.5 * log_bias[scanner]), 1.0)[:, None]
-    numpyro.deterministic("log_bias_ratio", log_bias)
-    u = numpyro.sample("u", dist.Normal(0.0, prior_sd))
 
-    scanner, single_scan = design.class_scanner[design.scan_class], design.class_single_scan[design.scan_class]
-    variance = scale[0] ** 2 * jnp.exp(log_ratio[scanner])[:, None]
-    variance += single_scan[:, None] * scale[design.single_scan_scale] ** 2
-    observed, mean, sd = ~np.isnan(y), design.matrix.toarray() @ u, jnp.sqrt(variance)
-    noise = dist.Normal(mean, sd)
-    if design.spec.likelihood == "student-t":
+    def sample_centered(name: str, sd: float, is_free: bool) -> jax.Array:
+        """Sample the log ratios of the scanners, and center them."""
+        raw = numpyro.sample(name, dist.Normal(jnp.zeros(n_scanners), sd)) if is_free else jnp.zeros(n_scanners)
+        return raw - raw.mean()
+
+    log_ratio = sample_centered("raw", priors.noise_ratio_sd, design.spec.noise_ratio != "homogeneous")
+    log_bias = sample_centered("raw_bias", priors.bias_ratio_sd, design.spec.bias_ratio == "scanner")
+    log_gain = sample_centered("raw_gain", priors.gain_sd, design.spec.gain == "scanner") * design.gain_is_known
+    for name, ratio in (("log_ratio", log_ratio), ("log_bias_ratio", log_bias), ("log_gain", log_gain)):
+        numpyro.deterministic(name, ratio)
+
+    prior_sd = jnp.where((design.column_scale == FIXED)[:, None], design.column_sd[:, None], scale[design.column_scale])
+    prior_sd *= jnp.where(design.bias_ratio_of >= 0, jnp.exp(0.5 * log_bias[design.bias_ratio_of]), 1.0)[:, None]
+    first, second = _order_partners(design)
+    u = jnp.zeros(prior_sd.shape).at[first].set(numpyro.sample("u", dist.Normal(0.0, prior_sd[first])))
+    if len(second):
+        no_correlation = jnp.zeros(len(design.correlations))
+        rho = jnp.tanh(numpyro.sample("slope_correlation", dist.Normal(no_correlation, priors.correlation_sd)))
+        numpyro.deterministic("rho", rho)
+        partner, rho = design.partner[second], rho[design.correlation_of[second], None]
+        given_intercept = dist.Normal(
+            rho * prior_sd[second] / prior_sd[partner] * u[partner], jnp.sqrt(1 - rho**2) * prior_sd[second]
+        )
+        u = u.at[second].set(numpyro.sample("slope", given_intercept))
+    numpyro.deterministic("effects", u)
+
+    scanner = design.class_scanner[design.scan_class]
+    gain, has_own_ratio = jnp.exp(log_gain)[scanner, None], design.class_noise_scale[design.scan_class] >= 0
+    relative_noise = design.class_variance[design.scan_class] / design.scan_weight
+    variance = scale[0] ** 2 * (jnp.exp(log_ratio)[scanner] * relative_noise)[:, None]
+    variance *= jnp.where(has_own_ratio[:, None], scale[design.class_noise_scale[design.scan_class]] ** 2, 1.0)
+    single_scan = design.class_single_scan[design.scan_class]
+    variance += single_scan[:, None] * (gain * scale[design.single_scan_scale]) ** 2
+    x = design.matrix.toarray() * jnp.where(design.has_gain, gain, 1.0)
+    observed = ~np.isnan(y)
+    noise = dist.Normal(x @ u, jnp.sqrt(variance))
+    if design.spec.has_tails:
         share = numpyro.sample("tail_share", dist.Beta(1.0, 1 / priors.tail_share - 1))
         inverse_df = numpyro.sample("inverse_df", dist.Uniform(0.0, 1.0))
         kind = dist.Categorical(probs=jnp.broadcast_to(jnp.stack([1 - share, share]), (*y.shape, 2)))
-        noise = dist.MixtureGeneral(kind, [noise, dist.StudentT(1 / inverse_df, mean, sd)])
+        noise = dist.MixtureGeneral(kind, [noise, dist.StudentT(1 / inverse_df, noise.loc, noise.scale)])
     with numpyro.handlers.mask(mask=observed):
         numpyro.sample("y", noise, obs=np.where(observed, y, 0.0))
 
@@ -142,16 +168,25 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
     features : (scan, feature) array or DataFrame
         All rows of the scans table, in the user's units.
     point : mapping of arrays
-        In standard deviations of a feature: ``eta`` (scale,), ``omega_excess`` (scale,) > 0, ``log_scale`` (scale, feature),
-        ``u`` (column, feature); with ``feature_scaling='per_feature'`` also ``feature_offset`` (feature,); with variance
-        ratios by scanner also ``raw`` (scanner,) for the noise and ``raw_bias`` (scanner,) for the biases; with Student-t
-        noise also ``tail_share`` and ``inverse_df``, numbers between 0 and 1.
+        In standard deviations of a feature: ``eta`` (group,) and ``omega_excess`` (group,) > 0, groups as in
+        ``design.scale_group``, those of noise ratios without eta; ``log_scale`` (scale, feature), ``u`` (column, feature);
+        with ``feature_scaling='per_feature'`` also ``feature_offset`` (feature,); with ratios by scanner also ``raw``
+        (scanner,) for the noise, ``raw_bias`` for the biases and ``raw_gain`` for the gains; with slopes
+        ``slope_correlation``, one for each of ``design.correlations``; with Student-t noise
+        ``tail_share`` and ``inverse_df``, numbers between 0 and 1.
     """
     _standardize(design, features)  # raises for invalid features
     with jax.enable_x64(True):
-        sites = {name: jnp.asarray(value, float) for name, value in point.items()}
-        sites["log_noise"], sites["log_scale"] = sites["log_scale"][0], sites["log_scale"][1:]
-        return float(log_density(numpyro_model, (design, features), {}, sites)[0])
+        values = {name: jnp.asarray(value, float) for name, value in point.items()}
+        return float(jax.jit(partial(traced_log_joint, design, features))(values))  # quicker than one operation at a time
+
+
+def traced_log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, jax.Array]) -> jax.Array:
+    """Compute :func:`log_joint` of a point that JAX may trace, such as to differentiate."""
+    first, second = _order_partners(design)
+    sites = {**point, "log_noise": point["log_scale"][0], "log_scale": point["log_scale"][1:]}
+    sites |= {"u": point["u"][first], "slope": point["u"][second]}
+    return log_density(numpyro_model, (design, features), {}, sites)[0]
 
 
 def sample_explicit(
@@ -203,23 +238,32 @@ def sample_explicit(
         counts = jax.tree.map(np.asarray, mcmc.get_extra_fields(group_by_chain=True))
 
     draws = {"chain": np.arange(n_chains), "draw": np.arange(n_draws)}
-    families = {"family": list(design.scale_labels)}
+    groups = [*design.scale_labels[: design.n_eta], NOISE_RATIO][: design.scale_group.max() + 1]
     feature = {"feature": pd.DataFrame(features).columns.to_numpy()}
     arrays = partial(_labeled, draws)
-    hyper = {name: arrays(sites[name], families) for name in ("eta", "omega")}
-    for name in ("log_ratio", "log_bias_ratio"):
+    hyper = {name: arrays(sites[site], {"family": groups}) for name, site in (("eta", "etas"), ("omega", "omega"))}
+    for name in ("log_ratio", "log_bias_ratio", *(["log_gain"] if design.spec.gain == "scanner" else [])):
         hyper[name] = arrays(sites[name], {"scanner": list(design.scanners)})
+    if design.correlations:
+        hyper["slope_correlation"] = arrays(sites["rho"], {"slopes": list(design.correlations)})
     hyper |= {name: arrays(sites[name], {}) for name in ("tail_share", "inverse_df") if name in sites}
     effects = {
-        group.name: arrays((group.contrasts @ sites["u"]) * sd, {group.dim: list(group.levels), **feature})
+        group.name: arrays((group.contrasts @ sites["effects"]) * sd, {group.dim: list(group.levels), **feature})
         for group in design.effects
     }
+    unit = np.where(design.scale_group[:, None] < design.n_eta, sd, 1.0)
     return ExplicitPosterior(
         hyper=xr.Dataset(hyper),
-        scales=arrays(np.exp(sites["log_scales"]) * sd, {**families, **feature}),
+        scales=arrays(np.exp(sites["log_scales"]) * unit, {"family": list(design.scale_labels), **feature}),
         effects=effects,
         sampler=xr.Dataset({"diverging": arrays(counts["diverging"], {}), "n_steps": arrays(counts["num_steps"], {})}),
     )
+
+
+def _order_partners(design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the columns into those sampled first, and the slopes, sampled given the intercept of their level."""
+    is_second = (design.partner >= 0) & (design.partner < np.arange(len(design.partner)))
+    return np.flatnonzero(~is_second), np.flatnonzero(is_second)
 
 
 def _labeled(draws: Mapping[str, Any], values: np.ndarray, labels: Mapping[str, Any]) -> xr.DataArray:
@@ -274,7 +318,10 @@ def _parametrization(design: Design) -> dict[str, LocScaleReparam]:
         is_component = np.isin(np.arange(len(prior)), design.of_scanner)
         posterior = np.linalg.inv(np.eye(len(prior)) + scaled_columns.T @ scaled_columns)  # in units of the prior variance
         share = np.where(is_component, 1 - np.diag(posterior), share)
-    non_centered = dict.fromkeys(
+    first, second = _order_partners(design)
+    effects = {"u": LocScaleReparam(share[first, None])}
+    if len(second):
+        effects["slope"] = LocScaleReparam(share[second, None])
+    return effects | dict.fromkeys(
         ["log_scale", "feature_offset" if design.spec.feature_offset_sd else "log_noise"], LocScaleReparam(0)
     )
-    return {"u": LocScaleReparam(share[:, None]), **non_centered}

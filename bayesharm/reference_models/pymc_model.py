@@ -58,6 +58,8 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         feature_scale[:] = np.sqrt((feature_scale**2).mean())
     standardized = (table - table.mean()) / feature_scale
 
+    n_eta = design.n_eta
+    has_delta = len(design.scales) > n_eta  # noise ratios by scanner and feature
     coords: dict[str, Any] = {
         "scan": design.rows,
         "feature": table.columns,
@@ -66,54 +68,68 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         "column": list(design.column_labels),
     }
     coords |= {group.dim: list(group.levels) for group in design.effects}
+    groups = None if has_delta else "family"  # omega[-1] is that of all delta
     scanner_of_scan = design.class_scanner[design.scan_class]
     scanned_once = design.class_single_scan[design.scan_class].astype(float)[:, None]
+    relative_noise = (design.class_variance[design.scan_class] / design.scan_weight)[:, None]
     free = np.flatnonzero(design.column_scale != FIXED)
     fixed = np.flatnonzero(design.column_scale == FIXED)
 
-    # Prior sds are arrays, because PyTensor computes the logarithm of a plain 0.5 in single precision.
-    omega_sd = np.full(len(design.scales), priors.omega_sd)
-    ratio_sd = np.full(len(design.scanners), priors.noise_ratio_sd)
-
     with pm.Model(coords=coords) as model:
-        eta = pm.Normal("eta", np.log(design.scale_medians), priors.eta_sd, dims="family")
-        omega_excess = pm.HalfNormal("omega_excess", omega_sd, dims="family")
-        omega = pm.Deterministic("omega", pt.sqrt(omega_excess**2 + priors.omega_floor**2), dims="family")
+        # Prior sds are arrays, because PyTensor computes the logarithm of a plain 0.5 in single precision.
+        omega_sd, ratio_sd = np.full(n_eta + has_delta, priors.omega_sd), np.ones(len(design.scanners))
+
+        def ratios(name: str, raw_name: str, sd: float, is_known: np.ndarray | int = 1) -> Any:
+            """Log ratios of the scanners, centered over them."""
+            raw = pm.Normal(raw_name, 0, sd * ratio_sd, dims="scanner")
+            return pm.Deterministic(name, (raw - raw.mean()) * is_known, dims="scanner")
+
+        eta = pm.Normal("eta", np.log(design.scale_medians[:n_eta]), priors.eta_sd, dims=groups)
+        omega_excess = pm.HalfNormal("omega_excess", omega_sd, dims=groups)
+        omega = pm.Deterministic("omega", pt.sqrt(omega_excess**2 + priors.omega_floor**2), dims=groups)
         z_scale = pm.Normal("z_scale", dims=("family", "feature"))
-        log_scale = eta[:, None] + omega[:, None] * z_scale
+        log_scale = eta[:, None] + omega[:n_eta, None] * z_scale[:n_eta]
         if design.spec.feature_scaling == "per_feature":
             offset_sd = np.full(table.shape[1], priors.feature_offset_sd)
             log_scale += pm.Normal("feature_offset", 0, offset_sd, dims="feature")
+        if has_delta:
+            log_scale = pt.concatenate([log_scale, omega[-1] * z_scale[n_eta:]])
         pm.Deterministic("log_scale", log_scale, dims=("family", "feature"))
         scale = pt.exp(log_scale)
-
-        if design.spec.noise_ratio == "scanner":
-            raw = pm.Normal("raw", 0, ratio_sd, dims="scanner")
-            log_ratio = pm.Deterministic("log_ratio", raw - raw.mean(), dims="scanner")
-        else:
-            log_ratio = pt.zeros(len(design.scanners))
 
         prior_sd = pt.zeros((len(design.columns), table.shape[1]))
         prior_sd = prior_sd[free].set(scale[design.column_scale[free]])
         prior_sd = prior_sd[fixed].set(design.column_sd[fixed][:, None])
         if design.spec.bias_ratio == "scanner":
-            raw_bias = pm.Normal("raw_bias", 0, np.full(len(design.scanners), priors.bias_ratio_sd), dims="scanner")
-            log_bias = pm.Deterministic("log_bias_ratio", raw_bias - raw_bias.mean(), dims="scanner")
-            bias = pt.exp(log_bias / 2)
+            bias = pt.exp(ratios("log_bias_ratio", "raw_bias", priors.bias_ratio_sd) / 2)
             columns = np.flatnonzero(design.bias_ratio_of >= 0)
             prior_sd = prior_sd[columns].set(prior_sd[columns] * bias[design.bias_ratio_of[columns]][:, None])
-        z_effect = pm.Normal("z_effect", dims=("column", "feature"))
-        u = pm.Deterministic("u", prior_sd * z_effect, dims=("column", "feature"))
+        z_effect = z = pm.Normal("z_effect", dims=("column", "feature"))
+        if design.correlations:
+            correlation_sd = np.full(len(design.correlations), priors.correlation_sd)
+            rho = pt.tanh(pm.Normal("slope_correlation", 0, correlation_sd))
+            slopes = _slopes(design)
+            rho = rho[design.correlation_of[slopes]][:, None]
+            z = z[slopes].set(rho * z_effect[design.partner[slopes]] + pt.sqrt(1 - rho**2) * z_effect[slopes])
+        u = pm.Deterministic("u", prior_sd * z, dims=("column", "feature"))
 
-        noise_variance = scale[0] ** 2 * pt.exp(log_ratio)[scanner_of_scan][:, None]
-        participant_variance = scanned_once * scale[design.single_scan_scale] ** 2
-        mean = design.matrix.toarray() @ u
-        sd, y = pt.sqrt(noise_variance + participant_variance), standardized.to_numpy()
+        noise_sd = scale[0] * np.sqrt(relative_noise)
+        if design.spec.noise_ratio != "homogeneous":
+            noise_sd *= pt.exp(ratios("log_ratio", "raw", priors.noise_ratio_sd) / 2)[scanner_of_scan][:, None]
+        if has_delta:
+            noise_sd *= scale[design.class_noise_scale[design.scan_class]]
+        person_sd, x = scanned_once * scale[design.single_scan_scale], pt.as_tensor(design.matrix.toarray())
+        if design.spec.gain == "scanner":
+            gain = pt.exp(ratios("log_gain", "raw_gain", priors.gain_sd, design.gain_is_known))
+            gain, of_people = gain[scanner_of_scan][:, None], np.flatnonzero(design.has_gain)
+            x, person_sd = x[:, of_people].set(x[:, of_people] * gain), person_sd * gain
+        mean = x @ u
+        sd, y = pt.sqrt(noise_sd**2 + person_sd**2), standardized.to_numpy()
         dims: Any = ("scan", "feature")
         if np.isnan(y).any():
             seen, dims = np.nonzero(~np.isnan(y)), None
             mean, sd, y = mean[seen], sd[seen], y[seen]
-        if design.spec.likelihood == "student-t":
+        if design.spec.has_tails:
             share = pm.Beta("tail_share", 1.0, np.float64(1 / priors.tail_share - 1))
             inverse_df = pm.Uniform("inverse_df", np.float64(0), np.float64(1))
             kinds = [pm.Normal.dist(mean, sd), pm.StudentT.dist(nu=1 / inverse_df, mu=mean, sigma=sd)]
@@ -121,18 +137,24 @@ def build_pymc(design: Design, features: np.ndarray | pd.DataFrame) -> Any:
         else:
             pm.Normal("y", mean, sd, observed=y, dims=dims)
 
-        pm.Deterministic("scale", scale * feature_scale.to_numpy(), dims=("family", "feature"))
+        unit = np.where(np.arange(len(design.scales))[:, None] < n_eta, feature_scale.to_numpy(), 1.0)
+        pm.Deterministic("scale", scale * unit, dims=("family", "feature"))
         for group in design.effects:
             effect = (group.contrasts @ u) * feature_scale.to_numpy()
             pm.Deterministic(f"effect_{group.name}", effect, dims=(group.dim, "feature"))
     return model
 
 
+def _slopes(design: Design) -> np.ndarray:
+    """Return the columns that are slopes of other columns."""
+    return np.flatnonzero([name in {family.slope_name for family in design.spec.slopes} for name in design.families])
+
+
 def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mapping[str, np.ndarray]) -> float:
     """Compute the log joint density of the PyMC model as a function of scales and effects, not of `z_scale` and `z_effect`.
 
-    The density is with respect to Lebesgue measure on eta, omega_excess (PyMC itself samples its logarithm), raw, log_scale
-    and u, and on the standardized features. It includes priors and all constants.
+    The density is with respect to Lebesgue measure on eta, omega_excess (PyMC itself samples its logarithm), raw ratios,
+    log_scale and u, and on the standardized features. It includes priors and all constants.
 
     Parameters
     ----------
@@ -144,10 +166,10 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         As for :func:`bayesharm.reference_models.numpyro_model.log_joint`.
     """
     model = build_pymc(design, features)
-    names = ("eta", "omega_excess", "log_scale", "u")
-    eta, omega_excess, log_scale, u = (np.asarray(point[name], float) for name in names)
-    omega = np.hypot(omega_excess, design.spec.priors.omega_floor)
-    feature_offset = np.asarray(point.get("feature_offset", 0.0), float)
+    eta, omega_excess, log_scale, u = (np.asarray(point[name], float) for name in ("eta", "omega_excess", "log_scale", "u"))
+    omega = np.hypot(omega_excess, design.spec.priors.omega_floor)[design.scale_group]
+    center = np.zeros_like(log_scale)
+    center[: design.n_eta] = eta[:, None] + point.get("feature_offset", 0.0)
     effect_sd = np.empty_like(u)
     for column, scale in enumerate(design.column_scale):
         effect_sd[column] = design.column_sd[column] if scale == FIXED else np.exp(log_scale[scale])
@@ -155,24 +177,26 @@ def log_joint(design: Design, features: np.ndarray | pd.DataFrame, point: Mappin
         raw_bias = np.asarray(point["raw_bias"], float)
         columns = np.flatnonzero(design.bias_ratio_of >= 0)
         effect_sd[columns] *= np.exp((raw_bias - raw_bias.mean()) / 2)[design.bias_ratio_of[columns], None]
-    values = {
-        "eta": eta,
+    z_effect = u / effect_sd
+    if design.correlations:
+        slopes = _slopes(design)
+        rho = np.tanh(point["slope_correlation"])[design.correlation_of[slopes], None]
+        z_effect[slopes] = (z_effect[slopes] - rho * z_effect[design.partner[slopes]]) / np.sqrt(1 - rho**2)
+        effect_sd[slopes] *= np.sqrt(1 - rho**2)
+    values = {name: np.asarray(value, float) for name, value in point.items() if name in model.named_vars}
+    del values["omega_excess"], values["log_scale"], values["u"]
+    values |= {
         "omega_excess_log__": np.log(omega_excess),
-        "z_scale": (log_scale - eta[:, None] - feature_offset) / omega[:, None],
-        "z_effect": u / effect_sd,
+        "z_scale": (log_scale - center) / omega[:, None],
+        "z_effect": z_effect,
     }
-    if design.spec.feature_scaling == "per_feature":
-        values["feature_offset"] = feature_offset
-    if design.spec.noise_ratio == "scanner":
-        values["raw"] = np.asarray(point["raw"], float)
-    if design.spec.bias_ratio == "scanner":
-        values["raw_bias"] = raw_bias
-    if design.spec.likelihood == "student-t":
-        values["tail_share_logodds__"] = np.log(point["tail_share"] / (1 - point["tail_share"]))
-        values["inverse_df_interval__"] = np.log(point["inverse_df"] / (1 - point["inverse_df"]))
+    for name, transform in (("tail_share", "logodds"), ("inverse_df", "interval")):
+        if name in values:
+            share = values.pop(name)
+            values[f"{name}_{transform}__"] = np.log(share / (1 - share))
     # Minimal compilation, because the function is evaluated only once.
     joint = model.compile_logp(jacobian=False, mode="FAST_COMPILE")(values)
-    # Change of variables: d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd.
+    # Change of variables: d(log_scale)/d(z_scale) = omega and du/d(z_effect) = prior sd, of slopes given the intercept.
     return float(joint - log_scale.shape[1] * np.log(omega).sum() - np.log(effect_sd).sum())
 
 

@@ -57,6 +57,7 @@ MAX_ROWS = 25  # rows of a table; the commands write complete tables
 COLUMN_TITLES = {
     "tau": "scale of the population", "finite_sd": "sd of the effects", "rms": "bias (rms over features)",
     "noise_ratio": "noise variance ratio (lambda)", "bias_ratio": "bias variance ratio (kappa)",
+    "gain": "gain (g)",
     "from_data": "share from the data", "n_scanners": "scanners",
     "log_bayes_factor_some": "log Bayes factor, some", "log_bayes_factor_all": "log Bayes factor, all",
     "scale": "typical scale", "spread": "spread over features", "percent": "contribution (%)",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bayesharm.analysis.population_structure import PopulationTest
 from bayesharm.analysis.scanner_similarity import ScannerSimilarity, scanner_similarity
-from bayesharm.analysis.summary import Summary, summarize
+from bayesharm.analysis.summary import Summary, is_estimated, summarize
 from bayesharm.analysis.units import common_units, feature_scale
 from bayesharm.analysis.variance_components import VarianceComponents, summarize_levels, variance_components
 from bayesharm.data.parcellation import read_edge_regions
@@ -96,10 +96,12 @@ class RunView:
 
     @cached_property
     def scanners(self) -> pd.DataFrame:
-        """Scanners, largest bias first: root mean square `rms` of the bias, and `noise_ratio`, with their intervals."""
+        """Scanners, largest bias first: root mean square `rms` of the bias, and estimated ratios, with their intervals."""
         bias = summarize_levels(self.posterior).loc[self.removed_effect]
-        ratio = self.summary.scanners.filter(like="noise_ratio")
-        return bias.join(ratio).sort_values("rms", ascending=False, kind="stable").rename_axis("scanner")
+        table = self.summary.scanners
+        shown = ["noise_ratio", *(ratio for ratio in ("bias_ratio", "gain") if is_estimated(table, ratio))]
+        ratios = table[[f"{ratio}{end}" for ratio in shown for end in ("", "_q05", "_q95")]]
+        return bias.join(ratios).sort_values("rms", ascending=False, kind="stable").rename_axis("scanner")
 
     @property
     def units(self) -> str:

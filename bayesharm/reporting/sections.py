@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.summary import has_bias_ratios
+from bayesharm.analysis.units import slope_columns
 from bayesharm.errors import listed
 from bayesharm.model.labels import Scale
 from bayesharm.reporting.plots import (
@@ -30,6 +30,7 @@ from bayesharm.reporting.plots import (
 from bayesharm.reporting.section import Section
 from bayesharm.reporting.study_section import describe_check
 from bayesharm.results.console import SOURCE_DESCRIPTIONS
+from bayesharm.results.nodes import read_scales
 
 WELL_SUPPORTED, LIKELY = 0.95, 0.8  # probabilities above which an order is called so
 SUPPORTED_GROUP = 0.9  # share of posterior draws above which a group of scanners is reported
@@ -137,9 +138,7 @@ def describe_ranking(view: RunView) -> Section | None:
 
 def describe_scanners(view: RunView) -> Section:
     """Describe the scanners with large bias, with unusual noise, and with estimates that rest on the prior."""
-    estimated = view.summary.scanners[["bias_ratio", "bias_ratio_q05", "bias_ratio_q95", "from_data"]]
-    with_kappa = has_bias_ratios(view.summary.scanners)
-    table = view.scanners.join(estimated if with_kappa else estimated["from_data"])
+    table = view.scanners.join(view.summary.scanners["from_data"])
     first, last = table.index[0], table.index[-1]
     sentences = [
         f"{first} is furthest from the mean of all scanners: the root mean square of its bias over features is "
@@ -147,10 +146,12 @@ def describe_scanners(view: RunView) -> Section:
         f"of {last}, the nearest."
     ]
     sentences += _describe_noise(table)
-    if with_kappa and (table["bias_ratio_q05"] > 1).any():
+    if "bias_ratio" in table and (table["bias_ratio_q05"] > 1).any():
         large = table[table["bias_ratio_q05"] > 1].sort_values("bias_ratio", ascending=False, kind="stable")
         named = listed(f"{name} (bias variance ratio {ratio:.2f})" for name, ratio in large["bias_ratio"].items())
         sentences.append(f"Larger biases than the average scanner, over all features: {named}.")
+    if "gain" in table:
+        sentences += _describe_gains(table)
     if len(uncertain := table.index[table["from_data"] < MOSTLY_PRIOR]):
         sentences.append(
             f"For {listed(map(str, uncertain))} the estimate of the bias rests more on the prior than on the data."
@@ -170,6 +171,15 @@ def _describe_noise(table: pd.DataFrame) -> list[str]:
             named = listed(f"{name} (noise variance ratio {ratio[name]:.2f})" for name in subset.index)
             sentences.append(f"{comparison} than the average scanner: {named}.")
     return sentences or ["No scanner is clearly noisier or less noisy than the average."]
+
+
+def _describe_gains(table: pd.DataFrame) -> list[str]:
+    """Name the scanners whose gain differs from 1."""
+    far = table[(table["gain_q05"] > 1) | (table["gain_q95"] < 1)].sort_values("gain", ascending=False, kind="stable")
+    if far.empty:
+        return ["Differences between people are about as large on all scanners: no gain is clearly above or below 1."]
+    named = listed(f"{name} (gain {gain:.2f})" for name, gain in far["gain"].items())
+    return [f"Differences between people are larger (gain above 1) or smaller than on the average scanner on {named}."]
 
 
 def describe_similarity(view: RunView) -> Section | None:
@@ -205,7 +215,8 @@ def describe_scales(view: RunView) -> Section:
     """Describe the typical scales before and after the data: those of sampling bias, or of the removed effect."""
     spec, table = view.posterior.spec, view.summary.hyper
     by_population = {family.name for family in spec.families if family.by == "population"}
-    sampling = [str(name) for name in table.index if view.scales[str(name)].family in by_population]
+    groups = read_scales(view.posterior.hyper)
+    sampling = [str(name) for name in table.index if groups[str(name)].family in by_population]
     factor = np.exp(2 * 1.645 * spec.priors.eta_sd)
     sentences = [
         "The typical scale of a source is the median of its scales over features, in sd of a feature. Its 90% prior "
@@ -285,6 +296,10 @@ def _named(view: RunView, label: object) -> str:
     source, group = view.scales.get(str(label), Scale(str(label)))
     words = {"measurement": "measurement bias", "sampling": "sampling bias", "disorder": "disorder effects",
              "participant": "differences between people", "noise": "noise", "site": "site effects"}  # fmt: skip
+    words |= {
+        slopes: f"change of the {column.family} effects for one sd of {column.column}"
+        for slopes, column in slope_columns(view.posterior).items()
+    }
     return words.get(source, str(label)) + (f" of {group}" if group and source in words else "")
 
 

@@ -12,12 +12,15 @@ import xarray as xr
 from bayesharm.likelihood.counts import count_scans, index_counts
 from bayesharm.likelihood.grams import Entries, Grams, compute_grams
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_covariates
-from bayesharm.model.contrasts import EffectGroup
-from bayesharm.model.covariates import Covariate
-from bayesharm.model.design import Design, build_design, restrict_design
-from bayesharm.model.labels import Column, Population, Scale
+from bayesharm.likelihood.sufficient_statistics import SufficientStatistics, unique_scan_patterns, with_numbers
+from bayesharm.model.contrasts import EffectGroup, removable_together
+from bayesharm.model.covariates import covariates_from_dict, covariates_to_dict
+from bayesharm.model.design import Design, build_design
+from bayesharm.model.labels import NOISE_RATIO, Column, Population, Scale
+from bayesharm.model.restriction import restrict_design
+from bayesharm.model.slopes import SlopeColumn
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards
 from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
 
 
@@ -29,6 +32,33 @@ def scale_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
         "group": [s.group for s in design.scales],
     }
     return {name: ("family", np.array(values, dtype=object)) for name, values in names.items()}
+
+
+def sd_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
+    """Return the same without noise ratios."""
+    return {name: (dim, values[: design.n_eta]) for name, (dim, values) in scale_coordinates(design).items()}
+
+
+def hyper_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
+    """Return the same for the groups of scales that share hyperparameters: noise ratios are one, `noise_ratio`."""
+    parts = {"family": NOISE_RATIO, "term": NOISE_RATIO, "group": ""}
+    n_groups = len(design.hyper_groups)
+    return {
+        name: (dim, np.append(values, np.array(parts[name], object))[:n_groups])
+        for name, (dim, values) in sd_coordinates(design).items()
+    }
+
+
+def median_log_scales(scales: xr.Dataset) -> np.ndarray:
+    """Logarithms of the posterior medians of the scales of standardized features, (scale, feature).
+
+    Parameters
+    ----------
+    scales : Dataset
+        The node `/scales`.
+    """
+    unit = np.where(scales["term"].values[:, None] == NOISE_RATIO, 1.0, scales["feature_scale"].values)
+    return np.log(scales["q50"].values / unit)
 
 
 def read_scales(node: xr.Dataset) -> dict[str, Scale]:
@@ -69,21 +99,25 @@ def label_effects(
         Of each group: means and sds, (level, feature), in the features' units.
     contraction, n_scans : mapping
         Of each group, (level,).
-    correlation : (scanner and population, scanner and population) array
+    correlation : (level, level) array
+        Of scanners, of the slopes of their effects, and of populations.
     features : (feature,) str array
     """
-    n_scanners, nodes, start = len(design.scanners), {}, len(design.scanners)
-    scanner = ("scanner", np.array(design.scanners, dtype=object))
+    n_scanners, nodes = len(design.scanners), {}
+    together, rows, start = removable_together(design.effects, design.spec), {}, 0
+    for group in together:
+        rows[group.name] = slice(start, start := start + len(group.levels))
+    slopes = [group.name for group in together if group.dim == "scanner"][1:]
     for group in design.effects:
         mean, sd = effects[group.name]
         arrays = {"mean": mean, "sd": sd, "contraction": contraction[group.name], "n_scans": n_scans[group.name]}
         coords = {**level_coordinates(design, group), "feature": ("feature", features)}
-        if group.name == design.spec.removed_effect:
-            arrays["correlation"] = correlation[:n_scanners, :n_scanners]
-        if group.dim == "population":
-            rows = slice(start, start := start + len(group.levels))
-            arrays |= {"correlation": correlation[rows, rows], "with_scanner": correlation[rows, :n_scanners]}
-            coords["scanner"] = scanner
+        if (of_group := rows.get(group.name)) is not None:
+            arrays["correlation"] = correlation[of_group, of_group]
+            if group.name != design.spec.removed_effect:
+                arrays["with_scanner"] = correlation[of_group, :n_scanners]
+            if slopes and group.dim == "population":
+                arrays["with_slope"] = correlation[of_group, rows[slopes[0]]]
         against_reference = group.dim in ("diagnosis", "covariate")
         contrast = "against the reference" if against_reference else "minus the mean of the levels that share a scale"
         nodes[group.name] = EFFECTS.dataset(arrays, coords, {"contrast": contrast}, level=group.dim)
@@ -101,7 +135,7 @@ def keep_statistics(scans: pd.DataFrame, design: Design, moments: Moments) -> xr
     moments : Moments
         Of all features.
     """
-    patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec)
+    patterns = unique_scan_patterns(scans.iloc[design.rows], design.spec, design.standards.noise_unit)
     counts = count_scans(design, index_counts(design)).sum(axis=1)
     return write_statistics(
         SufficientStatistics(patterns, design, compute_grams(design), design.class_size, moments, counts)
@@ -124,6 +158,9 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "eliminated_column": eliminated_column,
             "eliminated_gram": grams.eliminated_gram,
             "cross_gram": grams.cross_gram,
+            "coupled_class": grams.coupled.classes,
+            "coupled_column": grams.coupled.columns,
+            "coupled_gram": grams.coupled_gram,
             "size": statistics.size,
             "scan_counts": statistics.counts,
             "scan_patterns": labels.to_numpy(object),
@@ -134,7 +171,9 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "columns": [list(column) for column in statistics.design.columns],
             "scales": [list(scale) for scale in statistics.design.scales],
             "scale_medians": statistics.design.scale_medians.tolist(),
-            "covariates": [asdict(covariate) for covariate in statistics.design.covariates],
+            **covariates_to_dict(statistics.design.covariates),
+            "slopes": [asdict(slope) for slope in statistics.design.standards.slopes],
+            "noise_unit": statistics.design.standards.noise_unit,
         },
     )
 
@@ -149,16 +188,20 @@ def read_scan_patterns(node: xr.Dataset) -> pd.DataFrame:
 def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
     """Read the sufficient statistics that :func:`write_statistics` wrote."""
     patterns = read_scan_patterns(node)
-    covariates = tuple(Covariate(**{**each, "categories": tuple(each["categories"])}) for each in node.attrs["covariates"])
+    covariates = covariates_from_dict(node.attrs)
+    slopes = tuple(SlopeColumn(**each) for each in node.attrs["slopes"])
+    standards = Standards(covariates, slopes, node.attrs["noise_unit"])
     grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,
         Entries(node["eliminated_class"].values, node["eliminated_column"].values),
         node["eliminated_gram"].values,
         node["cross_gram"].values,
+        Entries(node["coupled_class"].values, node["coupled_column"].values),
+        node["coupled_gram"].values,
     )
     moments = Moments.from_arrays({name: node[name].values for name in Moments._fields if name in node})
-    design = build_design(with_covariates(patterns, covariates), spec, covariates)
+    design = build_design(with_numbers(patterns, standards), spec, standards)
     known = {Column(*parts) for parts in node.attrs["columns"]}
     scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
     is_known = np.array([column in known for column in design.columns])

@@ -24,10 +24,11 @@ import numpy as np
 from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.model.spec import ModelSpec, spec_from_dict
+from bayesharm.model.spec import ModelSpec
+from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
 from bayesharm.results.run_folder import check_output, contents_of, run_state
-from bayesharm.results.schema import chunk_sizes, find_faults
+from bayesharm.results.schema import SCANNER_RATIOS, chunk_sizes, find_faults
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -137,14 +138,13 @@ class Posterior:
         return bool(unit.max() < 100 * unit.min())
 
     def variance_ratios(self, scanners: Sequence[str] | None = None) -> VarianceRatios:
-        """Posterior means of log lambda and log kappa of scanners; for unknown ones the log of the mean ratio."""
+        """Posterior means of all log ratios of scanners, for unknown ones the log of the mean ratio; and of atanh rho."""
         hyper: Any = self.hyper
         wanted = np.array(self.scanners if scanners is None else list(scanners), object)
-        means = [hyper[name].pipe(np.log).mean(("chain", "draw")) for name in ("noise_ratio", "bias_ratio")]
-        unknown = [float(np.log(np.exp(mean).mean())) for mean in means]
-        return VarianceRatios(
-            *(mean.reindex(scanner=wanted, fill_value=value).values for mean, value in zip(means, unknown, strict=True))
-        )
+        means = [np.log(hyper[name]).mean(("chain", "draw")) for name in SCANNER_RATIOS]
+        known = [mean.reindex(scanner=wanted, fill_value=np.log(np.exp(mean).mean())).values for mean in means]
+        rho = hyper["slope_correlation"].values if "slope_correlation" in hyper else np.zeros((1, 1, 0))
+        return VarianceRatios(*(*known, np.arctanh(rho).mean((0, 1))))
 
     def __repr__(self) -> str:
         return (

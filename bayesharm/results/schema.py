@@ -118,9 +118,11 @@ class Group:
         return re.fullmatch(re.escape(self.path).replace(r"\*", "[^/]+"), path) is not None
 
 
+SCANNER_RATIOS = ("noise_ratio", "bias_ratio", "gain")
 HYPER = Group(
     "hyper",
-    "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. "
+    "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. With "
+    "noise ratios of each scanner and feature, `family` has `noise_ratio` for all of these: eta 0 and one omega. "
     "Attributes: `features`, the number of features from which they were learned; `n_independent_features`, their effective "
     "number of independent features; `ratio_rhat`, the largest R-hat of the log ratios (1 if they were not sampled); "
     "`reliable`, 0 if the importance samples of a preview are not",
@@ -129,6 +131,10 @@ HYPER = Group(
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
         Variable("noise_ratio", ("chain", "draw", "scanner"), RATIO, "lambda: noise variance of a scanner"),
         Variable("bias_ratio", ("chain", "draw", "scanner"), RATIO, "kappa: prior variance of the biases of a scanner"),
+        Variable("gain", ("chain", "draw", "scanner"), RATIO, "g: factor on differences between people"),
+        Variable(
+            "slope_correlation", ("chain", "draw", "slope_family"), NONE, "rho: correlation of intercepts and slopes", True
+        ),
         Variable("tail_share", ("chain", "draw"), NONE, "share of the values with Student-t noise", True),
         Variable("tail_df", ("chain", "draw"), NONE, "degrees of freedom of Student-t noise", True),
     ),
@@ -136,7 +142,9 @@ HYPER = Group(
 
 SCALES = Group(
     "scales",
-    "posterior of the scale of each family in each feature, and convergence of each feature; q05 to q95 is a 90% interval",
+    "posterior of the scale of each family in each feature, and convergence of each feature; q05 to q95 is a 90% interval. "
+    "`noise_ratio_<scanner>`, if the model has it, is no scale and has no unit: the factor of the scanner's noise sd in the "
+    "feature, beside the square root of its lambda",
     (
         Variable("mean", ("family", "feature"), FEATURE_UNITS, "posterior mean of the scale"),
         Variable("sd", ("family", "feature"), FEATURE_UNITS, "posterior standard deviation of the scale"),
@@ -166,7 +174,10 @@ EFFECTS = Group(
         Variable("contraction", (LEVEL,), NONE, "1 − posterior variance / prior variance, at typical scales"),
         Variable("n_scans", (LEVEL,), NONE, "scans that have the level"),
         Variable("correlation", (LEVEL, "other"), NONE, "posterior correlation of two levels, at typical scales", True),
-        Variable("with_scanner", (LEVEL, "scanner"), NONE, "posterior correlation with the scanners' effects", True),
+        Variable("with_scanner", (LEVEL, "scanner_effect"), NONE, "posterior correlation with the scanners' effects", True),
+        Variable(
+            "with_slope", (LEVEL, "scanner_slope"), NONE, "posterior correlation with the slopes of these effects", True
+        ),
         Variable("in_fit", (LEVEL,), NONE, "whether the level was in the fit, or was learned later", True),
     ),
 )
@@ -265,6 +276,9 @@ SUFFICIENT_STATISTICS = Group(
         Variable("eliminated_column", ("eliminated_entry",), NONE, "column of each entry"),
         Variable("eliminated_gram", ("eliminated_entry",), NONE, "sums of squares of eliminated columns"),
         Variable("cross_gram", ("eliminated_entry", "column"), NONE, "products of eliminated and dense columns"),
+        Variable("coupled_class", ("coupled_entry",), NONE, "noise class of each entry of an intercept and its slope"),
+        Variable("coupled_column", ("coupled_entry",), NONE, "eliminated column of the first of the two"),
+        Variable("coupled_gram", ("coupled_entry",), NONE, "their products"),
         Variable("size", ("noise_class",), NONE, "scans"),
         Variable("scan_counts", ("count",), NONE, "counts of all scans"),
         Variable(

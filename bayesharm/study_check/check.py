@@ -16,7 +16,9 @@ from bayesharm.data.scans import read_scans
 from bayesharm.data.screening.screen import accept_findings, screen_scans
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
-from bayesharm.model.configure import screen_study
+from bayesharm.model.catalog import AUTO
+from bayesharm.model.configure import chosen_spec, screen_study
+from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
 from bayesharm.study_check.conclusion import DEFAULT_REFERENCE, NO_VERDICT, conclude
@@ -35,12 +37,14 @@ from bayesharm.study_check.typical_scales import estimate_scales, read_typical
 
 def check(
     dataset: Dataset | TableSource,
-    model: str | ModelSpec | None = None,
+    model: str | ModelSpec = AUTO,
     *,
     columns: Mapping[str, str] | None = None,
     covariates: Sequence[str] = (),
+    formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
+    noise_weight: str | None = None,
     accept: Sequence[str] | str = (),
     findings: Sequence[Finding] | None = None,
     source: str = "",
@@ -55,10 +59,10 @@ def check(
     dataset : Dataset, DataFrame or path
         From :func:`bayesharm.load_dataset`; or a scans table without features, such as that of a planned study.
     model : str or ModelSpec, optional
-        Model of the expected precisions. Default: the model that suits the study.
+        Model of the expected precisions; `auto` is the model that suits the study.
     columns : mapping, optional
         Of a scans table, as in :func:`bayesharm.load_dataset`: bayesharm's name -> the user's column.
-    covariates, protocol, reference
+    covariates, formula, protocol, reference, noise_weight
         As for :func:`bayesharm.fit`.
     accept : sequence of str
         Codes of findings that do not count as errors; ``all`` accepts every one.
@@ -76,16 +80,17 @@ def check(
     Raises
     ------
     InputError
-        The scans table cannot be read.
+        The scans table or the formula cannot be read.
     """
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans)
-    chosen = model or advice.model
-    options = _options(chosen, covariates, protocol, reference)
+    chosen = chosen_spec(advice) if model == AUTO else model
+    options = _options(chosen, covariates, formula, protocol, reference, noise_weight)
+    named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
-    described, factors = describe_columns(scans, options["covariates"]), protocol_columns(scans, options["protocol"])
-    usual = [] if advice.model == "traveling" or options["covariates"] else usual_covariates(scans)
+    described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
+    usual = [] if advice.model == "traveling" or named else usual_covariates(scans)
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
         usual, others = _screen_usual(scans, usual)
@@ -101,6 +106,7 @@ def check(
     result = StudyCheck(
         model=layout.spec.name,
         covariates=layout.spec.covariates,
+        formula=layout.spec.formula,
         protocol=tuple(family.by for family in layout.spec.factors if family.by in factors),
         verdict=NO_VERDICT,
         counts=count_scans(scans, described),
@@ -139,21 +145,30 @@ def _forecast(
         return None, None, ()
     scales = design.scale_medians if values is None else estimate_scales(design, values)
     found, known = identify(design, np.log(scales)), dict(zip(design.scale_labels, scales, strict=True))
-    gains = expect_gains(scans, layout.spec, design.covariates, values, known)
+    gains = expect_gains(scans, layout.spec, design.standards, values, known)
     return expect_precision(design, found, scales), gains, found.remarks
 
 
 def _options(
-    model: str | ModelSpec, covariates: Sequence[str], protocol: Sequence[str], reference: str | None
+    model: str | ModelSpec,
+    covariates: Sequence[str],
+    formula: str,
+    protocol: Sequence[str],
+    reference: str | None,
+    noise_weight: str | None,
 ) -> dict[str, Any]:
     """Choices of the user; a specification brings its own."""
     options: dict[str, Any] = {
         "covariates": (covariates,) if isinstance(covariates, str) else tuple(covariates),
+        "formula": formula,
         "protocol": tuple(protocol),
         "reference": reference,
+        "noise_weight": noise_weight,
     }
     if isinstance(model, ModelSpec):
         options["covariates"] = options["covariates"] or model.covariates
+        options["formula"] = formula or model.formula
+        options["noise_weight"] = noise_weight or model.noise_weight or None
         options["reference"] = reference or (model.reference if model.reference != DEFAULT_REFERENCE else None)
     return options
 
@@ -164,7 +179,7 @@ def _screen(
     if isinstance(dataset, Dataset):
         return screen_study(dataset, spec, accept)
     factors = [family.by for family in spec.factors]
-    found = screen_scans(scans, covariates=spec.covariates, factors=factors)
+    found = screen_scans(scans, covariates=covariate_columns(spec.covariates, spec.formula), factors=factors)
     return accept_findings(found, [accept] if isinstance(accept, str) else accept)
 
 

@@ -32,7 +32,7 @@ def conclude(
     chosen : str
         Name of the model that the user chose, or that is recommended.
     options : dict
-        `covariates`, `protocol` and `reference`, as the user chose them.
+        `covariates`, `formula`, `protocol`, `reference` and `noise_weight`, as the user chose them.
     usual : sequence of str
         Covariates that the table offers, and that the user did not choose.
     protocol : sequence of str
@@ -54,7 +54,10 @@ def conclude(
         {
             "model": model,
             "reference": reference,
+            "time": advice.time if model == advice.model else "",
             "covariates": list(options["covariates"] or usual),
+            "formula": options["formula"],
+            "noise_weight": options["noise_weight"],
             "protocol": list(options["protocol"]) if model == "protocol" else [],
         },
     )

@@ -19,9 +19,10 @@ from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.contrasts import add_columns
-from bayesharm.model.covariates import Covariate
+from bayesharm.model.covariates import typical_values
 from bayesharm.model.design import Design, build_design
 from bayesharm.model.spec import ModelSpec
+from bayesharm.model.standards import Standards
 from bayesharm.study_check.typical_scales import estimate_scales
 
 ADDED = (1, 2)  # travelers
@@ -31,7 +32,7 @@ MOST = 100  # travelers that are tried to halve an sd
 def expect_gains(
     scans: pd.DataFrame,
     spec: ModelSpec,
-    covariates: tuple[Covariate, ...] = (),
+    standards: Standards | None = None,
     values: np.ndarray | None = None,
     known: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
@@ -43,7 +44,7 @@ def expect_gains(
         Canonical columns as in :class:`bayesharm.data.dataset.Dataset`.
     spec : ModelSpec
         A model that does not separate measurement from sampling bias is replaced by `traveling_and_cohort`.
-    covariates : tuple of Covariate
+    standards : Standards, optional
         Those of the design of the study.
     values : (scan, feature) array, optional
         Features from which the scales are estimated; without them, the scales are the prior medians.
@@ -61,7 +62,7 @@ def expect_gains(
         give half of the information on the difference, 0 if they do already. -1 if more than 100.
         New travelers have the reference diagnosis, and average or the most frequent covariates.
     """
-    design, is_new = _with_visitor(scans, _separating(spec), covariates)
+    design, is_new = _with_visitor(scans, _separating(spec), standards)
     if known is not None and set(known) == set(design.scale_labels):
         scales = np.array([known[label] for label in design.scale_labels])
     else:
@@ -73,11 +74,12 @@ def _separating(spec: ModelSpec) -> ModelSpec:
     """Return a model that separates measurement from sampling bias and does not insist on travelers."""
     if spec.participants != "travelers" and not any(family.by == "population" for family in spec.families):
         other = load_model("traveling_and_cohort")
-        spec = replace(other, reference=spec.reference, covariates=spec.covariates, priors=spec.priors)
+        kept = {name: getattr(spec, name) for name in ("reference", "covariates", "formula", "noise_weight", "priors")}
+        spec = replace(other, **kept)
     return replace(spec, requires_travelers=False)
 
 
-def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covariate, ...]) -> tuple[Design, np.ndarray]:
+def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | None) -> tuple[Design, np.ndarray]:
     """Lay out the study together with one new person who visits every scanner once; and the mask of these scans."""
     name = "new"
     while (scans.participant_id == name).any():
@@ -88,10 +90,15 @@ def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, covariates: tuple[Covari
         visits["diagnosis"] = spec.reference
     if "traveling" in scans:
         visits["traveling"] = True
-    for column in spec.covariates:
+    numbers = [*(family.slope for family in spec.slopes), *([spec.noise_weight] if spec.noise_weight else [])]
+    for column in (*spec.covariates, *numbers):
         values = scans[column]
         visits[column] = values.mean() if pd.api.types.is_numeric_dtype(values) else values.mode().iloc[0]
-    design = build_design(pd.concat([scans, visits], ignore_index=True), spec, covariates)
+    usual = typical_values([each for each in standards.covariates if each.basis is not None] if standards else [])
+    if "diagnosis" in usual and (scans["diagnosis"] == spec.reference).any():
+        del usual["diagnosis"]
+    visits = visits.assign(**usual)
+    design = build_design(pd.concat([scans, visits], ignore_index=True), spec, standards)
     return design, design.participants == name
 
 
@@ -157,7 +164,8 @@ class _Updates(NamedTuple):
     def given(cls, design: Design, scales: np.ndarray, is_new: np.ndarray, rows: np.ndarray) -> _Updates:
         """Condition on some scans of a design, in which the new person has one scan on each scanner."""
         n = len(design.scanners)
-        posterior = ConditionalPosterior.of_scans(design, np.log(scales), VarianceRatios.equal(n), rows)
+        equal = VarianceRatios.equal(n, len(design.correlations))
+        posterior = ConditionalPosterior.of_scans(design, np.log(scales), equal, rows)
         scanner = design.class_scanner[design.scan_class]
         by_participant = [family.name for family in design.spec.families if family.by == "participant"]
         visits = design.matrix[np.flatnonzero(is_new)[np.argsort(scanner[is_new])]]

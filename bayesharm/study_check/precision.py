@@ -17,7 +17,8 @@ from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.definition import prior_variance
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.contrasts import EffectGroup, add_columns
-from bayesharm.model.design import Design, restrict_design
+from bayesharm.model.design import Design
+from bayesharm.model.restriction import restrict_design
 
 FLAT_SD = 100.0  # prior sd, in sd of a feature, that says nothing
 INSEPARABLE = 1000.0  # variance inflation, above which the design does not separate two effects
@@ -68,7 +69,7 @@ def expect_precision(design: Design, found: Identifiability, scales: np.ndarray)
     effect = design.spec.removed_effect
     removed = find_effects(design, effect)
     scanners, disorder = pd.DataFrame(index=pd.Index(design.scanners, name="scanner")), find_effects(design, "disorder")
-    variance = prior_variance(design, np.log(scales), VarianceRatios.equal(len(design.scanners)))
+    variance = prior_variance(design, np.log(scales), VarianceRatios.equal(len(design.scanners), len(design.correlations)))
     if removed is not None:
         scanners = _expected(removed, found, variance).rename_axis("scanner")
         scanners["from_travelers"] = _shares(found, effect, "contraction_travelers")
@@ -122,7 +123,7 @@ def _inflations(
 ) -> pd.DataFrame:
     """Variance of each contrast over its variance if a term were known, for each term that is not its own."""
     rows, terms = [], _terms(design)
-    by_of = {family.name: family.by for family in design.spec.families}
+    by_of = {name: design.spec.dimension_of(name) for name in terms}
     for group in (removed, disorder):
         if group is None:
             continue
@@ -144,12 +145,12 @@ def _inflations(
 
 def _with_flat_priors(design: Design, scales: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     """Return the scales with flat priors of some effects, of which a sum of protocol factors has several."""
-    families = {f.name for f in design.spec.families if f.name in names or f.component_of in names and f.component_of}
-    return np.where([scale.family in families for scale in design.scales], FLAT_SD, scales)
+    components = {family.name for family in design.spec.families if family.component_of in names and family.component_of}
+    return np.where([scale.family in {*names, *components} for scale in design.scales], FLAT_SD, scales)
 
 
 def _variance(design: Design, group: EffectGroup, scales: np.ndarray) -> np.ndarray:
-    equal, every = VarianceRatios.equal(len(design.scanners)), np.full(design.n_scans, True)
+    equal, every = VarianceRatios.equal(len(design.scanners), len(design.correlations)), np.full(design.n_scans, True)
     posterior = ConditionalPosterior.of_scans(design, np.log(scales), equal, every)
     return posterior.variance(sparse.csr_array(group.contrasts))
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from bayesharm.data.finding import Finding
-from bayesharm.data.scans import find_travelers
 from bayesharm.errors import BayesharmError
+from bayesharm.model.automatic import ModelChoice, choose_model
 from bayesharm.model.catalog import load_model
 from bayesharm.model.configure import configure_model
 from bayesharm.model.design import Design, build_design
@@ -21,36 +21,22 @@ MIN_SCANNERS = 6  # with fewer, protocol factors are not suggested
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The model that suits a study.
+class Recommendation(ModelChoice):
+    """The model that suits a study, and its reference diagnosis.
 
     Attributes
     ----------
-    model : str
-    why : str
-        The reason, a clause.
     reference : str
         The reference diagnosis, if it has to be named; else empty.
     """
 
-    model: str
-    why: str
-    reference: str
+    reference: str = ""
 
 
 def recommend(scans: pd.DataFrame) -> Recommendation:
-    """Choose the model for a study by who traveled, and the reference diagnosis."""
-    travels = find_travelers(scans)
-    n_travelers = scans.participant_id[travels].nunique()
-    n_cohort = scans.participant_id[~travels].nunique()
-    reference = _guess_reference(scans)
-    if not n_travelers:
-        why = "nobody traveled, and so measurement and sampling bias of a scanner can only be estimated together"
-        return Recommendation("cohort", why, reference)
-    if not n_cohort:
-        return Recommendation("traveling", f"everybody traveled ({n_travelers} people)", reference)
-    why = f"{n_travelers} people traveled and {n_cohort} did not"
-    return Recommendation("traveling_and_cohort", why, reference)
+    """Choose the model for a study, as `auto` does, and the reference diagnosis."""
+    choice = choose_model(scans)
+    return Recommendation(**vars(choice), reference=_guess_reference(scans))
 
 
 def _guess_reference(scans: pd.DataFrame) -> str:
@@ -92,7 +78,7 @@ def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation,
     model : str or ModelSpec
     advice : Recommendation
     options : dict
-        `covariates`, `protocol` and `reference` of :func:`bayesharm.fit`.
+        `covariates`, `formula`, `protocol`, `reference` and `noise_weight` of :func:`bayesharm.fit`.
     """
     refusal: Finding | None = None
     for name, changed in [(model, options), *_nearest(advice, options)]:
@@ -107,10 +93,10 @@ def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation,
 def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Models and options to try instead: the recommended model and reference, then without covariates."""
     reference = options.get("reference") or advice.reference or None
-    covariates: Sequence[str] = options.get("covariates", ())
-    for kept in (covariates, ()):
+    covariates: dict[str, Any] = {name: options[name] for name in ("covariates", "formula") if name in options}
+    for kept in (covariates, {}):
         for name in (advice.reference or None, reference):
-            yield advice.model, {"covariates": kept, "reference": name}
+            yield advice.model, {**kept, "reference": name}
 
 
 def _as_finding(error: BayesharmError) -> Finding:

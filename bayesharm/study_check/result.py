@@ -38,6 +38,8 @@ class StudyCheck:
         Model of the expected precisions.
     covariates, protocol : tuple of str
         Its covariates and protocol factors, columns of the scans table.
+    formula : str
+        More covariates, by a formula; may be empty.
     verdict : Verdict
         The conclusions, in sentences; `separable`, `model`, `why` and `command` for scripts.
     counts : Counts
@@ -63,6 +65,7 @@ class StudyCheck:
 
     model: str
     covariates: tuple[str, ...]
+    formula: str
     protocol: tuple[str, ...]
     verdict: Verdict
     counts: Counts
@@ -107,6 +110,7 @@ class StudyCheck:
             "refused": self.is_refused,
             "model": self.model,
             "covariates": list(self.covariates),
+            "formula": self.formula,
             "protocol": list(self.protocol),
             "verdict": {key: _plain(value) for key, value in asdict(self.verdict).items()},
             "counts": counts.totals

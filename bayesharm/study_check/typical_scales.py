@@ -13,7 +13,7 @@ from scipy import sparse
 
 from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.data.features import Features
-from bayesharm.likelihood.definition import noise_variance
+from bayesharm.likelihood.definition import scan_precision
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import FIXED, Design
 
@@ -77,23 +77,24 @@ def _step(
 
     A missing value is put at its fitted value of the step before, which says nothing on the noise.
     """
-    log_scales, equal = np.log(variance) / 2, VarianceRatios.equal(len(design.scanners))
+    log_scales, equal = np.log(variance) / 2, VarianceRatios.equal(len(design.scanners), len(design.correlations))
     posterior = ConditionalPosterior.of_scans(design, log_scales, equal, rows)
     x, noise_class = design.matrix[rows], design.scan_class[rows]
-    of_class = noise_variance(design, log_scales, equal)[noise_class]
+    precision = scan_precision(design, log_scales, equal)[rows]
     known = np.isfinite(y)
-    mean = _posterior_mean(posterior, x.T @ (np.where(known, y, fitted) / of_class[:, None]), design.n_dense)
+    mean = _posterior_mean(posterior, x.T @ (np.where(known, y, fitted) * precision[:, None]), design.n_dense)
     identity = sparse.eye_array(len(design.columns), format="csr")
     square, fitted = (mean**2).mean(1) + posterior.variance(identity), x @ mean
-    expected = np.where(known, (y - fitted) ** 2 + posterior.variance(x)[:, None], of_class[:, None])
+    expected = np.where(known, (y - fitted) ** 2 + posterior.variance(x)[:, None], 1 / precision[:, None])
     residual = expected.mean(1)
 
     single = design.class_single_scan[noise_class]
+    relative = design.class_variance[noise_class] / design.scan_weight[rows]
     person = variance[design.single_scan_scale] if design.single_scan_scale else 0.0
-    share = person / (variance[0] + person)  # of the deviation of a single scan that is the person's
-    apart = share * variance[0]
+    share = np.where(single, person / (variance[0] * relative + person), 0.0)  # of a deviation that is the person's
+    apart = share * variance[0] * relative
     of_person = np.where(single, share**2 * residual + apart, 0.0)
-    of_noise = np.where(single, (1 - share) ** 2 * residual + apart, residual)
+    of_noise = ((1 - share) ** 2 * residual + apart) / relative
 
     is_scaled = design.column_scale != FIXED
     total = np.bincount(design.column_scale[is_scaled], square[is_scaled], len(variance))
@@ -102,10 +103,13 @@ def _step(
     if design.single_scan_scale:
         total[design.single_scan_scale] += of_person.sum()
         count[design.single_scan_scale] += single.sum()
-    return total / np.maximum(count, 1), fitted
+    return np.where(count > 0, total / np.maximum(count, 1), variance), fitted  # noise ratios stay at 1
 
 
 def _posterior_mean(posterior: ConditionalPosterior, b: np.ndarray, n_dense: int) -> np.ndarray:
     """Posterior means A⁻¹b of all effects, (column, feature), for many right-hand sides b of one design."""
     dense = posterior.dense_covariance @ (b[:n_dense] - posterior.slope.T @ b[n_dense:])
-    return np.concatenate([dense, posterior.residual_variance[:, None] * b[n_dense:] - posterior.slope @ dense])
+    eliminated, (first, second) = posterior.residual_variance[:, None] * b[n_dense:], posterior.couples.T
+    eliminated[first] += posterior.residual_covariance[:, None] * b[n_dense + second]
+    eliminated[second] += posterior.residual_covariance[:, None] * b[n_dense + first]
+    return np.concatenate([dense, eliminated - posterior.slope @ dense])

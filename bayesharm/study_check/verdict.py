@@ -201,7 +201,7 @@ def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covar
     protocol, covariates : sequence of str
         Columns of the table that the user did not choose, and could.
     """
-    sentences = [f"Model to use: {advice.model}, because {advice.why}."]
+    sentences = [f"Model to use: {advice.model}, because {advice.why}.", *advice.doubts]
     if chosen not in (advice.model, "protocol"):
         sentences.append(f"The numbers here are those of the model {chosen}, which was asked for.")
     if protocol:
@@ -240,14 +240,14 @@ def next_command(source: str, options: Mapping[str, Any]) -> str:
     source : str
         Arguments that stand for the dataset.
     options : mapping
-        `model`, `reference`, `covariates` and `protocol`.
+        `model`, `reference`, `time`, `covariates`, `formula`, `protocol` and `noise_weight`.
     """
     lists = {name: options[name] for name in ("covariates", "protocol") if options[name]}
+    texts = {name: options[name] for name in ("formula", "time", "reference", "noise_weight") if options[name]}
     if source:
         words = [f"bayesharm fit {source} --model {options['model']}"]
         words += [f"--{name} {shlex.quote(','.join(values))}" for name, values in lists.items()]
-        words += [f"--reference {shlex.quote(options['reference'])}"] if options["reference"] else []
+        words += [f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in texts.items()]
         return " ".join([*words, "--seed 1 --out run/"])
-    arguments = [f'"{options["model"]}"', *(f"{name}={values!r}" for name, values in lists.items())]
-    arguments += [f"reference={options['reference']!r}"] if options["reference"] else []
+    arguments = [f'"{options["model"]}"', *(f"{name}={value!r}" for name, value in (lists | texts).items())]
     return f'bayesharm.fit(dataset, {", ".join(arguments)}, seed=1, out="run")'

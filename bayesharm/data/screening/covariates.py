@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse, stats
 
 from bayesharm.data.finding import Finding
-from bayesharm.data.screening.words import DATES, VISITS, ages_in_years, is_age, tokens
+from bayesharm.data.screening.words import DATES, VISITS, ages_in_years, is_age, is_elapsed_time, tokens
 from bayesharm.io.numbers import is_text
 
 FALSE_ALARMS = 0.001  # rate of the test for differences between scanners within people
@@ -33,7 +33,7 @@ def screen_covariates(scans: pd.DataFrame, covariates: Sequence[str] = ()) -> It
 
 def _differs_within_people(scans: pd.DataFrame, name: str, values: np.ndarray) -> Iterator[Finding]:
     """A covariate that scanners measure differently in the same people; ages and times differ by themselves."""
-    if is_age(name) or tokens(name) & (DATES | VISITS):
+    if is_age(name) or is_elapsed_time(name) or tokens(name) & (DATES | VISITS):
         return
     people = scans.groupby("participant_id")["scanner"].transform("nunique").to_numpy() > 1
     if not people.any():

@@ -42,6 +42,8 @@ KINDS = {
 }
 CONSTANTS = frozenset("sex gender handedness hand dob yob birth birthdate birthday birthyear race ethnicity".split())
 DATES = frozenset("date datetime scandate acqtime acquisitiondate acq timestamp day".split())
+UNITS_OF_TIME = frozenset("time years year yrs months month weeks days followup".split())
+BESIDE_TIME = frozenset("in of since from to after baseline first visit scan study entry the elapsed".split())
 VISITS = frozenset("session ses visit timepoint tp wave run".split())
 POSITIVE = frozenset(
     "age height weight bmi iq fiq fsiq piq viq tiv icv etiv snr tsnr cnr volume volumes thickness education".split()
@@ -84,6 +86,13 @@ def meaning_of(text: str, column: str) -> str:
 def is_age(name: str) -> bool:
     """Whether a column holds ages."""
     return bool(tokens(name) & {"age", "ages", "ageyears", "agemonths", "ageyrs"})
+
+
+def is_elapsed_time(name: str) -> bool:
+    """Whether a column holds time since something, such as ``years`` or ``years_from_baseline``; not ``reaction time``."""
+    words = tokens(name)
+    parts = words - {"".join(re.findall(r"[^\W_]+", plain(name)))} or words
+    return bool(parts & UNITS_OF_TIME) and parts <= UNITS_OF_TIME | BESIDE_TIME
 
 
 def is_constant_by_name(name: str) -> bool:

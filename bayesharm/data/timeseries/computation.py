@@ -56,6 +56,8 @@ class ScanResult:
         None if they could not be computed, or were stored.
     is_singular : bool
         Whether partial correlations do not exist although there are enough volumes.
+    dof : int
+        Degrees of freedom of a correlation: volumes, without those that regressors and the regions conditioned on take.
     columns : dict
         Further numbers on the scan.
     """
@@ -67,7 +69,13 @@ class ScanResult:
     identical: tuple[str, ...] = ()
     edges: np.ndarray | None = None
     is_singular: bool = False
+    dof: int = 0
     columns: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def relative_noise(self) -> float:
+        """Variance of Fisher z if volumes are independent, 1 / (degrees of freedom − 3); NaN if there are too few."""
+        return 1 / (self.dof - 3) if self.dof > 3 else np.nan
 
 
 def compute_all(
@@ -120,7 +128,8 @@ def compute_all(
     table = pd.DataFrame(
         [
             {"scan_id": each.scan.scan_id, "n_volumes": each.n_volumes, "n_dropped": each.n_dropped,
-             "n_missing_regions": len(each.missing), "file": each.scan.origin} | each.columns
+             "n_missing_regions": len(each.missing), "relative_noise": each.relative_noise, "file": each.scan.origin}
+            | each.columns
             for each in results
         ]
     )  # fmt: skip
@@ -151,7 +160,9 @@ def _compute_one(scan: ScanSource, regions: RegionList, measure: Measure) -> Sca
     has_region[at] = True
     missing = tuple(name for name, is_there in zip(regions.names, has_region, strict=True) if not is_there)
     columns = {} if given.columns is None else given.columns
-    result = ScanResult(scan, series.n_volumes, given.n_left_out + series.n_dropped, missing, columns=columns)
+    n_conditioned = len(at) - 2 if measure == "partial" else 0
+    dof = series.n_volumes - given.n_regressors - n_conditioned
+    result = ScanResult(scan, series.n_volumes, given.n_left_out + series.n_dropped, missing, dof=dof, columns=columns)
     if measure == "partial" and series.n_volumes <= len(at):
         return result
     found = correlate(series, measure)

@@ -152,7 +152,9 @@ def extract(path: Path, atlas: Atlas, confounds: str) -> Series:
         got = f"{len(found):,} of {len(atlas.names):,} regions are in the brain mask"
         raise _refuse(path, "The atlas does not fit a scan.", got, "an atlas in the space of the images",
                       "give the atlas in this space, or choose images of its space (--match)")  # fmt: skip
-    return Series(values, tuple(atlas.names[number] for number in found), image.shape[3] - len(values), columns)
+    n_regressors = 0 if regressors is None else np.shape(regressors)[1]
+    names = tuple(atlas.names[number] for number in found)
+    return Series(values, names, image.shape[3] - len(values), n_regressors, columns)
 
 
 def mask_of(image: Path) -> Path:

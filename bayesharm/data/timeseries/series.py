@@ -20,6 +20,8 @@ class Series:
         Names of the regions; None if the source has none.
     n_left_out : int
         Volumes of the scan that are not in `values`.
+    n_regressors : int
+        Regressors that were removed from `values`, if known.
     columns : dict
         Further numbers on the scan, such as mean framewise displacement.
     """
@@ -27,6 +29,7 @@ class Series:
     values: np.ndarray
     regions: tuple[str, ...] | None
     n_left_out: int = 0
+    n_regressors: int = 0
     columns: dict[str, float] | None = None
 
 

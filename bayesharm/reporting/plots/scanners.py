@@ -39,7 +39,9 @@ RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
 
 @styled
 def plot_scanners(run: Posterior | RunView) -> Figure:
-    """Draw the bias of each scanner, largest first, and its noise variance ratio, with 90% intervals.
+    """Draw the bias of each scanner, largest first, its noise variance ratio and, if estimated, its gain.
+
+    Intervals are 90%.
 
     Parameters
     ----------
@@ -48,20 +50,22 @@ def plot_scanners(run: Posterior | RunView) -> Figure:
     view = as_run_view(run)
     table = view.scanners
     figure = new_figure(1.2 + ROW * len(table))
-    left, right = figure.subplots(1, 2, sharey=True)
+    left, *others = figure.subplots(1, 2 + ("gain" in table), sharey=True)
     draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0])
-    draw_intervals(right, table, "noise_ratio", colors_of(["noise"])[0])
-    right.set_xscale("log")
-    low, high = right.get_xlim()
-    right.set_xlim(min(low, 0.75), max(high, 1.33))
-    right.set_xticks([x for x in RATIO_TICKS if right.get_xlim()[0] <= x <= right.get_xlim()[1]])
-    right.set_xticks([], minor=True)
-    right.xaxis.set_major_formatter("{x:g}")
-    right.axvline(1, color="0.7", lw=0.8, zorder=0)
     left.set_title("Scanners, largest bias first")
-    right.set_title("Noise")
-    left.set_xlabel(f"Bias: rms over features, 90% interval\n({view.units})")
-    right.set_xlabel("Noise variance ratio (lambda), 90% interval\n(average scanner: 1)")
+    left.set_xlabel(f"Bias: rms over features\n90% interval ({view.units})")
+    panels = (("noise_ratio", "noise", "Noise", "Noise variance ratio (lambda)"), ("gain", "participant", "Gain", "Gain"))
+    for ax, (ratio, family, title, label) in zip(others, panels, strict=False):
+        draw_intervals(ax, table, ratio, colors_of([family])[0])
+        ax.set_xscale("log")
+        low, high = ax.get_xlim()
+        ax.set_xlim(min(low, 0.75), max(high, 1.33))
+        ax.set_xticks([x for x in RATIO_TICKS if ax.get_xlim()[0] <= x <= ax.get_xlim()[1]])
+        ax.set_xticks([], minor=True)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.axvline(1, color="0.7", lw=0.8, zorder=0)
+        ax.set_title(title)
+        ax.set_xlabel(f"{label}\n90% interval (average scanner: 1)")
     return finish(figure, view)
 
 

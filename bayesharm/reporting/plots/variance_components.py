@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from bayesharm.errors import RunFolderError
+from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.reporting.plots.style import (
     DIVERGING,
     OTHER_COLORS,
@@ -199,7 +200,9 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     """
     view = as_run_view(run)
     spec, hyper = view.posterior.spec, view.posterior.hyper
-    names = [str(name) for name in hyper["family"].values]
+    names = [
+        str(name) for name, term in zip(hyper["family"].values, hyper["term"].values, strict=True) if term != NOISE_RATIO
+    ]
     by_population = {family.name for family in spec.families if family.by == "population"}
     chosen = list(families or [name for name in names if view.scales[name].family in by_population] or names)
     if missing := [name for name in chosen if name not in names]:

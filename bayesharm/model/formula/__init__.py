@@ -1,0 +1,1 @@
+"""Covariates by formula: a Wilkinson formula becomes numeric columns, which a run freezes."""
