@@ -135,6 +135,7 @@ def add_sources(found: Posterior) -> Posterior:
         "finite_sd": (dims, statistics), "contribution": (dims, statistics / 100), "finite_covariance": (pair, variance),
         "covariance_with_log_scale": (("size", "family", "feature"), np.zeros((3, *mean.shape))),
         "probability_larger": (pair, (mean[:, None] > mean).astype(float)),
+        "family": families,
     }))  # fmt: skip
     return found
 

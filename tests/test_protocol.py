@@ -270,6 +270,7 @@ def ranked():
         "contribution": (dims, statistics / 10),
         "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
         "covariance_with_log_scale": (("size", "family", "feature"), np.zeros((3, n, N_RANKED_FEATURES))),
+        "family": families,
     }))  # fmt: skip
     return posterior, families, 2 * draws
 
@@ -305,9 +306,8 @@ def test_what_typical_scales_have_in_common_counts_in_the_ranking(ranked):
 
 def test_a_model_without_factors_has_no_ranking(ranked):
     posterior = make_posterior("traveling")
-    posterior.tree["finite_population"] = (
-        ranked[0].tree["finite_population"].isel(family=slice(3), other=slice(3), feature=slice(4))
-    )
+    sources = ranked[0].tree["finite_population"].to_dataset().isel(family=slice(3), other=slice(3), feature=slice(4))
+    posterior.tree["finite_population"] = xr.DataTree(sources.assign_coords(family=posterior.scales["family"].values))
     found = variance_components(posterior)
     assert found.ranking is None and "Components of" not in str(found)
 

@@ -42,6 +42,7 @@ def posterior(draws):
         "finite_covariance": (pair, 4 * np.einsum("dif,djf->ijf", away, away) / (N_DRAWS - 1)),
         "covariance_with_log_scale": (("size", "family", "feature"), np.zeros((3, 3, len(NAMES)))),
         "probability_larger": (pair, (draws[:, :, None] > draws[:, None]).mean(0)),
+        "family": scales["family"].values,
     }))  # fmt: skip
     return found
 
