@@ -102,6 +102,14 @@ def covariance(
     travels = (n_scanners > 1) | scans.get("traveling", pd.Series(False, scans.index))
     used = travels.to_numpy() if spec.participants == "travelers" else np.full(len(scans), True)
     scans, travels = scans[used], travels[used].to_numpy()
+    at_site = {(row.scanner, row.site) for row in scans[~travels].itertuples()}
+    taken, visits_sites = {scanner for scanner, _ in at_site}, travels.copy()
+    for name, rows in scans.groupby("participant_id"):
+        is_home = rows.site.nunique() == 1 and all(
+            (row.scanner, row.site) in at_site or row.scanner not in taken for row in rows.itertuples()
+        )
+        if is_home and not (scans["traveling"][scans.participant_id == name].any() if "traveling" in scans else False):
+            visits_sites[(scans.participant_id == name).to_numpy()] = False
     diagnosis = (scans["diagnosis"] if "diagnosis" in scans else scans.scanner.map(lambda _: "")).to_numpy()
 
     def same(labels) -> np.ndarray:
@@ -154,8 +162,8 @@ def covariance(
             if patient.any():
                 total += with_slopes(family, ones) * same(diagnosis) * np.outer(patient, patient) * gains
         elif family.by == "population":
-            for group in np.unique(diagnosis[~travels]):
-                member = ~travels & (diagnosis == group)
+            for group in np.unique(diagnosis[~visits_sites]):
+                member = ~visits_sites & (diagnosis == group)
                 if scans.site[member].nunique() > 1 or group in ("", spec.reference):
                     name = f"{family.name}_{group}" if group and family.split else family.name
                     total += scales[name] ** 2 * same(scans.site) * np.outer(member, member) * gains

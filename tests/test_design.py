@@ -180,7 +180,15 @@ def test_a_reference_group_of_one_site_keeps_its_term_unreported():
 def test_scanners_of_one_site_scan_one_population():
     design = design_of(small().assign(site=["H", "H", "H", "C"] + list("HHC") + list("HHC")))
     assert levels(design)["sampling"] == ("C/HC", "H/HC")
-    assert scans_of(design, "sampling:H/HC") == [4, 5]
+    assert scans_of(design, "sampling:H/HC") == [0, 1, 4, 5]  # the first traveler stays at H
+    marked = small().assign(site=["H", "H", "H", "C"] + list("HHC") + list("HHC"), traveling=[True] * 4 + [False] * 6)
+    assert scans_of(design_of(marked), "sampling:H/HC") == [4, 5]
+
+
+def test_the_site_of_a_traveler_may_be_where_the_person_lives():
+    """Then it is not that of the scanners, and the person belongs to the population of none."""
+    design = design_of(small().assign(site=["home"] * 4 + list("ABC") + list("ABC")))
+    assert levels(design)["sampling"] == levels(design_of(small()))["sampling"] and design.site_travelers == design.travelers
 
 
 def test_without_diagnosis_everybody_is_one_group():
@@ -236,7 +244,7 @@ def test_the_traveling_model_leaves_the_cohort_out_and_says_so():
 
 def test_only_travelers_in_a_model_for_everybody():
     design = design_of(small().iloc[:4])
-    assert "sampling" not in levels(design) and "Everybody traveled: no sampling effects." in design.notes
+    assert "sampling" not in levels(design) and "Everybody traveled between sites: no sampling effects." in design.notes
 
 
 def test_the_cohort_model_without_travelers():

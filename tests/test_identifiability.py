@@ -75,7 +75,7 @@ def test_contraction_is_that_of_conditioning_the_joint_normal(model, seed):
         assert found.loc["disorder"].contraction_travelers.isna().all()
     if any(level.endswith("/HC") for _, level in found.index):
         levels = [level for level in found.loc["sampling"].index if level.endswith("/HC")]
-        healthy = (scans.diagnosis == "HC") & ~scans.participant_id.isin(design.travelers)
+        healthy = (scans.diagnosis == "HC") & ~scans.participant_id.isin(design.site_travelers)
         label = (scans.site + "/HC").where(healthy, "")
         label = label.map(lambda population: levels.index(population) if population in levels else -1)
         contrast = np.eye(len(levels)) - 1 / len(levels)

@@ -195,8 +195,8 @@ def compare_populations(
 
 
 def _with_offset(context: FitContext) -> FitContext:
-    """Add a covariate for people who did not travel: a difference from travelers that is common to all sites."""
-    travels = context.dataset.scans["participant_id"].isin(context.design.travelers)
+    """Add a covariate for people of one site: a difference from travelers between sites that is common to all sites."""
+    travels = context.dataset.scans["participant_id"].isin(context.design.site_travelers)
     if travels.all() or not travels.any():
         return context
     scans = context.dataset.scans.assign(**{OFFSET: (~travels).astype(float)})

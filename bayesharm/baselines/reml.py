@@ -14,7 +14,7 @@ from bayesharm.baselines.base import Subtraction, bias_table, no_bias, read_fini
 from bayesharm.baselines.encoding import learn_encoding
 from bayesharm.baselines.external_process import ComparatorError, run_script, start_folder, write_arrays
 from bayesharm.data.dataset import Dataset
-from bayesharm.data.scans import find_travelers
+from bayesharm.data.scans import find_site_travelers, find_travelers
 from bayesharm.errors import InputError, listed
 
 FEATURES_PER_JOB = 200  # fewest features worth a process, which takes seconds to start
@@ -69,7 +69,7 @@ def fit_reml(
         "covariates": encoding.encode(scans),
         "scanner": pd.Index(scanners).get_indexer(scans["scanner"]),
         "participant": pd.factorize(scans["participant_id"])[0],
-        "population": pd.factorize(population.mask(is_traveler))[0],
+        "population": pd.factorize(population.mask(find_site_travelers(scans)))[0],
         "jobs": np.array(jobs or max(1, min(os.cpu_count() or 1, values.shape[1] // FEATURES_PER_JOB))),
     }
     with start_folder() as name:

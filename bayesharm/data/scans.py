@@ -26,6 +26,24 @@ def find_travelers(scans: pd.DataFrame) -> np.ndarray:
     return traveling.to_numpy(bool)
 
 
+def find_site_travelers(scans: pd.DataFrame) -> np.ndarray:
+    """Return a (scan,) bool mask of the scans of travelers between sites, who belong to the population of none.
+
+    A traveler between scanners of one site, as before and after an upgrade, belongs to the people whom the site recruits,
+    unless ``traveling`` is true in a scan. The scanners of a site are those of its people with one scanner; a scanner
+    without such people may be of any site.
+    """
+    travels = find_travelers(scans)
+    others = scans[~travels]
+    pairs, known = pd.MultiIndex.from_frame(others[["scanner", "site"]]), others.scanner.unique()
+    is_at_site = pd.MultiIndex.from_frame(scans[["scanner", "site"]]).isin(pairs) | ~scans.scanner.isin(known).to_numpy()
+    people = scans.assign(is_at_site=is_at_site).groupby("participant_id")
+    belongs = people.is_at_site.transform("all") & (people.site.transform("nunique") == 1)
+    if "traveling" in scans:
+        belongs &= ~people.traveling.transform("any")
+    return travels & ~belongs.to_numpy(bool)
+
+
 Check = Literal["fit", "apply"]
 REQUIRED = ("participant_id", "scanner")
 IDENTIFIERS = ("scan_id", "participant_id", "scanner", "site", "diagnosis")

@@ -84,7 +84,7 @@ def assemble_posterior(
             {name: column.to_numpy(int) for name, column in identifiability.scanners.loc[list(design.scanners)].items()}
             | ({"n_observed": results["n_observed"]} if "n_observed" in results else {}),
             scanner | (feature if "n_observed" in results else {}),
-            {"travelers": list(design.travelers), "n_scans": design.n_scans},
+            {"site_travelers": list(design.site_travelers), "n_scans": design.n_scans},
         ),
     }
     if "finite_sd" in results:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset
-from bayesharm.data.scans import find_travelers
+from bayesharm.data.scans import find_site_travelers, find_travelers
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
@@ -103,7 +103,8 @@ def adapt_to_new_scanners(
         return posterior, []
     caveats = screen_new_scans(posterior, dataset, accept)
     # People may be travelers because of their scans on known scanners.
-    new_scans = scans.assign(traveling=find_travelers(scans)).iloc[rows].reset_index(drop=True)
+    find = find_travelers if posterior.spec.participants == "travelers" else find_site_travelers
+    new_scans = scans.assign(traveling=find(scans)).iloc[rows].reset_index(drop=True)
     adapted, _ = update_posterior(posterior, replace(dataset, scans=new_scans, features=dataset.features.align(rows)))
     notes = [*caveats, *adapted.run["notes"][len(posterior.run["notes"]) :]]
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
@@ -245,7 +246,7 @@ def _label(
             {name: (("scanner",), values) for name, values in by_scanner.items()}
             | ({"n_observed": (("scanner", "feature"), observed)} if observed is not None else {}),
             coords={"scanner": ("scanner", np.array(design.scanners, object))},
-            attrs={"travelers": list(design.travelers), "n_scans": int(merged.size.sum())},
+            attrs={"site_travelers": list(design.site_travelers), "n_scans": int(merged.size.sum())},
         )
     )
     tree["sufficient_statistics"] = xr.DataTree(write_statistics(merged).assign_coords(feature=feature))

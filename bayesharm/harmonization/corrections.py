@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.algorithms.random_streams import Stage
-from bayesharm.data.scans import find_travelers
+from bayesharm.data.scans import find_site_travelers
 from bayesharm.errors import InputError, shorten
 from bayesharm.harmonization.scanner_ratios import ScannerRatios
 from bayesharm.model.labels import Population
@@ -125,7 +125,7 @@ def distance_from_center(scans: pd.DataFrame, slope: SlopeColumn) -> np.ndarray:
 
 
 def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Population | None]:
-    """Return the population of each scan, which may be absent from the fit; None for travelers.
+    """Return the population of each scan, which may be absent from the fit; None for travelers between sites.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def find_populations(posterior: Posterior, scans: pd.DataFrame) -> list[Populati
     scans : DataFrame
         A scan without a diagnosis, in a study with diagnoses, has a population without a diagnosis.
     """
-    travelers = find_travelers(scans) | scans["participant_id"].isin(posterior.design.attrs["travelers"])
+    travelers = find_site_travelers(scans) | scans["participant_id"].isin(posterior.design.attrs["site_travelers"])
     has_diagnosis = "diagnosis" in posterior.sufficient_statistics["table_column"].values and "diagnosis" in scans
     diagnoses = scans["diagnosis"] if has_diagnosis else [""] * len(scans)
     rows = zip(travelers, scans["site"], diagnoses, strict=True)

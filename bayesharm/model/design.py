@@ -86,7 +86,8 @@ class Design:
         The columns whose sum is the effect of each scanner; several only with protocol factors.
     participants : (scan,) array
         Participant of each scan.
-    travelers : tuple of str
+    travelers, site_travelers : tuple of str
+        Participants on two or more scanners, or marked; and those at two or more sites, or marked.
     single_scan_scale : int
         Index of the scale of the participant effects; 0 in a design without participant effects.
     standards : Standards
@@ -120,6 +121,7 @@ class Design:
     of_scanner: np.ndarray
     participants: np.ndarray
     travelers: tuple[str, ...]
+    site_travelers: tuple[str, ...]
     single_scan_scale: int
     standards: Standards
     notes: tuple[str, ...]
@@ -280,6 +282,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
         of_scanner=of_scanner,
         participants=study.table.participant_id.to_numpy(object),
         travelers=tuple(sorted(study.table.participant_id[study.is_traveler].unique())),
+        site_travelers=tuple(sorted(study.table.participant_id[study.is_site_traveler].unique())),
         single_scan_scale=single_scan_scale,
         standards=standards,
         notes=(*notes, *term_notes, *covariate_notes(standards.covariates), *notes_on_cost(terms, is_eliminated)),

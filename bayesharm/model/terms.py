@@ -187,14 +187,14 @@ def _diagnosis_levels(family: Family, study: UsedScans) -> TermLevels:
 
 
 def _population_levels(family: Family, study: UsedScans) -> TermLevels:
-    """Populations (site × diagnosis) of the people who did not travel; of patients only if they come from two or more sites.
+    """Populations (site × diagnosis) of the people of one site; of patients only if they come from two or more sites.
 
-    A reference group from one site keeps its term. Without the term, the difference between these people and others would be
-    attributed to their scanner.
+    People who were scanned at several sites, or are marked as traveling, belong to none. A reference group from one site
+    keeps its term. Without it, the difference between these people and others would be attributed to their scanner.
     """
-    cohort = study.table[~study.is_traveler]
+    cohort = study.table[~study.is_site_traveler]
     if cohort.empty:
-        return _no_levels(study, f"Everybody traveled: no {family.name} effects.")
+        return _no_levels(study, f"Everybody traveled between sites: no {family.name} effects.")
     has_diagnosis = "diagnosis" in cohort
     populations: list[Population] = []
     notes: list[str] = []
@@ -207,7 +207,7 @@ def _population_levels(family: Family, study: UsedScans) -> TermLevels:
             populations += recruited
     place = {population: code for code, population in enumerate(populations)}
     diagnoses = study.table.diagnosis.astype(str) if has_diagnosis else [""] * len(study.table)
-    pairs = zip(study.table.site, diagnoses, study.is_traveler, strict=True)
+    pairs = zip(study.table.site, diagnoses, study.is_site_traveler, strict=True)
     return TermLevels(
         np.array([-1 if travels else place.get(Population(site, diagnosis), -1) for site, diagnosis, travels in pairs], int),
         tuple(Column(family.name, *population) for population in populations),

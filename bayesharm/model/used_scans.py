@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.scans import find_travelers
+from bayesharm.data.scans import find_site_travelers, find_travelers
 from bayesharm.errors import ModelError, shorten
 from bayesharm.model.column_families import read_columns
 from bayesharm.model.formula.text import covariate_columns
@@ -27,8 +27,8 @@ class UsedScans:
         One row a scan, with the index 0, 1, ….
     rows : (scan,) int array
         Rows of these scans in the whole table.
-    is_traveler, is_repeat_scanned : (scan,) bool arrays
-        Whether the participant is a traveler, and has several scans.
+    is_traveler, is_site_traveler, is_repeat_scanned : (scan,) bool arrays
+        Whether the participant is a traveler, is one between sites, and has several scans.
     scanners : tuple of str
         Sorted.
     factors : mapping of Series
@@ -44,6 +44,7 @@ class UsedScans:
     table: pd.DataFrame
     rows: np.ndarray
     is_traveler: np.ndarray
+    is_site_traveler: np.ndarray
     is_repeat_scanned: np.ndarray
     scanners: tuple[str, ...]
     factors: Mapping[str, pd.Series]
@@ -95,6 +96,7 @@ def select_scans(scans: pd.DataFrame, spec: ModelSpec, check: bool = True) -> tu
         used,
         rows,
         is_traveler,
+        find_site_travelers(scans)[rows],
         is_repeat_scanned,
         scanners,
         factors,
