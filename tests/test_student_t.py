@@ -152,6 +152,9 @@ def test_information_on_the_scale():
     assert scale_information(Tails(1 - 1e-9, 5.0)) == pytest.approx(5 / 8, rel=1e-6)
     assert scale_information(Tails(1e-9, 5.0)) == pytest.approx(1.0, rel=1e-6)
     assert 0.6 < scale_information(Tails(0.2, 1.5)) < 0.8
+    for df in (50.0, 1e4, 1e5):  # clean data: densities far out are 0
+        assert scale_information(Tails(0.2, df)) == pytest.approx(1.0, abs=0.04)
+        assert scale_information(Tails(1 - 1e-9, df)) == pytest.approx(df / (df + 3), rel=1e-5)
 
 
 def test_without_values_tails_follow_their_prior():
@@ -239,12 +242,15 @@ def robust(tmp_path_factory):
     study = TinyStudy(EQUAL, 3)
     features = study.features.copy()
     row = list(study.scans.scan_id).index(BAD)
-    features[row] += np.where(np.arange(features.shape[1]) % 2, 12.0, -12.0)
+    features[row] += np.where(np.arange(features.shape[1]) % 2, 16.0, -16.0)
     features[0, 0] = np.nan
     dataset = load_dataset(study.scans, features)
     folder = tmp_path_factory.mktemp("runs") / "run"
     settings = {"draws": 20, "target_ess": 8, "max_rhat": 5.0}
-    posterior = bayesharm.fit(dataset, study.spec, likelihood="student-t", seed=1, accept=["all"], out=folder, **settings)
+    posterior = bayesharm.fit(
+        dataset, study.spec, likelihood="student-t", noise_ratio="scanner-feature", seed=1, accept=["all"], out=folder,
+        **settings,
+    )  # fmt: skip
     return posterior, dataset, folder, settings
 
 
@@ -262,7 +268,7 @@ def test_a_bad_scan_hardly_moves_the_biases(robust):
     """As far from those without the scan as chance allows, and far less than it moves a mean."""
     posterior, *_ = robust
     effect = posterior.effect("measurement")
-    assert np.abs(effect["mean"].values).max() < 2.0  # a mean of five scans would move by 12 / 5
+    assert np.abs(effect["mean"].values).max() < 2.0  # a mean of five scans would move by 16 / 5
     assert np.isfinite(effect["sd"].values).all() and (effect["sd"].values > 0).all()
 
 
@@ -289,12 +295,11 @@ def test_the_same_seed_gives_the_same_run(robust):
 
 
 def test_damaged_weights_are_repaired(robust):
-    _, dataset, folder, settings = robust
+    posterior, dataset, folder, settings = robust
     file = next((folder / "posterior.zarr" / "scan_weights" / "mean_weight").rglob("c/0"))
     before = file.read_bytes()
     file.write_bytes(before[:-1])
-    spec = replace(load_model("traveling"), noise_ratio="homogeneous", bias_ratio="homogeneous", feature_scaling="common")
-    bayesharm.fit(dataset, spec, likelihood="student-t", seed=1, accept=["all"], out=folder, repair=True, **settings)
+    bayesharm.fit(dataset, posterior.spec, seed=1, accept=["all"], out=folder, repair=True, **settings)
     assert file.read_bytes() == before
 
 

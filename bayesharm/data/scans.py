@@ -31,9 +31,11 @@ def find_site_travelers(scans: pd.DataFrame) -> np.ndarray:
 
     A traveler between scanners of one site, as before and after an upgrade, belongs to the people whom the site recruits,
     unless ``traveling`` is true in a scan. The scanners of a site are those of its people with one scanner; a scanner
-    without such people may be of any site.
+    without such people may be of any site. Without sites, each scanner is one.
     """
     travels = find_travelers(scans)
+    if "site" not in scans:
+        return travels
     others = scans[~travels]
     pairs, known = pd.MultiIndex.from_frame(others[["scanner", "site"]]), others.scanner.unique()
     is_at_site = pd.MultiIndex.from_frame(scans[["scanner", "site"]]).isin(pairs) | ~scans.scanner.isin(known).to_numpy()

@@ -88,11 +88,11 @@ def prior_without_one(problem: Problem, hyper: Hyperparameters) -> PredictivePri
     """
     if hyper.log_evidence is None:
         return make_predictive_prior(hyper, problem.hierarchy.offset_sd)
-    power = 1 - 1 / hyper.n_features
+    power, origin = 1 - 1 / hyper.n_features, problem.half_log_lambda(hyper.ratios.mean)
     log_omega = np.log(hyper.omega)[..., : problem.hierarchy.n_groups]
-    draws = temper_hyperparameters(problem, hyper.eta, log_omega, power)
+    eta, log_omega = temper_hyperparameters(problem, hyper.eta + origin, log_omega, power)
     chosen = component_indices(hyper.eta[..., 0].size)
-    eta, log_omega = (part.reshape(-1, part.shape[-1])[chosen].T for part in draws)
+    eta, log_omega = (part.reshape(-1, part.shape[-1])[chosen].T for part in (eta - origin, log_omega))
     return PredictivePrior(eta, log_omega, np.full((len(chosen), hyper.n_features), -np.log(len(chosen))))
 
 

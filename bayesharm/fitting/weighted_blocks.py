@@ -75,6 +75,7 @@ class WeightedBlockSampler:
             draws.state.position,
         )
         thinned = draws.log_scales[:, self.shape.thin - 1 :: self.shape.thin]
+        thinned = thinned[:, :, : draws.finite_sd.shape[2]]  # noise ratios have no sizes
         flat = (part.reshape(-1, *part.shape[2:]) for part in (draws.finite_sd, draws.contribution, thinned))
         effects = draws.effect_mean, np.sqrt(draws.effect_variance)
         n_features = len(np.unique(block))

@@ -123,10 +123,10 @@ def scale_information(tails: Tails) -> float:
     """
     power = np.linspace(-25, 25, 20_001)  # log z: the integrand is smooth there, and vanishes at both ends
     z = np.exp(power)
-    heavy = tails.share * stats.t.pdf(z, tails.df)
-    gaussian = (1 - tails.share) * stats.norm.pdf(z)
-    slope = (gaussian * z + heavy * z * (tails.df + 1) / (tails.df + z**2)) / (gaussian + heavy)
-    squares = (z * slope - 1) ** 2 * (gaussian + heavy) * z
+    density = (1 - tails.share) * stats.norm.pdf(z) + tails.share * stats.t.pdf(z, tails.df)
+    with jax.enable_x64(True):
+        slope = z * np.asarray(expected_weight(jnp.asarray(z**2), tails))
+    squares = (z * slope - 1) ** 2 * density * z
     return float(np.trapezoid(squares, power))  # both signs of z, over 2
 
 

@@ -32,7 +32,7 @@ class Family:
     name : str
         The family's name in every table (`measurement`, `sampling`, `disorder`, `participant`, `site`).
     by : str
-        The levels: `scanner`, `population` (site × diagnosis, of participants who did not travel between sites), `diagnosis` or
+        The levels: `scanner`, `population` (site × diagnosis, of participants of one site), `diagnosis` or
         `participant`; or a column of the scans table, such as `family_id`; or several, crossed: ``scanner × year``. A column
         with `component_of` is a *protocol factor*, which describes the scanners.
     prior_median : float

@@ -114,6 +114,12 @@ def _on_contradictions(used: pd.DataFrame, is_traveler: np.ndarray, spec: ModelS
         denied = used.participant_id[is_traveler & ~people.traveling.transform("any")].unique()
         if len(denied):
             notes.append(f"Marked as not traveling, but scanned on several scanners, and so travelers: {shorten(denied)}.")
+    follows = any(family.by == "participant" for family in spec.slopes)
+    if follows and is_traveler.any() and (used.site == used.scanner).all():
+        notes.append(
+            "Each scanner counts as a site of its own. If scanners of one site were upgraded or replaced, name their site "
+            "in a column `site`: otherwise what its people have in common is attributed to its scanners."
+        )
     if "diagnosis" in used and len(changed := people.diagnosis.nunique().loc[lambda n: n > 1].index):
         notes.append(f"Of more than one diagnosis: {shorten(changed)}; each scan counts under its own.")
     for name in covariate_columns(spec.covariates, spec.formula):
