@@ -104,8 +104,8 @@ def residualize(design: Design, scans: pd.DataFrame, values: np.ndarray) -> Resi
     people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
     is_repeated, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
     labels = np.where(is_repeated, people, np.where(cells < 0, -1, people.max() + 1 + cells))
-    n_groups = len(np.unique(labels[labels >= 0]))
-    within = _columns_within_people(design, people, (labels >= 0).sum() - n_groups - len(design.scanners))
+    used = labels[labels >= 0]
+    within = _columns_within_people(design, people, len(used) - len(np.unique(used)) - len(design.scanners))
     columns = np.column_stack([np.eye(len(design.scanners))[scanner], *within])
     return fit_residualization(values, labels, columns, design.scan_class)
 

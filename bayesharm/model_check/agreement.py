@@ -44,7 +44,7 @@ def random_point(design: Design, n_features: int, rng: np.random.Generator) -> d
         shapes["feature_offset"] = (n_features,)
     point = {"omega_excess": rng.exponential(size=len(design.hyper_groups))}
     point |= {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    return point | {name: rng.uniform() for name in TAILS} if spec.has_tails else point
+    return point | {name: rng.uniform(size=()) for name in TAILS} if spec.has_tails else point
 
 
 def compare_densities(design: Design, features: np.ndarray, points: Sequence[Point]) -> pd.DataFrame:
