@@ -148,9 +148,10 @@ def compute_results(study: Simulation, dataset: Dataset, seed: int, model: str) 
     yield "scanners as covariates", adjust(values, study.scans)
     if (found := fit_bayesharm(dataset, seed, model)) is not None:
         yield "bayesharm", found
-    best = {name: (part.mean, part.sd) for name, part in longitudinal_oracle(study).items()}
+    age = study.scans["age"].mean()
+    best = {name: (part.mean, part.sd) for name, part in longitudinal_oracle(study, age).items()}
     bias, by_age = (best[name][0].loc[study.scans["scanner"]].to_numpy() for name in ("measurement", "measurement_slope"))
-    harmonized = values - bias - by_age * (study.scans[["age"]].to_numpy() - AGE)
+    harmonized = values - bias - by_age * (study.scans[["age"]].to_numpy() - age)
     years, more = ([table.iloc[-1].to_numpy() for table in best[name]] for name in ("covariate", "disorder_slope"))
     yield "oracle", Result(harmonized, *best["measurement"], *best["participant_slope"], *years, *more)
 

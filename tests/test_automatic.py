@@ -95,6 +95,13 @@ DESIGNS = {
         repeated("A", 10, "AA", age_months=[480, 520]) + once("B", 5, age_months=500), "longitudinal", "age_months", ""
     ),
     "birthdays between visits": (repeated("t", 12, "ABC", age=[40, 40, 41]), "traveling", "everybody", ""),
+    "visits within weeks": (
+        repeated("t", 12, "ABCD", time=[0.0, 0.02, 0.04, 0.06]) + once("A", 30, time=0.0),
+        "traveling_and_cohort", "12 people traveled", "^12 of 12 people .* came back within half a year: too soon",
+    ),
+    "visits within weeks, over and over": (
+        repeated("t", 12, "AB", time=[0.0, 0.1], years=0.0), "traveling", "everybody", "^12 of 12 .* too soon"
+    ),
     "few people over years": (repeated("t", 5, "AAB", age=YEARS), "traveling", "everybody", ""),
     "few of those scanned repeatedly": (
         repeated("t", 10, "AB", age=[40.0, 44.0]) + repeated("u", 30, "AB", age=50.0),
@@ -152,8 +159,14 @@ def test_a_catalog_without_a_longitudinal_model_has_none_to_choose():
     assert found.model == "traveling" and "what changed in them counts as noise" in found.doubts[0]
 
 
-def test_ages_that_are_missing_are_no_visits_over_time():
+def test_times_that_are_missing_are_no_visits_over_time():
+    """A fit would refuse them."""
     scans = table_of(DESIGNS["visits over years, with new scanners"][0])
+    gap = scans.assign(time=scans.age.mask(scans.index == 7) - 40)
+    assert choose_model(gap).time == "age"
+    found = choose_model(gap.drop(columns="age"))
+    assert found.model == "traveling"
+    assert "(column time), but time is missing for 1 of 60 scans: longitudinal needs it for all." in found.doubts[0]
     assert choose_model(scans.assign(age=np.nan)).model == "traveling"
     assert choose_model(scans.assign(age=scans.age.where(scans.scanner == "A"))).model == "traveling"
 

@@ -52,13 +52,26 @@ def test_labels_of_several_columns_stay_apart():
         ({"team": range}, {"by": "team"}, "has another level for every scan"),
         ({"team": None}, {"by": "team"}, "have missing values.*team: none for"),
         ({}, {"by": "site", "nested_in": "scanner"}, "nested the wrong way.*nest scanner in site"),
-        ({"team": "scanner"}, {"by": "team"}, "families 'more' and .* divide the scans alike"),
-        ({"team": "participant_id"}, {"by": "team"}, "families 'more' and .* divide the scans alike"),
-        ({}, {"by": "site", "slope": "years"}, None),
-        ({"years": 3.0}, {"by": "site", "slope": "years"}, "the same in all scans"),
-        ({"years": "long"}, {"by": "site", "slope": "years"}, "not a number"),
-        ({"years": np.nan}, {"by": "site", "slope": "years"}, "missing or infinite"),
-        ({}, {"by": "site", "slope": "decades"}, "needs the column 'decades'"),
+        (
+            {"team": "scanner"},
+            {"by": "team"},
+            "families 'measurement' and 'more' divide the scans alike.*by scanner and by t",
+        ),
+        ({"team": "participant_id"}, {"by": "team"}, "families 'participant' and 'more' divide the scans alike"),
+        ({"team": "diagnosis"}, {"by": "team"}, "families 'disorder' and 'more' divide the scans alike"),
+        (
+            {},
+            {"by": "site × diagnosis"},
+            "families 'sampling' and 'more' divide the scans alike.*by population and",
+        ),
+        ({}, {"by": "scanner"}, "families 'measurement' and 'more' divide the scans alike.*by scanner and by scanner"),
+        ({}, {"by": "participant"}, "families 'participant' and 'more' divide the scans alike"),
+        ({}, {"by": "vendor"}, "by vendor, does not vary within any scanner.*component_of = 'measurement'"),
+        ({}, {"by": "operator", "slope": "years"}, None),
+        ({"years": 3.0}, {"by": "operator", "slope": "years"}, "the same in all scans"),
+        ({"years": "long"}, {"by": "operator", "slope": "years"}, "not a number"),
+        ({"years": np.nan}, {"by": "operator", "slope": "years"}, "missing or infinite"),
+        ({}, {"by": "operator", "slope": "decades"}, "needs the column 'decades'"),
     ],
 )
 def test_columns_that_cannot_be_a_family_are_refused(values, family, what):
@@ -83,6 +96,16 @@ def test_two_families_that_are_the_same_are_refused():
     spec = replace(spec, families=(*spec.families, Family("again", "operator", 0.2)))
     with pytest.raises(InputError, match="'more' and 'again' divide the scans alike"):
         build_design(scans, spec)
+
+
+def test_a_column_that_changes_within_a_scanner_is_a_family_and_so_are_groups_that_coincide():
+    scans = random_study(2)
+    changed = scans.assign(vendor=scans.vendor.mask(scans.index == scans.index[0], "upgraded"))
+    assert "upgraded" in levels(build_design(changed, with_family(by="vendor")), "more")
+    one = scans.assign(site=scans.scanner, diagnosis="HC")  # populations are the scanners
+    build_design(one, load_model("traveling_and_cohort"))
+    with pytest.raises(InputError, match="divide the scans alike.*'sampling'|'sampling'.*divide the scans alike"):
+        build_design(scans.assign(diagnosis="HC"), with_family(by="site"))
 
 
 def test_trajectories_need_a_time_that_changes_within_people():

@@ -260,6 +260,20 @@ def test_options_that_make_no_sense_are_refused_before_any_work(study):
         ({"visit_folds": 1}, InputError, "visit_folds is too small"),
         ({"covariates": "weight"}, InputError, "no covariate 'weight'"),
     ]
+    of_fit = [
+        ({"likelihood": "cauchy"}, "Unknown likelihood"),
+        ({"likelihood": "student-t"}, "A preview approximates Gaussian noise only"),
+        ({"gain": "site"}, "Unknown gain"),
+        ({"noise_ratio": "feature"}, "Unknown noise_ratio"),
+        ({"noise_weight": "volumes"}, "no column 'volumes' of noise weights"),
+        ({"time": "age"}, "no trajectories of participants"),
+        ({"model": "longitudinal", "time": "years"}, "needs the column 'years'"),
+        ({"model": "auto", "time": "age"}, "same in all scans of each participant"),
+        ({"formula": "age + "}, "formula"),
+        ({"draw": 10}, "Unknown settings"),
+        ({"chains": 0}, "setting 'chains' is impossible"),
+    ]
+    refused += [({"methods": [BAYESHARM]} | options, (InputError, ModelError), message) for options, message in of_fit]
     for options, kind, message in refused:
         with pytest.raises(kind, match=message):
             cross_validate(study, **(FEW | {"methods": ["none"]} | options), progress=lambda *event: pytest.fail("worked"))

@@ -28,7 +28,7 @@ from bayesharm.model.covariates import covariates_from_dict
 from bayesharm.model.design import build_design
 from bayesharm.model.formula.basis import basis_from_dict, learn_basis
 from bayesharm.model.formula.text import covariate_columns, parse_formula
-from bayesharm.model.spec import spec_from_dict
+from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.results.posterior import load_posterior
 
 EXACT = 1e-12

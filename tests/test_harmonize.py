@@ -568,6 +568,9 @@ def test_a_summary_says_if_shared_parameters_are_rough():
     posterior = make_posterior()
     posterior.tree["hyper"].attrs["ratio_rhat"] = 1.2  # variance ratios whose chains do not agree
     assert "NOT converged (R-hat at most 1.200" in summarize(posterior).diagnostics[1]
+    assert "are rough" not in " ".join(summarize(posterior).diagnostics)
+    posterior.tree["hyper"].attrs["reliable"] = 0  # in a full run, of the tails of the noise
+    assert "degrees of freedom of heavy tails are rough" in " ".join(summarize(posterior).diagnostics)
     preview = make_posterior(settings={"preview": True})
     assert "are rough" not in " ".join(summarize(preview).diagnostics)
     preview.tree["hyper"].attrs["reliable"] = 0

@@ -158,6 +158,7 @@ def test_oracle_is_the_multivariate_normal_conditional():
     study = simulate_longitudinal(2, 11, **EVERYTHING | {"n_people": 30})
     scans, truth, oracle = study.scans, study.truth, longitudinal_oracle(study)
     years, age = scans["years"].to_numpy(), scans["age"].to_numpy() - AGE
+    older = longitudinal_oracle(study, AGE + 5)["measurement"]
 
     def same(column):
         labels = scans[column].to_numpy()
@@ -188,6 +189,10 @@ def test_oracle_is_the_multivariate_normal_conditional():
         np.testing.assert_allclose(oracle["measurement"].mean.iloc[:, f], cross @ project @ study.features[:, f], atol=1e-9)
         posterior = center * sd["measurement"] ** 2 - cross @ project @ cross.T
         np.testing.assert_allclose(oracle["measurement"].sd.iloc[:, f], np.sqrt(np.diag(posterior)), rtol=1e-6)
+        cross += center @ (np.array(names)[:, None] == scans["scanner"].to_numpy()) * sd["measurement_slope"] ** 2 * 5 * age
+        posterior = center * (sd["measurement"] ** 2 + (5 * sd["measurement_slope"]) ** 2) - cross @ project @ cross.T
+        np.testing.assert_allclose(older.mean.iloc[:, f], cross @ project @ study.features[:, f], atol=1e-9)
+        np.testing.assert_allclose(older.sd.iloc[:, f], np.sqrt(np.diag(posterior)), rtol=1e-6)
         # The slope of the first person is that of the population, of the diagnosis and the person's own.
         is_own = (scans["participant_id"] == scans["participant_id"][0]).to_numpy()
         cross = is_own * (own + sd["participant_slope"] ** 2 * years)

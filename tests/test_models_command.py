@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from studies import extend
 from typer.testing import CliRunner
@@ -22,7 +23,7 @@ from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.model.template import card, model_toml
 from bayesharm.model_check import agreement
 from bayesharm.model_check import check as checks
-from bayesharm.model_check.check import check_model
+from bayesharm.model_check.check import check_model, find_remarks
 from bayesharm.model_check.suited_study import suited_scans
 
 
@@ -203,6 +204,12 @@ def test_the_three_densities_of_a_model_agree(model, n_densities):
     assert found.agrees and "The densities agree" in str(found)
     assert len(found.densities) == 2 * n_densities and (found.densities.difference < 1e-10).all()
     assert (found.families.levels > 0).all() and not [remark for remark in found.remarks if "levels" in remark]
+
+
+def test_the_check_of_heavy_tails_says_what_it_compared():
+    spec, families = load_model("cohort"), pd.DataFrame({"levels": [3]}, index=["site"])
+    said = set(find_remarks(replace(spec, likelihood="student-t"), families)) - set(find_remarks(spec, families))
+    assert len(said) == 1 and "collapsed = explicit was compared under the Gaussian likelihood" in said.pop()
 
 
 def test_the_simulated_study_has_the_columns_of_a_model():

@@ -11,12 +11,19 @@ from scipy import stats
 from typer.testing import CliRunner
 
 import bayesharm
-from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_srpbs
+from bayesharm import InputError, ModelError, load_dataset, load_posterior, simulate_longitudinal, simulate_srpbs
 from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.analysis.yamashita_regression import regress_populations
 from bayesharm.cli.app import app
-from bayesharm.inference.effective_features import count_independent_features, count_independent_for_ratios
+from bayesharm.inference.effective_features import (
+    count_independent_features,
+    count_independent_for_ratios,
+    fit_residualization,
+    list_cells,
+    residualize,
+)
 from bayesharm.model.catalog import load_model
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import build_design
 
 N_FEATURES = 60
@@ -118,6 +125,31 @@ def test_people_who_are_scanned_again_do_not_make_features_go_together(again):
     assert found == pytest.approx(120, rel=0.1)
     pairs = count_independent_for_ratios(design, scans, np.repeat(values[design.rows], 2, axis=1))
     assert pairs == pytest.approx(found, rel=0.02)
+
+
+def test_change_over_time_does_not_make_features_go_together():
+    """Mean slopes of everybody, of a diagnosis, and of scanners differ between independent features."""
+    rng = np.random.default_rng(0)
+    study = simulate_longitudinal(100, seed=1)
+    scans = study.scans
+    spec = configure_model("longitudinal", scans, time="years", covariates=["sex"])
+    families = (replace(f, slope="years") if f.by == "scanner" else f for f in spec.families)
+    design = build_design(scans, replace(spec, families=tuple(families)))
+    years = scans.years.to_numpy()[design.rows, None]
+    of_scanner = rng.normal(size=(len(design.scanners), 100))[design.class_scanner[design.scan_class]]
+    values = study.features[design.rows] + years * (0.2 * rng.normal(size=100) + 0.2 * of_scanner)
+    assert count_independent_for_ratios(design, scans, values) == pytest.approx(92, rel=0.05)
+    residuals = residualize(design, scans, values)
+    still = residuals.project(residuals.weight[:, None] * years * (scans.diagnosis.to_numpy()[design.rows, None] == "MCI"))
+    assert np.abs(still).max() < 1e-9
+    without = build_design(scans, configure_model("traveling_and_cohort", scans, covariates=["sex"]))
+    people, scanner = without.participants, without.class_scanner[without.scan_class]
+    labels = pd.Categorical(people).codes.astype(int)
+    single = ~pd.Series(people).duplicated(keep=False).to_numpy()
+    labels = np.where(single, labels.max() + 1 + list_cells(without, scans), labels)
+    as_before = fit_residualization(values, labels, np.eye(len(without.scanners))[scanner], without.scan_class)
+    now = residualize(without, scans, values)
+    assert all(np.array_equal(getattr(now, name), getattr(as_before, name)) for name in ("weight", "basis", "dof"))
 
 
 def test_the_regression_of_2019_says_several_either_way():

@@ -146,6 +146,13 @@ def test_tails_are_learned(draw, check):
     draws = draw_tails(draw(rng, 40_000) ** 2, 1.0, Priors(), (4, 100), rng)
     assert draws.share.shape == (4, 100) and ((draws.share > 0) & (draws.share < 1) & (draws.df > 1)).all()
     assert check(draws.typical), draws.typical
+    assert draws.is_reliable
+
+
+def test_tails_from_an_unreliable_importance_sample_are_reported():
+    rng = np.random.default_rng(0)
+    draws = draw_tails(rng.standard_t(4, 10_000) ** 2, 1e5, Priors(), (2, 50), rng)  # too narrow for the proposals
+    assert not draws.is_reliable and not draws.resample((1, 5), rng).is_reliable
 
 
 def test_information_on_the_scale():

@@ -20,6 +20,10 @@ ROUGH = (
     "The hyperparameters of this preview are rough: their importance samples are not reliable, and with them the scales of "
     "all features. Fit without preview."
 )
+ROUGH_TAILS = (
+    "The share and the degrees of freedom of heavy tails are rough: their importance samples are not reliable, and with "
+    "them the weights of scans."
+)
 MIN_INDEPENDENT = 0.9  # effective over true number of features from which they count as hardly correlated
 MAX_WAITING = 1.5  # leapfrog steps of the slowest chain over those of the mean chain that call for a sentence
 
@@ -34,13 +38,15 @@ def describe_convergence(posterior: Posterior, hyper: pd.DataFrame, features: pd
         As in :class:`bayesharm.Summary`.
     """
     draws, run = posterior.hyper, posterior.run
+    is_reliable = draws.attrs.get("reliable", 1)
     if posterior.preview_notice:
-        rough = [] if draws.attrs.get("reliable", 1) else [ROUGH]
+        rough = [] if is_reliable else [ROUGH]
         return (posterior.preview_notice, *_describe_approximation(features), *rough, *_describe_correlation(draws.attrs))
     divergent = draws.attrs["divergences"] / (draws.sizes["chain"] * draws.sizes["draw"])
     return (
         _describe_features(features),
         *_describe_hyperparameters(hyper, divergent, draws.attrs),
+        *([] if is_reliable else [ROUGH_TAILS]),  # other hyperparameters are then sampled
         *_describe_correlation(draws.attrs),
         *_describe_waiting(run["leapfrog"]),
     )

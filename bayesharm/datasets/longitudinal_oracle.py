@@ -10,7 +10,7 @@ from bayesharm.datasets.oracle import OraclePosterior
 from bayesharm.datasets.simulate import Simulation
 
 
-def longitudinal_oracle(simulation: Simulation) -> dict[str, OraclePosterior]:
+def longitudinal_oracle(simulation: Simulation, age: float = AGE) -> dict[str, OraclePosterior]:
     """Compute the exact posterior given the true scales, noise ratios and slope correlation.
 
     Bayesian linear regression with known variances; the mean of a feature and its covariates have flat priors.
@@ -19,11 +19,13 @@ def longitudinal_oracle(simulation: Simulation) -> dict[str, OraclePosterior]:
     ----------
     simulation : Simulation
         From :func:`bayesharm.datasets.longitudinal.simulate_longitudinal`.
+    age : float
+        Age of the scanner effects, in years.
 
     Returns
     -------
     dict of OraclePosterior
-        ``measurement``: scanner effects at the age `AGE`, and ``measurement_slope``: their change per year of age, both
+        ``measurement``: scanner effects at that age, and ``measurement_slope``: their change per year of age, both
         minus the mean over scanners. ``participant_slope``: change of each person per year, population and diagnosis
         included. ``covariate``: effects of the covariates. ``disorder_slope``: difference of the change per year from the
         reference diagnosis.
@@ -44,7 +46,7 @@ def longitudinal_oracle(simulation: Simulation) -> dict[str, OraclePosterior]:
     columns = np.column_stack(blocks)
     weight = 1 / truth.noise_ratio.loc[scans["scanner"]].to_numpy()
     gram, moments = columns.T @ (weight[:, None] * columns), columns.T @ (weight[:, None] * simulation.features)
-    wanted = _contrasts(simulation, places, stop)
+    wanted = _contrasts(simulation, places, stop, age)
     mean, sd = np.empty((2, len(wanted), len(truth.mean)))
     for f in range(len(truth.mean)):
         # Effects are scales times standard normal variables, so that a scale of 0 causes no division by 0.
@@ -67,13 +69,15 @@ def longitudinal_oracle(simulation: Simulation) -> dict[str, OraclePosterior]:
     }
 
 
-def _contrasts(simulation: Simulation, places: dict[str, slice], n_columns: int) -> pd.DataFrame:
+def _contrasts(simulation: Simulation, places: dict[str, slice], n_columns: int, age: float) -> pd.DataFrame:
     """Return the contrasts of the columns that are asked for, a row each, by family and level."""
     effects = simulation.truth.effects
     parts = {}
     for name in ("measurement", "measurement_slope", "covariate", "disorder_slope", "participant_slope"):
         rows = np.zeros((len(effects[name]), n_columns))
         rows[:, places[name]] = np.eye(len(rows)) - (1 / len(rows) if name.startswith("measurement") else 0)
+        if name == "measurement":
+            rows[:, places["measurement_slope"]] = (age - AGE) * rows[:, places["measurement"]]
         if name == "participant_slope":
             people = simulation.scans.drop_duplicates("participant_id")["diagnosis"].to_numpy()
             rows[:, places["covariate"]] = effects["covariate"].index == "years"

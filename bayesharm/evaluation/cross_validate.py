@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from bayesharm.evaluation.conclusions import draw_conclusions
 from bayesharm.evaluation.fold_evaluation import FoldEvaluation
 from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.fitting.fit import fit
+from bayesharm.fitting.settings import Settings
 from bayesharm.model.catalog import AUTO
 from bayesharm.model.configure import configure_model, resolve_model, screen_study
 from bayesharm.model.design import build_design
@@ -26,6 +28,8 @@ from bayesharm.progress import Progress, no_progress
 
 # Fits of bayesharm after which compiled programs are dropped: they take some 100 MB each, and few serve another fold.
 FITS_PER_CACHE = 3
+# Options of a fit that its model depends on, beside those that are parameters here.
+MODEL_OPTIONS = ("protocol", "feature_scaling", "gain", "noise_ratio", "noise_weight", "likelihood", "time")
 
 
 def cross_validate(
@@ -85,7 +89,7 @@ def cross_validate(
     Raises
     ------
     InputError
-        Too few people traveled, or a method or covariate is unknown.
+        Too few people traveled, or a method, a covariate or an option of the fit is unknown or impossible.
     """
     check_type(dataset, Dataset, "evaluate", "load_dataset")
     dataset = dataset.in_transformed_units()
@@ -101,15 +105,16 @@ def cross_validate(
         )
     named = list(dict.fromkeys(name for name in _as_list(covariates) if name != "diagnosis"))  # which the model has anyway
     preserved = _preserved(dataset, covariate_columns(named, formula))
-    model, on_choice = resolve_model(model, dataset.scans)
+    model, on_choice = resolve_model(model, dataset.scans, settings.get("time"))
     options = {"model": model, "reference": reference, "preview": preview, "seed": seed, **settings}
     options |= {"covariates": named, "formula": formula}
     if BAYESHARM in names:  # refuse wrong options before any work, instead of noting an error of every fit
-        checkable = ("protocol", "feature_scaling", "gain", "noise_ratio", "noise_weight")
-        checked = {name: options[name] for name in checkable if name in options}
+        checked = {name: settings[name] for name in MODEL_OPTIONS if name in settings}
         spec = configure_model(model, dataset, covariates=named, formula=formula, reference=reference, **checked)
+        of_inference = {name: value for name, value in settings.items() if name not in signature(fit).parameters}
+        Settings.from_options({"preview": preview, **of_inference}, spec.has_tails)
         refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
-        if spec.formula:
+        if spec.formula or spec.noise_weight or spec.slopes:
             build_design(dataset.scans, spec)
         options["findings"] = ()  # the folds are parts of a study that has been screened
 

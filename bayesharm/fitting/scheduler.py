@@ -198,7 +198,8 @@ def _learn_with_tails(context: FitContext, features: np.ndarray, report: Callabl
     wider = np.ones(context.problem.n_ratios)  # weights are not known: lambda is less certain than if they were
     wider[: context.problem.n_scanners] = scale_information(learned.tails.typical) ** -0.5
     ratios = hyper.ratios._replace(covariance=wider[:, None] * hyper.ratios.covariance * wider)
-    return hyper._replace(tails=learned.tails.resample(hyper.eta.shape[:2], rng), ratios=ratios)
+    tails = learned.tails.resample(hyper.eta.shape[:2], rng)
+    return hyper._replace(tails=tails, ratios=ratios, is_reliable=tails.is_reliable)
 
 
 def _count_independent(context: FitContext, features: np.ndarray) -> float:

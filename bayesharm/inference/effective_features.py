@@ -14,6 +14,7 @@ N_REWEIGHTINGS = 4  # rounds in which noise variances and residuals are estimate
 MAX_FILLINGS, FILLING_TOLERANCE = 30, 1e-3  # rounds in which missing values are filled in, and the last change, in sds
 MIN_RESIDUAL = 1e-3  # of a scan with a residual, over the root mean square of residuals
 MIN_STRENGTH = 1e-9  # smallest singular value of independent columns, over the largest one (or 1)
+MAX_LEVELS = 100  # of a family whose effects are regressed out: by chance, those of more levels hardly look like correlation
 
 
 def list_cells(design: Design, scans: pd.DataFrame) -> np.ndarray:
@@ -90,8 +91,8 @@ class Residualization(NamedTuple):
 def residualize(design: Design, scans: pd.DataFrame, values: np.ndarray) -> Residualization:
     """Find the residuals in which errors of estimated effects show how features are correlated.
 
-    They are without the means of participants (of people scanned once: of scanner and population) and of scanners, divided
-    by the noise sd of their noise class.
+    They are without the means of participants (of people scanned once: of scanner and population), of scanners, and without
+    other effects that vary within people, such as that of time; divided by the noise sd of their noise class.
 
     Parameters
     ----------
@@ -103,7 +104,31 @@ def residualize(design: Design, scans: pd.DataFrame, values: np.ndarray) -> Resi
     people, scanner = pd.factorize(design.participants)[0], design.class_scanner[design.scan_class]
     is_repeated, cells = np.bincount(people)[people] > 1, list_cells(design, scans)
     labels = np.where(is_repeated, people, np.where(cells < 0, -1, people.max() + 1 + cells))
-    return fit_residualization(values, labels, np.eye(len(design.scanners))[scanner], design.scan_class)
+    used = labels[labels >= 0]
+    within = _columns_within_people(design, people, len(used) - len(np.unique(used)) - len(design.scanners))
+    columns = np.column_stack([np.eye(len(design.scanners))[scanner], *within])
+    return fit_residualization(values, labels, columns, design.scan_class)
+
+
+def _columns_within_people(design: Design, people: np.ndarray, dof: int) -> list[np.ndarray]:
+    """Return the columns of covariates and families that vary within people, (scan, column) each, but for scanner effects.
+
+    A family of many levels is left out, or one that would take more than half of the degrees of freedom.
+    """
+    by_people = {f.name for f in design.spec.families if f.by == "participant" or "participant_id" in f.columns}
+    by_people |= {f.slope_name for f in design.spec.slopes if f.name in by_people}
+    within = []
+    for term in dict.fromkeys(design.families):
+        places = np.flatnonzero(design.families == term)
+        if term in ("mean", *by_people, *design.spec.components) or len(places) > MAX_LEVELS:
+            continue
+        columns = pd.DataFrame(design.matrix[:, places].toarray())
+        by_person = columns.groupby(people)
+        columns = columns.loc[:, (by_person.max() - by_person.min()).max() > MIN_STRENGTH]
+        if 0 < columns.shape[1] <= dof / 2:
+            within.append(columns.to_numpy())
+            dof -= columns.shape[1]
+    return within
 
 
 def count_independent_for_ratios(design: Design, scans: pd.DataFrame, values: np.ndarray) -> float:

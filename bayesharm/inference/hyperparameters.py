@@ -37,7 +37,7 @@ class Hyperparameters(NamedTuple):
     ratio_rhat : float
         Largest R-hat of the log ratios; 1 where they are not sampled.
     is_reliable : bool
-        False if the importance samples that they were learned from are not reliable.
+        False if the importance samples that they, or the tails, were learned from are not reliable.
     tails : TailDraws or None
         Of the noise, where it has heavy tails.
     """

@@ -95,15 +95,23 @@ def draw_weights(keys: Array, squares: Array, tails: Tails, previous: Array) -> 
 
 
 class TailDraws(NamedTuple):
-    """Posterior draws of the tails, (chain, draw) each."""
+    """Posterior draws of the tails.
+
+    Attributes
+    ----------
+    share, df : (chain, draw) arrays
+    is_reliable : bool
+        False if the importance sample that they come from is not reliable.
+    """
 
     share: np.ndarray
     df: np.ndarray
+    is_reliable: bool = True
 
     def resample(self, shape: tuple[int, int], rng: np.random.Generator) -> TailDraws:
         """Return another number of draws."""
         chosen = rng.choice(self.share.size, shape)
-        return TailDraws(self.share.ravel()[chosen], self.df.ravel()[chosen])
+        return self._replace(share=self.share.ravel()[chosen], df=self.df.ravel()[chosen])
 
     @property
     def typical(self) -> Tails:
@@ -175,4 +183,4 @@ def draw_tails(
     found = optimize.minimize(lambda x: -float(log_density(x[:, None])[0]), START, method="Nelder-Mead")
     sample = adaptive_importance_sampling(log_density, found.x, 0.3 * np.eye(3), rng, SETTINGS)
     logit_share, logit_inverse, _ = sample.draw(shape[0] * shape[1], rng).T.reshape(3, *shape)
-    return TailDraws(special.expit(logit_share), 1 + np.exp(-logit_inverse))
+    return TailDraws(special.expit(logit_share), 1 + np.exp(-logit_inverse), sample.is_reliable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from bayesharm.data.scans import find_travelers
@@ -14,9 +15,11 @@ from bayesharm.model.catalog import load_model, model_names
 from bayesharm.model.spec import ModelSpec
 
 LONGITUDINAL = "longitudinal"
-TIMES = ("time", "years")  # columns that count time from any day, unlike ages
+TIMES = ("time", "years")  # columns that count years from any day, unlike ages
 MIN_FOLLOWED = 10  # people scanned over time: fewer do not show how trajectories differ
-MIN_YEARS = 1.0  # between the ages of a person: a birthday between two visits is less
+MIN_TIME = 0.5  # years between the first and the last scan of a person: changes within weeks are noise
+ROUNDING = 1e-6  # years
+MIN_YEARS = 1.0  # between the ages of a person, which may be whole years: a birthday between two visits is less
 
 
 @dataclass(frozen=True)
@@ -95,22 +98,32 @@ def _look_over_time(scans: pd.DataFrame, model: ModelSpec | None) -> tuple[Model
     times = [name for name in map(str, scans.columns) if name in (*TIMES, *own) or is_age(name)]
     n_followed = {name: _count_followed(scans, name) for name in times}
     enough = [name for name in times if n_followed[name] >= MIN_FOLLOWED]
-    if not enough:
-        return None, []
-    column = next((name for name in own if name in enough), max(enough, key=lambda name: n_followed[name]))
     n_repeated = int((scans.participant_id.value_counts() > 1).sum())
+    if not enough:
+        n_again = max((_count_followed(scans, name, 0.0) for name in times if not is_age(name)), default=0)
+        if n_again < MIN_FOLLOWED:
+            return None, []
+        soon = f"{n_again} of {n_repeated} people with several scans came back within half a year"
+        return None, [f"{soon}: too soon for {LONGITUDINAL}."]
+    n_missing = {name: int((~np.isfinite(scans[name].to_numpy(float))).sum()) for name in enough}
+    complete = [name for name in enough if not n_missing[name]]
+    column = next((name for name in own if name in complete), max(complete or enough, key=lambda name: n_followed[name]))
     found = f"{n_followed[column]} of {n_repeated} people with several scans were scanned over time (column {column})"
     if model is None:
         return None, [f"{found}: what changed in them counts as noise, or as bias of the scanners."]
     if 2 * n_followed[column] < n_repeated:
         return None, [f"{found}: --model {LONGITUDINAL} --time {column} gives each of them a trajectory."]
+    if not complete:
+        gaps = f"but {column} is missing for {n_missing[column]} of {len(scans)} scans"
+        return None, [f"{found}, {gaps}: {LONGITUDINAL} needs it for all."]
     return ModelChoice(LONGITUDINAL, found, time=column), []
 
 
-def _count_followed(scans: pd.DataFrame, column: str) -> int:
-    """Count the people whose time differs between scans, or whose age differs by more than a year."""
+def _count_followed(scans: pd.DataFrame, column: str, min_time: float = MIN_TIME) -> int:
+    """Count the people whose time differs by at least `min_time` between scans, or whose age by more than a year."""
     if not pd.api.types.is_numeric_dtype(scans[column]):
         return 0
     years = ages_in_years(column, scans[column]) if is_age(column) else scans[column].to_numpy(float)
     by_person = pd.Series(years, scans.index).groupby(scans.participant_id)
-    return int((by_person.max() - by_person.min() > (MIN_YEARS if is_age(column) else 0.0)).sum())
+    apart = by_person.max() - by_person.min()
+    return int(((apart > MIN_YEARS) if is_age(column) else (apart > 0) & (apart >= min_time - ROUNDING)).sum())

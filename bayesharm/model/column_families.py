@@ -9,7 +9,7 @@ import pandas as pd
 
 from bayesharm.errors import InputError, ModelError, shorten
 from bayesharm.io.tables import to_labels
-from bayesharm.model.spec import CROSSED, Family, ModelSpec
+from bayesharm.model.spec import CROSSED, LEVELS, Family, ModelSpec
 
 
 def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dict[str, pd.Series]:
@@ -33,8 +33,8 @@ def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dic
     ModelError
         The table lacks a column.
     InputError
-        A column has missing values; a family has one level only, or one for every scan; it is nested the wrong way; or it
-        divides the scans into the same groups as another family.
+        A column has missing values; a family has one level only, or one for every scan; it is nested the wrong way; it
+        divides the scans into the same groups as another family; or it describes scanners.
     """
     families = [family for family in spec.families if family.columns and not family.is_factor]
     needed = dict.fromkeys(name for family in families for name in family.columns)
@@ -59,6 +59,8 @@ def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dic
         for family in families:
             _check_levels(family, levels[family.name], labels)
         _check_distinct(spec, levels, used)
+        for family in families:
+            _check_within_scanners(family, levels[family.name], spec, used)
     return levels
 
 
@@ -75,7 +77,7 @@ def _join(labels: list[pd.Series]) -> pd.Series:
 
 
 def _check_levels(family: Family, levels: pd.Series, labels: dict[str, pd.Series]) -> None:
-    n_levels, what = levels.nunique(), f"The family {family.name!r}, by {CROSSED.join(family.columns)},"
+    n_levels, what = levels.nunique(), f"The family {family.name!r}, by {_by(family)},"
     if n_levels == 1:
         raise InputError(
             f"{what} has one level.",
@@ -102,16 +104,42 @@ def _check_levels(family: Family, levels: pd.Series, labels: dict[str, pd.Series
 
 
 def _check_distinct(spec: ModelSpec, levels: dict[str, pd.Series], used: pd.DataFrame) -> None:
-    """Compare how families divide the scans."""
+    """Refuse families that divide the scans alike.
+
+    The special groupings are not compared with one another: with one diagnosis, those of populations may be the scanners.
+    """
+    columns = {"scanner": ["scanner"], "participant": ["participant_id"], "diagnosis": ["diagnosis"]}
+    columns |= {"population": [name for name in ("site", "diagnosis") if name in used]}
     divisions = {name: pd.factorize(values)[0] for name, values in levels.items()}
     for family in spec.families:
-        if family.by in ("scanner", "participant"):
-            divisions[family.name] = pd.factorize(used["scanner" if family.by == "scanner" else "participant_id"])[0]
-    for (one, first), (other, second) in combinations(divisions.items(), 2):
-        if (one in levels or other in levels) and np.array_equal(first, second):
+        if family.by in LEVELS and set(columns[family.by]) <= set(used):
+            divisions[family.name] = used.groupby(columns[family.by], sort=False).ngroup().to_numpy()
+    pairs = combinations([family for family in spec.families if family.name in divisions], 2)
+    for one, other in pairs:
+        if one.by in LEVELS and other.by in LEVELS and one.by != other.by:
+            continue
+        first, second = divisions[one.name], divisions[other.name]
+        if np.array_equal(first, second):
             raise InputError(
-                f"The families {one!r} and {other!r} divide the scans alike: their effects cannot be separated.",
-                got=f"{first.max() + 1} groups in both",
+                f"The families {one.name!r} and {other.name!r} divide the scans alike: their effects cannot be separated.",
+                got=f"{first.max() + 1} groups in both, by {_by(one)} and by {_by(other)}",
                 expected="families that differ from one another",
                 do="leave one of them out of model.toml",
             )
+
+
+def _check_within_scanners(family: Family, levels: pd.Series, spec: ModelSpec, used: pd.DataFrame) -> None:
+    """Refuse a column that describes scanners: its part of the scanner effect would stay in harmonized data."""
+    if (levels.groupby(used.scanner).nunique() == 1).all():
+        raise InputError(
+            f"The family {family.name!r}, by {_by(family)}, does not vary within any scanner: its effects are part of the "
+            f"scanner effect, and harmonizing would leave them in the data.",
+            got=f"{levels.nunique()} levels, one for each scanner",
+            expected="a column that varies within scanners, or a protocol factor",
+            do=f"make it a protocol factor with component_of = {spec.removed_effect!r}, as in the model protocol, or leave "
+            "the family out of model.toml",
+        )
+
+
+def _by(family: Family) -> str:
+    return CROSSED.join(family.columns) or family.by

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 N_POINTS = 2
+ON_TAILS = (
+    "With heavy tails there is no collapsed density: collapsed = explicit was compared under the Gaussian likelihood. Only "
+    "PyMC = explicit has the heavy tails."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +97,21 @@ def check_model(model: str | ModelSpec) -> ModelCheck:
     rows = [(family.name, levels_of(family), n_levels[family.name]) for family in spec.families]
     rows += [(family.slope_name, levels_of(family), n_levels[family.slope_name]) for family in spec.slopes]
     families = pd.DataFrame(rows, columns=["family", "by", "levels"]).set_index("family")
+    densities = pd.concat(compared, names=["values"])
+    return ModelCheck(spec, design.n_scans, families, densities, tuple(find_remarks(spec, families)))
+
+
+def find_remarks(spec: ModelSpec, families: pd.DataFrame) -> list[str]:
+    """Say in sentences what a check leaves out."""
     remarks = [
         f"The simulated study has no levels of {name}: this family was not checked."
         for name in families.index[families.levels == 0]
     ]
+    if spec.has_tails:
+        remarks.append(ON_TAILS)
     if find_spec("pymc") is None:
         remarks.append("PyMC is not installed, and so its density was not compared: pip install 'bayesharm[pymc]'.")
-    densities = pd.concat(compared, names=["values"])
-    return ModelCheck(spec, design.n_scans, families, densities, tuple(remarks))
+    return remarks
 
 
 def render_check(check: ModelCheck) -> Group:

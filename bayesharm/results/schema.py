@@ -125,7 +125,7 @@ HYPER = Group(
     "noise ratios of each scanner and feature, `family` has `noise_ratio` for all of these: eta 0 and one omega. "
     "Attributes: `features`, the number of features from which they were learned; `n_independent_features`, their effective "
     "number of independent features; `ratio_rhat`, the largest R-hat of the log ratios (1 if they were not sampled); "
-    "`reliable`, 0 if the importance samples of a preview are not",
+    "`reliable`, 0 if the importance samples of a preview, or those of heavy tails, are not",
     (
         Variable("eta", ("chain", "draw", "family"), LOG_SD, "mean over features of the log-scales"),
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
