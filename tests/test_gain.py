@@ -21,6 +21,7 @@ from bayesharm.errors import InputError
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.harmonization.adaptation import adapt
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
+from bayesharm.harmonization.mean_level import find_mean_level
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_ratios
@@ -212,6 +213,20 @@ def test_gains_are_matched_in_the_units_of_the_fit(study):
 
 
 # ---- what is not known
+
+
+def test_the_mean_level_goes_with_the_units_of_features():
+    """Noise ratios of features have no unit."""
+    scans, spec = random_study(2), replace(SPEC, noise_ratio="scanner-feature")
+    values, labels = np.random.default_rng(0).normal(3, 1, (len(scans), 3)), build_design(scans, spec).scale_labels
+    levels = []
+    for unit in (1.0, 0.1, 100.0):
+        size = {name: np.full(3, 1.3 if name.startswith("noise_ratio") else 0.5 * unit) for name in labels}
+        posterior = make_learned(load_dataset(scans, unit * values, check="apply"), spec, size)
+        levels.append(find_mean_level(posterior, "measurement", np.arange(3)))
+        np.testing.assert_allclose(levels[-1].value, unit * levels[0].value, rtol=1e-9)
+        for found, first in zip(levels[-1][1:], levels[0][1:], strict=True):
+            np.testing.assert_allclose(found, first, rtol=1e-9)
 
 
 def test_unknown_gains_are_1_and_said(study):

@@ -18,7 +18,7 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import add_columns, removable_together
-from bayesharm.results.nodes import read_statistics
+from bayesharm.results.nodes import median_log_scales, read_statistics
 from bayesharm.results.posterior import Posterior
 
 
@@ -73,7 +73,7 @@ def find_mean_level(posterior: Posterior, family: str, feature_indices: np.ndarr
     combinations = sparse.vstack([level, removable]).tocsr()
 
     scales = posterior.scales
-    unit, log_scales = scales["feature_scale"].values, np.log(scales["q50"].values / scales["feature_scale"].values)
+    unit, log_scales = scales["feature_scale"].values, median_log_scales(scales)
     n_features, n_scanners = len(feature_indices), len(gain)
     value, relative_sd = np.empty(n_features), np.empty((n_scanners, n_features))
     with find_devices().in_use("float64"):
