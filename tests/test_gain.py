@@ -25,7 +25,7 @@ from bayesharm.harmonization.mean_level import find_mean_level
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_ratios
-from bayesharm.likelihood.definition import condition, gain_of_scanners
+from bayesharm.likelihood.definition import condition, gain_of_scanners, log_likelihood
 from bayesharm.model.catalog import load_model
 from bayesharm.model.configure import configure_model
 from bayesharm.model.contrasts import removable_together
@@ -34,6 +34,7 @@ from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.sections import describe_scanners
 from bayesharm.results.nodes import label_effects
 from bayesharm.results.posterior import Posterior, load_posterior
+from bayesharm.results.schema import SCANNER_RATIOS
 
 SPEC = replace(load_model("traveling_and_cohort"), gain="scanner")
 SCALES = {"noise": 0.8, "measurement": 0.4, "sampling_HC": 0.3, "sampling_MDD": 0.3, "sampling_SCZ": 0.3,
@@ -230,7 +231,7 @@ def test_the_mean_level_goes_with_the_units_of_features():
 
 
 def test_unknown_gains_are_1_and_said(study):
-    with pytest.warns(UserWarning, match=r"Gains are not known for 'lone', which no traveler of the fit visited: .* as 1"):
+    with pytest.warns(UserWarning, match=r"Gains are not known for 'lone', which no traveler had visited when .* as 1"):
         result = harmonize(study.posterior, study.dataset, match_gain=True)
     lone = (study.dataset.scans.scanner == "lone").to_numpy()
     np.testing.assert_array_equal(result.mean[lone], quietly(study.posterior, study.dataset).mean[lone])
@@ -269,6 +270,54 @@ def test_a_scanner_that_is_learned_later_has_a_gain(study):
         for scan, name in enumerate(later.scanner):
             expected = level + shift + to / gain[name] * (values[scan] - bias[name] - level)
             np.testing.assert_allclose(found.mean[scan], expected, rtol=1e-8)
+
+
+def test_gains_learned_later_are_as_uncertain_as_the_scans_leave_them(study):
+    """Draws of all ratios of a new scanner are those of the curvature; a known scanner with its first traveler keeps 1."""
+    people = ["t0", "t0", "t1", "t2", "x", "y"]
+    later = pd.DataFrame({"participant_id": people, "scanner": ["lone", *["new"] * 5], "diagnosis": "HC", "site": "s0"})
+    later.insert(0, "scan_id", [f"later{k}" for k in range(6)])
+    values = np.random.default_rng(1).normal(3, 2, (6, 3))
+    dataset, tree = load_dataset(later, values, check="apply"), study.posterior.tree.copy()
+    tree["hyper"] = xr.DataTree(study.posterior.hyper.isel(draw=np.tile(np.arange(5), 400)))
+    adapted = adapt(Posterior(tree, study.posterior.run), dataset)
+    together = pd.concat([study.dataset.scans, later], ignore_index=True).assign(traveling=False)
+    design = build_design(together, study.posterior.spec, study.design.standards)
+    assert design.gain_is_known.all()
+    y = (np.concatenate([study.values, values]) - study.values.mean(0)) / study.unit
+    log_sizes = np.log([SCALES[name] for name in design.scale_labels])
+    ratios, new, priors = adapted.variance_ratios(design.scanners), design.scanners.index("new"), SPEC.priors
+    sd = np.array([priors.noise_ratio_sd, priors.bias_ratio_sd, priors.gain_sd])
+    mode = np.array([part[new] for part in ratios[:3]])
+
+    def log_density(away) -> float:
+        parts = [np.where(np.arange(len(part)) == new, part + step, part) for part, step in zip(ratios, away, strict=False)]
+        moved = ratios._replace(log_noise=parts[0], log_bias=parts[1], log_gain=parts[2])
+        prior = -0.5 * (((mode + away) / sd) ** 2).sum()
+        return prior + sum(log_likelihood(design, column, log_sizes, moved) for column in y[design.rows].T)
+
+    step = 0.01 * np.eye(3)
+    hessian = np.array(
+        [[log_density(a + b) - log_density(a - b) - log_density(b - a) + log_density(-a - b) for a in step] for b in step]
+    )
+    expected = -np.linalg.inv(hessian / 4e-4)
+    drawn = np.log([adapted.hyper[name].sel(scanner="new").values.reshape(-1) for name in SCANNER_RATIOS])
+    np.testing.assert_allclose(drawn.mean(1), mode, atol=1e-12)
+    np.testing.assert_allclose(np.cov(drawn), expected, atol=0.06 * np.sqrt(np.outer(*2 * [np.diag(expected)])).max())
+    assert 0.5 < np.sqrt(expected[2, 2]) / priors.gain_sd < 1
+    assert (adapted.hyper["gain"].sel(scanner="lone") == 1).all()
+    with pytest.warns(UserWarning, match="Gains are not known for 'lone', which no traveler had"):
+        result = harmonize(adapted, dataset, match_gain=True)
+    level = find_mean_level(adapted, "measurement", np.arange(3)).value
+    shown = result.sd[1:] > np.abs(result.mean[1:] - level) * drawn[2].std()
+    assert shown.all()
+
+
+def test_one_scan_of_somebody_marked_as_traveling_shows_no_gain():
+    scans = random_study(2)
+    marked = scans.scanner.eq("s0") & ~scans.participant_id.duplicated(keep=False)
+    design = build_design(scans[(scans.scanner != "s0") | marked].assign(traveling=lambda t: t.scanner.eq("s0")), SPEC)
+    assert dict(zip(design.scanners, design.gain_is_known, strict=True)) == {"s0": False, "s1": True, "s2": True}
 
 
 def test_a_run_without_gains_is_refused():

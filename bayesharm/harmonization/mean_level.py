@@ -119,15 +119,19 @@ def check_gains(posterior: Posterior) -> None:
 
 
 def notes_on_gains(posterior: Posterior, scanners: pd.Series) -> list[str]:
-    """Name the scanners of some scans whose gains are not known."""
-    design = read_statistics(posterior.sufficient_statistics, posterior.spec).design
-    known = np.array(design.scanners, object)[design.gain_is_known]
+    """Name the scanners of some scans whose gains are not known.
+
+    A gain is learned in the fit, or by adapting to a new scanner; travelers who visit an old scanner later do not change it.
+    It is exactly 1 where it was not learned.
+    """
+    gain = posterior.hyper["gain"]
+    known = gain["scanner"].values[(gain != 1).any(("chain", "draw")).values]
     unknown = sorted(set(scanners.astype(str)) - set(known))
     if not unknown:
         return []
     return [
-        f"Gains are not known for {shorten(unknown)}, which no traveler of the fit visited: they are taken as 1, and "
-        "differences between people stay as they are there."
+        f"Gains are not known for {shorten(unknown)}, which no traveler had visited when gains were learned: they are "
+        "taken as 1, and differences between people stay as they are there."
     ]
 
 

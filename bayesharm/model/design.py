@@ -65,7 +65,7 @@ class Design:
     has_gain : (column,) bool array
         Whether the gain of a scanner multiplies the effect.
     gain_is_known : (scanner,) bool array
-        Whether repeat-scanned participants show the gain of a scanner; else it is 1.
+        Whether travelers with several scans show the gain of a scanner; else it is 1.
     n_dense : int
         Number of dense columns.
     scan_weight : (scan,) array
@@ -250,7 +250,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     noise = classify_noise(scanner, is_single, relative_noise)
     term_notes += notes_on_rounding(is_single, relative_noise, spec)
     noise_scale = np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in study.scanners])
-    has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler])
+    has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler & study.is_repeat_scanned])
 
     ordered = tuple(columns[k] for k in order)
     of_scanner = columns_of_scanners(ordered, matrix, scanner, spec)
