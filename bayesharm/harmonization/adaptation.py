@@ -39,8 +39,9 @@ def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str
 
     The scales stay at their posterior medians, and the variance ratios of known scanners at their means. Given these, the
     result is the posterior of all effects that a fit to all scans would have. The noise, size of biases and gain of a new
-    scanner have a normal posterior, of which `/hyper` gets draws; the effects are those at its mode. Effects of scanners and populations, of new ones too, are contrasts with the mean of those in
-    the fit, so that data harmonized before and after adaptation are comparable.
+    scanner have a normal posterior, of which `/hyper` gets draws; the effects are those at its mode. Effects of scanners and
+    populations, of new ones too, are contrasts with the mean of those in the fit, so that data harmonized before and after
+    adaptation are comparable.
 
     Parameters
     ----------

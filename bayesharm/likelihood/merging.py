@@ -72,7 +72,7 @@ def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> AlignedSc
     """
     scans, standards, n_old = _complete(scans, old), old.design.standards, len(old.patterns)
     patterns = with_numbers(old.patterns, standards).assign(traveling=old.patterns.get("traveling", False))
-    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, standards)
+    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, standards, old.design.scales)
     design, notes = _drop_unknown(both, old, n_old)
     is_new = design.rows >= n_old
     no_scans = NewScans(np.empty(0, int), np.empty((0, old.moments.n_features)))

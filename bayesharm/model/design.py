@@ -12,7 +12,7 @@ participants with one scan, of about one relative noise variance, or of particip
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,7 +199,9 @@ class Design:
         return ratios
 
 
-def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | None = None) -> Design:
+def build_design(
+    scans: pd.DataFrame, spec: ModelSpec, standards: Standards | None = None, scales: Collection[Scale] | None = None
+) -> Design:
     """Lay out a study for a model.
 
     Parameters
@@ -209,6 +211,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     spec : ModelSpec
     standards : Standards, optional
         Of a fit, whose scan patterns are then among the scans; by default they are computed from these scans.
+    scales : collection of Scale, optional
+        Those of the fit. They decide whether noise weights alone tell people from noise, which weights of new scans might.
 
     Raises
     ------
@@ -225,7 +229,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
     relative_noise = study.relative_noise / standards.noise_unit
     people = [family for family in spec.families if family.by == "participant"]
-    if not study.is_repeat_scanned.any() and len(np.unique(round_noise(relative_noise))) > 1:
+    people = [family for family in people if scales is None or Scale(family.name) in scales]
+    if people and not study.is_repeat_scanned.any() and len(np.unique(round_noise(relative_noise))) > 1:
         medians |= {Scale(family.name): family.prior_median for family in people}
         term_notes.append(f"Only {spec.noise_weight!r} separates the size of participant effects from that of the noise.")
     if spec.noise_ratio == "scanner-feature":
