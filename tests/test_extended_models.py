@@ -18,6 +18,7 @@ from studies import extend, log_normal, random_study
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects, draw_effects
 from bayesharm.data.dataset import load_dataset
+from bayesharm.harmonization.adaptation import count_levels
 from bayesharm.harmonization.noise_scaling import Expectation
 from bayesharm.likelihood.definition import design_matrix, gain_of_scanners, prior_covariance, scan_precision
 from bayesharm.likelihood.grams import compute_grams
@@ -172,6 +173,10 @@ def test_people_with_trajectories_who_travel_later_leave_their_population(time):
     dataset = load_dataset(new, y[len(old) :], check="apply")
     both, _ = append_scans(read_statistics(keep_statistics(old, design, moments), spec), dataset, y[len(old) :])
     whole = build_design(scans, spec, design.standards)
+    n_scans = count_levels(both)
+    for family in ("participant", "participant_" + time):
+        assert dict(zip(whole.effects[0].levels, n_scans["measurement"], strict=True)) == {"s0": 15, "s1": 15, "new": 3}
+        assert set(n_scans[family]) == {2, 3, 4}
     assert whole.columns == both.design.columns and set(whole.travelers) == {"p0", "p1", "p2", "t"}
     for found, expected in zip(both.grams[1:], compute_grams(whole)[1:], strict=True):
         for a, b in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from posteriors import make_learned
-from studies import random_study
+from studies import extend, random_study
 from typer.testing import CliRunner
 
 from bayesharm.analysis.summary import summarize
@@ -343,6 +343,19 @@ def test_noise_is_matched_as_the_model_says(study):
     ]
     one, other = np.transpose(pairs)  # of one expected value: their difference shows the factor of both steps together
     np.testing.assert_allclose(both.mean[one] - both.mean[other], noise.mean[one] - noise.mean[other], rtol=1e-9)
+
+
+def test_all_that_people_differ_by_counts_in_the_factors():
+    """Siblings share a part of it: with tau² = .3 + .3, sigma² = .4 and lambda = 4 the variance is 2.2, and 1 after it."""
+    scans, at = random_study(0), np.arange(2)
+    spec = extend("families")
+    labels = build_design(scans, spec).scale_labels
+    size = {name: np.full(2, 0.5) for name in labels}
+    size |= {"participant": np.full(2, 0.3**0.5), "sibling": np.full(2, 0.3**0.5), "noise": np.full(2, 0.4**0.5)}
+    values = np.random.default_rng(0).normal(size=(len(scans), 2))
+    posterior = make_learned(load_dataset(scans, values, check="apply"), spec, size)
+    ratios = ScannerRatios(np.log([4.0, 1.0]), np.zeros(2))
+    np.testing.assert_allclose(noise_factors(posterior, ratios, -1, at) ** 2, np.outer([1 / 2.2, 1], [1, 1]), rtol=1e-12)
 
 
 def test_known_precision_of_scans_does_not_change_the_factors():

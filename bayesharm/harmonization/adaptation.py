@@ -260,9 +260,17 @@ def _label(
     return tree
 
 
+def count_levels(merged: SufficientStatistics) -> dict[str, np.ndarray]:
+    """Count the scans of each level, by name of the group; slopes have those of their intercepts."""
+    design = merged.design
+    is_slope = np.isin(design.families.astype(str), [family.slope_name for family in design.spec.slopes])
+    count = merged.count[np.where(is_slope, design.partner, np.arange(len(design.columns)))]
+    return {group.name: count[group.columns].min(1) for group in design.effects}
+
+
 def _label_effects(posterior: Posterior, merged: SufficientStatistics, effects: AdaptedEffects) -> dict[str, xr.Dataset]:
     """Label the effects of each group, by name of the group."""
-    n_scans = {group.name: merged.count[group.columns].min(1) for group in merged.design.effects}
+    n_scans = count_levels(merged)
     names, correlation = np.array(posterior.features, object), effects.description["correlation"]
     nodes = label_effects(merged.design, effects.summaries, effects.description, n_scans, correlation, names)
     for group, node in nodes.items():

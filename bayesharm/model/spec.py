@@ -52,7 +52,7 @@ class Family:
         Prior median of the scale of the slopes, for one standard deviation of the column.
     scaled_by_gain : bool
         For a family by a column: whether its effects are differences between people, which the gain of a scanner multiplies
-        as it does those of participants, populations, diagnoses and covariates.
+        as it does those of participants, populations, diagnoses and covariates. `match_noise` counts their variance.
     """
 
     name: str
