@@ -174,9 +174,8 @@ def test_people_with_trajectories_who_travel_later_leave_their_population(time):
     both, _ = append_scans(read_statistics(keep_statistics(old, design, moments), spec), dataset, y[len(old) :])
     whole = build_design(scans, spec, design.standards)
     n_scans = count_levels(both)
-    for family in ("participant", "participant_" + time):
-        assert dict(zip(whole.effects[0].levels, n_scans["measurement"], strict=True)) == {"s0": 15, "s1": 15, "new": 3}
-        assert set(n_scans[family]) == {2, 3, 4}
+    assert sorted(n_scans["measurement"]) == [3, 15, 15]
+    assert sorted(n_scans["participant"]) == sorted(n_scans["participant_" + time]) == [2, *[3] * 5, *[4] * 3]
     assert whole.columns == both.design.columns and set(whole.travelers) == {"p0", "p1", "p2", "t"}
     for found, expected in zip(both.grams[1:], compute_grams(whole)[1:], strict=True):
         for a, b in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):

@@ -289,8 +289,9 @@ def _label_ratios(hyper: xr.Dataset, design: Design, ratios: RatioPosterior, rng
     away -= away.mean((0, 1))  # the effects are those at the mode, which readers find as the mean of the draws
     log_ratios = np.split((ratios.mean.to_vector() + away)[..., : 3 * len(scanners)], 3, axis=-1)
     has_bias_ratio = np.isin(np.arange(len(scanners)), design.bias_ratio_of)
+    has_ratio = np.full(len(scanners), True), has_bias_ratio, design.gain_is_known
     labeled = {}
-    for name, drawn, has_own in zip(SCANNER_RATIOS, log_ratios, (True, has_bias_ratio, design.gain_is_known), strict=True):
+    for name, drawn, has_own in zip(SCANNER_RATIOS, log_ratios, has_ratio, strict=True):
         ratio = hyper[name].reindex(scanner=scanners)
         values = xr.DataArray(np.exp(np.where(has_own, drawn, 0.0)), dims=("chain", "draw", "scanner"))
         labeled[name] = ratio.fillna(values.assign_coords(scanner=ratio["scanner"]))
