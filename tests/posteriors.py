@@ -166,9 +166,15 @@ def make_learned(
     gain = np.where(design.gain_is_known & (spec.gain == "scanner"), np.exp(log_gain), 1.0)
     feature = ("feature", np.array(dataset.features.names, dtype=object))
     scanner = ("scanner", np.array(design.scanners, dtype=object))
+    slopes = {}
+    if design.correlations:
+        rho = np.tanh(rng.normal(-0.4, 0.1, (2, 5, len(design.correlations))))
+        families = ("slope_family", np.array(design.correlations, dtype=object))
+        slopes["slope_correlation"] = xr.DataArray(rho, {"slope_family": families}, ("chain", "draw", "slope_family"))
     nodes = {
         "/hyper": xr.Dataset(
-            {
+            slopes
+            | {
                 "noise_ratio": (("chain", "draw", "scanner"), relative),
                 "bias_ratio": (("chain", "draw", "scanner"), size),
                 "gain": (("chain", "draw", "scanner"), gain),

@@ -125,7 +125,11 @@ def covariance(
     if spec.noise_ratio == "scanner-feature":
         noise = noise * np.array([scales[f"noise_ratio_{name}"] ** 2 for name in scans.scanner])
     total = np.full((len(scans), len(scans)), spec.priors.mean_sd**2) + np.diag(noise)
-    shown = set(scans.scanner[travels]) if spec.gain == "scanner" else set()
+    shown = (
+        set(scans.scanner[travels & scans.participant_id.duplicated(keep=False).to_numpy()])
+        if spec.gain == "scanner"
+        else set()
+    )
     g = np.array([gain[name] if name in shown else 1.0 for name in scans.scanner])
     gains = np.outer(g, g)
 

@@ -25,6 +25,7 @@ from bayesharm.likelihood.definition import condition, log_likelihood, noise_var
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import Design, build_design
+from bayesharm.model.spec import Family
 from bayesharm.results.posterior import load_posterior
 from bayesharm.study_check.check import check
 from bayesharm.study_check.confounding import adjusted_share, canonical_share
@@ -291,6 +292,14 @@ def test_gains_are_those_of_a_study_with_these_travelers(name):
     needed = int(np.ceil((0.8 / 0.3) ** 2))  # travelers who say as much on a difference as the prior: sigma² / tau²
     assert row.to_link == {"both": needed - 6, "cohort only": needed}.get(name, row.to_link)
     assert row.to_link > 0
+
+
+def test_the_next_traveler_is_nobodys_sibling():
+    """Whoever comes first in the table."""
+    scans, spec = random_study(2), load_model("traveling_and_cohort")
+    spec = replace(spec, families=(*spec.families, Family("sibling", "family_id", 0.6, scaled_by_gain=True)))
+    gains, reverse = (expect_gains(each.reset_index(drop=True), spec) for each in (scans, scans[::-1]))
+    np.testing.assert_allclose(gains.filter(like="sd_"), reverse.filter(like="sd_"), rtol=1e-9)
 
 
 def test_gains_prefer_scanners_that_nobody_links():

@@ -41,7 +41,9 @@ def test_labels_of_several_columns_stay_apart():
     scans["first"] = np.where(np.arange(len(scans)) % 3 == 0, "a/b", "a")
     scans["second"] = np.where(np.arange(len(scans)) % 3 == 1, "b/c", "c")
     design = build_design(scans, with_family(by="first × second"))
-    assert set(levels(design, "more")) == {"'a/b'/'c'", "'a'/'b/c'", "'a'/'c'"}
+    assert set(levels(design, "more")) == {"'a/b'/c", "a/'b/c'", "a/c"}
+    scans["first"] = scans["first"].replace("a/b", "a")  # names of levels do not depend on the other levels
+    assert set(levels(build_design(scans, with_family(by="first × second")), "more")) == {"a/'b/c'", "a/c"}
 
 
 @pytest.mark.parametrize(

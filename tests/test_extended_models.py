@@ -18,12 +18,15 @@ from studies import extend, log_normal, random_study
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects, draw_effects
 from bayesharm.data.dataset import load_dataset
+from bayesharm.harmonization.adaptation import count_levels
 from bayesharm.harmonization.noise_scaling import Expectation
 from bayesharm.likelihood.definition import design_matrix, gain_of_scanners, prior_covariance, scan_precision
+from bayesharm.likelihood.grams import compute_grams
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.moments import compute_moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.model.configure import configure_model
 from bayesharm.model.design import Design, build_design
 from bayesharm.results.nodes import keep_statistics, read_statistics
 
@@ -148,6 +151,39 @@ def test_statistics_of_old_and_new_scans_are_those_of_all(model):
         likelihood = both.likelihood
         found = likelihood.log_likelihood(likelihood.weighted(ratios, one), jnp.asarray(log_scales_of[1])[:, None])
         assert float(found[0]) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("time", ["years", "age"])
+def test_people_with_trajectories_who_travel_later_leave_their_population(time):
+    """The sums are those of all scans, whatever multiplies the slopes; ages are far from each other in sds of a visit."""
+    rows = [(f"p{k}", f"s{k % 2}", k % 2, 40 + 3.0 * k + 2.0 * visit, 2.0 * visit) for k in range(8) for visit in range(3)]
+    rows += [("t", f"s{k}", 0, 50.0, 0.0) for k in range(2)] + [
+        (f"q{k}", f"s{k % 2}", k % 2, 40.0 + k, 0.0) for k in range(4)
+    ]
+    old = pd.DataFrame(rows, columns=["participant_id", "scanner", "site", "age", "years"]).assign(diagnosis="HC")
+    new = old[old.years == 4].assign(scanner="new", age=lambda t: t.age + 1, years=5.0).iloc[:3]
+    scans = pd.concat([old, new], ignore_index=True).astype({"site": str})
+    scans.insert(0, "scan_id", [f"scan{k}" for k in range(len(scans))])
+    old, new = scans[: len(old)], scans[len(old) :].reset_index(drop=True)
+    spec = configure_model("longitudinal", old, time=time)
+    y = np.random.default_rng(0).normal(size=(len(scans), 2))
+    design = build_design(old, spec)
+    moments, standard = compute_moments(design, y[: len(old)])
+    y = (y - standard.center) / standard.sd
+    dataset = load_dataset(new, y[len(old) :], check="apply")
+    both, _ = append_scans(read_statistics(keep_statistics(old, design, moments), spec), dataset, y[len(old) :])
+    whole = build_design(scans, spec, design.standards)
+    n_scans = count_levels(both)
+    assert sorted(n_scans["measurement"]) == [3, 15, 15]
+    assert sorted(n_scans["participant"]) == sorted(n_scans["participant_" + time]) == [2, *[3] * 5, *[4] * 3]
+    assert whole.columns == both.design.columns and set(whole.travelers) == {"p0", "p1", "p2", "t"}
+    for found, expected in zip(both.grams[1:], compute_grams(whole)[1:], strict=True):
+        for a, b in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-9)
+    sums = [whole.matrix[whole.scan_class == c].T @ y[whole.scan_class == c] for c in range(len(whole.class_scanner))]
+    for name, entries, offset in (("dense", both.grams.dense, 0), ("eliminated", both.grams.eliminated, whole.n_dense)):
+        expected = [sums[c][offset + k] for c, k in zip(entries.classes, entries.columns, strict=True)]
+        np.testing.assert_allclose(getattr(both.moments, name), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("model", ["slopes", "gain", "everything"])

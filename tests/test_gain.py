@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from posteriors import make_learned
-from studies import random_study
+from studies import extend, random_study
 from typer.testing import CliRunner
 
 from bayesharm.analysis.summary import summarize
@@ -21,18 +21,21 @@ from bayesharm.errors import InputError
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.harmonization.adaptation import adapt
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
+from bayesharm.harmonization.mean_level import find_mean_level
 from bayesharm.harmonization.noise_scaling import Expectation, noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import ScannerRatios, read_ratios
-from bayesharm.likelihood.definition import condition, gain_of_scanners
+from bayesharm.likelihood.definition import condition, gain_of_scanners, log_likelihood
+from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.configure import configure_model
 from bayesharm.model.contrasts import removable_together
-from bayesharm.model.design import build_design
+from bayesharm.model.design import Design, build_design
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.sections import describe_scanners
 from bayesharm.results.nodes import label_effects
 from bayesharm.results.posterior import Posterior, load_posterior
+from bayesharm.results.schema import SCANNER_RATIOS
 
 SPEC = replace(load_model("traveling_and_cohort"), gain="scanner")
 SCALES = {"noise": 0.8, "measurement": 0.4, "sampling_HC": 0.3, "sampling_MDD": 0.3, "sampling_SCZ": 0.3,
@@ -214,8 +217,22 @@ def test_gains_are_matched_in_the_units_of_the_fit(study):
 # ---- what is not known
 
 
+def test_the_mean_level_goes_with_the_units_of_features():
+    """Noise ratios of features have no unit."""
+    scans, spec = random_study(2), replace(SPEC, noise_ratio="scanner-feature")
+    values, labels = np.random.default_rng(0).normal(3, 1, (len(scans), 3)), build_design(scans, spec).scale_labels
+    levels = []
+    for unit in (1.0, 0.1, 100.0):
+        size = {name: np.full(3, 1.3 if name.startswith("noise_ratio") else 0.5 * unit) for name in labels}
+        posterior = make_learned(load_dataset(scans, unit * values, check="apply"), spec, size)
+        levels.append(find_mean_level(posterior, "measurement", np.arange(3)))
+        np.testing.assert_allclose(levels[-1].value, unit * levels[0].value, rtol=1e-9)
+        for found, first in zip(levels[-1][1:], levels[0][1:], strict=True):
+            np.testing.assert_allclose(found, first, rtol=1e-9)
+
+
 def test_unknown_gains_are_1_and_said(study):
-    with pytest.warns(UserWarning, match=r"Gains are not known for 'lone', which no traveler of the fit visited: .* as 1"):
+    with pytest.warns(UserWarning, match=r"Gains are not known for 'lone', which no traveler had visited when .* as 1"):
         result = harmonize(study.posterior, study.dataset, match_gain=True)
     lone = (study.dataset.scans.scanner == "lone").to_numpy()
     np.testing.assert_array_equal(result.mean[lone], quietly(study.posterior, study.dataset).mean[lone])
@@ -227,20 +244,50 @@ def test_unknown_gains_are_1_and_said(study):
     np.testing.assert_array_equal(result.mean[own], study.values[own])
 
 
+def covariance_of_ratios(
+    study: Study, design: Design, values: np.ndarray, ratios: VarianceRatios, scanner: str
+) -> np.ndarray:
+    """Inverse curvature of the posterior of log lambda, log kappa and log g of a scanner, by dense matrices."""
+    y = ((values - study.values.mean(0)) / study.unit)[design.rows]
+    log_sizes, priors = np.log([SCALES[name] for name in design.scale_labels]), SPEC.priors
+    is_scanner = np.array(design.scanners) == scanner
+    sd = np.array([priors.noise_ratio_sd, priors.bias_ratio_sd, priors.gain_sd])
+
+    def log_density(away: np.ndarray) -> float:
+        parts = [part + is_scanner * step for part, step in zip(ratios[:3], away, strict=True)]
+        moved = VarianceRatios(*parts, ratios.correlation)
+        log_prior = -0.5 * sum(((part[is_scanner] / each) ** 2).sum() for part, each in zip(parts, sd, strict=True))
+        return log_prior + sum(log_likelihood(design, column, log_sizes, moved) for column in y.T)
+
+    step = 0.01 * np.eye(3)
+    differences = [
+        [log_density(a + b) - log_density(a - b) - log_density(b - a) + log_density(-a - b) for a in step] for b in step
+    ]
+    return -np.linalg.inv(np.array(differences) / (4 * 0.01**2))
+
+
 def test_a_scanner_that_is_learned_later_has_a_gain(study):
-    """Its level is that of dense matrices of all scans, relative to the scanners of the fit."""
-    people = ["t0", "t0", "t1", "t2", "x", "y"]
-    later = pd.DataFrame({"participant_id": people, "scanner": ["s0", *["new"] * 5], "diagnosis": "HC", "site": "s0"})
-    later.insert(0, "scan_id", [f"later{k}" for k in range(6)])
-    values = np.random.default_rng(1).normal(3, 2, (6, 3))
-    dataset = load_dataset(later, values, check="apply")
-    adapted = adapt(study.posterior, dataset)
+    """Its level is that of dense matrices of all scans; a known scanner with its first traveler keeps its unknown gain."""
+    people = ["t0", "t0", "t1", "t2", "x", "y", "t1"]
+    places = ["s0", *["new"] * 5, "lone"]
+    later = pd.DataFrame({"participant_id": people, "scanner": places, "diagnosis": "HC", "site": "s0"})
+    later.insert(0, "scan_id", [f"later{k}" for k in range(len(later))])
+    values = np.random.default_rng(1).normal(3, 2, (len(later), 3))
+    dataset, tree = load_dataset(later, values, check="apply"), study.posterior.tree.copy()
+    tree["hyper"] = xr.DataTree(study.posterior.hyper.isel(draw=np.tile(np.arange(5), 400)))
+    adapted = adapt(Posterior(tree, study.posterior.run), dataset)
     together = pd.concat([study.dataset.scans, later], ignore_index=True).assign(traveling=False)
     design = build_design(together, study.posterior.spec, study.design.standards)
     ratios = adapted.variance_ratios(design.scanners)
     gain = dict(zip(design.scanners, gain_of_scanners(design, ratios), strict=True))
-    assert abs(np.log(gain["new"])) > 0.01 and gain["lone"] == 1
-    y = (np.concatenate([study.values, values]) - study.values.mean(0)) / study.unit
+    assert abs(np.log(gain["new"])) > 0.01 and design.gain_is_known.all()
+    assert (adapted.hyper["gain"].sel(scanner="lone") == 1).all()
+    stacked = np.concatenate([study.values, values])
+    drawn = np.log([adapted.hyper[name].sel(scanner="new").values.reshape(-1) for name in SCANNER_RATIOS])
+    covariance = covariance_of_ratios(study, design, stacked, ratios, "new")
+    assert 0.5 < np.sqrt(covariance[2, 2]) / SPEC.priors.gain_sd < 1
+    np.testing.assert_allclose(np.cov(drawn), covariance, atol=0.06 * covariance.max())
+    y = (stacked - study.values.mean(0)) / study.unit
     sizes = [SCALES[name] for name in design.scale_labels]
     mean = np.stack([condition(design, column, np.log(sizes), ratios)[0] for column in y[design.rows].T], axis=1)
     scanner = mean[design.of_scanner[:, 0]]
@@ -249,11 +296,21 @@ def test_a_scanner_that_is_learned_later_has_a_gain(study):
     level = (mean[0] + in_fit) * study.unit + study.values.mean(0)
     for target in (None, "new"):
         found = quietly(adapted, dataset, match_gain=True, target=target)
-        assert not any("Gains are not known" in note for note in found.notes)
+        notes = [note for note in found.notes if "Gains are not known" in note]
+        assert len(notes) == 1 and "for 'lone', which no traveler had visited when" in notes[0]
         to, shift = (1.0, 0.0) if target is None else (gain[target], bias[target])
         for scan, name in enumerate(later.scanner):
             expected = level + shift + to / gain[name] * (values[scan] - bias[name] - level)
             np.testing.assert_allclose(found.mean[scan], expected, rtol=1e-8)
+            if name == "new" and target is None:
+                assert (found.sd[scan] > np.abs(found.mean[scan] - level) * np.sqrt(0.9 * covariance[2, 2])).all()
+
+
+def test_one_scan_of_somebody_marked_as_traveling_shows_no_gain():
+    scans = random_study(2)
+    marked = scans.scanner.eq("s0") & ~scans.participant_id.duplicated(keep=False)
+    design = build_design(scans[(scans.scanner != "s0") | marked].assign(traveling=lambda t: t.scanner.eq("s0")), SPEC)
+    assert dict(zip(design.scanners, design.gain_is_known, strict=True)) == {"s0": False, "s1": True, "s2": True}
 
 
 def test_a_run_without_gains_is_refused():
@@ -286,6 +343,19 @@ def test_noise_is_matched_as_the_model_says(study):
     ]
     one, other = np.transpose(pairs)  # of one expected value: their difference shows the factor of both steps together
     np.testing.assert_allclose(both.mean[one] - both.mean[other], noise.mean[one] - noise.mean[other], rtol=1e-9)
+
+
+def test_all_that_people_differ_by_counts_in_the_factors():
+    """Siblings share a part of it: with tau² = .3 + .3, sigma² = .4 and lambda = 4 the variance is 2.2, and 1 after it."""
+    scans, at = random_study(0), np.arange(2)
+    spec = extend("families")
+    labels = build_design(scans, spec).scale_labels
+    size = {name: np.full(2, 0.5) for name in labels}
+    size |= {"participant": np.full(2, 0.3**0.5), "sibling": np.full(2, 0.3**0.5), "noise": np.full(2, 0.4**0.5)}
+    values = np.random.default_rng(0).normal(size=(len(scans), 2))
+    posterior = make_learned(load_dataset(scans, values, check="apply"), spec, size)
+    ratios = ScannerRatios(np.log([4.0, 1.0]), np.zeros(2))
+    np.testing.assert_allclose(noise_factors(posterior, ratios, -1, at) ** 2, np.outer([1 / 2.2, 1], [1, 1]), rtol=1e-12)
 
 
 def test_known_precision_of_scans_does_not_change_the_factors():

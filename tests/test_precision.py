@@ -97,6 +97,25 @@ def test_old_and_new_scans_have_their_own_noise():
         append_scans(old, load_dataset(new.drop(columns="relative_noise"), y[20:], check="apply"), y[20:])
 
 
+def test_weights_of_new_scans_do_not_split_people_from_noise():
+    """Where the fit had one weight, and nobody scanned twice, its noise contains what people differ by."""
+    scans = make_scans(12).assign(relative_noise=0.01)
+    values = np.random.default_rng(2).normal(size=(12, 2))
+    posterior = make_learned(load_dataset(scans, values), COHORT)
+    assert list(posterior.scales["family"].values) == ["noise", "site"]
+    new = scans.assign(
+        scan_id=lambda table: "new" + table.scan_id, participant_id=lambda table: "new" + table.participant_id
+    )
+    new["relative_noise"] = np.where(np.arange(12) < 6, 0.01, 0.04)
+    variance = bayesharm.predict(posterior, new).sd ** 2
+    lam = np.exp(posterior.variance_ratios().log_noise)[new.scanner[:6].str[1:].astype(int)]
+    noise = np.outer(lam, posterior.scales["q50"].sel(family="noise").values ** 2)
+    np.testing.assert_allclose(variance[6:] - variance[:6], 3 * noise, rtol=1e-6)
+    adapted = bayesharm.adapt(posterior, load_dataset(new, values + 1, check="apply"))
+    assert read_statistics(adapted.sufficient_statistics, COHORT).size.sum() == 24
+    assert np.isfinite(bayesharm.predict(adapted, new).sd).all()
+
+
 def test_rounding_hardly_changes_the_posterior():
     """Means of the scanners' biases move by less than a thirtieth of their sd, and sds by less than 1%."""
     scans = make_scans(60, 3, travelers=4)

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from cases import of_protocol, of_travelers
 from dense import solve_dense
 from posteriors import make_learned
 from scipy import stats
+from studies import extend, random_study
 
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
@@ -17,6 +19,7 @@ from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners, ref
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.noise_scaling import Expectation
 from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
 from bayesharm.results.posterior import Posterior, load_posterior
 
 BOTH = ("measurement", "sampling")
@@ -231,6 +234,28 @@ def test_unseen_scanners_go_together_as_the_prior_says(posterior, study):
     correlation = (z[:, 0] * z[:, 1]).mean()
     assert abs(correlation - 1 / 6) < 4.3 / np.sqrt(z.shape[0] * z.shape[2])
     assert abs(z.var() - 1) < 4.3 * np.sqrt(2 / z[:, 0].size)
+
+
+def test_bias_and_slope_of_an_unseen_scanner_go_together_as_the_prior_says():
+    scans, spec = random_study(2), extend("slopes")
+    values = np.random.default_rng(2).normal(3, 2, (len(scans), 3))
+    learned = make_learned(load_dataset(scans, values), spec)
+    tree, n = learned.tree.copy(), len(learned.scanners)
+    known = {"correlation": (("level", "other"), np.eye(n)), "with_scanner": (("level", "scanner"), np.zeros((n, n)))}
+    tree["effects/measurement_age"] = xr.DataTree(tree["effects/measurement_age"].to_dataset().assign(known))
+    posterior = Posterior(tree, learned.run)
+    new = scans[:4].assign(scanner=["new", "new", "newer", "newer"], age=[20.0, 70.0, 30.0, 60.0])
+    dataset = load_dataset(new, values[:4], check="apply")
+    result = quietly(posterior, dataset, new_scanners="prior")
+    slope = next(each for each in learned.sufficient_statistics.attrs["slopes"] if each["family"] == "measurement")
+    away, scales = (new.age.to_numpy()[:, None] - slope["center"]) / slope["sd"], posterior.scales
+    tau, of_slope = (
+        np.hypot(scales["mean"], scales["sd"]).sel(family=name).values for name in ("measurement", "measurement_age")
+    )
+    tau = tau * np.sqrt(posterior.variance_ratios().bias.mean())
+    rho = np.tanh(posterior.variance_ratios().correlation[build_design(scans, spec).correlations.index("measurement")])
+    variance = tau**2 + 2 * rho * away * tau * of_slope + (away * of_slope) ** 2
+    np.testing.assert_allclose(result.sd, np.sqrt(variance * (1 + 1 / n)), rtol=1e-6)
 
 
 def test_the_noise_of_an_unseen_scanner_is_that_of_the_average_one(posterior, study):

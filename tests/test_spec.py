@@ -124,6 +124,11 @@ def test_a_mistake_is_named(change, message):
         ({"slope_prior_median": 0.0}, "invalid 'slope_prior_median'.*above 0"),
         ({"scaled_by_gain": True}, "invalid 'scaled_by_gain'.*true only for families by a column"),
         ({"slope": "a/b"}, "invalid 'slope'.*without slash"),
+        ({"name": "x", "by": "population", "slope": "age"}, "invalid 'slope' of family 'x'.*no slope in a family by pop"),
+        (
+            {"name": "x", "by": "scanner", "component_of": "measurement", "slope": "age"},
+            "invalid 'slope' of family 'x'.*no slope in a family with component_of",
+        ),
         ({"prior_median": -0.1}, "invalid 'prior_median' of family 'participant'.*above 0"),
         ({"split": True}, "invalid 'split'.*true only for populations"),
         ({"name": "noise"}, "invalid 'name' of family 'noise'"),

@@ -29,6 +29,7 @@ class Stage(IntEnum):
     HARMONIZE = 12
     ERROR_PATTERNS = 13
     TAILS = 14
+    ADAPT = 15
 
 
 def stage_key(seed: int, stage: Stage) -> Array:

@@ -93,7 +93,7 @@ def on_gains(design: Design) -> list[str]:
         return []
     if len(unknown) == len(design.scanners):
         return ["Nobody traveled between scanners: their gains are not known and are taken as 1."]
-    return [f"No traveler was scanned on {listed(unknown)}: the gain there is not known and is taken as 1."]
+    return [f"No traveler with several scans visited {listed(unknown)}: the gain there is not known and is taken as 1."]
 
 
 def on_contraction(contrasts: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.scans import find_site_travelers, find_travelers
@@ -20,9 +21,10 @@ from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.new_data import screen_new_scans
+from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.merging import append_scans
-from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
+from bayesharm.model.design import Design
 from bayesharm.results.nodes import label_effects, read_scan_patterns, read_statistics, write_statistics
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.requirements import require_gaussian
@@ -36,9 +38,10 @@ def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str
     """Update a posterior with new scans, above all on new scanners; the scans of the fit are not needed.
 
     The scales stay at their posterior medians, and the variance ratios of known scanners at their means. Given these, the
-    result is the posterior of all effects that a fit to all scans would have. The variance ratios of a new scanner maximize
-    the marginal likelihood. Effects of scanners and populations, of new ones too, are contrasts with the mean of those in
-    the fit, so that data harmonized before and after adaptation are comparable.
+    result is the posterior of all effects that a fit to all scans would have. The noise, size of biases and gain of a new
+    scanner have a normal posterior, of which `/hyper` gets draws; the effects are those at its mode. Effects of scanners and
+    populations, of new ones too, are contrasts with the mean of those in the fit, so that data harmonized before and after
+    adaptation are comparable.
 
     Parameters
     ----------
@@ -162,7 +165,8 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
     by_scanner = _count_scans(merged)
     adaptation_notes = _adaptation_notes(merged, old, len(dataset.scans), by_scanner["n_travelers"])
     notes = [*left_out, *unit_notes, *adaptation_notes, *merging_notes]
-    tree = _label(posterior, merged, effects, by_scanner)
+    rng = np.random.default_rng([posterior.run["seed"], Stage.ADAPT, len(earlier)])
+    tree = _label(posterior, merged, effects, by_scanner, rng)
     run = {**posterior.run, "data": None, "fingerprint": "", "scans": "", "n_scans": int(merged.size.sum())}
     run |= {"notes": [*posterior.run["notes"], *notes], "learned": [*earlier, fingerprint]}
     return Posterior(tree, run), unit_notes
@@ -227,7 +231,11 @@ def _adaptation_notes(
 
 
 def _label(
-    posterior: Posterior, merged: SufficientStatistics, effects: AdaptedEffects, by_scanner: dict[str, np.ndarray]
+    posterior: Posterior,
+    merged: SufficientStatistics,
+    effects: AdaptedEffects,
+    by_scanner: dict[str, np.ndarray],
+    rng: np.random.Generator,
 ) -> xr.DataTree:
     """Label the adapted effects: the posterior's tree with these, and without variance components and draws."""
     import xarray as xr
@@ -240,7 +248,7 @@ def _label(
             del tree[name]
     for name, node in _label_effects(posterior, merged, effects).items():
         tree[f"/effects/{name}"] = xr.DataTree(node)
-    tree["hyper"] = xr.DataTree(_label_ratios(tree["hyper"].to_dataset(), design.scanners, effects.ratios))
+    tree["hyper"] = xr.DataTree(_label_ratios(tree["hyper"].to_dataset(), design, effects.ratios, rng))
     tree["design"] = xr.DataTree(
         xr.Dataset(
             {name: (("scanner",), values) for name, values in by_scanner.items()}
@@ -253,9 +261,17 @@ def _label(
     return tree
 
 
+def count_levels(merged: SufficientStatistics) -> dict[str, np.ndarray]:
+    """Count the scans of each level, by name of the group; slopes have those of their intercepts."""
+    design = merged.design
+    is_slope = np.isin(design.families.astype(str), [family.slope_name for family in design.spec.slopes])
+    count = merged.count[np.where(is_slope, design.partner, np.arange(len(design.columns)))]
+    return {group.name: count[group.columns].min(1) for group in design.effects}
+
+
 def _label_effects(posterior: Posterior, merged: SufficientStatistics, effects: AdaptedEffects) -> dict[str, xr.Dataset]:
     """Label the effects of each group, by name of the group."""
-    n_scans = {group.name: merged.count[group.columns].min(1) for group in merged.design.effects}
+    n_scans = count_levels(merged)
     names, correlation = np.array(posterior.features, object), effects.description["correlation"]
     nodes = label_effects(merged.design, effects.summaries, effects.description, n_scans, correlation, names)
     for group, node in nodes.items():
@@ -265,12 +281,19 @@ def _label_effects(posterior: Posterior, merged: SufficientStatistics, effects: 
     return nodes
 
 
-def _label_ratios(hyper: xr.Dataset, scanners: Sequence[str], ratios: VarianceRatios) -> xr.Dataset:
-    """Add the variance ratios of new scanners to the hyperparameters, the same in every draw."""
+def _label_ratios(hyper: xr.Dataset, design: Design, ratios: RatioPosterior, rng: np.random.Generator) -> xr.Dataset:
+    """Add draws of the ratios of new scanners to the hyperparameters; scanners of the fit keep theirs."""
     import xarray as xr
 
+    scanners, shape = np.array(design.scanners, object), (hyper.sizes["chain"], hyper.sizes["draw"])
+    away = rng.multivariate_normal(np.zeros(len(ratios.covariance)), ratios.covariance, shape, method="eigh")
+    away -= away.mean((0, 1))  # the effects are those at the mode, which readers find as the mean of the draws
+    log_ratios = np.split((ratios.mean.to_vector() + away)[..., : 3 * len(scanners)], 3, axis=-1)
+    has_bias_ratio = np.isin(np.arange(len(scanners)), design.bias_ratio_of)
+    has_ratio = np.full(len(scanners), True), has_bias_ratio, design.gain_is_known
     labeled = {}
-    for name, values in zip(SCANNER_RATIOS, (ratios.noise, ratios.bias, ratios.gain), strict=True):
-        ratio = hyper[name].reindex(scanner=np.array(scanners, object))
-        labeled[name] = ratio.fillna(xr.DataArray(values, dims="scanner", coords={"scanner": ratio["scanner"]}))
+    for name, drawn, has_own in zip(SCANNER_RATIOS, log_ratios, has_ratio, strict=True):
+        ratio = hyper[name].reindex(scanner=scanners)
+        values = xr.DataArray(np.exp(np.where(has_own, drawn, 0.0)), dims=("chain", "draw", "scanner"))
+        labeled[name] = ratio.fillna(values.assign_coords(scanner=ratio["scanner"]))
     return hyper.drop_dims("scanner").assign(labeled).assign_attrs(hyper.attrs)

@@ -11,7 +11,7 @@ from scipy import sparse
 from bayesharm.algorithms.devices import find_devices
 from bayesharm.conditional.effects import average_effects
 from bayesharm.conditional.gaussian import condition_effects
-from bayesharm.inference.variance_ratios import fit_unseen_ratios
+from bayesharm.inference.variance_ratios import RatioPosterior, fit_unseen_ratios
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem, make_problem
 from bayesharm.likelihood.ratios import VarianceRatios
@@ -35,13 +35,14 @@ class AdaptedEffects(NamedTuple):
         Contraction, (level,), and the `correlation` of the removable effects, (level, level).
     in_fit : dict of arrays
         Whether each level was in the fit, (level,) bool; of the removable effects.
-    ratios : VarianceRatios
+    ratios : RatioPosterior
+        Only ratios of new scanners have a variance.
     """
 
     summaries: dict[str, tuple[np.ndarray, np.ndarray]]
     description: dict[str, Any]
     in_fit: dict[str, np.ndarray]
-    ratios: VarianceRatios
+    ratios: RatioPosterior
 
 
 def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) -> AdaptedEffects:
@@ -60,11 +61,11 @@ def compute_adapted_effects(posterior: Posterior, merged: SufficientStatistics) 
     log_scales = median_log_scales(scales)
     typical = np.nanmedian(log_scales, axis=1)[:, None]
     n_independent, is_new = hyper.attrs["n_independent_features"], ~np.isin(design.scanners, posterior.scanners)
-    in_fit, ratios = levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
+    in_fit, known = levels_in_fit(posterior, design), posterior.variance_ratios(design.scanners)
     with find_devices().in_use("float64"):
-        ratios = fit_unseen_ratios(problem, merged.moments, log_scales, ratios, n_independent, is_new)
-        summaries = _summarize_effects(problem, merged, in_fit, ratios, log_scales)
-        description = _describe_groups(merged, in_fit, ratios, typical)
+        ratios = fit_unseen_ratios(problem, merged.moments, log_scales, known, n_independent, is_new)
+        summaries = _summarize_effects(problem, merged, in_fit, ratios.mean, log_scales)
+        description = _describe_groups(merged, in_fit, ratios.mean, typical)
     in_units = {name: (mean * unit, sd * unit) for name, (mean, sd) in summaries.items()}
     return AdaptedEffects(in_units, description, in_fit, ratios)
 

@@ -186,6 +186,14 @@ def add_unknown(
     )
 
 
+def correlate_unknown_slopes(effects: Effects, n_new: int, correlation: float) -> Effects:
+    """Correlate the last scanners, which are not in the fit, with their slopes: rho, as the prior does within a scanner."""
+    scanners, slopes = (slice(stop - n_new, stop) for stop in (effects.n_scanners, effects.n_scanners + effects.n_slopes))
+    correlations = effects.correlation.copy()
+    correlations[scanners, slopes] = correlations[slopes, scanners] = correlation * correlations[scanners, scanners]
+    return effects._replace(correlation=correlations)
+
+
 @dataclass(frozen=True, eq=False)
 class Correction:
     """The sum of effects to subtract from each scan.

@@ -93,8 +93,8 @@ def harmonize(
         was scanned, the gain is not known, and 1.
     match_noise : bool
         Also match the noise of scanners. A scan's deviation from its expected value, given its diagnosis, covariates and
-        population, is rescaled so that its variance is the same on every scanner. Needs the covariates of the fit. The
-        uncertainty of the expected value is not propagated.
+        population, is rescaled so that its variance is the same on every scanner (of people with trajectories, at their
+        first scan). Needs the covariates of the fit. The uncertainty of the expected value is not propagated.
     draws : int
         Number of joint posterior draws to return.
     new_scanners : {'error', 'prior'}

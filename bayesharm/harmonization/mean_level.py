@@ -18,7 +18,7 @@ from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import make_problem
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
 from bayesharm.model.contrasts import add_columns, removable_together
-from bayesharm.results.nodes import read_statistics
+from bayesharm.results.nodes import median_log_scales, read_statistics
 from bayesharm.results.posterior import Posterior
 
 
@@ -73,7 +73,7 @@ def find_mean_level(posterior: Posterior, family: str, feature_indices: np.ndarr
     combinations = sparse.vstack([level, removable]).tocsr()
 
     scales = posterior.scales
-    unit, log_scales = scales["feature_scale"].values, np.log(scales["q50"].values / scales["feature_scale"].values)
+    unit, log_scales = scales["feature_scale"].values, median_log_scales(scales)
     n_features, n_scanners = len(feature_indices), len(gain)
     value, relative_sd = np.empty(n_features), np.empty((n_scanners, n_features))
     with find_devices().in_use("float64"):
@@ -119,15 +119,19 @@ def check_gains(posterior: Posterior) -> None:
 
 
 def notes_on_gains(posterior: Posterior, scanners: pd.Series) -> list[str]:
-    """Name the scanners of some scans whose gains are not known."""
-    design = read_statistics(posterior.sufficient_statistics, posterior.spec).design
-    known = np.array(design.scanners, object)[design.gain_is_known]
+    """Name the scanners of some scans whose gains are not known.
+
+    A gain is learned in the fit, or by adapting to a new scanner; travelers who visit an old scanner later do not change it.
+    It is exactly 1 where it was not learned.
+    """
+    gain = posterior.hyper["gain"]
+    known = gain["scanner"].values[(gain != 1).any(("chain", "draw")).values]
     unknown = sorted(set(scanners.astype(str)) - set(known))
     if not unknown:
         return []
     return [
-        f"Gains are not known for {shorten(unknown)}, which no traveler of the fit visited: they are taken as 1, and "
-        "differences between people stay as they are there."
+        f"Gains are not known for {shorten(unknown)}, which no traveler had visited when gains were learned: they are "
+        "taken as 1, and differences between people stay as they are there."
     ]
 
 

@@ -30,10 +30,12 @@ def noise_factors(
 ) -> np.ndarray:
     """Return the factors that give deviations the same variance on every scanner, (…, scanner, feature).
 
-    The deviation of a person scanned once is the participant's effect plus noise, of variance ``g² tau_p² + sigma² lambda``.
-    The factor of a scanner is the square root of this variance at the target's ratios (1 without a target) over that at its
-    own. It does not depend on the participant, nor on the relative noise variance of a scan: all scans are rescaled by the
-    same factor. Where gains are matched before, this is the factor of both steps together.
+    The deviation of a person scanned once is what people differ by plus noise, of variance ``g² tau² + sigma² lambda``. tau²
+    is the sum of the variances of participants and of families with `scaled_by_gain`, such as siblings. Slopes do not count:
+    the variance is that at the first scan of a participant, and at the mean of the column for other families. The factor of
+    a scanner is the square root of this variance at the target's ratios (1 without a target) over that at its own. It does
+    not depend on the participant, nor on the relative noise variance of a scan: all scans are rescaled by the same factor.
+    Where gains are matched before, this is the factor of both steps together.
 
     Parameters
     ----------
@@ -49,14 +51,12 @@ def noise_factors(
     """
     spec, scales = posterior.spec, posterior.scales["q50"][:, feature_indices]
     noise = scales.sel(family="noise").values ** 2
-    participant = np.zeros_like(noise)
-    for family in spec.families:
-        if family.by == "participant" and family.name in scales["family"]:
-            participant = scales.sel(family=family.name).values ** 2
+    people = [family.name for family in spec.families if family.by == "participant" or family.scaled_by_gain]
+    of_people = (scales.sel(family=scales["family"].isin(people)) ** 2).sum("family").values
     ratio, square_of_gain = (np.exp(part)[..., None] for part in (ratios.log_noise, 2 * ratios.log_gain))
-    variance = square_of_gain * participant + noise * ratio * np.exp(log_noise)
+    variance = square_of_gain * of_people + noise * ratio * np.exp(log_noise)
     # the target's own factor is exactly 1
-    return np.sqrt((variance[..., [target], :] if target >= 0 else participant + noise) / variance)
+    return np.sqrt((variance[..., [target], :] if target >= 0 else of_people + noise) / variance)
 
 
 def scale_deviations(values: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:

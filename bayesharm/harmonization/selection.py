@@ -13,6 +13,7 @@ from bayesharm.harmonization.corrections import (
     Effects,
     SlopeOf,
     add_unknown,
+    correlate_unknown_slopes,
     find_populations,
     read_effects,
     slope_names,
@@ -125,6 +126,8 @@ def place_scans(
         if effects.n_slopes:
             of_slopes = _scales(posterior, slope_names(posterior.spec, families)) / _slope_sd(posterior, families)
             effects = add_unknown(effects, [SlopeOf(name) for name in new], of_slopes, feature_indices, n_known)
+            rho = posterior.hyper["slope_correlation"].sel(slope_family=families[0])
+            effects = correlate_unknown_slopes(effects, len(new), float(np.tanh(np.arctanh(rho).mean())))
     population = np.full(len(scans), -1)
     if len(families) > 1:
         effects, population, population_notes = _place_populations(

@@ -169,16 +169,20 @@ def variance_ratio_covariance(problem: Problem, objective: RatioObjective, ratio
 
     These need no further program. If the result is not positive definite, it is the prior's covariance.
     """
-    (value_and_gradient, unit), mode = objective, ratios.to_vector()
+    covariance = _inverse_curvature(objective, ratios.to_vector(), problem.ratio_sd)
+    return problem.centering @ covariance @ problem.centering
+
+
+def _inverse_curvature(objective: RatioObjective, mode: np.ndarray, prior_sd: np.ndarray) -> np.ndarray:
+    """Return the inverse curvature at the mode, or the prior's covariance if that is not positive definite."""
+    value_and_gradient, unit = objective
     steps = SETTINGS.step * np.eye(len(mode))
     differences = [value_and_gradient(mode / unit + step)[1] - value_and_gradient(mode / unit - step)[1] for step in steps]
     curvature = np.stack(differences) / (2 * SETTINGS.step)
     curvature = 0.5 * (curvature + curvature.T)
     if np.isfinite(curvature).all() and np.linalg.eigvalsh(curvature)[0] > 0:
-        covariance = unit[:, None] * np.linalg.inv(curvature) * unit
-    else:
-        covariance = np.diag(problem.ratio_sd**2)
-    return problem.centering @ covariance @ problem.centering
+        return unit[:, None] * np.linalg.inv(curvature) * unit
+    return np.diag(prior_sd**2)
 
 
 def pick_features(n: int) -> np.ndarray:
@@ -218,8 +222,8 @@ def fit_unseen_ratios(
     ratios: VarianceRatios,
     n_independent_features: float,
     new: np.ndarray,
-) -> VarianceRatios:
-    """Find the posterior mode of the ratios of new scanners, given those of the others and the scales of the features.
+) -> RatioPosterior:
+    """Approximate the posterior of the ratios of new scanners, given those of the others and the scales of the features.
 
     Parameters
     ----------
@@ -234,20 +238,21 @@ def fit_unseen_ratios(
 
     Returns
     -------
-    VarianceRatios
-        Of all scanners.
+    RatioPosterior
+        Of all scanners; known ratios have variance 0.
     """
     is_new = np.concatenate([np.tile(new, 3), np.full(problem.n_correlations, False)])
     is_free = is_new & problem.is_free
     start = np.where(is_new, 0.0, ratios.to_vector())
+    covariance = np.zeros((len(start), len(start)))
     if not is_free.any():
-        return problem.ratios(start)
+        return RatioPosterior(problem.ratios(start), covariance, n_independent_features)
     finite = np.flatnonzero(np.isfinite(log_scales).all(0))
     chosen = finite[pick_features(len(finite))]
     power = min(1.0, n_independent_features / max(1, len(chosen)))
     moments = moments.take(chosen)
     free = np.flatnonzero(is_free)
-    sd = problem.ratio_sd[free]
+    sd, unit = problem.ratio_sd[free], _unit(problem, power * len(chosen))[free]
     coordinates = to_coordinates(problem.participant_scale, jnp.asarray(log_scales[:, chosen]))
 
     def with_new(values: np.ndarray) -> VarianceRatios:
@@ -255,9 +260,13 @@ def fit_unseen_ratios(
         vector[free] = values
         return problem.ratios(vector)
 
-    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+    def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
+        values = unit * position
         likelihood = likelihood_gradient(problem, with_new(values), moments, coordinates)
         minus_log_density = 0.5 * ((values / sd) ** 2).sum() - power * float(likelihood.value.sum())
-        return minus_log_density, values / sd**2 - power * np.asarray(likelihood.by_ratios.to_vector())[free]
+        gradient = values / sd**2 - power * np.asarray(likelihood.by_ratios.to_vector())[free]
+        return minus_log_density, unit * gradient
 
-    return with_new(optimize.minimize(objective, np.zeros(len(free)), jac=True, method="L-BFGS-B").x)
+    mode = unit * optimize.minimize(value_and_gradient, np.zeros(len(free)), jac=True, method="L-BFGS-B").x
+    covariance[np.ix_(free, free)] = _inverse_curvature(RatioObjective(value_and_gradient, unit), mode, sd)
+    return RatioPosterior(with_new(mode), covariance, n_independent_features)

@@ -72,7 +72,7 @@ def align_new_scans(old: SufficientStatistics, scans: pd.DataFrame) -> AlignedSc
     """
     scans, standards, n_old = _complete(scans, old), old.design.standards, len(old.patterns)
     patterns = with_numbers(old.patterns, standards).assign(traveling=old.patterns.get("traveling", False))
-    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, standards)
+    both = build_design(pd.concat([patterns, scans], ignore_index=True), old.design.spec, standards, old.design.scales)
     design, notes = _drop_unknown(both, old, n_old)
     is_new = design.rows >= n_old
     no_scans = NewScans(np.empty(0, int), np.empty((0, old.moments.n_features)))
@@ -207,8 +207,9 @@ def _place_columns(old: SufficientStatistics, design: Design) -> sparse.csr_arra
     place = sparse.csr_array((np.ones(len(kept)), (kept, column[kept])), shape=shape)
     before, after = old.design.matrix, design.matrix[design.rows < len(old.patterns)]
     patterns, populations = (before @ place != after).nonzero()
-    is_person = [design.spec.dimension_of(name) == "participant" for name in old.design.families]
-    person_of = (before @ sparse.diags_array(np.array(is_person, float))).argmax(1)  # participant column of each pattern
+    of_people = [family.name for family in design.spec.families if family.by == "participant"]  # not their slopes
+    is_person = np.isin(old.design.families.astype(str), of_people)
+    person_of = (before @ sparse.diags_array(is_person.astype(float))).argmax(1)  # participant column of each pattern
     moved = {(int(person_of[k]), int(population)) for k, population in zip(patterns, populations, strict=True)}
     for person, population in moved:
         if (person_of == person).sum() > (person_of[patterns[populations == population]] == person).sum():

@@ -65,15 +65,14 @@ def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dic
 
 
 def _join(labels: list[pd.Series]) -> pd.Series:
-    """Join the labels of several columns; in an unambiguous form where plain ones would coincide."""
+    """Join the labels of several columns; those with a slash or quote are quoted, so that different ones stay apart.
+
+    The name of a level does not depend on the other levels: new scans leave it as it is.
+    """
     if len(labels) == 1:
         return labels[0]
-    table = pd.concat(labels, axis=1)
-    unique = table.drop_duplicates()
-    plain = unique.agg("/".join, axis=1)
-    names = plain if plain.is_unique else unique.apply(lambda row: "/".join(map(repr, row)), axis=1)
-    place = {tuple(row): name for row, name in zip(unique.to_numpy(), names, strict=True)}
-    return pd.Series([place[tuple(row)] for row in table.to_numpy()], table.index, dtype=object)
+    rows = ("/".join(repr(part) if set(part) & set("/'\"") else part for part in row) for row in zip(*labels, strict=True))
+    return pd.Series(list(rows), labels[0].index, dtype=object)
 
 
 def _check_levels(family: Family, levels: pd.Series, labels: dict[str, pd.Series]) -> None:

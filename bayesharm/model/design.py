@@ -12,7 +12,7 @@ participants with one scan, of about one relative noise variance, or of particip
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ class Design:
     has_gain : (column,) bool array
         Whether the gain of a scanner multiplies the effect.
     gain_is_known : (scanner,) bool array
-        Whether repeat-scanned participants show the gain of a scanner; else it is 1.
+        Whether travelers with several scans show the gain of a scanner; else it is 1.
     n_dense : int
         Number of dense columns.
     scan_weight : (scan,) array
@@ -201,7 +201,9 @@ class Design:
         return ratios
 
 
-def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | None = None) -> Design:
+def build_design(
+    scans: pd.DataFrame, spec: ModelSpec, standards: Standards | None = None, scales: Collection[Scale] | None = None
+) -> Design:
     """Lay out a study for a model.
 
     Parameters
@@ -211,6 +213,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     spec : ModelSpec
     standards : Standards, optional
         Of a fit, whose scan patterns are then among the scans; by default they are computed from these scans.
+    scales : collection of Scale, optional
+        Those of the fit. They decide whether noise weights alone tell people from noise, which weights of new scans might.
 
     Raises
     ------
@@ -227,7 +231,8 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     medians = {NOISE: spec.noise_scale} | {scale: term.prior_median for term in terms for scale in term.scales if scale}
     relative_noise = study.relative_noise / standards.noise_unit
     people = [family for family in spec.families if family.by == "participant"]
-    if not study.is_repeat_scanned.any() and len(np.unique(round_noise(relative_noise))) > 1:
+    people = [family for family in people if scales is None or Scale(family.name) in scales]
+    if people and not study.is_repeat_scanned.any() and len(np.unique(round_noise(relative_noise))) > 1:
         medians |= {Scale(family.name): family.prior_median for family in people}
         term_notes.append(f"Only {spec.noise_weight!r} separates the size of participant effects from that of the noise.")
     if spec.noise_ratio == "scanner-feature":
@@ -252,7 +257,7 @@ def build_design(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | No
     noise = classify_noise(scanner, is_single, relative_noise)
     term_notes += notes_on_rounding(is_single, relative_noise, spec)
     noise_scale = np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in study.scanners])
-    has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler])
+    has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler & study.is_repeat_scanned])
 
     ordered = tuple(columns[k] for k in order)
     of_scanner = columns_of_scanners(ordered, matrix, scanner, spec)

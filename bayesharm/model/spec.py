@@ -46,12 +46,13 @@ class Family:
         A column, or several, within whose levels those of `by` count as different: coil 1 of site A and coil 1 of site B.
     slope : str
         A numeric column of the scans table, on which the effect depends: each level has an intercept and a slope. Slopes by
-        participant count from the participant's first scan, all others from the mean of the column.
+        participant count from the participant's first scan, all others from the mean of the column. Not in families by
+        `population`, nor in families with `component_of`.
     slope_prior_median : float
         Prior median of the scale of the slopes, for one standard deviation of the column.
     scaled_by_gain : bool
         For a family by a column: whether its effects are differences between people, which the gain of a scanner multiplies
-        as it does those of participants, populations, diagnoses and covariates.
+        as it does those of participants, populations, diagnoses and covariates. `match_noise` counts their variance.
     """
 
     name: str

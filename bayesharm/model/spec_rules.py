@@ -114,12 +114,8 @@ FAMILY_RULES = (
         "nested_in only in families that stand alone",
     ),
     Rule("nested_in", lambda family, _: len(set(family.columns)) == len(family.columns), "other columns than those of by"),
-    Rule(
-        "slope",
-        lambda family, _: not (family.slope and family.component_of and family.is_factor),
-        "no slope in protocol factors",
-    ),
-    Rule("slope", lambda family, _: not (family.slope and family.split), "no slope in a family that is split"),
+    Rule("slope", lambda family, _: not (family.slope and family.component_of), "no slope in a family with component_of"),
+    Rule("slope", lambda family, _: not (family.slope and family.by == "population"), "no slope in a family by population"),
     Rule(
         "scaled_by_gain",
         lambda family, _: not family.scaled_by_gain or bool(family.columns and not family.component_of),

@@ -201,9 +201,9 @@ def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
         node["coupled_gram"].values,
     )
     moments = Moments.from_arrays({name: node[name].values for name in Moments._fields if name in node})
-    design = build_design(with_numbers(patterns, standards), spec, standards)
-    known = {Column(*parts) for parts in node.attrs["columns"]}
     scales = tuple(Scale(*parts) for parts in node.attrs["scales"])
+    design = build_design(with_numbers(patterns, standards), spec, standards, scales)
+    known = {Column(*parts) for parts in node.attrs["columns"]}
     is_known = np.array([column in known for column in design.columns])
     design = restrict_design(design, is_known, scales, np.array(node.attrs["scale_medians"]))
     return SufficientStatistics(patterns, design, grams, node["size"].values, moments, node["scan_counts"].values)

@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from bayesharm.conditional.posterior import ConditionalPosterior
+from bayesharm.data.scans import CANONICAL
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
 from bayesharm.model.contrasts import add_columns
@@ -90,6 +91,9 @@ def _with_visitor(scans: pd.DataFrame, spec: ModelSpec, standards: Standards | N
         visits["diagnosis"] = spec.reference
     if "traveling" in scans:
         visits["traveling"] = True
+    for family in spec.families:
+        if family.scaled_by_gain and family.columns[-1] not in CANONICAL:
+            visits[family.columns[-1]] = name  # nobody's sibling
     numbers = [*(family.slope for family in spec.slopes), *([spec.noise_weight] if spec.noise_weight else [])]
     for column in (*spec.covariates, *numbers):
         values = scans[column]
