@@ -28,7 +28,7 @@ from bayesharm.model.covariates import covariates_from_dict
 from bayesharm.model.design import build_design
 from bayesharm.model.formula.basis import basis_from_dict, learn_basis
 from bayesharm.model.formula.text import covariate_columns, parse_formula
-from bayesharm.model.spec import spec_from_dict
+from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.results.posterior import load_posterior
 
 EXACT = 1e-12
@@ -65,11 +65,12 @@ def legendre(values: np.ndarray, degree: int) -> np.ndarray:
 
 COLUMNS = {
     "age + sex": {"age": AGE, "sex[M]": MALE},
-    "age * sex": {"age": AGE, "sex[M]": MALE, "age:sex[M]": AGE * MALE},
+    "age * sex": {"age": AGE, "sex[M]": MALE, "age:sex[M]": (AGE - AGE.mean()) * MALE},  # sex is in the model: from the mean
     "~ 1 + age/sex": {"age": AGE, "age:sex[M]": AGE * MALE},
     "sex %in% age": {"age": AGE, "age:sex[M]": AGE * MALE},
     "(age + sex + smokes)**2 - age:sex - age": {
-        "sex[M]": MALE, "smokes": TABLE.smokes, "age:smokes": AGE * TABLE.smokes, "sex[M]:smokes": MALE * TABLE.smokes,
+        "sex[M]": MALE, "smokes": TABLE.smokes, "age:smokes": (AGE - AGE.mean()) * TABLE.smokes,
+        "sex[M]:smokes": MALE * (TABLE.smokes - TABLE.smokes.mean()),
     },
     "`head size` + log(`head size`)": {"head size": SIZE, "log(`head size`)": np.log(SIZE)},
     "log2(age) + log10(`head size`) + sqrt(age)": {
@@ -106,7 +107,9 @@ def test_columns_equal_an_independent_computation(formula):
     np.testing.assert_allclose(values, np.column_stack(list(expected.values())), rtol=EXACT, atol=EXACT)
 
 
-MORE = ["cc(age, df=4)", "cr(age, df=5, constraints='center')", "cs(age, 4):sex", "C(wave, contr.helmert)*smokes",
+MORE = ["bs(age, df=4)*sex", "cr(age, df=4)*sex", "poly(age, 2)*`head size`", "age*`head size`*sex", "age*`head size` - age",
+        "age:sex + `head size`:sex + age:`head size`:sex",
+        "cc(age, df=4)", "cr(age, df=5, constraints='center')", "cs(age, 4):sex", "C(wave, contr.helmert)*smokes",
         "C(wave, contr.poly)", "C(wave, Diff) + C(sex, contr.SAS)", "bs(age, df=5, extrapolation='clip')"]  # fmt: skip
 
 
@@ -118,7 +121,11 @@ def test_columns_equal_those_of_formulaic(formula):
     expected = model_matrix(formula, TABLE, context={"sqrt": np.sqrt})
     named = [name.replace("[T.", "[") for name in expected.columns[1:]]
     assert named == list(basis.columns)
-    np.testing.assert_array_equal(values, expected.to_numpy(float)[:, 1:][:, list(basis.kept)])
+    theirs = expected.to_numpy(float)[:, list(np.array(basis.kept) + 1)]
+    centered = np.isin([basis.terms[k] for k in basis.kept], list(basis.centers))
+    np.testing.assert_array_equal(values[:, ~centered], theirs[:, ~centered])
+    both = [np.column_stack([np.ones(len(TABLE)), each]) for each in (values, theirs)]  # products: the same span
+    np.testing.assert_allclose(both[0] @ np.linalg.lstsq(*both)[0], both[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("formula", [*COLUMNS, *MORE])
@@ -357,6 +364,38 @@ def test_columns_with_another_use_are_refused(formula, covariates, message):
         study(formula, covariates=covariates)
 
 
+def test_products_with_the_diagnosis_count_from_the_mean_so_that_disorder_effects_are_those_at_the_mean():
+    scans = random_study(1)
+    design = study("age + age:diagnosis")
+    columns = design.covariates[0].basis.values(scans)
+    from_mean = scans.age - scans.age.mean()
+    expected = [scans.age, *(from_mean * (scans.diagnosis == name) for name in sorted(scans.diagnosis.unique())[1:])]
+    np.testing.assert_allclose(columns, np.column_stack(expected), atol=EXACT)
+    later = design.covariates[0].basis.values(scans[:5].assign(age=scans.age[:5] + 40))
+    np.testing.assert_allclose(later[:, 1:] - columns[:5, 1:], 40 * (columns[:5, 1:] != 0), atol=1e-10)  # the mean is frozen
+
+
+@pytest.mark.parametrize(
+    ("formula", "in_model", "centers"),
+    [
+        ("age:sex", [], {}),
+        ("age:sex", [("category", "sex")], {"age:sex": ["age"]}),
+        ("age + age:sex", [("number", "sex")], {}),
+        ("age + age:C(wave) + C(wave, contr.sum)", [], {"age:C(wave)": ["age"]}),
+        ("age + C(age):wave", [], {}),
+        ("age*`head size`*sex", [], {"age:head size": ["age", "head size"], "age:sex": ["age"],
+                                     "head size:sex": ["head size"], "age:head size:sex": ["age", "head size"]}),
+        ("age:sex + `head size`:sex + age:`head size`:sex", [], {"age:head size:sex": ["age"]}),
+        ("age + sex + log(age):sex:smokes + sex:smokes", [("number", "log(age)")], {
+            "sex:smokes": ["smokes"], "log(age):sex:smokes": ["log(age)"]}),
+    ],
+)  # fmt: skip
+def test_numbers_count_from_the_mean_only_where_the_rest_of_the_product_is_in_the_model(formula, in_model, centers):
+    young = TABLE.assign(age=TABLE.age.round(-1)) if "C(age)" in formula else TABLE
+    basis, _ = learn_basis(formula, young, {}, in_model)
+    assert {term: list(of_term) for term, of_term in basis.centers.items()} == centers
+
+
 def test_the_diagnosis_is_a_covariate_where_the_model_has_no_disorder_effects():
     design = study("diagnosis", "traveling", seed=4)
     assert [covariate.level for covariate in design.covariates] == ["diagnosis[MDD]"]
@@ -480,7 +519,7 @@ def test_the_check_knows_the_formula():
     assert "as covariates" not in str(result)
     wrong = bayesharm.check(scans, formula="bs(agee, df=4) + sex")
     assert [finding.code for finding in wrong.findings if finding.severity == "error"] == ["fit-refused"]
-    assert "Write 'age' if that is meant" in str(wrong)
+    assert "Write 'age' if that is meant" in " ".join(str(wrong).split())
     codes = scans.assign(weight=np.where(scans.age > 60, -9999, scans.age))
     found = {finding.code for finding in bayesharm.check(codes, formula="log(weight)").findings}
     assert "missing-code" in found or "fit-refused" in found

@@ -183,7 +183,10 @@ def _columns_of_formula(used: pd.DataFrame, spec: ModelSpec, covariates: Sequenc
     """Return the columns of the formula."""
     _refuse_other_use(parse_formula(spec.formula), spec)
     others = {each.level: covariate_values(used, each) for each in covariates}
-    basis, values = learn_basis(spec.formula, used, others)
+    in_model = {("number" if each.category is None else "category", each.name) for each in covariates}
+    if any(family.by == "diagnosis" for family in spec.families):
+        in_model.add(("category", "diagnosis"))
+    basis, values = learn_basis(spec.formula, used, others, in_model)
     names = [(basis.columns[k], str(k)) for k in basis.kept]
     labels = unique_labels([*others, *(name for name, _ in names)], [*others, *(f"{name} ({k})" for name, k in names)])
     columns = zip(labels[len(others) :], basis.kept, values.T, strict=True)
