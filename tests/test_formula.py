@@ -396,6 +396,30 @@ def test_numbers_count_from_the_mean_only_where_the_rest_of_the_product_is_in_th
     assert {term: list(of_term) for term, of_term in basis.centers.items()} == centers
 
 
+LINES = {"time": True, "sex*time": True, "bs(time, df=4)": True, "poly(time, 2)": True, "time:sex": True,
+         "bs(time, df=4):sex": True, "scale(time)": True, "sqrt(time)": False, "age:time": False, "age + age:time": False,
+         "bs(time, degree=0, df=3)": False, "age": False, "time + wrong": True, "log(time) + wrong": False,
+         }  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", LINES)
+def test_the_mean_slope_is_a_covariate_unless_the_formula_contains_it(formula):
+    scans = random_study(2).assign(time=lambda scans: scans.years)
+    spec = configure_model("longitudinal", scans, formula=formula)
+    assert spec.covariates == (() if LINES[formula] else ("time",))
+
+
+@pytest.mark.parametrize(
+    "formula", ["time + time:diagnosis", "bs(time, df=4) + bs(time, df=4):diagnosis", "C(diagnosis):time"]
+)
+def test_products_that_are_slopes_of_the_model_are_refused(formula):
+    scans = random_study(2).assign(time=lambda scans: scans.years)
+    with pytest.raises(InputError, match=r"time and diagnosis is in the model twice[\s\S]*disorder_time"):
+        build_design(scans, configure_model("longitudinal", scans, formula=formula))
+    build_design(scans, configure_model("longitudinal", scans, formula="sqrt(time) + sqrt(time):diagnosis + age:diagnosis"))
+    build_design(scans, configure_model("traveling_and_cohort", scans, formula="time + time:diagnosis"))
+
+
 def test_the_diagnosis_is_a_covariate_where_the_model_has_no_disorder_effects():
     design = study("diagnosis", "traveling", seed=4)
     assert [covariate.level for covariate in design.covariates] == ["diagnosis[MDD]"]

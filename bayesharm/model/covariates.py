@@ -12,7 +12,7 @@ from scipy import sparse
 
 from bayesharm.data.scans import CANONICAL, IDENTIFIERS
 from bayesharm.errors import InputError, shorten
-from bayesharm.model.formula.basis import FormulaBasis, basis_from_dict, learn_basis
+from bayesharm.model.formula.basis import FormulaBasis, basis_from_dict, determines, learn_basis
 from bayesharm.model.formula.text import Formula, parse_formula
 from bayesharm.model.labels import Column, covariate_labels, unique_labels
 from bayesharm.model.spec import LEVELS, ModelSpec
@@ -187,6 +187,7 @@ def _columns_of_formula(used: pd.DataFrame, spec: ModelSpec, covariates: Sequenc
     if any(family.by == "diagnosis" for family in spec.families):
         in_model.add(("category", "diagnosis"))
     basis, values = learn_basis(spec.formula, used, others, in_model)
+    _refuse_slopes_of_diagnosis(used, spec, np.column_stack([*others.values(), values]))
     names = [(basis.columns[k], str(k)) for k in basis.kept]
     labels = unique_labels([*others, *(name for name, _ in names)], [*others, *(f"{name} ({k})" for name, k in names)])
     columns = zip(labels[len(others) :], basis.kept, values.T, strict=True)
@@ -221,6 +222,24 @@ def _refuse_other_use(formula: Formula, spec: ModelSpec) -> None:
             expected="each column once",
             do="leave it out of one of them",
         )
+
+
+def _refuse_slopes_of_diagnosis(used: pd.DataFrame, spec: ModelSpec, columns: np.ndarray) -> None:
+    """Refuse products of the diagnosis and a number, if the disorder effects of the model depend on that number already."""
+    formula = parse_formula(spec.formula)
+    products = [{formula.factors[name].column for name in term} for term in formula.terms]
+    for family in spec.slopes:
+        if family.by != "diagnosis" or not any({"diagnosis", family.slope} <= product for product in products):
+            continue
+        slope, diagnosis = used[family.slope].to_numpy(float), used.diagnosis.astype(str).to_numpy()
+        groups = diagnosis[:, None] == np.unique(diagnosis)
+        if any(determines(np.column_stack([columns, groups]), slope * group) for group in groups.T):
+            raise InputError(
+                f"The product of {family.slope} and diagnosis is in the model twice.",
+                got=f"the formula {formula.text}, and the effects {family.slope_name!r} of the model {spec.name!r}",
+                expected="one of them",
+                do=f"leave the product out of the formula: /effects/{family.slope_name} has the slope of each diagnosis",
+            )
 
 
 def _check_values(used: pd.DataFrame, name: str) -> None:
