@@ -13,7 +13,7 @@ from cases import by_formula
 from formula_columns import FORMULA, b_splines, columns_of
 from posteriors import complete, make_learned
 from scipy.interpolate import CubicSpline
-from studies import random_study
+from studies import own_parts, random_study
 from typer.testing import CliRunner
 
 import bayesharm
@@ -221,7 +221,7 @@ def test_names_of_python_are_only_names_of_columns():
         ("bs(age df=4)", r"syntax error: invalid syntax[\s\S]*character 1"),
         ("sex + bz(age, df=4)", r"calls 'bz'[\s\S]*character 7[\s\S]*the functions bs, cr[\s\S]*write bs if that is meant"),
         ("sin(age)", r"calls 'sin'[\s\S]*compute other columns in the scans table"),
-        ("I(age**2)", r"calls 'I'[\s\S]*poly\(age, 2, raw=True\)"),
+        ("I(age**2)", r"calls 'I'[\s\S]*poly\(age, 2\)"),
         ("age**2", r"a power of one column is the column itself; for polynomials use poly\(age, 2\)"),
         ("(age + sex)**x", "a power is a whole number"),
         ("2:age", "multiplies a term by a number"),
@@ -330,15 +330,64 @@ def test_a_design_has_the_columns_of_covariates_and_formula():
     is_covariate = design.families == "covariate"
     matrix = design.matrix.toarray()[:, is_covariate]
     np.testing.assert_allclose(matrix.mean(0), 0, atol=EXACT)
-    np.testing.assert_allclose(matrix.std(0), 1, atol=EXACT)
+    np.testing.assert_allclose([part.std() for part in own_parts(matrix.T)], 1, atol=1e-10)
     (group,) = [group for group in design.effects if group.name == "covariate"]
     assert list(group.levels) == levels
-    np.testing.assert_allclose(group.weight, [1 / covariate.sd for covariate in design.covariates])
+    np.testing.assert_allclose(group.weight, [1 / covariate.unit for covariate in design.covariates])
     plain = study("", covariates=["age", "sex"])
     same = study("sex", covariates=["age"])
     np.testing.assert_array_equal(plain.matrix.toarray(), same.matrix.toarray())
     assert any("C(wave)[1]" in note for note in study("C(wave) + cr(age, df=3) + C(wave):sex").notes) is False
     assert "cr(age, df=3)[1]." in study("cr(age, df=3)").notes[-1]
+
+
+def prior_of_curve(scans: pd.DataFrame, **options) -> np.ndarray:
+    """Conditional prior sds of the effects of independent parts of the covariates, each with sd 1."""
+    design = build_design(scans, replace(load_model("traveling_and_cohort"), **options))
+    is_covariate = design.families == "covariate"
+    r = np.linalg.qr(design.matrix.toarray()[:, is_covariate] / np.sqrt(len(scans)))[1]
+    return np.linalg.eigvalsh(np.linalg.inv(design.column_sd[is_covariate] ** 2 * r @ r.T)) ** -0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options"),
+    [
+        (20, 80, {"formula": "poly(age, 2, raw=True) + sex"}),
+        (20, 80, {"formula": "poly(age, 3, raw=True)"}),
+        (45, 80, {"covariates": ("age", "age2", "sex")}),
+        (45, 80, {"covariates": ("age",), "formula": "sqrt(age) + age:sex"}),
+        (5, 20, {"formula": "bs(age, df=6) * sex"}),
+        (5, 20, {"formula": "cr(age, df=6) + poly(score, 3)"}),
+        (5, 20, {"covariates": ("age", "nearly")}),
+    ],
+)
+def test_the_prior_leaves_room_for_curves_however_they_are_written(low, high, options):
+    """The prior sd of the effect of any part is 3 / sqrt(columns) or more, also given the other parts."""
+    scans = random_study(1)
+    rng = np.random.default_rng(2)
+    age, score = rng.uniform(low, high, len(scans)), rng.normal(size=len(scans))
+    scans = scans.assign(age=age, age2=age**2, score=score, nearly=age + score / 50)
+    sds = prior_of_curve(scans, **options)
+    assert sds.min() >= 3 / np.sqrt(len(sds)) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"formula": "poly(year, 2, raw=True)"}, r"poly\(year, 2, raw=True\)\[1\] \(own part 0.000\d sd\)"),
+        ({"covariates": ("year", "year2", "age")}, r"got: year \(own part[^)]*\), year2 \(own part[^)]*\)\n"),
+        ({"covariates": ("age", "months")}, "got: age .*, months"),
+        ({"covariates": ("sex", "gender")}, "got: sex_M .*, gender_m"),
+    ],
+)
+def test_columns_without_a_part_of_their_own_are_refused(options, names):
+    scans = random_study(1)
+    year = np.random.default_rng(1).uniform(2012, 2022, len(scans))
+    scans = scans.assign(year=year, year2=year**2, months=12 * scans.age, gender=scans.sex.str.lower())
+    with pytest.raises(InputError, match=rf"almost linear combinations of one another[\s\S]*{names}[\s\S]*poly\(age, 2\)"):
+        prior_of_curve(scans, **options)
+    assert prior_of_curve(scans, formula="poly(year, 2)").min() > 2.9
+    assert prior_of_curve(scans, formula="poly(center(year), 2, raw=True)").min() > 2
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from bayesharm.model.labels import Column, covariate_labels, unique_labels
 from bayesharm.model.spec import LEVELS, ModelSpec
 from bayesharm.model.terms import Term
 
+LEAST_OWN = 1e-3  # own part of a column below which rounding could reach the results
+
 
 @dataclass(frozen=True)
 class Covariate:
@@ -37,6 +39,8 @@ class Covariate:
         Mean and sd of the column over the scans in the model.
     basis : FormulaBasis or None
         The columns of the formula, if this is one of them.
+    own : float
+        Sd of the part of the standardized column that the other columns do not explain.
     """
 
     level: str
@@ -46,21 +50,32 @@ class Covariate:
     mean: float
     sd: float
     basis: FormulaBasis | None = None
+    own: float = 1.0  # as in runs of earlier versions
+
+    @property
+    def unit(self) -> float:
+        """Difference of the covariate that the design has as 1."""
+        return self.sd * self.own
 
 
 def covariate_term(used: pd.DataFrame, covariates: Sequence[Covariate], spec: ModelSpec) -> Term:
-    """Build the columns of the covariates; reported slopes are per unit of the covariate, not per sd."""
-    sd = np.array([each.sd for each in covariates])
+    """Build the columns of the covariates; reported slopes are per unit of the covariate.
+
+    The prior of a slope is that of the effect of the part of its column that no other column explains. A prior of the effect
+    of the whole column would leave no room for the curve of age beside its square. With this one, no linear combination of
+    p columns that has sd 1 has an effect with a prior sd below ``slope_sd / sqrt(p)``.
+    """
+    unit = np.array([each.unit for each in covariates])
     labels = tuple(each.level for each in covariates)
     return Term(
         "covariate",
         tuple(Column("covariate", label) for label in labels),
         labels,
-        sparse.csr_array(centered_covariates(used, covariates) / sd),
+        sparse.csr_array(centered_covariates(used, covariates) / unit),
         (None,) * len(labels),
         is_centered=False,
         fixed_sd=spec.priors.slope_sd,
-        weight=1 / sd,
+        weight=1 / unit,
         has_gain=True,
     )
 
@@ -176,7 +191,25 @@ def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...
     covariates = [each for name in dict.fromkeys(spec.covariates) for each in _columns_of(used, name)]
     labels = covariate_labels([(each.name, each.category) for each in covariates])
     covariates = [replace(each, level=label) for each, label in zip(covariates, labels, strict=True)]
-    return (*covariates, *(_columns_of_formula(used, spec, covariates) if spec.formula else ()))
+    return _with_own_parts(used, [*covariates, *(_columns_of_formula(used, spec, covariates) if spec.formula else ())])
+
+
+def _with_own_parts(used: pd.DataFrame, covariates: list[Covariate]) -> tuple[Covariate, ...]:
+    """Measure the own part of each column: from the diagonal of the inverse correlations, the variance inflation factors."""
+    if len(covariates) < 2:
+        return tuple(covariates)
+    columns = centered_covariates(used, covariates) / [each.sd for each in covariates]
+    values, vectors = np.linalg.eigh(columns.T @ columns / len(columns))
+    own = (vectors**2 / np.maximum(values, np.finfo(float).eps)).sum(axis=1) ** -0.5
+    if (own < LEAST_OWN).any():
+        found = [f"{covariates[k].level} (own part {own[k]:.1g} sd)" for k in np.flatnonzero(own < LEAST_OWN)]
+        raise InputError(
+            "Covariates are almost linear combinations of one another.",
+            got=", ".join(found[:10]),
+            expected=f"columns with a part of their own, at least {LEAST_OWN:g} of their sd",
+            do="leave one of them out; for powers write poly(age, 2) in the formula, or subtract the mean before squaring",
+        )
+    return tuple(replace(each, own=float(part)) for each, part in zip(covariates, own, strict=True))
 
 
 def _columns_of_formula(used: pd.DataFrame, spec: ModelSpec, covariates: Sequence[Covariate]) -> list[Covariate]:
