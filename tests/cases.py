@@ -8,7 +8,7 @@ import pandas as pd
 from dense import travels
 from formula_columns import FORMULA, columns_of
 from posteriors import make_learned
-from studies import random_study, with_protocol
+from studies import own_parts, random_study, with_protocol
 
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.model.catalog import load_model
@@ -120,14 +120,17 @@ def rename_once(scans: pd.DataFrame, selected: np.ndarray) -> pd.DataFrame:
 
 
 def standardize(case: Case, scans: pd.DataFrame, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Standardize covariates by their mean and sd over the scans of the fit."""
+    """Divide covariates, minus their mean, by the sd of their own parts over the scans of the fit."""
     numbers = {}
     for name in case.spec.covariates:
         values = (scans[name] if name == "age" else scans[name] == "M").to_numpy(float)
-        level = name if name == "age" else f"{name}_M"
-        numbers[level] = (values - values[first].mean()) / values[first].std()
-    of_formula = columns_of(scans, first) if case.spec.formula else {}
-    return numbers | {level: (values - values[first].mean()) / values[first].std() for level, values in of_formula.items()}
+        numbers[name if name == "age" else f"{name}_M"] = values
+    numbers |= columns_of(scans, first) if case.spec.formula else {}
+    parts = own_parts([values[first] for values in numbers.values()])
+    return {
+        level: (values - values[first].mean()) / part.std()
+        for (level, values), part in zip(numbers.items(), parts, strict=True)
+    }
 
 
 def with_missing(case: Case, where: str) -> Case:

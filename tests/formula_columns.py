@@ -14,8 +14,11 @@ def b_splines(values: np.ndarray, inner: list[float], low: float, high: float, d
 
 
 def columns_of(scans: pd.DataFrame, first: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of :data:`FORMULA` that others do not determine; the inner knot is the median of the first scans."""
+    """Columns of :data:`FORMULA` that others do not determine; the inner knot is the median of the first scans.
+
+    In the product, age counts from the mean of these scans.
+    """
     age, is_male = scans.age.to_numpy(float), (scans.sex == "M").to_numpy(float)
     spline = b_splines(age, [float(np.median(age[first]))], 15, 75)
     columns = {f"bs(age, df=4, lower_bound=15, upper_bound=75)[{k + 1}]": spline[:, k] for k in range(4)}
-    return columns | {"sex[M]": is_male, "age:sex[M]": age * is_male}
+    return columns | {"sex[M]": is_male, "age:sex[M]": (age - age[first].mean()) * is_male}

@@ -1,5 +1,6 @@
 """Small random studies, and the model's likelihood written down a second time from its definition."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -171,13 +172,23 @@ def covariance(
                 if scans.site[member].nunique() > 1 or group in ("", spec.reference):
                     name = f"{family.name}_{group}" if group and family.split else family.name
                     total += scales[name] ** 2 * same(scans.site) * np.outer(member, member) * gains
+    columns = []
     for name in spec.covariates:
         values, number = scans[name].to_numpy(), pd.api.types.is_numeric_dtype(scans[name])
-        columns = [values] if number else [values == level for level in np.unique(values)[1:]]
-        for column in columns:
-            z = (column - column.mean()) / np.std(column)
-            total += spec.priors.slope_sd**2 * np.outer(z, z) * gains
+        columns += [values] if number else [values == level for level in np.unique(values)[1:]]
+    for column, rest in zip(columns, own_parts(columns), strict=True):
+        z = (column - column.mean()) / np.std(rest)
+        total += spec.priors.slope_sd**2 * np.outer(z, z) * gains
     return used, total
+
+
+def own_parts(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Residuals of each column after regression on the mean and all others, (scan,) each."""
+    parts = []
+    for k, column in enumerate(columns):
+        others = np.column_stack([np.ones(len(column)), *columns[:k], *columns[k + 1 :]]).astype(float)
+        parts.append(column - others @ np.linalg.lstsq(others, np.asarray(column, float))[0])
+    return parts
 
 
 def sized_scanners(scans: pd.DataFrame, spec: ModelSpec) -> set[str]:

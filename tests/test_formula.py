@@ -13,7 +13,7 @@ from cases import by_formula
 from formula_columns import FORMULA, b_splines, columns_of
 from posteriors import complete, make_learned
 from scipy.interpolate import CubicSpline
-from studies import random_study
+from studies import own_parts, random_study
 from typer.testing import CliRunner
 
 import bayesharm
@@ -65,11 +65,12 @@ def legendre(values: np.ndarray, degree: int) -> np.ndarray:
 
 COLUMNS = {
     "age + sex": {"age": AGE, "sex[M]": MALE},
-    "age * sex": {"age": AGE, "sex[M]": MALE, "age:sex[M]": AGE * MALE},
+    "age * sex": {"age": AGE, "sex[M]": MALE, "age:sex[M]": (AGE - AGE.mean()) * MALE},  # sex is in the model: from the mean
     "~ 1 + age/sex": {"age": AGE, "age:sex[M]": AGE * MALE},
     "sex %in% age": {"age": AGE, "age:sex[M]": AGE * MALE},
     "(age + sex + smokes)**2 - age:sex - age": {
-        "sex[M]": MALE, "smokes": TABLE.smokes, "age:smokes": AGE * TABLE.smokes, "sex[M]:smokes": MALE * TABLE.smokes,
+        "sex[M]": MALE, "smokes": TABLE.smokes, "age:smokes": (AGE - AGE.mean()) * TABLE.smokes,
+        "sex[M]:smokes": MALE * (TABLE.smokes - TABLE.smokes.mean()),
     },
     "`head size` + log(`head size`)": {"head size": SIZE, "log(`head size`)": np.log(SIZE)},
     "log2(age) + log10(`head size`) + sqrt(age)": {
@@ -106,7 +107,9 @@ def test_columns_equal_an_independent_computation(formula):
     np.testing.assert_allclose(values, np.column_stack(list(expected.values())), rtol=EXACT, atol=EXACT)
 
 
-MORE = ["cc(age, df=4)", "cr(age, df=5, constraints='center')", "cs(age, 4):sex", "C(wave, contr.helmert)*smokes",
+MORE = ["bs(age, df=4)*sex", "cr(age, df=4)*sex", "poly(age, 2)*`head size`", "age*`head size`*sex", "age*`head size` - age",
+        "age:sex + `head size`:sex + age:`head size`:sex",
+        "cc(age, df=4)", "cr(age, df=5, constraints='center')", "cs(age, 4):sex", "C(wave, contr.helmert)*smokes",
         "C(wave, contr.poly)", "C(wave, Diff) + C(sex, contr.SAS)", "bs(age, df=5, extrapolation='clip')"]  # fmt: skip
 
 
@@ -118,7 +121,11 @@ def test_columns_equal_those_of_formulaic(formula):
     expected = model_matrix(formula, TABLE, context={"sqrt": np.sqrt})
     named = [name.replace("[T.", "[") for name in expected.columns[1:]]
     assert named == list(basis.columns)
-    np.testing.assert_array_equal(values, expected.to_numpy(float)[:, 1:][:, list(basis.kept)])
+    theirs = expected.to_numpy(float)[:, list(np.array(basis.kept) + 1)]
+    centered = np.isin([basis.terms[k] for k in basis.kept], list(basis.centers))
+    np.testing.assert_array_equal(values[:, ~centered], theirs[:, ~centered])
+    both = [np.column_stack([np.ones(len(TABLE)), each]) for each in (values, theirs)]  # products: the same span
+    np.testing.assert_allclose(both[0] @ np.linalg.lstsq(*both)[0], both[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("formula", [*COLUMNS, *MORE])
@@ -214,7 +221,7 @@ def test_names_of_python_are_only_names_of_columns():
         ("bs(age df=4)", r"syntax error: invalid syntax[\s\S]*character 1"),
         ("sex + bz(age, df=4)", r"calls 'bz'[\s\S]*character 7[\s\S]*the functions bs, cr[\s\S]*write bs if that is meant"),
         ("sin(age)", r"calls 'sin'[\s\S]*compute other columns in the scans table"),
-        ("I(age**2)", r"calls 'I'[\s\S]*poly\(age, 2, raw=True\)"),
+        ("I(age**2)", r"calls 'I'[\s\S]*poly\(age, 2\)"),
         ("age**2", r"a power of one column is the column itself; for polynomials use poly\(age, 2\)"),
         ("(age + sex)**x", "a power is a whole number"),
         ("2:age", "multiplies a term by a number"),
@@ -323,15 +330,64 @@ def test_a_design_has_the_columns_of_covariates_and_formula():
     is_covariate = design.families == "covariate"
     matrix = design.matrix.toarray()[:, is_covariate]
     np.testing.assert_allclose(matrix.mean(0), 0, atol=EXACT)
-    np.testing.assert_allclose(matrix.std(0), 1, atol=EXACT)
+    np.testing.assert_allclose([part.std() for part in own_parts(matrix.T)], 1, atol=1e-10)
     (group,) = [group for group in design.effects if group.name == "covariate"]
     assert list(group.levels) == levels
-    np.testing.assert_allclose(group.weight, [1 / covariate.sd for covariate in design.covariates])
+    np.testing.assert_allclose(group.weight, [1 / covariate.unit for covariate in design.covariates])
     plain = study("", covariates=["age", "sex"])
     same = study("sex", covariates=["age"])
     np.testing.assert_array_equal(plain.matrix.toarray(), same.matrix.toarray())
     assert any("C(wave)[1]" in note for note in study("C(wave) + cr(age, df=3) + C(wave):sex").notes) is False
     assert "cr(age, df=3)[1]." in study("cr(age, df=3)").notes[-1]
+
+
+def prior_of_curve(scans: pd.DataFrame, **options) -> np.ndarray:
+    """Conditional prior sds of the effects of independent parts of the covariates, each with sd 1."""
+    design = build_design(scans, replace(load_model("traveling_and_cohort"), **options))
+    is_covariate = design.families == "covariate"
+    r = np.linalg.qr(design.matrix.toarray()[:, is_covariate] / np.sqrt(len(scans)))[1]
+    return np.linalg.eigvalsh(np.linalg.inv(design.column_sd[is_covariate] ** 2 * r @ r.T)) ** -0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "options"),
+    [
+        (20, 80, {"formula": "poly(age, 2, raw=True) + sex"}),
+        (20, 80, {"formula": "poly(age, 3, raw=True)"}),
+        (45, 80, {"covariates": ("age", "age2", "sex")}),
+        (45, 80, {"covariates": ("age",), "formula": "sqrt(age) + age:sex"}),
+        (5, 20, {"formula": "bs(age, df=6) * sex"}),
+        (5, 20, {"formula": "cr(age, df=6) + poly(score, 3)"}),
+        (5, 20, {"covariates": ("age", "nearly")}),
+    ],
+)
+def test_the_prior_leaves_room_for_curves_however_they_are_written(low, high, options):
+    """The prior sd of the effect of any part is 3 / sqrt(columns) or more, also given the other parts."""
+    scans = random_study(1)
+    rng = np.random.default_rng(2)
+    age, score = rng.uniform(low, high, len(scans)), rng.normal(size=len(scans))
+    scans = scans.assign(age=age, age2=age**2, score=score, nearly=age + score / 50)
+    sds = prior_of_curve(scans, **options)
+    assert sds.min() >= 3 / np.sqrt(len(sds)) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"formula": "poly(year, 2, raw=True)"}, r"poly\(year, 2, raw=True\)\[1\] \(own part 0.000\d sd\)"),
+        ({"covariates": ("year", "year2", "age")}, r"got: year \(own part[^)]*\), year2 \(own part[^)]*\)\n"),
+        ({"covariates": ("age", "months")}, "got: age .*, months"),
+        ({"covariates": ("sex", "gender")}, "got: sex_M .*, gender_m"),
+    ],
+)
+def test_columns_without_a_part_of_their_own_are_refused(options, names):
+    scans = random_study(1)
+    year = np.random.default_rng(1).uniform(2012, 2022, len(scans))
+    scans = scans.assign(year=year, year2=year**2, months=12 * scans.age, gender=scans.sex.str.lower())
+    with pytest.raises(InputError, match=rf"almost linear combinations of one another[\s\S]*{names}[\s\S]*poly\(age, 2\)"):
+        prior_of_curve(scans, **options)
+    assert prior_of_curve(scans, formula="poly(year, 2)").min() > 2.9
+    assert prior_of_curve(scans, formula="poly(center(year), 2, raw=True)").min() > 2
 
 
 @pytest.mark.parametrize(
@@ -355,6 +411,62 @@ def test_columns_with_another_use_are_refused(formula, covariates, message):
         return
     with pytest.raises(InputError, match=message):
         study(formula, covariates=covariates)
+
+
+def test_products_with_the_diagnosis_count_from_the_mean_so_that_disorder_effects_are_those_at_the_mean():
+    scans = random_study(1)
+    design = study("age + age:diagnosis")
+    columns = design.covariates[0].basis.values(scans)
+    from_mean = scans.age - scans.age.mean()
+    expected = [scans.age, *(from_mean * (scans.diagnosis == name) for name in sorted(scans.diagnosis.unique())[1:])]
+    np.testing.assert_allclose(columns, np.column_stack(expected), atol=EXACT)
+    later = design.covariates[0].basis.values(scans[:5].assign(age=scans.age[:5] + 40))
+    np.testing.assert_allclose(later[:, 1:] - columns[:5, 1:], 40 * (columns[:5, 1:] != 0), atol=1e-10)  # the mean is frozen
+
+
+@pytest.mark.parametrize(
+    ("formula", "in_model", "centers"),
+    [
+        ("age:sex", [], {}),
+        ("age:sex", [("category", "sex")], {"age:sex": ["age"]}),
+        ("age + age:sex", [("number", "sex")], {}),
+        ("age + age:C(wave) + C(wave, contr.sum)", [], {"age:C(wave)": ["age"]}),
+        ("age + C(age):wave", [], {}),
+        ("age*`head size`*sex", [], {"age:head size": ["age", "head size"], "age:sex": ["age"],
+                                     "head size:sex": ["head size"], "age:head size:sex": ["age", "head size"]}),
+        ("age:sex + `head size`:sex + age:`head size`:sex", [], {"age:head size:sex": ["age"]}),
+        ("age + sex + log(age):sex:smokes + sex:smokes", [("number", "log(age)")], {
+            "sex:smokes": ["smokes"], "log(age):sex:smokes": ["log(age)"]}),
+    ],
+)  # fmt: skip
+def test_numbers_count_from_the_mean_only_where_the_rest_of_the_product_is_in_the_model(formula, in_model, centers):
+    young = TABLE.assign(age=TABLE.age.round(-1)) if "C(age)" in formula else TABLE
+    basis, _ = learn_basis(formula, young, {}, in_model)
+    assert {term: list(of_term) for term, of_term in basis.centers.items()} == centers
+
+
+LINES = {"time": True, "sex*time": True, "bs(time, df=4)": True, "poly(time, 2)": True, "time:sex": True,
+         "bs(time, df=4):sex": True, "scale(time)": True, "sqrt(time)": False, "age:time": False, "age + age:time": False,
+         "bs(time, degree=0, df=3)": False, "age": False, "time + wrong": True, "log(time) + wrong": False,
+         }  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", LINES)
+def test_the_mean_slope_is_a_covariate_unless_the_formula_contains_it(formula):
+    scans = random_study(2).assign(time=lambda scans: scans.years)
+    spec = configure_model("longitudinal", scans, formula=formula)
+    assert spec.covariates == (() if LINES[formula] else ("time",))
+
+
+@pytest.mark.parametrize(
+    "formula", ["time + time:diagnosis", "bs(time, df=4) + bs(time, df=4):diagnosis", "C(diagnosis):time"]
+)
+def test_products_that_are_slopes_of_the_model_are_refused(formula):
+    scans = random_study(2).assign(time=lambda scans: scans.years)
+    with pytest.raises(InputError, match=r"time and diagnosis is in the model twice[\s\S]*disorder_time"):
+        build_design(scans, configure_model("longitudinal", scans, formula=formula))
+    build_design(scans, configure_model("longitudinal", scans, formula="sqrt(time) + sqrt(time):diagnosis + age:diagnosis"))
+    build_design(scans, configure_model("traveling_and_cohort", scans, formula="time + time:diagnosis"))
 
 
 def test_the_diagnosis_is_a_covariate_where_the_model_has_no_disorder_effects():
@@ -480,7 +592,7 @@ def test_the_check_knows_the_formula():
     assert "as covariates" not in str(result)
     wrong = bayesharm.check(scans, formula="bs(agee, df=4) + sex")
     assert [finding.code for finding in wrong.findings if finding.severity == "error"] == ["fit-refused"]
-    assert "Write 'age' if that is meant" in str(wrong)
+    assert "Write 'age' if that is meant" in " ".join(str(wrong).split())
     codes = scans.assign(weight=np.where(scans.age > 60, -9999, scans.age))
     found = {finding.code for finding in bayesharm.check(codes, formula="log(weight)").findings}
     assert "missing-code" in found or "fit-refused" in found

@@ -125,9 +125,9 @@ class Expectation:
             dim, values = str(effect["n_scans"].dims[0]), effect["mean"].values[:, feature_indices]
             if dim == "covariate":
                 self.terms.append((gain * _centered_covariates(posterior, scans), values))
-                sd = np.array([covariate.sd for covariate in design.covariates])[:, None]
+                unit = np.array([covariate.unit for covariate in design.covariates])[:, None]
                 sums = statistics.sums_of(np.flatnonzero(design.families == "covariate"), gain_of_class)
-                self.mean -= ((sd * sums / n_scans)[:, chosen] * values).sum(axis=0)  # 0 where all scans count alike
+                self.mean -= ((unit * sums / n_scans)[:, chosen] * values).sum(axis=0)  # 0 where all scans count alike
                 continue
             if (slope := slopes.get(name)) is not None:
                 sums = statistics.sums_of(columns[name][:, 0], gain_of_class)

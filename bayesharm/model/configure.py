@@ -14,6 +14,7 @@ from bayesharm.data.screening.screen import screen
 from bayesharm.errors import InputError
 from bayesharm.model.automatic import ModelChoice, choose_model
 from bayesharm.model.catalog import AUTO, load_model
+from bayesharm.model.formula.basis import contains_line
 from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import FEATURE_SCALINGS, GAINS, LIKELIHOODS, NOISE_RATIOS, ModelSpec
@@ -43,6 +44,7 @@ def configure_model(
     ModelError, InputError
     """
     spec = load_model(model) if isinstance(model, str) else model
+    scans = dataset if isinstance(dataset, pd.DataFrame) else dataset.scans
     if covariates:
         spec = replace(spec, covariates=(covariates,) if isinstance(covariates, str) else tuple(covariates))
     if formula:
@@ -50,17 +52,17 @@ def configure_model(
     if spec.formula:
         parse_formula(spec.formula)  # refuses what is wrong whatever the data
     if protocol:
-        spec = name_factors(spec, protocol, dataset if isinstance(dataset, pd.DataFrame) else dataset.scans)
+        spec = name_factors(spec, protocol, scans)
     if reference is not None:
         spec = replace(spec, reference=reference)
     if time is not None:
         spec = _with_time(spec, time)
     if noise_weight is not None:
         spec = replace(spec, noise_weight=noise_weight)
-    # effects of a family are 0 on average: the mean slope is that of a covariate
-    in_use = covariate_columns(spec.covariates, spec.formula)
-    slopes = [family.slope for family in spec.slopes if family.slope not in in_use]
-    spec = replace(spec, covariates=(*spec.covariates, *dict.fromkeys(slopes)))
+    # effects of a family are 0 on average: the mean slope is that of a covariate, or the formula contains it
+    slopes = dict.fromkeys(family.slope for family in spec.slopes if family.slope not in spec.covariates)
+    missing = [name for name in slopes if not (spec.formula and contains_line(spec.formula, name, scans))]
+    spec = replace(spec, covariates=(*spec.covariates, *missing))
     choices = (
         ("feature_scaling", feature_scaling, FEATURE_SCALINGS, "leave it out to divide each feature by its own sd"),
         ("gain", gain, GAINS, "leave it out for the choice of the model"),

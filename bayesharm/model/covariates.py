@@ -12,11 +12,13 @@ from scipy import sparse
 
 from bayesharm.data.scans import CANONICAL, IDENTIFIERS
 from bayesharm.errors import InputError, shorten
-from bayesharm.model.formula.basis import FormulaBasis, basis_from_dict, learn_basis
+from bayesharm.model.formula.basis import FormulaBasis, basis_from_dict, determines, learn_basis
 from bayesharm.model.formula.text import Formula, parse_formula
 from bayesharm.model.labels import Column, covariate_labels, unique_labels
 from bayesharm.model.spec import LEVELS, ModelSpec
 from bayesharm.model.terms import Term
+
+LEAST_OWN = 1e-3  # own part of a column below which rounding could reach the results
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Covariate:
         Mean and sd of the column over the scans in the model.
     basis : FormulaBasis or None
         The columns of the formula, if this is one of them.
+    own : float
+        Sd of the part of the standardized column that the other columns do not explain.
     """
 
     level: str
@@ -46,21 +50,32 @@ class Covariate:
     mean: float
     sd: float
     basis: FormulaBasis | None = None
+    own: float = 1.0  # as in runs of earlier versions
+
+    @property
+    def unit(self) -> float:
+        """Difference of the covariate that the design has as 1."""
+        return self.sd * self.own
 
 
 def covariate_term(used: pd.DataFrame, covariates: Sequence[Covariate], spec: ModelSpec) -> Term:
-    """Build the columns of the covariates; reported slopes are per unit of the covariate, not per sd."""
-    sd = np.array([each.sd for each in covariates])
+    """Build the columns of the covariates; reported slopes are per unit of the covariate.
+
+    The prior of a slope is that of the effect of the part of its column that no other column explains. A prior of the effect
+    of the whole column would leave no room for the curve of age beside its square. With this one, no linear combination of
+    p columns that has sd 1 has an effect with a prior sd below ``slope_sd / sqrt(p)``.
+    """
+    unit = np.array([each.unit for each in covariates])
     labels = tuple(each.level for each in covariates)
     return Term(
         "covariate",
         tuple(Column("covariate", label) for label in labels),
         labels,
-        sparse.csr_array(centered_covariates(used, covariates) / sd),
+        sparse.csr_array(centered_covariates(used, covariates) / unit),
         (None,) * len(labels),
         is_centered=False,
         fixed_sd=spec.priors.slope_sd,
-        weight=1 / sd,
+        weight=1 / unit,
         has_gain=True,
     )
 
@@ -176,14 +191,36 @@ def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...
     covariates = [each for name in dict.fromkeys(spec.covariates) for each in _columns_of(used, name)]
     labels = covariate_labels([(each.name, each.category) for each in covariates])
     covariates = [replace(each, level=label) for each, label in zip(covariates, labels, strict=True)]
-    return (*covariates, *(_columns_of_formula(used, spec, covariates) if spec.formula else ()))
+    return _with_own_parts(used, [*covariates, *(_columns_of_formula(used, spec, covariates) if spec.formula else ())])
+
+
+def _with_own_parts(used: pd.DataFrame, covariates: list[Covariate]) -> tuple[Covariate, ...]:
+    """Measure the own part of each column: from the diagonal of the inverse correlations, the variance inflation factors."""
+    if len(covariates) < 2:
+        return tuple(covariates)
+    columns = centered_covariates(used, covariates) / [each.sd for each in covariates]
+    values, vectors = np.linalg.eigh(columns.T @ columns / len(columns))
+    own = (vectors**2 / np.maximum(values, np.finfo(float).eps)).sum(axis=1) ** -0.5
+    if (own < LEAST_OWN).any():
+        found = [f"{covariates[k].level} (own part {own[k]:.1g} sd)" for k in np.flatnonzero(own < LEAST_OWN)]
+        raise InputError(
+            "Covariates are almost linear combinations of one another.",
+            got=", ".join(found[:10]),
+            expected=f"columns with a part of their own, at least {LEAST_OWN:g} of their sd",
+            do="leave one of them out; for powers write poly(age, 2) in the formula, or subtract the mean before squaring",
+        )
+    return tuple(replace(each, own=float(part)) for each, part in zip(covariates, own, strict=True))
 
 
 def _columns_of_formula(used: pd.DataFrame, spec: ModelSpec, covariates: Sequence[Covariate]) -> list[Covariate]:
     """Return the columns of the formula."""
     _refuse_other_use(parse_formula(spec.formula), spec)
     others = {each.level: covariate_values(used, each) for each in covariates}
-    basis, values = learn_basis(spec.formula, used, others)
+    in_model = {("number" if each.category is None else "category", each.name) for each in covariates}
+    if any(family.by == "diagnosis" for family in spec.families):
+        in_model.add(("category", "diagnosis"))
+    basis, values = learn_basis(spec.formula, used, others, in_model)
+    _refuse_slopes_of_diagnosis(used, spec, np.column_stack([*others.values(), values]))
     names = [(basis.columns[k], str(k)) for k in basis.kept]
     labels = unique_labels([*others, *(name for name, _ in names)], [*others, *(f"{name} ({k})" for name, k in names)])
     columns = zip(labels[len(others) :], basis.kept, values.T, strict=True)
@@ -218,6 +255,24 @@ def _refuse_other_use(formula: Formula, spec: ModelSpec) -> None:
             expected="each column once",
             do="leave it out of one of them",
         )
+
+
+def _refuse_slopes_of_diagnosis(used: pd.DataFrame, spec: ModelSpec, columns: np.ndarray) -> None:
+    """Refuse products of the diagnosis and a number, if the disorder effects of the model depend on that number already."""
+    formula = parse_formula(spec.formula)
+    products = [{formula.factors[name].column for name in term} for term in formula.terms]
+    for family in spec.slopes:
+        if family.by != "diagnosis" or not any({"diagnosis", family.slope} <= product for product in products):
+            continue
+        slope, diagnosis = used[family.slope].to_numpy(float), used.diagnosis.astype(str).to_numpy()
+        groups = diagnosis[:, None] == np.unique(diagnosis)
+        if any(determines(np.column_stack([columns, groups]), slope * group) for group in groups.T):
+            raise InputError(
+                f"The product of {family.slope} and diagnosis is in the model twice.",
+                got=f"the formula {formula.text}, and the effects {family.slope_name!r} of the model {spec.name!r}",
+                expected="one of them",
+                do=f"leave the product out of the formula: /effects/{family.slope_name} has the slope of each diagnosis",
+            )
 
 
 def _check_values(used: pd.DataFrame, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ import pandas as pd
 
 from bayesharm.data.finding import refuse_errors
 from bayesharm.errors import InputError, listed, shorten
-from bayesharm.model.formula.text import Formula, parse_formula
+from bayesharm.model.formula.factors import Column
+from bayesharm.model.formula.products import find_centers, multiply
+from bayesharm.model.formula.text import parse_formula
 from bayesharm.model.formula.values import FactorReader
 
 MOST_PER_SCAN = 3  # columns before redundant ones are left out
@@ -38,6 +40,8 @@ class FormulaBasis:
         A usual value of each column of the scans table in the formula.
     states : mapping
         What each function learned, by its text: knots, categories, means.
+    centers : mapping
+        The means from which factors count in products, by product and factor.
     """
 
     formula: str
@@ -46,6 +50,7 @@ class FormulaBasis:
     kept: tuple[int, ...]
     typical: Mapping[str, Any]
     states: Mapping[str, Mapping[str, Any]]
+    centers: Mapping[str, Mapping[str, Any]]
 
     @property
     def notes(self) -> list[str]:
@@ -69,7 +74,7 @@ class FormulaBasis:
         reader = FactorReader(table, _thaw(self.states), is_fit=False)
         factors = reader.factors(formula)
         refuse_errors(reader.findings, can_be_accepted=False)
-        values, names, _ = _multiply(formula, factors, len(table))
+        values, names, _ = multiply(formula, factors, self.centers, len(table))
         if names != self.columns:
             raise InputError(
                 "The formula makes other columns than in the fit.",
@@ -93,10 +98,13 @@ def basis_from_dict(record: Mapping[str, Any]) -> FormulaBasis:
         kept=tuple(record["kept"]),
         typical=record["typical"],
         states=record["states"],
+        centers=record.get("centers", {}),  # runs of earlier versions multiply the factors as they are
     )
 
 
-def learn_basis(text: str, used: pd.DataFrame, others: Mapping[str, np.ndarray]) -> tuple[FormulaBasis, np.ndarray]:
+def learn_basis(
+    text: str, used: pd.DataFrame, others: Mapping[str, np.ndarray], in_model: Collection[tuple[str, str]] = ()
+) -> tuple[FormulaBasis, np.ndarray]:
     """Learn the columns of a formula from the scans of a fit; return also their values, (scan, column).
 
     Parameters
@@ -107,6 +115,8 @@ def learn_basis(text: str, used: pd.DataFrame, others: Mapping[str, np.ndarray])
         The scans in the model.
     others : mapping of (scan,) arrays
         Other covariates by name, of which no term may be a linear combination.
+    in_model : collection of (str, str)
+        Columns whose effects are in the model outside of the formula: ("number" or "category", column).
 
     Raises
     ------
@@ -121,33 +131,38 @@ def learn_basis(text: str, used: pd.DataFrame, others: Mapping[str, np.ndarray])
     n_columns = sum(math.prod(_width(factors[name]) for name in term) for term in formula.terms)
     if n_columns > MOST_PER_SCAN * len(used):
         _refuse_size(n_columns, len(used))  # before a huge matrix is built
-    values, columns, terms = _multiply(formula, factors, len(used))
+    categories = [name for name, node in formula.factors.items() if reader.is_category(node)]
+    centers = find_centers(formula, factors, categories, in_model)
+    values, columns, terms = multiply(formula, factors, centers, len(used))
     _refuse_constant(values, columns)
     kept = _find_independent(values, columns, terms, others)
     states = {name: _freeze(state) for name, state in reader.states.items() if state}
-    basis = FormulaBasis(text, columns, terms, kept, reader.typical(formula), states)
+    basis = FormulaBasis(text, columns, terms, kept, reader.typical(formula), states, centers)
     return basis, values[:, list(kept)]
 
 
-def _multiply(
-    formula: Formula, factors: Mapping[str, Any], n_scans: int
-) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Multiply the factors of each term by formulaic; return (scan, column) values, and name and term of each column."""
-    from formulaic import Formula as Terms
-    from formulaic import ModelSpec
-    from formulaic.parser.types import Factor, Term
+def contains_line(text: str, column: str, scans: pd.DataFrame) -> bool:
+    """Whether a formula contains the line of a number: ``bs(time, df=4)`` contains that of time, ``sqrt(time)`` does not.
 
-    terms = [Term([Factor("1", eval_method="literal")])]
-    terms += [Term([Factor(name, eval_method="lookup") for name in term]) for term in formula.terms]
-    spec = ModelSpec(formula=Terms(terms), output="numpy", na_action="ignore")
-    matrix = spec.get_model_matrix(pd.DataFrame(index=range(n_scans)), context=dict(factors))
-    made = matrix.model_spec.structure
-    names = [(name, ":".join(factor.expr for factor in row.term.factors)) for row in made for name in row.columns]
-    return (
-        np.asarray(matrix, float)[:, 1:],
-        tuple(name.replace("[T.", "[") for name, _ in names[1:]),
-        tuple(term for _, term in names[1:]),
-    )
+    A formula that cannot be used for these scans contains it only as a term of its own.
+    """
+    formula = parse_formula(text)
+    if any(formula.factors[term[0]] == Column(column) for term in formula.terms if len(term) == 1):
+        return True
+    if column not in formula.columns or column not in scans or not pd.api.types.is_numeric_dtype(scans[column]):
+        return False
+    try:
+        return determines(learn_basis(text, scans, {})[1], scans[column].to_numpy(float))
+    except InputError:
+        return False
+
+
+def determines(columns: np.ndarray, values: np.ndarray) -> bool:
+    """Whether values, (scan,), are a linear combination of the mean and of columns, (scan, column), up to rounding."""
+    standardized = [(each - each.mean()) / (each.std() or 1.0) for each in (*columns.T, values)]
+    matrix, target = np.column_stack(standardized[:-1]), standardized[-1]
+    rest = target - matrix @ np.linalg.lstsq(matrix, target, rcond=None)[0]
+    return bool(np.linalg.norm(rest) <= REDUNDANT * np.sqrt(len(target)))
 
 
 def _width(factor: Any) -> int:

@@ -201,5 +201,5 @@ def _hint(node: ast.expr) -> str:
         return "put a column whose name has points in backticks, `age.years`"
     is_identity = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "I"
     if is_identity or isinstance(node, ast.BinOp):
-        return "for powers use poly(age, 2, raw=True); compute other columns in the scans table"
+        return "for powers use poly(age, 2); compute other columns in the scans table"
     return "compute other columns in the scans table"

@@ -53,12 +53,12 @@ class FactorReader:
         values = {}
         for text, node in formula.factors.items():
             if node.column in usable:
-                values[text] = self._categories(node) if self._is_category(node) else self._numbers(node)
+                values[text] = self._categories(node) if self.is_category(node) else self._numbers(node)
         return values
 
     def typical(self, formula: Formula) -> dict[str, Any]:
         """Return a usual value of each column: the mean of numbers, else the most frequent category."""
-        in_category = {node.column for node in formula.factors.values() if self._is_category(node)}
+        in_category = {node.column for node in formula.factors.values() if self.is_category(node)}
         return {
             name: _plain(self._column(name).mode().iloc[0])
             if name in in_category
@@ -76,7 +76,8 @@ class FactorReader:
             return pd.Series(_numbers(values), values.index)
         return values
 
-    def _is_category(self, node: Column | Call) -> bool:
+    def is_category(self, node: Column | Call) -> bool:
+        """Whether the values of a factor are categories."""
         if isinstance(node, Call):
             return FUNCTIONS[node.function].result is Result.CATEGORY
         if self.is_fit:
