@@ -6,8 +6,8 @@ Simulated studies (`bayesharm.simulate_longitudinal`) with known truth; all meth
 estimates slopes itself, they come from a mixed model of its harmonized data, taken as exact: fixed effects of covariates,
 correlated random intercepts and slopes of people. *Scanners as covariates* is that mixed model of the unharmonized data with
 the scanners as fixed effects; *oracle* is the exact posterior given the true variances. Each study is written as soon as it
-is there, and not computed again; the folder also gets a table for each case. `fit_bayesharm` gives the row of bayesharm, if
-the model exists.
+is there, and not computed again; the folder also gets a table for each case. *Bayesharm, bias by age* has a slope on age in
+the measurement bias, in place of a constant one.
 
 Measures are root mean square errors over features, in thousandths of the units; slopes per year. Coverage is that of 90%
 intervals. *data*: harmonized values minus those without scanner bias, apart from a constant for each feature.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ from bayesharm.datasets.longitudinal import AGE, participant_slopes, scanner_bia
 from bayesharm.datasets.longitudinal_oracle import longitudinal_oracle
 from bayesharm.datasets.simulate import Simulation
 from bayesharm.likelihood.problem import make_problem
-from bayesharm.model.catalog import load_model, model_names
+from bayesharm.model.catalog import load_model
+from bayesharm.model.spec import ModelSpec
 from bayesharm.results.nodes import read_statistics
 from bayesharm.results.posterior import Posterior
 
@@ -88,18 +89,24 @@ class Result:
     difference_sd: np.ndarray | None = None
 
 
-def fit_bayesharm(dataset: Dataset, seed: int, model: str) -> Result | None:
-    """Return what bayesharm says of a study; None if there is no such model.
+def with_bias_by_age(spec: ModelSpec) -> ModelSpec:
+    """Give the measurement bias a slope on age."""
+    families = [replace(family, slope="age") if family.by == "scanner" else family for family in spec.families]
+    return replace(spec, families=tuple(families))
+
+
+def fit_bayesharm(dataset: Dataset, seed: int, spec: ModelSpec) -> Result:
+    """Return the result of bayesharm.
 
     Without trajectories in the model, slopes are those of the mixed model of the harmonized data.
     """
-    if model not in model_names():
-        return None
-    has_slopes = bool(load_model(model).slopes)
+    has_slopes = any(family.by == "participant" for family in spec.slopes)
     left_out = {"diagnosis", *(["years_of_patients"] if has_slopes else [])}
+    if any(family.slope == "age" for family in spec.slopes):
+        left_out.add("baseline_age")  # age, which is added, less years
     covariates = [name for name in COVARIATES if name not in left_out]
     time = "years" if has_slopes else None
-    posterior = fit(dataset, model, covariates=covariates, time=time, seed=seed, feature_scaling="common")
+    posterior = fit(dataset, spec, covariates=covariates, time=time, seed=seed, feature_scaling="common")
     effect = posterior.effect("measurement")
     bias, sd = (effect[name].to_pandas() for name in ("mean", "sd"))
     harmonized = harmonize(posterior, dataset).mean
@@ -137,7 +144,9 @@ def trajectories(posterior: Posterior, dataset: Dataset) -> tuple[pd.DataFrame, 
     return pd.DataFrame(parts[0].T * unit, index), pd.DataFrame(np.sqrt(parts[1].T) * unit, index)
 
 
-def compute_results(study: Simulation, dataset: Dataset, seed: int, model: str) -> Iterator[tuple[str, Result]]:
+def compute_results(
+    study: Simulation, dataset: Dataset, seed: int, model: str, by_age: bool
+) -> Iterator[tuple[str, Result]]:
     """Yield the name and the result of each method."""
     values = dataset.features.read(0, dataset.features.n_features)
     for name, (method, options) in METHODS.items():
@@ -146,12 +155,13 @@ def compute_results(study: Simulation, dataset: Dataset, seed: int, model: str) 
             if fitted.scanners:
                 yield name, Result(fitted.apply(dataset).values, fitted.bias, getattr(fitted, "sd", None))
     yield "scanners as covariates", adjust(values, study.scans)
-    if (found := fit_bayesharm(dataset, seed, model)) is not None:
-        yield "bayesharm", found
+    yield "bayesharm", fit_bayesharm(dataset, seed, load_model(model))
+    if by_age:
+        yield "bayesharm, bias by age", fit_bayesharm(dataset, seed, with_bias_by_age(load_model(model)))
     age = study.scans["age"].mean()
     best = {name: (part.mean, part.sd) for name, part in longitudinal_oracle(study, age).items()}
-    bias, by_age = (best[name][0].loc[study.scans["scanner"]].to_numpy() for name in ("measurement", "measurement_slope"))
-    harmonized = values - bias - by_age * (study.scans[["age"]].to_numpy() - age)
+    bias, slope = (best[name][0].loc[study.scans["scanner"]].to_numpy() for name in ("measurement", "measurement_slope"))
+    harmonized = values - bias - slope * (study.scans[["age"]].to_numpy() - age)
     years, more = ([table.iloc[-1].to_numpy() for table in best[name]] for name in ("covariate", "disorder_slope"))
     yield "oracle", Result(harmonized, *best["measurement"], *best["participant_slope"], *years, *more)
 
@@ -227,7 +237,7 @@ def study_table(case: str, seed: int, n_features: int, n_people: int, model: str
     dataset = load_dataset(study.scans, study.features)
     return pd.DataFrame([
         {"case": case, "method": name, "seed": seed} | measure(study, result)
-        for name, result in compute_results(study, dataset, seed, model)
+        for name, result in compute_results(study, dataset, seed, model, "measurement_slope" in CASES[case].get("sizes", {}))
     ])  # fmt: skip
 
 
