@@ -84,7 +84,9 @@ def compare(case: Case, fitted: Posterior, adapted: Posterior) -> None:
         told = [str(level) for level in effect[dim].values]
         assert set(told) <= set(levels)
         if dim == "covariate":
-            scale = {each["level"]: each["sd"] for each in fitted.tree["sufficient_statistics"].attrs["covariates"]}
+            scale = {
+                each["level"]: each["sd"] * each["own"] for each in fitted.tree["sufficient_statistics"].attrs["covariates"]
+            }
             forms = forms / np.array([scale[level] for level in levels])[:, None]
         mean, sd = dense.summary(forms[[levels.index(level) for level in told]])
         np.testing.assert_allclose(effect["mean"].values / unit, mean, atol=EXACT, err_msg=name)

@@ -96,8 +96,8 @@ class Priors:
     ``log tau[c,f] ~ Normal(eta[c] + a[f], omega[c]²)``, ``eta[c] ~ Normal(log prior_median[c], eta_sd²)``,
     ``omega[c]² = omega_excess[c]² + omega_floor²``, ``omega_excess[c] ~ HalfNormal(omega_sd)``, for every family c and for
     the noise, whose sd sigma has the prior median `noise_scale`;
-    mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)``, covariates divided by the sd of the
-    part that the other covariates do not explain;
+    mean and slopes of covariates are ``Normal(0, mean_sd²)`` and ``Normal(0, slope_sd²)``, covariates divided by the sd of
+    the part that the other covariates do not explain;
     ``log lambda ~ Normal(0, noise_ratio_sd²)``, ``log kappa ~ Normal(0, bias_ratio_sd²)`` and
     ``log g ~ Normal(0, gain_sd²)``, each centered over all scanners, those without a kappa or gain of their own included;
     ``atanh rho ~ Normal(0, correlation_sd²)`` for the correlation rho of intercepts and slopes.
