@@ -128,7 +128,7 @@ def trajectories(posterior: Posterior, dataset: Dataset) -> tuple[pd.DataFrame, 
     place = {(column.family, column.level): k for k, column in enumerate(design.columns)}
     diagnosis = dataset.scans.drop_duplicates("participant_id").set_index("participant_id")["diagnosis"]
     people = [level for family, level in place if family == "participant_years"]
-    combinations = np.zeros((len(people), len(place)))
+    combinations = np.zeros((len(people), len(design.columns)))
     for row, person in zip(combinations, people, strict=True):
         row[place["covariate", "years"]] = year
         row[place["participant_years", person]] = per_year["participant"]
