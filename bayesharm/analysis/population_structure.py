@@ -45,7 +45,7 @@ METHODS = ("posterior", "yamashita2019")
 PRIOR_PROBABILITY = {"none": 0.5, "some": 0.25, "all": 0.25}  # of sampling bias in no feature, in some, in all
 N_PREDICTED = 64  # training features whose held-out scans are predicted
 N_PREDICTION_SAMPLES = 128  # importance samples of the scales of each predicted feature
-DIM, OFFSET = "population", "did not travel"
+DIM, OFFSET = "population", "seen at one site"
 PEOPLE = {"HC": "healthy controls"}
 
 
@@ -229,7 +229,7 @@ def sampling_scales(posterior: Posterior) -> dict[str, str]:
         raise ModelError(
             "The run has no sampling bias to test.",
             got=f"the model {posterior.spec.name!r} with {', '.join(scales)}",
-            expected="a run of traveling_and_cohort, with people of several sites who did not travel",
+            expected="a run of traveling_and_cohort, with people of several sites who did not travel between sites",
             do="fit that model",
         )
     return groups

@@ -178,7 +178,7 @@ def _place_populations(
         raise InputError(
             f"Removing {family} effects needs diagnoses.",
             got=f"no diagnosis for scans {shorten(scans['scan_id'][without])}",
-            expected="a diagnosis for everyone except travelers",
+            expected="a diagnosis for everyone except travelers between sites",
             do="add it, leave these scans out, or remove the effects of scanners only",
         )
     names = shorten(population_labels(known))

@@ -133,7 +133,7 @@ def _check_within_scanners(family: Family, levels: pd.Series, spec: ModelSpec, u
         raise InputError(
             f"The family {family.name!r}, by {_by(family)}, does not vary within any scanner: its effects are part of the "
             f"scanner effect, and harmonizing would leave them in the data.",
-            got=f"{levels.nunique()} levels, one for each scanner",
+            got=f"{levels.nunique()} levels; each scanner has only one",
             expected="a column that varies within scanners, or a protocol factor",
             do=f"make it a protocol factor with component_of = {spec.removed_effect!r}, as in the model protocol, or leave "
             "the family out of model.toml",

@@ -73,7 +73,7 @@ class ModelCheck:
 def check_model(model: str | ModelSpec) -> ModelCheck:
     """Check a model: its file, and whether its densities agree.
 
-    Nothing is sampled; the check takes seconds.
+    Nothing is sampled; the check takes about a quarter of a minute.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ def describe_check(view: RunView) -> Section | None:
         "What can this study separate?",
         [
             *check["verdict"]["sentences"],
-            "In the table, diagnoses are numbers of people who did not travel, and the expected sd is that of the scanner's "
+            "In the table, diagnoses are numbers of people with scans on one scanner only, and the expected sd is that of the scanner's "
             "effect relative to the mean of all scanners, in sd of a feature.",
         ],
         pd.DataFrame.from_dict(rows, orient="index"),

@@ -22,9 +22,9 @@ class Counts:
     totals : dict
         Numbers of `scans`, `people`, `travelers`, `people_scanned_once`, `scanners` and `sites`.
     scanners : DataFrame by scanner
-        `n_scans`, `n_people`, `n_travelers`, and `n_cohort`: people who did not travel.
+        `n_scans`, `n_people`, `n_travelers`, and `n_cohort`: people with scans on one scanner only.
     diagnoses : DataFrame, scanner × diagnosis
-        Number of people who did not travel; no columns without diagnoses.
+        Number of people with scans on one scanner only; no columns without diagnoses.
     travelers : DataFrame by participant
         `n_scans` and `n_scanners`, most scanners first.
     scans_per_person : Series
