@@ -80,8 +80,7 @@ def check(model: ModelArgument) -> None:
     $ bayesharm models check my_model/
 
     The densities are compared on a small simulated study with the columns that
-    the model needs. Nothing is sampled; it takes about a
-    quarter of a minute.
+    the model needs. Nothing is sampled; it takes about a quarter of a minute.
 
     Exit code: 0, or 1 if the densities differ.
     """

@@ -25,8 +25,8 @@ def describe_check(view: RunView) -> Section | None:
         "What can this study separate?",
         [
             *check["verdict"]["sentences"],
-            "In the table, diagnoses are numbers of people with scans on one scanner only, and the expected sd is that of the scanner's "
-            "effect relative to the mean of all scanners, in sd of a feature.",
+            "In the table, diagnoses are numbers of people with scans on one scanner only. The expected sd is that of the "
+            "scanner's effect relative to the mean of all scanners, in sd of a feature.",
         ],
         pd.DataFrame.from_dict(rows, orient="index"),
     )

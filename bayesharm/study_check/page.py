@@ -110,7 +110,10 @@ def scanner_table(check: Any) -> Table:
     diagnoses = [name for name in shown if name in counts.diagnoses]
     caption = "People: with a scan there. Travelers: with scans on two or more scanners."
     if diagnoses:
-        caption += f" {listed(diagnoses)}: people who did not travel."
+        caption += (
+            f" {listed(diagnoses)}: people with scans on one scanner only; people who change scanners within their site "
+            "belong to its populations too."
+        )
     if len(shown) < len(extra):
         caption += f" In the JSON only: {listed([name for name in extra if name not in shown])}."
     if has_precision:
