@@ -147,7 +147,7 @@ def test_trajectories_depend_on_the_column_that_was_found_or_named():
     timed = scans.assign(years=scans.groupby("participant_id").cumcount() / 2)
     chosen, said = resolve_model("auto", timed, "years")
     assert configure_model(chosen, timed) == configure_model("longitudinal", timed, time="years")
-    assert said == ("Model longitudinal, chosen because trajectories over time are asked for (column years).",)
+    assert said == ("Model longitudinal, chosen because --time names the column years.",)
     found = bayesharm.check(scans)
     assert found.model == "longitudinal" and found.precision is not None and not found.is_refused
     assert 'fit(dataset, "longitudinal"' in found.verdict.command and "time='age'" in found.verdict.command
@@ -175,7 +175,7 @@ def test_a_named_model_is_never_overruled():
     scans = table_of(BOTH)
     for model in ("cohort", load_model("traveling"), "path/to/folder"):
         assert resolve_model(model, scans) == (model, ())
-    with pytest.raises(ModelError, match="'auto' is no model of its own"):
+    with pytest.raises(ModelError, match="'auto' is not a model"):
         load_model("auto")
 
 

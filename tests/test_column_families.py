@@ -51,7 +51,7 @@ def test_labels_of_several_columns_stay_apart():
     [
         ({}, {"by": "team"}, "needs the column 'team'"),
         ({"team": "x"}, {"by": "team"}, "has one level"),
-        ({"team": range}, {"by": "team"}, "has another level for every scan"),
+        ({"team": range}, {"by": "team"}, "has a different level in every scan"),
         ({"team": None}, {"by": "team"}, "have missing values.*team: none for"),
         ({}, {"by": "site", "nested_in": "scanner"}, "nested the wrong way.*nest scanner in site"),
         (
@@ -71,7 +71,7 @@ def test_labels_of_several_columns_stay_apart():
         ({}, {"by": "vendor"}, "by vendor, does not vary within any scanner.*component_of = 'measurement'"),
         ({}, {"by": "operator", "slope": "years"}, None),
         ({"years": 3.0}, {"by": "operator", "slope": "years"}, "the same in all scans"),
-        ({"years": "long"}, {"by": "operator", "slope": "years"}, "not a number"),
+        ({"years": "long"}, {"by": "operator", "slope": "years"}, "not numeric"),
         ({"years": np.nan}, {"by": "operator", "slope": "years"}, "missing or infinite"),
         ({}, {"by": "operator", "slope": "decades"}, "needs the column 'decades'"),
     ],
@@ -173,7 +173,7 @@ def test_large_families_that_cross_are_named_with_their_cost():
 def test_noise_weights_are_variances(value):
     scans = random_study(2)
     scans["w"] = pd.Series([value, *[1.0] * (len(scans) - 1)], dtype=object if isinstance(value, str) else float)
-    with pytest.raises(InputError, match=rf"(?s)values that are no variances.*of {scans.scan_id[0]}"):
+    with pytest.raises(InputError, match=rf"(?s)values that are not variances.*of {scans.scan_id[0]}"):
         build_design(scans, replace(load_model("cohort"), noise_weight="w"))
     with pytest.raises(InputError, match="no column 'v' of noise weights"):
         build_design(scans, replace(load_model("cohort"), noise_weight="v"))

@@ -268,7 +268,7 @@ def test_columns_that_the_data_do_not_support_are_refused():
     assert "levels lack" in refused("C(sex, levels=['F', 'X'])")
     assert "knots of bs(age, knots=[200]) are not inside" in refused("bs(age, knots=[200])")
     assert "cannot be computed" in refused("poly(wave, 4)") and "cannot be computed" in refused("cr(wave, df=9)")
-    assert "outside of the range of bs(age, lower_bound=50)" in refused("bs(age, lower_bound=50)")
+    assert "outside the range of bs(age, lower_bound=50)" in refused("bs(age, lower_bound=50)")
     few = TABLE[:12]
     assert "11 columns for 12 scans in the model\n  expected: at most 10" in refused("bs(age, df=11)", few)
     many = TABLE.assign(**{name: np.random.default_rng(k).permutation(20).repeat(4) for k, name in enumerate("abc")})

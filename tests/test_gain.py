@@ -232,7 +232,9 @@ def test_the_mean_level_goes_with_the_units_of_features():
 
 
 def test_unknown_gains_are_1_and_said(study):
-    with pytest.warns(UserWarning, match=r"Gains are not known for 'lone', which no traveler had visited when .* as 1"):
+    with pytest.warns(
+        UserWarning, match=r"Gains are not known for 'lone', which no traveler with several scans had visited when .* as 1"
+    ):
         result = harmonize(study.posterior, study.dataset, match_gain=True)
     lone = (study.dataset.scans.scanner == "lone").to_numpy()
     np.testing.assert_array_equal(result.mean[lone], quietly(study.posterior, study.dataset).mean[lone])
@@ -297,7 +299,7 @@ def test_a_scanner_that_is_learned_later_has_a_gain(study):
     for target in (None, "new"):
         found = quietly(adapted, dataset, match_gain=True, target=target)
         notes = [note for note in found.notes if "Gains are not known" in note]
-        assert len(notes) == 1 and "for 'lone', which no traveler had visited when" in notes[0]
+        assert len(notes) == 1 and "for 'lone', which no traveler with several scans had visited when" in notes[0]
         to, shift = (1.0, 0.0) if target is None else (gain[target], bias[target])
         for scan, name in enumerate(later.scanner):
             expected = level + shift + to / gain[name] * (values[scan] - bias[name] - level)
@@ -315,7 +317,7 @@ def test_one_scan_of_somebody_marked_as_traveling_shows_no_gain():
 
 def test_a_run_without_gains_is_refused():
     study = Study(gain="none")
-    with pytest.raises(InputError, match=r"knows no gains[\s\S]*gain='scanner' \(--gain scanner"):
+    with pytest.raises(InputError, match=r"has no gains[\s\S]*gain='scanner' \(--gain scanner"):
         harmonize(study.posterior, study.dataset, match_gain=True)
     with pytest.raises(InputError, match=r"match_gain must be True or False"):
         harmonize(study.posterior, study.dataset, match_gain="yes")

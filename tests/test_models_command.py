@@ -179,7 +179,8 @@ def test_files_of_another_kind_are_refused(folder, text, message):
 
 def test_one_mistake_is_an_error_of_its_own(folder):
     edit(folder, ('removed_effect = "measurement"', 'removed_effect = "sampling"'))
-    assert "invalid 'removed_effect'.\n  got: 'sampling'\n  expected: the name of a family by scanner" in problems_of(folder)
+    said = problems_of(folder)
+    assert "invalid 'removed_effect'.\n  got: 'sampling'\n  expected: the name of a family by scanner, that is" in said
 
 
 # Densities --------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,10 @@ def test_results_of_a_study_over_years_are_in_the_units_of_their_columns():
         finite = posterior.finite_population["finite_sd"].sel(family=name, statistic="mean") / feature_sd
         assert float(finite.mean()) == pytest.approx(sizes.rms_in_sd[name], rel=0.2)
     assert {*components.levels.index.unique("family")} == {"measurement", "sampling", "disorder"}
-    assert "participant_time: change of the participant effects for one sd of time" in components.about["slopes"]
+    assert (
+        "participant_time: change of the participant effects for one typical time since the first scan (time)"
+        in components.about["slopes"]
+    )
     assert (posterior.hyper["gain"] == 1).all()
 
     bias = posterior.effect("measurement")["mean"].to_pandas().loc[dataset.scans.scanner]

@@ -102,7 +102,7 @@ def summarize(posterior: Posterior) -> Summary:
             "n_features": len(features),
             "feature_scaling": spec.feature_scaling,
             "units": fit_units(posterior),
-            "slopes": on_slopes(slope_columns(posterior)),
+            "slopes": on_slopes(posterior),
             "components": spec.components if len(spec.components) > 1 else (),
             "seed": run["seed"],
             "preview": bool(posterior.preview_notice),

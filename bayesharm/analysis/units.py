@@ -24,16 +24,27 @@ def fit_units(posterior: Posterior) -> str:
 
 
 def slope_columns(posterior: Posterior) -> dict[str, SlopeColumn]:
-    """Return the columns on which effects depend, by the name of their slopes; scales of slopes are for one sd of them."""
+    """Return the columns on which effects depend, by the name of their slopes."""
     names = {family.name: family.slope_name for family in posterior.spec.slopes}
     columns = posterior.sufficient_statistics.attrs["slopes"] if names else []
     return {names[each["family"]]: SlopeColumn(**each) for each in columns}
 
 
-def on_slopes(columns: dict[str, SlopeColumn]) -> str:
+def describe_slopes(posterior: Posterior) -> dict[str, str]:
+    """Say what the slopes are, and for which difference of their column scales of slopes are, by the name of the slopes."""
+    by = {family.name: family.by for family in posterior.spec.slopes}
+    said = {}
+    for name, each in slope_columns(posterior).items():
+        is_own = by[each.family] == "participant"
+        unit = f"one typical time since the first scan ({each.column})" if is_own else f"one sd of {each.column}"
+        said[name] = f"change of the {each.family} effects for {unit}"
+    return said
+
+
+def on_slopes(posterior: Posterior) -> str:
     """Say what the slopes in a table are; an empty text without slopes."""
-    slopes = [f"{name}: change of the {each.family} effects for one sd of {each.column}" for name, each in columns.items()]
-    return f" {'; '.join(slopes)}." if slopes else ""
+    slopes = "; ".join(f"{name}: {words}" for name, words in describe_slopes(posterior).items())
+    return f" {slopes}." if slopes else ""
 
 
 def feature_scale(posterior: Posterior) -> np.ndarray:

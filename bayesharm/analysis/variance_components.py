@@ -106,7 +106,7 @@ def variance_components(
     return VarianceComponents(
         about={
             "units": common_units(posterior),
-            "slopes": on_slopes(slope_columns(posterior)),
+            "slopes": on_slopes(posterior),
             "n_features": len(sizes.features),
             "model": posterior.spec.name,
         },

@@ -36,6 +36,7 @@ def check(
     formula: opt.FormulaOption = "",
     protocol: ProtocolColumnsOption = None,
     reference: opt.ReferenceOption = None,
+    time: opt.TimeOption = None,
     noise_weight: opt.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     json: JsonOption = None,
@@ -69,8 +70,8 @@ def check(
             )  # fmt: skip
     result = check_study(
         dataset, model, columns=columns.mapping, covariates=opt.split_names(covariates),
-        formula=formula, protocol=opt.split_names(protocol), reference=reference, noise_weight=noise_weight,
-        accept=opt.split_names(accept),
+        formula=formula, protocol=opt.split_names(protocol), reference=reference, time=time,
+        noise_weight=noise_weight, accept=opt.split_names(accept),
         source=_arguments(scans, features, select, columns.mapping, derivatives, transform),
     )  # fmt: skip
     if json is not None:

@@ -54,6 +54,7 @@ def evaluate(
     covariates: opt.CovariatesOption = None,
     formula: opt.FormulaOption = "",
     reference: opt.ReferenceOption = None,
+    time: opt.TimeOption = None,
     missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
@@ -97,9 +98,9 @@ def evaluate(
         )  # fmt: skip
         evaluation = cross_validate(
             dataset, opt.split_names(methods) or None, model=model, covariates=opt.split_names(covariates),
-            formula=formula, reference=reference, feature_scaling=feature_scaling, gain=gain, folds=folds,
-            repeats=repeats, visit_folds=visit_folds, preview=preview, seed=seed, accept=opt.split_names(accept),
-            progress=progress,
+            formula=formula, reference=reference, time=time, feature_scaling=feature_scaling, gain=gain,
+            folds=folds, repeats=repeats, visit_folds=visit_folds, preview=preview, seed=seed,
+            accept=opt.split_names(accept), progress=progress,
         )  # fmt: skip
     show_result(evaluation, out, format)
     if out is not None:

@@ -83,7 +83,7 @@ class InferenceOptions:
         int | None,
         opt.number(
             "--draws",
-            "Number of draws per chain. [dim]Default: 1.25 × --target-ess over all chains together.[/dim]",
+            "Draws per chain. [dim]Default: 1.25 × --target-ess (student-t: 1.6 ×) over all chains together.[/dim]",
             8,
             INFERENCE_PANEL,
         ),

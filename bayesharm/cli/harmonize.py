@@ -72,7 +72,9 @@ MatchGainOption = Annotated[
         "Also divide differences between people by the gain of the scanner. Needs a run fitted with --gain scanner.",
     ),
 ]
-MatchNoiseOption = Annotated[bool, opt.flag("--match-noise", "Also give all scanners the same noise variance.")]
+MatchNoiseOption = Annotated[
+    bool, opt.flag("--match-noise", "Also rescale deviations, so that people vary equally on all scanners.")
+]
 NewScannersOption = Annotated[
     Literal["error", "prior", "adapt"],
     opt.choice(

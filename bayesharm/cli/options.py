@@ -154,7 +154,7 @@ TimeOption = Annotated[
     text(
         "--time",
         "COLUMN",
-        "Column on which the trajectories of participants depend, in the place of that of the model: years since the first "
+        "Column on which the trajectories of participants depend, instead of the model's column: years since the first "
         "visit, or age. [dim]Default: as in the model (time).[/dim]",
         COLUMNS_PANEL,
     ),
@@ -184,7 +184,7 @@ GainOption = Annotated[
         "--gain",
         show_default=False,
         help="scanner: each scanner has a gain, a factor on differences between people, learned from travelers. "
-        "none: scanners only shift values and add noise. [dim]Default: as in the model.[/dim]",
+        "none: scanners only shift values and add noise. [dim]Default: as in the model (none).[/dim]",
     ),
 ]
 NoiseRatioOption = Annotated[
@@ -193,7 +193,7 @@ NoiseRatioOption = Annotated[
         "--noise-ratio",
         show_default=False,
         help="scanner: each scanner has a noise variance ratio, shared by all features. scanner-feature: each feature has "
-        "its own around it; slower. homogeneous: the same noise on all scanners. [dim]Default: as in the model.[/dim]",
+        "its own around it; slower. homogeneous: the same on all scanners. [dim]Default: as in the model (scanner).[/dim]",
     ),
 ]
 NoiseWeightOption = Annotated[
@@ -201,7 +201,7 @@ NoiseWeightOption = Annotated[
     text(
         "--noise-weight",
         "COLUMN",
-        "Column with the noise variance of each scan relative to other scans, such as one over its number of volumes.",
+        "Column with the relative noise variance of each scan (larger: noisier), such as one over its number of volumes.",
         COLUMNS_PANEL,
     ),
 ]

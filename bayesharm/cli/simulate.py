@@ -212,5 +212,5 @@ def _refuse_options_of_other_designs(context: typer.Context, design: str) -> Non
             f"The design {design} has no such option.",
             got=listed(others),
             expected=f"options of all designs, or {', '.join(options[name] for name in OPTIONS[design])}",
-            do="omit it, or choose the other design",
+            do=f"omit {'it' if len(others) == 1 else 'them'}, or choose the other design",
         )

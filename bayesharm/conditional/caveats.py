@@ -92,7 +92,7 @@ def on_gains(design: Design) -> list[str]:
     if design.spec.gain == "none" or not unknown:
         return []
     if len(unknown) == len(design.scanners):
-        return ["Nobody traveled between scanners: their gains are not known and are taken as 1."]
+        return ["Nobody traveled between scanners: the gains of scanners are not known and are taken as 1."]
     return [f"No traveler with several scans visited {listed(unknown)}: the gain there is not known and is taken as 1."]
 
 

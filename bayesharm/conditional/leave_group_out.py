@@ -132,7 +132,7 @@ def _lanes_at_once(problem: Problem, held: Sequence[HeldOutGroups]) -> int:
 
 
 def _apply_gain(group: HeldOutGroups, ratios: VarianceRatios) -> HeldOutGroups:
-    """Multiply what people differ by in the values by the gains of the scanners."""
+    """Multiply differences between people in the values by the gains of the scanners."""
     if not group.with_gain.nnz:
         return group
     more = sparse.diags_array(ratios.gain[group.scanner] - 1) @ group.with_gain

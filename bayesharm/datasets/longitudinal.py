@@ -231,5 +231,5 @@ def _check_options(
     for is_valid, option, got, expected in checks:
         if not is_valid:
             raise InputError(
-                f"{option} cannot be used for a simulation.", got=str(got), expected=expected, do="change it, or omit it"
+                f"The value of {option!r} is not possible.", got=str(got), expected=expected, do="change it, or omit it"
             )

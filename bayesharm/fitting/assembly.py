@@ -225,8 +225,10 @@ def _weight_notes(weights: xr.Dataset) -> list[str]:
     low = [str(scan) for scan in weights["scan"].values[weights["low_share"].values > 0.5]]
     if not low:
         return []
-    subject = "1 scan hardly counts: its weight is" if len(low) == 1 else f"{len(low):,} scans hardly count: their weight is"
-    return [f"{subject} below {LOW_WEIGHT} in most features. {shorten(low)}. Look at these scans."]
+    one = len(low) == 1
+    subject = f"{len(low):,} {'scan hardly counts' if one else 'scans hardly count'}: {shorten(low)}."
+    weights_are, them = ("Its weight is", "it") if one else ("Their weights are", "them")
+    return [f"{subject} {weights_are} below {LOW_WEIGHT} in most features; look at {them}."]
 
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:

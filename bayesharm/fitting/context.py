@@ -160,7 +160,7 @@ def load_fit_context(posterior: Posterior, dataset: Dataset | None = None) -> Fi
         The data are missing, or are not those of the fit.
     """
     run = posterior.run
-    require_gaussian(posterior, "This analysis computes likelihoods of scans under Gaussian noise.")
+    require_gaussian(posterior, "This analysis needs a run with Gaussian noise.")
     if run.get("learned"):
         raise InputError(
             "An adapted posterior has no data of its own.",

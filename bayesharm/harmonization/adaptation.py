@@ -147,7 +147,7 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
     """Adapt as :func:`adapt` does; return notes on suspect units instead of warning."""
     check_type(posterior, Posterior, "adapt", "load_posterior")
     check_type(dataset, Dataset, "adapt", "load_dataset")
-    require_gaussian(posterior, "The weights that Student-t noise gives to new scans are not known.")
+    require_gaussian(posterior, "adapt needs a run with Gaussian noise: the weights of new scans are not known.")
     fingerprint = dataset.sorted().features.fingerprint()
     earlier = [*filter(None, [posterior.run.get("fingerprint")]), *posterior.run.get("learned", [])]
     if fingerprint in earlier:

@@ -116,7 +116,7 @@ def distance_from_center(scans: pd.DataFrame, slope: SlopeColumn) -> np.ndarray:
     values = pd.to_numeric(scans[name], errors="coerce").to_numpy(float) if name in scans else np.full(len(scans), np.nan)
     if (bad := ~np.isfinite(values)).any():
         raise InputError(
-            f"The {slope.family} effects of the fit depend on {name}, which not all scans have.",
+            f"The {slope.family} effects of the fit depend on {name}; some scans have no value of it.",
             got=f"no number in the column {name!r} for scans {shorten(scans['scan_id'][bad])}",
             expected="a number for every scan",
             do="complete the column, or leave these scans out",

@@ -111,7 +111,7 @@ def check_gains(posterior: Posterior) -> None:
     """
     if posterior.spec.gain == "none":
         raise InputError(
-            "This run knows no gains of scanners.",
+            "The run has no gains of scanners.",
             got=f"match_gain, and a fit of {posterior.spec.name!r} without gains",
             expected="a fit with gains",
             do="fit again with gain='scanner' (--gain scanner in the shell), or leave match_gain out",
@@ -130,8 +130,8 @@ def notes_on_gains(posterior: Posterior, scanners: pd.Series) -> list[str]:
     if not unknown:
         return []
     return [
-        f"Gains are not known for {shorten(unknown)}, which no traveler had visited when gains were learned: they are "
-        "taken as 1, and differences between people stay as they are there."
+        f"Gains are not known for {shorten(unknown)}, which no traveler with several scans had visited when gains were "
+        "learned: they are taken as 1, and differences between people stay as they are there."
     ]
 
 

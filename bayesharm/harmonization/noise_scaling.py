@@ -30,12 +30,12 @@ def noise_factors(
 ) -> np.ndarray:
     """Return the factors that give deviations the same variance on every scanner, (…, scanner, feature).
 
-    The deviation of a person scanned once is what people differ by plus noise, of variance ``g² tau² + sigma² lambda``. tau²
-    is the sum of the variances of participants and of families with `scaled_by_gain`, such as siblings. Slopes do not count:
-    the variance is that at the first scan of a participant, and at the mean of the column for other families. The factor of
-    a scanner is the square root of this variance at the target's ratios (1 without a target) over that at its own. It does
-    not depend on the participant, nor on the relative noise variance of a scan: all scans are rescaled by the same factor.
-    Where gains are matched before, this is the factor of both steps together.
+    The deviation of a person scanned once is a difference between people plus noise, of variance
+    ``g² tau² + sigma² lambda``. tau² is the sum of the variances of participants and of families with `scaled_by_gain`, such
+    as siblings. Slopes do not count: the variance is that at the first scan of a participant, and at the mean of the column
+    for other families. The factor of a scanner is the square root of this variance at the target's ratios (1 without a
+    target) over that at its own. It does not depend on the participant, nor on the relative noise variance of a scan: all
+    scans are rescaled by the same factor. Where gains are matched before, this is the factor of both steps together.
 
     Parameters
     ----------

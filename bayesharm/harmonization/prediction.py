@@ -52,7 +52,7 @@ def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:
         The posterior keeps no sufficient statistics.
     """
     check_type(posterior, Posterior, "predict", "load_posterior")
-    require_gaussian(posterior, "Predictions have an sd, which heavy-tailed noise need not have.")
+    require_gaussian(posterior, "bayesharm.predict needs a run with Gaussian noise: Student-t noise may have no sd.")
     scans = scans.scans if isinstance(scans, Dataset) else scans
     aligned, scales = (
         align_new_scans(read_statistics(posterior.sufficient_statistics, posterior.spec), scans),

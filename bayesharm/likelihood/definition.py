@@ -64,7 +64,7 @@ def design_matrix(design: Design, ratios: VarianceRatios) -> sparse.csr_array:
 
 
 def with_gain(design: Design, ratios: VarianceRatios, matrix: sparse.csr_array, classes: np.ndarray) -> sparse.csr_array:
-    """Multiply what people differ by in rows of X, (row, column), by the gains of the scanners of their noise classes."""
+    """Multiply differences between people in rows of X, (row, column), by the gains of their scanners."""
     if design.spec.gain == "none":
         return matrix
     gain = gain_of_scanners(design, ratios)[design.class_scanner[classes]]

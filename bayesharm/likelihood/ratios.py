@@ -19,7 +19,7 @@ class VarianceRatios(NamedTuple):
     log_bias : (scanner,) array
         log kappa: the prior variance of its measurement bias is ``tau² kappa[k]``.
     log_gain : (scanner,) array
-        log g: its gain multiplies what people differ by.
+        log g: its gain multiplies differences between people.
     correlation : (slope family,) array
         atanh rho of the intercepts and slopes of each family whose effects depend on a column.
     """

@@ -64,7 +64,7 @@ def choose_model(
     """
     catalog = {name: load_model(name) for name in model_names()} if catalog is None else catalog
     if time:
-        return ModelChoice(LONGITUDINAL, f"trajectories over time are asked for (column {time})", time=time)
+        return ModelChoice(LONGITUDINAL, f"--time names the column {time}", time=time)
     over_time, doubts = _look_over_time(scans, catalog.get(LONGITUDINAL))
     if over_time:
         return over_time

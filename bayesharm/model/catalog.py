@@ -69,7 +69,7 @@ def model_folder(name: str) -> Path:
     """
     if name == AUTO:
         raise ModelError(
-            f"{AUTO!r} is no model of its own: it stands for the model that suits a study.",
+            f"{AUTO!r} is not a model: it stands for the model that suits a study.",
             got=f"{AUTO!r} without a study",
             expected=f"one of {', '.join(model_names())}, or a folder with a model.toml",
             do="see which model suits a study: bayesharm check SCANS",

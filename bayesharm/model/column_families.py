@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
 import numpy as np
@@ -43,12 +44,14 @@ def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dic
             f"The model {spec.name!r} needs the column {shorten(missing)}.",
             got=f"columns {shorten(used.columns, 30)}",
             expected="a column for each family by columns",
-            do="add the column to the scans table, or leave the family out of model.toml",
+            do="write the sign × between columns"
+            if any(re.search(r"\*| x ", name) for name in missing)
+            else "add the column to the scans table, or leave the family out of model.toml",
         )
     read = {name: to_labels(used[name]) for name in needed}
     if gaps := [f"{name}: none for {shorten(used.scan_id[gap])}" for name, (_, gap) in read.items() if gap.any()]:
         raise InputError(
-            "Columns by which the model has families have missing values.",
+            "Columns of families have missing values.",
             got="; ".join(gaps),
             expected="a value for every scan",
             do="complete the columns, or leave these scans out",
@@ -86,7 +89,7 @@ def _check_levels(family: Family, levels: pd.Series, labels: dict[str, pd.Series
         )
     if n_levels == len(levels):
         raise InputError(
-            f"{what} has another level for every scan: its effects cannot be told from noise.",
+            f"{what} has a different level in every scan: its effects cannot be told from noise.",
             got=f"{n_levels} levels for {len(levels)} scans, such as {shorten(levels, 3)}",
             expected="levels that several scans have in common",
             do="correct the column, or leave the family out of model.toml",

@@ -86,10 +86,10 @@ def read_relative_noise(used: pd.DataFrame, spec: ModelSpec) -> np.ndarray:
     values = pd.to_numeric(used[name], errors="coerce").to_numpy(float)
     if (bad := ~(np.isfinite(values) & (values > 0))).any():
         raise InputError(
-            f"The column {name!r} of noise weights has values that are no variances.",
+            f"The column {name!r} of noise weights has values that are not variances.",
             got=shorten(f"{value} of {scan}" for value, scan in zip(used[name][bad], used.scan_id[bad], strict=True)),
             expected="a number above 0 for every scan: its noise variance relative to other scans, such as 1 / volumes",
-            do="complete the column, or leave these scans out",
+            do="correct or complete the column, or leave these scans out",
         )
     if (values >= LEAST_COUNT).all() and (values == np.round(values)).all():
         raise InputError(

@@ -58,7 +58,7 @@ def find_slope_columns(used: pd.DataFrame, is_repeat_scanned: np.ndarray, spec: 
             f"The model {spec.name!r} needs the column {shorten(missing)}.",
             got=f"columns {shorten(used.columns, 30)}",
             expected="the numeric column on which effects depend, such as years since the first visit",
-            do="add the column to the scans table, or choose another model",
+            do="add the column, or name yours with --time (time= in Python)",
         )
     for name in columns:
         _check_values(used, name)
@@ -85,14 +85,14 @@ def _check_values(used: pd.DataFrame, name: str) -> None:
     values = used[name]
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         raise InputError(
-            f"Effects depend on {name!r}, which is not a number.",
+            f"The column {name!r} of a slope is not numeric.",
             got=shorten(values.unique()),
             expected="numbers",
             do="correct the column; for a date, use years since a day",
         )
     if (bad := values.isna() | values.isin([np.inf, -np.inf])).any():
         raise InputError(
-            f"Effects depend on {name!r}, which has missing or infinite values.",
+            f"The column {name!r} of a slope has missing or infinite values.",
             got=f"no value for scans {shorten(used.scan_id[bad])}",
             expected="a value for every scan",
             do="complete the column or leave those scans out",

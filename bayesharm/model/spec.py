@@ -175,7 +175,7 @@ class ModelSpec:
     bias_ratio : {'scanner', 'homogeneous'}
         Whether each scanner has a bias variance ratio kappa, shared by all features: the biases of some scanners are larger.
     gain : {'none', 'scanner'}
-        Whether each scanner has a gain g, shared by all features: it multiplies what people differ by.
+        Whether each scanner has a gain g, shared by all features: it multiplies differences between people.
     noise_weight : str
         Column of the scans table with the relative noise variance of each scan, such as one over the number of volumes.
     noise_scale : float

@@ -141,7 +141,7 @@ REMOVED_EFFECT_RULES = (
     Rule(
         "removed_effect",
         lambda spec, _: _has_components(spec) or spec.removed_effect in _names_by_scanner(spec),
-        "the name of a family by scanner",
+        'the name of a family by scanner, that is with by = "scanner"',
     ),
     Rule(
         "removed_effect",

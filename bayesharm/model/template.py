@@ -8,7 +8,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ def model_toml(spec: ModelSpec, source: str) -> str:
     table = spec.to_dict()
     priors, families = table.pop("priors"), table.pop("families")
     defaults = {field.name: field.default for field in fields(Family)}
-    keys = "\n".join(_comment(f"{key}: {text}", "#   ") for key, text in of_families.items())
+    ends = {name: "" if value is MISSING else f" Default: {_value(value)}." for name, value in defaults.items()}
+    keys = "\n".join(_comment(f"{key}: {text}{ends[key]}", "#   ") for key, text in of_families.items())
     blocks = [
         "[[families]]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in family.items() if value != defaults[key])
         for family in families
@@ -100,7 +101,9 @@ def card(spec: ModelSpec) -> str:
     terms, priors = [f"{gain}x[n]·beta[f]"], []
     for family in spec.families:
         at = f"[{levels_of(family)}(n),f]"
-        for name, times in [(family.name, ""), *([(family.slope_name, f"·{family.slope}[n]")] if family.slope else [])]:
+        start = f"first {family.slope} of the participant" if family.by == "participant" else f"mean {family.slope}"
+        slope = [(family.slope_name, f"·({family.slope}[n] − {start})")] if family.slope else []
+        for name, times in [(family.name, ""), *slope]:
             terms.append(f"{gain if family.has_gain else ''}{name}{at}{times}")
             ratio = kappa if family.by == "scanner" and not times else ""
             priors.append(f"    {name}{at} ~ Normal(0, tau_{name}[f]²{ratio})")

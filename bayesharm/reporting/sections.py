@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.units import slope_columns
+from bayesharm.analysis.units import describe_slopes
 from bayesharm.errors import listed
 from bayesharm.model.labels import Scale
 from bayesharm.reporting.plots import (
@@ -296,10 +296,7 @@ def _named(view: RunView, label: object) -> str:
     source, group = view.scales.get(str(label), Scale(str(label)))
     words = {"measurement": "measurement bias", "sampling": "sampling bias", "disorder": "disorder effects",
              "participant": "differences between people", "noise": "noise", "site": "site effects"}  # fmt: skip
-    words |= {
-        slopes: f"change of the {column.family} effects for one sd of {column.column}"
-        for slopes, column in slope_columns(view.posterior).items()
-    }
+    words |= describe_slopes(view.posterior)
     return words.get(source, str(label)) + (f" of {group}" if group and source in words else "")
 
 

@@ -13,7 +13,7 @@ def require_gaussian(posterior: Posterior, reason: str) -> None:
     ----------
     posterior : Posterior
     reason : str
-        A sentence: why there is no version for Student-t noise.
+        A sentence: what needs Gaussian noise, and why.
 
     Raises
     ------

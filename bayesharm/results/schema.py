@@ -22,6 +22,7 @@ SD = "standard deviations of a feature"
 FEATURE_UNITS = "units of the feature"
 LOG_SD = "natural logarithm of standard deviations of a feature"
 RATIO = "variance ratio, geometric mean 1 over scanners"
+FACTOR = "factor, geometric mean 1 over scanners"
 NONE = ""
 
 
@@ -122,7 +123,7 @@ SCANNER_RATIOS = ("noise_ratio", "bias_ratio", "gain")
 HYPER = Group(
     "hyper",
     "posterior draws of the quantities that all features share; the ratios are drawn independently of eta and omega. With "
-    "noise ratios of each scanner and feature, `family` has `noise_ratio` for all of these: eta 0 and one omega. "
+    "`--noise-ratio scanner-feature`, the entry `noise_ratio` of `family` stands for all these ratios; its eta is 0. "
     "Attributes: `features`, the number of features from which they were learned; `n_independent_features`, their effective "
     "number of independent features; `ratio_rhat`, the largest R-hat of the log ratios (1 if they were not sampled); "
     "`reliable`, 0 if the importance samples of a preview, or those of heavy tails, are not",
@@ -131,7 +132,7 @@ HYPER = Group(
         Variable("omega", ("chain", "draw", "family"), LOG_SD, "standard deviation over features of the log-scales"),
         Variable("noise_ratio", ("chain", "draw", "scanner"), RATIO, "lambda: noise variance of a scanner"),
         Variable("bias_ratio", ("chain", "draw", "scanner"), RATIO, "kappa: prior variance of the biases of a scanner"),
-        Variable("gain", ("chain", "draw", "scanner"), RATIO, "g: factor on differences between people"),
+        Variable("gain", ("chain", "draw", "scanner"), FACTOR, "g: factor on differences between people"),
         Variable(
             "slope_correlation", ("chain", "draw", "slope_family"), NONE, "rho: correlation of intercepts and slopes", True
         ),

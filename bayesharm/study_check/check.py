@@ -44,6 +44,7 @@ def check(
     formula: str = "",
     protocol: Sequence[str] = (),
     reference: str | None = None,
+    time: str | None = None,
     noise_weight: str | None = None,
     accept: Sequence[str] | str = (),
     findings: Sequence[Finding] | None = None,
@@ -62,7 +63,7 @@ def check(
         Model of the expected precisions; `auto` is the model that suits the study.
     columns : mapping, optional
         Of a scans table, as in :func:`bayesharm.load_dataset`: bayesharm's name -> the user's column.
-    covariates, formula, protocol, reference, noise_weight
+    covariates, formula, protocol, reference, time, noise_weight
         As for :func:`bayesharm.fit`.
     accept : sequence of str
         Codes of findings that do not count as errors; ``all`` accepts every one.
@@ -84,13 +85,14 @@ def check(
     """
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
-    advice = recommend(scans)
+    advice = recommend(scans, time)
     chosen = chosen_spec(advice) if model == AUTO else model
-    options = _options(chosen, covariates, formula, protocol, reference, noise_weight)
+    options = _options(chosen, covariates, formula, protocol, reference, time, noise_weight)
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
-    usual = [] if advice.model == "traveling" or named else usual_covariates(scans)
+    times = [advice.time, *(family.slope for family in layout.spec.slopes)]  # bayesharm adds them to the covariates
+    usual = [] if advice.model == "traveling" or named else usual_covariates(scans.drop(columns=times, errors="ignore"))
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
         usual, others = _screen_usual(scans, usual)
@@ -155,6 +157,7 @@ def _options(
     formula: str,
     protocol: Sequence[str],
     reference: str | None,
+    time: str | None,
     noise_weight: str | None,
 ) -> dict[str, Any]:
     """Choices of the user; a specification brings its own."""
@@ -163,6 +166,7 @@ def _options(
         "formula": formula,
         "protocol": tuple(protocol),
         "reference": reference,
+        "time": time,
         "noise_weight": noise_weight,
     }
     if isinstance(model, ModelSpec):

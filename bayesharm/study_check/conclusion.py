@@ -32,7 +32,7 @@ def conclude(
     chosen : str
         Name of the model that the user chose, or that is recommended.
     options : dict
-        `covariates`, `formula`, `protocol`, `reference` and `noise_weight`, as the user chose them.
+        `covariates`, `formula`, `protocol`, `reference`, `time` and `noise_weight`, as the user chose them.
     usual : sequence of str
         Covariates that the table offers, and that the user did not choose.
     protocol : sequence of str

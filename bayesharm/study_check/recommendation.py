@@ -33,9 +33,9 @@ class Recommendation(ModelChoice):
     reference: str = ""
 
 
-def recommend(scans: pd.DataFrame) -> Recommendation:
-    """Choose the model for a study, as `auto` does, and the reference diagnosis."""
-    choice = choose_model(scans)
+def recommend(scans: pd.DataFrame, time: str | None = None) -> Recommendation:
+    """Choose the model for a study, as `auto` does with the time that the user named, and the reference diagnosis."""
+    choice = choose_model(scans, time)
     return Recommendation(**vars(choice), reference=_guess_reference(scans))
 
 
@@ -78,7 +78,7 @@ def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation,
     model : str or ModelSpec
     advice : Recommendation
     options : dict
-        `covariates`, `formula`, `protocol`, `reference` and `noise_weight` of :func:`bayesharm.fit`.
+        `covariates`, `formula`, `protocol`, `reference`, `time` and `noise_weight` of :func:`bayesharm.fit`.
     """
     refusal: Finding | None = None
     for name, changed in [(model, options), *_nearest(advice, options)]:
@@ -96,7 +96,7 @@ def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[
     covariates: dict[str, Any] = {name: options[name] for name in ("covariates", "formula") if name in options}
     for kept in (covariates, {}):
         for name in (advice.reference or None, reference):
-            yield advice.model, {**kept, "reference": name}
+            yield advice.model, {**kept, "reference": name, "time": advice.time or None}
 
 
 def _as_finding(error: BayesharmError) -> Finding:

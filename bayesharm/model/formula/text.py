@@ -71,7 +71,7 @@ def parse_formula(text: str) -> Formula:
 @lru_cache(maxsize=64)
 def _parse(text: str) -> Formula:
     if not "".join(text.split()).isprintable():
-        raise _error("The formula has invisible characters.", ascii(text), "letters, digits and signs", "type it anew")
+        raise _error("The formula has invisible characters.", ascii(text), "letters, digits and signs", "retype it")
     if len(text) > MOST_CHARACTERS:
         raise _error("The formula is too long.", text, f"at most {MOST_CHARACTERS:,} characters", "use fewer terms")
     from formulaic.parser import DefaultFormulaParser
@@ -162,6 +162,9 @@ def _syntax_error(text: str, error: Exception) -> InputError:
     """Restate an error of formulaic, whose message marks a place in the text."""
     reason, _, marked = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("\n\n")
     place = f" at character {marked.index('⧛') + 1}" if "⧛" in marked else ""
+    if reason.startswith("Numeric literals"):
+        what = f"The formula multiplies a term by a number, or adds one{place}."
+        return _error(what, text, "columns and functions", "leave the number out")
     what = f"The formula has a syntax error{place}: {shorten_code(reason, 200).rstrip('.')}."
     return _error(what, text, "terms joined by +, such as bs(age, df=4) + sex + age:sex", "correct it")
 

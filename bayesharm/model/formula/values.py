@@ -171,7 +171,7 @@ class FactorReader:
         high = float(given.get("upper_bound", data[known].max()))
         if low >= high or not all(low < knot < high for knot in arguments.get("knots", ())):
             self._find(
-                "formula-knots", f"The knots of {node.text} are not inside of its range.", f"range {low:.6g} to {high:.6g}",
+                "formula-knots", f"The knots of {node.text} are not within its range.", f"range {low:.6g} to {high:.6g}",
                 "knots above the lower and below the upper bound", "correct knots, lower_bound or upper_bound", node.column,
             )  # fmt: skip
             return False
@@ -179,7 +179,7 @@ class FactorReader:
         if arguments.get("extrapolation", EXTRAPOLATIONS[0]) != EXTRAPOLATIONS[0] or not beyond.any():
             return True
         self._find(
-            "formula-range", f"The column {node.column!r} is outside of the range of {node.text} in some scans.",
+            "formula-range", f"The column {node.column!r} is outside the range of {node.text} in some scans.",
             self._named(beyond, data), f"values from {low:.6g} to {high:.6g}, the boundary knots",
             "leave these scans out; or fit with lower_bound and upper_bound that include them, or with "
             "extrapolation='clip' or 'extend'", node.column, beyond,
