@@ -153,6 +153,15 @@ def test_trajectories_depend_on_the_column_that_was_found_or_named():
     assert 'fit(dataset, "longitudinal"' in found.verdict.command and "time='age'" in found.verdict.command
 
 
+def test_a_check_with_a_time_takes_it_and_does_not_offer_it_as_a_covariate():
+    scans = table_of(DESIGNS["years since the first visit, and ages"][0])
+    assert "time='years'" in bayesharm.check(scans).verdict.command
+    checked = bayesharm.check(scans.rename(columns={"years": "since"}), time="since")
+    assert "time='since'" in checked.verdict.command and "since" in checked.covariates
+    offered = bayesharm.check(scans.drop(columns="age")).verdict.command
+    assert "time='years'" in offered and "covariates" not in offered
+
+
 def test_a_catalog_without_a_longitudinal_model_has_none_to_choose():
     scans = table_of(DESIGNS["visits over years, with new scanners"][0])
     found = choose_model(scans, catalog={name: load_model(name) for name in model_names() if name != "longitudinal"})

@@ -50,6 +50,7 @@ def test_labels_of_several_columns_stay_apart():
     ("values", "family", "what"),
     [
         ({}, {"by": "team"}, "needs the column 'team'"),
+        ({}, {"by": "scanner x years"}, "needs the column 'scanner x years'.*write the sign ×"),
         ({"team": "x"}, {"by": "team"}, "has one level"),
         ({"team": range}, {"by": "team"}, "has a different level in every scan"),
         ({"team": None}, {"by": "team"}, "have missing values.*team: none for"),

@@ -225,6 +225,7 @@ def test_names_of_python_are_only_names_of_columns():
         ("age**2", r"a power of one column is the column itself; for polynomials use poly\(age, 2\)"),
         ("(age + sex)**x", "a power is a whole number"),
         ("2:age", "multiplies a term by a number"),
+        ("2*age", r"multiplies a term by a number[\s\S]*leave the number out"),
         ("log(age.years)", r"`age.years`"),
         ("bs(age, df=2)", r"below its degree[\s\S]*3 or more"),
         ("bs(age, df=4, knots=[30])", "needs either df or knots"),
@@ -266,7 +267,7 @@ def test_columns_that_the_data_do_not_support_are_refused():
     assert "sex[M]:half[b]" in refused("sex:half", mixed.assign(sex=np.where(MALE, "M", mixed.sex)))
     assert "reference category of C(sex, Treatment('x'))" in refused("C(sex, Treatment('x'))")
     assert "levels lack" in refused("C(sex, levels=['F', 'X'])")
-    assert "knots of bs(age, knots=[200]) are not inside" in refused("bs(age, knots=[200])")
+    assert "knots of bs(age, knots=[200]) are not within" in refused("bs(age, knots=[200])")
     assert "cannot be computed" in refused("poly(wave, 4)") and "cannot be computed" in refused("cr(wave, df=9)")
     assert "outside the range of bs(age, lower_bound=50)" in refused("bs(age, lower_bound=50)")
     few = TABLE[:12]

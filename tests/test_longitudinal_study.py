@@ -249,7 +249,7 @@ def test_the_command_writes_a_longitudinal_study(tmp_path):
     [
         (("--people", 160, "--crossing", 0), "(?s)srpbs has no such option.*--people and --crossing"),
         (("--design", "longitudinal", "--hub-and-spoke"), "(?s)longitudinal has no such option.*--hub-and-spoke"),
-        (("--design", "longitudinal", "--crossing", 1.5), "(?s)crossing cannot be used.*0 to 1"),
+        (("--design", "longitudinal", "--crossing", 1.5), "(?s)value of 'crossing' is not possible.*0 to 1"),
     ],
 )
 def test_the_command_refuses_options_of_the_other_design(tmp_path, options, message):

@@ -233,7 +233,7 @@ def test_the_simulated_study_suits_models_of_every_kind(name):
         assert build_design(scans, each).spec == each
     text = card(spec)
     for family in spec.slopes:
-        assert f"{family.slope_name}[{family.by}(n),f]·{family.slope}[n]" in text
+        assert f"{family.slope_name}[{family.by}(n),f]·({family.slope}[n] − " in text
     assert ("g[scanner(n)]·participant[" in text) == (spec.gain == "scanner")
     assert load_toml(model_toml(spec, "another")) == spec
 
