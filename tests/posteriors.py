@@ -195,7 +195,7 @@ def make_learned(
             }
         ),  # fmt: skip
         "/design": xr.Dataset(
-            coords={"scanner": scanner}, attrs={"travelers": list(design.travelers), "n_scans": design.n_scans}
+            coords={"scanner": scanner}, attrs={"site_travelers": list(design.site_travelers), "n_scans": design.n_scans}
         ),
         "/sufficient_statistics": keep_statistics(dataset.scans, design, moments),
     }

@@ -150,7 +150,7 @@ def test_of_sampling_bias_goes_as_much_as_the_scanner_shows(study):
     """With gains matched or not: a scanner of gain 1.2 shows 1.2 times the sampling bias."""
     plain, removed = (quietly(study.posterior, study.dataset, remove=remove).mean for remove in (None, BOTH))
     matched = quietly(study.posterior, study.dataset, remove=BOTH, match_gain=True)
-    scans, travelers = study.dataset.scans, study.posterior.tree["design"].attrs["travelers"]
+    scans, travelers = study.dataset.scans, study.posterior.tree["design"].attrs["site_travelers"]
     checked = 0
     for scan in np.flatnonzero(~scans.participant_id.isin(travelers) & (scans.diagnosis == "HC")):
         shown = study.gain[scans.scanner[scan]] * study.expect(study.form_of(f"{scans.site[scan]}/HC"))[0]
@@ -413,7 +413,7 @@ def test_simulated_scanners_show_people_by_their_gains():
     np.testing.assert_allclose(change[~once], 0, atol=1e-9)
     own = change[once] / (g[once] - 1) / plain.truth.scales["participant"]
     assert own.std() == pytest.approx(1, abs=4.3 / np.sqrt(2 * own.size))
-    with pytest.raises(InputError, match=r"gain_log_sd cannot be used"):
+    with pytest.raises(InputError, match=r"value of 'gain_log_sd' is not possible"):
         simulate_srpbs(3, gain_log_sd=-1)
 
 

@@ -135,7 +135,7 @@ def test_rounding_hardly_changes_the_posterior():
 
 def test_unusable_weights_are_refused_together():
     scans = make_scans(6).assign(relative_noise=["0.01", "", "none", "-1", "0", "0.02"])
-    with pytest.raises(InputError, match="(?s)no variances.*of scan1.*none of scan2.*-1 of scan3.*0 of scan4") as caught:
+    with pytest.raises(InputError, match="(?s)not variances.*of scan1.*none of scan2.*-1 of scan3.*0 of scan4") as caught:
         build_design(scans, COHORT)
     assert "scan0" not in caught.value.got and "scan5" not in caught.value.got
     with pytest.raises(InputError, match=r"(?s)'volumes'.*seems to count volumes.*whole numbers from.*1 / volumes"):

@@ -73,7 +73,7 @@ def test_scans_of_the_target_stay_as_they_are_to_the_last_bit(posterior, study, 
 def test_travelers_of_the_target_stay_as_they_are_where_sampling_goes_too(posterior, study):
     result = quietly(posterior, study, target="beta", remove=BOTH)
     own, values = (study.scans.scanner == "beta").to_numpy(), study.features.read(0, 100)
-    travelers = study.scans.participant_id.isin(posterior.tree["design"].attrs["travelers"]).to_numpy()
+    travelers = study.scans.participant_id.isin(posterior.tree["design"].attrs["site_travelers"]).to_numpy()
     assert (own & travelers).any() and (own & ~travelers).any()
     np.testing.assert_array_equal(result.mean[own & travelers], values[own & travelers])
     assert (result.mean[own & ~travelers] != values[own & ~travelers]).mean() > 0.8
