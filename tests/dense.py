@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from studies import visits_sites
 
 from bayesharm.model.spec import ModelSpec
 
@@ -104,8 +105,9 @@ def lay_out_dense(
             add(family.name, np.where(labels == spec.reference, None, labels), family.name)
         elif family.by == "population":
             groups = scans.diagnosis if "diagnosis" in scans else pd.Series("", scans.index)
-            for group in sorted(groups[~traveling].unique()):
-                member = ~traveling & (groups == group).to_numpy()
+            between_sites = visits_sites(scans)
+            for group in sorted(groups[~between_sites].unique()):
+                member = ~between_sites & (groups == group).to_numpy()
                 scale = f"{family.name}_{group}" if group else family.name
                 if scale in scales and (scans.site[member].nunique() > 1 or group in ("", spec.reference)):
                     add(family.name, np.where(member, scans.site + (f"/{group}" if group else ""), None), scale)

@@ -68,6 +68,27 @@ def random_study(seed: int) -> pd.DataFrame:
     return scans.sample(frac=1, random_state=seed).reset_index(drop=True)
 
 
+def visits_sites(scans: pd.DataFrame) -> np.ndarray:
+    """Whose scans are of a traveler between sites, person by person; the others with several scanners stay at their site."""
+    n_scanners = scans.groupby("participant_id").scanner.nunique()
+    settled = {
+        (row.scanner, row.site) for row in scans.itertuples() if n_scanners[row.participant_id] == 1 and not marked(row)
+    }
+    scanners, found = {scanner for scanner, _ in settled}, np.zeros(len(scans), bool)
+    for name, rows in scans.groupby("participant_id"):
+        people = list(rows.itertuples())
+        stays = len({row.site for row in people}) == 1 and all(
+            (row.scanner, row.site) in settled or row.scanner not in scanners for row in people
+        )
+        travels = n_scanners[name] > 1 or any(map(marked, people))
+        found[(scans.participant_id == name).to_numpy()] = travels and (any(map(marked, people)) or not stays)
+    return found
+
+
+def marked(row: Any) -> bool:
+    return bool(getattr(row, "traveling", False))
+
+
 def covariance(
     scans: pd.DataFrame,
     spec: ModelSpec,
@@ -103,14 +124,7 @@ def covariance(
     travels = (n_scanners > 1) | scans.get("traveling", pd.Series(False, scans.index))
     used = travels.to_numpy() if spec.participants == "travelers" else np.full(len(scans), True)
     scans, travels = scans[used], travels[used].to_numpy()
-    at_site = {(row.scanner, row.site) for row in scans[~travels].itertuples()}
-    taken, visits_sites = {scanner for scanner, _ in at_site}, travels.copy()
-    for name, rows in scans.groupby("participant_id"):
-        is_home = rows.site.nunique() == 1 and all(
-            (row.scanner, row.site) in at_site or row.scanner not in taken for row in rows.itertuples()
-        )
-        if is_home and not (scans["traveling"][scans.participant_id == name].any() if "traveling" in scans else False):
-            visits_sites[(scans.participant_id == name).to_numpy()] = False
+    between_sites = visits_sites(scans)
     diagnosis = (scans["diagnosis"] if "diagnosis" in scans else scans.scanner.map(lambda _: "")).to_numpy()
 
     def same(labels) -> np.ndarray:
@@ -167,8 +181,8 @@ def covariance(
             if patient.any():
                 total += with_slopes(family, ones) * same(diagnosis) * np.outer(patient, patient) * gains
         elif family.by == "population":
-            for group in np.unique(diagnosis[~visits_sites]):
-                member = ~visits_sites & (diagnosis == group)
+            for group in np.unique(diagnosis[~between_sites]):
+                member = ~between_sites & (diagnosis == group)
                 if scans.site[member].nunique() > 1 or group in ("", spec.reference):
                     name = f"{family.name}_{group}" if group and family.split else family.name
                     total += scales[name] ** 2 * same(scans.site) * np.outer(member, member) * gains

@@ -197,7 +197,7 @@ PART = {"component_of": "measurement"}
     ([Family("vendor", "vendor", 0.1, nested_in="site", **PART), Family("scanner", "scanner", 0.1, **PART)],
      "invalid 'nested_in' of family 'vendor'.*stand alone"),
     ([Family("vendor", "vendor", 0.1, slope="age", **PART), Family("scanner", "scanner", 0.1, **PART)],
-     "invalid 'slope' of family 'vendor'.*no slope in protocol factors"),
+     "invalid 'slope' of family 'vendor'.*no slope in a family with component_of"),
     ([Family("vendor", "vendor", 0.1, **PART)], "invalid 'families'.*one component by scanner"),
     ([Family("measurement", "scanner", 0.1, **PART)], "invalid 'removed_effect'.*a name that no family has"),
     ([Family("who", "participant", 0.1, **PART)], "invalid 'component_of' of family 'who'"),

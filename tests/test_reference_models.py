@@ -118,6 +118,10 @@ def density_by_hand(scans, features, spec, design, point) -> float:
         x = used[family.slope] - used.groupby("participant_id")[family.slope].transform("min")
         return (x / np.sqrt((x[is_repeated] ** 2).mean())).to_numpy()
 
+    own_sd = {}  # of the part of a covariate that the others do not explain
+    for name in spec.covariates:
+        others = np.column_stack([np.ones(len(used)), used[[other for other in spec.covariates if other != name]]])
+        own_sd[name] = np.std(used[name] - others @ np.linalg.lstsq(others, used[name])[0])
     distances = {name: distance(family) for name, family in families.items() if family.slope}
     total = 0.0
     for row, (_, scan) in enumerate(used.iterrows()):
@@ -133,7 +137,7 @@ def density_by_hand(scans, features, spec, design, point) -> float:
             else:
                 of_scanner = of_scanner + effect
         for name in spec.covariates:
-            of_people = of_people + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / used[name].std(ddof=0)
+            of_people = of_people + u[f"covariate:{name}"] * (scan[name] - used[name].mean()) / own_sd[name]
         variance = np.exp(2 * log_scale["noise"]) * noise_ratio[scan.scanner] * relative_noise[row]
         if spec.noise_ratio == "scanner-feature":
             variance = variance * np.exp(2 * log_scale[f"noise_ratio_{scan.scanner}"])

@@ -288,7 +288,8 @@ def test_a_new_scanner_is_learned_first(posterior, study):
     """Only from its own scans, since others may have been in the fit; travelers are found among all scans even so."""
     rng = np.random.default_rng(0)
     rows = [("t0", "new"), ("t1", "new"), ("x", "new"), ("x", "alpha"), ("y", "new"), ("z", "beta"), ("t0", "beta")]
-    scans = pd.DataFrame(rows, columns=["participant_id", "scanner"]).assign(diagnosis="HC", site="alpha")
+    scans = pd.DataFrame(rows, columns=["participant_id", "scanner"]).assign(diagnosis="HC")
+    scans["site"] = scans["scanner"]
     scans["scan_id"] = [f"later{k}" for k in range(len(scans))]
     values = rng.normal(6, 1, (len(scans), 100))
     dataset = load_dataset(scans, values, check="apply")
