@@ -169,7 +169,7 @@ def scanner(case: str, edges: int, seed: int) -> pd.DataFrame:
     everything = fit(dataset, MODEL, seed=seed, feature_scaling="common")
     for name, people in (("COI", "travelers and cohort"), ("COI", "cohort only"), ("COI", "travelers only")):
         own = dataset.scans["scanner"] == name
-        travels = dataset.scans["participant_id"].isin(everything.tree["design"].attrs["travelers"])
+        travels = dataset.scans["participant_id"].isin(everything.tree["design"].attrs["site_travelers"])
         new = own & {"travelers and cohort": True, "cohort only": ~travels, "travelers only": travels}[people]
         posterior = fit(dataset.take(np.flatnonzero(~own)), MODEL, seed=seed, feature_scaling="common")
         learned = adapt(posterior, dataset.take(np.flatnonzero(new)))
