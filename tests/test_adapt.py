@@ -281,6 +281,7 @@ def test_people_that_the_model_knows_nothing_about():
         adapt(case.fitted, case.part(case.is_new))
 
     case = repeated_who_travel()
+    case.scans.loc[case.scans.participant_id == "r1", "site"] = "s0"
     changed = case.scans.index[(case.scans.participant_id == "r1") & ~case.is_new][0]
     case.scans.loc[changed, "diagnosis"] = "MDD"
     with pytest.raises(InputError, match=r"under several diagnoses, has traveled since the fit[\s\S]*participant:r1"):

