@@ -172,7 +172,8 @@ def test_times_that_are_missing_are_no_visits_over_time():
     """A fit would refuse them."""
     scans = table_of(DESIGNS["visits over years, with new scanners"][0])
     gap = scans.assign(time=scans.age.mask(scans.index == 7) - 40)
-    assert choose_model(gap).time == "age"
+    by_age = choose_model(gap)
+    assert by_age.time == "age" and by_age.doubts == ("time is missing for 1 of 60 scans: age is the time instead.",)
     found = choose_model(gap.drop(columns="age"))
     assert found.model == "traveling"
     assert "(column time), but time is missing for 1 of 60 scans: longitudinal needs it for all." in found.doubts[0]

@@ -175,7 +175,7 @@ def on_gains(gains: pd.DataFrame | None, separable: str) -> list[str]:
     if separable != "yes":
         if best.to_link < 0:
             return []
-        people = "1 person" if best.to_link == 1 else f"{max(best.to_link, 1)} people"
+        people = "1 person" if best.to_link <= 1 else f"{best.to_link} people"
         others = " The other scanners need such links as well." if separable == "no" and len(gains) > 1 else ""
         return [
             f"What would help most: travelers between {both}. If {people} had one scan on each, these scans alone would "
