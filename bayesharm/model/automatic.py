@@ -116,8 +116,12 @@ def _look_over_time(scans: pd.DataFrame, model: ModelSpec | None) -> tuple[Model
     if not complete:
         gaps = f"but {column} is missing for {n_missing[column]} of {len(scans)} scans"
         return None, [f"{found}, {gaps}: {LONGITUDINAL} needs it for all."]
-    gaps = (f"{name} is missing for {n_missing[name]} of {len(scans)} scans" for name in enough if n_missing[name])
-    return ModelChoice(LONGITUDINAL, found, tuple(f"{each}: {column} is the time instead." for each in gaps), column), []
+    unused = tuple(
+        f"{name} is missing for {n_missing[name]} of {len(scans)} scans: {column} is the time instead."
+        for name in enough
+        if n_missing[name]
+    )
+    return ModelChoice(LONGITUDINAL, found, unused, column), []
 
 
 def _count_followed(scans: pd.DataFrame, column: str, min_time: float = MIN_TIME) -> int:
