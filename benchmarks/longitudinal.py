@@ -64,7 +64,7 @@ Z90 = 1.6448536
 
 @dataclass(frozen=True)
 class Result:
-    """What a method says of a study; None where it says nothing.
+    """Result of a method for a study; None for what the method does not estimate.
 
     Attributes
     ----------

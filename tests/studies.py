@@ -69,7 +69,7 @@ def random_study(seed: int) -> pd.DataFrame:
 
 
 def visits_sites(scans: pd.DataFrame) -> np.ndarray:
-    """Whose scans are of a traveler between sites, person by person; the others with several scanners stay at their site."""
+    """Mask of the scans of travelers between sites, person by person."""
     n_scanners = scans.groupby("participant_id").scanner.nunique()
     settled = {
         (row.scanner, row.site) for row in scans.itertuples() if n_scanners[row.participant_id] == 1 and not marked(row)

@@ -131,7 +131,7 @@ def test_the_model_suits_the_design(name):
 
 @pytest.mark.parametrize("name", [name for name in DESIGNS if name != "one scanner"])
 def test_the_model_accepts_the_design(name):
-    """Whatever the catalog has; a choice that the design refuses would be no choice."""
+    """For every catalog of models: the design accepts the chosen model."""
     scans = table_of(DESIGNS[name][0])
     chosen, said = resolve_model("auto", scans)
     spec = build_design(scans, configure_model(chosen, scans)).spec

@@ -125,7 +125,7 @@ def test_folders_and_sources_that_cannot_be_used_are_refused(folder, here):
 
 
 def problems_of(folder: Path) -> str:
-    """What the command says; all of it, numbered."""
+    """The numbered output of the command."""
     with pytest.raises(ModelError) as caught:
         load_model(str(folder))
     error = run("models", "check", folder, code=2).stderr

@@ -33,7 +33,7 @@ STAND_INS: dict[str, Any] = {
 
 
 class Problem(NamedTuple):
-    """What is wrong with a key."""
+    """A mistake in a key."""
 
     key: str
     error: ModelError

@@ -20,7 +20,7 @@ EXTRAPOLATIONS = ("raise", "clip", "extend")
 
 
 class Result(Enum):
-    """What a function returns."""
+    """The kind of a function's result."""
 
     NUMBER = "one number for each scan"
     BASIS = "several columns"
