@@ -1,5 +1,7 @@
 """Mode and curvature in every lane: exact where they are known, honest where there is no mode."""
 
+from time import perf_counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from scipy import optimize
 
 from bayesharm.algorithms.laplace import Laplace, fit_laplace
-from bayesharm.algorithms.linalg import cholesky
+from bayesharm.algorithms.linalg import cholesky, pack, solve
 from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.likelihood.collapsed import CollapsedLikelihood, WeightedStatistics
 from bayesharm.likelihood.moments import compute_moments
@@ -222,3 +224,25 @@ def test_cholesky_is_that_of_numpy_and_nan_where_there_is_none():
     for k in (0, 1, 3):
         np.testing.assert_allclose(factor[:, :, k], np.linalg.cholesky(matrix[k]), atol=1e-12)
     assert np.isnan(factor[:, :, 2]).any()
+
+
+def test_the_time_of_second_derivatives_does_not_jump_with_the_size():
+    """XLA once merged two products of matrices and vectors at n = 15: eleven times the time of n = 14 and 16."""
+
+    def seconds(n: int) -> float:
+        packed = jnp.broadcast_to(pack(jnp.eye(n, dtype=jnp.float32))[:, None], (n * (n + 1) // 2, 64))
+        rhs = jnp.ones((n, 64), jnp.float32)
+
+        def gradient(packed, rhs):
+            return jax.grad(lambda *of: (solve(*of).log_det + solve(*of).quadratic).sum(), (0, 1))(packed, rhs)
+
+        derivative = jax.jit(lambda: jax.jvp(gradient, (packed, rhs), (packed, rhs)))
+        times = []
+        for _ in range(20):
+            start = perf_counter()
+            jax.block_until_ready(derivative())
+            times.append(perf_counter() - start)
+        return min(times)
+
+    times = [seconds(n) for n in (14, 15, 16)]
+    assert max(times) < 4 * min(times)

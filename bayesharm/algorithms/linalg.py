@@ -139,7 +139,9 @@ def _sweep(packed: Array, first: int) -> tuple[Array, Array]:
 
 def matvec(matrix: Array, vector: Array) -> Array:
     """Multiply (…, n, batch) matrices by (n, batch) vectors, as additions: XLA's own reduction takes many times as long."""
-    return sum((matrix[..., k, :] * vector[k] for k in range(len(vector))), jnp.zeros_like(matrix[..., 0, :]))
+    product = sum((matrix[..., k, :] * vector[k] for k in range(len(vector))), jnp.zeros_like(matrix[..., 0, :]))
+    # XLA would merge a product into the next one for some n and repeat it for each row: at n = 15, ten times the time
+    return jax.lax.optimization_barrier(product)
 
 
 def cholesky(matrix: Array) -> Array:
