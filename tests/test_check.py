@@ -525,6 +525,41 @@ def test_the_next_command_can_be_typed(folder, monkeypatch):
     )
 
 
+def test_the_next_command_names_the_model_that_was_asked_for(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["models", "new", "mine", "--from", "traveling_and_cohort"]).exit_code == 0
+    relabelled = DESIGNS["both"].replace({"diagnosis": {"HC": "Control"}})
+    relabelled.to_csv("relabelled.csv", index=False)
+    for table, model, code, told in (
+        (folder / "both.csv", "mine", 0, "--model mine --covariates age,sex"),
+        (folder / "both.csv", "cohort", 0, "--model cohort --covariates age,sex"),
+        (folder / "both.csv", "traveling", 0, "--model traveling --seed 1"),
+        ("relabelled.csv", "mine", 1, "--model mine --covariates age,sex --reference Control"),
+        (folder / "cohort only.csv", "traveling", 1, "--model cohort --covariates age,sex"),
+    ):
+        result = CliRunner().invoke(app, ["check", str(table), "--model", model])
+        words, command = (" ".join(part.replace("\\\n", "").split()) for part in result.output.split("Next\n"))
+        assert result.exit_code == code and told in command, result.output
+        assert "Model to use: traveling_and_cohort" in words or table == folder / "cohort only.csv"
+        said = (
+            f"A fit of {model} refuses this study" if f"--model {model}" not in command else f"of the model {model}, which"
+        )
+        assert said in words
+
+
+@pytest.mark.parametrize("command", ["fit", "check", "evaluate"])
+def test_a_wrong_model_is_refused_before_the_tables_are_read(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, ["models", "new", "mine", "--from", "cohort"])
+    sound = Path("mine/model.toml").read_text()
+    out = ["--out", "run"] if command == "fit" else []
+    for text, message in ((sound + "[prior]\n", "the key 'prior' is unknown"), ('formula = "bs(age"\n' + sound, "formula")):
+        Path("mine/model.toml").write_text(text)
+        result = CliRunner().invoke(app, [command, "absent.csv", "absent.npy", "--model", "mine", *out])
+        assert isinstance(result.exception, SystemExit) and result.exit_code == 2
+        assert message in result.output.lower() and "absent" not in result.output
+
+
 def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch):
     monkeypatch.chdir(folder)
     table = pd.read_csv("both.csv").rename(columns={"participant_id": "identifier of the participant"})

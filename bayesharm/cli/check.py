@@ -57,6 +57,7 @@ def check(
     """
     if json is not None:
         check_new_file(json, (".json",), "--json")
+    inputs.load_named_model(model, formula)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.console import show_wide
     from bayesharm.study_check.check import check as check_study

@@ -85,6 +85,7 @@ def evaluate(
     check_table_folder(out, format)
     if out is not None and out.exists():
         check_new_file(out / FIGURE, (".png",))
+    inputs.load_named_model(model, formula)
     from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()

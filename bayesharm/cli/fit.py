@@ -161,11 +161,9 @@ def fit(
     check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.fitting.settings import Settings
-    from bayesharm.model.catalog import AUTO, load_model
 
-    has_tails = likelihood == "student-t"
-    if model != AUTO:
-        has_tails = load_model(model).has_tails if likelihood is None else has_tails  # refuses a wrong name before any work
+    named = inputs.load_named_model(model, formula)
+    has_tails = likelihood == "student-t" if likelihood or named is None else named.has_tails
     Settings.from_options(asdict(inference), has_tails)
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))

@@ -16,7 +16,7 @@ from bayesharm.data.scans import read_scans
 from bayesharm.data.screening.screen import accept_findings, screen_scans
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
-from bayesharm.model.catalog import AUTO
+from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.configure import chosen_spec, screen_study
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
@@ -80,9 +80,11 @@ def check(
 
     Raises
     ------
-    InputError
-        The scans table or the formula cannot be read.
+    InputError, ModelError
+        The scans table, the model or the formula cannot be read.
     """
+    name = model.name if isinstance(model, ModelSpec) else model
+    model = load_model(model) if isinstance(model, str) and model != AUTO else model  # refused before the table is read
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans, time)
@@ -92,7 +94,8 @@ def check(
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
     times = [advice.time, *(family.slope for family in layout.spec.slopes)]  # bayesharm adds them to the covariates
-    usual = [] if advice.model == "traveling" or named else usual_covariates(scans.drop(columns=times, errors="ignore"))
+    within_people = advice.model == "traveling" or layout.spec.participants == "travelers"
+    usual = [] if within_people or named else usual_covariates(scans.drop(columns=times, errors="ignore"))
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
         usual, others = _screen_usual(scans, usual)
@@ -123,8 +126,9 @@ def check(
         caveats=caveats,
     )
     offered = factors if len(result.links.shared) >= MIN_SCANNERS and not layout.spec.factors else []
-    name = chosen if isinstance(chosen, str) else chosen.name
-    return replace(result, verdict=conclude(result, advice, name, options, usual, offered, source))
+    asked = advice.model if name == AUTO else name
+    used = asked if layout.is_chosen else advice.model
+    return replace(result, verdict=conclude(result, advice, asked, used, options, usual, offered, source))
 
 
 def _read_scans(source: TableSource, columns: Mapping[str, str] | None) -> pd.DataFrame:
