@@ -31,7 +31,8 @@ def conclude(
         Without a verdict.
     advice : Recommendation
     asked, used : str
-        The model that the user chose, or the recommended one; and the model of the numbers: the same if it accepts the study.
+        The model that the user chose, or the recommended one; and the model of the numbers and the command: the same if it
+        accepts the study.
     options : dict
         `covariates`, `formula`, `protocol`, `reference`, `time` and `noise_weight`, as the user chose them.
     usual : sequence of str

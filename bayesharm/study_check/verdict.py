@@ -203,9 +203,7 @@ def on_model(advice: Recommendation, asked: str, used: str, protocol: Sequence[s
     """
     sentences = [f"Model to use: {advice.model}, because {advice.why}.", *advice.doubts]
     if used != asked:
-        sentences.append(
-            f"A fit of {asked} refuses this study (see below): the numbers and the command are those of {used}."
-        )
+        sentences.append(f"A fit of {asked} would be refused (see below): the numbers and the command are those of {used}.")
     elif asked not in (advice.model, "protocol"):
         sentences.append(f"The numbers and the command are those of the model {asked}, which was asked for.")
     if protocol:
