@@ -21,6 +21,7 @@ from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.data.features import Features
 from bayesharm.data.scans import read_scans
+from bayesharm.datasets.longitudinal import simulate_longitudinal
 from bayesharm.likelihood.definition import condition, log_likelihood, noise_variance, prior_variance
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
@@ -130,6 +131,21 @@ def test_a_covariate_with_codes_is_not_offered_but_named():
     assert not found.is_refused and "covariates=['sex']" in found.verdict.command
     assert [finding.severity for finding in found.findings if finding.code == "missing-code"] == ["caveat"]
     assert check(coded, covariates=["age"]).is_refused
+
+
+def test_beside_time_the_age_at_the_first_scan_is_offered():
+    """Not the age at the scan, which grows with the time; where the table has no other, the check says so."""
+    table = simulate_longitudinal(3, seed=1, n_people=40).scans
+    assert {"age", "baseline_age", "years"} <= set(table)
+    found, without = check(table), check(table.drop(columns="baseline_age"))
+    assert "covariates=['baseline_age', 'sex'], time='years'" in found.verdict.command
+    assert "covariates=['sex'], time='years'" in without.verdict.command
+    grows = "The column age grows over the scans of a person"
+    assert grows in " ".join(without.verdict.advice) and grows not in " ".join(found.verdict.advice)
+    assert grows in " ".join(check(table, covariates=["age"]).verdict.advice)
+    by_age = check(table, time="age")
+    assert "covariates=['sex'], time='age'" in by_age.verdict.command and grows not in " ".join(by_age.verdict.advice)
+    assert "covariates=['age', 'sex']" in check(table, "cohort").verdict.command  # no trajectories: ages are ages
 
 
 def test_a_refused_model_is_a_finding_and_the_nearest_model_gives_the_numbers():

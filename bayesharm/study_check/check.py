@@ -14,13 +14,14 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.scans import read_scans
 from bayesharm.data.screening.screen import accept_findings, screen_scans
+from bayesharm.data.screening.words import is_age
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
 from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.configure import chosen_spec, screen_study
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
-from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
+from bayesharm.study_check.columns import describe_columns, growing_ages, protocol_columns, usual_covariates
 from bayesharm.study_check.conclusion import DEFAULT_REFERENCE, NO_VERDICT, conclude
 from bayesharm.study_check.confounding import find_confounding
 from bayesharm.study_check.counts import count_scans
@@ -93,9 +94,11 @@ def check(
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
-    times = [advice.time, *(family.slope for family in layout.spec.slopes)]  # bayesharm adds them to the covariates
+    others = scans.drop(columns=advice.time, errors="ignore")
+    times = list(dict.fromkeys(family.slope for family in layout.spec.slopes))  # bayesharm adds them to the covariates
     within_people = advice.model == "traveling" or layout.spec.participants == "travelers"
-    usual = [] if within_people or named else usual_covariates(scans.drop(columns=times, errors="ignore"))
+    usual = [] if within_people or named else usual_covariates(others, times)
+    growing = [name for name in growing_ages(scans, times) if name in named or not (named or any(map(is_age, usual)))]
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
         usual, others = _screen_usual(scans, usual)
@@ -128,7 +131,7 @@ def check(
     offered = factors if len(result.links.shared) >= MIN_SCANNERS and not layout.spec.factors else []
     asked = advice.model if name == AUTO else name
     used = asked if layout.is_chosen else advice.model
-    return replace(result, verdict=conclude(result, advice, asked, used, options, usual, offered, source))
+    return replace(result, verdict=conclude(result, advice, asked, used, options, usual, offered, growing, source))
 
 
 def _read_scans(source: TableSource, columns: Mapping[str, str] | None) -> pd.DataFrame:

@@ -21,6 +21,7 @@ def conclude(
     options: dict[str, Any],
     usual: Sequence[str],
     protocol: Sequence[str],
+    growing: Sequence[str],
     source: str,
 ) -> say.Verdict:
     """Draw the conclusions of a check.
@@ -39,6 +40,8 @@ def conclude(
         Covariates that the table offers, and that the user did not choose.
     protocol : sequence of str
         Columns that describe the scanners, and that the user did not choose.
+    growing : sequence of str
+        Ages that grow with the time of trajectories, where they are a covariate or the table has no other age.
     source : str
         As in :func:`bayesharm.check`.
     """
@@ -50,6 +53,7 @@ def conclude(
     confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)
     gains, findings = say.on_gains(result.gains, separable), say.on_findings(result.findings)
     on_model = say.on_model(advice, asked, used, protocol if advice.model != "cohort" else [], usual)
+    on_model += say.on_growing_ages(growing)
     command = say.next_command(
         source,
         {

@@ -219,6 +219,16 @@ def on_model(advice: Recommendation, asked: str, used: str, protocol: Sequence[s
     return sentences
 
 
+def on_growing_ages(ages: Sequence[str]) -> list[str]:
+    """Say what to do with ages that grow with the time of trajectories."""
+    return [
+        f"The column {name} grows over the scans of a person, like the time: beside it, the effect of time would not be the "
+        "change of the population. Make a column of everybody's age at the first scan, such as baseline_age, and name it "
+        "with --covariates."
+        for name in ages
+    ]
+
+
 def on_findings(findings: Sequence[Finding]) -> list[str]:
     """Count the findings on the data."""
     n_errors = sum(finding.severity == "error" for finding in findings)
