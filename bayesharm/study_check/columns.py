@@ -82,8 +82,8 @@ def usual_covariates(scans: pd.DataFrame, times: Sequence[str] = ()) -> list[str
     ----------
     scans : DataFrame
     times : sequence of str
-        Columns on which trajectories depend. The age beside them is that at the first scan, the same in all scans of a person,
-        or none if the time is an age itself.
+        Columns on which trajectories depend. The age beside them is that at the first scan, the same in all scans of a
+        person, or none if the time is an age itself.
     """
     names = [str(name) for name in scans if name not in (*CANONICAL, *times)]
     usable = [name for name in names if scans[name].notna().all() and scans[name].nunique() > 1]
