@@ -188,7 +188,9 @@ def fit(
             reference=reference, feature_scaling=feature_scaling, gain=gain, time=time,
             noise_ratio=noise_ratio, noise_weight=noise_weight, likelihood=likelihood,
         )  # fmt: skip
-        build_design(dataset.scans, spec)  # refuses what the model cannot use
+        cost = build_design(dataset.scans, spec).cost  # refuses what the model cannot use
+        for sentence in cost:
+            progress.say(sentence)
         findings = screen_study(dataset, spec, opt.split_names(accept))
         refuse_errors(findings)
         check = check_study(dataset, spec, findings=findings)
@@ -208,7 +210,7 @@ def fit(
     from bayesharm.analysis.summary import summarize
 
     result = summarize(posterior)
-    said = set() if quiet else {*on_choice, *(finding.sentence for finding in check.findings)}  # before the fit
+    said = set() if quiet else {*on_choice, *cost, *(finding.sentence for finding in check.findings)}  # before the fit
     for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {shlex.quote(str(out))}")
