@@ -41,6 +41,11 @@ def choice(option: str, help: str, panel: str | None = None) -> Any:
     return typer.Option(option, rich_help_panel=panel, help=help)
 
 
+def model_choice(option: str, help: str, default: str) -> Any:
+    """Return an option that replaces a choice of the model; `default` is the usual choice of models."""
+    return typer.Option(option, show_default=False, help=f"{help} [dim]Default: as in the model ({default}).[/dim]")
+
+
 def model(purpose: str) -> Any:
     """Return the option that names a model; the default is ``auto``."""
     choice = "'bayesharm models' lists the models. auto: the model that suits the study; the command says which, and why."
@@ -161,39 +166,38 @@ TimeOption = Annotated[
 ]
 FeatureScalingOption = Annotated[
     Literal["per_feature", "common"] | None,
-    typer.Option(
+    model_choice(
         "--feature-scaling",
-        show_default=False,
-        help="Unit in which effects are compared across features: the standard deviation of each feature (per_feature; for "
-        "any mixture of measures), or one standard deviation for all features (common; for features of one type, such as "
-        "connectivity edges). [dim]Default: as in the model (per_feature).[/dim]",
+        "Unit in which effects are compared across features: the standard deviation of each feature (per_feature; for "
+        "any mixture of measures), or one standard deviation for all features (common; for features of one type, such "
+        "as connectivity edges).",
+        "per_feature",
     ),
 ]
 LikelihoodOption = Annotated[
     Literal["gaussian", "student-t"] | None,
-    typer.Option(
+    model_choice(
         "--likelihood",
-        show_default=False,
-        help="Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count. "
-        "[dim]Default: as in the model (gaussian).[/dim]",
+        "Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count.",
+        "gaussian",
     ),
 ]
 GainOption = Annotated[
     Literal["none", "scanner"] | None,
-    typer.Option(
+    model_choice(
         "--gain",
-        show_default=False,
-        help="scanner: each scanner has a gain, a factor on differences between people, learned from travelers. "
-        "none: scanners only shift values and add noise. [dim]Default: as in the model (none).[/dim]",
+        "scanner: each scanner has a gain, a factor on differences between people, learned from travelers. none: "
+        "scanners only shift values and add noise.",
+        "none",
     ),
 ]
 NoiseRatioOption = Annotated[
     Literal["homogeneous", "scanner", "scanner-feature"] | None,
-    typer.Option(
+    model_choice(
         "--noise-ratio",
-        show_default=False,
-        help="scanner: each scanner has a noise variance ratio, shared by all features. scanner-feature: each feature has "
-        "its own around it; slower. homogeneous: the same on all scanners. [dim]Default: as in the model (scanner).[/dim]",
+        "scanner: each scanner has a noise variance ratio, shared by all features. scanner-feature: each feature has "
+        "its own around it; slower. homogeneous: the same on all scanners.",
+        "scanner",
     ),
 ]
 NoiseWeightOption = Annotated[
