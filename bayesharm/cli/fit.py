@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from bayesharm.cli import input as inputs
+from bayesharm.cli import model_options as choices
 from bayesharm.cli import options as opt
 from bayesharm.cli.output import check_new_folder
 
@@ -123,10 +124,10 @@ def fit(
     missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
-    feature_scaling: opt.FeatureScalingOption = None,
-    gain: opt.GainOption = None,
-    noise_ratio: opt.NoiseRatioOption = None,
-    likelihood: opt.LikelihoodOption = None,
+    feature_scaling: choices.FeatureScalingOption = None,
+    gain: choices.GainOption = None,
+    noise_ratio: choices.NoiseRatioOption = None,
+    likelihood: choices.LikelihoodOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
@@ -135,7 +136,7 @@ def fit(
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
     time: opt.TimeOption = None,
-    noise_weight: opt.NoiseWeightOption = None,
+    noise_weight: choices.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,

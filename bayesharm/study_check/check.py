@@ -85,11 +85,11 @@ def check(
         The scans table, the model or the formula cannot be read.
     """
     name = model.name if isinstance(model, ModelSpec) else model
-    model = load_model(model) if isinstance(model, str) and model != AUTO else model  # refused before the table is read
+    own = load_model(model) if isinstance(model, str) and model != AUTO else model  # refused before the table is read
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans, time)
-    chosen = chosen_spec(advice) if model == AUTO else model
+    chosen = own if isinstance(own, ModelSpec) else chosen_spec(advice)
     options = _options(chosen, covariates, formula, protocol, reference, time, noise_weight)
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
@@ -159,7 +159,7 @@ def _forecast(
 
 
 def _options(
-    model: str | ModelSpec,
+    model: ModelSpec,
     covariates: Sequence[str],
     formula: str,
     protocol: Sequence[str],
@@ -167,21 +167,16 @@ def _options(
     time: str | None,
     noise_weight: str | None,
 ) -> dict[str, Any]:
-    """Choices of the user; a specification brings its own."""
-    options: dict[str, Any] = {
-        "covariates": (covariates,) if isinstance(covariates, str) else tuple(covariates),
-        "formula": formula,
+    """Choices of the user, or else those of the model."""
+    named = (covariates,) if isinstance(covariates, str) else tuple(covariates)
+    return {
+        "covariates": named or model.covariates,
+        "formula": formula or model.formula,
         "protocol": tuple(protocol),
-        "reference": reference,
+        "reference": reference or (model.reference if model.reference != DEFAULT_REFERENCE else None),
         "time": time,
-        "noise_weight": noise_weight,
+        "noise_weight": noise_weight or model.noise_weight or None,
     }
-    if isinstance(model, ModelSpec):
-        options["covariates"] = options["covariates"] or model.covariates
-        options["formula"] = formula or model.formula
-        options["noise_weight"] = noise_weight or model.noise_weight or None
-        options["reference"] = reference or (model.reference if model.reference != DEFAULT_REFERENCE else None)
-    return options
 
 
 def _screen(

@@ -85,7 +85,8 @@ def lay_out(scans: pd.DataFrame, model: ModelSpec, advice: Recommendation, optio
     """
     refusal: Finding | None = None
     with_reference = {**options, "reference": options.get("reference") or advice.reference or None}
-    for near, changed in [(model, options), (model, with_reference), *_nearest(advice, options)]:
+    candidates: list[tuple[str | ModelSpec, dict[str, Any]]] = [(model, options), (model, with_reference)]
+    for near, changed in (*candidates, *_nearest(advice, options)):
         try:
             spec = configure_model(near, scans, **changed)
             return Layout(spec, build_design(scans, spec), refusal, near is model)
