@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import argparse
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from evaluate import FAMILIES, MODEL
-from recovery import SIZES, centered_truth, publish
+from recovery import SIZES, add_study_options, centered_truth, publish
 
 from bayesharm import compare_models, fetch_onharmony, fit, harmonize, load_dataset, simulate_srpbs, summarize
 from bayesharm.algorithms.random_streams import Stage
@@ -176,12 +175,7 @@ def recovery(case: str, edges: int, seed: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["onharmony", "recovery"])
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--edges", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path)
+    add_study_options(parser, FAMILIES, CASES)
     options = parser.parse_args()
     rows, gains = [], []
     if options.what == "recovery":

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from evaluate import FAMILIES, MODEL
-from recovery import SIZES, centered_truth, publish
+from recovery import SIZES, add_study_options, centered_truth, publish
 
 from bayesharm import compare_models, fetch_onharmony, fit, load_dataset, simulate_srpbs
 from bayesharm.cli.demo.onharmony import ONHARMONY_COLUMNS
@@ -139,12 +139,7 @@ def measure_time(edges: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["onharmony", "fcon1000", "recovery", "time"])
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--edges", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path)
+    add_study_options(parser, FAMILIES, CASES)
     options = parser.parse_args()
     made_with, rows = f"bayesharm {version('bayesharm')}", []
     if options.what == "onharmony":

@@ -17,6 +17,7 @@ import datetime
 import os
 import platform
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -155,6 +156,16 @@ def publish(table: pd.DataFrame, made_with: str, out: Path | None) -> None:
     print(text)
     if out:
         out.write_text(text, encoding="utf-8")
+
+
+def add_study_options(parser: argparse.ArgumentParser, families: Iterable[str], cases: Iterable[str]) -> None:
+    """Add the options of benchmarks on families of real features and on cases of the simulated study."""
+    parser.add_argument("--families", nargs="+", default=list(families), choices=list(families))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cases", nargs="+", default=list(cases), choices=list(cases))
+    parser.add_argument("--edges", type=int, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from bayesharm.conditional.identifiability import identify
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.data.features import Features
 from bayesharm.data.scans import read_scans
+from bayesharm.datasets.longitudinal import simulate_longitudinal
 from bayesharm.likelihood.definition import condition, log_likelihood, noise_variance, prior_variance
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.catalog import load_model
@@ -130,6 +131,21 @@ def test_a_covariate_with_codes_is_not_offered_but_named():
     assert not found.is_refused and "covariates=['sex']" in found.verdict.command
     assert [finding.severity for finding in found.findings if finding.code == "missing-code"] == ["caveat"]
     assert check(coded, covariates=["age"]).is_refused
+
+
+def test_beside_time_the_age_at_the_first_scan_is_offered():
+    """Not the age at the scan, which grows with the time; where the table has no other, the check says so."""
+    table = simulate_longitudinal(3, seed=1, n_people=40).scans
+    assert {"age", "baseline_age", "years"} <= set(table)
+    found, without = check(table), check(table.drop(columns="baseline_age"))
+    assert "covariates=['baseline_age', 'sex'], time='years'" in found.verdict.command
+    assert "covariates=['sex'], time='years'" in without.verdict.command
+    grows = "The column age grows over the scans of a person"
+    assert grows in " ".join(without.verdict.advice) and grows not in " ".join(found.verdict.advice)
+    assert grows in " ".join(check(table, covariates=["age"]).verdict.advice)
+    by_age = check(table, time="age")
+    assert "covariates=['sex'], time='age'" in by_age.verdict.command and grows not in " ".join(by_age.verdict.advice)
+    assert "covariates=['age', 'sex']" in check(table, "cohort").verdict.command  # no trajectories: ages are ages
 
 
 def test_a_refused_model_is_a_finding_and_the_nearest_model_gives_the_numbers():
@@ -523,6 +539,42 @@ def test_the_next_command_can_be_typed(folder, monkeypatch):
     assert command.split() == (
         "bayesharm fit 'cohort only.csv' 'cohort only.npy' --model cohort --covariates age,sex --seed 1 --out run/".split()
     )
+
+
+def test_the_next_command_names_the_model_that_was_asked_for(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["models", "new", "mine", "--from", "traveling_and_cohort"]).exit_code == 0
+    relabelled = DESIGNS["both"].replace({"diagnosis": {"HC": "Control"}})
+    relabelled.to_csv("relabelled.csv", index=False)
+    for table, model, code, told in (
+        (folder / "both.csv", "mine", 0, "--model mine --covariates age,sex"),
+        (folder / "both.csv", "cohort", 0, "--model cohort --covariates age,sex"),
+        (folder / "both.csv", "traveling", 0, "--model traveling --seed 1"),
+        ("relabelled.csv", "mine", 1, "--model mine --covariates age,sex --reference Control"),
+        (folder / "cohort only.csv", "traveling", 1, "--model cohort --covariates age,sex"),
+    ):
+        result = CliRunner().invoke(app, ["check", str(table), "--model", model])
+        words, command = (" ".join(part.replace("\\\n", "").split()) for part in result.output.split("Next\n"))
+        assert result.exit_code == code and told in command, result.output
+        assert "Model to use: traveling_and_cohort" in words or table == folder / "cohort only.csv"
+        is_used = f"--model {model} " in command
+        assert (f"those of the model {model}, which" if is_used else f"A fit of {model} would be refused") in words
+
+
+@pytest.mark.parametrize("command", ["fit", "check", "evaluate"])
+def test_a_wrong_model_is_refused_before_the_tables_are_read(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, ["models", "new", "mine", "--from", "cohort"])
+    sound = Path("mine/model.toml").read_text()
+    out = ["--out", "run"] if command == "fit" else []
+    for text, message in (
+        (sound + "[prior]\n", "the key 'prior' is unknown"),
+        (sound.replace('formula = ""', 'formula = "bs(age"'), "formula"),
+    ):
+        Path("mine/model.toml").write_text(text)
+        result = CliRunner().invoke(app, [command, "absent.csv", "absent.npy", "--model", "mine", *out])
+        assert isinstance(result.exception, SystemExit) and result.exit_code == 2
+        assert message in result.output.lower() and "absent" not in result.output
 
 
 def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch):

@@ -1,5 +1,6 @@
 """The scikit-learn transformer: its contract with scikit-learn, and no leak from test scans."""
 
+import inspect
 import io
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import bayesharm
 from bayesharm import BayesHarmonizer, InputError, load_posterior
 from bayesharm.harmonization.adaptation import adapt_to_new_scanners
+from bayesharm.model.configure import MODEL_OPTIONS, configure_model
 
 # A fit of every test is one of the same design, three travelers on two scanners, and works on one feature at a time: what is
 # compiled for the first serves for all.
@@ -226,6 +228,50 @@ def test_clone_keeps_parameters_only(fitted):
     copy = clone(fitted)
     assert copy.get_params() == fitted.get_params()
     assert not hasattr(copy, "posterior_")
+
+
+def over_time() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Features and scans of the study, with the columns that options of the model name."""
+    X, scans = make_study()
+    return X, scans.assign(
+        age=40 + np.arange(len(scans)), years=np.arange(len(scans)) % 2, volumes=1 + np.arange(len(scans))
+    )
+
+
+@pytest.mark.parametrize(("choice", "part", "expected"), [
+    ({"time": "years"}, lambda spec: {family.slope for family in spec.slopes}, {"years"}),
+    ({"likelihood": "student-t"}, lambda spec: (spec.likelihood, spec.has_tails), ("student-t", True)),
+    ({"noise_ratio": "scanner-feature"}, lambda spec: spec.noise_ratio, "scanner-feature"),
+    ({"noise_weight": "volumes"}, lambda spec: spec.noise_weight, "volumes"),
+    ({"gain": "scanner", "covariates": ["age"]}, lambda spec: (spec.gain, spec.covariates), ("scanner", ("age",))),
+])  # fmt: skip
+def test_options_of_the_model(choice, part, expected):
+    """Each changes its part of the model, as in `bayesharm.fit`."""
+    _, scans = over_time()
+    model = "longitudinal" if "time" in choice else "traveling"
+    harmonizer = clone(BayesHarmonizer(model, **choice))
+    assert choice.items() <= harmonizer.get_params().items()
+    spec, _ = harmonizer._specify(scans)
+    assert part(spec) == expected != part(BayesHarmonizer(model)._specify(scans)[0])
+
+
+def test_every_option_of_the_model_is_a_parameter():
+    options = set(inspect.signature(bayesharm.fit).parameters) & set(inspect.signature(configure_model).parameters)
+    assert options - {"model", "dataset"} == set(MODEL_OPTIONS) <= BayesHarmonizer().get_params().keys()
+
+
+@pytest.mark.parametrize(("choice", "message"), [
+    ({"time": "years"}, "'traveling' has no trajectories"),
+    ({"likelihood": "student-t"}, "approximates Gaussian noise only"),
+    ({"likelihood": "cauchy"}, "Unknown likelihood"),
+    ({"noise_ratio": "voxel"}, "Unknown noise_ratio"),
+    ({"noise_weight": "absent"}, "absent"),
+])  # fmt: skip
+def test_wrong_options_of_the_model_are_refused(choice, message):
+    """By the model, or by `bayesharm.fit`, which they reach: a preview with heavy tails."""
+    X, scans = over_time()
+    with pytest.raises(ValueError, match=message):
+        BayesHarmonizer(**QUICK, **choice).fit(X, scans=scans)
 
 
 def test_missing_values(study, fitted):

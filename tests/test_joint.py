@@ -184,7 +184,10 @@ def test_scales_move_with_the_hyperparameters():
     np.testing.assert_allclose(move_scales(problem, likelihood, old, new, place(old)), place(new), atol=1e-8)
 
 
-def test_an_expansion_has_the_derivatives_of_the_likelihood():
+@pytest.mark.parametrize("many_dense", [0, 60])
+def test_an_expansion_has_the_derivatives_of_the_likelihood(many_dense, monkeypatch):
+    """By either program: that with few dense effects, and that with many."""
+    monkeypatch.setattr("bayesharm.inference.expansion.MANY_DENSE", many_dense)
     _, problem, moments = make_case("per_feature")
     ratios = VarianceRatios.equal(problem.n_scanners)
     center = jnp.asarray(np.random.default_rng(5).normal(-0.5, 0.2, (len(problem.log_medians), 2)))

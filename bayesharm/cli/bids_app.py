@@ -150,6 +150,7 @@ def bids_app(
 
     check_root(bids_dir)
     check_output(out, bids_dir, overwrite)
+    inputs.load_named_model(model, formula)
     import bayesharm.reporting.plots.style  # noqa: F401  # refuses before the fit if matplotlib is absent
 
     which = {"atlas": atlas, "labels": labels, "entities": parse_entities(entity)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bayesharm.cli import input as inputs
+from bayesharm.cli import model_options as choices
 from bayesharm.cli import options as opt
 from bayesharm.cli.output import check_new_file
 
@@ -37,7 +38,7 @@ def check(
     protocol: ProtocolColumnsOption = None,
     reference: opt.ReferenceOption = None,
     time: opt.TimeOption = None,
-    noise_weight: opt.NoiseWeightOption = None,
+    noise_weight: choices.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     json: JsonOption = None,
     quiet: opt.QuietOption = False,
@@ -57,6 +58,7 @@ def check(
     """
     if json is not None:
         check_new_file(json, (".json",), "--json")
+    inputs.load_named_model(model, formula)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.results.console import show_wide
     from bayesharm.study_check.check import check as check_study

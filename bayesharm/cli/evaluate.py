@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bayesharm.cli import input as inputs
+from bayesharm.cli import model_options as choices
 from bayesharm.cli import options as opt
 from bayesharm.cli.output import check_new_file, check_table_folder, show_result
 
@@ -58,8 +59,8 @@ def evaluate(
     missing: opt.CompleteOption = "error",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
-    feature_scaling: opt.FeatureScalingOption = None,
-    gain: opt.GainOption = None,
+    feature_scaling: choices.FeatureScalingOption = None,
+    gain: choices.GainOption = None,
     folds: FoldsOption = 2,
     repeats: RepeatsOption = 2,
     visit_folds: VisitFoldsOption = 6,
@@ -85,6 +86,7 @@ def evaluate(
     check_table_folder(out, format)
     if out is not None and out.exists():
         check_new_file(out / FIGURE, (".png",))
+    inputs.load_named_model(model, formula)
     from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from bayesharm.cli import input as inputs
+from bayesharm.cli import model_options as choices
 from bayesharm.cli import options as opt
 from bayesharm.cli.output import check_new_folder
 
@@ -123,10 +124,10 @@ def fit(
     missing: opt.MissingOption = "model",
     bad_features: opt.BadFeaturesOption = "error",
     transform: opt.TransformOption = None,
-    feature_scaling: opt.FeatureScalingOption = None,
-    gain: opt.GainOption = None,
-    noise_ratio: opt.NoiseRatioOption = None,
-    likelihood: opt.LikelihoodOption = None,
+    feature_scaling: choices.FeatureScalingOption = None,
+    gain: choices.GainOption = None,
+    noise_ratio: choices.NoiseRatioOption = None,
+    likelihood: choices.LikelihoodOption = None,
     seed: opt.SeedOption = 0,
     columns: opt.ScanColumns,
     derivatives: opt.DerivativeOptions,
@@ -135,7 +136,7 @@ def fit(
     protocol: ProtocolOption = None,
     reference: opt.ReferenceOption = None,
     time: opt.TimeOption = None,
-    noise_weight: opt.NoiseWeightOption = None,
+    noise_weight: choices.NoiseWeightOption = None,
     accept: opt.AcceptOption = None,
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
@@ -161,11 +162,9 @@ def fit(
     check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.fitting.settings import Settings
-    from bayesharm.model.catalog import AUTO, load_model
 
-    has_tails = likelihood == "student-t"
-    if model != AUTO:
-        has_tails = load_model(model).has_tails if likelihood is None else has_tails  # refuses a wrong name before any work
+    named = inputs.load_named_model(model, formula)
+    has_tails = likelihood == "student-t" if likelihood or named is None else named.has_tails
     Settings.from_options(asdict(inference), has_tails)
     with ProgressBar(quiet, log) as progress:
         progress.say(f"reading {scans}" + (f" and {features}" if features else ""))
@@ -190,7 +189,9 @@ def fit(
             reference=reference, feature_scaling=feature_scaling, gain=gain, time=time,
             noise_ratio=noise_ratio, noise_weight=noise_weight, likelihood=likelihood,
         )  # fmt: skip
-        build_design(dataset.scans, spec)  # refuses what the model cannot use
+        cost = build_design(dataset.scans, spec).cost  # refuses what the model cannot use
+        for sentence in cost:
+            progress.say(sentence)
         findings = screen_study(dataset, spec, opt.split_names(accept))
         refuse_errors(findings)
         check = check_study(dataset, spec, findings=findings)
@@ -210,7 +211,7 @@ def fit(
     from bayesharm.analysis.summary import summarize
 
     result = summarize(posterior)
-    said = set() if quiet else {*on_choice, *(finding.sentence for finding in check.findings)}  # before the fit
+    said = set() if quiet else {*on_choice, *cost, *(finding.sentence for finding in check.findings)}  # before the fit
     for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {shlex.quote(str(out))}")

@@ -10,6 +10,17 @@ import typer
 from bayesharm.errors import InputError, shorten
 
 
+def load_named_model(model: str, formula: str) -> Any:
+    """Load the model of ``--model``, None for `auto`; refuse it, or the formula, before the tables are read."""
+    from bayesharm.model.catalog import AUTO, load_model
+    from bayesharm.model.formula.text import parse_formula
+
+    spec = None if model == AUTO else load_model(model)
+    if text := formula or (spec.formula if spec else ""):
+        parse_formula(text)
+    return spec
+
+
 def read_dataset(
     scans: Path, features: Path | None, select: list[str] | None, columns: dict[str, str], **options: Any
 ) -> Any:

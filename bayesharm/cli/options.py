@@ -159,52 +159,6 @@ TimeOption = Annotated[
         COLUMNS_PANEL,
     ),
 ]
-FeatureScalingOption = Annotated[
-    Literal["per_feature", "common"] | None,
-    typer.Option(
-        "--feature-scaling",
-        show_default=False,
-        help="Unit in which effects are compared across features: the standard deviation of each feature (per_feature; for "
-        "any mixture of measures), or one standard deviation for all features (common; for features of one type, such as "
-        "connectivity edges). [dim]Default: as in the model (per_feature).[/dim]",
-    ),
-]
-LikelihoodOption = Annotated[
-    Literal["gaussian", "student-t"] | None,
-    typer.Option(
-        "--likelihood",
-        show_default=False,
-        help="Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count. "
-        "[dim]Default: as in the model (gaussian).[/dim]",
-    ),
-]
-GainOption = Annotated[
-    Literal["none", "scanner"] | None,
-    typer.Option(
-        "--gain",
-        show_default=False,
-        help="scanner: each scanner has a gain, a factor on differences between people, learned from travelers. "
-        "none: scanners only shift values and add noise. [dim]Default: as in the model (none).[/dim]",
-    ),
-]
-NoiseRatioOption = Annotated[
-    Literal["homogeneous", "scanner", "scanner-feature"] | None,
-    typer.Option(
-        "--noise-ratio",
-        show_default=False,
-        help="scanner: each scanner has a noise variance ratio, shared by all features. scanner-feature: each feature has "
-        "its own around it; slower. homogeneous: the same on all scanners. [dim]Default: as in the model (scanner).[/dim]",
-    ),
-]
-NoiseWeightOption = Annotated[
-    str | None,
-    text(
-        "--noise-weight",
-        "COLUMN",
-        "Column with the relative noise variance of each scan (larger: noisier), such as one over its number of volumes.",
-        COLUMNS_PANEL,
-    ),
-]
 SeedOption = Annotated[int, number("--seed", "Random seed. The same seed gives the same result.")]
 QuietOption = Annotated[bool, flag("--quiet", "Do not show progress. Notes and errors are still shown.", short="-q")]
 EdgeTableOption = Annotated[

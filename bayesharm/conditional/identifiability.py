@@ -121,6 +121,7 @@ def identify(design: Design, log_scales: np.ndarray | None = None, ratios: Varia
         *on_gains(design),
         *on_contraction(contrasts),
         *design.notes,
+        *design.cost,
     )
     correlation = _correlation(design, posterior)
     return Identifiability(components, contrasts, scanners, pairs, correlation, factors, remarks)

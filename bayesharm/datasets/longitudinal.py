@@ -18,8 +18,9 @@ import pandas as pd
 
 from bayesharm.datasets.ground_truth import Truth
 from bayesharm.datasets.longitudinal_design import PATIENTS, SITES, longitudinal_scans
+from bayesharm.datasets.option_checks import Check, common_checks, refuse_impossible
 from bayesharm.datasets.simulate import Simulation
-from bayesharm.errors import InputError, shorten
+from bayesharm.errors import shorten
 
 AGE = 65.0  # years; the mean of a feature, and the scanner effects `measurement`, are those at this age
 
@@ -105,10 +106,14 @@ def simulate_longitudinal(
         An option is not valid.
     """
     rms = {**LONGITUDINAL_RMS, **(sizes or {})}
-    _check_options(
-        n_features, seed, n_people, min_visits, n_travelers, rms, slope_correlation, scale_log_sd, noise_ratio_log_sd, dtype,
-        {"crossing": crossing, "moving": moving, "patients": patients},
-    )  # fmt: skip
+    shares = {"crossing": crossing, "moving": moving, "patients": patients}
+    spreads = {"scale_log_sd": scale_log_sd, "noise_ratio_log_sd": noise_ratio_log_sd}
+    refuse_impossible(
+        [
+            *common_checks(n_features, seed, dtype, spreads),
+            *_check_options(n_people, min_visits, n_travelers, rms, slope_correlation, shares),
+        ]
+    )
     streams = {name: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i, name in enumerate(STREAMS)}
     scans = longitudinal_scans(
         streams["people"], n_people, min_visits=min_visits, crossing=crossing, simultaneous=simultaneous, moving=moving,
@@ -198,38 +203,23 @@ def _draw_truth(
 
 
 def _check_options(
-    n_features: int,
-    seed: int,
     n_people: int,
     min_visits: int,
     n_travelers: int,
     rms: Mapping[str, float],
     slope_correlation: float,
-    scale_log_sd: float,
-    noise_ratio_log_sd: float,
-    dtype: str,
     shares: Mapping[str, float],
-) -> None:
-    """Raise an `InputError` for the first option that is not valid."""
+) -> list[Check]:
+    """Check the options of this simulation alone."""
     known = shorten(LONGITUDINAL_RMS, len(LONGITUDINAL_RMS))
     unusable = {name: size for name, size in rms.items() if name not in LONGITUDINAL_RMS or not 0 <= size < np.inf}
     if not rms["noise"] > 0:
         unusable["noise"] = rms["noise"]
-    checks = [
-        (n_features >= 1, "n_features", n_features, "at least 1"),
-        (seed >= 0, "seed", seed, "a whole number of at least 0"),
-        (n_people >= len(SITES), "n_people", n_people, f"at least {len(SITES)}, one for each site"),
-        (1 <= min_visits <= 5, "min_visits", min_visits, "1 to 5"),
-        (n_travelers >= 0, "n_travelers", n_travelers, "at least 0"),
-        *((0 <= share <= 1, name, share, "a share, 0 to 1") for name, share in shares.items()),
-        (not unusable, "sizes", unusable, f"numbers of at least 0 (noise: above 0) for any of {known}"),
-        (-1 <= slope_correlation <= 1, "slope_correlation", slope_correlation, "a correlation, -1 to 1"),
-        (0 <= scale_log_sd < np.inf, "scale_log_sd", scale_log_sd, "a number of at least 0"),
-        (0 <= noise_ratio_log_sd < np.inf, "noise_ratio_log_sd", noise_ratio_log_sd, "a number of at least 0"),
-        (str(dtype) in ("float32", "float64"), "dtype", dtype, "'float32' or 'float64'"),
+    return [
+        Check(n_people >= len(SITES), "n_people", n_people, f"at least {len(SITES)}, one for each site"),
+        Check(1 <= min_visits <= 5, "min_visits", min_visits, "1 to 5"),
+        Check(n_travelers >= 0, "n_travelers", n_travelers, "at least 0"),
+        *(Check(0 <= share <= 1, name, share, "a share, 0 to 1") for name, share in shares.items()),
+        Check(not unusable, "sizes", unusable, f"numbers of at least 0 (noise: above 0) for any of {known}"),
+        Check(-1 <= slope_correlation <= 1, "slope_correlation", slope_correlation, "a correlation, -1 to 1"),
     ]
-    for is_valid, option, got, expected in checks:
-        if not is_valid:
-            raise InputError(
-                f"The value of {option!r} is not possible.", got=str(got), expected=expected, do="change it, or omit it"
-            )

@@ -18,6 +18,7 @@ import pandas as pd
 
 from bayesharm.datasets import srpbs
 from bayesharm.datasets.ground_truth import PROTOCOL_RMS, RMS, STREAMS, Truth, draw_truth
+from bayesharm.datasets.option_checks import Check, common_checks, refuse_impossible
 from bayesharm.errors import InputError, shorten
 
 BLOCK = 512  # features simulated at a time, which bounds memory; the numbers do not depend on it
@@ -167,10 +168,22 @@ def simulate_srpbs(
         An option is not valid.
     """
     excluded = (without_travelers,) if isinstance(without_travelers, str) else tuple(without_travelers)
-    _check_options(
-        n_features, seed, scale_log_sd, noise_ratio_log_sd, bias_ratio_log_sd, gain_log_sd, feature_noise_log_sd, travelers,
-        excluded, tail_df, dtype,
-    )  # fmt: skip
+    spreads = {
+        "scale_log_sd": scale_log_sd, "noise_ratio_log_sd": noise_ratio_log_sd, "bias_ratio_log_sd": bias_ratio_log_sd,
+        "gain_log_sd": gain_log_sd, "feature_noise_log_sd": feature_noise_log_sd,
+    }  # fmt: skip
+    designs, unknown = ("published", "hub-and-spoke"), [name for name in excluded if name not in srpbs.COHORT]
+    has_variance, cohort_scanners = tail_df is None or 2 < tail_df < np.inf, ", ".join(srpbs.COHORT)
+    refuse_impossible(
+        [
+            *common_checks(n_features, seed, dtype, spreads),
+            Check(travelers in designs, "travelers", travelers, "'published' or 'hub-and-spoke'"),
+            Check(has_variance, "tail_df", tail_df, "a number above 2, so that the noise has a variance"),
+            Check(
+                not unknown, "without_travelers", shorten(unknown), f"scanners with people of the cohort: {cohort_scanners}"
+            ),
+        ]
+    )
     if protocol and bias_ratio_log_sd:
         raise InputError(
             "With protocol factors, measurement bias has the same variance on all scanners.",
@@ -265,56 +278,3 @@ def _feature_names(n: int) -> np.ndarray:
     if nodes * (nodes - 1) // 2 == n:
         return np.array([f"node_{a:03d}/node_{b:03d}" for b in range(2, nodes + 1) for a in range(1, b)])
     return np.array([f"feature_{i:05d}" for i in range(1, n + 1)])
-
-
-def _check_options(
-    n_features: int,
-    seed: int,
-    scale_log_sd: float,
-    noise_ratio_log_sd: float,
-    bias_ratio_log_sd: float,
-    gain_log_sd: float,
-    feature_noise_log_sd: float,
-    travelers: str,
-    left_out: tuple[str, ...],
-    tail_df: float | None,
-    dtype: str,
-) -> None:
-    """Raise an `InputError` for the first option that is not valid."""
-    unknown = [name for name in left_out if name not in srpbs.COHORT]
-    checks = [
-        (n_features >= 1, "n_features", n_features, "at least 1"),
-        (seed >= 0, "seed", seed, "a whole number of at least 0"),
-        (0 <= scale_log_sd < np.inf, "scale_log_sd", scale_log_sd, "a number of at least 0"),
-        (0 <= noise_ratio_log_sd < np.inf, "noise_ratio_log_sd", noise_ratio_log_sd, "a number of at least 0"),
-        (0 <= bias_ratio_log_sd < np.inf, "bias_ratio_log_sd", bias_ratio_log_sd, "a number of at least 0"),
-        (0 <= gain_log_sd < np.inf, "gain_log_sd", gain_log_sd, "a number of at least 0"),
-        (0 <= feature_noise_log_sd < np.inf, "feature_noise_log_sd", feature_noise_log_sd, "a number of at least 0"),
-        (
-            travelers in ("published", "hub-and-spoke"),
-            "travelers",
-            travelers,
-            "'published' or 'hub-and-spoke'",
-        ),
-        (
-            tail_df is None or 2 < tail_df < np.inf,
-            "tail_df",
-            tail_df,
-            "a number above 2, so that the noise has a variance",
-        ),
-        (str(dtype) in ("float32", "float64"), "dtype", dtype, "'float32' or 'float64'"),
-        (
-            not unknown,
-            "without_travelers",
-            shorten(unknown),
-            f"scanners with people of the cohort: {', '.join(srpbs.COHORT)}",
-        ),
-    ]
-    for is_valid, option, got, expected in checks:
-        if not is_valid:
-            raise InputError(
-                f"The value of {option!r} is not possible.",
-                got=str(got),
-                expected=expected,
-                do="change it, or omit it",
-            )

@@ -20,7 +20,7 @@ from bayesharm.evaluation.result import BAYESHARM, Evaluation
 from bayesharm.fitting.fit import fit
 from bayesharm.fitting.settings import Settings
 from bayesharm.model.catalog import AUTO
-from bayesharm.model.configure import configure_model, resolve_model, screen_study
+from bayesharm.model.configure import MODEL_OPTIONS, configure_model, resolve_model, screen_study
 from bayesharm.model.design import build_design
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
@@ -28,8 +28,6 @@ from bayesharm.progress import Progress, no_progress
 
 # Fits of bayesharm after which compiled programs are dropped: they take some 100 MB each, and few serve another fold.
 FITS_PER_CACHE = 3
-# Options of a fit that its model depends on, beside those that are parameters here.
-MODEL_OPTIONS = ("protocol", "feature_scaling", "gain", "noise_ratio", "noise_weight", "likelihood", "time")
 
 
 def cross_validate(

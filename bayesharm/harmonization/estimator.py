@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,12 +34,13 @@ from bayesharm.fitting.fit import fit
 from bayesharm.harmonization.adaptation import adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.options import CorrectionOptions, NewScanners
+from bayesharm.harmonization.packing import pack, unpack
 from bayesharm.harmonization.selection import choose_families
 from bayesharm.model.catalog import AUTO
-from bayesharm.model.configure import configure_model, resolve_model
+from bayesharm.model.configure import MODEL_OPTIONS, configure_model, resolve_model
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
-from bayesharm.results.posterior import Posterior, load_posterior
+from bayesharm.results.posterior import Posterior
 
 FLOATS = (np.float64, np.float32)
 # Warnings point at the first line outside of these folders: the user's.
@@ -64,8 +62,8 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     model : str or ModelSpec
-        As for :func:`bayesharm.fit`, like `covariates`, `formula`, `protocol`, `reference`, `feature_scaling`, `gain` and
-        `seed`. `auto`, the default, chooses by the training scans.
+        As for :func:`bayesharm.fit`, like `covariates`, `formula`, `protocol`, `reference`, `feature_scaling`, `gain`,
+        `noise_ratio`, `noise_weight`, `likelihood`, `time` and `seed`. `auto`, the default, chooses by the training scans.
     columns : mapping, optional
         Canonical name -> column of `scans`, such as ``{"participant_id": "subject"}``.
     scans : DataFrame, optional
@@ -114,6 +112,10 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         reference: str | None = None,
         feature_scaling: str | None = None,
         gain: str | None = None,
+        noise_ratio: str | None = None,
+        noise_weight: str | None = None,
+        likelihood: str | None = None,
+        time: str | None = None,
         columns: Mapping[str, str] | None = None,
         scans: pd.DataFrame | None = None,
         remove: str | Sequence[str] | None = None,
@@ -132,6 +134,10 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.reference = reference
         self.feature_scaling = feature_scaling
         self.gain = gain
+        self.noise_ratio = noise_ratio
+        self.noise_weight = noise_weight
+        self.likelihood = likelihood
+        self.time = time
         self.columns = columns
         self.scans = scans
         self.remove = remove
@@ -167,17 +173,7 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         names = self.get_feature_names_out().astype(str)
         table = self._read(X, len(values), scans, "fit")
         features = Features.from_array(values, names)
-        model, on_choice = resolve_model(self.model, table)
-        spec = configure_model(
-            model,
-            Dataset(table, features),
-            covariates=self.covariates,
-            formula=self.formula,
-            protocol=self.protocol,
-            reference=self.reference,
-            feature_scaling=self.feature_scaling,
-            gain=self.gain,
-        )
+        spec, on_choice = self._specify(table)
         self._check_options(spec)
         flaws = find_flaws(features.align(build_design(table, spec).rows))
         is_unfit = flaws.constant | flaws.empty
@@ -264,6 +260,11 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             _warn(note)
         return values, is_known, harmonized
 
+    def _specify(self, table: pd.DataFrame) -> tuple[ModelSpec, tuple[str, ...]]:
+        """Return the model of a fit to these scans with the choices of the user, and the reasons of `auto`."""
+        model, on_choice = resolve_model(self.model, table, self.time)
+        return configure_model(model, table, **{name: getattr(self, name) for name in MODEL_OPTIONS}), on_choice
+
     def _adapt(self, dataset: Dataset, inverse: bool) -> tuple[Posterior, list[str]]:
         """Return the posterior of the fit, adapted to new scanners if this was chosen, and notes."""
         if self.new_scanners == "adapt" and not inverse:
@@ -306,12 +307,12 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "posterior_" in state:
-            state["posterior_"] = _pack(self.posterior_)
+            state["posterior_"] = pack(self.posterior_)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "posterior_" in state:
-            state = {**state, "posterior_": _unpack(state["posterior_"])}
+            state = {**state, "posterior_": unpack(state["posterior_"])}
         super().__setstate__(state)
 
 
@@ -329,20 +330,3 @@ def _in_the_form_of(X: Any, unchanged: np.ndarray, is_known: np.ndarray, harmoni
 def _warn(note: str) -> None:
     """Warn about the user's line of code, whichever libraries are in between."""
     warnings.warn(note, skip_file_prefixes=LIBRARIES)
-
-
-def _pack(posterior: Posterior) -> bytes:
-    """Zip the run folder: the same bytes for the same posterior."""
-    packed = io.BytesIO()
-    with tempfile.TemporaryDirectory() as parent, zipfile.ZipFile(packed, "w") as archive:
-        folder = posterior.save(Path(parent) / "run")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            archive.writestr(zipfile.ZipInfo(path.relative_to(folder).as_posix()), path.read_bytes())
-    return packed.getvalue()
-
-
-def _unpack(packed: bytes) -> Posterior:
-    """Unzip the run folder and load it."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        archive.extractall(folder)
-        return load_posterior(folder)

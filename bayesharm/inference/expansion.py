@@ -1,7 +1,8 @@
 """Expansion of each feature's likelihood to second order, and the search for the modes of the features' scales.
 
 One program, the gradient of the likelihood, does all of this: second derivatives are differences of gradients. It compiles
-faster than a program for second derivatives, which matters in a fit of few features.
+faster than a program for second derivatives, which matters in a fit of few features. With many dense effects, the
+derivatives by the variance ratios take most of the time: there a second program leaves them out.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 from bayesharm.algorithms.programs import program
 from bayesharm.inference.gaussian_likelihood import ConditionedScales, GaussianLikelihood, condition_each
 from bayesharm.likelihood.moments import Moments
+from bayesharm.likelihood.normal_equations import WeightedStatistics
 from bayesharm.likelihood.problem import Gaussian, Problem, to_log_scales
 from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.model.elimination import MANY_DENSE
 
 Array = jax.Array
 MIN_PRECISION = 1e-3  # least curvature of a log likelihood in any direction; a scale near 0 has nearly none
@@ -46,6 +49,14 @@ class LikelihoodGradient(NamedTuple):
     by_ratios: VarianceRatios
 
 
+class ScaleGradient(NamedTuple):
+    """The same without the ratios (a JAX pytree)."""
+
+    log_scales: Array
+    value: Array
+    by_coordinates: Array
+
+
 @program("problem")
 def likelihood_gradient(
     problem: Problem, ratios: VarianceRatios, moments: Moments, coordinates: Array | np.ndarray
@@ -63,6 +74,25 @@ def likelihood_gradient(
     return LikelihoodGradient(log_scales, value, *gradients)
 
 
+@program("problem")
+def weigh(problem: Problem, ratios: VarianceRatios, moments: Moments) -> WeightedStatistics:
+    """Weight the sums of products by the ratios."""
+    return problem.likelihood.weighted(ratios, moments)
+
+
+@program("problem")
+def scale_gradient(problem: Problem, statistics: WeightedStatistics, coordinates: Array | np.ndarray) -> ScaleGradient:
+    """Compute the log likelihood of every feature at coordinates, (scale, feature), and its gradient, given the ratios."""
+
+    def total(coordinates: Array) -> tuple[Array, tuple[Array, Array]]:
+        log_scales = to_log_scales(problem.participant_scale, coordinates)
+        value = problem.likelihood.log_likelihood(statistics, log_scales)
+        return value.sum(), (log_scales, value)
+
+    (_, (log_scales, value)), by_coordinates = jax.value_and_grad(total, has_aux=True)(jnp.asarray(coordinates))
+    return ScaleGradient(log_scales, value, by_coordinates)
+
+
 def expand_likelihood(
     problem: Problem, ratios: VarianceRatios, moments: Moments, center: Array | np.ndarray
 ) -> GaussianLikelihood:
@@ -73,7 +103,11 @@ def expand_likelihood(
     assert jax.config.jax_enable_x64, "differences of gradients need double precision"
     center = np.asarray(center)
 
-    def evaluate(coordinates: np.ndarray) -> LikelihoodGradient:
+    statistics = weigh(problem, ratios, moments) if problem.likelihood.n_dense > MANY_DENSE else None
+
+    def evaluate(coordinates: np.ndarray) -> LikelihoodGradient | ScaleGradient:
+        if statistics is not None:
+            return jax.tree.map(np.asarray, scale_gradient(problem, statistics, coordinates))
         return jax.tree.map(np.asarray, likelihood_gradient(problem, ratios, moments, coordinates))
 
     middle, hessian, jacobian = evaluate(center), [], []

@@ -102,6 +102,7 @@ def approximate_hyperparameters(
     medians = jnp.repeat(jnp.asarray(log_medians)[:, None], n_features, axis=1)
     coordinates = to_coordinates(problem.participant_scale, medians)
     objective: RatioObjective | None = None
+    on_iteration("compiling, then searching the modes of the scales")
     for iteration in range(SETTINGS.max_iterations):
         prior = prior_at(problem.hierarchy, center)
         likelihood, conditioned = expand_at_modes(problem, ratios, moments, prior, coordinates)

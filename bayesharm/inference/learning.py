@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from bayesharm.inference.importance import log_importance_weights, log_prior, qu
 from bayesharm.inference.joint import JointDraws, center_ratios, compile_chain, sample_joint
 from bayesharm.inference.placement import place_importance_samples, prior_at
 from bayesharm.inference.variance_ratios import (
+    RatioObjective,
     RatioPosterior,
     fit_variance_ratios,
     marginal_objective,
@@ -125,13 +127,16 @@ def learn_by_importance(
     mode, ratios = approximation.mode, approximation.ratios.mean
     eta_sd = np.sqrt((approximation.factor**2).sum(1))[: hierarchy.n_scales].clip(0, hierarchy.eta_sd)
     start = (approximation.likelihood.center,)
+    on_iteration(f"{N_SAMPLES:,} importance samples of each of {len(features)} features")
     sample, _ = place_importance_samples(problem, moments, mode, eta_sd, ratios, keys, N_SAMPLES, start)
     covariance = approximation.ratios.covariance
     if problem.is_free.any():
         prior = prior_at(hierarchy, mode)
         objective = marginal_objective(problem, moments, sample, prior, n_independent_features)
+        objective = _reported(objective, on_iteration)
         ratios = fit_variance_ratios(problem, objective, ratios)
         covariance = variance_ratio_covariance(problem, objective, ratios)
+    on_iteration("hyperparameters from the importance samples")
     log_weights = log_importance_weights(problem, ratios, moments, sample)
     target = plain_target(problem.log_medians, quadratic_features(np.asarray(sample.log_scales)), log_weights)
     laplace = find_mode(hierarchy, target, mode[:, None])
@@ -151,6 +156,17 @@ def learn_by_importance(
     posterior = _with_noise_ratios(problem, RatioPosterior(ratios, covariance, n_independent_features), eta)
     eta -= problem.half_log_lambda(posterior.mean)
     return Hyperparameters(eta, np.exp(log_omega), posterior, log_evidence, n_features, 0, 1.0, is_reliable), is_reliable
+
+
+def _reported(objective: RatioObjective, report: Callable[[str], object]) -> RatioObjective:
+    """Report each evaluation: with many dense effects one takes seconds."""
+    number = count(1)
+
+    def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
+        report(f"variance ratios of the scanners, evaluation {next(number)}")
+        return objective.value_and_gradient(position)
+
+    return objective._replace(value_and_gradient=value_and_gradient)
 
 
 def _with_noise_ratios(problem: Problem, posterior: RatioPosterior, eta: np.ndarray) -> RatioPosterior:

@@ -19,6 +19,12 @@ from bayesharm.model.formula.text import covariate_columns, parse_formula
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import FEATURE_SCALINGS, GAINS, LIKELIHOODS, NOISE_RATIOS, ModelSpec
 
+# Options of a fit on which its model depends: the parameters of `configure_model`.
+MODEL_OPTIONS = (
+    "covariates", "formula", "protocol", "reference", "feature_scaling", "gain", "time", "noise_weight", "noise_ratio",
+    "likelihood",
+)  # fmt: skip
+
 
 def configure_model(
     model: str | ModelSpec,

@@ -94,6 +94,8 @@ class Design:
         Standardization of the numeric columns.
     notes : tuple of str
         Sentences about scans, levels and factors that were left out, and why.
+    cost : tuple of str
+        A sentence on the time of a fit, if many effects are dense.
     """
 
     spec: ModelSpec
@@ -125,6 +127,7 @@ class Design:
     single_scan_scale: int
     standards: Standards
     notes: tuple[str, ...]
+    cost: tuple[str, ...]
 
     @property
     def covariates(self) -> tuple[Covariate, ...]:
@@ -259,7 +262,7 @@ def build_design(
     noise_scale = np.array([index.get(Scale(NOISE_RATIO, name), -1) for name in study.scanners])
     has_repeats = np.isin(np.arange(len(study.scanners)), scanner[study.is_traveler & study.is_repeat_scanned])
 
-    ordered = tuple(columns[k] for k in order)
+    ordered, n_dense = tuple(columns[k] for k in order), int((~is_eliminated).sum())
     of_scanner = columns_of_scanners(ordered, matrix, scanner, spec)
     return Design(
         spec=spec,
@@ -276,7 +279,7 @@ def build_design(
         correlations=correlations,
         has_gain=np.concatenate([np.full(len(term.columns), term.has_gain) for term in terms])[order],
         gain_is_known=has_repeats,
-        n_dense=int((~is_eliminated).sum()),
+        n_dense=n_dense,
         scan_weight=noise.scan_weight,
         scan_class=noise.scan_class,
         class_scanner=noise.class_scanner,
@@ -290,7 +293,8 @@ def build_design(
         site_travelers=tuple(sorted(study.table.participant_id[study.is_site_traveler].unique())),
         single_scan_scale=single_scan_scale,
         standards=standards,
-        notes=(*notes, *term_notes, *covariate_notes(standards.covariates), *notes_on_cost(terms, is_eliminated)),
+        notes=(*notes, *term_notes, *covariate_notes(standards.covariates)),
+        cost=tuple(notes_on_cost([column.family for column in ordered[:n_dense]])),
     )
 
 

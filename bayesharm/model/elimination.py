@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,17 +41,13 @@ def choose_eliminated(terms: Sequence[Term], spec: ModelSpec) -> np.ndarray:
     return best
 
 
-def notes_on_cost(terms: Sequence[Term], is_eliminated: np.ndarray) -> list[str]:
-    """Say what families cost that overlap with larger ones."""
-    n_dense = int((~is_eliminated).sum())
-    if n_dense <= MANY_DENSE:
+def notes_on_cost(families: Sequence[str]) -> list[str]:
+    """Say what families cost that overlap with larger ones, given the family of each dense column."""
+    if len(families) <= MANY_DENSE:
         return []
-    start, largest = 0, ("", 0)
-    for term in terms:
-        n = int((~is_eliminated[start : start + len(term.columns)]).sum())
-        largest, start = max(largest, (term.name, n), key=lambda pair: pair[1]), start + len(term.columns)
+    largest, n_largest = Counter(families).most_common(1)[0]
     return [
-        f"{n_dense} effects are solved together, {largest[1]} of them {largest[0]} effects, which share scans with larger "
+        f"{len(families)} effects are solved together, {n_largest} of them {largest} effects, which share scans with larger "
         f"families. The time of a fit grows with the square of this number at least: about "
-        f"{(n_dense / 20) ** 2:,.0f} times that of 20 effects."
+        f"{(len(families) / 20) ** 2:,.0f} times that of 20 effects."
     ]

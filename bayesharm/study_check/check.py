@@ -14,13 +14,14 @@ from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.scans import read_scans
 from bayesharm.data.screening.screen import accept_findings, screen_scans
+from bayesharm.data.screening.words import is_age
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
-from bayesharm.model.catalog import AUTO
+from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.configure import chosen_spec, screen_study
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
-from bayesharm.study_check.columns import describe_columns, protocol_columns, usual_covariates
+from bayesharm.study_check.columns import describe_columns, growing_ages, protocol_columns, usual_covariates
 from bayesharm.study_check.conclusion import DEFAULT_REFERENCE, NO_VERDICT, conclude
 from bayesharm.study_check.confounding import find_confounding
 from bayesharm.study_check.counts import count_scans
@@ -80,19 +81,24 @@ def check(
 
     Raises
     ------
-    InputError
-        The scans table or the formula cannot be read.
+    InputError, ModelError
+        The scans table, the model or the formula cannot be read.
     """
+    name = model.name if isinstance(model, ModelSpec) else model
+    own = load_model(model) if isinstance(model, str) and model != AUTO else model  # refused before the table is read
     scans = dataset.scans if isinstance(dataset, Dataset) else _read_scans(dataset, columns)
     features = dataset.features if isinstance(dataset, Dataset) else None
     advice = recommend(scans, time)
-    chosen = chosen_spec(advice) if model == AUTO else model
+    chosen = own if isinstance(own, ModelSpec) else chosen_spec(advice)
     options = _options(chosen, covariates, formula, protocol, reference, time, noise_weight)
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
-    times = [advice.time, *(family.slope for family in layout.spec.slopes)]  # bayesharm adds them to the covariates
-    usual = [] if advice.model == "traveling" or named else usual_covariates(scans.drop(columns=times, errors="ignore"))
+    others = scans.drop(columns=advice.time, errors="ignore")
+    times = list(dict.fromkeys(family.slope for family in layout.spec.slopes))  # bayesharm adds them to the covariates
+    within_people = advice.model == "traveling" or layout.spec.participants == "travelers"
+    usual = [] if within_people or named else usual_covariates(others, times)
+    growing = [name for name in growing_ages(scans, times) if name in named or not (named or any(map(is_age, usual)))]
     if findings is None:
         findings = _screen(dataset, scans, layout.spec, accept)
         usual, others = _screen_usual(scans, usual)
@@ -123,8 +129,9 @@ def check(
         caveats=caveats,
     )
     offered = factors if len(result.links.shared) >= MIN_SCANNERS and not layout.spec.factors else []
-    name = chosen if isinstance(chosen, str) else chosen.name
-    return replace(result, verdict=conclude(result, advice, name, options, usual, offered, source))
+    asked = advice.model if name == AUTO else name
+    used = asked if layout.is_chosen else advice.model
+    return replace(result, verdict=conclude(result, advice, asked, used, options, usual, offered, growing, source))
 
 
 def _read_scans(source: TableSource, columns: Mapping[str, str] | None) -> pd.DataFrame:
@@ -152,7 +159,7 @@ def _forecast(
 
 
 def _options(
-    model: str | ModelSpec,
+    model: ModelSpec,
     covariates: Sequence[str],
     formula: str,
     protocol: Sequence[str],
@@ -160,21 +167,16 @@ def _options(
     time: str | None,
     noise_weight: str | None,
 ) -> dict[str, Any]:
-    """Choices of the user; a specification brings its own."""
-    options: dict[str, Any] = {
-        "covariates": (covariates,) if isinstance(covariates, str) else tuple(covariates),
-        "formula": formula,
+    """Choices of the user, or else those of the model."""
+    named = (covariates,) if isinstance(covariates, str) else tuple(covariates)
+    return {
+        "covariates": named or model.covariates,
+        "formula": formula or model.formula,
         "protocol": tuple(protocol),
-        "reference": reference,
+        "reference": reference or (model.reference if model.reference != DEFAULT_REFERENCE else None),
         "time": time,
-        "noise_weight": noise_weight,
+        "noise_weight": noise_weight or model.noise_weight or None,
     }
-    if isinstance(model, ModelSpec):
-        options["covariates"] = options["covariates"] or model.covariates
-        options["formula"] = formula or model.formula
-        options["noise_weight"] = noise_weight or model.noise_weight or None
-        options["reference"] = reference or (model.reference if model.reference != DEFAULT_REFERENCE else None)
-    return options
 
 
 def _screen(

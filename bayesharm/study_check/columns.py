@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.scans import CANONICAL
-from bayesharm.data.screening.words import to_days
+from bayesharm.data.screening.words import is_age, to_days
 from bayesharm.model.catalog import load_model
 
 # Names of columns, in lower case and without blanks, points and underscores.
@@ -75,14 +75,33 @@ def describe_columns(scans: pd.DataFrame, covariates: Sequence[str] = ()) -> tup
     return tuple(each for each in found if each is not None)
 
 
-def usual_covariates(scans: pd.DataFrame) -> list[str]:
-    """Return the columns of age and sex that can be covariates as they are: complete, and not the same for everybody."""
-    names = [str(name) for name in scans if name not in CANONICAL]
-    chosen = []
-    for pattern in (AGE, SEX):
-        usable = [n for n in names if pattern.fullmatch(_plain(n)) and scans[n].notna().all() and scans[n].nunique() > 1]
-        chosen += usable[:1]
-    return chosen
+def usual_covariates(scans: pd.DataFrame, times: Sequence[str] = ()) -> list[str]:
+    """Return the columns of age and sex that can be covariates as they are: complete, and not the same for everybody.
+
+    Parameters
+    ----------
+    scans : DataFrame
+    times : sequence of str
+        Columns on which trajectories depend. The age beside them is that at the first scan, the same in all scans of a
+        person, or none if the time is an age itself.
+    """
+    names = [str(name) for name in scans if name not in (*CANONICAL, *times)]
+    usable = [name for name in names if scans[name].notna().all() and scans[name].nunique() > 1]
+    ages = [name for name in usable if AGE.fullmatch(_plain(name)) or (times and is_age(name))]
+    if times:
+        ages = [] if any(map(is_age, times)) else [name for name in ages if not _grows(scans, name)]
+    return ages[:1] + [name for name in usable if SEX.fullmatch(_plain(name))][:1]
+
+
+def growing_ages(scans: pd.DataFrame, times: Sequence[str]) -> list[str]:
+    """Return the ages that grow with the time of trajectories, unless this is an age itself."""
+    if not times or any(map(is_age, times)):
+        return []
+    return [name for name in map(str, scans) if is_age(name) and _grows(scans, name)]
+
+
+def _grows(scans: pd.DataFrame, name: str) -> bool:
+    return bool((scans.groupby("participant_id")[name].nunique() > 1).any())
 
 
 def protocol_columns(scans: pd.DataFrame, protocol: Sequence[str] = ()) -> list[str]:

@@ -16,10 +16,12 @@ NO_VERDICT = say.Verdict("", "", "", (), (), (), "")
 def conclude(
     result: StudyCheck,
     advice: Recommendation,
-    chosen: str,
+    asked: str,
+    used: str,
     options: dict[str, Any],
     usual: Sequence[str],
     protocol: Sequence[str],
+    growing: Sequence[str],
     source: str,
 ) -> say.Verdict:
     """Draw the conclusions of a check.
@@ -29,14 +31,17 @@ def conclude(
     result : StudyCheck
         Without a verdict.
     advice : Recommendation
-    chosen : str
-        Name of the model that the user chose, or that is recommended.
+    asked, used : str
+        The model that the user chose, or the recommended one; and the model of the numbers and the command: the same if it
+        accepts the study.
     options : dict
         `covariates`, `formula`, `protocol`, `reference`, `time` and `noise_weight`, as the user chose them.
     usual : sequence of str
         Covariates that the table offers, and that the user did not choose.
     protocol : sequence of str
         Columns that describe the scanners, and that the user did not choose.
+    growing : sequence of str
+        Ages that grow with the time of trajectories, where they are a covariate or the table has no other age.
     source : str
         As in :func:`bayesharm.check`.
     """
@@ -47,21 +52,21 @@ def conclude(
     disorder = say.on_disorder(result.counts, result.precision, reference or DEFAULT_REFERENCE)
     confounding, precision = say.on_confounding(result.confounding), say.on_precision(result.precision)
     gains, findings = say.on_gains(result.gains, separable), say.on_findings(result.findings)
-    on_model = say.on_model(advice, chosen, protocol if advice.model != "cohort" else [], usual)
-    model = chosen if chosen in ("protocol",) else advice.model
+    on_model = say.on_model(advice, asked, used, protocol if advice.model != "cohort" else [], usual)
+    on_model += say.on_growing_ages(growing)
     command = say.next_command(
         source,
         {
-            "model": model,
+            "model": used,
             "reference": reference,
-            "time": advice.time if model == advice.model else "",
+            "time": advice.time if used == advice.model else options["time"],
             "covariates": list(options["covariates"] or usual),
             "formula": options["formula"],
             "noise_weight": options["noise_weight"],
-            "protocol": list(options["protocol"]) if model == "protocol" else [],
+            "protocol": list(options["protocol"]) if used == asked else [],
         },
     )
-    other_model = on_model[:1] if chosen not in (advice.model, "protocol") else []
+    other_model = on_model[:1] if asked not in (advice.model, "protocol") else []
     short = (*separation[:1], *disorder[:1], *precision, *other_model, *findings)[:4]
     return say.Verdict(
         separable=separable,

@@ -62,32 +62,37 @@ class Layout:
         None if no model accepts the study.
     refusal : Finding or None
         The reason why a fit of the chosen model would be refused.
+    is_chosen : bool
+        Whether `spec` is the chosen model, perhaps with another reference diagnosis.
     """
 
     spec: ModelSpec
     design: Design | None
     refusal: Finding | None
+    is_chosen: bool
 
 
-def lay_out(scans: pd.DataFrame, model: str | ModelSpec, advice: Recommendation, options: dict[str, Any]) -> Layout:
+def lay_out(scans: pd.DataFrame, model: ModelSpec, advice: Recommendation, options: dict[str, Any]) -> Layout:
     """Lay out a study for the chosen model; if that is refused, for the nearest model that accepts it.
 
     Parameters
     ----------
     scans : DataFrame
-    model : str or ModelSpec
+    model : ModelSpec
     advice : Recommendation
     options : dict
         `covariates`, `formula`, `protocol`, `reference`, `time` and `noise_weight` of :func:`bayesharm.fit`.
     """
     refusal: Finding | None = None
-    for name, changed in [(model, options), *_nearest(advice, options)]:
+    with_reference = {**options, "reference": options.get("reference") or advice.reference or None}
+    candidates: list[tuple[str | ModelSpec, dict[str, Any]]] = [(model, options), (model, with_reference)]
+    for near, changed in (*candidates, *_nearest(advice, options)):
         try:
-            spec = configure_model(name, scans, **changed)
-            return Layout(spec, build_design(scans, spec), refusal)
+            spec = configure_model(near, scans, **changed)
+            return Layout(spec, build_design(scans, spec), refusal, near is model)
         except BayesharmError as error:
             refusal = refusal or _as_finding(error)
-    return Layout(load_model(advice.model), None, refusal)
+    return Layout(load_model(advice.model), None, refusal, False)
 
 
 def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

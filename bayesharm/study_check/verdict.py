@@ -190,20 +190,22 @@ def on_gains(gains: pd.DataFrame | None, separable: str) -> list[str]:
     return [f"What would help most: two more travelers, one scan each on {both}. This {change}."]
 
 
-def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covariates: Sequence[str]) -> list[str]:
+def on_model(advice: Recommendation, asked: str, used: str, protocol: Sequence[str], covariates: Sequence[str]) -> list[str]:
     """Name the model to use, and why, and what else the table offers.
 
     Parameters
     ----------
     advice : Recommendation
-    chosen : str
-        The model that the user chose.
+    asked, used : str
+        The model that the user chose, and that of the numbers and the command.
     protocol, covariates : sequence of str
         Columns of the table that the user did not choose, and could.
     """
     sentences = [f"Model to use: {advice.model}, because {advice.why}.", *advice.doubts]
-    if chosen not in (advice.model, "protocol"):
-        sentences.append(f"The numbers here are those of the model {chosen}, which was asked for.")
+    if used != asked:
+        sentences.append(f"A fit of {asked} would be refused (see below): the numbers and the command are those of {used}.")
+    elif asked not in (advice.model, "protocol"):
+        sentences.append(f"The numbers and the command are those of the model {asked}, which was asked for.")
     if protocol:
         sentences.append(
             f"The table also describes the scanners ({listed(protocol)}): --model protocol divides measurement bias into "
@@ -215,6 +217,16 @@ def on_model(advice: Recommendation, chosen: str, protocol: Sequence[str], covar
             "sampling bias."
         )
     return sentences
+
+
+def on_growing_ages(ages: Sequence[str]) -> list[str]:
+    """Say what to do with ages that grow with the time of trajectories."""
+    return [
+        f"The column {name} grows over the scans of a person, like the time: beside it, the effect of time would not be the "
+        "change of the population. Make a column of everybody's age at the first scan, such as baseline_age, and name it "
+        "with --covariates."
+        for name in ages
+    ]
 
 
 def on_findings(findings: Sequence[Finding]) -> list[str]:
