@@ -25,6 +25,7 @@ from filelock import FileLock
 from killed import contents
 
 import bayesharm
+from bayesharm.algorithms import programs
 from bayesharm.algorithms.random_streams import Stage
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.fitting import scheduler
@@ -47,6 +48,8 @@ MODEL = "traveling"
 FIT = """
 import sys
 import bayesharm
+from bayesharm.algorithms.programs import cache_programs
+cache_programs()  # programs of this session need not be compiled again
 dataset = bayesharm.load_dataset(sys.argv[1] + "/scans.csv", sys.argv[1] + "/features.npy")
 bayesharm.fit(dataset, "traveling", seed=1, out=sys.argv[2], block_size=2, hyper_features=32)
 """
@@ -82,8 +85,8 @@ def fit(study, out, **options):
 
 @pytest.fixture(scope="module")
 def whole(study, tmp_path_factory):
-    """The run folder of a fit that nothing interrupted; beside it, what its samplers found."""
-    out, recorded = tmp_path_factory.mktemp("whole") / "run", {}
+    """The run folder of a fit that nothing interrupted; beside it, what its samplers found, and what happened when."""
+    out, recorded, events = tmp_path_factory.mktemp("whole") / "run", {}, []
     learn, sample = scheduler._learn, BlockSampler.sample
 
     def learned(*args):
@@ -92,7 +95,9 @@ def whole(study, tmp_path_factory):
         return hyper, draws
 
     def sampled(self, block, retry=0):
+        events.append(["starts", int(block[0])])
         found = sample(self, block, retry)
+        events.append(["ends", int(block[0])])
         if self.ratios.log_noise.any():  # not what is only compiled
             recorded.update({f"{retry}-{block[0]}-{name}": array for name, array in found.items()})
         return found
@@ -100,8 +105,9 @@ def whole(study, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "_learn", learned)
         patch.setattr(BlockSampler, "sample", sampled)
-        fit(study, out)
+        fit(study, out, progress=lambda stage, done, *_: events.append([stage, done]))
     np.savez(out.with_name("recorded.npz"), **recorded)
+    out.with_name("events.json").write_text(json.dumps(events))
     assert {path.name for path in out.iterdir()} == {"posterior.zarr", "run.json"}
     return out
 
@@ -121,20 +127,11 @@ def stop():
     raise KeyboardInterrupt
 
 
-def test_the_first_block_alone_then_the_others_and_progress_between(study, monkeypatch):
+def test_the_first_block_alone_then_the_others_and_progress_between(whole):
     """The first compiles the program of all; what is finished is told, and kept, while others are still at work."""
-    events, sample = [], BlockSampler.sample
-
-    def recorded(self, block, retry=0):
-        events.append(("starts", block[0]))
-        found = sample(self, block, retry)
-        events.append(("ends", block[0]))
-        return found
-
-    monkeypatch.setattr(BlockSampler, "sample", recorded)
-    fit(study, None, progress=lambda stage, done, *_: events.append((stage, done)))
-    assert events.index(("ends", 0)) < events.index(("features", 0))  # while hyperparameters are learned
-    assert events.index(("features", 2)) < events.index(("starts", 94))
+    events = json.loads(whole.with_name("events.json").read_text())
+    assert events.index(["ends", 0]) < events.index(["features", 0])  # while hyperparameters are learned
+    assert events.index(["features", 2]) < events.index(["starts", 94])
 
 
 @pytest.mark.slow
@@ -474,12 +471,12 @@ def test_memory_does_not_grow(study, tmp_path):
 
 
 def test_what_does_not_converge_is_run_three_times_and_marked(study):
-    """Eight draws of each chain can never be 400 effective ones."""
+    """Two thousand draws can never be 10,000 effective ones."""
     stages: list[str] = []
-    posterior = fit(study, None, draws=8, progress=lambda stage, *_: stages.append(stage))
+    posterior = fit(study, None, draws=125, target_ess=10_000, progress=lambda stage, *_: stages.append(stage))
     assert list(dict.fromkeys(stages)) == ["hyperparameters", "features", "second run", "third run"]
     scales = posterior.tree["scales"].to_dataset()
-    assert not scales["converged"].values.any() and (scales["n_draws"] == 4 * 8 * 4).all()
+    assert not scales["converged"].values.any() and (scales["n_draws"] == 4 * 125 * 4).all()
     assert "96 of 96 features have NOT converged" in str(bayesharm.summarize(posterior))
     assert sample_block.n_compiled == 1  # one program: for the one that was compiled ahead, and all parts of all runs
 
@@ -488,26 +485,31 @@ def test_more_features_need_no_more_programs(study):
     """Of a fit after the first only the chain of the hyperparameters, whose program is made for each, is compiled."""
     dataset, compiled = bayesharm.load_dataset(study / "scans.csv", study / "features.npy"), []
 
+    def executables():
+        return {id(each): each for program in programs._PROGRAMS for each in program._executables.values()}
+
     def listen(event, seconds, **about):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(about.get("fun_name"))
 
     fewer = replace(dataset, features=dataset.features.take(dataset.features.names[:50]))
+    bayesharm.fit(fewer, MODEL, seed=1, **SETTINGS)
+    before = executables()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        bayesharm.fit(fewer, MODEL, seed=1, block_size=2, hyper_features=48)
-        assert compiled
-        compiled.clear()
-        bayesharm.fit(dataset, MODEL, seed=1, block_size=2, hyper_features=48)
-        assert len(compiled) <= 1, compiled
+        jax.jit(lambda x: x + 1)(1.0)
+        assert len(compiled) == 1
+        bayesharm.fit(dataset, MODEL, seed=1, **SETTINGS)
+        assert len(compiled) <= 2, compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+    assert before and len(executables().keys() - before.keys()) <= 1  # nor was one read from the folder
 
 
-def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch):
+def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, whole, monkeypatch):
     """As if its density were not finite; it is not one of those that teach what all share."""
-    before, moments = fit(study, None, hyper_features=48), FitContext.moments
-    learners = np.sort(np.random.default_rng([1, Stage.SAMPLE]).choice(96, 48, replace=False))
+    before, moments = bayesharm.load_posterior(whole), FitContext.moments
+    learners = np.sort(np.random.default_rng([1, Stage.SAMPLE]).choice(96, SETTINGS["hyper_features"], replace=False))
     good = before.tree["scales"]["n_draws"].values == 4 * 125  # others are run again, then in other blocks
     bad = next(k for k in range(96) if k not in learners and good[k])
 
@@ -517,7 +519,7 @@ def test_a_feature_that_fails_is_marked_and_reaches_no_other(study, monkeypatch)
         return found.from_arrays(spoiled), standard
 
     monkeypatch.setattr(FitContext, "moments", with_nan)
-    after = fit(study, None, hyper_features=48)
+    after = fit(study, None)
     reason = after.tree["scales"]["reason"].values
     assert REASONS[reason[bad]] == "not finite" and not np.delete(reason, bad).any()
     diagnostic = bayesharm.summarize(after).diagnostics[0]
