@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ settings.register_profile("bayesharm", derandomize=True, deadline=None)
 settings.load_profile("bayesharm")
 
 # Files that take longest, longest first, so that no process waits for another at the end.
-LONGEST = ("cli", "resume", "population_structure", "reference", "evaluate", "labels", "notebooks", "joint", "protocol")
+LONGEST = (
+    "cli", "reference", "resume", "population_structure", "evaluate", "student_t", "labels", "noise_ratio", "missing",
+    "protocol", "joint", "notebooks", "gain", "devices", "models_command",
+)  # fmt: skip
 
 N_SMALL = 100  # features of `small_study`: with few of them the hyperparameters are hardly known
 
@@ -38,6 +41,15 @@ def _keep_programs() -> None:
     from bayesharm.algorithms.programs import cache_programs
 
     cache_programs()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drop_programs() -> Iterator[None]:
+    """Drop what a file has compiled from memory; what another one needs of it is read from the folder."""
+    from bayesharm.algorithms.programs import clear_programs
+
+    yield
+    clear_programs()
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ def sample_joint(
         on_segment(f"{k * n_draws * n_chains:,} draws: R-hat {rhat:.3f}, effective sample size {ess:,.0f}")
         if is_enough:
             break
-    return draws
+    return draws._replace(scales=ScaleDraws(*map(jnp.asarray, draws.scales)))
 
 
 def compile_chain(problem: Problem, moments: Moments, n_draws: int) -> None:
@@ -266,20 +266,23 @@ def adapt_whitening(problem: Problem, whitening: Whitening, segment: _Segment) -
 
 
 def _join(problem: Problem, segments: list[_Segment]) -> JointDraws:
-    """Join the draws of segments."""
+    """Join the draws of segments; in NumPy, since JAX would compile its operations for every number of segments."""
     (eta, omega_excess, raw, log_scales), diverging, n_steps = jax.tree.map(
         lambda *parts: np.concatenate(parts, axis=1), *[segment[:3] for segment in segments]
     )
+    parts = np.split(omega_excess, len(segments), axis=1)
+    log_omega = np.concatenate([np.asarray(problem.hierarchy.log_omega(part)) for part in parts], axis=1)
     n_features = log_scales.shape[-1]
     counts = diverging & (diverging.mean() > SCHEDULE.max_divergent)  # a divergence counts for every feature
-    scales = ScaleDraws(
-        log_scales=jnp.asarray(log_scales),
-        diverging=jnp.repeat(counts[..., None], n_features, axis=2),
-        n_steps=jnp.repeat(n_steps[..., None], n_features, axis=2),
-        log_weights=jnp.full((N_SAMPLES, n_features), np.nan),
-        last=jnp.asarray(log_scales[:, -1]),
-    )
-    return JointDraws(eta, np.asarray(problem.hierarchy.log_omega(omega_excess)), raw, scales, int(diverging.sum()))
+    arrays: dict[str, Any] = {
+        "log_scales": log_scales,
+        "diverging": np.repeat(counts[..., None], n_features, axis=2),
+        "n_steps": np.repeat(n_steps[..., None], n_features, axis=2),
+        "log_weights": np.full((N_SAMPLES, n_features), np.nan),
+        "last": log_scales[:, -1],
+    }
+    scales = ScaleDraws(**arrays)
+    return JointDraws(eta, log_omega, raw, scales, int(diverging.sum()))
 
 
 def center_ratios(problem: Problem, raw: np.ndarray) -> np.ndarray:

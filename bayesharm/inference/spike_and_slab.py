@@ -216,11 +216,14 @@ def feature_inclusion(
     center = jnp.broadcast_to(jnp.asarray(prior.mean)[:, None], (len(prior.mean), len(keys)))
     modes = find_modes(problem, ratios, moments, prior, to_coordinates(problem.participant_scale, center))
     sample = draw_importance_sample(keys, (modes,), n_samples, problem.participant_scale)
-    masks = jnp.concatenate([jnp.ones_like(masks[:1]), masks])
-    log_weights = masked_log_weights(problem, ratios, moments, sample, (modes,), masks)
-    return tuple(
-        inclusion_probabilities(
-            problem.hierarchy, sample.log_scales, log_weights[np.array([0, k])], masks[np.array([0, k])], evidence
-        )
-        for k, evidence in enumerate(evidences, start=1)
-    )
+    everything = jnp.ones_like(masks[:1])
+    log_weights = masked_log_weights(problem, ratios, moments, sample, (modes,), jnp.concatenate([everything, masks]))
+
+    def of_mask(found: tuple[Array, Array, Evidence]) -> InclusionProbabilities:
+        without, mask, evidence = found
+        weights, both = jnp.stack([log_weights[0], without]), jnp.stack([everything[0], mask])
+        return inclusion_probabilities(problem.hierarchy, sample.log_scales, weights, both, evidence)
+
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *evidences)
+    found = jax.lax.map(of_mask, (log_weights[1:], masks, stacked))  # compiled once, not for each mask
+    return tuple(InclusionProbabilities(*(part[k] for part in found)) for k in range(len(evidences)))
