@@ -575,7 +575,7 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_recovers_the_truth_and_leaves_its_results(tmp_path):
-    text = run("demo", "--edges", 60, "--out", tmp_path / "demo").output
+    text = run("demo", "--edges", 130, "--out", tmp_path / "demo").output
     for part in (
         "typical",
         "Size of each source",

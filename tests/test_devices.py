@@ -32,7 +32,7 @@ np.savez(sys.argv[2], **sample(sys.argv[1], 32))
 def sample(folder, block_size):
     """Summaries of a block under a prior that means nothing, on all devices there are."""
     dataset = bayesharm.load_dataset(f"{folder}/scans.csv", f"{folder}/features.npy")
-    design = build_design(dataset.scans, load_model("traveling"))
+    design = build_design(dataset.scans, load_model("traveling_and_cohort"))
     devices = find_devices("cpu")
     with devices.in_use("float64"):
         problem = make_problem(design)
