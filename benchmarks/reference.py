@@ -23,7 +23,7 @@ from bayesharm.model.design import build_design
 from bayesharm.reference_models.numpyro_model import sample_explicit
 
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 700, 1500
-LONGER = {"protocol": (1500, 4000)}  # warmup and draws: five scanners hardly tell factors apart, and chains move slowly
+LONGER = {"protocol": (2000, 8000)}  # warmup and draws: five scanners hardly tell factors apart, and chains move slowly
 FEWER = {"protocol": 8, "longitudinal": 8}  # features, so that the test, which samples them together, is short
 
 
