@@ -182,7 +182,7 @@ def fit(
         from bayesharm.study_check.check import check as check_study
 
         chosen, on_choice = resolve_model(model, dataset.scans, time)
-        for sentence in on_choice:
+        for sentence in on_choice or (f"Model {model}, as asked.",):
             progress.say(sentence)
         spec = configure_model(
             chosen, dataset, covariates=opt.split_names(covariates), formula=formula, protocol=opt.split_names(protocol),

@@ -201,11 +201,14 @@ def on_model(advice: Recommendation, asked: str, used: str, protocol: Sequence[s
     protocol, covariates : sequence of str
         Columns of the table that the user did not choose, and could.
     """
-    sentences = [f"Model to use: {advice.model}, because {advice.why}.", *advice.doubts]
+    reason = f"{advice.model}, because {advice.why}."
+    if asked == advice.model:
+        sentences = [f"Model to use: {reason}"]
+    else:
+        sentences = [f"Model: {asked}, as asked.", *([] if asked == "protocol" else [f"check recommends {reason}"])]
+    sentences += advice.doubts
     if used != asked:
-        sentences.append(f"A fit of {asked} would be refused (see below): the numbers and the command are those of {used}.")
-    elif asked not in (advice.model, "protocol"):
-        sentences.append(f"The numbers and the command are those of the model {asked}, which was asked for.")
+        sentences.append(f"A fit of {asked} would be refused (see below): the numbers are those of {used}.")
     if protocol:
         sentences.append(
             f"The table also describes the scanners ({listed(protocol)}): --model protocol divides measurement bias into "
