@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -15,12 +15,20 @@ class BayesharmError(Exception):
         The problem, in one sentence.
     got, expected, do : str, optional
         The input as it is, the input as it should be, and the user's next step.
+    problems : sequence of Problem, optional
+        Several problems together, of which `what` gives the number.
     """
 
-    def __init__(self, what: str, *, got: str = "", expected: str = "", do: str = ""):
-        self.what, self.got, self.expected, self.do = what, got, expected, do
+    def __init__(self, what: str, *, got: str = "", expected: str = "", do: str = "", problems: Sequence[Problem] = ()):
+        self.what, self.got, self.expected, self.do, self.problems = what, got, expected, do, tuple(problems)
         parts = [("got", got), ("expected", expected), ("do this", do)]
-        super().__init__("\n".join([what] + [f"  {name}: {text}" for name, text in parts if text]))
+        lines = [f"  {name}: {text}" for name, text in parts if text]
+        super().__init__("\n".join([what, *([numbered(problems)] if problems else []), *lines]))
+
+    @property
+    def brief(self) -> str:
+        """The problem, or all of them, without the other parts."""
+        return " ".join([self.what, *(each.what for each in self.problems)])
 
 
 class InputError(BayesharmError, ValueError):

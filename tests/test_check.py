@@ -550,15 +550,15 @@ def test_the_next_command_names_the_model_that_was_asked_for(folder, tmp_path, m
         (folder / "both.csv", "mine", 0, "--model mine --covariates age,sex"),
         (folder / "both.csv", "cohort", 0, "--model cohort --covariates age,sex"),
         (folder / "both.csv", "traveling", 0, "--model traveling --seed 1"),
-        ("relabelled.csv", "mine", 1, "--model mine --covariates age,sex --reference Control"),
-        (folder / "cohort only.csv", "traveling", 1, "--model cohort --covariates age,sex"),
+        ("relabelled.csv", "mine", 1, "Add --reference Control if that is the reference group"),
+        (folder / "cohort only.csv", "traveling", 1, "Correct the errors"),
     ):
         result = CliRunner().invoke(app, ["check", str(table), "--model", model])
         words, command = (" ".join(part.replace("\\\n", "").split()) for part in result.output.split("Next\n"))
         assert result.exit_code == code and told in command, result.output
-        assert "Model to use: traveling_and_cohort" in words or table == folder / "cohort only.csv"
-        is_used = f"--model {model} " in command
-        assert (f"those of the model {model}, which" if is_used else f"A fit of {model} would be refused") in words
+        recommended = "cohort" if table == folder / "cohort only.csv" else "traveling_and_cohort"
+        assert f"Model: {model}, as asked. - check recommends {recommended}, because" in words
+        assert (f"A fit of {model} would be refused" in words) == (recommended == "cohort")
 
 
 @pytest.mark.parametrize("command", ["fit", "check", "evaluate"])
@@ -577,10 +577,22 @@ def test_a_wrong_model_is_refused_before_the_tables_are_read(command, tmp_path, 
         assert message in result.output.lower() and "absent" not in result.output
 
 
+def test_a_refused_study_has_its_errors_at_the_end(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    arguments = ["both.csv", "both.npy", "--formula", "height + bs(sex, df=4)"]
+    lines = CliRunner().invoke(app, ["check", *arguments]).output.splitlines()
+    starts = [k for k, line in enumerate(lines) if line == "Errors: a fit refuses this study (2)"]
+    assert len(starts) == 2 and lines[lines.index("Next") + 1].strip().startswith("Correct the errors")
+    of_sex = " - The column 'sex' of the formula is not a number."
+    assert lines[starts[1] + 1] == " - The scans table has no column 'height', which the formula uses."
+    assert lines[starts[1] + 2] == of_sex and not "".join(lines[starts[1] + 3 :]).strip()
+    assert any(line.startswith(of_sex + " Found: ") for line in lines) and "bayesharm fit" not in "".join(lines)
+
+
 def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch):
     monkeypatch.chdir(folder)
     table = pd.read_csv("both.csv").rename(columns={"participant_id": "identifier of the participant"})
-    table.assign(**{f"thickness {k}": 1.0 * np.arange(len(table)) ** k for k in range(1, 5)}).to_csv("wide.csv", index=False)
+    table.assign(**{f"thickness {k}": np.cos(k * np.arange(len(table))) for k in range(1, 5)}).to_csv("wide.csv", index=False)
     options = [word for k in range(1, 5) for word in ("--features", f"thickness {k}")]
     options += ["--participant", "identifier of the participant"]
     result = CliRunner().invoke(app, ["check", "wide.csv", *options, "--covariates", "age"])

@@ -111,5 +111,5 @@ def fit_yamashita2019(
     try:
         bias = yamashita2019(centered, ridge=ridge, reference=reference).effects["measurement"]
     except ModelError as error:
-        return Subtraction(no_bias(train), (*notes, f"It cannot be fitted to these scans: {error.what}"))
+        return Subtraction(no_bias(train), (*notes, f"It cannot be fitted to these scans: {error.brief}"))
     return Subtraction(bias_table(train, bias.to_numpy(), bias.index), tuple(notes))

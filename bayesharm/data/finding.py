@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from bayesharm.errors import InputError, numbered
+from bayesharm.errors import InputError
 
 Severity = Literal["error", "caveat"]
 
@@ -43,11 +43,17 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The finding in one line of text, for caveats."""
-        return f"{self.what} Found: {self.got}. {self.do[:1].upper()}{self.do[1:]}."
+        found = f" Found: {_ended(self.got)}" if self.got else ""
+        return f"{self.what}{found} {_ended(self.do[:1].upper() + self.do[1:])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain data."""
         return asdict(self)
+
+
+def _ended(text: str) -> str:
+    """Return text with one mark at its end."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def finding_from_dict(record: Mapping[str, Any]) -> Finding:
@@ -72,8 +78,8 @@ def refuse_errors(findings: Iterable[Finding], can_be_accepted: bool = True) -> 
         )
     if errors:
         raise InputError(
-            f"The data have {len(errors)} problems.\n"
-            + numbered(replace(error, do=_advice(error, can_be_accepted)) for error in errors),
+            f"The data have {len(errors)} problems.",
+            problems=[replace(error, do=_advice(error, can_be_accepted)) for error in errors],
             do="correct all of them, then run the command again",
         )
 

@@ -147,7 +147,7 @@ class FoldEvaluation:
             try:
                 fitted[name] = self.fit_method(name, training)
             except BayesharmError as error:
-                self.notes[name][f"could not be fitted: {error.what}"] = None
+                self.notes[name][f"could not be fitted: {error.brief}"] = None
                 continue
             self.seconds[name].append(time.perf_counter() - start)
             self.notes[name] |= dict.fromkeys(fitted[name].notes)
@@ -168,7 +168,7 @@ class FoldEvaluation:
                 if name != MATCHED_NOISE:
                     raise
                 # it alone needs the covariates of the held-out scans
-                self.notes[name][f"could not be applied: {error.what}"] = None
+                self.notes[name][f"could not be applied: {error.brief}"] = None
                 continue
             is_corrected = np.isfinite(applied.values).any(1)
             self.notes[name] |= dict.fromkeys(applied.notes)
@@ -201,7 +201,7 @@ class FoldEvaluation:
                 values, self.dataset.scans, self.covariates, raw=raw, reference=self.reference, unit=self.feature_sd
             )
         except InputError as error:
-            self.notes[name][f"effects of covariates: {error.what}"] = None
+            self.notes[name][f"effects of covariates: {error.brief}"] = None
             return
         for covariate, effect in effects.items():
             self._add(f"slope of {covariate}", name, effect.slope)
@@ -213,7 +213,7 @@ class FoldEvaluation:
         try:
             prediction = predict(fitted.posterior, self.scans[held_out].reset_index(drop=True))
         except InputError as error:  # a visit is outside of the range of a spline in the training scans, for example
-            self.notes[BAYESHARM][f"could not predict held-out visits: {error.what}"] = None
+            self.notes[BAYESHARM][f"could not predict held-out visits: {error.brief}"] = None
             return
         columns = pd.Index(fitted.posterior.features).get_indexer(pd.Index(self.dataset.features.names))
         mean[held_out], sd[held_out] = prediction.mean[:, columns], prediction.sd[:, columns]

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from bayesharm.errors import ModelError, numbered, shorten
+from bayesharm.errors import ModelError, shorten
 from bayesharm.model.spec import Family, ModelSpec, Priors
 from bayesharm.model.spec_rules import broken_rules
 
@@ -55,7 +55,7 @@ def read_model(path: Path) -> ModelSpec:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise ModelError(f"{path} has {len(errors)} problems.\n{numbered(errors)}", do="correct all of them, then try again")
+        raise ModelError(f"{path} has {len(errors)} problems.", problems=errors, do="correct all of them, then try again")
     return spec
 
 

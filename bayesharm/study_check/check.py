@@ -107,8 +107,7 @@ def check(
     outlying = None if features is None else find_outlying(features, scans)
     if of_features is not None and outlying is not None:
         findings = [*findings, *on_features(of_features, len(scans)), *on_outlying(outlying, len(scans))]
-    if layout.refusal is not None:
-        findings = [layout.refusal, *findings]
+    findings = [*layout.refusals, *findings]
     values = None if features is None else read_typical(features)
     precision, gains, caveats = _forecast(layout, scans, values)
     result = StudyCheck(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PAGE_WIDTH = 100
 MAX_SCANNERS, MAX_MATRIX, MAX_DESCRIBED = 30, 12, 2
 MAX_PAIRS, MAX_CONFOUNDED = 3, 10
+MAX_ERRORS = 10  # at the end of the page
+CORRECT = "Correct the errors listed below and at the end of this page, then check again."
 MIN_INFLATION = 1.1  # of the rows that are shown
 EFFECTS = {
     "measurement": "measurement bias",
@@ -42,11 +44,12 @@ def render_page(check: Any) -> Group:
     parts: list[Any] = [
         Text.assemble(("Study check", "bold"), f"\n{_totals(counts, check.features)}\n"),
         bullets("Verdict", (*verdict.sentences, *verdict.advice)),
-        Text.assemble(("Next\n", "bold"), _wrap_command(verdict.command), "\n"),
+        Text.assemble(("Next\n", "bold"), f"    {CORRECT}" if check.is_refused else _wrap_command(verdict.command), "\n"),
     ]
     errors = [finding for finding in check.findings if finding.severity == "error"]
     others = [finding for finding in check.findings if finding.severity != "error"]
-    parts.append(bullets(f"Errors: a fit refuses this study ({len(errors)})", (each.sentence for each in errors)))
+    refused = f"Errors: a fit refuses this study ({len(errors)})"
+    parts.append(bullets(refused, (each.sentence for each in errors)))
     parts.append(bullets(f"Findings ({len(others)})", (each.sentence for each in others)))
     parts.append(bullets("Caveats of the design", check.caveats))
     parts.append(scanner_table(check))
@@ -62,6 +65,8 @@ def render_page(check: Any) -> Group:
         parts.append(bullets(title, describe_gains(check.gains)))
     if check.features is not None:
         parts.append(bullets("Features", describe_features(check.features, counts.totals["scans"])))
+    more = [f"{len(errors) - MAX_ERRORS} more, above."] if len(errors) > MAX_ERRORS else []
+    parts.append(bullets(refused, [*(each.what for each in errors[:MAX_ERRORS]), *more]))  # once more, as the last lines
     return Group(*parts)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -60,15 +61,15 @@ class Layout:
         The model of the numbers: the chosen one, or the nearest that accepts the study.
     design : Design or None
         None if no model accepts the study.
-    refusal : Finding or None
-        The reason why a fit of the chosen model would be refused.
+    refusals : tuple of Finding
+        The reasons why a fit of the chosen model would be refused, if it would.
     is_chosen : bool
         Whether `spec` is the chosen model, perhaps with another reference diagnosis.
     """
 
     spec: ModelSpec
     design: Design | None
-    refusal: Finding | None
+    refusals: tuple[Finding, ...]
     is_chosen: bool
 
 
@@ -83,16 +84,21 @@ def lay_out(scans: pd.DataFrame, model: ModelSpec, advice: Recommendation, optio
     options : dict
         `covariates`, `formula`, `protocol`, `reference`, `time` and `noise_weight` of :func:`bayesharm.fit`.
     """
-    refusal: Finding | None = None
+    refusals: tuple[Finding, ...] = ()
     with_reference = {**options, "reference": options.get("reference") or advice.reference or None}
     candidates: list[tuple[str | ModelSpec, dict[str, Any]]] = [(model, options), (model, with_reference)]
     for near, changed in (*candidates, *_nearest(advice, options)):
         try:
             spec = configure_model(near, scans, **changed)
-            return Layout(spec, build_design(scans, spec), refusal, near is model)
+            design = build_design(scans, spec)
         except BayesharmError as error:
-            refusal = refusal or _as_finding(error)
-    return Layout(load_model(advice.model), None, refusal, False)
+            refusals = refusals or _as_findings(error)
+            continue
+        if refusals and changed is with_reference:
+            add = f"add --reference {shlex.quote(advice.reference)} if that is the reference group; otherwise "
+            refusals = tuple(replace(each, do=add + each.do) for each in refusals)
+        return Layout(spec, design, refusals, near is model)
+    return Layout(load_model(advice.model), None, refusals, False)
 
 
 def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -104,5 +110,6 @@ def _nearest(advice: Recommendation, options: dict[str, Any]) -> Iterator[tuple[
             yield advice.model, {**kept, "reference": name, "time": advice.time or None}
 
 
-def _as_finding(error: BayesharmError) -> Finding:
-    return Finding("fit-refused", "error", error.what, error.got, error.expected, error.do)
+def _as_findings(error: BayesharmError) -> tuple[Finding, ...]:
+    problems = error.problems or (error,)
+    return tuple(Finding("fit-refused", "error", each.what, each.got, each.expected, each.do) for each in problems)
