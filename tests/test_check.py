@@ -592,7 +592,9 @@ def test_a_refused_study_has_its_errors_at_the_end(folder, monkeypatch):
 def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch):
     monkeypatch.chdir(folder)
     table = pd.read_csv("both.csv").rename(columns={"participant_id": "identifier of the participant"})
-    table.assign(**{f"thickness {k}": np.cos(k * np.arange(len(table))) for k in range(1, 5)}).to_csv("wide.csv", index=False)
+    table.assign(**{f"thickness {k}": np.cos(k * np.arange(len(table))) for k in range(1, 5)}).to_csv(
+        "wide.csv", index=False
+    )
     options = [word for k in range(1, 5) for word in ("--features", f"thickness {k}")]
     options += ["--participant", "identifier of the participant"]
     result = CliRunner().invoke(app, ["check", "wide.csv", *options, "--covariates", "age"])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import stats
 from studies import extend, random_study, with_protocol
 from tiny_study import EQUAL, FALSE_ALARMS, SCANNERS, TinyStudy
@@ -15,6 +16,7 @@ from bayesharm import load_dataset
 from bayesharm.conditional.contrast_moments import contrast_moments
 from bayesharm.conditional.finite_population import find_levels
 from bayesharm.errors import InputError
+from bayesharm.fitting.assembly import weight_notes
 from bayesharm.fitting.gibbs import ChainState, sample_weighted_block
 from bayesharm.fitting.gibbs_sweep import GibbsShape
 from bayesharm.fitting.settings import Settings
@@ -266,9 +268,21 @@ def test_a_bad_scan_is_found(robust):
     summary = bayesharm.summarize(posterior)
     assert summary.scans.index[0] == BAD and summary.scans.iloc[0].mean_weight < 0.1 < summary.scans.iloc[1].mean_weight
     assert summary.scans.iloc[0].low_share == 1.0
-    assert any(note.startswith("1 scan hardly counts") and BAD in note for note in summary.notes)
+    assert any(note.startswith("1 scan has a clearly smaller weight") and BAD in note for note in summary.notes)
     text = str(summary)
     assert "Scans with the smallest weights (10 of 18)" in text and "degrees of freedom" in text
+
+
+def test_all_scans_with_clearly_smaller_weights_are_named():
+    def notes(*mean):
+        return weight_notes(xr.Dataset({"scan": [f"s{k:02d}" for k in range(len(mean))], "mean_weight": ("scan", [*mean])}))
+
+    sound = [1.0, 1.05, 0.9] * 20
+    assert notes(*sound, 0.87) == []
+    (note,) = notes(0.72, 0.45, *sound)
+    assert note.startswith("2 scans have clearly smaller weights") and "s01 (0.45) and s00 (0.72). Look" in note
+    assert "scans.csv" in note
+    assert "and 2 more. Look" in notes(*np.linspace(0.2, 0.6, 12), *sound)[0]
 
 
 def test_a_bad_scan_hardly_moves_the_biases(robust):

@@ -14,7 +14,7 @@ from bayesharm.algorithms.random_streams import Stage
 from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
-from bayesharm.errors import listed, shorten
+from bayesharm.errors import listed
 from bayesharm.fitting.feature_summary import leapfrog_cost
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.likelihood.moments import Moments
@@ -33,6 +33,7 @@ from bayesharm.study_check.result import StudyCheck
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
 LOW_WEIGHT = 0.3  # of a value: noise of nearly twice the sd
+SMALL_WEIGHT = 0.75  # of a scan, over the median scan; those of sound scans differ by a tenth
 SIZES = ("tau", "finite_sd", "contribution")
 Arrays = dict[str, np.ndarray]
 
@@ -99,7 +100,7 @@ def assemble_posterior(
         nodes["/draws"] = DRAWS.dataset({"scales": results["kept"]}, family | feature)
     record = _record(dataset, design, results, manifest, identifiability)
     if "/scan_weights" in nodes:
-        record["notes"] += _weight_notes(nodes["/scan_weights"])
+        record["notes"] += weight_notes(nodes["/scan_weights"])
     record["notes"] = [*notes, *record["notes"]]
     record["findings"] = [finding.to_dict() for finding in (findings if check is None else check.findings)]
     if check is not None:
@@ -219,16 +220,20 @@ def _missing_notes(design: Design, dataset: Dataset, results: Arrays) -> list[st
     return notes
 
 
-def _weight_notes(weights: xr.Dataset) -> list[str]:
-    """Name the scans with a small weight in most features."""
+def weight_notes(weights: xr.Dataset) -> list[str]:
+    """Name the scans with clearly smaller weights than the others, smallest first."""
     weights = weights.sortby("mean_weight")
-    low = [str(scan) for scan in weights["scan"].values[weights["low_share"].values > 0.5]]
-    if not low:
+    mean = weights["mean_weight"].values
+    low = mean < SMALL_WEIGHT * np.median(mean)
+    if not low.any():
         return []
-    one = len(low) == 1
-    subject = f"{len(low):,} {'scan hardly counts' if one else 'scans hardly count'}: {shorten(low)}."
-    weights_are, them = ("Its weight is", "it") if one else ("Their weights are", "them")
-    return [f"{subject} {weights_are} below {LOW_WEIGHT} in most features; look at {them}."]
+    named = [f"{scan} ({weight:.2f})" for scan, weight in zip(weights["scan"].values[low], mean[low], strict=True)]
+    scans, they = ("1 scan has a", "it") if len(named) == 1 else (f"{len(named):,} scans have", "them")
+    return [
+        f"{scans} clearly smaller weight{'s' * (len(named) > 1)} than the others, below {SMALL_WEIGHT} of the median (mean "
+        f"over features): {listed(named, 10)}. Look at {they}; the weights of all scans are in scans.csv: bayesharm summary "
+        "RUN --out FOLDER."
+    ]
 
 
 def _typical_scales(design: Design, results: Arrays) -> np.ndarray:
