@@ -264,8 +264,8 @@ def scanners_table(summary: Summary, max_rows: int = 20) -> Table:
         title += f" ({len(shown)} of {len(summary.scanners)}; all of them: bayesharm summary RUN --out FOLDER)"
     table = make_table(
         title,
-        "Bias: posterior mean, and its posterior sd (±): root mean squares over features, in sd. Noise: noise variance "
-        "ratio (lambda), relative to the average scanner."
+        "Bias: posterior mean, and its posterior sd (±): root mean squares over features, in sd. Figures and the report "
+        "show the two together, with an interval. Noise: noise variance ratio (lambda), relative to the average scanner."
         + (" Kappa: bias variance ratio, relative to the average scanner." if kappa else "")
         + f" From data: share of the information on the bias that comes from the data, not the prior. {_define_sd(summary)}",
         ["scanner", "bias", "± sd", "noise", "90% interval", *kappa, "from data"],

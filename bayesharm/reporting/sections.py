@@ -141,8 +141,9 @@ def describe_scanners(view: RunView) -> Section:
     table = view.scanners.join(view.summary.scanners["from_data"])
     first, last = table.index[0], table.index[-1]
     sentences = [
-        f"{first} is furthest from the mean of all scanners: the root mean square of its bias over features is "
-        f"{_estimate(table.loc[first], 'rms')} in {view.units}, {table.rms.iloc[0] / table.rms.iloc[-1]:.2f} times that "
+        f"{first} is furthest from the mean of all scanners: the root mean square of its bias over features, uncertainty "
+        f"included, is {_estimate(table.loc[first], 'rms')} in {view.units}, "
+        f"{table.rms.iloc[0] / table.rms.iloc[-1]:.2f} times that "
         f"of {last}, the nearest."
     ]
     sentences += _describe_noise(table)

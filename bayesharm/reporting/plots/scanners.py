@@ -53,7 +53,7 @@ def plot_scanners(run: Posterior | RunView) -> Figure:
     left, *others = figure.subplots(1, 2 + ("gain" in table), sharey=True)
     draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0])
     left.set_title("Scanners, largest bias first")
-    left.set_xlabel(f"Bias: rms over features\n90% interval ({view.units})")
+    left.set_xlabel(f"Bias and its uncertainty, rms over features\n90% interval ({view.units})")
     panels = (("noise_ratio", "noise", "Noise", "Noise variance ratio (lambda)"), ("gain", "participant", "Gain", "Gain"))
     for ax, (ratio, family, title, label) in zip(others, panels, strict=False):
         draw_intervals(ax, table, ratio, colors_of([family])[0])
