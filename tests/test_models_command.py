@@ -213,6 +213,15 @@ def test_the_check_of_heavy_tails_says_what_it_compared():
     assert len(said) == 1 and "collapsed = explicit was compared under the Gaussian likelihood" in said.pop()
 
 
+def test_the_check_says_that_it_does_not_compare_columns_with_a_table():
+    spec, families = load_model("cohort"), pd.DataFrame({"levels": [3]}, index=["site"])
+    own = replace(spec, families=(*spec.families, Family("op", "operator", 0.1, nested_in="scaner", slope="age")))
+    assert not any("not compared" in remark for remark in find_remarks(spec, families))
+    (told,) = set(find_remarks(own, families)) - set(find_remarks(spec, families))
+    assert "('scaner', 'operator' and 'age') are simulated, not compared with your table" in told
+    assert "bayesharm check SCANS --model FOLDER" in told
+
+
 def test_the_simulated_study_has_the_columns_of_a_model():
     families = [Family(f"f{k}", f"column{k}", 0.1, component_of="measurement") for k in range(9)]
     spec = load_model("protocol")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayesharm.errors import listed
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.template import levels_of
 from bayesharm.model_check.agreement import LIMIT, compare_densities, random_point
-from bayesharm.model_check.suited_study import N_FEATURES, random_features, suited_scans
+from bayesharm.model_check.suited_study import N_FEATURES, own_columns, random_features, suited_scans
 from bayesharm.results.console import as_text, bullets, make_table
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ def find_remarks(spec: ModelSpec, families: pd.DataFrame) -> list[str]:
         f"The simulated study has no levels of {name}: this family was not checked."
         for name in families.index[families.levels == 0]
     ]
+    if columns := own_columns(spec):
+        remarks.append(
+            f"The columns of the model ({listed(map(repr, columns))}) are simulated, not compared with your table. To see "
+            "whether your table suits the model: bayesharm check SCANS --model FOLDER"
+        )
     if spec.has_tails:
         remarks.append(ON_TAILS)
     if find_spec("pymc") is None:

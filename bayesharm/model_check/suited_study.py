@@ -13,6 +13,14 @@ from bayesharm.model.spec import ModelSpec
 N_FEATURES, SHARE_MISSING = 2, 0.2
 
 
+def own_columns(spec: ModelSpec) -> list[str]:
+    """Return the columns that a model uses beside those of every scans table."""
+    named = [name for family in spec.families for name in family.columns]
+    named += [*covariate_columns(spec.covariates, spec.formula), *(family.slope for family in spec.slopes)]
+    named += [spec.noise_weight] if spec.noise_weight else []
+    return [name for name in dict.fromkeys(named) if name not in CANONICAL]
+
+
 def suited_scans(spec: ModelSpec) -> pd.DataFrame:
     """Make the scans table of a small study with the columns of a model."""
     grouped = [name for family in spec.families if not family.is_factor for name in family.columns]
