@@ -254,6 +254,7 @@ def test_the_command_draws_one_or_all(small_run, tmp_path):
         out = tmp_path / f"scanners{suffix}"
         result = run("--what", "scanners", "--out", out)
         assert result.exit_code == 0 and str(out) in result.output and out.read_bytes().startswith(head)
+    assert run("--what", "bias", "--out", tmp_path / "bias.png", "-q").output == ""
     before = out.read_bytes()
     for args, message in (
         (("scanners", "--out", out), "exists already"),

@@ -151,7 +151,7 @@ def test_a_file_that_is_there_stays(found, tmp_path):
 
 def test_the_command_writes_it(small_run, tmp_path):
     out = tmp_path / "report.html"
-    result = CliRunner().invoke(app, ["report", str(small_run), "--out", str(out)])
+    result = CliRunner().invoke(app, ["report", str(small_run), "--out", str(out), "-q"])
     assert result.exit_code == 0 and f"Report: {out}" in result.output
     text = Page(out.read_text()).text
     posterior = load_posterior(small_run)

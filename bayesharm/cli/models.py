@@ -72,7 +72,7 @@ def new(name: NewNameArgument, source: SourceOption, out: NewFolderOption = None
     typer.echo(f"To fit it: bayesharm fit SCANS FEATURES --model {path} --out run/")
 
 
-def check(model: ModelArgument) -> None:
+def check(model: ModelArgument, quiet: opt.QuietOption = False) -> None:
     """Check a model: its model.toml, and that fits, the NumPyro model and the PyMC model have the same density.
 
     Example:
@@ -89,7 +89,8 @@ def check(model: ModelArgument) -> None:
     from bayesharm.results.console import show as show_page
 
     spec = load_model(model)
-    typer.echo("comparing densities …", err=True)
+    if not quiet:
+        typer.echo("comparing densities …", err=True)
     result = check_model(spec)
     show_page(result)
     if not result.agrees:

@@ -34,6 +34,7 @@ def plot(
     edge_table: opt.EdgeTableOption = None,
     networks: opt.NetworksOption = None,
     coordinates: opt.CoordinatesOption = None,
+    quiet: Annotated[bool, opt.flag("--quiet", "Do not name the files that are written.", short="-q")] = False,
 ) -> None:
     """Draw a figure of a run, or all figures: variance components, scanners, scales, brain regions.
 
@@ -58,4 +59,5 @@ def plot(
         files = {what: out}
     for name, file in files.items():
         save_figure(draw_plot(name, view), file, file.suffix.lower())
-        typer.echo(f"Figure: {file}")
+        if not quiet:
+            typer.echo(f"Figure: {file}")

@@ -27,6 +27,7 @@ def report(
     networks: opt.NetworksOption = None,
     coordinates: opt.CoordinatesOption = None,
     with_populations: WithPopulationsOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Write a report of a run as one HTML file: text, tables and figures.
 
@@ -40,16 +41,16 @@ def report(
     from bayesharm.results.posterior import load_posterior
 
     posterior = load_posterior(run)
-    population_test = _test_populations(posterior) if with_populations else None
+    population_test = _test_populations(posterior, quiet) if with_populations else None
     view = RunView(posterior, edge_table, networks, coordinates, population_test)
     typer.echo(f"Report: {write_report(view, out)}")
 
 
-def _test_populations(posterior: Any) -> Any:
+def _test_populations(posterior: Any, quiet: bool) -> Any:
     from bayesharm.algorithms.programs import cache_programs
     from bayesharm.analysis.population_structure import compare_populations
     from bayesharm.cli.progress_bar import ProgressBar
 
     cache_programs()
-    with ProgressBar() as progress:
+    with ProgressBar(quiet) as progress:
         return compare_populations(posterior, progress=progress)
