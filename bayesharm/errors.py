@@ -77,6 +77,11 @@ def shorten(names: Iterable[object], most: int = 5) -> str:
     return text if len(labels) <= most else f"{text} and {len(labels) - most} more"
 
 
+def ended(text: str) -> str:
+    """Return text with one mark at its end."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 def numbered(problems: Iterable[Problem]) -> str:
     """Number problems, and write each in its four parts, below one another."""
     return "\n".join(

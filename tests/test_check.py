@@ -583,7 +583,7 @@ def test_a_refused_study_has_its_errors_at_the_end(folder, monkeypatch):
     lines = CliRunner().invoke(app, ["check", *arguments]).output.splitlines()
     starts = [k for k, line in enumerate(lines) if line == "Errors: a fit refuses this study (2)"]
     assert len(starts) == 2 and lines[lines.index("Next") + 1].strip().startswith("Correct the errors")
-    of_sex = " - The column 'sex' of the formula is not a number."
+    of_sex = " - The formula uses the column 'sex' as a number, but it has categories."
     assert lines[starts[1] + 1] == " - The scans table has no column 'height', which the formula uses."
     assert lines[starts[1] + 2] == of_sex and not "".join(lines[starts[1] + 3 :]).strip()
     assert any(line.startswith(of_sex + " Found: ") for line in lines) and "bayesharm fit" not in "".join(lines)

@@ -50,6 +50,7 @@ def test_labels_of_several_columns_stay_apart():
     ("values", "family", "what"),
     [
         ({}, {"by": "team"}, "needs the column 'team'"),
+        ({}, {"by": "scaner"}, "needs the column 'scaner'.*write 'scanner' in model.toml if that is meant"),
         ({}, {"by": "scanner x years"}, "needs the column 'scanner x years'.*write the sign ×"),
         ({"team": "x"}, {"by": "team"}, "has one level"),
         ({"team": range}, {"by": "team"}, "has a different level in every scan"),

@@ -218,9 +218,10 @@ def test_names_of_python_are_only_names_of_columns():
         ("age + ", r"syntax error at character 5: Operator `\+`"),
         ("age sex", "Missing operator between `age` and `sex`"),
         ("age + (sex", "character 7"),
-        ("bs(age df=4)", r"syntax error: invalid syntax[\s\S]*character 1"),
+        ("bs(age df=4)", r"syntax error: invalid syntax\. Perhaps you forgot a comma\?\n[\s\S]*character 1"),
         ("sex + bz(age, df=4)", r"calls 'bz'[\s\S]*character 7[\s\S]*the functions bs, cr[\s\S]*write bs if that is meant"),
-        ("sin(age)", r"calls 'sin'[\s\S]*compute other columns in the scans table"),
+        ("sin(age)", r"calls 'sin'[\s\S]*compute this column in the scans table, and write its name"),
+        ("log(age - 30)", r"log\(age - 30\), at character 1[\s\S]*do this: compute this column in the scans table"),
         ("I(age**2)", r"calls 'I'[\s\S]*poly\(age, 2\)"),
         ("age**2", r"a power of one column is the column itself; for polynomials use poly\(age, 2\)"),
         ("(age + sex)**x", "a power is a whole number"),
@@ -254,7 +255,7 @@ def test_all_problems_of_the_table_of_a_fit_come_together():
     for part in ("8 problems", "no column 'agee'", "write 'age' if that is meant", "'age' of the formula has missing",
                  "no value for scans 's3'", "log(`head size`) has no value", "'s4' (-2)", "positive numbers", "'s5', 's6'",
                  "neither numbers nor categories", "'one' of the formula is the same", "too many categories",
-                 "80 for 80 scans", "'sex' of the formula is not a number"):  # fmt: skip
+                 "80 for 80 scans", "'sex' as a number, but it has categories", "write sex alone"):  # fmt: skip
         assert part in message, part
 
 

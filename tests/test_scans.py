@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayesharm.data.scans import read_scans
+from bayesharm.data.scans import name_columns, read_scans
 from bayesharm.errors import InputError
 from bayesharm.io.tables import read_table, to_labels
 
@@ -202,3 +202,9 @@ def test_names_that_differ_in_capitals_or_spaces_only_are_refused(column):
     table.loc[1, column] = f" {table.loc[0, column].lower()} "
     with pytest.raises(InputError, match=f"'{column}' differ only in capitals or spaces"):
         read_scans(table)
+
+
+def test_messages_name_the_site_only_where_the_table_has_one():
+    table = pd.DataFrame({"participant_id": list("abcd"), "scanner": list("ABAB"), "age": [30, 40, 50, 60]})
+    assert name_columns(read_scans(table)) == "columns 'scan_id', 'participant_id', 'scanner', 'age'"
+    assert "'site', 'age'" in name_columns(read_scans(table.assign(site=list("XXYY"))))

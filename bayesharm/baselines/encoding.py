@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.scans import name_columns
 from bayesharm.errors import InputError, listed, shorten
 
 
@@ -84,7 +85,7 @@ def learn_encoding(scans: pd.DataFrame, covariates: Sequence[str], other_columns
         if name not in scans:
             raise InputError(
                 f"The scans table has no covariate {name!r}.",
-                got=f"columns {shorten(scans.columns, 30)}",
+                got=name_columns(scans),
                 expected="covariates among the columns",
                 do="correct the covariates",
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, ended
 
 Severity = Literal["error", "caveat"]
 
@@ -43,17 +43,12 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The finding in one line of text, for caveats."""
-        found = f" Found: {_ended(self.got)}" if self.got else ""
-        return f"{self.what}{found} {_ended(self.do[:1].upper() + self.do[1:])}"
+        found = f" Found: {ended(self.got)}" if self.got else ""
+        return f"{self.what}{found} {ended(self.do[:1].upper() + self.do[1:])}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain data."""
         return asdict(self)
-
-
-def _ended(text: str) -> str:
-    """Return text with one mark at its end."""
-    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def finding_from_dict(record: Mapping[str, Any]) -> Finding:

@@ -54,6 +54,12 @@ _TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
 _PLACEHOLDERS = ("na", "none", "null")
 
 
+def name_columns(scans: pd.DataFrame) -> str:
+    """Name the columns of a scans table, for messages; without `site` where it repeats the scanner, its default."""
+    repeats = "site" in scans and "scanner" in scans and (scans.site.astype(str) == scans.scanner.astype(str)).all()
+    return f"columns {shorten((name for name in scans.columns if not (repeats and name == 'site')), 30)}"
+
+
 def resolve_columns(header: Sequence[str], columns: Mapping[str, str] | None = None) -> dict[str, str]:
     """Map the names of bayesharm to the columns of the user's table.
 

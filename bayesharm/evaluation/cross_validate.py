@@ -11,6 +11,7 @@ import numpy as np
 from bayesharm.baselines import METHODS, Fitted, available_methods, get_method
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import refuse_errors
+from bayesharm.data.scans import name_columns
 from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.evaluation.bayesharm_method import BayesFitted
@@ -169,7 +170,7 @@ def _preserved(dataset: Dataset, covariates: Sequence[str]) -> list[str]:
     if absent := [name for name in preserved if name not in scans]:
         raise InputError(
             f"The scans table has no covariate {shorten(absent)}.",
-            got=f"columns {shorten(scans.columns, 30)}",
+            got=name_columns(scans),
             expected="covariates that are columns of the table",
             do="correct the covariates",
         )

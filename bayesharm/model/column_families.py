@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.scans import name_columns
 from bayesharm.errors import InputError, ModelError, shorten
 from bayesharm.io.tables import to_labels
 from bayesharm.model.spec import CROSSED, LEVELS, Family, ModelSpec
@@ -42,11 +44,9 @@ def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dic
     if missing := [name for name in needed if name not in used]:
         raise ModelError(
             f"The model {spec.name!r} needs the column {shorten(missing)}.",
-            got=f"columns {shorten(used.columns, 30)}",
+            got=name_columns(used),
             expected="a column for each family by columns",
-            do="write the sign × between columns"
-            if any(re.search(r"\*| x ", name) for name in missing)
-            else "add the column to the scans table, or leave the family out of model.toml",
+            do=_advise(missing, used),
         )
     read = {name: to_labels(used[name]) for name in needed}
     if gaps := [f"{name}: none for {shorten(used.scan_id[gap])}" for name, (_, gap) in read.items() if gap.any()]:
@@ -65,6 +65,15 @@ def read_columns(used: pd.DataFrame, spec: ModelSpec, check: bool = True) -> dic
         for family in families:
             _check_within_scanners(family, levels[family.name], spec, used)
     return levels
+
+
+def _advise(missing: list[str], used: pd.DataFrame) -> str:
+    """Say what to do about columns that the table lacks."""
+    if any(re.search(r"\*| x ", name) for name in missing):
+        return "write the sign × between columns"
+    near = difflib.get_close_matches(missing[0], [str(name) for name in used], n=1)
+    meant = f"write {near[0]!r} in model.toml if that is meant; otherwise " if near else ""
+    return f"{meant}add the column to the scans table, or leave the family out of model.toml"
 
 
 def _join(labels: list[pd.Series]) -> pd.Series:

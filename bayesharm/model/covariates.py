@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bayesharm.data.scans import CANONICAL, IDENTIFIERS
+from bayesharm.data.scans import CANONICAL, IDENTIFIERS, name_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.model.formula.basis import FormulaBasis, basis_from_dict, determines, learn_basis
 from bayesharm.model.formula.text import Formula, parse_formula
@@ -177,7 +177,7 @@ def find_covariates(used: pd.DataFrame, spec: ModelSpec) -> tuple[Covariate, ...
     if missing:
         raise InputError(
             f"The scans table has no covariate {shorten(missing)}.",
-            got=f"columns {shorten(used.columns, 30)}",
+            got=name_columns(used),
             expected="covariates that are columns",
             do="correct --covariates",
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.scans import name_columns
 from bayesharm.errors import InputError, shorten
 from bayesharm.model.spec import ModelSpec
 
@@ -79,7 +80,7 @@ def read_relative_noise(used: pd.DataFrame, spec: ModelSpec) -> np.ndarray:
     if name not in used:
         raise InputError(
             f"The scans table has no column {name!r} of noise weights.",
-            got=f"columns {shorten(used.columns, 30)}",
+            got=name_columns(used),
             expected="a column with the relative noise variance of each scan",
             do="correct --noise-weight, or leave it out",
         )

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from bayesharm.data.scans import CANONICAL
+from bayesharm.data.scans import CANONICAL, name_columns
 from bayesharm.errors import InputError, ModelError, listed, shorten
 from bayesharm.io.tables import to_labels
 from bayesharm.model.spec import TAKEN, Family, ModelSpec, is_group_name
@@ -37,7 +37,7 @@ def name_factors(spec: ModelSpec, columns: Sequence[str], scans: pd.DataFrame) -
     if missing := [name for name in columns if name not in scans]:
         raise InputError(
             f"The scans table has no protocol column {shorten(missing)}.",
-            got=f"columns {shorten(scans.columns, 30)}",
+            got=name_columns(scans),
             expected="protocol factors that are columns",
             do="correct --protocol",
         )
@@ -91,7 +91,7 @@ def read_factors(used: pd.DataFrame, spec: ModelSpec) -> tuple[dict[str, pd.Seri
     if spec.factors and not present:
         raise ModelError(
             f"The model {spec.name!r} needs protocol columns, and the scans table has none of its own.",
-            got=f"columns {shorten(used.columns, 30)}",
+            got=name_columns(used),
             expected=f"at least one of {shorten((family.by for family in spec.factors), 9)}",
             do="name the columns that describe the scanners with --protocol, or use --model traveling_and_cohort",
         )

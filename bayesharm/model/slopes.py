@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.scans import name_columns
 from bayesharm.errors import InputError, ModelError, shorten
 from bayesharm.model.spec import Family, ModelSpec
 
@@ -56,7 +57,7 @@ def find_slope_columns(used: pd.DataFrame, is_repeat_scanned: np.ndarray, spec: 
     if missing := [name for name in columns if name not in used]:
         raise ModelError(
             f"The model {spec.name!r} needs the column {shorten(missing)}.",
-            got=f"columns {shorten(used.columns, 30)}",
+            got=name_columns(used),
             expected="the numeric column on which effects depend, such as years since the first visit",
             do="add the column, or name yours with --time (time= in Python)",
         )

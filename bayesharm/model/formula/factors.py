@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, ended
 from bayesharm.model.formula.functions import ALLOWED, CODING, CONTRASTS, FUNCTIONS, Contrast, Result
 
 DEEPEST = 3  # calls inside one another
@@ -114,9 +114,8 @@ def read_factor(source: Source) -> Column | Call:
             tree = ast.parse(QUOTED.sub(to_name, source.code).strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = f": {error.msg}" if isinstance(error, SyntaxError) else ""
-        raise source.error(
-            f"The formula has a syntax error{reason}.", "a column, or a function of a column", "correct it"
-        ) from None
+        what = ended(f"The formula has a syntax error{reason}")
+        raise source.error(what, "a column, or a function of a column", "correct it") from None
     return _read(tree, quoted, source, DEEPEST)
 
 
@@ -199,7 +198,6 @@ def _hint(node: ast.expr) -> str:
     """Say what to do in place of something that is not allowed."""
     if isinstance(node, ast.Attribute):
         return "put a column whose name has points in backticks, `age.years`"
-    is_identity = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "I"
-    if is_identity or isinstance(node, ast.BinOp):
+    if any(isinstance(part, ast.Pow | ast.Mult | ast.BitXor) for part in ast.walk(node)):
         return "for powers use poly(age, 2); compute other columns in the scans table"
-    return "compute other columns in the scans table"
+    return "compute this column in the scans table, and write its name"

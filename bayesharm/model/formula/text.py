@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bayesharm.errors import InputError
+from bayesharm.errors import InputError, ended
 from bayesharm.model.formula.factors import Call, Column, Source, read_factor, shorten_code
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _syntax_error(text: str, error: Exception) -> InputError:
     if reason.startswith("Numeric literals"):
         what = f"The formula multiplies a term by a number, or adds one{place}."
         return _error(what, text, "columns and functions", "leave the number out")
-    what = f"The formula has a syntax error{place}: {shorten_code(reason, 200).rstrip('.')}."
+    what = ended(f"The formula has a syntax error{place}: {shorten_code(reason, 200)}")
     return _error(what, text, "terms joined by +, such as bs(age, df=4) + sex + age:sex", "correct it")
 
 

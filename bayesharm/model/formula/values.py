@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.finding import Finding
+from bayesharm.data.scans import name_columns
 from bayesharm.errors import shorten
 from bayesharm.model.formula.factors import Call, Column
 from bayesharm.model.formula.functions import EXTRAPOLATIONS, FUNCTIONS, Result, call_function
@@ -90,7 +91,7 @@ class FactorReader:
             near = difflib.get_close_matches(name, [str(column) for column in self.table], n=1, cutoff=0.6)
             self._find(
                 "formula-column", f"The scans table has no column {name!r}, which the formula uses.",
-                f"columns {shorten(self.table.columns, 30)}", "columns of the scans table",
+                name_columns(self.table), "columns of the scans table",
                 f"write {near[0]!r} if that is meant" if near else "correct the formula, or add the column", name,
             )  # fmt: skip
             return False
@@ -147,6 +148,12 @@ class FactorReader:
         if pd.api.types.is_numeric_dtype(values):
             return _numbers(values)
         words = (pd.to_numeric(values.astype(object), errors="coerce").isna() & values.notna()).to_numpy()
+        if self.is_fit and words[values.notna()].all():
+            self._find(
+                "formula-number", f"The formula uses the column {name!r} as a number, but it has categories.",
+                shorten(values[words].unique()), "numbers", f"write {Column(name).text} alone, without a function", name,
+            )  # fmt: skip
+            return None
         self._find(
             "formula-number", f"The column {name!r} of the formula is not a number.",
             f"{shorten(values[words].unique())}, of scans {self._named(words)}" if words.any() else "numbers as text",
