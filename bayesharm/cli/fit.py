@@ -58,7 +58,10 @@ class InferenceOptions:
 
     preview: Annotated[
         bool,
-        opt.flag("--preview", "Quick approximation without sampling. Every output is marked as a preview."),
+        opt.flag(
+            "--preview",
+            "Approximation without sampling, quicker with thousands of features. Every output is marked as a preview.",
+        ),
     ] = False
     keep_draws: Annotated[
         Literal["none", "thin", "all"],

@@ -28,7 +28,8 @@ LikelihoodOption = Annotated[
     Literal["gaussian", "student-t"] | None,
     model_choice(
         "--likelihood",
-        "Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count.",
+        "Noise of the scans: gaussian, or student-t with heavy tails, so that bad scans and values hardly count. With "
+        "student-t there are no previews, and compare, populations and harmonize --new-scanners adapt refuse the run.",
         "gaussian",
     ),
 ]
