@@ -21,6 +21,7 @@ from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.new_data import screen_new_scans
+from bayesharm.harmonization.value_ranges import check_ranges
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
@@ -62,12 +63,13 @@ def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str
     Warns
     -----
     UserWarning
-        Caveats on the data; features seem to be in other units than in the fit.
+        Caveats on the data; features seem to be in other units than in the fit; a column of a slope or a covariate is outside
+        of its range in the fit.
 
     Raises
     ------
     InputError
-        The tables contradict themselves, columns or features of the fit are absent, values are infinite, the posterior
+        The tables contradict themselves, values of columns are far outside of their range in the fit, columns or features of the fit are absent, values are infinite, the posterior
         contains these scans already, or the model does not cover scans of this kind.
     RunFolderError
         The posterior has no statistics of its scans.
@@ -158,8 +160,9 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
             do="give new scans only: scans counted twice make the effects look more certain than they are",
         )
     old = read_statistics(posterior.sufficient_statistics, posterior.spec)
-    scales = posterior.scales
+    range_notes, scales = check_ranges(posterior, dataset.scans, dataset.scans.columns), posterior.scales
     values, left_out, unit_notes = _read_values(posterior, dataset.transformed(posterior.run.get("transform")))
+    unit_notes = [*range_notes, *unit_notes]
     merged, merging_notes = append_scans(old, dataset, (values - scales["center"].values) / scales["feature_scale"].values)
     effects = compute_adapted_effects(posterior, merged)
     by_scanner = _count_scans(merged)
