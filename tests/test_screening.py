@@ -15,6 +15,7 @@ from bayesharm.data.screening.codes import CODES
 from bayesharm.data.screening.covariates import test_scanners as scanner_test
 from bayesharm.data.screening.harmonized import ratios
 from bayesharm.data.screening.screen import screen, screen_scans
+from bayesharm.data.screening.times import screen_times
 from bayesharm.data.screening.words import is_elapsed_time
 from bayesharm.errors import InputError
 
@@ -427,6 +428,26 @@ def test_row_numbers_among_features(study, name, first):
 
 
 # --- meaning
+
+
+def test_times_that_are_no_years():
+    visits = pd.DataFrame({"participant_id": [f"p{k}" for k in range(12) for _ in range(3)], "scanner": list("ABA") * 12})
+    visits["scan_id"], visit = [f"s{k}" for k in range(36)], visits.groupby("participant_id").cumcount()
+
+    def codes(**columns) -> list[tuple[str, str]]:
+        return [(each.code, each.severity) for each in screen_times(visits.assign(**columns), ["time"])]
+
+    wrong, doubtful = [("time-not-years", "error")], [("time-counts-visits", "caveat")]
+    assert codes(time=visit + 1) == codes(time=visit, sex="F") == doubtful
+    assert codes(time=visit, age=40.3 + visit) == codes(time=0.9 * visit) == []
+    assert codes(time=30 * visit, age=40.0) == codes(time=365.0 * visit) == codes(time=3 * visit, age=40 + visit) == wrong
+    assert codes(time=3 * visit, age=480 + 36 * visit) == []  # months
+    assert codes(time=2.5 * visit, age=40.0, age_at_mri=30 + 2.5 * visit) == []
+    one = (40 + 2.2 * visit).mask(visits.index == 5, 52.0)
+    (finding,) = screen_times(visits.assign(time=2.2 * visit, age=one), ["time"])
+    assert finding.participants == ("p1",) and "1 of 12 people" in finding.got and "--time age" in finding.do
+    days = visits.assign(days=365 * visit, age=40 + visit)
+    assert list(screen_times(days, ["days"])) == []
 
 
 def test_motion_that_the_scanner_changes(study):

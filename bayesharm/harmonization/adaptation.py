@@ -63,14 +63,15 @@ def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str
     Warns
     -----
     UserWarning
-        Caveats on the data; features seem to be in other units than in the fit; a column of a slope or a covariate is outside
-        of its range in the fit.
+        Caveats on the data; features seem to be in other units than in the fit; columns of slopes or covariates are outside
+        of their range in the fit.
 
     Raises
     ------
     InputError
-        The tables contradict themselves, values of columns are far outside of their range in the fit, columns or features of the fit are absent, values are infinite, the posterior
-        contains these scans already, or the model does not cover scans of this kind.
+        The tables contradict themselves, values of columns are far outside of their range in the fit, columns or features
+        of the fit are absent, values are infinite, the posterior contains these scans already, or the model does not cover
+        scans of this kind.
     RunFolderError
         The posterior has no statistics of its scans.
     """
