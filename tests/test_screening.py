@@ -462,9 +462,10 @@ def test_covariates_that_are_nearly_the_scanner(study):
     number = study.scans.scanner.str[-1].astype(float)
     rng = np.random.default_rng(0)
     echo = study.with_scans(echo=(30 + number + 0.1 * rng.normal(size=len(number))).round(2))
-    assert "covariate-is-scanner" in echo.codes("echo")
+    assert found(echo.screen("echo"), "covariate-is-scanner").do.endswith("unless travelers separate the two")
     release = study.with_scans(release=study.scans.scanner.map(lambda name: f"v{name[-1]}"))
     assert set(release.codes("release")) == {"categories-by-scanner", "covariate-is-scanner"}
+    assert found(release.screen("release"), "covariate-is-scanner").do.endswith("not even travelers separate the two")
     old = study.with_scans(age=np.where(number == 0, 70, 25) + 10 * rng.normal(size=len(number)))
     assert "covariate-is-scanner" not in old.codes("age")  # people of different ages are no mistake
 
