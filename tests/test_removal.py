@@ -17,7 +17,7 @@ from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
 from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
-from bayesharm.harmonization.noise_scaling import Expectation
+from bayesharm.harmonization.noise_scaling import Expectation, notes_on_diagnoses
 from bayesharm.harmonization.value_ranges import check_ranges
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
@@ -426,6 +426,21 @@ def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
     np.testing.assert_allclose(variances(to_noisy.mean), 4.49, rtol=error)
     ranks = stats.spearmanr(equal.mean[scans.scanner == "C", 0], values[scans.scanner == "C", 0]).statistic
     assert ranks == pytest.approx(1)
+
+
+def test_diagnoses_that_the_fit_does_not_have_are_named_where_noise_is_matched():
+    scans, values = random_study(2), np.random.default_rng(2).normal(3, 2, (len(random_study(2)), 3))
+    learned = make_learned(load_dataset(scans, values), load_model("traveling_and_cohort"))
+    assert notes_on_diagnoses(learned, scans) == []
+    wrong = scans.assign(diagnosis=scans.diagnosis.mask(scans.index == 1, "mdd"))
+    for table, says in (
+        (wrong, f"Diagnoses not in the fit: 'mdd', in 1 of {len(scans)} scans .{scans.scan_id[1]!r}"),
+        (scans.drop(columns="diagnosis"), f"Scans without a diagnosis, in {len(scans)} of {len(scans)} scans"),
+    ):
+        with pytest.warns(UserWarning, match=f"{says}.*the reference diagnosis, 'HC'"):
+            harmonize(learned, load_dataset(table, values, check="apply"), match_noise=True)
+        notes = quietly(learned, load_dataset(table, values, check="apply")).notes
+        assert not any("iagnos" in note for note in notes)  # the correction does not depend on it
 
 
 def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):

@@ -430,6 +430,21 @@ def test_row_numbers_among_features(study, name, first):
 # --- meaning
 
 
+def test_noise_weights_that_are_no_variances(study):
+    n = len(study.scans)
+    seconds = 200.5 + 10 * (np.arange(n) % 30)
+
+    def weights(values: np.ndarray) -> list[Finding]:
+        return screen_scans(study.scans.assign(w=values), noise_weight="w")
+
+    assert weights(1 / seconds) == weights(seconds / seconds.mean()) == weights(np.full(n, 20.0)) == []
+    amounts = found(weights(seconds), "noise-weight")
+    assert amounts.severity == "caveat" and "1 / w" in amounts.do and "200.5 to 490.5" in amounts.got
+    huge = found(weights(np.where(np.arange(n) == 4, 1e6, 1.0)), "noise-weight")
+    assert "1e+06 (scan" in huge.got and "1,000,000" in huge.what and huge.scans[0] == str(study.scans.scan_id[4])
+    assert study.screen() == weights(np.full(n, -1.0)) == []  # the model refuses these
+
+
 def test_times_that_are_no_years():
     visits = pd.DataFrame({"participant_id": [f"p{k}" for k in range(12) for _ in range(3)], "scanner": list("ABA") * 12})
     visits["scan_id"], visit = [f"s{k}" for k in range(36)], visits.groupby("participant_id").cumcount()

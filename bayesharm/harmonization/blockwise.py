@@ -18,7 +18,13 @@ from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.mean_level import MeanLevel, check_gains, find_mean_level, notes_on_gains
 from bayesharm.harmonization.new_data import refuse_miscoded_covariates
-from bayesharm.harmonization.noise_scaling import Expectation, NoiseMatching, scale_deviations, unscale_deviations
+from bayesharm.harmonization.noise_scaling import (
+    Expectation,
+    NoiseMatching,
+    notes_on_diagnoses,
+    scale_deviations,
+    unscale_deviations,
+)
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import read_ratios
 from bayesharm.harmonization.selection import check_target, choose_families, interpretation_notes, place_scans
@@ -221,6 +227,7 @@ def prepare_correction(
         refuse_miscoded_covariates(posterior, dataset.scans)
         gain = np.exp(ratios.mean.log_gain)[scanner] * correction.gain_factors()[scanner]
         noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target, gain))
+        noise_notes += notes_on_diagnoses(posterior, dataset.scans)
         if unknown := sorted(set(dataset.scans["scanner"].astype(str)) - set(posterior.scanners)):
             noise_notes.append(
                 f"Noise of scanners not in the fit: {shorten(unknown)} are taken as average scanners. Adapt the "
