@@ -427,6 +427,20 @@ def test_row_numbers_among_features(study, name, first):
     assert "row-number-feature" in shuffled.codes()
 
 
+def test_columns_of_the_scans_that_a_glob_takes_for_features():
+    n, rng = 40, np.random.default_rng(0)
+    scans = pd.DataFrame({"scan_id": [f"s{k}" for k in range(n)], "participant_id": [f"p{k}" for k in range(n)]})
+    scans = scans.assign(scanner=np.where(np.arange(n) % 2, "A", "B"), year=2016.0 + np.arange(n) % 4, yes=np.arange(n) % 2)
+    values = pd.DataFrame(rng.normal(size=(n, 5)), columns=[f"y{k}" for k in range(5)])
+    table = pd.concat([scans, values], axis=1)
+    finding = found(list(load_dataset(table, select="y*").findings), "scans-column-feature")
+    assert finding.severity == "caveat" and finding.columns == ("year", "yes") and "y[0-9]*" in finding.do
+    for select in ("y[0-9]*", ["y[0-9]*", "year", "yes"]):
+        assert load_dataset(table, select=select).findings == ()
+    counts = pd.concat([scans, (values > 0).astype(int) + (values > 1)], axis=1)  # the features are counts
+    assert found(list(load_dataset(counts, select="y*").findings), "scans-column-feature").columns == ("year",)
+
+
 # --- meaning
 
 

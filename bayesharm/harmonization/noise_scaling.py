@@ -230,8 +230,8 @@ def notes_on_diagnoses(posterior: Posterior, scans: pd.DataFrame) -> list[str]:
     new = sorted({str(each) for each in given[unknown].dropna()})
     what = f"Diagnoses not in the fit: {shorten(new)}" if new else "Scans without a diagnosis"
     return [
-        f"{what}, in {unknown.sum():,} of {len(scans):,} scans ({shorten(scans['scan_id'][unknown], 3)}). Noise matching takes "
-        f"them for scans of the reference diagnosis, {posterior.spec.reference!r}, in an average population."
+        f"{what}, in {unknown.sum():,} of {len(scans):,} scans ({shorten(scans['scan_id'][unknown], 3)}). Noise matching "
+        f"takes them for scans of the reference diagnosis, {posterior.spec.reference!r}, in an average population."
     ]
 
 

@@ -40,6 +40,7 @@ CODES = {
     "excel-date": "A spreadsheet turned names into dates.",
     "excel-number": "A spreadsheet turned names into rounded numbers.",
     "row-number-feature": "A feature numbers the rows of the table.",
+    "scans-column-feature": "A pattern of features took columns that describe the scans.",
     # what values mean
     "category-on-one-scanner": "A category exists on one scanner only.",
     "categories-by-scanner": "A covariate takes other categories on some scanners.",
