@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from bayesharm.data.finding import Finding, refuse_errors
+from bayesharm.data.screening.screen import accept_findings
 from bayesharm.data.screening.words import MISSING_CODES, with_values
 from bayesharm.results.posterior import Posterior
 
@@ -15,7 +16,9 @@ USUAL_SD = 3.0  # sds of a column on each side of its mean: the range in runs th
 MOST_WIDTHS = 5.0  # widths of the range beyond it, from which on other columns than those of biases are refused
 
 
-def check_ranges(posterior: Posterior, scans: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+def check_ranges(
+    posterior: Posterior, scans: pd.DataFrame, columns: Iterable[str], accept: Sequence[str] | None = None
+) -> list[str]:
     """Compare the numeric columns of new scans, on which a correction depends, with their values in the fit.
 
     Parameters
@@ -24,6 +27,8 @@ def check_ranges(posterior: Posterior, scans: pd.DataFrame, columns: Iterable[st
     scans : DataFrame
     columns : iterable of str
         Columns of slopes and covariates; others are skipped.
+    accept : sequence of str, optional
+        Codes of findings that the user has checked, where they can be accepted; those of the fit are.
 
     Returns
     -------
@@ -70,8 +75,10 @@ def check_ranges(posterior: Posterior, scans: pd.DataFrame, columns: Iterable[st
                 f"{name} is outside of the range of the fit, {within}, in {is_outside.sum():,} of {len(scans):,} scans: "
                 f"{quote(is_outside)}. What depends on it is extrapolated there."
             )
-    refuse_errors(errors, can_be_accepted=False)
-    return notes
+    accepted = [finding["code"] for finding in posterior.run.get("findings", ()) if finding["accepted"]]
+    found = accept_findings(errors, [*accepted, *(accept or ())])
+    refuse_errors(found, can_be_accepted=accept is not None)
+    return [*notes, *(finding.sentence for finding in found)]
 
 
 def _ranges(posterior: Posterior) -> dict[str, tuple[float, float]]:

@@ -30,6 +30,7 @@ CODES = {
     "zero-filled": "A scan has many exact zeros, where other scans have none.",
     "flat-scan": "A scan has the same value in all features.",
     "noise-weight": "Noise weights are amounts of data, or far apart.",
+    "other-units": "A covariate of new scans is far outside of its range in the fit.",
     "outlying-covariate": "A covariate has values far from all others.",
     "outlying-feature": "Features have values far from all others.",
     "date-covariate": "A covariate is a date.",
