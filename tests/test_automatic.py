@@ -75,7 +75,7 @@ DESIGNS = {
     ),
     "visits over years": (
         repeated("A", 12, "AAA", age=YEARS) + repeated("B", 12, "BBB", age=YEARS) + once("A", 30, age=50.0),
-        "longitudinal", r"24 of 24 people with several scans were scanned over time \(column age\)", "",
+        "longitudinal", r"24 of 24 people with several scans were scanned over up to 5 years \(column age\)", "",
     ),
     "visits over years, with new scanners": (repeated("p", 20, "ABB", age=YEARS), "longitudinal", "20 of 20", ""),
     "times of visits": (
@@ -83,7 +83,7 @@ DESIGNS = {
         "longitudinal", "column time", "",
     ),
     "times of visits, and ages": (
-        repeated("A", 12, "AAA", age=YEARS, time=[0.0, 1.5, 3.0]) + repeated("B", 12, "BBB", age=YEARS, time=0.0),
+        repeated("A", 12, "AAA", age=YEARS, time=[0.0, 2.5, 5.0]) + repeated("B", 12, "BBB", age=40.0, time=0.0),
         "longitudinal", r"12 of 24 .*column time", "",
     ),
     "years since the first visit, and ages": (
@@ -107,6 +107,25 @@ DESIGNS = {
         repeated("t", 10, "AB", age=[40.0, 44.0]) + repeated("u", 30, "AB", age=50.0),
         "traveling", "everybody", "^10 of 40 people .* --model longitudinal --time age gives",
     ),
+    "days, and ages": (
+        repeated("t", 12, "ABCD", age=30.0, time=[0.0, 7.0, 14.0, 21.0]),
+        "traveling", "everybody", "^The time 'time', in years, does not fit the ages.*12 of 12.*name it baseline_age",
+    ),
+    "clock hours, and ages": (
+        repeated("t", 12, "AB", age=30.0, time=[9.0, 13.5]) + once("A", 9, age=50.0, time=8.0),
+        "traveling_and_cohort", "12 people", "^The time 'time', in years, does not fit the ages",
+    ),
+    "days over years, and ages": (
+        repeated("A", 12, "AAA", age=YEARS, time=[0.0, 913.0, 1826.0]) + repeated("B", 12, "BBB", age=YEARS, time=0.0),
+        "longitudinal", r"24 of 24 .*column age", "^The time 'time', in years, lasts longer than any study.*--time age",
+    ),
+    "days over years": (
+        repeated("A", 12, "AA", time=[0.0, 913.0]) + once("B", 12, time=0.0),
+        "cohort", "nobody", "^The time 'time', in years, lasts longer than any study.*up to 913 years",
+    ),
+    "times and an age at the first scan": (
+        repeated("t", 12, "AB", baseline_age=30.0, time=[0.0, 3.0]), "longitudinal", "to 3 years .column time, in years", ""
+    ),
     "times as text": (repeated("t", 12, "AB", time=["9:00", "10:30"]), "traveling", "everybody", ""),
     "ages of different people": (once("A", 20, age=30.0) + once("B", 20, age=60.0), "cohort", "nobody", ""),
 }  # fmt: skip
@@ -122,7 +141,7 @@ def test_the_model_suits_the_design(name):
     rows, model, why, doubt = DESIGNS[name]
     scans = table_of(rows)
     found = choose_model(scans)
-    assert found.model == model and found.time == (re.search(r"\(column (\w+)\)", found.why) or ["", ""])[1]
+    assert found.model == model and found.time == (re.search(r"\(column (\w+)", found.why) or ["", ""])[1]
     assert pd.Series(found.why).str.contains(why).all(), found.why
     assert pd.Series(found.doubts).str.contains(doubt).tolist() == [True] * bool(doubt), found.doubts
     sentence, *doubts = found.sentences
@@ -176,7 +195,9 @@ def test_times_that_are_missing_are_no_visits_over_time():
     assert by_age.time == "age" and by_age.doubts == ("time is missing for 1 of 60 scans: age is the time instead.",)
     found = choose_model(gap.drop(columns="age"))
     assert found.model == "traveling"
-    assert "(column time), but time is missing for 1 of 60 scans: longitudinal needs it for all." in found.doubts[0]
+    assert (
+        "(column time, in years), but time is missing for 1 of 60 scans: longitudinal needs it for all." in found.doubts[0]
+    )
     assert choose_model(scans.assign(age=np.nan)).model == "traveling"
     assert choose_model(scans.assign(age=scans.age.where(scans.scanner == "A"))).model == "traveling"
 

@@ -342,13 +342,28 @@ def test_an_identifier_is_no_covariate():
 
 
 def test_contradictions_of_the_table_are_noted():
-    scans = small().assign(traveling=False, field=lambda table: (table.scanner == "A").astype(float))
+    scans = small().assign(traveling=False)
     scans.loc[0, "diagnosis"] = "MDD"  # of t1, HC elsewhere
-    notes = " ".join(design_of(scans, covariates=("field",)).notes)
+    notes = " ".join(design_of(scans).notes)
     assert "Marked as not traveling, but scanned on several scanners, and so travelers: 't1', 't2'" in notes
     assert "Of more than one diagnosis: 't1'" in notes
-    assert "field is the same in all scans of a scanner" in notes
-    assert "the same in all" not in " ".join(design_of(small()).notes)
+
+
+def test_a_property_of_the_scanners_is_no_covariate():
+    """Families by such a column are refused too; a column that it multiplies may vary."""
+    scans = small().assign(field=lambda table: (table.scanner == "A") + 1.5, room=lambda table: "room " + table.scanner)
+    scans["age"] = np.arange(len(scans)) % 5 + 30.0
+    for options, named in (
+        ({"covariates": ("field",)}, "'field'"),
+        ({"formula": "age + room"}, "'room'"),
+        ({"formula": "age + log(field)"}, "'log"),
+    ):
+        with pytest.raises(InputError, match=f"^{named}.*the same in all scans of a scanner") as refused:
+            design_of(scans, **options)
+        assert "vary within scanners" in refused.value.expected and "--model protocol" in refused.value.do
+    mixed = scans.assign(room=scans.room.mask(scans.index == 0, "room B"))
+    for options in ({"formula": "age + age:field"}, {"covariates": ("room",)}):
+        design_of(mixed, **options)
 
 
 def test_which_scanners_have_biases_of_a_size_of_their_own():

@@ -17,7 +17,8 @@ from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
 from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
-from bayesharm.harmonization.noise_scaling import Expectation
+from bayesharm.harmonization.noise_scaling import Expectation, notes_on_diagnoses
+from bayesharm.harmonization.value_ranges import check_ranges
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.results.posterior import Posterior, load_posterior
@@ -258,6 +259,35 @@ def test_bias_and_slope_of_an_unseen_scanner_go_together_as_the_prior_says():
     np.testing.assert_allclose(result.sd, np.sqrt(variance * (1 + 1 / n)), rtol=1e-6)
 
 
+def test_values_of_a_slope_that_the_fit_did_not_see_are_named_or_refused():
+    scans, spec = random_study(2), extend("slopes")
+    values = np.random.default_rng(2).normal(3, 2, (len(scans), 3))
+    learned = make_learned(load_dataset(scans, values), spec)
+    low, high = scans.age.min(), scans.age.max()
+    assert learned.sufficient_statistics.attrs["ranges"]["age"] == [low, high]
+
+    def at(*ages: float) -> Dataset:
+        new = scans[: len(ages)].assign(age=ages, participant_id=[f"new{k}" for k in range(len(ages))])
+        return load_dataset(new, values[: len(ages)], check="apply")
+
+    assert check_ranges(learned, at(low, high).scans, ["age"]) == []
+    outside = high + 0.4 * (high - low)
+    notes = check_ranges(learned, at(low, outside).scans, ["age"])
+    assert len(notes) == 1 and "age is outside of the range of the fit" in notes[0] and f"{outside:g} (scan" in notes[0]
+    names = scans.scan_id.astype(str)
+    for use in (quietly, adapt):
+        with pytest.raises(InputError, match="'age' is far outside of the range of the fit") as refused:
+            use(learned, at(low, 12 * low, 12 * high))
+        assert "2 of 3 scans" in refused.value.got and names[1] in refused.value.got and "units" in refused.value.do
+    for code in (-999.0, -9.0):
+        with pytest.raises(InputError, match="'age' has values that are usual codes for 'missing'") as refused:
+            quietly(learned, at(low, code))
+        assert f"{code:g} (scan '{names[1]}')" in refused.value.got
+    del learned.sufficient_statistics.attrs["ranges"]  # a run of an earlier version
+    with pytest.raises(InputError, match="'age' is far outside"):
+        check_ranges(learned, at(low, 12 * high).scans, ["age"])
+
+
 def test_the_noise_of_an_unseen_scanner_is_that_of_the_average_one(posterior, study):
     scans = pd.DataFrame({"scan_id": ["a"], "participant_id": ["p"], "scanner": ["new"]})
     dataset = load_dataset(scans, np.arange(100.0)[None], check="apply")
@@ -396,6 +426,21 @@ def test_people_vary_alike_on_all_scanners_once_noise_is_equal():
     np.testing.assert_allclose(variances(to_noisy.mean), 4.49, rtol=error)
     ranks = stats.spearmanr(equal.mean[scans.scanner == "C", 0], values[scans.scanner == "C", 0]).statistic
     assert ranks == pytest.approx(1)
+
+
+def test_diagnoses_that_the_fit_does_not_have_are_named_where_noise_is_matched():
+    scans, values = random_study(2), np.random.default_rng(2).normal(3, 2, (len(random_study(2)), 3))
+    learned = make_learned(load_dataset(scans, values), load_model("traveling_and_cohort"))
+    assert notes_on_diagnoses(learned, scans) == []
+    wrong = scans.assign(diagnosis=scans.diagnosis.mask(scans.index == 1, "mdd"))
+    for table, says in (
+        (wrong, f"Diagnoses not in the fit: 'mdd', in 1 of {len(scans)} scans .{scans.scan_id[1]!r}"),
+        (scans.drop(columns="diagnosis"), f"Scans without a diagnosis, in {len(scans)} of {len(scans)} scans"),
+    ):
+        with pytest.warns(UserWarning, match=f"{says}.*the reference diagnosis, 'HC'"):
+            harmonize(learned, load_dataset(table, values, check="apply"), match_noise=True)
+        notes = quietly(learned, load_dataset(table, values, check="apply")).notes
+        assert not any("iagnos" in note for note in notes)  # the correction does not depend on it
 
 
 def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):

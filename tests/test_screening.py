@@ -15,6 +15,7 @@ from bayesharm.data.screening.codes import CODES
 from bayesharm.data.screening.covariates import test_scanners as scanner_test
 from bayesharm.data.screening.harmonized import ratios
 from bayesharm.data.screening.screen import screen, screen_scans
+from bayesharm.data.screening.times import screen_times
 from bayesharm.data.screening.words import is_elapsed_time
 from bayesharm.errors import InputError
 
@@ -426,7 +427,56 @@ def test_row_numbers_among_features(study, name, first):
     assert "row-number-feature" in shuffled.codes()
 
 
+def test_columns_of_the_scans_that_a_glob_takes_for_features():
+    n, rng = 40, np.random.default_rng(0)
+    scans = pd.DataFrame({"scan_id": [f"s{k}" for k in range(n)], "participant_id": [f"p{k}" for k in range(n)]})
+    scans = scans.assign(scanner=np.where(np.arange(n) % 2, "A", "B"), year=2016.0 + np.arange(n) % 4, yes=np.arange(n) % 2)
+    values = pd.DataFrame(rng.normal(size=(n, 5)), columns=[f"y{k}" for k in range(5)])
+    table = pd.concat([scans, values], axis=1)
+    finding = found(list(load_dataset(table, select="y*").findings), "scans-column-feature")
+    assert finding.severity == "caveat" and finding.columns == ("year", "yes") and "y[0-9]*" in finding.do
+    for select in ("y[0-9]*", ["y[0-9]*", "year", "yes"]):
+        assert load_dataset(table, select=select).findings == ()
+    counts = pd.concat([scans, (values > 0).astype(int) + (values > 1)], axis=1)  # the features are counts
+    assert found(list(load_dataset(counts, select="y*").findings), "scans-column-feature").columns == ("year",)
+
+
 # --- meaning
+
+
+def test_noise_weights_that_are_no_variances(study):
+    n = len(study.scans)
+    seconds = 200.5 + 10 * (np.arange(n) % 30)
+
+    def weights(values: np.ndarray) -> list[Finding]:
+        return screen_scans(study.scans.assign(w=values), noise_weight="w")
+
+    assert weights(1 / seconds) == weights(seconds / seconds.mean()) == weights(np.full(n, 20.0)) == []
+    amounts = found(weights(seconds), "noise-weight")
+    assert amounts.severity == "caveat" and "1 / w" in amounts.do and "200.5 to 490.5" in amounts.got
+    huge = found(weights(np.where(np.arange(n) == 4, 1e6, 1.0)), "noise-weight")
+    assert "1e+06 (scan" in huge.got and "1,000,000" in huge.what and huge.scans[0] == str(study.scans.scan_id[4])
+    assert study.screen() == weights(np.full(n, -1.0)) == []  # the model refuses these
+
+
+def test_times_that_are_no_years():
+    visits = pd.DataFrame({"participant_id": [f"p{k}" for k in range(12) for _ in range(3)], "scanner": list("ABA") * 12})
+    visits["scan_id"], visit = [f"s{k}" for k in range(36)], visits.groupby("participant_id").cumcount()
+
+    def codes(**columns) -> list[tuple[str, str]]:
+        return [(each.code, each.severity) for each in screen_times(visits.assign(**columns), ["time"])]
+
+    wrong, doubtful = [("time-not-years", "error")], [("time-counts-visits", "caveat")]
+    assert codes(time=visit + 1) == codes(time=visit, sex="F") == doubtful
+    assert codes(time=visit, age=40.3 + visit) == codes(time=0.9 * visit) == []
+    assert codes(time=30 * visit, age=40.0) == codes(time=365.0 * visit) == codes(time=3 * visit, age=40 + visit) == wrong
+    assert codes(time=3 * visit, age=480 + 36 * visit) == []  # months
+    assert codes(time=2.5 * visit, age=40.0, age_at_mri=30 + 2.5 * visit) == []
+    one = (40 + 2.2 * visit).mask(visits.index == 5, 52.0)
+    (finding,) = screen_times(visits.assign(time=2.2 * visit, age=one), ["time"])
+    assert finding.participants == ("p1",) and "1 of 12 people" in finding.got and "--time age" in finding.do
+    days = visits.assign(days=365 * visit, age=40 + visit)
+    assert list(screen_times(days, ["days"])) == []
 
 
 def test_motion_that_the_scanner_changes(study):
@@ -441,9 +491,10 @@ def test_covariates_that_are_nearly_the_scanner(study):
     number = study.scans.scanner.str[-1].astype(float)
     rng = np.random.default_rng(0)
     echo = study.with_scans(echo=(30 + number + 0.1 * rng.normal(size=len(number))).round(2))
-    assert "covariate-is-scanner" in echo.codes("echo")
+    assert found(echo.screen("echo"), "covariate-is-scanner").do.endswith("unless travelers separate the two")
     release = study.with_scans(release=study.scans.scanner.map(lambda name: f"v{name[-1]}"))
     assert set(release.codes("release")) == {"categories-by-scanner", "covariate-is-scanner"}
+    assert found(release.screen("release"), "covariate-is-scanner").do.endswith("not even travelers separate the two")
     old = study.with_scans(age=np.where(number == 0, 70, 25) + 10 * rng.normal(size=len(number)))
     assert "covariate-is-scanner" not in old.codes("age")  # people of different ages are no mistake
 
@@ -521,6 +572,7 @@ def test_all_codes_are_listed_and_described():
     sources = [
         *(folder / "data" / "screening").glob("*.py"),
         folder / "data" / "reading_findings.py",
+        folder / "harmonization" / "value_ranges.py",
         folder / "io" / "tables.py",
     ]
     text = "\n".join(path.read_text() for path in sources if path.name != "codes.py")

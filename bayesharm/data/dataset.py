@@ -18,7 +18,7 @@ from bayesharm.data.missing_values import Missing, check_options, refuse_unfit
 from bayesharm.data.phenotypes import read_phenotypes
 from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
-from bayesharm.data.reading_findings import find_in_reading
+from bayesharm.data.reading_findings import find_columns_of_scans, find_in_reading
 from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
 from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, refuse_one_scanner, resolve_columns
 from bayesharm.data.transforms import TransformName, transform_features
@@ -183,11 +183,12 @@ def load_dataset(
                 refuse_one_scanner(table)
         if select is not None and not is_table(features):
             aligned = aligned.take(match_names(aligned.names, select))
+    misplaced = find_columns_of_scans(aligned, select) if features is None and select and check == "fit" else ()
     if transform is not None:
         _refuse_second_transform(reading)
         aligned = transform_features(aligned, transform, table["scan_id"])
     files = tuple(Path(source).resolve() for source in (given_scans, features) if is_path(source))
-    findings = find_in_reading(given_scans, features, rules, aligned)
+    findings = (*find_in_reading(given_scans, features, rules, aligned), *misplaced)
     if check == "apply":
         return Dataset(table, aligned, files=files, reading=reading, findings=findings)
     plain = {"missing": missing, "bad_features": bad_features, "transform": transform}

@@ -21,6 +21,7 @@ from bayesharm.errors import InputError, check_type, shorten
 from bayesharm.harmonization.adapted_effects import AdaptedEffects, compute_adapted_effects
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.new_data import screen_new_scans
+from bayesharm.harmonization.value_ranges import check_ranges
 from bayesharm.inference.variance_ratios import RatioPosterior
 from bayesharm.likelihood.merging import append_scans
 from bayesharm.likelihood.sufficient_statistics import SufficientStatistics
@@ -62,20 +63,22 @@ def adapt(posterior: Posterior, dataset: Dataset, *, accept: Sequence[str] | str
     Warns
     -----
     UserWarning
-        Caveats on the data; features seem to be in other units than in the fit.
+        Caveats on the data; features seem to be in other units than in the fit; columns of slopes or covariates are outside
+        of their range in the fit.
 
     Raises
     ------
     InputError
-        The tables contradict themselves, columns or features of the fit are absent, values are infinite, the posterior
-        contains these scans already, or the model does not cover scans of this kind.
+        The tables contradict themselves, values of columns are far outside of their range in the fit, columns or features
+        of the fit are absent, values are infinite, the posterior contains these scans already, or the model does not cover
+        scans of this kind.
     RunFolderError
         The posterior has no statistics of its scans.
     """
     check_type(posterior, Posterior, "adapt", "fit")
     check_type(dataset, Dataset, "adapt", "load_dataset")
     caveats = screen_new_scans(posterior, dataset, accept)
-    adapted, unit_notes = update_posterior(posterior, dataset)
+    adapted, unit_notes = update_posterior(posterior, dataset, accept)
     for note in [*caveats, *unit_notes]:
         warnings.warn(note, stacklevel=2)
     return adapted
@@ -108,7 +111,9 @@ def adapt_to_new_scanners(
     # People may be travelers because of their scans on known scanners.
     find = find_travelers if posterior.spec.participants == "travelers" else find_site_travelers
     new_scans = scans.assign(traveling=find(scans)).iloc[rows].reset_index(drop=True)
-    adapted, _ = update_posterior(posterior, replace(dataset, scans=new_scans, features=dataset.features.align(rows)))
+    adapted, _ = update_posterior(
+        posterior, replace(dataset, scans=new_scans, features=dataset.features.align(rows)), accept
+    )
     notes = [*caveats, *adapted.run["notes"][len(posterior.run["notes"]) :]]
     elsewhere = scans["participant_id"].drop(index=scans.index[rows])
     in_fit = read_scan_patterns(posterior.sufficient_statistics)["participant_id"]
@@ -143,7 +148,9 @@ def _rows_on_new_scanners(posterior: Posterior, dataset: Dataset) -> np.ndarray:
     return np.flatnonzero(~dataset.scans["scanner"].isin(posterior.scanners))
 
 
-def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior, list[str]]:
+def update_posterior(
+    posterior: Posterior, dataset: Dataset, accept: Sequence[str] | str = ()
+) -> tuple[Posterior, list[str]]:
     """Adapt as :func:`adapt` does; return notes on suspect units instead of warning."""
     check_type(posterior, Posterior, "adapt", "load_posterior")
     check_type(dataset, Dataset, "adapt", "load_dataset")
@@ -158,8 +165,10 @@ def update_posterior(posterior: Posterior, dataset: Dataset) -> tuple[Posterior,
             do="give new scans only: scans counted twice make the effects look more certain than they are",
         )
     old = read_statistics(posterior.sufficient_statistics, posterior.spec)
-    scales = posterior.scales
+    codes = [accept] if isinstance(accept, str) else list(accept)
+    range_notes, scales = check_ranges(posterior, dataset.scans, dataset.scans.columns, codes), posterior.scales
     values, left_out, unit_notes = _read_values(posterior, dataset.transformed(posterior.run.get("transform")))
+    unit_notes = [*range_notes, *unit_notes]
     merged, merging_notes = append_scans(old, dataset, (values - scales["center"].values) / scales["feature_scale"].values)
     effects = compute_adapted_effects(posterior, merged)
     by_scanner = _count_scans(merged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -18,11 +18,19 @@ from bayesharm.harmonization.corrections import Correction
 from bayesharm.harmonization.feature_matching import compare_units, match_features, root_mean_square
 from bayesharm.harmonization.mean_level import MeanLevel, check_gains, find_mean_level, notes_on_gains
 from bayesharm.harmonization.new_data import refuse_miscoded_covariates
-from bayesharm.harmonization.noise_scaling import Expectation, NoiseMatching, scale_deviations, unscale_deviations
+from bayesharm.harmonization.noise_scaling import (
+    Expectation,
+    NoiseMatching,
+    notes_on_diagnoses,
+    scale_deviations,
+    unscale_deviations,
+)
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import read_ratios
 from bayesharm.harmonization.selection import check_target, choose_families, interpretation_notes, place_scans
 from bayesharm.harmonization.value_notes import ValueNotes
+from bayesharm.harmonization.value_ranges import check_ranges
+from bayesharm.model.formula.text import covariate_columns
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.posterior import Posterior
 
@@ -203,6 +211,7 @@ def prepare_correction(
     check_target(posterior, target)
     if options.match_gain:
         check_gains(posterior)
+    range_notes = check_ranges(posterior, dataset.scans, _columns_of_correction(posterior, families, options.match_noise))
     level = find_mean_level(posterior, families[0], indices) if options.match_gain else None
     placed = place_scans(posterior, dataset.scans, families, options.new_scanners, indices, level)
     effects, scanner, population, slope, scan_notes = placed
@@ -218,6 +227,7 @@ def prepare_correction(
         refuse_miscoded_covariates(posterior, dataset.scans)
         gain = np.exp(ratios.mean.log_gain)[scanner] * correction.gain_factors()[scanner]
         noise = NoiseMatching(posterior, correction, Expectation(posterior, dataset.scans, families, indices, target, gain))
+        noise_notes += notes_on_diagnoses(posterior, dataset.scans)
         if unknown := sorted(set(dataset.scans["scanner"].astype(str)) - set(posterior.scanners)):
             noise_notes.append(
                 f"Noise of scanners not in the fit: {shorten(unknown)} are taken as average scanners. Adapt the "
@@ -228,6 +238,7 @@ def prepare_correction(
         *interpretation_notes(posterior.spec, families, "n_observed" in posterior.tree["design"]),
         *feature_notes,
         *_convergence_notes(posterior, features, indices),
+        *range_notes,
         *scan_notes,
         *noise_notes,
     ]
@@ -235,6 +246,13 @@ def prepare_correction(
         posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, level, noise, int(draws),
         options.inverse, None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
     )  # fmt: skip
+
+
+def _columns_of_correction(posterior: Posterior, families: Sequence[str], match_noise: bool) -> list[str]:
+    """Return the numeric columns on which a correction depends: those of slopes, and covariates where noise is matched."""
+    slopes = [family for family in posterior.spec.slopes if family.by != "participant"]
+    columns = [family.slope for family in slopes if family.name == families[0] or (match_noise and family.by == "diagnosis")]
+    return [*columns, *(covariate_columns(posterior.spec.covariates, posterior.spec.formula) if match_noise else ())]
 
 
 def _convergence_notes(posterior: Posterior, features: Features, feature_indices: np.ndarray) -> list[str]:

@@ -113,7 +113,8 @@ def harmonize(
     Raises
     ------
     InputError
-        A scanner is not in the posterior, features of the fit are absent, or an option is impossible.
+        A scanner is not in the posterior, features of the fit are absent, a column on which biases depend is far outside of
+        its range in the fit, or an option is impossible.
     """
     options = CorrectionOptions(remove, target, match_gain, match_noise, inverse, new_scanners)
     correction = prepare_correction(posterior, dataset, options, draws, seed)

@@ -11,6 +11,7 @@ from bayesharm.data.finding import refuse_errors
 from bayesharm.data.screening.categories import screen_categories
 from bayesharm.data.screening.coding import screen_coding
 from bayesharm.data.screening.screen import accept_findings, screen
+from bayesharm.model.configure import screened_columns
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.results.posterior import Posterior
 
@@ -26,10 +27,8 @@ def screen_new_scans(posterior: Posterior, dataset: Dataset, accept: Sequence[st
     ------
     InputError
     """
-    spec = posterior.spec
     dataset = dataset.transformed(posterior.run.get("transform"))
-    columns = covariate_columns(spec.covariates, spec.formula)
-    findings = screen(dataset, covariates=columns, factors=[family.by for family in spec.factors], accept=accept)
+    findings = screen(dataset, **screened_columns(posterior.spec), accept=accept)
     findings = [
         finding for finding in accept_findings(findings, _accepted_in_fit(posterior)) if finding.code not in OF_A_FIT
     ]

@@ -217,6 +217,24 @@ def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: 
     return None
 
 
+def notes_on_diagnoses(posterior: Posterior, scans: pd.DataFrame) -> list[str]:
+    """Name scans whose diagnosis the fit does not have, and say what is expected of them."""
+    names = [name for name in posterior.effect_families if posterior.spec.dimension_of(name) == "diagnosis"]
+    if not names:
+        return []
+    known = {posterior.spec.reference, *map(str, posterior.effect(names[0])["diagnosis"].values)}
+    given = scans["diagnosis"] if "diagnosis" in scans else pd.Series(np.nan, scans.index)
+    unknown = given.isna() | ~given.astype(str).isin(known)
+    if not unknown.any():
+        return []
+    new = sorted({str(each) for each in given[unknown].dropna()})
+    what = f"Diagnoses not in the fit: {shorten(new)}" if new else "Scans without a diagnosis"
+    return [
+        f"{what}, in {unknown.sum():,} of {len(scans):,} scans ({shorten(scans['scan_id'][unknown], 3)}). Noise matching "
+        f"takes them for scans of the reference diagnosis, {posterior.spec.reference!r}, in an average population."
+    ]
+
+
 def _centered_covariates(posterior: Posterior, scans: pd.DataFrame) -> np.ndarray:
     """Return the covariates minus their means over the scans of the fit, (scan, covariate)."""
     covariates = covariates_from_dict(posterior.sufficient_statistics.attrs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from bayesharm.data.scans import find_travelers
+from bayesharm.data.screening.times import LONGEST, find_wrong_time
 from bayesharm.data.screening.words import ages_in_years, is_age
 from bayesharm.errors import listed
 from bayesharm.model.catalog import load_model, model_names
@@ -96,6 +97,22 @@ def _look_over_time(scans: pd.DataFrame, model: ModelSpec | None) -> tuple[Model
     """Choose the longitudinal model if the study is longitudinal; also return doubts."""
     own = [] if model is None else [family.slope for family in model.slopes]
     times = [name for name in map(str, scans.columns) if name in (*TIMES, *own) or is_age(name)]
+    wrong = {name: finding for name in times if (finding := find_wrong_time(scans, name))}
+    # one wrong age does not change the model: the fit refuses it
+    wrong = {
+        name: each
+        for name, each in wrong.items()
+        if 2 * len(each.participants) >= _count_followed(scans, name) or _spans(scans, name).max() > LONGEST
+    }
+    choice, doubts = _choose_time(scans, model, own, [name for name in times if name not in wrong])
+    unfit = [f"{each.what} Found: {each.got}. {LONGITUDINAL} needs years: {each.do}." for each in wrong.values()]
+    return (choice and replace(choice, doubts=(*choice.doubts, *unfit))), [*doubts, *unfit]
+
+
+def _choose_time(
+    scans: pd.DataFrame, model: ModelSpec | None, own: Sequence[str], times: Sequence[str]
+) -> tuple[ModelChoice | None, list[str]]:
+    """Choose the longitudinal model if a time shows that the study is longitudinal; also return doubts."""
     n_followed = {name: _count_followed(scans, name) for name in times}
     enough = [name for name in times if n_followed[name] >= MIN_FOLLOWED]
     n_repeated = int((scans.participant_id.value_counts() > 1).sum())
@@ -108,7 +125,10 @@ def _look_over_time(scans: pd.DataFrame, model: ModelSpec | None) -> tuple[Model
     n_missing = {name: int((~np.isfinite(scans[name].to_numpy(float))).sum()) for name in enough}
     complete = [name for name in enough if not n_missing[name]]
     column = next((name for name in own if name in complete), max(complete or enough, key=lambda name: n_followed[name]))
-    found = f"{n_followed[column]} of {n_repeated} people with several scans were scanned over time (column {column})"
+    found = (
+        f"{n_followed[column]} of {n_repeated} people with several scans were scanned over up to "
+        f"{_spans(scans, column).max():.3g} years (column {column}{'' if is_age(column) else ', in years'})"
+    )
     if model is None:
         return None, [f"{found}: what changed in them counts as noise, or as bias of the scanners."]
     if 2 * n_followed[column] < n_repeated:
@@ -128,7 +148,12 @@ def _count_followed(scans: pd.DataFrame, column: str, min_time: float = MIN_TIME
     """Count the people whose time differs by at least `min_time` between scans, or whose age by more than a year."""
     if not pd.api.types.is_numeric_dtype(scans[column]):
         return 0
+    apart = _spans(scans, column)
+    return int(((apart > MIN_YEARS) if is_age(column) else (apart > 0) & (apart >= min_time - ROUNDING)).sum())
+
+
+def _spans(scans: pd.DataFrame, column: str) -> pd.Series:
+    """Return the years between the first and the last scan of each person."""
     years = ages_in_years(column, scans[column]) if is_age(column) else scans[column].to_numpy(float)
     by_person = pd.Series(years, scans.index).groupby(scans.participant_id)
-    apart = by_person.max() - by_person.min()
-    return int(((apart > MIN_YEARS) if is_age(column) else (apart > 0) & (apart >= min_time - ROUNDING)).sum())
+    return by_person.max() - by_person.min()

@@ -130,6 +130,14 @@ def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str 
     accept : sequence of str
         Codes of errors that become caveats.
     """
-    factors = [family.by for family in spec.factors]
-    columns = covariate_columns(spec.covariates, spec.formula)
-    return screen(dataset, covariates=columns, factors=factors, accept=accept)
+    return screen(dataset, **screened_columns(spec), accept=accept)
+
+
+def screened_columns(spec: ModelSpec) -> dict[str, Any]:
+    """Return the columns that a model uses, as :func:`bayesharm.screen` takes them."""
+    return {
+        "covariates": list(covariate_columns(spec.covariates, spec.formula)),
+        "factors": [family.by for family in spec.factors],
+        "times": [family.slope for family in spec.slopes if family.by == "participant"],
+        "noise_weight": spec.noise_weight,
+    }

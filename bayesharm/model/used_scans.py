@@ -11,7 +11,6 @@ import pandas as pd
 from bayesharm.data.scans import find_site_travelers, find_travelers
 from bayesharm.errors import ModelError, shorten
 from bayesharm.model.column_families import read_columns
-from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.noise_classes import read_relative_noise
 from bayesharm.model.protocol_factors import read_factors
 from bayesharm.model.spec import ModelSpec
@@ -122,9 +121,4 @@ def _on_contradictions(used: pd.DataFrame, is_traveler: np.ndarray, spec: ModelS
         )
     if "diagnosis" in used and len(changed := people.diagnosis.nunique().loc[lambda n: n > 1].index):
         notes.append(f"Of more than one diagnosis: {shorten(changed)}; each scan counts under its own.")
-    for name in covariate_columns(spec.covariates, spec.formula):
-        if name in used and (used.groupby("scanner")[name].nunique(dropna=False) == 1).all():
-            notes.append(
-                f"{name} is the same in all scans of a scanner: its effect cannot be separated from the scanner effects."
-            )
     return notes

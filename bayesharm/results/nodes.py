@@ -174,6 +174,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             **covariates_to_dict(statistics.design.covariates),
             "slopes": [asdict(slope) for slope in statistics.design.standards.slopes],
             "noise_unit": statistics.design.standards.noise_unit,
+            "ranges": {name: list(limits) for name, limits in statistics.design.standards.ranges.items()},
         },
     )
 
@@ -190,7 +191,8 @@ def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
     patterns = read_scan_patterns(node)
     covariates = covariates_from_dict(node.attrs)
     slopes = tuple(SlopeColumn(**each) for each in node.attrs["slopes"])
-    standards = Standards(covariates, slopes, node.attrs["noise_unit"])
+    ranges = {name: (low, high) for name, (low, high) in node.attrs.get("ranges", {}).items()}
+    standards = Standards(covariates, slopes, node.attrs["noise_unit"], ranges)
     grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,

@@ -18,7 +18,7 @@ from bayesharm.data.screening.words import is_age
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
 from bayesharm.model.catalog import AUTO, load_model
-from bayesharm.model.configure import chosen_spec, screen_study
+from bayesharm.model.configure import chosen_spec, screen_study, screened_columns
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.study_check.columns import describe_columns, growing_ages, protocol_columns, usual_covariates
@@ -183,8 +183,7 @@ def _screen(
 ) -> list[Finding]:
     if isinstance(dataset, Dataset):
         return screen_study(dataset, spec, accept)
-    factors = [family.by for family in spec.factors]
-    found = screen_scans(scans, covariates=covariate_columns(spec.covariates, spec.formula), factors=factors)
+    found = screen_scans(scans, **screened_columns(spec))
     return accept_findings(found, [accept] if isinstance(accept, str) else accept)
 
 

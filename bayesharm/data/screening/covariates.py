@@ -107,7 +107,7 @@ def _is_scanner(scans: pd.DataFrame, name: str, values: np.ndarray) -> Iterator[
         return
     share = 1 - within / total * (n - 1) / (n - k)  # adjusted R²: many small scanners explain much by chance
     if share >= NEARLY:
-        yield _nearly_scanner(name, f"scanners explain {share:.1%} of its variance: {_levels(scanners, means)}")
+        yield _nearly_scanner(name, f"scanners explain {share:.1%} of its variance: {_levels(scanners, means)}", share == 1)
 
 
 def _category_is_scanner(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
@@ -121,10 +121,10 @@ def _category_is_scanner(scans: pd.DataFrame, name: str) -> Iterator[Finding]:
     within = float(np.sum(table.sum(1) / n * stats.entropy(table, axis=1)))
     known = (1 - within / entropy) if entropy > 0 else 0.0
     if known >= NEARLY:
-        yield _nearly_scanner(name, f"the scanner tells {known:.0%} of it")
+        yield _nearly_scanner(name, f"the scanner tells {known:.0%} of it", within == 0)
 
 
-def _nearly_scanner(name: str, got: str) -> Finding:
+def _nearly_scanner(name: str, got: str, is_exact: bool) -> Finding:
     return Finding(
         "covariate-is-scanner",
         "caveat",
@@ -132,7 +132,8 @@ def _nearly_scanner(name: str, got: str) -> Finding:
         "scanners' biases.",
         got=got,
         expected="a covariate that varies within scanners",
-        do=f"leave {name!r} out of the covariates, unless travelers separate the two",
+        do=f"leave {name!r} out of the covariates"
+        + (": not even travelers separate the two" if is_exact else ", unless travelers separate the two"),
         columns=(name,),
     )
 

@@ -16,11 +16,19 @@ from bayesharm.data.screening.coding import screen_coding
 from bayesharm.data.screening.covariates import screen_covariates
 from bayesharm.data.screening.features import screen_features
 from bayesharm.data.screening.identity import screen_identity
+from bayesharm.data.screening.times import screen_times
+from bayesharm.data.screening.weights import screen_weights
 from bayesharm.errors import InputError, shorten
 
 
 def screen(
-    dataset: Dataset, *, covariates: Sequence[str] = (), factors: Sequence[str] = (), accept: Sequence[str] | str = ()
+    dataset: Dataset,
+    *,
+    covariates: Sequence[str] = (),
+    factors: Sequence[str] = (),
+    times: Sequence[str] = (),
+    noise_weight: str = "",
+    accept: Sequence[str] | str = (),
 ) -> list[Finding]:
     """Find what is wrong or suspicious in the scans table and the features of a study.
 
@@ -31,6 +39,10 @@ def screen(
         Columns of the scans table that the model uses as covariates.
     factors : sequence of str
         Columns of the scans table that the model uses as protocol factors.
+    times : sequence of str
+        Columns of the scans table on which the model lets the effects of participants depend.
+    noise_weight : str
+        Column of the scans table with relative noise variances.
     accept : sequence of str
         Codes of findings that the user has checked, or ``all``: errors with these codes become caveats.
 
@@ -54,17 +66,26 @@ def screen(
         )
     found = [
         *dataset.findings,
-        *screen_scans(dataset.scans, covariates=covariates, factors=factors),
+        *screen_scans(dataset.scans, covariates=covariates, factors=factors, times=times, noise_weight=noise_weight),
         *screen_features(dataset.features, dataset.scans, covariates),
     ]
     return accept_findings(found, accepted)
 
 
-def screen_scans(scans: pd.DataFrame, *, covariates: Sequence[str] = (), factors: Sequence[str] = ()) -> list[Finding]:
+def screen_scans(
+    scans: pd.DataFrame,
+    *,
+    covariates: Sequence[str] = (),
+    factors: Sequence[str] = (),
+    times: Sequence[str] = (),
+    noise_weight: str = "",
+) -> list[Finding]:
     """Find what is wrong or suspicious in the scans table alone; parameters as in :func:`screen`."""
     return [
         *screen_identity(scans),
         *screen_ages(scans, covariates),
+        *screen_times(scans, times),
+        *screen_weights(scans, noise_weight),
         *screen_coding(scans, covariates),
         *screen_categories(scans, covariates, factors),
         *screen_covariates(scans, covariates),
