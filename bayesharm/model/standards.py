@@ -47,7 +47,8 @@ def standardize(study: UsedScans, spec: ModelSpec) -> Standards:
     """
     slopes = find_slope_columns(study.table, study.is_repeat_scanned, spec)
     covariates = find_covariates(study.table, spec)
-    _refuse_properties_of_scanners(study.table, covariates)
+    of_slopes = {each.column for each in slopes}  # which the model itself adds; the screening has a caveat
+    _refuse_properties_of_scanners(study.table, covariates, of_slopes)
     ranges = _find_ranges(study.table, [*(each.column for each in slopes), *covariate_sources(covariates)])
     return Standards(covariates, slopes, float(np.exp(np.log(study.relative_noise).mean())), ranges)
 
@@ -58,7 +59,7 @@ def _find_ranges(table: pd.DataFrame, names: Iterable[str]) -> dict[str, tuple[f
     return {name: (float(table[name].min()), float(table[name].max())) for name in numbers}
 
 
-def _refuse_properties_of_scanners(table: pd.DataFrame, covariates: tuple[Covariate, ...]) -> None:
+def _refuse_properties_of_scanners(table: pd.DataFrame, covariates: tuple[Covariate, ...], exempt: set[str]) -> None:
     """Refuse covariates that do not vary within any scanner: harmonizing would leave their part of the bias in the data.
 
     Travelers cannot separate such a covariate from the scanners, since it changes whenever the scanner does.
@@ -70,7 +71,7 @@ def _refuse_properties_of_scanners(table: pd.DataFrame, covariates: tuple[Covari
     means = pd.DataFrame(columns).groupby(scanner).transform("mean").to_numpy()
     varies = np.abs(columns - means).max(axis=0) > ROUNDING
     names = list(dict.fromkeys(each.name for each in covariates))
-    varying = {each.name for each, one in zip(covariates, varies, strict=True) if one}
+    varying = exempt | {each.name for each, one in zip(covariates, varies, strict=True) if one}
     if same := [name for name in names if name not in varying]:
         raise InputError(
             f"{shorten(same)} cannot be covariates: they are the same in all scans of a scanner, and so part of its effect."
