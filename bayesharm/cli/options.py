@@ -137,7 +137,7 @@ AcceptOption = Annotated[
         "--accept",
         "CODES",
         "Findings on the data that you have checked and accept, by the codes in their messages, such as identical-scans. "
-        "Such findings no longer stop the command; the run records them.",
+        "Such findings no longer stop the command; a fit records them.",
     ),
 ]
 ReferenceOption = Annotated[
