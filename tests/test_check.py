@@ -557,7 +557,7 @@ def test_the_next_command_names_the_model_that_was_asked_for(folder, tmp_path, m
         words, command = (" ".join(part.replace("\\\n", "").split()) for part in result.output.split("Next\n"))
         assert result.exit_code == code and told in command, result.output
         recommended = "cohort" if table == folder / "cohort only.csv" else "traveling_and_cohort"
-        assert f"Model: {model}, as asked. - check recommends {recommended}, because" in words
+        assert f"Model: {model}, as asked. - The check recommends {recommended}, because" in words
         assert (f"A fit of {model} would be refused" in words) == (recommended == "cohort")
 
 

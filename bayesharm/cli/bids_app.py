@@ -54,7 +54,11 @@ ScansOption = Annotated[
 ]
 ModelOption = Annotated[str, opt.model("Model to fit")]
 PreviewOption = Annotated[
-    bool, opt.flag("--preview", "Quick approximation without sampling. Every output is marked as a preview.")
+    bool,
+    opt.flag(
+        "--preview",
+        "Approximation without sampling, quicker with thousands of features. Every output is marked as a preview.",
+    ),
 ]
 OverwriteOption = Annotated[bool, opt.flag("--overwrite", "Replace the results of an earlier call in OUT.")]
 

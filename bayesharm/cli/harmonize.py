@@ -10,6 +10,7 @@ import typer
 from bayesharm.cli import input as inputs
 from bayesharm.cli import options as opt
 from bayesharm.cli.output import check_new_files, check_together
+from bayesharm.errors import InputError
 
 MeanFileOption = Annotated[
     Path,
@@ -133,6 +134,12 @@ def harmonize(
     from bayesharm.harmonization.selection import choose_families
     from bayesharm.results.posterior import load_posterior
 
+    if accept and new_scanners != "adapt":
+        raise InputError(
+            "--accept has no effect here.", got="--accept without --new-scanners adapt",
+            expected="findings on scans that an adaptation learns from",
+            do="leave it out, or add --new-scanners adapt; what harmonize alone refuses cannot be accepted",
+        )  # fmt: skip
     posterior = load_posterior(run)
     choose_families(posterior.spec, remove)  # refuses wrong families before an adaptation
     with ProgressBar(quiet) as progress:

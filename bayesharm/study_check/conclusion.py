@@ -66,7 +66,7 @@ def conclude(
             "protocol": list(options["protocol"]) if used == asked else [],
         },
     )
-    other_model = [sentence for sentence in on_model if sentence.startswith("check recommends")]
+    other_model = [sentence for sentence in on_model if sentence.startswith("The check recommends")]
     short = (*separation[:1], *disorder[:1], *precision, *other_model, *findings)[:4]
     return say.Verdict(
         separable=separable,

@@ -205,7 +205,7 @@ def on_model(advice: Recommendation, asked: str, used: str, protocol: Sequence[s
     if asked == advice.model:
         sentences = [f"Model to use: {reason}"]
     else:
-        sentences = [f"Model: {asked}, as asked.", *([] if asked == "protocol" else [f"check recommends {reason}"])]
+        sentences = [f"Model: {asked}, as asked.", *([] if asked == "protocol" else [f"The check recommends {reason}"])]
     sentences += advice.doubts
     if used != asked:
         sentences.append(f"A fit of {asked} would be refused (see below): the numbers are those of {used}.")
