@@ -264,6 +264,7 @@ def test_every_option_of_the_model_is_a_parameter():
     ({"time": "years"}, "'traveling' has no trajectories"),
     ({"likelihood": "student-t"}, "approximates Gaussian noise only"),
     ({"likelihood": "cauchy"}, "Unknown likelihood"),
+    ({"likelihood": "student-t", "new_scanners": "adapt"}, "cannot learn new scanners"),
     ({"noise_ratio": "voxel"}, "Unknown noise_ratio"),
     ({"noise_weight": "absent"}, "absent"),
 ])  # fmt: skip

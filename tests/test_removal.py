@@ -441,6 +441,10 @@ def test_diagnoses_that_the_fit_does_not_have_are_named_where_noise_is_matched()
             harmonize(learned, load_dataset(table, values, check="apply"), match_noise=True)
         notes = quietly(learned, load_dataset(table, values, check="apply")).notes
         assert not any("iagnos" in note for note in notes)  # the correction does not depend on it
+    healthy = scans[scans.diagnosis == "HC"].reset_index(drop=True)
+    of_one = make_learned(load_dataset(healthy, values[: len(healthy)]), load_model("cohort"))  # no disorder effects
+    assert notes_on_diagnoses(of_one, healthy) == notes_on_diagnoses(of_one, healthy.drop(columns="diagnosis")) == []
+    assert "Diagnoses not in the fit: " in notes_on_diagnoses(of_one, scans)[0]
 
 
 def test_deviations_are_from_what_is_expected_of_a_scan(posterior, study):

@@ -283,6 +283,7 @@ def test_all_scans_with_clearly_smaller_weights_are_named():
     assert note.startswith("2 scans have clearly smaller weights") and "s01 (0.45) and s00 (0.72). Look" in note
     assert "scans.csv" in note
     assert "and 2 more. Look" in notes(*np.linspace(0.2, 0.6, 12), *sound)[0]
+    assert notes(*np.linspace(0.4, 1.6, 60)) == []  # as with a feature or two
 
 
 def test_a_bad_scan_hardly_moves_the_biases(robust):

@@ -197,7 +197,7 @@ def compare_populations(
 def _with_offset(context: FitContext) -> FitContext:
     """Add a covariate for people of one site: a difference from travelers between sites that is common to all sites."""
     travels = context.dataset.scans["participant_id"].isin(context.design.site_travelers)
-    if travels.all() or not travels.any():
+    if travels.groupby(context.dataset.scans["scanner"]).nunique().max() < 2:  # no scanner has both
         return context
     scans = context.dataset.scans.assign(**{OFFSET: (~travels).astype(float)})
     spec = replace(context.design.spec, covariates=(*context.design.spec.covariates, OFFSET))

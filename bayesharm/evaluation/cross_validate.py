@@ -113,7 +113,7 @@ def cross_validate(
         of_inference = {name: value for name, value in settings.items() if name not in signature(fit).parameters}
         Settings.from_options({"preview": preview, **of_inference}, spec.has_tails)
         refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
-        if spec.formula or spec.noise_weight or spec.slopes:
+        if spec.covariates or spec.formula or spec.noise_weight or spec.slopes:
             build_design(dataset.scans, spec)
         options["findings"] = ()  # the folds are parts of a study that has been screened
 

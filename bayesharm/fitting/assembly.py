@@ -224,7 +224,9 @@ def weight_notes(weights: xr.Dataset) -> list[str]:
     """Name the scans with clearly smaller weights than the others, smallest first."""
     weights = weights.sortby("mean_weight")
     mean = weights["mean_weight"].values
-    low = mean < SMALL_WEIGHT * np.median(mean)
+    median = np.median(mean)
+    spread = 1.4826 * np.median(np.abs(mean - median))  # large with few features, where sound scans differ more
+    low = mean < min(SMALL_WEIGHT * median, median - 3 * spread)
     if not low.any():
         return []
     named = [f"{scan} ({weight:.2f})" for scan, weight in zip(weights["scan"].values[low], mean[low], strict=True)]

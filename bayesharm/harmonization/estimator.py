@@ -281,6 +281,13 @@ class BayesHarmonizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _check_options(self, spec: ModelSpec) -> None:
         """Refuse impossible options, and those that need the diagnoses of the transformed scans."""
         self._options(inverse=False)
+        if self.new_scanners == "adapt" and spec.has_tails:
+            raise InputError(
+                "A fit with heavy tails cannot learn new scanners.",
+                got="new_scanners='adapt', likelihood='student-t'",
+                expected="likelihood='gaussian', or other new_scanners",
+                do="choose one of these, or fit again with all scans",
+            )
         adapts = self.new_scanners == "adapt" and any(family.by in ("diagnosis", "population") for family in spec.families)
         if adapts or len(choose_families(spec, self.remove)) > 1:
             raise InputError(

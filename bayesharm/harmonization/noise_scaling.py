@@ -219,10 +219,12 @@ def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: 
 
 def notes_on_diagnoses(posterior: Posterior, scans: pd.DataFrame) -> list[str]:
     """Name scans whose diagnosis the fit does not have, and say what is expected of them."""
-    names = [name for name in posterior.effect_families if posterior.spec.dimension_of(name) == "diagnosis"]
-    if not names:
+    if not any(family.by == "diagnosis" for family in posterior.spec.families):
         return []
-    known = {posterior.spec.reference, *map(str, posterior.effect(names[0])["diagnosis"].values)}
+    names = [name for name in posterior.effect_families if posterior.spec.dimension_of(name) == "diagnosis"]
+    if not names and "diagnosis" not in scans:  # a fit of one diagnosis, and scans that may be of the same
+        return []
+    known = {posterior.spec.reference, *(str(each) for name in names for each in posterior.effect(name)["diagnosis"].values)}
     given = scans["diagnosis"] if "diagnosis" in scans else pd.Series(np.nan, scans.index)
     unknown = given.isna() | ~given.astype(str).isin(known)
     if not unknown.any():
