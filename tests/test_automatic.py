@@ -109,11 +109,26 @@ DESIGNS = {
     ),
     "days, and ages": (
         repeated("t", 12, "ABCD", age=30.0, time=[0.0, 7.0, 14.0, 21.0]),
-        "traveling", "everybody", "^The time 'time', in years, does not fit the ages.*12 of 12.*name it baseline_age",
+        "traveling", "everybody", "^The time 'time' is long for years, and age does not.*21 years.*name it baseline_age",
+    ),
+    "times and an age that stays the same": (
+        repeated("t", 30, "ABC", age=70.0, time=[0.0, 2.0, 4.0]) + repeated("u", 3, "AB", age=70.0, time=[0.0, 18.0]),
+        "longitudinal", "33 of 33 .*column time", "^age does not change .* the age at the first scan, and time for years",
+    ),
+    "times and ages in steps of five years": (
+        repeated("t", 12, "AB", age=[40.0, 45.0], time=[0.0, 1.0]) + repeated("u", 12, "AB", age=40.0, time=[0.0, 1.0]),
+        "longitudinal", "24 of 24 .*column time", "",
+    ),
+    "times and ages of infants in months": (
+        repeated("t", 12, "ABC", age=[1.0, 13.0, 25.0], time=[0.0, 1.0, 2.0]), "longitudinal", "12 of 12 .*column time", ""
+    ),
+    "weeks, and ages": (
+        repeated("t", 12, "AB", age=[40.0, 41.0], time=[0.0, 52.0]),
+        "traveling", "everybody", "^The time 'time', in years, does not fit the ages.*12 of 12 people with several scans",
     ),
     "clock hours, and ages": (
         repeated("t", 12, "AB", age=30.0, time=[9.0, 13.5]) + once("A", 9, age=50.0, time=8.0),
-        "traveling_and_cohort", "12 people", "^The time 'time', in years, does not fit the ages",
+        "longitudinal", "12 of 12 .*column time", "^age does not change over the scans of a person",
     ),
     "days over years, and ages": (
         repeated("A", 12, "AAA", age=YEARS, time=[0.0, 913.0, 1826.0]) + repeated("B", 12, "BBB", age=YEARS, time=0.0),

@@ -469,14 +469,21 @@ def test_times_that_are_no_years():
     wrong, doubtful = [("time-not-years", "error")], [("time-counts-visits", "caveat")]
     assert codes(time=visit + 1) == codes(time=visit, sex="F") == doubtful
     assert codes(time=visit, age=40.3 + visit) == codes(time=0.9 * visit) == []
-    assert codes(time=30 * visit, age=40.0) == codes(time=365.0 * visit) == codes(time=3 * visit, age=40 + visit) == wrong
+    assert codes(time=365.0 * visit, age=40.0) == codes(time=365.0 * visit) == codes(time=3 * visit, age=40 + visit) == wrong
+    assert codes(time=7 * visit) == codes(time=7 * visit, age=40.0) == codes(time=8 * visit, baseline_age=40.0) == []
+    assert codes(time=8 * visit, age=40.0) == [("time-not-years", "caveat")]
+    assert codes(time=visit, age=40.0) == doubtful
+    assert codes(time=visit / 2, age=3 + 6 * visit) == []  # months of infants
     assert codes(time=3 * visit, age=480 + 36 * visit) == []  # months
     assert codes(time=2.5 * visit, age=40.0, age_at_mri=30 + 2.5 * visit) == []
     one = (40 + 2.2 * visit).mask(visits.index == 5, 52.0)
     (finding,) = screen_times(visits.assign(time=2.2 * visit, age=one), ["time"])
     assert finding.participants == ("p1",) and "1 of 12 people" in finding.got and "--time age" in finding.do
-    days = visits.assign(days=365 * visit, age=40 + visit)
+    (finding,) = screen_times(visits.assign(time=0.0, age=40 + 2.0 * visit), ["time"])
+    assert "12 of 12 people" in finding.got
+    days = visits.assign(days=365 * visit, years_since_first_day=20.0 * visit, age=40 + visit)
     assert list(screen_times(days, ["days"])) == []
+    assert [each.severity for each in screen_times(days, ["years_since_first_day"])] == ["error"]
 
 
 def test_motion_that_the_scanner_changes(study):

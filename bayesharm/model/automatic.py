@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.scans import find_travelers
-from bayesharm.data.screening.times import LONGEST, find_wrong_time
+from bayesharm.data.screening.times import constant_ages, find_wrong_time, is_in_other_units
 from bayesharm.data.screening.words import ages_in_years, is_age
 from bayesharm.errors import listed
 from bayesharm.model.catalog import load_model, model_names
@@ -97,15 +97,20 @@ def _look_over_time(scans: pd.DataFrame, model: ModelSpec | None) -> tuple[Model
     """Choose the longitudinal model if the study is longitudinal; also return doubts."""
     own = [] if model is None else [family.slope for family in model.slopes]
     times = [name for name in map(str, scans.columns) if name in (*TIMES, *own) or is_age(name)]
-    wrong = {name: finding for name in times if (finding := find_wrong_time(scans, name))}
-    # one wrong age does not change the model: the fit refuses it
+    # a contradiction in a few people does not change the model: the fit refuses it
     wrong = {
-        name: each
-        for name, each in wrong.items()
-        if 2 * len(each.participants) >= _count_followed(scans, name) or _spans(scans, name).max() > LONGEST
+        name: finding
+        for name in times
+        if (finding := find_wrong_time(scans, name)) is not None and is_in_other_units(scans, name)
     }
     choice, doubts = _choose_time(scans, model, own, [name for name in times if name not in wrong])
     unfit = [f"{each.what} Found: {each.got}. {LONGITUDINAL} needs years: {each.do}." for each in wrong.values()]
+    if choice and not is_age(choice.time):
+        unfit += [
+            f"{age} does not change over the scans of a person: bayesharm takes it for the age at the first scan, and "
+            f"{choice.time} for years."
+            for age in constant_ages(scans)[:1]
+        ]
     return (choice and replace(choice, doubts=(*choice.doubts, *unfit))), [*doubts, *unfit]
 
 

@@ -12,7 +12,7 @@ CODES = {
     "diagnosis-differs": "One participant_id has several diagnoses.",
     "ages-differ": "Ages of one participant_id are years apart.",
     "age-against-dates": "Ages do not fit the dates.",
-    "time-not-years": "The time of trajectories cannot be in years.",
+    "time-not-years": "The time of trajectories cannot be in years, or is long for years.",
     "time-counts-visits": "The time of trajectories may be a number of visits.",
     "identical-scans": "Two scans have exactly the same features.",
     "nearly-identical-scans": "Two scans have nearly the same features.",
