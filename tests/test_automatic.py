@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from bayesharm.data.scans import read_scans
 from bayesharm.errors import ModelError
 from bayesharm.model.automatic import choose_model
 from bayesharm.model.catalog import load_model, model_names
-from bayesharm.model.configure import configure_model, resolve_model
+from bayesharm.model.configure import configure_model, resolve_model, screened_columns, trajectory_times
 from bayesharm.model.design import build_design
 
 
@@ -185,6 +186,25 @@ def test_trajectories_depend_on_the_column_that_was_found_or_named():
     found = bayesharm.check(scans)
     assert found.model == "longitudinal" and found.precision is not None and not found.is_refused
     assert 'fit(dataset, "longitudinal"' in found.verdict.command and "time='age'" in found.verdict.command
+
+
+def test_times_are_named_by_the_user_or_by_words_for_time():
+    """In a model of one's own, effects of people may depend on a dose; by scanner, slopes are never trajectories."""
+    longitudinal = load_model("longitudinal")
+
+    def times(column: str, named: str | None = None, by: str = "participant") -> list[str]:
+        family = replace(longitudinal.families[0], by=by, slope=column)
+        spec = replace(longitudinal, name="own", families=(family,))
+        assert screened_columns(spec, named)["times"] == trajectory_times(spec, named)
+        return trajectory_times(spec, named)
+
+    assert (
+        times("time") == ["time"] and times("years_since_baseline") == ["years_since_baseline"] and times("age") == ["age"]
+    )
+    assert times("since", "since") == ["since"]
+    assert times("dose") == times("reaction_time") == times("time", by="scanner") == []
+    scans = table_of(BOTH).assign(since=1.0)
+    assert trajectory_times(configure_model("longitudinal", scans, time="since")) == ["since"]
 
 
 def test_a_check_with_a_time_takes_it_and_does_not_offer_it_as_a_covariate():

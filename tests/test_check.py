@@ -148,6 +148,19 @@ def test_beside_time_the_age_at_the_first_scan_is_offered():
     assert "covariates=['age', 'sex']" in check(table, "cohort").verdict.command  # no trajectories: ages are ages
 
 
+def test_a_slope_on_another_column_than_time_does_not_change_the_covariates():
+    """Motion and dose are no times: the age is offered, and 300 mg between two scans are no 300 years."""
+    table = simulate_longitudinal(3, seed=1, n_people=40).scans.drop(columns="baseline_age")
+    table = table.assign(motion=np.linspace(0.1, 0.9, len(table)), dose=np.arange(len(table)) * 300.0)
+    model = load_model("traveling_and_cohort")
+    for by, column in (("scanner", "motion"), ("participant", "dose")):
+        families = tuple(replace(each, slope=column if each.by == by else "") for each in model.families)
+        found = check(table, replace(model, name="own", families=families))
+        assert found.model == "own" and "covariates=['age', 'sex']" in found.verdict.command
+        assert "grows over the scans" not in " ".join(found.verdict.advice)
+        assert not {finding.code for finding in found.findings} & {"time-not-years", "fit-refused"}
+
+
 def test_a_refused_model_is_a_finding_and_the_nearest_model_gives_the_numbers():
     found = check(DESIGNS["cohort only"], "traveling_and_cohort")
     assert found.is_refused and found.model == "cohort" and found.precision is not None

@@ -195,7 +195,7 @@ def fit(
         cost = build_design(dataset.scans, spec).cost  # refuses what the model cannot use
         for sentence in cost:
             progress.say(sentence)
-        findings = screen_study(dataset, spec, opt.split_names(accept))
+        findings = screen_study(dataset, spec, opt.split_names(accept), time)
         refuse_errors(findings)
         check = check_study(dataset, spec, findings=findings)
         for sentence in check.verdict.short:

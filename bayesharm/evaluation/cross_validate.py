@@ -112,7 +112,7 @@ def cross_validate(
         spec = configure_model(model, dataset, covariates=named, formula=formula, reference=reference, **checked)
         of_inference = {name: value for name, value in settings.items() if name not in signature(fit).parameters}
         Settings.from_options({"preview": preview, **of_inference}, spec.has_tails)
-        refuse_errors(screen_study(dataset, spec, options.pop("accept", ())))
+        refuse_errors(screen_study(dataset, spec, options.pop("accept", ()), settings.get("time")))
         if spec.covariates or spec.formula or spec.noise_weight or spec.slopes:
             build_design(dataset.scans, spec)
         options["findings"] = ()  # the folds are parts of a study that has been screened

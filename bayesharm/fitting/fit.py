@@ -134,7 +134,7 @@ def fit(
     chosen = Settings.from_options(settings, spec.has_tails)
     _check_seed(seed)
     progress = progress or no_progress
-    findings = screen_study(dataset, spec, accept) if findings is None else list(findings)
+    findings = screen_study(dataset, spec, accept, time) if findings is None else list(findings)
     refuse_errors(findings)
     if folder is not None and not repair and check is None:
         check = check_study(dataset, spec, findings=findings)

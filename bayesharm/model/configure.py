@@ -11,8 +11,9 @@ import pandas as pd
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
 from bayesharm.data.screening.screen import screen
+from bayesharm.data.screening.words import is_age, is_elapsed_time
 from bayesharm.errors import InputError
-from bayesharm.model.automatic import ModelChoice, choose_model
+from bayesharm.model.automatic import LONGITUDINAL, ModelChoice, choose_model
 from bayesharm.model.catalog import AUTO, load_model
 from bayesharm.model.formula.basis import contains_line
 from bayesharm.model.formula.text import covariate_columns, parse_formula
@@ -120,7 +121,9 @@ def _with_time(spec: ModelSpec, column: str) -> ModelSpec:
     return replace(spec, families=families)
 
 
-def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str = ()) -> list[Finding]:
+def screen_study(
+    dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str = (), time: str | None = None
+) -> list[Finding]:
     """Screen a study for the columns that a model uses; see :func:`bayesharm.screen`.
 
     Parameters
@@ -129,15 +132,30 @@ def screen_study(dataset: Dataset, spec: ModelSpec, accept: Sequence[str] | str 
     spec : ModelSpec
     accept : sequence of str
         Codes of errors that become caveats.
+    time : str, optional
+        Column that the user named as the time of trajectories.
     """
-    return screen(dataset, **screened_columns(spec), accept=accept)
+    return screen(dataset, **screened_columns(spec, time), accept=accept)
 
 
-def screened_columns(spec: ModelSpec) -> dict[str, Any]:
+def screened_columns(spec: ModelSpec, time: str | None = None) -> dict[str, Any]:
     """Return the columns that a model uses, as :func:`bayesharm.screen` takes them."""
     return {
         "covariates": list(covariate_columns(spec.covariates, spec.formula)),
         "factors": [family.by for family in spec.factors],
-        "times": [family.slope for family in spec.slopes if family.by == "participant"],
+        "times": trajectory_times(spec, time),
         "noise_weight": spec.noise_weight,
     }
+
+
+def trajectory_times(spec: ModelSpec, time: str | None = None) -> list[str]:
+    """Return the times and ages on which effects of participants and diagnoses depend; no dose, motion or temperature.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    time : str, optional
+        Column that the user named as the time. In the model `longitudinal` the column is a time by any name.
+    """
+    slopes = dict.fromkeys(family.slope for family in spec.slopes if family.by in ("participant", "diagnosis"))
+    return [name for name in slopes if spec.name == LONGITUDINAL or name == time or is_elapsed_time(name) or is_age(name)]

@@ -18,7 +18,7 @@ from bayesharm.data.screening.words import is_age
 from bayesharm.errors import InputError
 from bayesharm.io.tables import TableSource, is_path
 from bayesharm.model.catalog import AUTO, load_model
-from bayesharm.model.configure import chosen_spec, screen_study, screened_columns
+from bayesharm.model.configure import chosen_spec, screen_study, screened_columns, trajectory_times
 from bayesharm.model.formula.text import covariate_columns
 from bayesharm.model.spec import ModelSpec
 from bayesharm.study_check.columns import describe_columns, growing_ages, protocol_columns, usual_covariates
@@ -94,13 +94,14 @@ def check(
     named = covariate_columns(options["covariates"], options["formula"])
     layout = lay_out(scans, chosen, advice, options)
     described, factors = describe_columns(scans, named), protocol_columns(scans, options["protocol"])
-    others = scans.drop(columns=advice.time, errors="ignore")
-    times = list(dict.fromkeys(family.slope for family in layout.spec.slopes))  # bayesharm adds them to the covariates
+    slopes = [family.slope for family in layout.spec.slopes]  # bayesharm adds them to the covariates
+    others = scans.drop(columns=[advice.time, *slopes], errors="ignore")
+    times = trajectory_times(layout.spec, time)
     within_people = advice.model == "traveling" or layout.spec.participants == "travelers"
     usual = [] if within_people or named else usual_covariates(others, times)
     growing = [name for name in growing_ages(scans, times) if name in named or not (named or any(map(is_age, usual)))]
     if findings is None:
-        findings = _screen(dataset, scans, layout.spec, accept)
+        findings = _screen(dataset, scans, layout.spec, accept, time)
         usual, others = _screen_usual(scans, usual)
         findings += [finding for finding in others if finding not in findings]
     of_features = None if features is None else check_features(features, scans.scan_id)
@@ -179,11 +180,11 @@ def _options(
 
 
 def _screen(
-    dataset: Dataset | TableSource, scans: pd.DataFrame, spec: ModelSpec, accept: Sequence[str] | str
+    dataset: Dataset | TableSource, scans: pd.DataFrame, spec: ModelSpec, accept: Sequence[str] | str, time: str | None
 ) -> list[Finding]:
     if isinstance(dataset, Dataset):
-        return screen_study(dataset, spec, accept)
-    found = screen_scans(scans, **screened_columns(spec))
+        return screen_study(dataset, spec, accept, time)
+    found = screen_scans(scans, **screened_columns(spec, time))
     return accept_findings(found, [accept] if isinstance(accept, str) else accept)
 
 
