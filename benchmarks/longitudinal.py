@@ -60,6 +60,7 @@ METHODS: dict[str, tuple[str, dict]] = {
     "longitudinal ComBat, slopes": ("longcombat", {"slope": "years"}),
 }
 Z90 = 1.6448536
+POPULATION = ""  # the row of the healthy population beside those of people
 
 
 @dataclass(frozen=True)
@@ -112,25 +113,29 @@ def fit_bayesharm(dataset: Dataset, seed: int, spec: ModelSpec) -> Result:
     harmonized = harmonize(posterior, dataset).mean
     if not has_slopes:
         return Result(harmonized, bias, sd)
-    population = posterior.effect("covariate").sel(covariate="years")
-    difference = posterior.effect("disorder_years").sel(diagnosis="MCI")
-    parts = [part[name].values for part in (population, difference) for name in ("mean", "sd")]
-    return Result(harmonized, bias, sd, *trajectories(posterior, dataset), *parts)
+    mean, uncertainty = trajectories(posterior, dataset)
+    population = [table.loc[POPULATION].to_numpy() for table in (mean, uncertainty)]
+    difference = [posterior.effect("disorder_years").sel(diagnosis="MCI")[name].values for name in ("mean", "sd")]
+    return Result(harmonized, bias, sd, mean.drop(POPULATION), uncertainty.drop(POPULATION), *population, *difference)
 
 
 def trajectories(posterior: Posterior, dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return mean and sd of the slope of each person with several scans, given the posterior medians of the scales."""
+    """Return mean and sd of the slopes of the population and of each person with several scans.
+
+    They are given the posterior medians of the scales. Where age is a covariate beside the years, both pass with time.
+    """
     statistics = read_statistics(posterior.sufficient_statistics, posterior.spec)
     design, scales = statistics.design, posterior.scales
     unit = scales["feature_scale"].values
     per_year = {each.family: 1 / each.sd for each in design.standards.slopes}
-    year = 1 / next(each.sd for each in design.covariates if each.name == "years")
+    passing = {each.name: 1 / each.sd for each in design.covariates if each.name in ("years", "age")}
     place = {(column.family, column.level): k for k, column in enumerate(design.columns)}
     diagnosis = dataset.scans.drop_duplicates("participant_id").set_index("participant_id")["diagnosis"]
     people = [level for family, level in place if family == "participant_years"]
-    combinations = np.zeros((len(people), len(design.columns)))
-    for row, person in zip(combinations, people, strict=True):
-        row[place["covariate", "years"]] = year
+    combinations = np.zeros((1 + len(people), len(design.columns)))
+    for name, step in passing.items():
+        combinations[:, place["covariate", name]] = step
+    for row, person in zip(combinations[1:], people, strict=True):
         row[place["participant_years", person]] = per_year["participant"]
         if ("disorder_years", diagnosis[person]) in place:
             row[place["disorder_years", diagnosis[person]]] = per_year["disorder"]
@@ -140,7 +145,7 @@ def trajectories(posterior: Posterior, dataset: Dataset) -> tuple[pd.DataFrame, 
         ratios = posterior.variance_ratios(design.scanners)
         given = condition_effects(problem, ratios, statistics.moments, log_scales)
         parts = given.mean(sparse.csr_array(combinations))[0], given.variance(sparse.csr_array(combinations))[0]
-    index = pd.Index(people, name="participant")
+    index = pd.Index([POPULATION, *people], name="participant")
     return pd.DataFrame(parts[0].T * unit, index), pd.DataFrame(np.sqrt(parts[1].T) * unit, index)
 
 
