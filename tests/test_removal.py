@@ -284,8 +284,10 @@ def test_values_of_a_slope_that_the_fit_did_not_see_are_named_or_refused():
             quietly(learned, at(low, code))
         assert f"{code:g} (scan '{names[1]}')" in refused.value.got
     del learned.sufficient_statistics.attrs["ranges"]  # a run of an earlier version
-    with pytest.raises(InputError, match="'age' is far outside"):
-        check_ranges(learned, at(low, 12 * high).scans, ["age"])
+    adapted = adapt(learned, at(low, high))
+    for run in (learned, adapted):
+        with pytest.raises(InputError, match="'age' is far outside"):
+            check_ranges(run, at(low, 12 * high).scans, ["age"])
 
 
 def test_the_noise_of_an_unseen_scanner_is_that_of_the_average_one(posterior, study):

@@ -10,9 +10,9 @@ import pandas as pd
 from bayesharm.data.finding import Finding, refuse_errors
 from bayesharm.data.screening.screen import accept_findings
 from bayesharm.data.screening.words import MISSING_CODES, with_values
+from bayesharm.results.nodes import read_ranges
 from bayesharm.results.posterior import Posterior
 
-USUAL_SD = 3.0  # sds of a column on each side of its mean: the range in runs that do not keep it
 MOST_WIDTHS = 5.0  # widths of the range beyond it, from which on other columns than those of biases are refused
 
 
@@ -42,7 +42,7 @@ def check_ranges(
         by the width of the range, others by five widths: people may be followed longer, and move more, than in the fit.
     """
     names = list(dict.fromkeys(columns))
-    ranges, notes, errors = _ranges(posterior) if names else {}, [], []
+    ranges, notes, errors = read_ranges(posterior.sufficient_statistics, posterior.spec) if names else {}, [], []
     of_biases = {family.slope for family in posterior.spec.slopes if family.by == "scanner"}
     for name in names:
         if name not in ranges or name not in scans:
@@ -79,20 +79,6 @@ def check_ranges(
     found = accept_findings(errors, [*accepted, *(accept or ())])
     refuse_errors(found, can_be_accepted=accept is not None)
     return [*notes, *(finding.sentence for finding in found)]
-
-
-def _ranges(posterior: Posterior) -> dict[str, tuple[float, float]]:
-    """Return the range of each numeric column; where a run does not keep it, a usual one about the mean."""
-    attrs = posterior.sufficient_statistics.attrs
-    if "ranges" in attrs:
-        return {name: (low, high) for name, (low, high) in attrs["ranges"].items()}
-    by = {family.name: family.by for family in posterior.spec.families}
-    moments = {each["name"]: (each["mean"], each["sd"]) for each in attrs["covariates"] if each["category"] is None}
-    moments = {name: moments[name] for name in moments if name in posterior.spec.covariates}
-    moments |= {
-        each["column"]: (each["center"], each["sd"]) for each in attrs["slopes"] if by[each["family"]] != "participant"
-    }
-    return {name: (mean - USUAL_SD * sd, mean + USUAL_SD * sd) for name, (mean, sd) in moments.items()}
 
 
 def _error(code: str, what: str, got: str, expected: str, do: str, column: str) -> Finding:
