@@ -72,7 +72,8 @@ def screen_ranges(posterior: Posterior, scans: pd.DataFrame, columns: Iterable[s
         low, high = ranges[name]
         width, beyond = high - low, np.maximum(low - values, values - high)  # NaN where a value is missing
         is_far = beyond > width * (BIAS_WIDTHS if name in of_biases else MOST_WIDTHS)
-        is_code = np.isin(values, MISSING_CODES) & (is_far | ((values < 0) & (low >= 0)))
+        is_negative_code = (values < 0) & ((low >= 0) | (beyond > width / 2))
+        is_code = np.isin(values, MISSING_CODES) & (is_far | is_negative_code)
         is_code |= (values == -1) & (low > 0)  # if 0 occurs, as in times, -1 may be a value
         is_far &= ~is_code
         is_outside = (beyond > 1e-9 * width) & ~is_far & ~is_code
