@@ -26,7 +26,7 @@ from cases import (
 )
 from dense import Dense, solve_dense
 from posteriors import complete, make_learned, make_posterior
-from studies import random_study
+from studies import extend, random_study
 
 from bayesharm.analysis.summary import summarize
 from bayesharm.data.dataset import Dataset, load_dataset
@@ -34,6 +34,7 @@ from bayesharm.datasets.simulate import simulate_srpbs
 from bayesharm.errors import InputError, RunFolderError
 from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners
 from bayesharm.harmonization.harmonize import harmonize
+from bayesharm.harmonization.value_ranges import check_ranges
 from bayesharm.model.catalog import load_model
 from bayesharm.results.posterior import Posterior, load_posterior
 
@@ -271,6 +272,28 @@ def test_new_scans_that_contradict_themselves_are_refused():
     caveat = replace(fitted, run={**fitted.run, "findings": [{"code": "missing-code", "accepted": False}]})
     with pytest.raises(InputError, match="codes for 'missing'"):  # a caveat of the fit is not accepted
         adapt(caveat, coded)
+
+
+def test_noise_weights_in_other_units_are_refused():
+    """In the units of the fit, 1 / volumes, a weight of 1 would be that of 250 times the noise."""
+    scans = random_study(1)
+    scans["relative_noise"] = 1 / np.random.default_rng(0).integers(200, 300, len(scans))
+    values = np.random.default_rng(1).normal(size=(len(scans), 3))
+    old, new = (np.flatnonzero(each) for each in (~on(scans, "s1"), on(scans, "s1")))
+    fitted = make_learned(load_dataset(scans.iloc[old], values[old]), extend("precision"))
+
+    def given(factor: float) -> Dataset:
+        table = scans.iloc[new].assign(relative_noise=factor * scans.relative_noise.iloc[new])
+        return load_dataset(table, values[new], check="apply")
+
+    for factor in (250, 1 / 250):
+        with pytest.raises(InputError, match=r"'relative_noise' are 2\d\d times[\s\S]*--accept noise-weight"):
+            adapt_to_new_scanners(fitted, given(factor))
+    _, notes = adapt_to_new_scanners(fitted, given(250), accept="noise-weight")
+    assert any("than in the fit: the new scans hardly count" in note for note in notes)
+    (note,) = check_ranges(fitted, given(20).scans, ["relative_noise"], accept=())
+    assert "times larger than in the fit" in note
+    assert check_ranges(fitted, given(1).scans, ["relative_noise"], accept=()) == []
 
 
 def test_people_that_the_model_knows_nothing_about():

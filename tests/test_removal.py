@@ -15,6 +15,7 @@ from studies import extend, random_study
 
 from bayesharm.data.dataset import Dataset, load_dataset
 from bayesharm.errors import InputError
+from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.harmonization.adaptation import adapt, adapt_to_new_scanners, refuse_inverse_adaptation
 from bayesharm.harmonization.harmonize import Harmonized, harmonize
 from bayesharm.harmonization.noise_scaling import Expectation, notes_on_diagnoses
@@ -271,21 +272,46 @@ def test_values_of_a_slope_that_the_fit_did_not_see_are_named_or_refused():
         return load_dataset(new, values[: len(ages)], check="apply")
 
     assert check_ranges(learned, at(low, high).scans, ["age"]) == []
-    outside = high + 0.4 * (high - low)
-    notes = check_ranges(learned, at(low, outside).scans, ["age"])
-    assert len(notes) == 1 and "age is outside of the range of the fit" in notes[0] and f"{outside:g} (scan" in notes[0]
+    for outside in (high + 1.9 * (high - low), 99.0, low - 1):  # 99 is a true age here
+        notes = check_ranges(learned, at(low, outside).scans, ["age"])
+        assert len(notes) == 1 and "age is outside of the range of the fit" in notes[0] and f"{outside:g} (scan" in notes[0]
     names = scans.scan_id.astype(str)
     for use in (quietly, adapt):
         with pytest.raises(InputError, match="'age' is far outside of the range of the fit") as refused:
             use(learned, at(low, 12 * low, 12 * high))
         assert "2 of 3 scans" in refused.value.got and names[1] in refused.value.got and "units" in refused.value.do
-    for code in (-999.0, -9.0):
+    for code in (-999.0, -9.0, -1.0, 999.0):
         with pytest.raises(InputError, match="'age' has values that are usual codes for 'missing'") as refused:
             quietly(learned, at(low, code))
         assert f"{code:g} (scan '{names[1]}')" in refused.value.got
     del learned.sufficient_statistics.attrs["ranges"]  # a run of an earlier version
+    adapted = adapt(learned, at(low, high))
+    for run in (learned, adapted):
+        with pytest.raises(InputError, match="'age' is far outside"):
+            check_ranges(run, at(low, 12 * high).scans, ["age"])
+
+
+def test_ranges_contain_the_scans_to_which_a_posterior_adapts():
+    """Else harmonizing would refuse scans that the user has accepted, and that the posterior contains.
+
+    Evaluation leaves out held-out scans that are refused.
+    """
+    scans, spec = random_study(2), extend("slopes")
+    values = np.random.default_rng(2).normal(3, 2, (len(scans), 3))
+    learned = make_learned(load_dataset(scans, values), spec)
+    far = 5 * scans.age.max()
+    new = scans[:4].assign(age=[far, far - 1, far - 2, far - 3], scanner="new", participant_id=[f"new{k}" for k in range(4)])
+    dataset = load_dataset(new, values[:4], check="apply")
     with pytest.raises(InputError, match="'age' is far outside"):
-        check_ranges(learned, at(low, 12 * high).scans, ["age"])
+        adapt_to_new_scanners(learned, dataset)
+    adapted, _ = adapt_to_new_scanners(learned, dataset, accept="other-units")
+    assert adapted.sufficient_statistics.attrs["ranges"]["age"] == [scans.age.min(), far]
+    assert np.isfinite(quietly(adapted, dataset).mean).all() and check_ranges(adapted, new, ["age"]) == []
+    table = new.assign(age=[far, 12 * far, -9.0, far])
+    applied = BayesFitted(adapted).apply(load_dataset(table, values[:4], check="apply"))
+    assert list(np.isfinite(applied.values).all(1)) == [True, False, False, True]
+    assert len(applied.notes) == 2 and any("'age' is far outside" in note for note in applied.notes)
+    assert learned.sufficient_statistics.attrs["ranges"]["age"] == [scans.age.min(), scans.age.max()]
 
 
 def test_the_noise_of_an_unseen_scanner_is_that_of_the_average_one(posterior, study):

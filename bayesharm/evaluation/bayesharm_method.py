@@ -14,6 +14,8 @@ from bayesharm.harmonization.harmonize import harmonize
 from bayesharm.harmonization.noise_scaling import noise_factors
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import read_feature_noise, read_ratios
+from bayesharm.harmonization.selection import choose_families
+from bayesharm.harmonization.value_ranges import columns_of_correction, screen_ranges
 from bayesharm.results.posterior import Posterior
 
 
@@ -55,8 +57,14 @@ class BayesFitted:
         return ()
 
     def apply(self, dataset: Dataset) -> Applied:
-        """Harmonize the scans on known scanners; the values of other scans are NaN."""
-        rows = np.flatnonzero(dataset.scans["scanner"].isin(self.scanners))
+        """Harmonize the scans on known scanners and in the ranges of the fit; the values of other scans are NaN."""
+        family = choose_families(self.posterior.spec, self.options.remove)[0]
+        columns = columns_of_correction(self.posterior, family, self.options.match_noise)
+        refused = [each for each in screen_ranges(self.posterior, dataset.scans, columns)[0] if each.severity == "error"]
+        notes = tuple(f"could not correct some scans: {finding.what}" for finding in refused)
+        far = {scan for finding in refused for scan in finding.scans}
+        is_known = dataset.scans["scanner"].isin(self.scanners) & ~dataset.scans["scan_id"].astype(str).isin(far)
+        rows = np.flatnonzero(is_known)
         values, sd, factors = np.full((3, len(dataset.scans), dataset.features.n_features), np.nan)
         if len(rows):
             with warnings.catch_warnings():
@@ -65,7 +73,7 @@ class BayesFitted:
             values[rows], sd[rows] = harmonized.mean, harmonized.sd
             if self.rescales:
                 factors[rows] = self._factors(dataset.scans["scanner"].iloc[rows], harmonized.names)
-        return Applied(values, sd, factors if self.rescales else None)
+        return Applied(values, sd, factors if self.rescales else None, notes)
 
     @property
     def rescales(self) -> bool:

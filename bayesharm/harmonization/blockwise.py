@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -29,8 +29,7 @@ from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.harmonization.scanner_ratios import read_ratios
 from bayesharm.harmonization.selection import check_target, choose_families, interpretation_notes, place_scans
 from bayesharm.harmonization.value_notes import ValueNotes
-from bayesharm.harmonization.value_ranges import check_ranges
-from bayesharm.model.formula.text import covariate_columns
+from bayesharm.harmonization.value_ranges import check_ranges, columns_of_correction
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.posterior import Posterior
 
@@ -211,7 +210,8 @@ def prepare_correction(
     check_target(posterior, target)
     if options.match_gain:
         check_gains(posterior)
-    range_notes = check_ranges(posterior, dataset.scans, _columns_of_correction(posterior, families, options.match_noise))
+    columns = columns_of_correction(posterior, families[0], options.match_noise)
+    range_notes = check_ranges(posterior, dataset.scans, columns)
     level = find_mean_level(posterior, families[0], indices) if options.match_gain else None
     placed = place_scans(posterior, dataset.scans, families, options.new_scanners, indices, level)
     effects, scanner, population, slope, scan_notes = placed
@@ -246,13 +246,6 @@ def prepare_correction(
         posterior, features, dataset.scans["scanner"].to_numpy(), families, correction, level, noise, int(draws),
         options.inverse, None if transform is None else find_transform(transform), list(dict.fromkeys(notes)),
     )  # fmt: skip
-
-
-def _columns_of_correction(posterior: Posterior, families: Sequence[str], match_noise: bool) -> list[str]:
-    """Return the numeric columns on which a correction depends: those of slopes, and covariates where noise is matched."""
-    slopes = [family for family in posterior.spec.slopes if family.by != "participant"]
-    columns = [family.slope for family in slopes if family.name == families[0] or (match_noise and family.by == "diagnosis")]
-    return [*columns, *(covariate_columns(posterior.spec.covariates, posterior.spec.formula) if match_noise else ())]
 
 
 def _convergence_notes(posterior: Posterior, features: Features, feature_indices: np.ndarray) -> list[str]:

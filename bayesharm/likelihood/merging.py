@@ -109,7 +109,9 @@ def append_scans(
     design = aligned.old.design
     new = NewScans(np.flatnonzero(design.rows >= len(old.patterns)), values[aligned.rows])
     patterns = old.patterns.assign(traveling=old.patterns.get("traveling", False))
-    patterns = pd.concat([patterns, aligned.scans.iloc[aligned.rows]], ignore_index=True)
+    used = aligned.scans.iloc[aligned.rows]
+    patterns = pd.concat([patterns, used], ignore_index=True)
+    design = replace(design, standards=design.standards.widened(used))
     both = _combine(aligned.old, design, sparse.eye_array(len(design.columns), format="csr"), new)
     return replace(both, patterns=unique_scan_patterns(patterns, design.spec, design.standards.noise_unit)), aligned.notes
 

@@ -28,13 +28,22 @@ class Standards(NamedTuple):
     noise_unit : float
         Divisor of the relative noise variances, their geometric mean; 1 where they are not known.
     ranges : mapping of str to (float, float)
-        Smallest and largest value of each numeric column; runs of earlier versions have none.
+        Smallest and largest value of each numeric column, in all scans of the fit and of adaptations.
     """
 
     covariates: tuple[Covariate, ...] = ()
     slopes: tuple[SlopeColumn, ...] = ()
     noise_unit: float = 1.0
     ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
+
+    def widened(self, table: pd.DataFrame) -> Standards:
+        """Return the same with ranges that contain the values of new scans."""
+        numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in self.ranges if name in table}
+        ranges = dict(self.ranges)
+        for name, values in numbers.items():
+            low, high = ranges[name]
+            ranges[name] = (float(np.fmin(low, values.min())), float(np.fmax(high, values.max())))
+        return self._replace(ranges=ranges)
 
 
 def standardize(study: UsedScans, spec: ModelSpec) -> Standards:

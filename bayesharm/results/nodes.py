@@ -23,6 +23,8 @@ from bayesharm.model.spec import ModelSpec
 from bayesharm.model.standards import Standards
 from bayesharm.results.schema import EFFECTS, SUFFICIENT_STATISTICS
 
+USUAL_SD = 3.0  # sds of a column on each side of its mean: the range in runs that do not keep it
+
 
 def scale_coordinates(design: Design) -> dict[str, tuple[str, np.ndarray]]:
     """Return coordinates along `family`: the printed label of each scale, and its parts, `term` and `group`."""
@@ -186,13 +188,25 @@ def read_scan_patterns(node: xr.Dataset) -> pd.DataFrame:
     return patterns.assign(traveling=node["pattern_traveling"].values) if "pattern_traveling" in node else patterns
 
 
+def read_ranges(node: xr.Dataset, spec: ModelSpec) -> dict[str, tuple[float, float]]:
+    """Read the range of each numeric column; where a run does not keep it, a usual one about the mean."""
+    if ranges := node.attrs.get("ranges"):
+        return {name: (low, high) for name, (low, high) in ranges.items()}
+    by, attrs = {family.name: family.by for family in spec.families}, node.attrs
+    moments = {each["name"]: (each["mean"], each["sd"]) for each in attrs["covariates"] if each["category"] is None}
+    moments = {name: moments[name] for name in moments if name in spec.covariates}
+    moments |= {
+        each["column"]: (each["center"], each["sd"]) for each in attrs["slopes"] if by[each["family"]] != "participant"
+    }
+    return {name: (mean - USUAL_SD * sd, mean + USUAL_SD * sd) for name, (mean, sd) in moments.items()}
+
+
 def read_statistics(node: xr.Dataset, spec: ModelSpec) -> SufficientStatistics:
     """Read the sufficient statistics that :func:`write_statistics` wrote."""
     patterns = read_scan_patterns(node)
     covariates = covariates_from_dict(node.attrs)
     slopes = tuple(SlopeColumn(**each) for each in node.attrs["slopes"])
-    ranges = {name: (low, high) for name, (low, high) in node.attrs.get("ranges", {}).items()}
-    standards = Standards(covariates, slopes, node.attrs["noise_unit"], ranges)
+    standards = Standards(covariates, slopes, node.attrs["noise_unit"], read_ranges(node, spec))
     grams = Grams(
         Entries(node["dense_class"].values, node["dense_column"].values),
         node["dense_gram"].values,

@@ -29,7 +29,7 @@ CODES = {
     "impossible-zero-feature": "Features are 0 in a few scans, where all others are far from 0.",
     "zero-filled": "A scan has many exact zeros, where other scans have none.",
     "flat-scan": "A scan has the same value in all features.",
-    "noise-weight": "Noise weights are amounts of data, or far apart.",
+    "noise-weight": "Noise weights are amounts of data, far apart, or in other units than in the fit.",
     "other-units": "A covariate of new scans is far outside of its range in the fit.",
     "outlying-covariate": "A covariate has values far from all others.",
     "outlying-feature": "Features have values far from all others.",
