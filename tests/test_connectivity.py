@@ -355,7 +355,7 @@ def test_all_damaged_files_are_named_together(tmp_path):
     for path in sorted(source.iterdir())[1:]:
         path.write_bytes(path.read_bytes()[:-100])
     error = refused("2 problems", source)
-    assert "sub-01" in error.what and "sub-02" in error.what
+    assert "sub-01" in str(error) and "sub-02" in str(error)
     refused("no time series.*0 files", tmp_path / "cifti" if (tmp_path / "cifti").mkdir() else tmp_path / "cifti")
     refused("does not exist", tmp_path / "nowhere.npz")
     os.mkfifo(tmp_path / "pipe.npy")

@@ -218,7 +218,7 @@ def _combine(errors: list[InputError], total: int, stopped: bool) -> InputError:
     if len(errors) == 1:
         return errors[0]
     first = errors[0]
-    others = "\n".join(f"    {error.what} {error.got}" for error in errors[1:5])
+    others = "\n".join(f"    {error.brief} {error.got}" for error in errors[1:5])
     return InputError(
         f"{'At least ' if stopped else ''}{len(errors):,} of {total:,} files cannot be used. The first: {first.what}",
         got=f"{first.got}\n{others}",
