@@ -54,7 +54,8 @@ def test_connectivity_names_what_is_missing(results):
 
 def test_the_check_says_what_cannot_be_separated(results):
     said = " ".join(results[1]["check"].split())
-    assert "--model cohort" in said and "--transform fisher-z" in said and "cannot be told apart" in said
+    assert "Model to use: cohort" in said and "cannot be told apart" in said
+    assert "Correct the errors" in said and "--model" not in said  # two scans are there twice: no command yet
     assert "essen-004 of essen-004', 'essen-005 of essen-005'" in said
 
 

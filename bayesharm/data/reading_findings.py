@@ -19,6 +19,7 @@ OF_SCANS = re.compile(
     "|(baseline)?age|age(at)?(scan|mri|visit|baseline|years|months)|sex|gender|handedness|education|iq|group|batch"
 )
 FEW_VALUES = 10  # different values, up to which whole numbers are rather years, visits or codes than measurements
+MANY_SCANS = 30  # from which on so few values say something
 
 
 def find_in_reading(scans: TableSource, features: Any, rules: Mapping[str, str], aligned: Features) -> tuple[Finding, ...]:
@@ -68,7 +69,7 @@ def find_columns_of_scans(features: Features, select: str | Sequence[str]) -> tu
         is_whole = (np.where(observed, values, 0) % 1 == 0).all(axis=0)
         for k in np.flatnonzero(is_whole):
             whole[start + k] = len(np.unique(values[observed[:, k], k])) <= FEW_VALUES
-    if 2 * whole.sum() > len(whole):  # the measurements themselves are small counts
+    if features.n_scans < MANY_SCANS or 2 * whole.sum() > len(whole):  # too few to tell, or measurements that are counts
         whole[:] = False
     found = [str(name) for name in features.names[known | whole] if name not in named]
     if not found:
