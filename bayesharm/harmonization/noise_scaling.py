@@ -218,7 +218,7 @@ def _levels(posterior: Posterior, scans: pd.DataFrame, effect: xr.Dataset, dim: 
 
 
 def notes_on_diagnoses(posterior: Posterior, scans: pd.DataFrame) -> list[str]:
-    """Name scans whose diagnosis the fit does not have, and say what is expected of them."""
+    """Return a note on scans with a diagnosis that is not in the fit, or without one."""
     if not any(family.by == "diagnosis" for family in posterior.spec.families):
         return []
     names = [name for name in posterior.effect_families if posterior.spec.dimension_of(name) == "diagnosis"]
