@@ -2,12 +2,13 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint comparators lock clean
+.PHONY: help demo test check lint docs comparators lock clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
 	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
 	@echo "make check   style, types, architecture and the fast tests, for daily work"
 	@echo "make lint    the checks of 'make test' without the tests"
+	@echo "make docs    the documentation site, in build/docs (runs the tutorials; results are kept for the next time)"
 	@echo "make comparators  make .venv-comparators, where other libraries run to compare with (optional)"
 	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
 	@echo "make clean   remove .venv, uv, caches and builds"
@@ -31,6 +32,9 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_architecture.py
 	$(BIN)/python scripts/document_results.py --check
+
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --builder html docs build/docs
 
 $(READY): pyproject.toml requirements.lock scripts/setup.sh
 	@sh scripts/setup.sh install

@@ -1,4 +1,4 @@
-"""Write ``docs/run_folder.md``: the results tree of a run, as ``bayesharm/results/schema.py`` declares it.
+"""Write ``docs/reference/run_folder.md``: the results tree of a run, as ``bayesharm/results/schema.py`` declares it.
 
 python scripts/document_results.py [--check]
 """
@@ -12,7 +12,7 @@ from textwrap import fill
 
 from bayesharm.results.schema import GROUPS, LEVEL, Group
 
-PAGE = Path(__file__).parents[1] / "docs" / "run_folder.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "run_folder.md"
 HEAD = """\
 # The run folder
 
@@ -58,7 +58,7 @@ def main() -> int:
         return 0
     if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page:
         return 0
-    print("docs/run_folder.md is not up to date.\n  do this: python scripts/document_results.py", file=sys.stderr)
+    print("docs/reference/run_folder.md is not up to date.\n  do this: python scripts/document_results.py", file=sys.stderr)
     return 1
 
 

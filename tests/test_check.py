@@ -37,7 +37,7 @@ from bayesharm.study_check.outlying import find_outlying
 from bayesharm.study_check.precision import INSEPARABLE, Precision, expect_precision
 from bayesharm.study_check.typical_scales import estimate_scales
 
-DOCS = Path(__file__).parents[1] / "docs" / "check.md"
+DOCS = Path(__file__).parents[1] / "docs" / "how-to" / "check.md"
 MODELS = ["cohort", "traveling", "traveling_and_cohort", "protocol"]
 
 

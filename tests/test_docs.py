@@ -15,7 +15,7 @@ from bayesharm.model.spec import Priors
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("models/*/card.md")),
 ]
 FORMER = "| old | new |"  # the table of the changelog whose left column holds names that are gone
@@ -76,7 +76,7 @@ def test_files_of_the_package_in_the_text_exist():
 
 
 def test_the_notation_lists_every_prior():
-    text = (ROOT / "docs" / "notation.md").read_text()
+    text = (ROOT / "docs" / "reference" / "notation.md").read_text()
     for prior in fields(Priors):
         lines = [line for line in text.splitlines() if f"`{prior.name}`" in line]
         assert any(re.search(rf"\b{prior.default:g}\b", line) for line in lines), prior.name

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bayesharm.cli.app import app
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 
 def run_page(name: str, data: Path, folder: Path, monkeypatch) -> dict[str, str]:

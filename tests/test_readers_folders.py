@@ -442,7 +442,7 @@ def test_matlab_files_that_cannot_be_read(tmp_path):
 def test_unknown_and_ambiguous_folders(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused("not in a known format.*0 files.*docs/readers.md", empty)
+    refused("not in a known format.*0 files.*docs/how-to/other_tools.md", empty)
     series = folder_of(empty, STEMS[0]) / f"{STEMS[0]}_atlas-Tian_stat-mean_timeseries.tsv"
     series.write_text("a\tb\n1\t2\n")
     refused("bayesharm connectivity", empty)

@@ -1,4 +1,4 @@
-"""The commands of docs/readers.md read the folders and tables that the page describes."""
+"""The commands of docs/how-to/other_tools.md read the folders and tables that the page describes."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from bayesharm.cli.app import app
 from bayesharm.cli.input import read_dataset
 from bayesharm.cli.options import DerivativeOptions
 
-PAGE = Path(__file__).parents[1] / "docs" / "readers.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "other_tools.md"
 COMMANDS = re.findall(r"^ {4}bayesharm ((?:fit|evaluate) .*)$", PAGE.read_text(), re.MULTILINE)
 READING = ("atlas", "measure", "entity", "labels", "label_column", "input_format", "missing_files")
 

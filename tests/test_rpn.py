@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bayesharm.cli.app import app
 
-PAGE = (Path(__file__).parents[1] / "docs" / "rpn.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "benchmarks" / "rpn.md").read_text()
 STEPS = re.findall(r"^    bayesharm ([^\n]*)$|```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
 COMMANDS = [shlex.split(line) for line, _ in STEPS if line]
 SHORT = ["--preview", "--features", "edge_*_CER6_p"]  # 121 edges, one of which has missing values

@@ -587,7 +587,7 @@ def test_all_codes_are_listed_and_described():
         assert f'"{code}"' in text, code
     for code in re.findall(r'Finding\(\s*"([a-z-]+)"', text):
         assert code in CODES
-    page = (folder.parent / "docs" / "tables.md").read_text()
+    page = (folder.parent / "docs" / "reference" / "tables.md").read_text()
     assert re.findall(r"^\| `([a-z-]+)`", page, re.MULTILINE) == list(CODES)
 
 

@@ -122,7 +122,7 @@ def load_dataset(
     scans : path or DataFrame
         Table with one row per scan: .csv, .tsv, .parquet, or in memory.
     features : path, array or DataFrame, optional
-        A folder or a table of another tool, such as XCP-D or FreeSurfer, or a list of such tables (docs/readers.md); or
+        A folder or a table of another tool, such as XCP-D or FreeSurfer, or a list of such tables; or
         .npy, .npz, .zarr, .csv, .tsv, .parquet, or in memory; (scan, feature), or (scan, region, region)
         for square matrices. A table or an array with ``scan_id`` may be in any order; a bare array must have the
         order of the scans table. Omit it if the features are columns of the scans table.

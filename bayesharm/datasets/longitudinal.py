@@ -89,7 +89,7 @@ def simulate_longitudinal(
     slope_correlation : float
         Correlation of people's intercepts, at their first scan, with their slopes.
     scale_log_sd : float
-        Spread of the log-scales over features, as for :func:`bayesharm.datasets.simulate.simulate_srpbs`.
+        Spread of the log-scales over features, as for :func:`bayesharm.simulate_srpbs`.
     noise_ratio_log_sd : float
         Sd over scanners of the log noise-variance ratio.
     dtype : {"float32", "float64"}

@@ -89,7 +89,7 @@ def fit(
         Column on which the trajectories of participants depend, in place of that of the model, `time`.
     accept : sequence of str
         Codes of findings on the data that you have checked, such as ``identical-scans``: they no longer stop the fit and are
-        recorded as caveats (see ``docs/tables.md``); ``all`` accepts every one.
+        recorded as caveats (see ``docs/reference/tables.md``); ``all`` accepts every one.
     notes : sequence of str
         Sentences for the notes of the run, such as why its model was chosen.
     findings : sequence of Finding, optional

@@ -84,7 +84,7 @@ class CenteredTarget(NamedTuple):
 def plain_target(log_medians: np.ndarray, basis: Array | np.ndarray, log_weights: Array) -> HyperTarget:
     """Return the target of features that all have all scales, up to a constant; `log_weights` is (sample, feature).
 
-    Features count as independent for eta and omega (power 1); docs/method.md discusses it.
+    Features count as independent for eta and omega (power 1); docs/explanation/method.md discusses it.
     """
     return HyperTarget(log_medians, basis, log_weights[None], None, 1.0, 0.0, np.log(len(log_weights)))
 

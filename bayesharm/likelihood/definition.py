@@ -2,7 +2,7 @@
 
 Slow and short. :class:`~bayesharm.likelihood.collapsed.CollapsedLikelihood` and
 :class:`~bayesharm.conditional.posterior.ConditionalPosterior` compute the same numbers for thousands of features at once,
-refer to the lines below, and are tested against them. Symbols are those of ``docs/notation.md``.
+refer to the lines below, and are tested against them. Symbols are those of ``docs/reference/notation.md``.
 
 The model of one standardized feature is the linear mixed model
 

@@ -1,6 +1,6 @@
 """The specification of a model: families of effects, their scales and priors, read from ``models/<name>/model.toml``.
 
-Symbols (y, u, tau, sigma, lambda, kappa, eta, omega), their axes and units are defined in ``docs/notation.md``.
+Symbols (y, u, tau, sigma, lambda, kappa, eta, omega), their axes and units are defined in ``docs/reference/notation.md``.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class ModelSpec:
         return name if family is None else family.by if family.by in LEVELS else family.name
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a plain nested dictionary, as written into ``run.json``; :func:`spec_from_dict` is its inverse."""
+        """Return a plain nested dictionary, as written into ``run.json``; ``spec_from_dict`` is its inverse."""
         return asdict(self)
 
 

@@ -1,6 +1,6 @@
 """The results tree of a run, declared once: groups, arrays, dimensions, units and meaning.
 
-Writing, checking, repairing and the table in ``docs/run_folder.md`` all follow from these declarations.
+Writing, checking, repairing and the table in ``docs/reference/run_folder.md`` all follow from these declarations.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class StudyCheck:
         return f"<pre>{escape(str(self))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the check as plain data; ``docs/check.md`` describes the keys."""
+        """Return the check as plain data; ``docs/how-to/check.md`` describes the keys."""
         counts, precision = self.counts, self.precision
         scanners = counts.scanners.assign(component=self._components())
         if precision is not None:

@@ -144,5 +144,5 @@ def _refuse_formats(paths: Sequence[Path], found: list[str], wanted: str | None,
         expected=f"derivatives of one of {', '.join(NAMES)}",
         do="make connectivity from region time series first: bayesharm connectivity --help"
         if has_series and not found
-        else "check the folder; the page docs/readers.md lists the names of the files",
+        else "check the folder; the page docs/how-to/other_tools.md lists the names of the files",
     )

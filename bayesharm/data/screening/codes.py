@@ -1,4 +1,4 @@
-"""Codes of all findings, with what each says; ``docs/tables.md`` explains them."""
+"""Codes of all findings, with what each says; ``docs/reference/tables.md`` explains them."""
 
 CODES = {
     # who was scanned
