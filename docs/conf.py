@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "sphinx_design",
+    "command_reference",
     "outside_pages",
 ]
 exclude_patterns = ["_ext", "_templates"]

@@ -20,19 +20,30 @@ HEAD = """\
 
 `bayesharm fit` writes a run folder:
 
-- `run.json`: the model, its priors, seed, settings, versions, fingerprint of the data, caveats
-  (`notes`, and `findings` on the data), and the sha256 of every file of the tree. It is written
-  last: a folder without it is not a finished run. If it names a `transform` (`fisher-z`), the units
-  of a feature below are those of the transform.
+- `run.json`: the model with its priors, seed, settings, versions of the libraries, the fingerprint
+  of the features (sha256), dropped features with the reason, caveats (`notes`, and `findings` on
+  the data), the [check](../how-to/check.md#json) of the study (`check`), the origin of the data and
+  how it was read (`data`), the work of the sampler (`leapfrog`), and the sha256 of every file of
+  the tree. It is written last: a folder without it is not a finished run. If it names a
+  `transform` (`fisher-z`), the units of a feature below are those of the transform.
 - `posterior.zarr`: the results, one labeled tree. Open it with `bayesharm.load_posterior("run")`,
   whose `tree` is an xarray `DataTree`, or with
   `xarray.open_datatree("run/posterior.zarr", engine="zarr", consolidated=False)`.
 - `unfinished/`: checkpoints of a run that has not finished. The same command resumes it.
 
-`level` stands for the levels of a family: `scanner`, `population`, `diagnosis`, `participant`,
-`covariate`, or those of a protocol factor. Labels are for people; coordinates hold their parts:
-along `family` also `term` (the family of the model) and `group` (the diagnosis, or empty), along
-`population` also `site` and `diagnosis`. Symbols are explained in [notation.md](notation.md).
+A run with a missing or changed file is refused, with the name of the file;
+[`--repair`](../how-to/long_fits.md#damaged-runs) repairs it.
+
+The groups that people use most are `/effects`, `/scales` and `/hyper`. Effects are contrasts: each
+level minus the mean of the levels that share its scale. Disorder effects are relative to the
+reference diagnosis. Covariate effects are per unit of a number, and relative to the first category
+of text; those of a formula are per unit of each column.
+
+`level` stands for the levels of a family: `scanner`, `population` (named `site/diagnosis`),
+`diagnosis`, `participant`, `covariate`, or those of a protocol factor. Labels are for people;
+coordinates hold their parts: along `family` also `term` (the family of the model) and `group` (the
+diagnosis, or empty), along `population` also `site` and `diagnosis`. [Notation](notation.md)
+explains all symbols.
 """
 
 

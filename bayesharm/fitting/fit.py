@@ -67,7 +67,7 @@ def fit(
     covariates : sequence of str
         Columns of the scans table with a linear effect on every feature.
     formula : str
-        More covariates by a formula, such as ``bs(age, df=4) + sex + age:sex`` (see ``docs/usage.md``).
+        More covariates by a formula, such as ``bs(age, df=4) + sex + age:sex`` (see ``docs/how-to/formulas.md``).
     protocol : sequence of str
         Columns that describe the scanners, in place of the protocol factors of the model.
     reference : str, optional
