@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "command_reference",
+    "glossary_links",
     "outside_pages",
 ]
 exclude_patterns = ["_ext", "_templates"]
@@ -73,6 +74,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "bayesharm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sourcelink = False
 html_sidebars = {"index": []}

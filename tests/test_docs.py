@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import bayesharm
 from bayesharm.cli.app import app
 from bayesharm.model.spec import Priors
 
@@ -80,6 +81,13 @@ def test_the_notation_lists_every_prior():
     for prior in fields(Priors):
         lines = [line for line in text.splitlines() if f"`{prior.name}`" in line]
         assert any(re.search(rf"\b{prior.default:g}\b", line) for line in lines), prior.name
+
+
+def test_the_reference_has_every_public_name_and_every_model():
+    listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "reference" / "python.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted({*bayesharm.__all__} - {"__version__"})
+    pages = {page.stem for page in (ROOT / "docs" / "reference" / "models").glob("*.md")} - {"index"}
+    assert pages == {*bayesharm.model_names()}
 
 
 def test_the_picture_of_the_readme_is_small():

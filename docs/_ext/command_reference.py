@@ -12,23 +12,22 @@ from bayesharm.cli.app import app as command_line
 def to_markdown(text: str) -> str:
     """Return a text of the help page as Markdown."""
     text = re.sub(r"\[(/?)(dim|bold)\]", lambda match: {"dim": "", "bold": "`"}[match[2]], " ".join(text.split()))
-    text = text.replace("*", r"\*").replace("|", r"\|").replace("<", "&lt;")
+    text = text.replace("*", r"\*").replace("<", "&lt;")
     text = re.sub(r"'(bayesharm [^']*|bs[^']*|[^' ]*\*)'", r"`\1`", text.replace(r"\*'", "*'"))
     return re.sub(r"(?<![\w`-])(--?[a-z][a-z-]*)", r"`\1`", text)
 
 
 def describe(parameter: Any, context: Any) -> str:
-    """Return the row of a table that describes an argument or an option."""
+    """Return an entry of a definition list that describes an argument or an option."""
     values = parameter.metavar
     if values is None:  # one of a few words
         values = parameter.display_type(context).strip("<>")
     names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else ""
-    name = " ".join(f"`{each}`" for each in (names, values) if each).replace("|", r"\|")
     notes = "**Required.** " if parameter.required else ""
     default = getattr(parameter.default, "value", parameter.default)
     is_said = parameter.required or not parameter.show_default or default is None or isinstance(default, bool | tuple | list)
     end = "" if is_said else f" Default: `{default}`."
-    return f"| {name} | {notes}{to_markdown(parameter.help or '')}{end} |"
+    return f"`{' '.join(filter(None, [names, values]))}`\n: {notes}{to_markdown(parameter.help or '')}{end}"
 
 
 def render(name: str, command: Any) -> str:
@@ -43,8 +42,8 @@ def render(name: str, command: Any) -> str:
         kind = parameter.param_type_name
         panel = (kind, parameter.rich_help_panel or f"{kind.title()}s")
         panels.setdefault(panel, []).append(describe(parameter, context))
-    for (kind, title), rows in panels.items():
-        parts += [f"## {title}", "\n".join([f"| {kind} | |\n|---|---|", *rows])] if rows else []
+    for (_, title), rows in panels.items():
+        parts += [f"## {title}", *rows] if rows else []
     return "\n\n".join(parts) + "\n"
 
 
