@@ -64,7 +64,7 @@ def make_posterior(
                 "bias_ratio": (("chain", "draw", "scanner"), np.ones_like(ratio)),
                 "gain": (("chain", "draw", "scanner"), np.ones_like(ratio)),
             },
-            coords={**family, "scanner": scanner},
+            coords={**family, "scanner": scanner, "chain": np.arange(4), "draw": np.arange(250)},
             attrs={"divergences": 0, "features": n_features, "n_independent_features": float(n_features)},
         ),
         "/scales": xr.Dataset(

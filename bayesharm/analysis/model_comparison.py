@@ -33,7 +33,7 @@ MAX_Z = 3.0  # standardized residuals beyond are counted: 0.3% of a normal distr
 ScoresByRun = dict[str, Scores]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelComparison(Tables):
     """Two runs on the same data, compared by their predictions of held-out scans.
 

@@ -49,7 +49,7 @@ DIM, OFFSET = "population", "seen at one site"
 PEOPLE = {"HC": "healthy controls"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PopulationTest(Tables):
     """Evidence for one population or several, for each diagnosis and for all together (family `all`).
 

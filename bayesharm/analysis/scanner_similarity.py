@@ -32,7 +32,7 @@ FEATURE_CHUNK = 1024  # features drawn at once, to bound memory
 INTERVAL = (0.05, 0.95)  # quantiles of 90% intervals
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ScannerSimilarity(Tables):
     """Distances and correlations between the bias maps of scanners. Intervals are 90%: columns `…_q05` and `…_q95`.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 INTERVAL = (0.05, 0.5, 0.95)  # quantiles: the median and the ends of the 90% interval
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Summary(Tables):
     """A posterior in a few tables. Intervals are 90%: columns `…_q05` and `…_q95`.
 

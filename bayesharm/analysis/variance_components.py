@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_LEVELS = 20  # rows of a printed table of levels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VarianceComponents(Tables):
     """Sizes of the sources of variation. Intervals are 90%: columns `…_q05` and `…_q95`.
 

@@ -20,7 +20,7 @@ CAVEAT = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PopulationRegression(Tables):
     """Regression of the variance of a site's sampling bias over features on its number of people.
 

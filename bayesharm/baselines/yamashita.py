@@ -17,12 +17,13 @@ from bayesharm.model.design import Design, build_design
 from bayesharm.model.labels import Population, population_labels
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.model.spec import ModelSpec
+from bayesharm.notebook import MAX_COLUMNS, make_card, one_line
 
 MODEL = "traveling_and_cohort"  # has the columns of the paper: no participant effects for people scanned once
 RIDGE = 14.0  # ridge penalty of the paper, for 1,216 scans
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Yamashita2019:
     """Point estimates of the constrained ridge regression.
 
@@ -43,6 +44,17 @@ class Yamashita2019:
     mean: pd.Series
     contributions: pd.Series
     populations: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return one_line("Yamashita2019", self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        return {"features": len(self.mean)} | {f"{name} effects": len(table) for name, table in self.effects.items()}
+
+    def _repr_html_(self) -> str:
+        tables = {"Contribution of each family": self.contributions.rename("contribution").to_frame()}
+        tables |= {f"Effects: {name}, first features": table.iloc[:, :MAX_COLUMNS] for name, table in self.effects.items()}
+        return make_card("Constrained ridge regression of the 2019 study", self._counts(), tables)
 
 
 def yamashita2019(dataset: Dataset, *, ridge: float = RIDGE, reference: str | None = None) -> Yamashita2019:

@@ -16,12 +16,13 @@ from bayesharm.data.timeseries.estimation import Measure
 from bayesharm.data.timeseries.files import check_path, write_files
 from bayesharm.data.timeseries.sources import TimeSeries, find_scans
 from bayesharm.errors import InputError
+from bayesharm.notebook import make_card, one_line
 from bayesharm.progress import Progress, no_progress
 
 MIN_VOLUMES = 50  # sd of Fisher z from as many independent volumes: 0.15, as large as differences between people
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Connectivity:
     """Connectivity of scans, one value for each pair of regions.
 
@@ -48,6 +49,16 @@ class Connectivity:
     regions: np.ndarray
     scans: pd.DataFrame
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return one_line("Connectivity", self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        return {"scans": len(self.values), "regions": len(self.regions), "edges": len(self.names)}
+
+    def _repr_html_(self) -> str:
+        tables = {"Scans": self.scans.set_index("scan_id")}
+        return make_card("Connectivity", self._counts(), tables, folded={"Remarks": self.notes})
 
     @property
     def edges(self) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayesharm.data.dataset_card import count_parts, study_card
 from bayesharm.data.derived_study import read_derived_study
 from bayesharm.data.features import Features, find_flaws, match_names
 from bayesharm.data.finding import Finding
@@ -20,16 +21,23 @@ from bayesharm.data.readers.detect import is_derivative
 from bayesharm.data.readers.options import ReaderOptions
 from bayesharm.data.reading_findings import find_columns_of_scans, find_in_reading
 from bayesharm.data.row_matching import align_rows, find_label_column, refuse_transposed
-from bayesharm.data.scans import Check, check_unique, read_scans_and_rules, refuse_one_scanner, resolve_columns
+from bayesharm.data.scans import (
+    Check,
+    check_unique,
+    read_scans_and_rules,
+    refuse_one_scanner,
+    resolve_columns,
+)
 from bayesharm.data.transforms import TransformName, transform_features
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
+from bayesharm.notebook import one_line
 from bayesharm.progress import Progress, no_progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A study: the scans table and the features of each scan.
 
@@ -64,6 +72,18 @@ class Dataset:
     files: tuple[Path, ...] = ()
     findings: tuple[Finding, ...] = ()
     reading: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return one_line("Dataset", count_parts(self.scans, self.features.n_features))
+
+    def _repr_html_(self) -> str:
+        facts = {"missing values": self.n_missing or None, "transform": self.features.transform}
+        folded = {
+            "Features left out": [f"{name}: {why}" for name, why in self.dropped.items()],
+            "Scans left out": [f"{name}: {why}" for name, why in self.dropped_scans.items()],
+            "Caveats": [finding.sentence for finding in self.findings],
+        }
+        return study_card(self.scans, self.features.names, facts, folded)
 
     def take(self, rows: np.ndarray) -> Dataset:
         """Return the dataset of these scans, given their row numbers, in this order."""

@@ -20,11 +20,12 @@ from bayesharm.datasets import srpbs
 from bayesharm.datasets.ground_truth import PROTOCOL_RMS, RMS, STREAMS, Truth, draw_truth
 from bayesharm.datasets.option_checks import Check, common_checks, refuse_impossible
 from bayesharm.errors import InputError, shorten
+from bayesharm.notebook import make_card, one_line
 
 BLOCK = 512  # features simulated at a time, which bounds memory; the numbers do not depend on it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Simulation:
     """A simulated study.
 
@@ -44,6 +45,16 @@ class Simulation:
     features: np.ndarray
     feature_names: np.ndarray
     truth: Truth
+
+    def __repr__(self) -> str:
+        return one_line("Simulation", self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        counts = {"scans": len(self.scans), "people": self.scans["participant_id"].nunique()}
+        return counts | {"scanners": self.scans["scanner"].nunique(), "features": len(self.feature_names)}
+
+    def _repr_html_(self) -> str:
+        return make_card("Simulated study", self._counts(), {"Scans": self.scans.set_index("scan_id")})
 
     def write(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write ``scans.csv``, ``features.npy``, ``feature_names.txt`` and ``truth.npz``.

@@ -19,7 +19,7 @@ MATCHED_NOISE, MATCHED_GAIN = f"{BAYESHARM}, matched noise", f"{BAYESHARM}, matc
 MODEL_PREDICTION = f"{BAYESHARM}, prediction"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Tables):
     """Measures of harmonization methods on held-out people and visits.
 

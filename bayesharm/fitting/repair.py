@@ -19,7 +19,7 @@ from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.io.atomic import digests, find_damage
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_manifests, open_checkpoints
-from bayesharm.results.posterior import read_record
+from bayesharm.results.record import read_record
 from bayesharm.results.schema import SCALES, SCAN_WEIGHTS, features_of_file
 
 N_DRAWS = f"{SCALES.path}/n_draws"  # the array that tells which retries a feature needed

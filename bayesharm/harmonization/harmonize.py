@@ -16,12 +16,13 @@ from bayesharm.errors import BayesharmError, InputError
 from bayesharm.harmonization.blockwise import prepare_correction
 from bayesharm.harmonization.options import CorrectionOptions, NewScanners
 from bayesharm.io.writers import Output, create_matrices
+from bayesharm.notebook import first_values, make_card, one_line
 from bayesharm.progress import Progress, no_progress
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.run_folder import refuse_inside_run
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Harmonized:
     """Harmonized scans; rows and columns are in the order of the input.
 
@@ -51,6 +52,18 @@ class Harmonized:
     removed: str
     notes: tuple[str, ...]
     draws: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return one_line("Harmonized", self._counts())
+
+    def _counts(self) -> dict[str, int]:
+        n_draws = 0 if self.draws is None else len(self.draws)
+        return {"scans": self.mean.shape[0], "features": self.mean.shape[1]} | ({"draws": n_draws} if n_draws else {})
+
+    def _repr_html_(self) -> str:
+        table = first_values("Mean ± posterior sd", self.mean, self.sd, self.scan_id, self.names)
+        facts = self._counts() | {"removed": self.removed}
+        return make_card("Harmonized scans", facts, table, folded={"Remarks": self.notes})
 
     def to_frame(self) -> pd.DataFrame:
         """Return `mean` as a table: scans, by `scan_id`, × features."""

@@ -15,6 +15,7 @@ from bayesharm.errors import check_type
 from bayesharm.likelihood.definition import noise_variance, with_gain
 from bayesharm.likelihood.merging import align_new_scans
 from bayesharm.likelihood.problem import make_problem
+from bayesharm.notebook import first_values, make_card, one_line
 from bayesharm.results.nodes import median_log_scales, read_statistics
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.requirements import require_gaussian
@@ -22,12 +23,18 @@ from bayesharm.results.requirements import require_gaussian
 MAX_VALUES = 2**24  # numbers in the largest array, which sets the features at once
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """Predictive mean and sd of each scan, in the user's units; (scan, feature) both, NaN for scans outside the model."""
 
     mean: np.ndarray
     sd: np.ndarray
+
+    def __repr__(self) -> str:
+        return one_line("Prediction", {"scans": self.mean.shape[0], "features": self.mean.shape[1]})
+
+    def _repr_html_(self) -> str:
+        return make_card("Predicted scans", tables=first_values("Mean ± predictive sd", self.mean, self.sd))
 
 
 def predict(posterior: Posterior, scans: pd.DataFrame | Dataset) -> Prediction:

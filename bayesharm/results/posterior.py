@@ -8,7 +8,6 @@ sha256 of every file), which is written last: without it a folder is not a run.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -21,20 +20,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesharm.errors import BayesharmError, RunFolderError, shorten
+from bayesharm.errors import RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.spec_rules import spec_from_dict
 from bayesharm.results.checkpoints import RECORD, TREE, UNFINISHED
+from bayesharm.results.labels import for_disk, for_memory
+from bayesharm.results.record import FORMAT as FORMAT
+from bayesharm.results.record import PREVIEW as PREVIEW
+from bayesharm.results.record import read_record, to_json
 from bayesharm.results.run_folder import check_output, contents_of, run_state
 from bayesharm.results.schema import SCANNER_RATIOS, chunk_sizes, find_faults
 
 if TYPE_CHECKING:
     import xarray as xr
 
-PREVIEW = "This is a PREVIEW: Laplace and importance approximations, nothing was sampled. Fit without preview to rely on it."
-FORMAT = 12  # of the run folder; a reader refuses any other
 # Reasons why a feature is marked, the gravest first; `/scales/reason` holds the position in this list.
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
 
@@ -152,6 +153,25 @@ class Posterior:
             f"{self.run['n_scans']:,} scans{', PREVIEW' if self.preview_notice else ''}>"
         )
 
+    def _repr_html_(self) -> str:
+        from bayesharm.results.posterior_card import posterior_card
+
+        return posterior_card(self.tree, self.run, self.spec.name, self.preview_notice)
+
+    def to_arviz(self) -> xr.DataTree:
+        """Return what all features share in the groups that ArviZ expects, for its statistics and plots.
+
+        Returns
+        -------
+        DataTree
+            `posterior`: the arrays of ``/hyper`` that the model estimates; `prior`: as many draws from their hyperpriors,
+            for ``arviz.plot_prior_posterior``; `log_prior`: log prior densities of the posterior draws, for
+            ``arviz.psense(…, group="prior")``.
+        """
+        from bayesharm.results.arviz_groups import to_groups
+
+        return to_groups(self.hyper, self.spec)
+
     @property
     def effect_families(self) -> list[str]:
         """Names of the families with effects, in alphabetical order, since files are listed in any order."""
@@ -222,7 +242,7 @@ class Posterior:
             if (folder / TREE).exists():  # of a run that was interrupted here
                 shutil.rmtree(folder / TREE)
             tree.rename(folder / TREE)
-        write_whole(folder / RECORD, _to_json({**run, "sha256": hashlib.sha256(_to_json(run)).hexdigest()}))
+        write_whole(folder / RECORD, to_json({**run, "sha256": hashlib.sha256(to_json(run)).hexdigest()}))
 
     @contextmanager
     def write_aside(self, folder: Path) -> Iterator[Path]:
@@ -240,7 +260,8 @@ class Posterior:
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
-                    self.tree.to_zarr(partial / TREE, consolidated=False, encoding=chunk_sizes(self.tree))
+                    tree = self.tree.map_over_datasets(for_disk)
+                    tree.to_zarr(partial / TREE, consolidated=False, encoding=chunk_sizes(tree))
                 for path in (partial / TREE).rglob("*"):
                     if path.is_file():
                         with path.open("r+b") as file:
@@ -252,69 +273,6 @@ class Posterior:
             raise RunFolderError(
                 f"{folder} could not be written.", got=str(error), do="make room, or choose another --out, and try again"
             ) from None
-
-
-def _to_json(run: Mapping[str, Any]) -> bytes:
-    return (json.dumps(run, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _load(node: xr.Dataset) -> xr.Dataset:
-    """Load into memory; labels become plain strings, since xarray does not support all operations on NumPy's string type."""
-    node = node.load()
-    return node.assign_coords({name: label.astype(object) for name, label in node.coords.items() if label.dtype.kind == "T"})
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a finished run.
-
-    Raises
-    ------
-    RunFolderError
-        There is no run, it is half-written, its record is damaged, or another version of the format wrote it.
-    """
-    if not (folder / RECORD).is_file():
-        if run_state(folder) == "an unfinished run":
-            state, advice = "unfinished", "give the same command as before: it goes on where it stopped"
-        elif (folder / TREE).exists():
-            state, advice = "half-written: it has no run.json", "fit again, into a new folder or with --overwrite"
-        else:
-            state, advice = "not a run folder", "name a folder that 'bayesharm fit' has made"
-        raise RunFolderError(
-            f"{folder} is {state}.",
-            got=contents_of(folder),
-            expected="a folder that 'bayesharm fit … --out' finished",
-            do=advice,
-        )
-    try:
-        run = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        version = run["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{folder / 'run.json'} is damaged.",
-            got=str(error),
-            expected="what bayesharm wrote",
-            do="compute it again: the same command as before with --overwrite",
-        ) from None
-    if version != FORMAT:
-        raise RunFolderError(
-            f"{folder} was written in another version of the run format.",
-            got=f"format {version}",
-            expected=f"format {FORMAT}",
-            do=f"fit again, or open it with its version, bayesharm {run.get('versions', {}).get('bayesharm', '?')}",
-        )
-    try:
-        record = {name: value for name, value in run.items() if name != "sha256"}
-        if run["sha256"] != hashlib.sha256(_to_json(record)).hexdigest():
-            raise ValueError("run.json: changed")
-        spec_from_dict(run["spec"])
-    except (ValueError, KeyError, BayesharmError) as error:
-        raise RunFolderError(
-            f"{folder} cannot be read.",
-            got=str(error) or repr(error),
-            expected="the run.json that bayesharm wrote",
-            do="compute it again: the same command as before with --overwrite",
-        ) from None
-    return run
 
 
 def load_posterior(folder: str | Path) -> Posterior:
@@ -337,7 +295,7 @@ def load_posterior(folder: str | Path) -> Posterior:
         if damaged := find_damage(folder / TREE, run["files"]):
             raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
         tree = xr.open_datatree(folder / TREE, engine="zarr", consolidated=False)
-        tree = tree.map_over_datasets(_load)
+        tree = tree.map_over_datasets(for_memory)
         if faults := find_faults(tree):
             raise ValueError(shorten(faults))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesharm.results.labels import number_draws
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -102,7 +104,8 @@ class Group:
             dims = tuple(level if dim == LEVEL else dim for dim in variable.dims)
             about = {"units": variable.units} if variable.units else {}
             data[variable.name] = xr.Variable(dims, arrays[variable.name], about | {"description": variable.description})
-        return xr.Dataset(data, coords=dict(coords), attrs={"description": self.description, **(attrs or {})})
+        about = {"description": self.description, **(attrs or {})}
+        return number_draws(xr.Dataset(data, coords=dict(coords), attrs=about))
 
     def find_faults(self, dataset: xr.Dataset) -> list[str]:
         """Name the variables that a dataset lacks, or has with other dimensions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,13 +11,32 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.errors import InputError, RunFolderError, shorten
+from bayesharm.notebook import make_card
+from bayesharm.results.record import PREVIEW
 from bayesharm.results.run_folder import refuse_inside_run
 
 FORMATS = ("csv", "parquet")
 
 
 class Tables:
-    """A result whose fields include tables that can be written to files."""
+    """A result whose fields include tables that can be written to files; notebooks show them on a card."""
+
+    def __repr__(self) -> str:
+        name = getattr(self, "about", {}).get("model", "")
+        return f"<{type(self).__name__}{f' of {name!r}' if name else ''} with tables {', '.join(_tables_of(self))}>"
+
+    def _repr_html_(self) -> str:
+        about = dict(getattr(self, "about", {}))
+        name, preview, conclusions = about.pop("model", ""), about.pop("preview", False), getattr(self, "conclusions", ())
+        title = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(self).__name__).capitalize()
+        return make_card(
+            f"{title} of {name}" if name else title,
+            {key.removeprefix("n_").replace("_", " "): value for key, value in about.items()},
+            _tables_of(self),
+            sentences=conclusions() if callable(conclusions) else conclusions,
+            folded={key.capitalize(): getattr(self, key, ()) for key in ("diagnostics", "notes")},
+            notice=PREVIEW if preview else "",
+        )
 
     def write(self, folder: str | Path, format: str = "csv") -> list[Path]:
         """Write each table as ``<name>.csv`` or ``<name>.parquet``, and create the folder if needed.
@@ -101,12 +121,10 @@ def write_tables(
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for field in fields(result):
-            table = getattr(result, field.name)
-            if isinstance(table, pd.DataFrame):
-                path = folder / f"{field.name}.{format}"
-                _write_table(table.assign(**(columns or {})), path)
-                paths.append(path)
+        for name, table in _tables_of(result).items():
+            path = folder / f"{name}.{format}"
+            _write_table(table.assign(**(columns or {})), path)
+            paths.append(path)
     except OSError as error:
         raise RunFolderError(
             f"The tables cannot be written to {folder}.",
@@ -115,6 +133,11 @@ def write_tables(
             do="choose another --out",
         ) from None
     return paths
+
+
+def _tables_of(result: Any) -> dict[str, pd.DataFrame]:
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    return {name: value for name, value in values.items() if isinstance(value, pd.DataFrame)}
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.data.finding import Finding
+from bayesharm.notebook import make_card
 from bayesharm.results.console import as_text
 from bayesharm.study_check.counts import Counts
 from bayesharm.study_check.feature_values import FeatureCheck
@@ -93,7 +93,16 @@ class StudyCheck:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        verdict, counts, caveats = self.verdict, self.counts, [finding.sentence for finding in self.findings]
+        table = counts.scanners if self.precision is None else counts.scanners.join(self.precision.scanners)
+        return make_card(
+            "A fit would refuse this study" if self.is_refused else "Check of the study",
+            {name.replace("_", " "): count for name, count in counts.totals.items()}
+            | {"model": verdict.model, "measurement bias separable": verdict.separable},
+            {"Scanners, and the expected precision of their effects": table},
+            sentences=verdict.sentences,
+            folded={"Advice": verdict.advice, "Findings": caveats, "Caveats": self.caveats},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the check as plain data; ``docs/how-to/check.md`` describes the keys."""
