@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from posteriors import make_learned
 from studies import log_normal
 from typer.testing import CliRunner
@@ -84,12 +85,13 @@ def test_equal_weights_change_nothing():
     assert design.scale_labels == ("noise", "site") and not any("relative_noise" in note for note in design.notes)
 
 
-def test_old_and_new_scans_have_their_own_noise():
+def test_old_and_new_scans_have_their_own_noise(tmp_path):
     """The sums of old scans keep what weights separate; new scans need the column."""
     scans, new = make_scans(20), make_scans(6, seed=5).assign(scan_id=lambda table: "new" + table.scan_id)
     design, y = build_design(scans, COHORT), np.random.default_rng(2).normal(size=(26, 2))
     moments, _ = compute_moments(design, y[:20])
-    old = read_statistics(keep_statistics(scans, design, moments), COHORT)
+    keep_statistics(scans, design, moments).to_zarr(tmp_path / "statistics.zarr", consolidated=False)  # as a run keeps them
+    old = read_statistics(xr.open_zarr(tmp_path / "statistics.zarr", consolidated=False), COHORT)
     assert old.design.scales == design.scales
     both, _ = append_scans(old, load_dataset(new, y[20:], check="apply"), y[20:])
     assert both.size.sum() == 26 and both.design.scales == design.scales

@@ -165,7 +165,7 @@ def write_statistics(statistics: SufficientStatistics) -> xr.Dataset:
             "coupled_gram": grams.coupled_gram,
             "size": statistics.size,
             "scan_counts": statistics.counts,
-            "scan_patterns": labels.to_numpy(object),
+            "scan_patterns": labels.map(str).to_numpy(object),  # text alone can be written
             **traveling,
         },
         {"table_column": np.array(labels.columns, dtype=object)},
