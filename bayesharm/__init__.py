@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesharm.analysis.feature_draws import feature_draws as feature_draws
     from bayesharm.analysis.formula_columns import formula_columns as formula_columns
     from bayesharm.analysis.model_comparison import ModelComparison as ModelComparison
     from bayesharm.analysis.model_comparison import compare_models as compare_models
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     )
     from bayesharm.analysis.population_structure import (
         test_populations as test_populations,
+    )
+    from bayesharm.analysis.prior_sensitivity import (
+        PriorSensitivity as PriorSensitivity,
+    )
+    from bayesharm.analysis.prior_sensitivity import (
+        prior_sensitivity as prior_sensitivity,
     )
     from bayesharm.analysis.scanner_similarity import (
         ScannerSimilarity as ScannerSimilarity,
@@ -120,9 +127,11 @@ if TYPE_CHECKING:
 
 # Module -> its public names, imported when they are first used, so that `import bayesharm` is quick.
 _PUBLIC = {
+    "analysis.feature_draws": ["feature_draws"],
     "analysis.formula_columns": ["formula_columns"],
     "analysis.model_comparison": ["ModelComparison", "compare_models"],
     "analysis.population_structure": ["PopulationTest", "test_populations"],
+    "analysis.prior_sensitivity": ["PriorSensitivity", "prior_sensitivity"],
     "analysis.scanner_similarity": ["ScannerSimilarity", "scanner_similarity"],
     "analysis.summary": ["Summary", "summarize"],
     "analysis.variance_components": ["VarianceComponents", "variance_components"],

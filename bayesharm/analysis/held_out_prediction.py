@@ -53,7 +53,9 @@ class HeldOutPredictor:
     log_weights: np.ndarray
 
     @classmethod
-    def from_posterior(cls, posterior: Posterior, context: FitContext, features: np.ndarray) -> HeldOutPredictor:
+    def from_posterior(
+        cls, posterior: Posterior, context: FitContext, features: np.ndarray, n_samples: int = N_SAMPLES
+    ) -> HeldOutPredictor:
         """Draw importance samples around the modes of the features' scales."""
         problem, ratios = context.problem, posterior.variance_ratios()
         center, eta_sd = hyperparameter_center(posterior, problem)
@@ -62,7 +64,7 @@ class HeldOutPredictor:
             moments, standardization = context.moments(features)
             start = to_coordinates(problem.participant_scale, jnp.repeat(jnp.asarray(eta)[:, None], len(features), axis=1))
             keys = feature_keys(context.seed, Stage.IMPORTANCE, features)
-            samples, _ = place_importance_samples(problem, moments, center, eta_sd, ratios, keys, N_SAMPLES, (start,))
+            samples, _ = place_importance_samples(problem, moments, center, eta_sd, ratios, keys, n_samples, (start,))
             log_weights = np.asarray(log_importance_weights(problem, ratios, moments, samples))
         values = (context.values(features) - standardization.center) / standardization.sd
         log_scales = np.asarray(samples.log_scales)

@@ -26,6 +26,7 @@ from bayesharm.cli.plot import plot
 from bayesharm.cli.populations import populations
 from bayesharm.cli.report import report
 from bayesharm.cli.scans import scans
+from bayesharm.cli.sensitivity import sensitivity
 from bayesharm.cli.simulate import simulate
 from bayesharm.cli.sources import sources
 from bayesharm.cli.summary import summary
@@ -33,8 +34,8 @@ from bayesharm.errors import BayesharmError
 
 # in the order of the help page: the main workflow first
 COMMANDS = (
-    scans, connectivity, check, fit, harmonize, evaluate, summary, sources, populations, compare, plot, report, simulate,
-    demo, bench, bids_app,
+    scans, connectivity, check, fit, harmonize, evaluate, summary, sources, populations, sensitivity, compare, plot, report,
+    simulate, demo, bench, bids_app,
 )  # fmt: skip
 RUN_WITHOUT_ARGUMENTS = (ACTIONS["list"], demo, bench)  # the others show their help page if nothing is given
 USAGE_ERROR, INTERRUPTED = 2, 130  # exit codes, as in the shell
