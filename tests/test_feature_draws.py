@@ -1,6 +1,11 @@
 """Draws of single features for ArviZ, against the fit and against dense covariances."""
 
+import re
+import shutil
+from pathlib import Path
+
 import arviz as az
+import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
@@ -79,3 +84,15 @@ def test_the_same_seed_gives_the_same_draws(fitted, drawn):
 def test_impossible_features_are_refused(features, message):
     with pytest.raises(InputError, match=message):
         bayesharm.feature_draws(make_posterior(), features)
+
+
+def test_the_page_on_arviz_works(small_run, tmp_path, monkeypatch):
+    mpl.use("Agg")
+    shutil.copytree(small_run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "arviz.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert names["loo"].n_data_points == N * names["posterior"].run["n_scans"]
+    assert len(az.compare({"one": names["draws"], "other": names["draws"]})) == 2

@@ -161,6 +161,8 @@ class Posterior:
     def to_arviz(self) -> xr.DataTree:
         """Return what all features share in the groups that ArviZ expects, for its statistics and plots.
 
+        Draws of single features, and log-likelihoods, come from ``bayesharm.feature_draws``.
+
         Returns
         -------
         DataTree
