@@ -60,6 +60,7 @@ RESULTS = {
     "Summary": lambda: bayesharm.summarize(SOURCES),
     "VarianceComponents": lambda: bayesharm.variance_components(SOURCES),
     "ScannerSimilarity": lambda: bayesharm.scanner_similarity(SOURCES),
+    "PriorSensitivity": lambda: bayesharm.prior_sensitivity(SOURCES),
     "Simulation": lambda: bayesharm.simulate_srpbs(n_features=3, seed=1),
     "Connectivity": lambda: bayesharm.Connectivity(
         np.ones((2, 1)), np.array([EVIL]), np.array(["a", "b"]), np.array(["r", "s"]),
