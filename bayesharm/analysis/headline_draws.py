@@ -43,12 +43,12 @@ class Headline(NamedTuple):
 
 def headline_draws(posterior: Posterior) -> list[Headline]:
     """List the headline numbers of a posterior with their draws."""
-    hyper, rng = _without_shift(posterior), np.random.default_rng(SEED)
+    hyper, inflation, rng = _without_shift(posterior), _inflation(posterior), np.random.default_rng(SEED)
     return [
-        *_scales(posterior, hyper, rng),
+        *_scales(posterior, hyper, inflation, rng),
         *_shares(posterior, hyper),
         *_comparisons(posterior, hyper),
-        *_biases(posterior, hyper, rng),
+        *_biases(posterior, hyper, inflation, rng),
         *_ratios(hyper),
     ]
 
@@ -65,10 +65,9 @@ def _without_shift(posterior: Posterior) -> Any:
     return hyper.assign(eta=(hyper["eta"] - shift).where(is_sd, hyper["eta"]).transpose(*hyper["eta"].dims))
 
 
-def _scales(posterior: Posterior, hyper: Any, rng: np.random.Generator) -> Iterator[Headline]:
+def _scales(posterior: Posterior, hyper: Any, inflation: float, rng: np.random.Generator) -> Iterator[Headline]:
     """Scale of each source, the mean over features; it follows the typical scale as far as features rest on their prior."""
     scales, unit = posterior.scales, feature_scale(posterior)
-    inflation = _inflation(posterior)
     for k, (family, term) in enumerate(zip(hyper["family"].values, hyper["term"].values, strict=True)):
         if term == NOISE_RATIO:
             continue
@@ -121,7 +120,7 @@ def _scanner_variance(posterior: Posterior, hyper: Any) -> np.ndarray:
     return np.exp(2 * hyper["eta"].values[..., np.isin(terms, posterior.spec.components)]).sum(-1)
 
 
-def _biases(posterior: Posterior, hyper: Any, rng: np.random.Generator) -> Iterator[Headline]:
+def _biases(posterior: Posterior, hyper: Any, inflation: float, rng: np.random.Generator) -> Iterator[Headline]:
     """Root mean square over features of the bias of each scanner, including its uncertainty.
 
     Given the scales, the posterior mean of a bias is the contraction C times its estimate from the data alone, and the
@@ -133,7 +132,6 @@ def _biases(posterior: Posterior, hyper: Any, rng: np.random.Generator) -> Itera
     by_data = np.clip(effect["contraction"].values, 1e-6, 1 - 1e-6)
     log_size = _response(posterior, posterior.spec.components) * _centered(np.log(_scanner_variance(posterior, hyper)))
     log_noise = _response(posterior, ["noise"]) * 2 * _centered(hyper["eta"].values[..., 0])
-    inflation = _inflation(posterior)
     depends_on = (*SCALES, *(name for name in ("bias_ratio", "noise_ratio") if _varies(hyper[name].values)))
     for k, scanner in enumerate(effect["scanner"].values):
         if np.isnan(by_data[k]):

@@ -8,7 +8,7 @@ their sds by √2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 WEAKER, STRONGER = 0.5, 2.0  # powers of the hyperpriors: their sds times √2, and divided by √2
 NEARLY_ONE = (0.99, 1.01)  # powers from which the sensitivity is computed, as a derivative
 THRESHOLD = 0.05  # of a sensitivity: about a shift of 0.3 posterior sds when the power doubles
+LEAST_CHANGE = 0.05  # of the mean, over the value, between wider and narrower hyperpriors, that is worth a remark
+LEAST_LOG_RATIO = 0.2  # the same of the posterior sd
 MAX_KHAT = 0.7  # Pareto-k above which weights are not reliable
 CONFLICT = "prior and data may disagree"
 WEAK = "the data say little"
@@ -54,7 +56,8 @@ class PriorSensitivity(Tables):
         `value`, posterior mean, with its 90% interval; `weaker` and `stronger`, the posterior mean if the hyperpriors were
         √2 times as wide, and as narrow; `prior` and `likelihood`, the sensitivity to the power of hyperpriors and of the
         likelihood (above 0.05: sensitive); `hyperprior`, the one with the most influence; `diagnosis`, empty if the
-        hyperpriors hardly matter; `khat`, the Pareto-k of the weights (above 0.7, `weaker` and `stronger` are rough).
+        number is not sensitive to the hyperpriors, or wider and narrower ones change the mean by less than 5% and the
+        posterior sd by less than 20%; `khat`, the Pareto-k of the weights (above 0.7, `weaker` and `stronger` are rough).
     notes : tuple of str
         Caveats.
     """
@@ -142,51 +145,64 @@ def _on_weights(numbers: pd.DataFrame) -> str:
 
 
 def _row(headline: Headline, depends_on: tuple[str, ...], weights: _Weights) -> dict[str, Any]:
-    from arviz_stats.base import array_stats
-
     draws = headline.draws
-
-    def sensitivity(log_density: np.ndarray) -> float:
-        lower, upper = (np.exp(array_stats.power_scale_lw(log_density, alpha, axis=(0, 1))) for alpha in NEARLY_ONE)
-        return float(array_stats.power_scale_sense(draws, lower / lower.sum(), upper / upper.sum(), *NEARLY_ONE, 0, 1))
-
-    low, high = np.quantile(draws, (0.05, 0.95))
     (weaker, k_weaker), (stronger, k_stronger) = (weights.scaled(depends_on, power) for power in (WEAKER, STRONGER))
-    prior, likelihood = sensitivity(weights.prior(depends_on)), sensitivity(weights.likelihood(depends_on))
-    by_name = {name: sensitivity(weights.priors[name]) for name in depends_on}
+    (low_mean, low_sd), (high_mean, high_sd) = (_moments(draws, each) for each in (weaker, stronger))
+    prior, likelihood = (weights.sensitivity(draws, part, depends_on) for part in ("prior", "likelihood"))
+    by_name = {name: weights.sensitivity(draws, "prior", (name,)) for name in depends_on}
+    moves = abs(high_mean - low_mean) > LEAST_CHANGE * abs(draws.mean()) or abs(np.log(high_sd / low_sd)) > LEAST_LOG_RATIO
+    low, high = np.quantile(draws, (0.05, 0.95))
     return {
         "kind": headline.kind, "name": headline.name, "value": draws.mean(), "value_q05": low, "value_q95": high,
-        "weaker": (weaker * draws).sum(), "stronger": (stronger * draws).sum(), "prior": prior, "likelihood": likelihood,
+        "weaker": low_mean, "stronger": high_mean, "prior": prior, "likelihood": likelihood,
         "hyperprior": NAMES[max(by_name, key=lambda name: by_name[name])],
-        "diagnosis": "" if prior < THRESHOLD else CONFLICT if likelihood >= THRESHOLD else WEAK,
+        "diagnosis": "" if prior < THRESHOLD or not moves else CONFLICT if likelihood >= THRESHOLD else WEAK,
         "khat": max(k_weaker, k_stronger),
     }  # fmt: skip
 
 
+def _moments(draws: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    mean = (weights * draws).sum()
+    return float(mean), float(np.sqrt((weights * (draws - mean) ** 2).sum()))
+
+
 class _Weights:
-    """Log densities of the draws, (chain, draw), by array of ``/hyper``, and weights of powers of the hyperpriors."""
+    """Log densities of the draws, (chain, draw), by array of ``/hyper``, and weights of powers of them."""
 
     def __init__(self, priors: Mapping[str, np.ndarray], likelihoods: Mapping[str, np.ndarray]) -> None:
-        self.priors, self.likelihoods = priors, likelihoods
+        self._densities = {"prior": priors, "likelihood": likelihoods}
         self._scaled: dict[Any, tuple[np.ndarray, float]] = {}
+        self._nearly: dict[Any, list[np.ndarray]] = {}
 
-    def prior(self, names: Sequence[str]) -> np.ndarray:
-        """Log prior density of these arrays."""
-        return sum((self.priors[name] for name in names), np.zeros(()))
-
-    def likelihood(self, names: Sequence[str]) -> np.ndarray:
-        """Log likelihood of these arrays; that of eta and omega is one."""
-        return sum((self.likelihoods[name] for name in names if name != "omega"), np.zeros(()))
+    def _log_density(self, part: str, names: tuple[str, ...]) -> np.ndarray:
+        """Log density of these arrays; the likelihood of eta and omega is one."""
+        densities = self._densities[part]
+        return sum((densities[name] for name in names if name in densities), np.zeros(()))
 
     def scaled(self, names: tuple[str, ...], power: float) -> tuple[np.ndarray, float]:
-        """Return smoothed weights that sum to 1, (chain, draw), and their Pareto-k."""
+        """Return smoothed weights of a power of the prior, (chain, draw), which sum to 1, and their Pareto-k."""
         from arviz_stats.base import array_stats
 
         if (names, power) not in self._scaled:
-            log_weights, khat = array_stats.psislw(-(power - 1) * self.prior(names), axis=(0, 1))
+            log_weights, khat = array_stats.psislw(-(power - 1) * self._log_density("prior", names), axis=(0, 1))
             weights = np.exp(log_weights - log_weights.max())
             self._scaled[names, power] = weights / weights.sum(), float(khat)
         return self._scaled[names, power]
+
+    def sensitivity(self, draws: np.ndarray, part: str, names: tuple[str, ...]) -> float:
+        """Return the sensitivity of a number to the power of the prior or of the likelihood of some arrays."""
+        from arviz_stats.base import array_stats
+
+        if (part, names) not in self._nearly:
+            log_density = self._log_density(part, names)
+            weights = [np.exp(array_stats.power_scale_lw(log_density, alpha, axis=(0, 1))) for alpha in NEARLY_ONE]
+            self._nearly[part, names] = [each / each.sum() for each in weights]
+        lower, upper = self._nearly[part, names]
+        return float(
+            array_stats.power_scale_sense(
+                draws, lower, upper, lower_alpha=NEARLY_ONE[0], upper_alpha=NEARLY_ONE[1], chain_axis=0, draw_axis=1
+            )
+        )
 
 
 def _log_likelihoods(posterior: Posterior, densities: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
