@@ -72,6 +72,7 @@ def test_one_heavy_point_is_no_good_sign():
     found = adaptive_importance_sampling(density, np.zeros(4), np.eye(4), np.random.default_rng(7))
     assert not found.is_reliable and found.khat < 0.5 and found.ess < SETTINGS.min_ess and len(calls) == SETTINGS.max_rounds
     assert found.weight[0] < 0.1  # and averages are robust to it
+    assert found.weight.sum() == pytest.approx(1)
 
 
 def test_a_start_that_is_no_number_is_not_good():

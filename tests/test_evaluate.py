@@ -7,11 +7,14 @@ from posteriors import make_learned
 from typer.testing import CliRunner
 
 from bayesharm import cross_validate, harmonize, load_dataset
+from bayesharm.baselines import Fitted, get_method
 from bayesharm.cli.app import app
+from bayesharm.data.dataset import Dataset
 from bayesharm.data.splits import split_people, split_visits
 from bayesharm.errors import InputError, ModelError
 from bayesharm.evaluation.bayesharm_method import BayesFitted
 from bayesharm.evaluation.conclusions import draw_conclusions
+from bayesharm.evaluation.fold_evaluation import FoldEvaluation
 from bayesharm.evaluation.result import BAYESHARM, MATCHED_NOISE, MODEL_PREDICTION
 from bayesharm.harmonization.options import CorrectionOptions
 from bayesharm.model.catalog import load_model
@@ -159,6 +162,24 @@ def test_a_person_scanned_again_and_again_and_a_rare_scanner():
         assert table.loc[measure].n_scans.nunique() == 1 and table.value[measure, BAYESHARM] < table.value[measure, "none"]
     assert "could not correct scans of 'rare'" in found.methods.notes[BAYESHARM]
     assert "could not be applied" in found.methods.notes[MATCHED_NOISE] and MATCHED_NOISE in str(found)
+
+
+def test_no_method_sees_what_is_held_out(study):
+    """The fit of a fold gets all scans but those that are then measured."""
+    fit, trained = get_method("none").fit, []
+
+    def fit_and_note(name: str, training: Dataset) -> Fitted:
+        trained.append(set(training.scans.scan_id))
+        return fit(training, [])
+
+    evaluation, scans = FoldEvaluation(study, fit_and_note, ["none"], [], "HC"), study.scans
+    for evaluate, held_out in (
+        (evaluation.leave_people_out, scans.participant_id.isin(["p0", "p3", "p5"]).to_numpy()),
+        (evaluation.leave_visits_out, np.arange(len(scans)) % 5 == 0),
+    ):
+        evaluate(held_out)
+        assert trained.pop() == set(scans.scan_id[~held_out]) and not trained
+    assert {"icc", "visit_rmse"} <= set(evaluation.measures)
 
 
 def test_matched_noise_is_match_noise_and_reports_its_factors():

@@ -8,15 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import logsumexp
+from tiny_study import EQUAL, EQUAL_RATIOS, SCALES, TinyStudy
 from typer.testing import CliRunner
 
 import bayesharm
 from bayesharm import InputError, compare_models, load_dataset, load_model, load_posterior
+from bayesharm.analysis.held_out_prediction import HeldOutPredictor
 from bayesharm.analysis.model_comparison import ModelComparison
-from bayesharm.analysis.predictive_scores import average_pit, elpd_difference, score, to_elpd
-from bayesharm.analysis.validation_schemes import _deal_folds, arrange_schemes
+from bayesharm.analysis.predictive_scores import Scores, average_pit, elpd_difference, score, to_elpd
+from bayesharm.analysis.validation_schemes import Scheme, _deal_folds, arrange_schemes
 from bayesharm.cli.app import app
 from bayesharm.conditional.leave_group_out import HeldOutDensity
+from bayesharm.fitting.context import make_fit_context
+from bayesharm.fitting.settings import Settings
 from bayesharm.model.design import build_design
 
 
@@ -54,6 +58,14 @@ def test_scores_are_ratios_of_marginal_likelihoods():
     assert elpd_difference(found, found)["difference"] == 0 and elpd_difference(found, found)["n"] == 4
 
 
+def test_the_model_with_the_larger_densities_is_the_better_one():
+    densities = np.random.default_rng(0).normal(size=(2, 9, 4))
+    found = elpd_difference(*(Scores(each, np.zeros((9, 4))) for each in densities))
+    by_unit = densities[0].sum(1) - densities[1].sum(1)
+    assert found["difference"] == pytest.approx(by_unit.sum()) and found["n_features"] == 4
+    assert found["se"] == pytest.approx(9**0.5 * by_unit.std(ddof=1))
+
+
 def test_everybody_is_left_out_once_with_people_of_both_kinds():
     rng = np.random.default_rng(0)
     people = np.array([f"t{i}" for i in range(4) for _ in range(3)] + [f"c{i:02d}" for i in range(20)])
@@ -85,6 +97,22 @@ def test_a_scanner_that_is_left_out_is_left_out_of_both_models(runs):
         assert len(set(scheme.folds[scanner == name])) == 1 and (scheme.folds[scanner == name] >= 0).all()
         assert (scheme.units[scanner == name] >= 0).tolist() == travels[scanner == name].tolist()
     assert (schemes["participants"].folds[~travels] == -1).all()
+
+
+def test_densities_are_in_the_units_of_the_features():
+    """In units c times as large, a value has c times the density: log c for each scan."""
+    study, rng = TinyStudy(EQUAL, seed=1), np.random.default_rng(0)
+    context = make_fit_context(load_dataset(study.scans, study.features[:, :3]), study.design, 1, Settings())
+    units = pd.factorize(study.scans.participant_id[study.design.rows])[0]
+    moments, standard = context.moments(np.arange(3))
+    log_scales = rng.normal(np.log(0.5), 0.3, (16, len(SCALES), 3))
+    center = np.concatenate([context.problem.log_medians, np.full(len(SCALES), np.log(0.3))])
+    one = HeldOutPredictor(context, EQUAL_RATIOS, center, moments, standard, context.standardized(np.arange(3)),
+                           log_scales, rng.normal(size=(16, 3)))  # fmt: skip
+    other = replace(one, standardization=standard._replace(sd=standard.sd / [1, 10, 1000]))
+    scheme = Scheme(units % 2, units, np.unique(units))
+    gain = other.predict(scheme, with_pit=False)[0].log_density - one.predict(scheme, with_pit=False)[0].log_density
+    np.testing.assert_allclose(gain, np.outer(np.bincount(units), np.log([1, 10, 1000])), atol=1e-9)
 
 
 def test_conclusions_name_the_better_run(compared):

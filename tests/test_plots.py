@@ -62,6 +62,17 @@ def test_scanners_are_in_order_with_their_intervals(found):
         np.testing.assert_allclose(points.get_offsets(), np.stack([found.scanners[name], range(3)], axis=1))
 
 
+def test_gains_have_a_panel_of_their_own():
+    posterior = make_posterior()
+    draws = posterior.tree["hyper"]["gain"]
+    draws[:] = np.array([0.7, 1.0, 1.4]) * np.random.default_rng(0).uniform(0.95, 1.05, draws.shape)
+    view = RunView(posterior)
+    _, noise, gain = draw_plot("scanners", view).axes
+    for ax, name in ((noise, "noise_ratio"), (gain, "gain")):
+        expected = view.scanners[[f"{name}_q05", f"{name}_q95"]].assign(place=range(3)).to_numpy()
+        np.testing.assert_allclose(intervals(ax)[:3], expected)
+
+
 def test_sources_are_those_of_the_table(found):
     (ax,) = draw_plot("sources", found).axes
     table = found.variance_components.families.sort_values("finite_sd", ascending=False)

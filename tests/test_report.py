@@ -100,6 +100,13 @@ def test_words_follow_the_numbers(found):
     assert re.search(r"[ABC] stands apart from all others in 97%", " ".join(describe_similarity(found).sentences))
 
 
+def test_scanners_and_diagnoses_are_compared_in_the_right_direction(found):
+    found.variance_components.larger.loc["measurement", "disorder"] = 0.3
+    found.variance_components.larger.loc["disorder", "measurement"] = 0.7
+    assert re.search(r"effects of scanners are [^;]* diagnoses; the probability that they are larger is 30", " ".join(
+        describe_sources(found).sentences))  # fmt: skip
+
+
 def test_bias_variance_ratios_are_reported_where_they_are_estimated():
     posterior = make_posterior()
     plain = RunView(posterior)

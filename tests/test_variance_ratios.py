@@ -1,5 +1,7 @@
 """Variance ratios of the scanners, of their noise and of their biases, against quadrature."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,12 @@ def ratio(noisy, uneven, place) -> RatioPosterior:
         feature_keys(0, Stage.IMPORTANCE, np.arange(N_FEATURES)), place(noisy.moments), N_SAMPLES
     )
     return fit(uneven, marginal_objective(uneven, noisy.moments, samples, PRIOR, N_FEATURES), N_FEATURES)
+
+
+def test_prior_sds_of_the_ratios_are_their_own(uneven):
+    priors = replace(uneven.priors, noise_ratio_sd=0.1, bias_ratio_sd=0.2, gain_sd=0.3)
+    problem = replace(uneven, hierarchy=replace(uneven.hierarchy, priors=priors))
+    np.testing.assert_array_equal(problem.ratio_sd, np.repeat([0.1, 0.2, 0.3], len(SCANNERS)))
 
 
 def test_ratios_are_recovered_and_centered(ratio):
