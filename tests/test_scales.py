@@ -1,9 +1,12 @@
 """Draws of the scales of each feature against quadrature."""
 
+from time import process_time
+
 import jax
 import numpy as np
 import pytest
 from quadrature import Quadrature
+from threadpoolctl import threadpool_limits
 from tiny_study import (
     EQUAL,
     EQUAL_RATIOS,
@@ -107,3 +110,22 @@ def test_a_feature_of_nan_spoils_no_other(block, sample, study):
     draws, others = sample(np.arange(N_FEATURES), moments), np.arange(N_FEATURES) != 5
     jax.tree.map(np.testing.assert_array_equal, lanes_of(draws, others), lanes_of(block, others))
     assert draws.diverging[..., 5].all() and (draws.log_weights[:, 5] == -np.inf).all()
+
+
+def test_the_time_of_a_block_is_that_of_some_products_of_matrices(block, sample):
+    """A tenfold slowdown of sampling fails: processor time, the shortest of five, against a gigaflop of one thread."""
+    matrix = np.random.default_rng(0).normal(size=(400, 400))
+
+    def gigaflop() -> None:
+        for _ in range(8):
+            matrix @ matrix
+
+    times = np.full((5, 2), np.inf)
+    with threadpool_limits(1):
+        for turn in times:
+            for k, work in enumerate((lambda: sample(np.arange(N_FEATURES)), gigaflop)):
+                start = process_time()
+                work()
+                turn[k] = process_time() - start
+    ours, theirs = times.min(0)
+    assert ours < 16 * theirs
