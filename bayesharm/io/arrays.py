@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.limits import MOST_FEATURES, refuse_zip_bomb
 from bayesharm.io.tables import TABLE_FORMATS, existing_path, is_path, to_labels
+from bayesharm.io.zarr_stores import check_store
 
 ARRAY_FORMATS = (".npy", ".npz", ".zarr")
 _LAYOUT = "(scan, feature), or (scan, region, region) for square matrices"
@@ -69,6 +71,7 @@ def open_array(source: Any) -> Matrix:
         if path.suffix.lower() == ".npy":
             return as_matrix(_Mapped(path.resolve()))
         if path.suffix.lower() == ".npz":
+            refuse_zip_bomb(path)
             with np.load(path, allow_pickle=False) as archive:
                 return _from_members(path, archive)
         matrix = _from_zarr(path)
@@ -126,6 +129,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _from_zarr(path: Path) -> Matrix:
     import zarr
 
+    check_store(path, allow_links=True)
     # By default, zarr silently reads a missing chunk as zeros.
     with zarr.config.set({"array.read_missing_chunks": False}):
         node = zarr.open(path, mode="r")
@@ -175,6 +179,14 @@ def as_matrix(
             got=f"shape {shape}",
             expected=_LAYOUT,
             do="put the scans first with np.moveaxis(array, -1, 0)" if scans_last else "reshape the array",
+        )
+    n_features = shape[1] if len(shape) == 2 else shape[1] * (shape[1] - 1) // 2
+    if n_features > MOST_FEATURES or (len(shape) == 3 and not n_features):
+        raise InputError(
+            "There are too many features." if n_features else "There are no features.",
+            got=f"shape {shape}",
+            expected=f"1 to {MOST_FEATURES:,} features" + (", so two regions or more" if len(shape) == 3 else ""),
+            do="check that this is the right file",
         )
     if kind not in "iufb":
         raise InputError(

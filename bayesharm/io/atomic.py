@@ -6,8 +6,20 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from bayesharm.errors import RunFolderError
+
+
+def make_anew(path: Path) -> IO[bytes]:
+    """Open a new file for writing, in place of one that an interrupted process left; a link is not followed.
+
+    Raises
+    ------
+    OSError
+    """
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -20,7 +32,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
+        with make_anew(temporary) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -43,10 +55,15 @@ def digests(folder: Path) -> dict[str, str]:
     Zarr itself reports no damage: it reads a lost chunk as missing values, and a changed chunk as if it were right.
     """
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): _sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith(".")
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_damage(folder: Path, written: Mapping[str, str]) -> list[str]:

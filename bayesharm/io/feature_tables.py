@@ -13,7 +13,7 @@ import pandas as pd
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.arrays import Matrix, as_matrix
 from bayesharm.io.numbers import parse_numbers, read_numbers
-from bayesharm.io.tables import TableSource, is_path, read_table, suffix_of, to_labels
+from bayesharm.io.tables import TableSource, is_path, read_table, refuse_parquet_bomb, suffix_of, to_labels
 
 
 def open_table(source: TableSource, names: Sequence[str], label: str | None = None) -> Matrix:
@@ -60,6 +60,7 @@ def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    refuse_parquet_bomb(path, len(names))
     parquet = pq.ParquetFile(path)
     schema, dtypes = parquet.schema_arrow, set()
     for name in names:

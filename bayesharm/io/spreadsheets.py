@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import Any
 import pandas as pd
 
 from bayesharm.errors import InputError
+from bayesharm.io.limits import refuse_zip_bomb
 
 SHEET_FORMATS = (".xlsx", ".sav")
-LARGEST = 1 << 31  # bytes of a workbook, decompressed
+MOST_CELLS = 20_000_000  # of a workbook or a file of SPSS; a cell takes some 50 bytes
+MOST_ROWS = 1 << 20  # of a sheet, as in Excel
+LARGEST = 1 << 28  # bytes of a workbook, decompressed
 _READERS = {".xlsx": "openpyxl", ".sav": "pyreadstat"}
 
 
@@ -64,17 +67,15 @@ def _read_excel(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Read the first sheet that is visible and not empty."""
     import openpyxl
 
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > LARGEST:
-            raise ValueError(f"it is larger than {LARGEST >> 30} GiB decompressed")
+    refuse_zip_bomb(path, LARGEST)
     workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         sheets: list[tuple[str, list[list[Any]]]] = []
         for sheet in workbook.worksheets:
-            rows = [list(row) for row in sheet.iter_rows(values_only=True)]
-            while rows and all(cell is None for cell in rows[-1]):
+            rows = list(_rows(sheet))
+            while rows and not rows[-1]:
                 rows.pop()
-            while rows and all(cell is None for cell in rows[0]):
+            while rows and not rows[0]:
                 rows.pop(0)
             if rows and sheet.sheet_state == "visible":
                 sheets.append((sheet.title, rows))
@@ -83,8 +84,10 @@ def _read_excel(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if not sheets:
         return pd.DataFrame(), ()
     title, rows = sheets[0]
-    width = max((k + 1 for row in rows for k, cell in enumerate(row) if cell is not None), default=0)
-    rows = [(row + [None] * width)[:width] for row in rows]
+    width = max(map(len, rows))
+    if width * len(rows) > MOST_CELLS:
+        raise ValueError(f"{len(rows):,} rows of {width:,} cells, of at most {MOST_CELLS:,}")
+    rows = [row + [None] * (width - len(row)) for row in rows]
     names = ["" if name is None else str(name).strip() for name in rows[0]]
     frame = pd.DataFrame(rows[1:], columns=range(width), dtype=object).infer_objects().set_axis(names, axis=1)
     others = [name for name, _ in sheets[1:]]
@@ -92,11 +95,28 @@ def _read_excel(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return frame, notes if others else ()
 
 
+def _rows(sheet: Any) -> Iterator[list[Any]]:
+    """Read the rows of a sheet without the empty cells at their end."""
+    sheet.reset_dimensions()  # a few bytes may declare a billion cells
+    n_cells = 0
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        width = next((k for k in range(len(row), 0, -1) if row[k - 1] is not None), 0)
+        n_cells += len(row)
+        if number > MOST_ROWS or n_cells > MOST_CELLS:
+            raise ValueError(f"more than {MOST_ROWS:,} rows, or than {MOST_CELLS:,} cells")
+        yield list(row[:width])
+
+
 def _read_spss(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Read a file of SPSS. A variable whose values all have a label becomes text; values declared as missing are missing."""
     import pyreadstat
 
-    frame, about = pyreadstat.read_sav(str(path))
+    _, about = pyreadstat.read_sav(str(path), metadataonly=True)
+    width = sum(about.variable_storage_width.values())  # bytes of a row
+    most = LARGEST // max(width, 1)
+    frame, about = pyreadstat.read_sav(str(path), row_limit=most)
+    if len(frame) == most:
+        raise ValueError(f"{most:,} rows or more, of {width:,} bytes each: too large")
     notes = []
     for name, labels in about.variable_value_labels.items():
         if name not in frame:

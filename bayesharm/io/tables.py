@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.limits import FREE, refuse_expansion
 from bayesharm.io.spreadsheets import SHEET_FORMATS, read_sheet, sheet_header, sheet_notes
 from bayesharm.io.text_format import TEXT_FORMATS, find_format
 from bayesharm.io.text_tables import read_text
@@ -166,10 +167,7 @@ def read_table(
     path = Path(source)
     with _readable(path, what):
         if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            # Selected once more by exact name, because parquet also reads the nested column 'a.b' for 'a'.
-            return pq.read_table(path, columns=wanted).select(wanted).to_pandas(ignore_metadata=True)
+            return _read_parquet(path, wanted)
         if path.suffix.lower() in SHEET_FORMATS:
             return read_sheet(path, wanted, header, what)
         return read_text(path, header, wanted, [name for name in wanted if name in set(text)], what)
@@ -203,7 +201,16 @@ def to_labels(values: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(values_array, np.ndarray) and values_array.dtype.kind in "ST":  # bytes, and text of any length as in zarr
         values_array = values_array.astype(object if values_array.dtype.kind == "T" else str)
     series = pd.Series(values_array)
-    labels = np.array([_label(value) for value in series], dtype=str)
+    texts = [_label(value) for value in series]
+    longest = max(map(len, texts), default=0)
+    if 4 * longest * len(texts) > FREE:  # arrays of text have the width of the longest
+        raise InputError(
+            "A label is too long.",
+            got=f"{longest:,} characters: {max(texts, key=len)[:60]!r}…",
+            expected="identifiers and short texts",
+            do="correct the value, or leave the column out",
+        )
+    labels = np.array(texts, dtype=str)
     missing = series.isna().to_numpy() | np.isin(np.char.lower(labels), _MISSING)
     return labels, missing
 
@@ -217,6 +224,38 @@ def _parquet_schema(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     return pq.read_schema(path)
+
+
+def refuse_parquet_bomb(path: Path, n_columns: int) -> None:
+    """Refuse a parquet file that repeats values far more often than tables do.
+
+    Raises
+    ------
+    InputError
+    """
+    import pyarrow.parquet as pq
+
+    refuse_expansion(path, path.stat().st_size, 8 * n_columns * pq.read_metadata(path).num_rows)
+
+
+def _read_parquet(path: Path, wanted: list[str]) -> pd.DataFrame:
+    """Read columns in batches, so that a text which is stored once and repeated a million times is noticed in time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    refuse_parquet_bomb(path, len(wanted))
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(k) for k in range(file.num_row_groups)]
+        chunks = (group.column(k) for group in groups for k in range(group.num_columns))
+        longest = max((each.total_uncompressed_size for each in chunks if each.physical_type == "BYTE_ARRAY"), default=1)
+        schema, batches, size = file.schema_arrow, [], 0
+        for batch in file.iter_batches(max(1, min(1 << 16, FREE // max(longest, 1))), columns=wanted):
+            size += batch.nbytes
+            refuse_expansion(path, path.stat().st_size, size)
+            batches.append(batch)
+        # By exact name, because parquet also reads the nested column 'a.b' for 'a'.
+        table = pa.Table.from_batches(batches) if batches else schema.empty_table()
+    return table.select(wanted).to_pandas(ignore_metadata=True)
 
 
 @contextmanager
@@ -235,5 +274,5 @@ def _readable(path: Path, what: str) -> Iterator[None]:
             expected="text in UTF-8",
             do="save the file as UTF-8",
         ) from None
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, MemoryError, RecursionError, csv.Error) as error:
         raise InputError(f"The file of {what} cannot be read.", got=f"{path}: {error}", expected=expected, do=do) from error

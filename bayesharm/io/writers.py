@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import InputError
+from bayesharm.io.atomic import make_anew
 from bayesharm.progress import Progress, no_progress
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -202,6 +203,7 @@ class _Columns:
     """A .npy file, filled some columns at a time by writing: a memory map would spend most of the time on page faults."""
 
     def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        make_anew(path).close()
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         self.path, self.dtype, self.shape, self.offset = path, dtype, shape, array.offset
         del array
@@ -240,7 +242,7 @@ class _Columns:
     def read(self) -> np.ndarray:
         """Return all values as a memory map, after syncing to disk."""
         self.flush()
-        return np.load(self.path, mmap_mode="r")
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def flush(self) -> None:
         """Wait until all data are on disk."""
@@ -278,12 +280,14 @@ def _reserve(path: Path) -> None:
 def _finish(output: Output, array: Any, progress: Progress) -> Path:
     """Complete the temporary files of an output on disk and return the one to be renamed to the output path."""
     if output.preview_notice:
-        output.notices[0].write_text(f"{output.final.name}: {output.preview_notice}\n", encoding="utf-8")
+        with make_anew(output.notices[0]) as file:
+            file.write(f"{output.final.name}: {output.preview_notice}\n".encode())
     if output.suffix == ".zarr":
         return output.unfinished
     if output.suffix == ".npy":
         array.flush()
         return output.unfinished
+    make_anew(output.table).close()
     _write_rows(output, array.read(), progress)
     return output.table
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from bayesharm.errors import ModelError, shorten
+from bayesharm.io.limits import read_small
 from bayesharm.model.spec import Family, ModelSpec, Priors
 from bayesharm.model.spec_rules import broken_rules
 
+LARGEST = 1 << 16  # bytes of a model.toml
 # Words for the values of a key, by its type; keys of other types are left to the rules of a model.
 WORDS: dict[Any, tuple[str, type | tuple[type, ...]]] = {
     str: ("text in quotes", str),
@@ -48,8 +50,8 @@ def read_model(path: Path) -> ModelSpec:
         The file is not TOML, or keys are unknown, missing or have values that no model can have: all problems at once.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(read_small(path, LARGEST).decode())
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid TOML.", got=str(error), do="correct the file") from None
     spec, errors = _build(table)
     if len(errors) == 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from bayesharm.errors import RunFolderError, shorten
 from bayesharm.io.atomic import write_whole
+from bayesharm.io.limits import walk_files
 
 UNFINISHED, RECORD, TREE, MANIFEST = "unfinished", "run.json", "posterior.zarr", "manifest.json"
 MOST_CHANGES, LONGEST_CHANGE = 3, 120  # changes of a manifest that an error names, and characters of each
@@ -108,6 +110,7 @@ def open_checkpoints(out: Path | None, manifest: Mapping[str, Any], overwrite: b
         yield Checkpoints()
         return
     folder = out / UNFINISHED
+    refuse_links(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock", timeout=0).acquire()
@@ -131,6 +134,29 @@ def open_checkpoints(out: Path | None, manifest: Mapping[str, Any], overwrite: b
             write_whole(folder / MANIFEST, text.encode())
         yield Checkpoints(folder)
         shutil.rmtree(folder)
+
+
+def refuse_links(out: Path) -> None:
+    """Refuse a run folder with links, which may come from a stranger and lead to other files of the user.
+
+    Raises
+    ------
+    RunFolderError
+    """
+    try:
+        for name in (RECORD, f".{RECORD}.part", TREE, UNFINISHED):
+            if (out / name).is_symlink():
+                raise ValueError(f"{out / name} is a link to {os.readlink(out / name)}")
+            if (out / name).is_dir():
+                for _ in walk_files(out / name, allow_links=False):
+                    pass
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{out} holds something other than plain files.",
+            got=str(error),
+            expected="a run folder as bayesharm wrote it, without links",
+            do="copy it with 'cp -rL'; in a DataLad data set, 'datalad unlock' it",
+        ) from None
 
 
 def _remove_run(out: Path) -> None:

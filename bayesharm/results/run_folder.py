@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from bayesharm.errors import RunFolderError, shorten
-from bayesharm.results.checkpoints import MANIFEST, RECORD, TREE, UNFINISHED
+from bayesharm.results.checkpoints import MANIFEST, RECORD, TREE, UNFINISHED, refuse_links
 
 
 def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = False, repair: bool = False) -> None:
@@ -50,6 +50,7 @@ def check_output(folder: str | Path, *, resume: bool = False, overwrite: bool = 
             if state.endswith("run")
             else "choose another --out",
         )
+    refuse_links(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         tempfile.TemporaryFile(dir=existing).close()  # has no name: it vanishes even if the process is killed

@@ -62,7 +62,9 @@ def _remove_earlier_demo(folder: Path) -> None:
         return
     for name in marker.read_text(encoding="utf-8").split("\n")[1:]:
         path = folder / name
-        is_plain_name = name and Path(name).name == name  # an edited marker must not lead outside the folder
+        is_plain_name = (
+            name not in ("", ".", "..") and Path(name).name == name
+        )  # an edited marker must not lead outside the folder
         if is_plain_name and not path.is_symlink():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesharm.errors import InputError, RunFolderError, shorten
+from bayesharm.io.limits import LARGEST_JSON, read_small
 
 SCANS, RUN, REPORT, STAGING = "scans.tsv", "run", "report.html", ".unfinished"
 DESCRIPTION = "dataset_description.json"
@@ -81,7 +82,7 @@ def _has_matrices(folder: Path) -> bool:
 
 def _is_made_by_bayesharm(folder: Path) -> bool:
     try:
-        description: Any = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        description: Any = json.loads(read_small(folder / DESCRIPTION, LARGEST_JSON))
         return bool(description["GeneratedBy"][0]["Name"] == "bayesharm")
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False

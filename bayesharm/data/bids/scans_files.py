@@ -96,7 +96,7 @@ def describe_columns(scans: BidsScans, dataset: Path) -> dict[str, Any]:
 def read_dictionary(dataset: Path) -> dict[str, Any]:
     """Return ``participants.json`` of a dataset; empty if it is absent or invalid, since the scans do not need it."""
     try:
-        content = json.loads((dataset / "participants.json").read_text("utf-8-sig"))
+        content = json.loads(read_small(dataset / "participants.json", LARGEST_JSON).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

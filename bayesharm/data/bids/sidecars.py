@@ -9,6 +9,7 @@ from typing import Any
 from bayesharm.data.bids.names import BidsName
 from bayesharm.data.bids.tree import BidsFile, BidsTree
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.limits import LARGEST_JSON, read_small
 
 
 class Sidecars:
@@ -54,7 +55,7 @@ class Sidecars:
 
     def _parse(self, file: BidsFile) -> dict[str, Any]:
         try:
-            content = json.loads((self._tree.root / file.path).read_text("utf-8-sig"))
+            content = json.loads(read_small(self._tree.root / file.path, LARGEST_JSON).decode("utf-8-sig"))
         except OSError as error:
             self._add_unreadable(file, error.strerror or "unreadable", "get the file; in a DataLad dataset: datalad get")
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 
 from bayesharm.data.bids.names import BidsName, parse_name
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.limits import read_small
 
 FOLDER_OF = {"bold": "func", "T1w": "anat", "dwi": "dwi"}  # suffix of a scan -> its data type
 IMAGES = (".nii", ".nii.gz")
+LARGEST_LIST = 1 << 16  # bytes of .bidsignore
 # Entities of processed images, which some datasets keep beside the raw ones.
 _PROCESSED = ("space", "desc", "res", "den", "label", "seg", "atlas")
 _KNOWN_FOLDERS = ("derivatives", "sourcedata", "code", "stimuli", "phenotype", "docs", "logs")
@@ -181,8 +183,8 @@ class _Walk:
 def _read_bidsignore(root: Path) -> list[str]:
     """Return the patterns of the file ``.bidsignore``; a pattern without a slash is for names in all folders."""
     try:
-        lines = (root / ".bidsignore").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_small(root / ".bidsignore", LARGEST_LIST).decode(errors="replace").splitlines()
+    except (OSError, ValueError):
         return []
     patterns = [line.strip().removeprefix("**/") for line in lines]
     return [pattern.removesuffix("/") for pattern in patterns if pattern.strip("/") and not pattern.startswith(("#", "!"))]

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from bayesharm.data.readers.files import LARGEST_FILE, cut, open_file
+from bayesharm.data.readers.files import cut, open_file
 from bayesharm.errors import InputError, shorten
 
+LARGEST_VARIABLE = 1 << 27  # bytes, decompressed: those of 4,000 × 4,000 numbers
 _HEADER, _HDF5 = 128, b"\x89HDF\r\n\x1a\n"
 _MATRIX, _COMPRESSED, _CELL, _CHARACTERS, _COMPLEX = 14, 15, 1, 4, 0x800
 _NUMERIC = range(6, 16)  # classes of arrays: double, single and integers
@@ -77,7 +78,7 @@ def _read_variables(data: bytes, wanted: set[str]) -> dict[str, Any]:
         kind, content = file.next(padded=False)
         if kind == _COMPRESSED:
             inflater = zlib.decompressobj()
-            kind, content = _Elements(inflater.decompress(content, LARGEST_FILE), order).next()
+            kind, content = _Elements(inflater.decompress(content, LARGEST_VARIABLE), order).next()
         if kind != _MATRIX:
             raise _DamagedError(f"an element of type {kind} in place of a variable")
         array = _Elements(content, order)

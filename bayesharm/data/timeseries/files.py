@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError, InputError
+from bayesharm.io.atomic import make_anew
 from bayesharm.io.writers import WRITTEN_FORMATS, Output, create_matrices
 
 WRITTEN = (".npz", *WRITTEN_FORMATS)
@@ -68,9 +69,10 @@ def write_files(
     temporary = {target: target.with_name(f".{target.name}.unfinished") for target in (*tables, path)}
     try:
         for target, table in tables.items():
+            make_anew(temporary[target]).close()
             table.to_csv(temporary[target], index=False)
         if path.suffix.lower() == ".npz":
-            with temporary[path].open("wb") as file:
+            with make_anew(temporary[path]) as file:
                 np.savez(file, features=values, names=names, scan_id=scan_id, regions=regions)
             os.replace(temporary[path], path)
         else:

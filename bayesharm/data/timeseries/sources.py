@@ -18,6 +18,7 @@ from bayesharm.data.readers.files import cut, list_files
 from bayesharm.data.timeseries.formats import CIFTI, READERS, format_of, read_series, require_file
 from bayesharm.data.timeseries.series import ScanSource, Series
 from bayesharm.errors import InputError, shorten
+from bayesharm.io.limits import refuse_zip_bomb
 from bayesharm.io.tables import is_path, to_labels
 
 type TimeSeries = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any]
@@ -119,9 +120,12 @@ def _examples(files: list[Path]) -> str:
 
 def _scans_in_archive(path: Path) -> list[ScanSource]:
     try:
+        refuse_zip_bomb(path)
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
             regions = to_labels(archive[REGIONS][:])[0] if REGIONS in names else None
+    except InputError:
+        raise
     except Exception as error:  # numpy, zipfile and zlib raise a dozen types of error for damaged files
         raise _refuse_archive(path, cut(error), "a complete .npz file of arrays of numbers") from None
     if "features" in names:
