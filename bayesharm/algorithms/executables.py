@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from importlib.metadata import version
@@ -48,7 +49,9 @@ def keep_executables(folder: Path) -> bool:
         if not (_source and belongs_to_user(folder)):
             return False
         own = folder / _source[:16]
-        own.mkdir(exist_ok=True)
+        own.mkdir(mode=0o700, exist_ok=True)
+        if not belongs_to_user(own):  # made under a permissive umask
+            return False
         os.utime(own)
     except OSError:
         return False
@@ -83,10 +86,10 @@ def load_executable(name: str, key: object) -> Any:
         Of all that the executable depends on, beside the environment; equal keys have equal pickles.
     """
     with suppress(Exception):  # absent, or of another JAX
-        stored = _path(name, key).read_bytes()
+        stored = _read_own(_path(name, key))
         checksum, content = stored[:CHECKSUM_BYTES], stored[CHECKSUM_BYTES:]
         if hashlib.sha256(content).digest() == checksum:  # a damaged one might run, with wrong results
-            return deserialize_and_load(*pickle.loads(content))
+            return deserialize_and_load(*pickle.loads(content))  # noqa: S301, the user's own files only
     return None
 
 
@@ -126,9 +129,28 @@ def _processor() -> list[str]:
 
 def belongs_to_user(folder: Path) -> bool:
     """Whether the user can write to a folder, and nobody else."""
-    status = folder.stat()
-    is_own = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
-    return is_own and os.access(folder, os.W_OK)
+    return _is_own(folder.stat()) and os.access(folder, os.W_OK)
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+
+
+def _read_own(path: Path) -> bytes:
+    """Read a plain file that nobody but the user can have written.
+
+    Raises
+    ------
+    OSError
+        There is none, or it is a link.
+    PermissionError
+        Others can write to it.
+    """
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not (stat.S_ISREG(status.st_mode) and _is_own(status)):
+            raise PermissionError(f"{path} is not the user's own file")
+        return file.read()
 
 
 def _remove_oldest(folder: Path, n_kept: int) -> None:

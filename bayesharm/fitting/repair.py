@@ -17,6 +17,7 @@ from bayesharm.fitting.scheduler import fit_features, refit_features, samples_to
 from bayesharm.fitting.settings import Settings
 from bayesharm.inference.hyperparameters import Hyperparameters
 from bayesharm.io.atomic import digests, find_damage
+from bayesharm.io.zarr_stores import check_store
 from bayesharm.progress import Progress
 from bayesharm.results.checkpoints import TREE, UNFINISHED, Arrays, Checkpoints, compare_manifests, open_checkpoints
 from bayesharm.results.record import read_record
@@ -118,6 +119,15 @@ def _last_retries(out: Path, settings: Settings) -> np.ndarray:
     """Find the last retry of each feature, a position in `RETRY_SCHEDULE`, from its number of draws; (feature,)."""
     import zarr
 
+    try:
+        check_store(out / TREE / N_DRAWS, allow_links=False)
+    except ValueError as error:
+        raise RunFolderError(
+            f"{out} cannot be repaired.",
+            got=str(error),
+            expected="the files that bayesharm wrote",
+            do="compute all of it again with --overwrite",
+        ) from None
     draws = np.asarray(zarr.open_array(out / TREE / N_DRAWS, mode="r")[:])
     if settings.preview:
         return np.zeros(len(draws), int)

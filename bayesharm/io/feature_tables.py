@@ -60,7 +60,7 @@ def _parquet_columns(path: Path, names: np.ndarray, scan_ids: np.ndarray | None)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    refuse_parquet_bomb(path, len(names))
+    refuse_parquet_bomb(path, names.tolist())
     parquet = pq.ParquetFile(path)
     schema, dtypes = parquet.schema_arrow, set()
     for name in names:

@@ -226,8 +226,8 @@ def _parquet_schema(path: Path) -> Any:
     return pq.read_schema(path)
 
 
-def refuse_parquet_bomb(path: Path, n_columns: int) -> None:
-    """Refuse a parquet file that repeats values far more often than tables do.
+def refuse_parquet_bomb(path: Path, columns: Collection[str]) -> None:
+    """Refuse a parquet file whose columns repeat values far more often than tables do.
 
     Raises
     ------
@@ -235,27 +235,24 @@ def refuse_parquet_bomb(path: Path, n_columns: int) -> None:
     """
     import pyarrow.parquet as pq
 
-    refuse_expansion(path, path.stat().st_size, 8 * n_columns * pq.read_metadata(path).num_rows)
+    about, wanted = pq.read_metadata(path), set(columns)
+    groups = (about.row_group(k) for k in range(about.num_row_groups))
+    chunks = (group.column(k) for group in groups for k in range(group.num_columns))
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+    refuse_expansion(path, path.stat().st_size, max(unpacked, 8 * len(wanted) * about.num_rows))
 
 
 def _read_parquet(path: Path, wanted: list[str]) -> pd.DataFrame:
-    """Read columns in batches, so that a text which is stored once and repeated a million times is noticed in time."""
+    """Read columns; text stays encoded, so that one which is stored once and repeated a million times needs memory once."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    refuse_parquet_bomb(path, len(wanted))
-    with pq.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(k) for k in range(file.num_row_groups)]
-        chunks = (group.column(k) for group in groups for k in range(group.num_columns))
-        longest = max((each.total_uncompressed_size for each in chunks if each.physical_type == "BYTE_ARRAY"), default=1)
-        schema, batches, size = file.schema_arrow, [], 0
-        for batch in file.iter_batches(max(1, min(1 << 16, FREE // max(longest, 1))), columns=wanted):
-            size += batch.nbytes
-            refuse_expansion(path, path.stat().st_size, size)
-            batches.append(batch)
-        # By exact name, because parquet also reads the nested column 'a.b' for 'a'.
-        table = pa.Table.from_batches(batches) if batches else schema.empty_table()
-    return table.select(wanted).to_pandas(ignore_metadata=True)
+    refuse_parquet_bomb(path, wanted)
+    schema = pq.read_schema(path)
+    text = [field.name for field in schema if field.name in set(wanted) and pa.types.is_string(field.type)]
+    # Selected once more by exact name, because parquet also reads the nested column 'a.b' for 'a'.
+    table = pq.read_table(path, columns=wanted, read_dictionary=text).select(wanted)
+    return table.to_pandas(ignore_metadata=True).astype(dict.fromkeys(text, object))
 
 
 @contextmanager

@@ -204,9 +204,8 @@ class _Columns:
 
     def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         make_anew(path).close()
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        self.path, self.dtype, self.shape, self.offset = path, dtype, shape, array.offset
-        del array
+        self.path, self.dtype, self.shape = path, dtype, shape
+        self.offset = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).offset
         _reserve(path)
         self.file = path.open("r+b", buffering=0)
         self.unsynced_bytes, self.executor, self.syncing = 0, ThreadPoolExecutor(1), Future[None]()

@@ -14,7 +14,7 @@ from bayesharm.io.limits import read_small
 from bayesharm.model.spec import Family, ModelSpec, Priors
 from bayesharm.model.spec_rules import broken_rules
 
-LARGEST = 1 << 16  # bytes of a model.toml
+LARGEST, MOST_POINTS = 1 << 16, 200  # bytes of a model.toml; points in a line: tomllib needs their square for a.b.c = 1
 # Words for the values of a key, by its type; keys of other types are left to the rules of a model.
 WORDS: dict[Any, tuple[str, type | tuple[type, ...]]] = {
     str: ("text in quotes", str),
@@ -50,7 +50,10 @@ def read_model(path: Path) -> ModelSpec:
         The file is not TOML, or keys are unknown, missing or have values that no model can have: all problems at once.
     """
     try:
-        table = tomllib.loads(read_small(path, LARGEST).decode())
+        text = read_small(path, LARGEST).decode()
+        if max(line.count(".") for line in text.split("\n")) > MOST_POINTS:
+            raise ValueError(f"more than {MOST_POINTS} points in a line")
+        table = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not valid TOML.", got=str(error), do="correct the file") from None
     spec, errors = _build(table)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesharm.errors import RunFolderError, shorten
+from bayesharm.errors import BayesharmError, RunFolderError, shorten
 from bayesharm.io.atomic import digests, find_damage, write_whole
+from bayesharm.io.zarr_stores import check_store
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.spec import ModelSpec
 from bayesharm.model.spec_rules import spec_from_dict
@@ -296,14 +297,15 @@ def load_posterior(folder: str | Path) -> Posterior:
     try:
         if damaged := find_damage(folder / TREE, run["files"]):
             raise ValueError(f"{shorten(damaged)}: missing, changed or not of the run")
+        check_store(folder / TREE, allow_links=False)
         tree = xr.open_datatree(folder / TREE, engine="zarr", consolidated=False)
         tree = tree.map_over_datasets(for_memory)
         if faults := find_faults(tree):
             raise ValueError(shorten(faults))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # xarray and zarr raise a dozen types of error for damaged files
         raise RunFolderError(
             f"{folder} cannot be read.",
-            got=str(error) or repr(error),
+            got=f"{error.what} {error.got}" if isinstance(error, BayesharmError) else str(error) or repr(error),
             expected="the files that bayesharm wrote",
             do="give the command bayesharm fit that made it once more, with --repair: what is damaged is computed again",
         ) from None

@@ -10,6 +10,7 @@ from bayesharm.data.bids.scanners import PROTOCOL_FIELDS
 from bayesharm.data.bids.scans import BidsScans
 from bayesharm.errors import InputError
 from bayesharm.io.atomic import write_whole
+from bayesharm.io.limits import LARGEST_JSON, read_small
 
 _DESCRIPTIONS = {
     "scan_id": "Name of the scan: the BIDS file name without suffix and echo.",

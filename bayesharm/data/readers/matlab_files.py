@@ -47,7 +47,7 @@ def read_matlab(path: Path, names: Sequence[str]) -> dict[str, Any]:
         )
     try:
         content = _read_variables(data, set(names))
-    except (_DamagedError, zlib.error, ValueError) as error:
+    except (_DamagedError, zlib.error, ValueError, MemoryError) as error:
         raise _damaged(path, cut(error)) from None
     if lacking := [name for name in names if name not in content]:
         raise _damaged(path, f"no variable {shorten(lacking)}")
