@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint docs comparators lock clean
+.PHONY: help demo test check lint docs comparators lock test-lowest test-newest audit release-check clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
 	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
@@ -11,6 +11,10 @@ help:
 	@echo "make docs    the documentation site, in build/docs (runs the tutorials; results are kept for the next time)"
 	@echo "make comparators  make .venv-comparators, where other libraries run to compare with (optional)"
 	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
+	@echo "make test-lowest  the fast tests with the lowest versions that pyproject.toml allows (VERSION=3.13 for another Python)"
+	@echo "make test-newest  the same with the newest versions"
+	@echo "make audit   known vulnerabilities of the versions in requirements.lock (needs the network)"
+	@echo "make release-check  build sdist and wheel, check what is in them, install and run both in empty environments"
 	@echo "make clean   remove .venv, uv, caches and builds"
 
 demo: $(READY)
@@ -36,7 +40,7 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --builder html docs build/docs
 
-$(READY): pyproject.toml requirements.lock scripts/setup.sh
+$(READY): pyproject.toml requirements.lock scripts/setup.sh scripts/common.sh
 	@sh scripts/setup.sh install
 
 # .ready holds the folder that .venv was made in: copied or moved elsewhere, .venv would still run the code of the old place.
@@ -49,6 +53,15 @@ comparators:
 
 lock:
 	@sh scripts/setup.sh lock $(if $(UPGRADE),--upgrade)
+
+test-lowest test-newest: test-%:
+	@sh scripts/test_versions.sh $* $(or $(VERSION),3.12) $(FAST:%=tests/test_%.py) tests/test_hostile_files.py
+
+audit:
+	@sh scripts/audit.sh
+
+release-check:
+	@sh scripts/release_check.sh
 
 clean:
 	rm -rf .venv .venv-comparators .uv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
