@@ -32,13 +32,18 @@ class Headline(NamedTuple):
         Such as `typical scale` and `measurement`.
     draws : (chain, draw) array
     depends_on : tuple of str
-        Arrays of ``/hyper`` that it is a function of.
+        Arrays of ``/hyper`` that it is a function of, or the entry of a scanner in one (:func:`of_one_scanner`).
     """
 
     kind: str
     name: str
     draws: np.ndarray
     depends_on: tuple[str, ...]
+
+
+def of_one_scanner(name: str, scanner: str) -> str:
+    """Name the entry of a scanner in an array of ``/hyper``."""
+    return f"{name}:{scanner}"
 
 
 def headline_draws(posterior: Posterior) -> list[Headline]:
@@ -132,7 +137,6 @@ def _biases(posterior: Posterior, hyper: Any, inflation: float, rng: np.random.G
     by_data = np.clip(effect["contraction"].values, 1e-6, 1 - 1e-6)
     log_size = _response(posterior, posterior.spec.components) * _centered(np.log(_scanner_variance(posterior, hyper)))
     log_noise = _response(posterior, ["noise"]) * 2 * _centered(hyper["eta"].values[..., 0])
-    depends_on = (*SCALES, *(name for name in ("bias_ratio", "noise_ratio") if _varies(hyper[name].values)))
     for k, scanner in enumerate(effect["scanner"].values):
         if np.isnan(by_data[k]):
             continue
@@ -144,7 +148,8 @@ def _biases(posterior: Posterior, hyper: Any, inflation: float, rng: np.random.G
         size, square = np.nanmean(mean[k] ** 2 + sd[k] ** 2), contraction**2 * from_data + (1 - contraction) * from_prior
         error = np.sqrt(inflation * np.nansum(2 * sd[k] ** 4 + 4 * mean[k] ** 2 * sd[k] ** 2)) / np.isfinite(sd[k]).sum()
         draws = np.sqrt(size * _with_error(square, error / size, rng))
-        yield Headline("bias of the scanner", str(scanner), draws, depends_on)
+        own = (of_one_scanner(name, str(scanner)) for name in ("bias_ratio", "noise_ratio"))
+        yield Headline("bias of the scanner", str(scanner), draws, (*SCALES, *own))
 
 
 def _response(posterior: Posterior, terms: Sequence[str]) -> float:

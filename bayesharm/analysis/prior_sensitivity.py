@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayesharm.analysis.headline_draws import Headline, headline_draws
+from bayesharm.analysis.headline_draws import Headline, headline_draws, of_one_scanner
 from bayesharm.analysis.units import common_units
 from bayesharm.errors import check_type, listed
-from bayesharm.results.arviz_groups import log_priors
+from bayesharm.results.arviz_groups import log_priors, ratio_sds
 from bayesharm.results.console import as_text, bullets, make_table
 from bayesharm.results.posterior import Posterior
 from bayesharm.results.schema import SCANNER_RATIOS
@@ -76,12 +76,8 @@ class PriorSensitivity(Tables):
         flagged = self.flagged
         if not len(flagged):
             return ["No headline number depends on the hyperpriors: wider or narrower ones give nearly the same."]
-        return [
-            f"{kind[0].upper()}{kind[1:]} depends on the hyperpriors for {len(rows)} of {len(self.numbers.loc[[kind]])}: "
-            + listed([_describe(name, row) for name, row in rows.droplevel("kind").iterrows()], 3)
-            + "."
-            for kind, rows in flagged.groupby("kind", sort=False)
-        ]
+        kinds = [kind for kind in self.numbers.index.unique("kind") if kind in flagged.index]
+        return [_conclude(kind, flagged.loc[kind], len(self.numbers.loc[kind])) for kind in kinds]
 
     def __str__(self) -> str:
         return as_text(self)
@@ -90,8 +86,13 @@ class PriorSensitivity(Tables):
         return render_sensitivity(self)
 
 
-def _describe(name: Any, row: pd.Series) -> str:
-    return f"{name} ({row.value:.3g}; {row.weaker:.3g} with wider, {row.stronger:.3g} with narrower ones; {row.diagnosis})"
+def _conclude(kind: str, flagged: pd.DataFrame, n_all: int) -> str:
+    (first, *others), row = [str(name) for name in flagged.index], flagged.iloc[0]
+    return (
+        f"{kind[0].upper()}{kind[1:]}: {len(flagged)} of {n_all} depend on the hyperpriors. {first} does so most: "
+        f"{row.value:.3g}, with wider hyperpriors {row.weaker:.3g}, with narrower ones {row.stronger:.3g} ({row.diagnosis})."
+        + (f" The others: {listed(others, 3)}." if others else "")
+    )
 
 
 def prior_sensitivity(posterior: Posterior) -> PriorSensitivity:
@@ -116,9 +117,9 @@ def prior_sensitivity(posterior: Posterior) -> PriorSensitivity:
     """
     check_type(posterior, Posterior, "prior_sensitivity", "load_posterior")
     hyper: Any = posterior.hyper
-    densities = {name: part.values for name, part in log_priors(hyper, posterior.spec).items() if np.ptp(part.values) > 0}
-    likelihoods = _log_likelihoods(posterior, densities)
-    rows, weights = [], _Weights(densities, likelihoods)
+    densities = {name: part.values for name, part in log_priors(hyper, posterior.spec).items()}
+    densities = {name: part for name, part in (densities | _of_scanners(posterior)).items() if np.ptp(part) > 0}
+    rows, weights = [], _Weights(densities, _log_likelihoods(posterior, densities))
     for headline in headline_draws(posterior):
         if depends_on := tuple(name for name in headline.depends_on if name in densities):
             rows.append(_row(headline, depends_on, weights))
@@ -155,7 +156,7 @@ def _row(headline: Headline, depends_on: tuple[str, ...], weights: _Weights) -> 
     return {
         "kind": headline.kind, "name": headline.name, "value": draws.mean(), "value_q05": low, "value_q95": high,
         "weaker": low_mean, "stronger": high_mean, "prior": prior, "likelihood": likelihood,
-        "hyperprior": NAMES[max(by_name, key=lambda name: by_name[name])],
+        "hyperprior": NAMES[max(by_name, key=lambda name: by_name[name]).partition(":")[0]],
         "diagnosis": "" if prior < THRESHOLD or not moves else CONFLICT if likelihood >= THRESHOLD else WEAK,
         "khat": max(k_weaker, k_stronger),
     }  # fmt: skip
@@ -205,6 +206,17 @@ class _Weights:
         )
 
 
+def _of_scanners(posterior: Posterior) -> dict[str, np.ndarray]:
+    """Log prior density of the ratios of each scanner alone, (chain, draw), by their names."""
+    hyper: Any = posterior.hyper
+    found, n_scanners = {}, hyper.sizes["scanner"]
+    for name, sd in ratio_sds(posterior.spec).items():
+        for k, scanner in enumerate(hyper["scanner"].values):
+            logs = np.log(hyper[name].values[..., k])
+            found[of_one_scanner(name, str(scanner))] = -0.5 * logs**2 / (sd**2 * (1 - 1 / n_scanners))
+    return found
+
+
 def _log_likelihoods(posterior: Posterior, densities: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Log likelihood of the draws, (chain, draw): their density as a Gaussian over the prior, itself as a Gaussian."""
     hyper: Any = posterior.hyper
@@ -214,6 +226,10 @@ def _log_likelihoods(posterior: Posterior, densities: Mapping[str, np.ndarray]) 
         for name, to_normal in maps.items()
         if name in densities
     }
+    for name in SCANNER_RATIOS:
+        for k, scanner in enumerate(hyper["scanner"].values):
+            if (own := of_one_scanner(name, str(scanner))) in densities:
+                found[own] = _log_gaussian(np.log(hyper[name].values[..., [k]])) - densities[own]
     if "eta" in densities:
         priors, log_omega = posterior.spec.priors, np.log(hyper["omega"].values)
         half_normal = np.log(np.hypot(priors.omega_sd * ndtri(0.5 + (np.arange(2000) + 0.5) / 4000), priors.omega_floor))

@@ -47,7 +47,7 @@ def log_priors(hyper: Any, spec: ModelSpec) -> dict[str, Any]:
     if "omega" in hyper:
         excess_square = hyper["omega"] ** 2 - priors.omega_floor**2
         found["omega"] = -0.5 * (excess_square / priors.omega_sd**2).sum("family")
-    for name, sd in _ratio_sds(spec).items():
+    for name, sd in ratio_sds(spec).items():
         if name in hyper:
             found[name] = _log_prior_of_ratios(np.log(hyper[name]), sd)
     if "slope_correlation" in hyper:
@@ -58,7 +58,7 @@ def log_priors(hyper: Any, spec: ModelSpec) -> dict[str, Any]:
     return found
 
 
-def _ratio_sds(spec: ModelSpec) -> dict[str, float]:
+def ratio_sds(spec: ModelSpec) -> dict[str, float]:
     """Prior sd of the logarithm of each ratio of scanners, before it is centered."""
     priors = spec.priors
     return dict(zip(SCANNER_RATIOS, (priors.noise_ratio_sd, priors.bias_ratio_sd, priors.gain_sd), strict=True))
@@ -93,7 +93,7 @@ def draw_prior(hyper: Any, spec: ModelSpec, seed: int = SEED) -> xr.Dataset:
         drawn["eta"] = eta.where(hyper["family"] != NOISE_RATIO, 0.0)
     if "omega" in hyper:
         drawn["omega"] = np.hypot(normal("omega", priors.omega_sd), priors.omega_floor)
-    for name, sd in _ratio_sds(spec).items():
+    for name, sd in ratio_sds(spec).items():
         if name in hyper:
             logs, has_own = normal(name, sd), hyper[name].std(("chain", "draw")) > 0
             drawn[name] = np.exp(logs - logs.mean("scanner")).where(has_own, 1.0)
