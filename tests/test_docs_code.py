@@ -41,7 +41,7 @@ ELSEWHERE = {
     "bayesharm fit scans.csv features.npy --likelihood student-t": "test_student_t.py",
     "bayesharm simulate --edges 500": "test_check.py",
     "bayesharm check study/scans.csv study/features.npy": "test_check.py",
-    "bayesharm harmonize run/ new_scans.csv": "test_adapt.py",
+    "bayesharm harmonize run/ new_scans.csv": "test_cli.py",
     "bayesharm models check": "test_models_command.py",
 }
 BLOCK = re.compile(
