@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from bayesharm.propagation.pooling import (
         propagate as propagate,
     )
+    from bayesharm.reporting.html import write_report as write_report
     from bayesharm.results.posterior import Posterior as Posterior
     from bayesharm.results.posterior import load_posterior as load_posterior
     from bayesharm.study_check.check import check as check
@@ -156,6 +157,7 @@ _PUBLIC = {
     "propagation.analyses": ["contrast", "correlation", "estimator_score", "group_difference"],
     "propagation.least_squares": ["FeatureEstimates"],
     "propagation.pooling": ["compare_propagation", "pool", "propagate"],
+    "reporting.html": ["write_report"],
     "results.posterior": ["Posterior", "load_posterior"],
     "study_check.check": ["check"],
     "study_check.result": ["StudyCheck"],

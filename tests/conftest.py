@@ -120,9 +120,14 @@ def _write_small_study(folder: Path) -> None:
     np.save(folder / "features.npy", features.astype("float32"))
 
 
+def report_of(run: Path) -> Path:
+    """The report that `fit --report` wrote beside the run folder of a fixture."""
+    return run.with_name(f"{run.name}.html")
+
+
 @pytest.fixture(scope="session")
 def small_run(small_study, make_once) -> Path:
-    """The run folder of `small_study`, made by the command that users type; fitted once for all tests."""
+    """The run folder of `small_study`, made by the command that users type, with its report; fitted once for all tests."""
     from typer.testing import CliRunner
 
     from bayesharm.cli.app import app
@@ -131,6 +136,7 @@ def small_run(small_study, make_once) -> Path:
         result = CliRunner().invoke(app, [
             "fit", str(small_study / "scans.csv"), str(small_study / "features.npy"),
             "--model", "traveling_and_cohort", "--seed", "1", "--keep-draws", "thin", "--out", str(out),
+            "--report", str(report_of(out)),
         ])  # fmt: skip
         assert result.exit_code == 0, result.output
 

@@ -620,13 +620,13 @@ def test_a_long_command_is_broken_where_a_shell_continues_it(folder, monkeypatch
 
 def test_a_run_keeps_its_check_and_the_report_shows_it(small_run):
     from bayesharm.reporting.run_view import RunView
-    from bayesharm.reporting.study_section import describe_check
+    from bayesharm.reporting.sections.study import describe_check
 
     kept = load_posterior(small_run).run["check"]
     assert set(kept) == KEYS - {"findings", "caveats"} and kept["model"] == "traveling_and_cohort"
     section = describe_check(RunView(load_posterior(small_run)))
     assert section.sentences[0] == kept["verdict"]["sentences"][0]
-    assert "partly" == kept["verdict"]["separable"] and section.table.loc["delta", "travelers"] == 0
+    assert "partly" == kept["verdict"]["separable"] and section.tables[0].frame.loc["delta", "travelers"] == 0
 
 
 def test_no_jax_is_imported(folder):

@@ -32,7 +32,7 @@ from bayesharm.model.configure import configure_model
 from bayesharm.model.contrasts import removable_together
 from bayesharm.model.design import Design, build_design
 from bayesharm.reporting.run_view import RunView
-from bayesharm.reporting.sections import describe_scanners
+from bayesharm.reporting.sections.scanners import describe_scanners
 from bayesharm.results.nodes import label_effects
 from bayesharm.results.posterior import Posterior, load_posterior
 from bayesharm.results.schema import SCANNER_RATIOS
@@ -473,7 +473,7 @@ def test_gains_are_recovered_and_shown(fitted):
     assert all(len(line) <= 80 for line in str(summary).splitlines())
     section = describe_scanners(RunView(load_posterior(folder / "run")))
     assert re.search(r"Differences between people are larger .*A \(gain 1\.\d\d\)", " ".join(section.sentences))
-    assert [ax.get_title(loc="left") for ax in section.figures[0].axes] == ["Scanners, largest bias first", "Noise", "Gain"]
+    assert [chart.caption.split()[0] for chart in section.figures] == ["Bias", "Noise", "Gain"]
 
 
 def test_matched_gains_give_what_a_scanner_without_gain_would_show(fitted, tmp_path):

@@ -27,7 +27,8 @@ from bayesharm.model.labels import (
 from bayesharm.model.protocol_factors import name_factors
 from bayesharm.reporting.html import render_report
 from bayesharm.reporting.plots import RunView, draw_plot, possible_plots
-from bayesharm.reporting.sections import SECTIONS, describe_populations
+from bayesharm.reporting.sections.contents import SECTIONS
+from bayesharm.reporting.sections.features import describe_populations
 from bayesharm.results.posterior import Posterior, load_posterior
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # about removed sampling bias
@@ -252,9 +253,9 @@ def test_report_and_plots_say_the_same(cases, tests_of_populations):
             assert other is None
             continue
         assert [cases[1].plain(sentence) for sentence in other.sentences] == one.sentences
-        if one.table is not None:
-            assert_same_numbers(one.table, other.table)
-    assert describe_populations(odd).table is not None
+        for table, same in zip(one.tables, other.tables, strict=True):
+            assert_same_numbers(table.frame, same.frame)
+    assert describe_populations(odd).tables
     page = render_report(odd)
     assert all(name in page for name in ("MDD/ANX", "sampling bias of HC", "x:y_z", "l:HC/ANX"))
     assert possible_plots(plain) == possible_plots(odd)

@@ -16,7 +16,7 @@ from bayesharm.cli.app import app
 from bayesharm.errors import BayesharmError, InputError, RunFolderError
 from bayesharm.reporting.plots import PLOTS, RunView, draw_plot, possible_plots
 from bayesharm.reporting.plots.style import color_limits, draw_matrix, new_figure
-from bayesharm.reporting.sections import describe_ranking
+from bayesharm.reporting.sections.sources import describe_ranking
 from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D", "A/D", "B/D")

@@ -155,7 +155,9 @@ def bids_app(
     check_root(bids_dir)
     check_output(out, bids_dir, overwrite)
     inputs.load_named_model(model, formula)
-    import bayesharm.reporting.plots.style  # noqa: F401  # refuses before the fit if matplotlib is absent
+    from bayesharm.reporting.vega import vega
+
+    vega()  # refuses before the fit if the library of the report is absent
 
     which = {"atlas": atlas, "labels": labels, "entities": parse_entities(entity)}
     folder = find_matrices(bids_dir, out) if derivatives is None else derivatives

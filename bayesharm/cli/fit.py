@@ -12,7 +12,7 @@ import typer
 from bayesharm.cli import input as inputs
 from bayesharm.cli import model_options as choices
 from bayesharm.cli import options as opt
-from bayesharm.cli.output import check_new_folder
+from bayesharm.cli.output import check_new_folder, check_report
 
 INFERENCE_PANEL = "Inference"
 
@@ -46,6 +46,10 @@ RepairOption = Annotated[
         "Recompute only the damaged parts of the finished run in the folder.",
         opt.OUTPUT_PANEL,
     ),
+]
+ReportOption = Annotated[
+    Path | None,
+    opt.text("--report", "FILE", "Also write the report of the run, a new file: .html.", opt.OUTPUT_PANEL),
 ]
 LogOption = Annotated[
     Path | None, opt.text("--log", "FILE", "Append progress messages, with the elapsed time, to this file.")
@@ -144,6 +148,7 @@ def fit(
     inference: InferenceOptions,
     overwrite: OverwriteOption = False,
     repair: RepairOption = False,
+    report: ReportOption = None,
     log: LogOption = None,
     quiet: opt.QuietOption = False,
 ) -> None:
@@ -163,6 +168,8 @@ def fit(
     stopped and gives the same result.
     """
     check_new_folder(out, resume=True, overwrite=overwrite, repair=repair)
+    if report is not None:
+        check_report(report)
     from bayesharm.cli.progress_bar import ProgressBar
     from bayesharm.fitting.settings import Settings
 
@@ -217,4 +224,9 @@ def fit(
     said = set() if quiet else {*on_choice, *cost, *(finding.sentence for finding in check.findings)}  # before the fit
     for sentence in (*result.diagnostics, *(note for note in result.notes if note not in said)):
         typer.echo(sentence)
+    if report is not None:
+        from bayesharm.reporting.html import write_report
+        from bayesharm.reporting.run_view import RunView
+
+        typer.echo(f"Report: {write_report(RunView(posterior, folder=str(out)), report)}")
     typer.echo(f"The results are in {out}. To see them: bayesharm summary {shlex.quote(str(out))}")

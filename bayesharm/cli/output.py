@@ -113,6 +113,14 @@ def check_new_file(path: Path, suffixes: tuple[str, ...], option: str = "--out")
         )
 
 
+def check_report(path: Path, option: str = "--report") -> None:
+    """Refuse a report that cannot be written, or drawn because a library is absent."""
+    check_new_file(path, (".html",), option)
+    from bayesharm.reporting.vega import vega
+
+    vega()
+
+
 def check_together(options: dict[str, Any]) -> None:
     """Refuse options that need each other if only some of them are given.
 

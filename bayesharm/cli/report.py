@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bayesharm.cli import options as opt
-from bayesharm.cli.output import check_new_file
+from bayesharm.cli.output import check_report
 
 ReportFileOption = Annotated[Path, opt.text("--out", "FILE", "New file: .html.")]
 WithPopulationsOption = Annotated[
@@ -29,20 +29,22 @@ def report(
     with_populations: WithPopulationsOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
-    """Write a report of a run as one HTML file: text, tables and figures.
+    """Write a report of a run as one HTML file, which opens without a network: words, figures to explore, and tables.
 
     Example:
 
     $ bayesharm report run/ --out report.html
     """
-    check_new_file(out, (".html",))
+    check_report(out, "--out")
+    from bayesharm.results.posterior import load_posterior, read_record
+
+    read_record(run)  # refuses a folder that is no run, before the slow libraries are imported
     from bayesharm.reporting.html import write_report
-    from bayesharm.reporting.plots import RunView
-    from bayesharm.results.posterior import load_posterior
+    from bayesharm.reporting.run_view import RunView
 
     posterior = load_posterior(run)
     population_test = _test_populations(posterior, quiet) if with_populations else None
-    view = RunView(posterior, edge_table, networks, coordinates, population_test)
+    view = RunView(posterior, edge_table, networks, coordinates, population_test, str(run))
     typer.echo(f"Report: {write_report(view, out)}")
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 from bayesharm.analysis.population_structure import PopulationTest
 from bayesharm.analysis.scanner_similarity import ScannerSimilarity, scanner_similarity
 from bayesharm.analysis.summary import Summary, is_estimated, summarize
-from bayesharm.analysis.units import common_units, feature_scale
+from bayesharm.analysis.units import common_units, feature_scale, fit_units
 from bayesharm.analysis.variance_components import VarianceComponents, summarize_levels, variance_components
-from bayesharm.data.parcellation import read_edge_regions
+from bayesharm.data.parcellation import group_by_networks, read_edge_regions
 from bayesharm.errors import InputError, shorten
 from bayesharm.io.tables import TableSource, read_table, table_columns
 from bayesharm.model.labels import Scale
+from bayesharm.reporting.before_after import BeforeAfter
 from bayesharm.results.nodes import read_scales
 from bayesharm.results.posterior import Posterior
 
@@ -36,6 +37,8 @@ class RunView:
         Table of regions: `region`, and `x`, `y`, `z` in mm of MNI space.
     populations : PopulationTest, optional
         From :func:`bayesharm.test_populations`, which needs the data besides the run.
+    folder : str
+        Name of the run folder in the commands of the report.
 
     Raises
     ------
@@ -48,6 +51,7 @@ class RunView:
     networks: TableSource | None = None
     coordinates: TableSource | None = None
     populations: PopulationTest | None = None
+    folder: str = "run"
 
     def __post_init__(self) -> None:
         if self.edge_table is None and not (self.networks is None and self.coordinates is None):
@@ -72,6 +76,11 @@ class RunView:
     def similarity(self) -> ScannerSimilarity:
         """Result of :func:`bayesharm.scanner_similarity`."""
         return scanner_similarity(self.posterior)
+
+    @cached_property
+    def before_after(self) -> BeforeAfter:
+        """Differences between scanners before and after harmonization."""
+        return BeforeAfter.of(self.posterior)
 
     @cached_property
     def scales(self) -> dict[str, Scale]:
@@ -107,6 +116,11 @@ class RunView:
     def units(self) -> str:
         """Units of effects, for the label of an axis."""
         return common_units(self.posterior)
+
+    @property
+    def feature_units(self) -> str:
+        """Units of the values of a feature."""
+        return fit_units(self.posterior)
 
     @cached_property
     def bias(self) -> pd.DataFrame:
@@ -168,6 +182,13 @@ class RunView:
                 do="add it with --edge-table",
             )
         return read_edge_regions(self.edge_table, self.posterior.features)
+
+    @cached_property
+    def network_pairs(self) -> pd.Series:
+        """The two networks that each feature connects, as text."""
+        pairs, member = group_by_networks(self.edges, self.networks)
+        names = np.array([" – ".join(pair) for pair in pairs], object)
+        return pd.Series(names[np.argmax(member > 0, axis=0)], self.posterior.features)
 
     def regions(self, family: str) -> pd.DataFrame:
         """Return the sizes of a family by region, the largest effects first.

@@ -56,7 +56,7 @@ def demo_onharmony(folder: str | Path, seed: int, progress: Progress) -> DemoRes
         posterior = fit(dataset, "traveling", seed=seed, out=folder / name, progress=_with_prefix(name, progress))
         summary = summarize(posterior)
         summary.write(folder / "tables" / name)
-        reports.append(write_demo_report(posterior, folder / f"{name}_{REPORT}"))
+        reports.append(write_demo_report(posterior, folder / name, folder / f"{name}_{REPORT}"))
         size = f"{len(dataset.scans)} scans of 20 people, {dataset.features.n_features} features"
         parts += [Text(f"\n{name} ({select}): {size}\n", "bold"), *render_summary(summary)]
     held_out = harmonize_held_out(table, folder, seed, _with_prefix("cohort A", progress))

@@ -49,11 +49,12 @@ def render_summary(summary: Summary) -> tuple[Any, ...]:
     )
 
 
-def write_demo_report(posterior: Posterior, file: Path) -> str:
+def write_demo_report(posterior: Posterior, run: Path, file: Path) -> str:
     """Write the HTML report if the libraries for figures are installed; return a sentence on the outcome."""
     try:
         from bayesharm.reporting.html import write_report
+        from bayesharm.reporting.run_view import RunView
 
-        return f"{write_report(posterior, file)}: report with text, tables and figures"
+        return f"{write_report(RunView(posterior, folder=str(run)), file)}: report, to open in a browser"
     except BayesharmError as error:
         return f"no report. {error.what} {error.do}"

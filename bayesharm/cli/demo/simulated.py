@@ -56,7 +56,7 @@ def demo_simulated(folder: str | Path, n_features: int, seed: int, progress: Pro
     summary.write(folder / TABLES)
     recovery.to_csv(folder / TABLES / "recovery.csv", lineterminator="\n")
     progress("comparing with the truth", 1, 1, "")
-    report = write_demo_report(posterior, folder / REPORT)
+    report = write_demo_report(posterior, folder / RUN, folder / REPORT)
 
     from rich.text import Text
 

@@ -1,0 +1,1 @@
+"""Sections of a report: sentences on one aspect of a run, with figures, tables and caveats."""

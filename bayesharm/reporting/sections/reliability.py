@@ -1,0 +1,63 @@
+"""Section on the reliability of a run: convergence, findings on the data, and what the study does not identify."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from bayesharm.analysis.convergence import MAX_KHAT
+from bayesharm.fitting.settings import Settings
+from bayesharm.reporting.charts.sources import histogram
+from bayesharm.reporting.run_view import RunView
+from bayesharm.reporting.section import Chart, Section, Table
+
+MAX_NAMED = 200  # features in the table of those that have not converged
+
+
+def describe_reliability(view: RunView) -> Section:
+    """Describe convergence, and what the study does not identify."""
+    summary = view.summary
+    return Section(
+        "Are the results reliable?",
+        [*summary.diagnostics, "Caveats:" if summary.notes else "The design of the study raises no caveats."],
+        caveats=summary.notes,
+    )
+
+
+def describe_convergence(view: RunView) -> Section:
+    """Describe the convergence of each feature, or the approximation of a preview."""
+    features = view.summary.features
+    charts: tuple[Chart, ...]
+    if view.is_preview:
+        values = features["khat"].to_numpy(float)
+        good = int((values < MAX_KHAT).sum())
+        charts = (
+            histogram(values, "Pareto k of the approximation", f"Pareto k of the approximation of each feature; good below "
+                      f"{MAX_KHAT} (dashed).", f"Histogram of Pareto k; {good:,} of {len(values):,} features are good.",
+                      MAX_KHAT),
+        )  # fmt: skip
+        sentences = [f"Nothing was sampled. The approximation of {good:,} of {len(values):,} features is good."]
+    else:
+        limits = asdict(Settings()) | view.posterior.run["settings"]
+        rhat, ess = features["rhat"].to_numpy(float), features["ess_bulk"].to_numpy(float)
+        charts = (
+            histogram(rhat, "R-hat", "Largest R-hat of the scales of each feature. Dashed: the limit of convergence.",
+                      f"Histogram of R-hat, median {np.nanmedian(rhat):.4f}, largest {np.nanmax(rhat):.4f}.",
+                      limits["max_rhat"]),
+            histogram(ess, "Effective sample size", "Smallest effective sample size of the scales of each feature. Dashed: "
+                      "the smallest size that counts as converged.",
+                      f"Histogram of effective sample sizes, median {np.nanmedian(ess):.0f}, smallest {np.nanmin(ess):.0f}.",
+                      limits["target_ess"], log=True),
+        )  # fmt: skip
+        sentences = [
+            f"{int(features['converged'].sum()):,} of {len(features):,} features have converged: R-hat below "
+            f"{limits['max_rhat']} and at least {limits['target_ess']} effective draws of every scale, and no divergence."
+        ]
+    failed = features[~features["converged"]]
+    tables: tuple[Table, ...] = ()
+    if len(failed):
+        frame = failed[["reason", "rhat", "ess_bulk", "divergences"]].head(MAX_NAMED)
+        subset = f" ({MAX_NAMED} of {len(failed):,})" if len(failed) > MAX_NAMED else ""
+        tables = (Table(frame.rename_axis("feature"), f"Features that have not converged{subset}."),)
+    return Section("Convergence of each feature", sentences, tables, charts, is_folded=True)

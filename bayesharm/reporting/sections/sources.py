@@ -1,0 +1,137 @@
+"""Sections on the sources of variation: their shares and sizes, protocol factors, and the priors of their scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bayesharm.analysis.variance_shares import variance_shares
+from bayesharm.model.labels import NOISE_RATIO
+from bayesharm.reporting.charts.sources import (
+    named_rows,
+    prior_chart,
+    ranking_chart,
+    shares_chart,
+    sizes_chart,
+)
+from bayesharm.reporting.run_view import RunView
+from bayesharm.reporting.section import Section, Table
+from bayesharm.reporting.words import WELL_SUPPORTED, capitalized, count, estimate, named, percent, removed, support
+
+
+def describe_sources(view: RunView) -> Section:
+    """Describe the share of each source in the variance of a scan, the sizes of their effects, and their order."""
+    shares = variance_shares(view.posterior)
+    words, largest = _words(view, shares.index), str(shares.index[0])
+    are = "are" if words[largest].endswith(("s", "people")) else "is"
+    sentences = [
+        f"{capitalized(words[largest])} {are} the largest source of variation: {shares.iloc[0]:.0%} of the variance of "
+        "a scan."
+    ]
+    if view.removed_effect in shares.index[1:]:
+        sentences.append(f"{capitalized(removed(view))}: {shares[view.removed_effect]:.1%}.")
+    charts = [shares_chart(shares, words)]
+    if view.is_preview:
+        return Section(
+            "Sources of variation", [*sentences, "A preview has no intervals of the sizes."], figures=tuple(charts)
+        )
+    components = view.variance_components
+    families = components.families.dropna(subset="finite_sd").sort_values("finite_sd", ascending=False, kind="stable")
+    sentences += _describe_order(view, families)
+    charts.append(sizes_chart(families, words, view.scales, view.units))
+    shown = families.drop(columns=families.filter(like="contribution").columns)
+    caption = (
+        f"Means over {count(components.about['n_features'], 'feature')}, in {view.units}, with 90% intervals. Population: "
+        "standard deviation of the population from which the effects come (tau). Study: standard deviation of the "
+        f"effects of the levels in this study.{components.about['slopes']}"
+    )
+    return Section("Sources of variation", sentences, (Table(named_rows(shown, words), caption),), tuple(charts))
+
+
+def _words(view: RunView, names: pd.Index) -> dict[str, str]:
+    labels = [*map(str, names), *map(str, view.scales), *view.posterior.spec.components]
+    return {label: named(view, label) for label in labels}
+
+
+def _describe_order(view: RunView, table: pd.DataFrame) -> list[str]:
+    components = view.variance_components
+    largest = table.index[0]
+    sentences = [
+        f"The effects of {named(view, largest)} have a standard deviation of {estimate(table.loc[largest], 'finite_sd')} in "
+        f"{view.units}, on average over {count(components.about['n_features'], 'feature')}."
+    ]
+    neighbors = zip(table.index[:-1], table.index[1:], strict=True)
+    open_pairs = [(a, b) for a, b in neighbors if components.larger.loc[a, b] < WELL_SUPPORTED]
+    for a, b in open_pairs:
+        sentences.append(f"Whether {named(view, a)} or {named(view, b)} is larger {support(components.larger.loc[a, b])}.")
+    if not open_pairs and len(table) > 1:
+        sentences.append("The order of the sources in the figure is well supported.")
+    if {view.removed_effect, "disorder"} <= set(table.index):
+        ratio = table.loc[view.removed_effect, "finite_sd"] / table.loc["disorder", "finite_sd"]
+        probability = components.larger.loc[view.removed_effect, "disorder"]
+        sentences.append(
+            f"The effects of scanners are {ratio:.2f} times as large as those of diagnoses; the probability that they are "
+            f"larger is {percent(probability)}."
+        )
+    return sentences
+
+
+def describe_contributions(view: RunView) -> Section | None:
+    """Describe the contribution of one level of each source to the squares of a scan, the measure of the 2019 study."""
+    if view.is_preview:
+        return None
+    table = view.variance_components.families.filter(like="contribution").dropna()
+    words = _words(view, table.index)
+    percent_table = (100 * table).rename(columns=lambda name: name.replace("contribution", "percent"))
+    percent_table = percent_table.sort_values("percent", ascending=False, kind="stable")
+    sentences = [
+        "Yamashita et al. (2019) divide the squared effect by the sum of all squared effects and the squared "
+        "residual, and by the number of levels of the source. These contributions do not add up to 100%, and compare "
+        "single levels: one scanner with one person. The shares above compare whole sources.",
+        f"Noise, the residual of the model, contributes {table.loc['noise', 'contribution']:.1%}.",
+    ]
+    return Section(
+        "Contributions as in the 2019 study", sentences,
+        (Table(named_rows(percent_table, words), "Contribution of one level (%), with 90% intervals."),), is_folded=True,
+    )  # fmt: skip
+
+
+def describe_ranking(view: RunView) -> Section | None:
+    """Describe the ranking of the components of measurement bias, in a model with protocol factors."""
+    ranking = None if view.is_preview else view.variance_components.ranking
+    if ranking is None:
+        return None
+    name, largest = ranking.index[0], ranking.iloc[0]
+    sentences = [
+        f"The largest component of {removed(view)} is {name}: {estimate(largest, 'rms')} in {view.units}. "
+        f"Its first rank {support(largest['rank_1'])}."
+    ]
+    factors = [family.name for family in view.posterior.spec.factors]
+    caveats = tuple(note for note in view.summary.notes if any(factor in note for factor in factors))
+    return Section("Protocol factors", sentences, figures=ranking_chart(ranking, view.units), caveats=caveats)
+
+
+def describe_scales(view: RunView) -> Section:
+    """Describe the typical scales before and after the data."""
+    spec, table = view.posterior.spec, view.summary.hyper
+    names = [str(name) for name in table.index if view.scales[str(name)].family != NOISE_RATIO] if view.scales else []
+    by_population = {family.name for family in spec.families if family.by == "population"}
+    sampling = [name for name in names if view.scales[name].family in by_population]
+    factor = np.exp(2 * 1.645 * spec.priors.eta_sd)
+    sentences = [
+        "The typical scale of a source is the median of its scales over features, in sd of a feature. Its 90% prior "
+        f"interval spans a factor of {factor:.0f}."
+    ]
+    for name in sampling or [name for name in names if view.scales[name].family == view.removed_effect]:
+        row = table.loc[name]
+        sentences.append(
+            f"For {named(view, name)} it is {estimate(row, 'scale')}, an interval that spans a factor of "
+            f"{row.scale_q95 / row.scale_q05:.2f}."
+        )
+    medians = {family.name: family.prior_median for family in spec.families} | {"noise": spec.noise_scale}
+    medians |= {family.slope_name: family.slope_prior_median for family in spec.slopes}
+    words = _words(view, table.index)
+    chart = prior_chart(view.posterior.hyper, medians, spec.priors, names, words, view.scales)
+    shown = named_rows(table[[name for name in table.columns if not name.startswith(("rhat", "ess"))]], words)
+    caption = "Typical scale, and spread of the log-scales over features, with 90% intervals."
+    return Section("Prior against posterior", sentences, (Table(shown, caption),), (chart,), is_folded=True)
