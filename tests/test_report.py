@@ -184,7 +184,7 @@ def test_a_preview_is_labeled_and_lacks_variance_components():
 
 def test_cells_hold_a_number_with_its_interval():
     frame = pd.DataFrame({"size": [1.23456, np.nan], "size_q05": [1.0, np.nan], "size_q95": [1.5, np.nan],
-                          "bias": [0.25, 0.1], "bias_sd": [0.0701, 0.2]}, index=pd.Index(["a", "<b>"], name="row"))  # fmt: skip
+                          "bias": [0.25, 0.1], "bias_sd": [0.0701, 0.2]}, pd.Index(["a", "<b>"], name="row"))  # fmt: skip
     html = table_html(Table(frame, "Sizes.", [False, True]))
     assert 'data-v="1.23456|1|1.5">1.23 <span class="i">(1.00 to 1.50)' in html.replace("(1 to", "(1.00 to")
     assert 'data-v="0.25|0.0701">0.250 ± 0.070<' in html and "<tr class=prior>" in html and "&lt;b&gt;" in html

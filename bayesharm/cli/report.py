@@ -36,7 +36,8 @@ def report(
     $ bayesharm report run/ --out report.html
     """
     check_report(out, "--out")
-    from bayesharm.results.posterior import load_posterior, read_record
+    from bayesharm.results.posterior import load_posterior
+    from bayesharm.results.record import read_record
 
     read_record(run)  # refuses a folder that is no run, before the slow libraries are imported
     from bayesharm.reporting.html import write_report

@@ -67,8 +67,8 @@ class BeforeAfter:
         Returns
         -------
         tuple of float
-            Before and after harmonization, and what noise alone leaves, from which the estimated differences between scanners
-            have taken their degrees of freedom; None without travelers.
+            Before and after harmonization, and what noise alone leaves, less the degrees of freedom of the estimated
+            differences between scanners; None without travelers.
         """
         if self.people is None or not self.people.has_travelers:
             return None

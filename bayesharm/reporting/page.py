@@ -172,10 +172,10 @@ def table_html(table: Table) -> str:
         first = cells[0].replace("<td", '<th scope="row"', 1)
         first = first[: -len("</td>")] + "</th>" if columns and not columns[0][2] else cells[0]
         rows.append(f"<tr{' class=prior' if faded[k] else ''}>{first}{''.join(cells[1:])}</tr>")
-    caption = f"<caption>{safe(table.caption)}</caption>" if table.caption else ""
+    caption = f'<p class="caption">{safe(table.caption)}</p>' if table.caption else ""
     more = f'<p class="small">{MAX_ROWS:,} of {len(frame):,} rows.</p>' if len(frame) > MAX_ROWS else ""
     return (
-        f'<div class="scroll"><table class="sortable">{caption}<thead><tr>{head}</tr></thead>'
+        f'{caption}<div class="scroll" tabindex="0"><table class="sortable"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{more}"
     )
 

@@ -67,7 +67,7 @@
   const theme = () => document.documentElement.dataset.theme;
 
   function fitted(spec, width) {
-    if (!spec.hconcat) return spec;
+    if (!spec.hconcat) return { ...spec, width };
     const { hconcat, ...rest } = spec;
     if (width < NARROW) return { ...rest, vconcat: hconcat.map((part) => ({ ...part, width: width - 75 })) };
     return { ...rest, hconcat: hconcat.map((part) => ({ ...part, width: (width - 140) / hconcat.length })) };

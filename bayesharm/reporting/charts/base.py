@@ -91,10 +91,9 @@ def _lighter(color: str, steps: int) -> str:
 
 
 def spec(values: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], **rest: Any) -> dict[str, Any]:
-    """Return a chart of layers over the same rows, as wide as its place."""
+    """Return a chart of layers over the same rows; the page gives it the width of its place."""
     return {
         "params": [{"name": CHOSEN, "value": ""}],
-        "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"name": "rows", "values": list(values)},
         "layer": list(layers),
@@ -197,7 +196,7 @@ def interval_rows(
     if reference is not None:
         line = {"type": "rule", "strokeDash": [4, 3], "opacity": 0.6}
         layers.insert(0, {"mark": line, "encoding": {"x": {"datum": reference}}})
-    return spec(records(shown[keep]), layers, height={"step": STEP})
+    return spec(records(shown[keep]), layers, height=STEP * len(shown))
 
 
 def matrix(
@@ -253,7 +252,7 @@ def matrix(
              "encoding": place | {"text": quantity("value", format=digits),
                                   "color": {"condition": {"test": over, "value": "white"}, "value": "black"}}}
         )  # fmt: skip
-    return spec(rows, layers, height={"step": STEP})
+    return spec(rows, layers, height=STEP * len(table))
 
 
 def static_svg(chart: Mapping[str, Any]) -> str:

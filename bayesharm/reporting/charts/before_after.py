@@ -70,7 +70,7 @@ def people_chart(result: BeforeAfter, features: list[str], feature: int, unit: t
 def _people_panel(stage: str) -> dict[str, Any]:
     x = {"field": "scanner", "type": "nominal", "title": None, "sort": {"field": "order", "op": "min"},
          "axis": {"labelAngle": -90, "labelLimit": 90, "grid": False}}  # fmt: skip
-    y = quantity(stage, None, scale={"zero": False}, axis={"grid": True})
+    y = quantity(stage, "", scale={"zero": False}, axis={"grid": True})
     tip = tips(person="person", scanner="scanner", scans="scans") + [quantity(stage, stage, format=".4g")]
     color = STAGES[stage]
     return {
@@ -139,4 +139,4 @@ def _spread_by_feature(before: np.ndarray, after: np.ndarray, features: list[str
                       "tooltip": [*tips(feature="feature", stage="harmonization"),
                                   quantity("spread", "spread", format=".3f")]}},
     ]  # fmt: skip
-    return Chart(spec(records(rows), layers, height={"step": 20}), words, alt, table.reset_index(drop=True))
+    return Chart(spec(records(rows), layers, height=20 * len(table)), words, alt, table.reset_index(drop=True))

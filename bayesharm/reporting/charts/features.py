@@ -48,7 +48,7 @@ def feature_chart(mean: np.ndarray, sd: np.ndarray, from_data: np.ndarray, scann
     ]  # fmt: skip
     largest = int(np.nanargmax(np.abs(mean)))
     return Chart(
-        spec(records(rows.drop(columns=[])), layers, height={"step": STEP}),
+        spec(records(rows), layers, height=STEP * len(rows)),
         f"Bias of each scanner in the chosen feature (first shown: {feature}), with 90% intervals, in sd of the "
         "feature. Pale: more prior than data.",
         f"Points with intervals of the bias of {len(scanners)} scanners in {feature}; largest: {scanners[largest]}, "

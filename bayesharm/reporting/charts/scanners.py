@@ -51,7 +51,7 @@ def bias_chart(scanners: pd.DataFrame) -> Chart:
     ]  # fmt: skip
     first, last = table.iloc[0], table.iloc[-1]
     return Chart(
-        spec(records(rows), layers, height={"step": STEP}),
+        spec(records(rows), layers, height=STEP * len(rows)),
         "Bias of each scanner and how well it is known: root mean squares over features of the posterior mean (bar) "
         "and of the posterior sd (tick), in sd of a feature, relative to the mean of all scanners. Where the tick is "
         f"beyond the bar, the bias is hardly detected. {FADED_WORDS}",
@@ -156,7 +156,7 @@ def tree_chart(similarity: ScannerSimilarity, units: str) -> Chart:
         "values": list(range(len(names))), "labelExpr": f"{array([names[leaf] for leaf in order])}[datum.value]",
         "grid": False, "ticks": False, "domain": False, "labelOverlap": False,
     }  # fmt: skip
-    y = quantity("y", None, scale=scale, axis=axis)
+    y = quantity("y", "", scale=scale, axis=axis)
     x = quantity("x", f"Distance at which groups join ({units})", scale={"zero": True})
     layers = [
         {"mark": {"type": "rule", "strokeWidth": 1.5},

@@ -128,7 +128,7 @@ def prior_chart(hyper: Any, medians: Mapping[str, float], priors: Priors, names:
     x = quantity("x", "Typical standard deviation, in sd of a feature", scale={"type": "log", "nice": False})
     height = 46
     labels = [words[label] for label in names]
-    y = quantity("y", None, scale={"domain": [len(names) - 0.9, -1.05]}, axis={
+    y = quantity("y", "", scale={"domain": [len(names) - 0.9, -1.05]}, axis={
         "values": list(range(len(names))), "labelExpr": f"{array(labels)}[datum.value]", "grid": False, "ticks": False,
         "domain": False})  # fmt: skip
     colors = color_scale(names, scales) | {"domain": labels}

@@ -42,7 +42,7 @@ def scans_chart(design: pd.DataFrame, people: PeopleMeans | None) -> Chart:
         "tooltip": tips(scanner="scanner", kind="scans of", scans="scans")}}]  # fmt: skip
     largest = design["n_scans"].idxmax()
     return Chart(
-        spec(records(rows), layers, height={"step": STEP}),
+        spec(records(rows), layers, height=STEP * len(table)),
         "Scans of each scanner in the model. Travelers, people with scans on several scanners, show the differences between "
         "scanners; other people add what travelers leave open.",
         f"Bars of the scans of {len(design)} scanners; most on {largest}, {design.loc[largest, 'n_scans']:,}.",

@@ -59,8 +59,8 @@ def _on_change(view: RunView) -> list[str]:
         sentences.append(
             f"In the scans themselves, the means of a traveler on different scanners have a standard deviation of "
             f"{short(observed[0])} sd before and {short(observed[1])} sd after harmonization; noise of the scans alone "
-            f"would give {short(observed[2])} sd. These are the scans of the fit: 'bayesharm evaluate' measures the same in "
-            "people left out of it."
+            f"would leave {short(observed[2])} sd. These are the scans of the fit: 'bayesharm evaluate' measures the same "
+            "in people left out of it."
         )
     return sentences
 
