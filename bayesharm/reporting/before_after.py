@@ -61,6 +61,11 @@ class BeforeAfter:
         """Whether the estimated biases are smaller than their uncertainty."""
         return bool(np.nanmean(self.bias**2) < LITTLE**2 * np.nanmean(self.sd**2))
 
+    @property
+    def n_estimated(self) -> float:
+        """Degrees of freedom of the estimated differences between the scanners of travelers, which the prior shrinks."""
+        return 0.0 if self.people is None else (len(set(self.people.scanner)) - 1) * self.share_removed
+
     def observed(self) -> tuple[float, float, float] | None:
         """Compute the sd between the scanners of a traveler, root mean square over travelers and features.
 
@@ -89,8 +94,7 @@ class BeforeAfter:
             weights += float(np.sum(np.maximum(n - 1, 0)))
         if weights == 0:
             return None
-        n_used = len(set(people.scanner)) - 1
         per_feature = weights / self.bias.shape[1]
-        squares[2] *= max(0.0, 1 - n_used / per_feature)
+        squares[2] *= max(0.0, 1 - self.n_estimated / per_feature)
         before, after, noise = map(float, np.sqrt(squares / weights))
         return before, after, noise

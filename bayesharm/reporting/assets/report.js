@@ -77,8 +77,11 @@
     const plot = one(".plot", figure);
     if (!plot.clientWidth) return; // in a section that is closed
     const spec = fitted(JSON.parse(one("script.spec", figure).textContent), plot.clientWidth - 40);
+    const config = structuredClone(themes[theme()]);
+    if (plot.clientWidth < NARROW) Object.assign(config.legend, { columns: 1 });
+    if (plot.clientWidth < NARROW) Object.assign(config.axis, { labelLimit: 110 });
     const options = {
-      mode: "vega-lite", renderer: "svg", config: themes[theme()], tooltip: { theme: theme() },
+      mode: "vega-lite", renderer: "svg", config, tooltip: { theme: theme() },
       actions: { export: true, source: false, compiled: false, editor: false },
     };
     const { view } = await vegaEmbed(plot, spec, options);

@@ -183,7 +183,7 @@ def interval_rows(
     if least is not None:
         low, high = min(least[0], float(shown["low"].min())), max(least[1], float(shown["high"].max()))
         scale["domain"] = [plain(low), plain(high)]
-    y = name("scanner", label or None, axis={"labelLimit": LABEL_LIMIT, "ticks": False, "domain": False})
+    y = name("scanner", label or None, axis={"ticks": False, "domain": False})
     shared = {"y": y, "opacity": opacity("prior" in shown), "color": color}
     x = quantity("value", title, scale=scale)
     tip = tips(scanner=label or "row", told=title)
@@ -229,7 +229,7 @@ def matrix(
     ]
     field = "scanner" if is_scanner else "row"
     place = {
-        "y": name(field, row or None, axis={"ticks": False, "domain": False, "labelLimit": 150}),
+        "y": name(field, row or None, axis={"ticks": False, "domain": False}),
         "x": name("column", column or None, axis={"ticks": False, "domain": False, "labelAngle": -45, "labelLimit": 130}),
     }
     middle = (low + high) / 2

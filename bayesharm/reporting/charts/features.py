@@ -8,7 +8,6 @@ import pandas as pd
 from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.reporting.charts.base import (
     BEFORE,
-    LABEL_LIMIT,
     STEP,
     interval_rows,
     matrix,
@@ -36,7 +35,7 @@ def feature_chart(mean: np.ndarray, sd: np.ndarray, from_data: np.ndarray, scann
     })  # fmt: skip
     rows = table.rename(columns={"bias": "value", "bias_q05": "low", "bias_q95": "high"})
     rows["told"] = [told(*row) for row in rows[["value", "low", "high"]].itertuples(index=False)]
-    y = name("scanner", None, axis={"ticks": False, "domain": False, "labelLimit": LABEL_LIMIT})
+    y = name("scanner", None, axis={"ticks": False, "domain": False})
     shared = {"y": y, "opacity": opacity(True), "color": {"value": BEFORE}, "tooltip": tips(scanner="scanner", told="bias")}
     title = "Bias, sd of the feature"
     layers = [
@@ -63,7 +62,7 @@ def regions_chart(table: pd.DataFrame, mean: float, what: str, units: str) -> Ch
     shown = table[["finite_sd", "finite_sd_q05", "finite_sd_q95"]].head(MAX_REGIONS).rename_axis("region")
     subset = f" ({MAX_REGIONS} of {len(table)})" if len(table) > MAX_REGIONS else ""
     return Chart(
-        interval_rows(shown, "finite_sd", f"Sd of the effects ({units})", {"value": BEFORE}, zero=False, reference=mean),
+        interval_rows(shown, "finite_sd", "Sd of the effects", {"value": BEFORE}, zero=False, reference=mean),
         f"Regions with the largest {what}{subset}: standard deviation of the effects, mean over a region's edges, in "
         f"{units}, with 90% intervals. Dashed: mean over all features.",
         f"Points with intervals of regions; largest: {shown.index[0]}, {told(*shown.iloc[0])}; mean {short(mean)}.",
@@ -78,7 +77,7 @@ def networks_chart(table: pd.DataFrame, what: str, units: str) -> Chart:
     limits = min(float(np.nanmin(values)), 0.9 * mean), max(float(np.nanmax(values)), 1.1 * mean)
     pair = table.stack().idxmax()
     return Chart(
-        matrix(table, f"Sd of the effects ({units})", limits=limits, digits=".3~g", row="network", column="network "),
+        matrix(table, "Sd of the effects", limits=limits, digits=".3~g", row="network", column="network "),
         f"Size of {what} within and between networks: standard deviation of the effects, mean over edges, in {units}.",
         f"Heat map of {len(table)} networks; largest between {pair[0]} and {pair[1]}, {short(table.loc[pair])}.",
         table.rename_axis("network").reset_index(),
@@ -100,7 +99,7 @@ def populations_chart(test: PopulationTest) -> Chart:
     layers = [
         {"mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"x": {"datum": 0}}},
         {"mark": {"type": "line", "interpolate": "step", "strokeWidth": 2},
-         "encoding": {"x": quantity("x", "Log Bayes factor of a feature: against (left), for sampling bias (right)"),
+         "encoding": {"x": quantity("x", "Log Bayes factor (right: for sampling bias)"),
                       "y": quantity("share", "Share of features", axis={"format": ".0%"}),
                       "color": {"field": "family", "type": "nominal", "title": None, "sort": None},
                       "strokeDash": {"field": "family", "type": "nominal", "sort": None, "title": None},

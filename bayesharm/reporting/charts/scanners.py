@@ -11,7 +11,6 @@ from scipy.cluster.hierarchy import average, leaves_list
 from bayesharm.analysis.scanner_similarity import ScannerSimilarity
 from bayesharm.reporting.charts.base import (
     BEFORE,
-    LABEL_LIMIT,
     STEP,
     array,
     interval_rows,
@@ -40,9 +39,9 @@ def bias_chart(scanners: pd.DataFrame) -> Chart:
     table["prior"] = table["from_data"] < MOSTLY_PRIOR
     rows = table.assign(told=[plus_minus(b, u) for b, u in zip(table.bias, table.uncertainty, strict=True)])
     rows["percent"] = [("" if np.isnan(share) else f"{share:.0%}") for share in table.from_data]
-    y = name("scanner", None, axis={"ticks": False, "domain": False, "labelLimit": LABEL_LIMIT})
+    y = name("scanner", None, axis={"ticks": False, "domain": False})
     tip = tips(scanner="scanner", told="bias ± sd", percent="from the data")
-    title = "Bias, sd of a feature (bar); its uncertainty (tick)"
+    title = "Bias (bar) and uncertainty (tick), sd"
     layers = [
         {"mark": {"type": "bar", "color": BEFORE, "height": {"band": 0.6}},
          "encoding": {"y": y, "x": quantity("bias", title), "opacity": opacity(True), "tooltip": tip}},
@@ -77,6 +76,22 @@ def ratio_chart(scanners: pd.DataFrame, column: str, words: str, log: bool = Tru
         ),
         f"{words} of each scanner, relative to the average scanner, with 90% intervals.",
         f"{words} of {len(table)} scanners with intervals: largest for {largest}, {short(table.loc[largest, column])}.",
+        table.reset_index(),
+    )
+
+
+def check_chart(table: pd.DataFrame) -> Chart:
+    """Draw the observed over the expected variance of travelers on each scanner."""
+    shown = table.dropna()
+    largest = table["ratio"].idxmax()
+    return Chart(
+        interval_rows(
+            shown, "ratio", "Observed over expected variance", {"value": "#0072B2"}, reference=1.0, least=(0.5, 1.5)
+        ),
+        "Differences between the harmonized scans of travelers, relative to those that noise predicts (dashed: 1), with 90% "
+        "intervals over travelers. Above 1: people differ on this scanner by more than one bias and noise, for "
+        "example because the scanner changed.",
+        f"Points with intervals of {len(shown)} scanners; largest ratio: {largest}, {short(table.loc[largest, 'ratio'])}.",
         table.reset_index(),
     )
 
@@ -157,7 +172,7 @@ def tree_chart(similarity: ScannerSimilarity, units: str) -> Chart:
         "grid": False, "ticks": False, "domain": False, "labelOverlap": False,
     }  # fmt: skip
     y = quantity("y", "", scale=scale, axis=axis)
-    x = quantity("x", f"Distance at which groups join ({units})", scale={"zero": True})
+    x = quantity("x", "Distance at which groups join", scale={"zero": True})
     layers = [
         {"mark": {"type": "rule", "strokeWidth": 1.5},
          "encoding": {"x": x, "x2": {"field": "x2"}, "y": y, "y2": {"field": "y2", "title": None}}},

@@ -61,7 +61,7 @@ def sizes_chart(table: pd.DataFrame, words: Mapping[str, str], scales: Mapping[s
     colors = color_scale(map(str, table.index), scales) | {"domain": list(shown.index)}
     color = {"field": "scanner", "type": "nominal", "scale": colors, "legend": None}
     return Chart(
-        interval_rows(shown, "finite_sd", f"Standard deviation of the effects ({units})", color),
+        interval_rows(shown, "finite_sd", "Sd of the effects", color),
         "Standard deviation of the effects of each source over its levels in this study, mean over features, in "
         f"{units}, with 90% intervals.",
         "Points with intervals: " + "; ".join(f"{label} {told(*row)}" for label, *row in shown.itertuples()) + ".",
@@ -76,7 +76,7 @@ def ranking_chart(ranking: pd.DataFrame, units: str) -> tuple[Chart, Chart]:
     ranks = ranking.filter(like="rank_").rename(columns=lambda label: label.removeprefix("rank_"))
     return (
         Chart(
-            interval_rows(shown, "rms", f"Sd of the effects ({units})", {"value": "#E69F00"}),
+            interval_rows(shown, "rms", "Sd of the effects", {"value": "#E69F00"}),
             "Components of measurement bias, largest first: standard deviation of the effects, root mean square over "
             f"features, in {units}, with 90% intervals.",
             f"Points with intervals of {len(shown)} components; largest: {first}, {told(*shown.iloc[0])}.",
@@ -125,7 +125,7 @@ def prior_chart(hyper: Any, medians: Mapping[str, float], priors: Priors, names:
         table.append((words[label], *np.exp([center, center - z, center + z, median, low, high])))
     columns = ["source", "prior", "prior_q05", "prior_q95", "posterior", "posterior_q05", "posterior_q95"]
     frame = pd.DataFrame(table, columns=columns)
-    x = quantity("x", "Typical standard deviation, in sd of a feature", scale={"type": "log", "nice": False})
+    x = quantity("x", "Typical sd, in sd of a feature", scale={"type": "log", "nice": False})
     height = 46
     labels = [words[label] for label in names]
     y = quantity("y", "", scale={"domain": [len(names) - 0.9, -1.05]}, axis={

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayesharm.reporting.charts.base import LABEL_LIMIT, STEP, matrix, name, opacity, quantity, records, spec, tips
+from bayesharm.reporting.charts.base import STEP, matrix, name, opacity, quantity, records, spec, tips
 from bayesharm.reporting.people import PeopleMeans
 from bayesharm.reporting.section import Chart
 
@@ -34,7 +34,7 @@ def scans_chart(design: pd.DataFrame, people: PeopleMeans | None) -> Chart:
     table["other people"] = (design["n_scans"] - table["travelers"] - table["people scanned once"]).clip(lower=0)
     table = table.loc[:, table.any()]
     rows = table.reset_index().melt("scanner", var_name="kind", value_name="scans")
-    y = name("scanner", None, axis={"ticks": False, "domain": False, "labelLimit": LABEL_LIMIT})
+    y = name("scanner", None, axis={"ticks": False, "domain": False})
     color = {"field": "kind", "type": "nominal", "title": None,
              "scale": {"domain": list(table), "range": [KINDS[kind] for kind in table]}}  # fmt: skip
     layers = [{"mark": {"type": "bar"}, "encoding": {

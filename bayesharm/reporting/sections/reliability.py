@@ -7,11 +7,15 @@ from dataclasses import asdict
 import numpy as np
 
 from bayesharm.analysis.convergence import MAX_KHAT
+from bayesharm.errors import listed
 from bayesharm.fitting.settings import Settings
+from bayesharm.reporting.charts.scanners import check_chart
 from bayesharm.reporting.charts.sources import histogram
+from bayesharm.reporting.predictive_check import check_travelers
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
 
+HIGH, LOW = 1.2, 0.8  # ratio of observed to expected variance beyond which a scanner is named
 MAX_NAMED = 200  # features in the table of those that have not converged
 
 
@@ -23,6 +27,25 @@ def describe_reliability(view: RunView) -> Section:
         [*summary.diagnostics, "Caveats:" if summary.notes else "The design of the study raises no caveats."],
         caveats=summary.notes,
     )
+
+
+def describe_fit(view: RunView) -> Section | None:
+    """Describe whether the scans of travelers are as the model predicts."""
+    table = check_travelers(view.before_after)
+    if table is None or table.dropna().empty:
+        return None
+    high, low = table.index[table["ratio_q05"] > HIGH], table.index[table["ratio_q95"] < LOW]
+    sentences = [
+        "The model says that a scan is the person, one bias for each scanner and feature, and noise. If so, the "
+        "harmonized scans of a traveler differ between scanners by noise alone."
+    ]
+    if len(high):
+        sentences.append(f"They differ by clearly more on {listed(map(str, high))}.")
+    if len(low):
+        sentences.append(f"They differ by clearly less on {listed(map(str, low))}.")
+    if not len(high) and not len(low):
+        sentences.append("They do, on all scanners.")
+    return Section("Does the model fit the scans?", sentences, (), (check_chart(table),))
 
 
 def describe_convergence(view: RunView) -> Section:
