@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from bayesharm.analysis.units import describe_slopes
@@ -58,3 +60,11 @@ def count(number: int, noun: str) -> str:
     """Return a number with its noun."""
     plural = {"person": "people"}.get(noun, f"{noun}s")
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def shorten_names(names: list[str]) -> list[str]:
+    """Remove the words that all names share, if the names stay different."""
+    words = [re.split(r"[_./ ]+", name) for name in names]
+    common = set.intersection(*map(set, words))
+    short = [" ".join(word for word in each if word not in common) for each in words]
+    return short if len(set(short)) == len(names) else names

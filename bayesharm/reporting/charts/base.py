@@ -235,7 +235,8 @@ def matrix(
     middle = (low + high) / 2
     dark_high = reverse
     color = quantity("value", title, scale={"scheme": scheme, "domain": [low, high], "reverse": reverse, "clamp": True},
-                     legend={"orient": "bottom", "gradientLength": 180, "format": digits, "titleLimit": 400})  # fmt: skip
+                     legend=None if digits == "d" else
+                     {"orient": "bottom", "gradientLength": 180, "format": digits, "titleLimit": 400})  # fmt: skip
     known = "isValid(datum.value)"
     tip = tips(**{field: row or "row", "column": column or "column"}) + [quantity("value", title, format=digits)]
     layers: list[dict[str, Any]] = [

@@ -25,7 +25,7 @@ from bayesharm.reporting.charts.base import (
     tips,
 )
 from bayesharm.reporting.section import Chart
-from bayesharm.reporting.words import MOSTLY_PRIOR
+from bayesharm.reporting.words import MOSTLY_PRIOR, shorten_names
 
 MAX_FEATURES = 60  # columns of the map of biases
 MIN_SUPPORT = 0.5  # support from which a group of scanners is labeled
@@ -119,8 +119,14 @@ def bias_map(bias: pd.DataFrame, groups: pd.Series | None, order: np.ndarray | N
     elif shown.shape[1] > 2:
         shown = shown.iloc[:, leaves_list(average(shown.T.to_numpy()))]
     limit = float(np.quantile(np.abs(shown.to_numpy()), 0.99)) or 1.0
+    names = shorten_names([str(name) for name in shown.columns])
     chart = matrix(
-        shown, "Bias, sd of the feature", limits=(-limit, limit), scheme="blueorange", reverse=False, is_scanner=True
+        shown.set_axis(names, axis=1),
+        "Bias, sd of the feature",
+        limits=(-limit, limit),
+        scheme="blueorange",
+        reverse=False,
+        is_scanner=True,
     )
     for layer in chart["layer"]:
         layer["encoding"]["x"]["axis"] |= {"labelAngle": -90, "labelFontSize": 9, "labelOverlap": True}
@@ -164,21 +170,31 @@ def tree_chart(similarity: ScannerSimilarity, units: str) -> Chart:
         place[len(names) + k] = (float(distance), (y1 + y2) / 2)
         support = float(similarity.splits["support"].iloc[k])
         if k < len(tree) - 1 and support >= MIN_SUPPORT:
-            labels.append({"x": float(distance), "y": (y1 + y2) / 2 - 0.28, "text": f"{support:.0%}"})
+            labels.append({"x": float(distance), "y": (y1 + y2) / 2, "text": f"{support:.0%}"})
     rows = records(pd.DataFrame(lines, columns=["x", "x2", "y", "y2"]))
     scale = {"domain": [len(names) - 0.5, -0.7]}
     axis: dict[str, Any] = {
         "values": list(range(len(names))), "labelExpr": f"{array([names[leaf] for leaf in order])}[datum.value]",
-        "grid": False, "ticks": False, "domain": False, "labelOverlap": False,
+        "grid": False, "ticks": False, "domain": False, "labelOverlap": False, "tickCount": len(names),
     }  # fmt: skip
     y = quantity("y", "", scale=scale, axis=axis)
     x = quantity("x", "Distance at which groups join", scale={"zero": True})
     layers = [
         {"mark": {"type": "rule", "strokeWidth": 1.5},
          "encoding": {"x": x, "x2": {"field": "x2"}, "y": y, "y2": {"field": "y2", "title": None}}},
-        {"mark": {"type": "text", "align": "right", "dx": -4, "color": "#0072B2", "fontWeight": "bold"},
-         "data": {"values": labels}, "encoding": {"x": quantity("x"), "y": quantity("y"), "text": {"field": "text"}}},
     ]  # fmt: skip
+    if labels:
+        text = {
+            "type": "text",
+            "align": "left",
+            "dx": 4,
+            "baseline": "bottom",
+            "dy": -1,
+            "color": "#0072B2",
+            "fontWeight": "bold",
+        }
+        place = {"x": quantity("x"), "y": quantity("y"), "text": {"field": "text"}}
+        layers.append({"mark": text, "data": {"values": labels}, "encoding": place})
     first, last = tree[0, 2], tree[-1, 2]
     note = f" All groups join within {1 - first / last:.0%} of the last." if first > 0.8 * last else ""
     return Chart(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,7 @@ from bayesharm.reporting.plots.style import (
     styled,
 )
 from bayesharm.reporting.run_view import RunView, as_run_view
+from bayesharm.reporting.words import shorten_names
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def plot_bias(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     has_names = shown.shape[1] <= MAX_FEATURE_NAMES
     limit = np.quantile(np.abs(shown), 0.99)
     ax = axes_for(ax, len(shown) + (6 if has_names else 3))
-    shown.columns = pd.Index(_shorten_names([str(name) for name in shown.columns]))
+    shown.columns = pd.Index(shorten_names([str(name) for name in shown.columns]))
     draw_matrix(ax, shown, f"Bias ({view.units})", limits=(-limit, limit), cmap=DIVERGING)
     if not has_names:
         ax.set_xticks([])
@@ -100,14 +100,6 @@ def plot_bias(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     ax.set_title(f"Bias of each scanner in {subset if shown.shape[1] < n_features else 'all features'}")
     ax.set_xlabel("Features, similar ones next to each other. Posterior means; white: mean of the scanners")
     return finish(ax.figure, view)
-
-
-def _shorten_names(names: list[str]) -> list[str]:
-    """Remove the words that all names share, if the names stay different."""
-    words = [re.split(r"[_./ ]+", name) for name in names]
-    common = set.intersection(*map(set, words))
-    short = [" ".join(word for word in each if word not in common) for each in words]
-    return short if len(set(short)) == len(names) else names
 
 
 @styled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from bayesharm.model.spec import Family
 from bayesharm.reporting.charts.study import graph_chart, people_chart, scans_chart
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
@@ -18,7 +19,7 @@ def describe_study(view: RunView) -> Section:
     table = design[["n_scans", "n_single_scan", "n_travelers"]].to_dataframe()
     table.index = table.index.map(str)
     families = [
-        f"{named(view, family.name)} ({SOURCE_DESCRIPTIONS.get(family.name, 'by ' + family.by)})"
+        named(view, family.name) if family.by == "participant" else f"{named(view, family.name)} ({_described(family)})"
         for family in view.posterior.spec.families
     ]
     covariates = [*view.posterior.spec.covariates, *([view.posterior.spec.formula] if view.posterior.spec.formula else [])]
@@ -37,6 +38,10 @@ def describe_study(view: RunView) -> Section:
     if people is not None and people.has_travelers:
         charts += [people_chart(people), graph_chart(people)]
     return Section("Study", sentences, figures=tuple(charts))
+
+
+def _described(family: Family) -> str:
+    return SOURCE_DESCRIPTIONS.get(family.name, f"by {family.by}")
 
 
 def describe_linkage(view: RunView) -> str:
