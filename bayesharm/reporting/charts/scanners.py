@@ -193,8 +193,8 @@ def tree_chart(similarity: ScannerSimilarity, units: str) -> Chart:
             "color": "#0072B2",
             "fontWeight": "bold",
         }
-        place = {"x": quantity("x"), "y": quantity("y"), "text": {"field": "text"}}
-        layers.append({"mark": text, "data": {"values": labels}, "encoding": place})
+        where = {"x": quantity("x"), "y": quantity("y"), "text": {"field": "text"}}
+        layers.append({"mark": text, "data": {"values": labels}, "encoding": where})
     first, last = tree[0, 2], tree[-1, 2]
     note = f" All groups join within {1 - first / last:.0%} of the last." if first > 0.8 * last else ""
     return Chart(
