@@ -81,8 +81,9 @@ def test_sections_say_what_this_run_says(found):
     page = Page(render_report(found))
     assert page.titles == [
         "What to do next", "Are the results reliable?", "Study", "Sources of variation", "Scanners", "Features",
-        "Where the biases are large", "Regions", "Similarity of scanners", "Methods and citation", "Reproduce",
-        "Prior against posterior", "Convergence of each feature", "Contributions as in the 2019 study", "Glossary",
+        "Where the biases are large", "Regions", "Similarity of scanners", "Do the numbers depend on the priors?",
+        "Methods and citation", "Reproduce", "Prior against posterior", "Convergence of each feature",
+        "Contributions as in the 2019 study", "Glossary",
     ]  # fmt: skip
     text = page.text
     families, scanners = found.variance_components.families, found.summary.scanners

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from bayesharm.analysis.convergence import MAX_KHAT
+from bayesharm.analysis.prior_sensitivity import prior_sensitivity
 from bayesharm.errors import listed
 from bayesharm.fitting.settings import Settings
 from bayesharm.reporting.charts.scanners import check_chart
@@ -15,6 +16,10 @@ from bayesharm.reporting.predictive_check import check_travelers
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
 
+SENSITIVITY_COLUMNS = {
+    "value": "value", "value_q05": "value_q05", "value_q95": "value_q95", "weaker": "wider", "stronger": "narrower",
+    "prior": "to the prior", "likelihood": "to the data", "diagnosis": "diagnosis",
+}  # fmt: skip
 HIGH, LOW = 1.2, 0.8  # ratio of observed to expected variance beyond which a scanner is named
 MAX_NAMED = 200  # features in the table of those that have not converged
 
@@ -46,6 +51,22 @@ def describe_fit(view: RunView) -> Section | None:
     if not len(high) and not len(low):
         sentences.append("They do, on all scanners.")
     return Section("Does the model fit the scans?", sentences, (), (check_chart(table),))
+
+
+def describe_prior_sensitivity(view: RunView) -> Section:
+    """Describe how far the main numbers depend on the hyperpriors."""
+    result = prior_sensitivity(view.posterior)
+    frame = result.numbers.reset_index()[["name", *SENSITIVITY_COLUMNS]].assign(
+        name=[f"{kind}: {name}" for kind, name in result.numbers.index]
+    )
+    order = np.argsort(-frame["prior"].to_numpy(), kind="stable")
+    caption = (
+        f"Posterior mean with its 90% interval, in {view.units} (scales and biases) or relative to the average scanner "
+        "(ratios); the posterior mean with hyperpriors √2 times as wide, and as narrow; sensitivity to the power of "
+        "the prior and the likelihood, large above 0.05. Shares of variance: those of a typical feature, in the population."
+    )
+    table = Table(frame.iloc[order].set_index("name").rename(columns=SENSITIVITY_COLUMNS), caption)
+    return Section("Do the numbers depend on the priors?", result.conclusions(), (table,), caveats=result.notes)
 
 
 def describe_convergence(view: RunView) -> Section:
