@@ -69,9 +69,13 @@ def describe_reproduction(view: RunView) -> Section:
         f"The same command with the same data, seed ({run['seed']}) and versions gives the same result. Versions: "
         f"{versions}. Devices: {run.get('devices', 'unknown')}; precision: {run['dtype']}."
     ]
-    if run.get("fingerprint"):
-        sentences.append(f"Fingerprint of the features: {run['fingerprint'][:16]}…")
-    return Section("Reproduce", sentences, code=(fit_command(view),))
+    found = run.get("fingerprint")
+    return Section(
+        "Reproduce",
+        sentences,
+        caveats=(f"Fingerprint of the features: {found}",) if found else (),
+        code=(fit_command(view),),
+    )
 
 
 def describe_glossary(view: RunView) -> Section:
