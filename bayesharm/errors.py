@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class BayesharmError(Exception):
@@ -23,7 +26,7 @@ class BayesharmError(Exception):
         self.what, self.got, self.expected, self.do, self.problems = what, got, expected, do, tuple(problems)
         parts = [("got", got), ("expected", expected), ("do this", do)]
         lines = [f"  {name}: {text}" for name, text in parts if text]
-        super().__init__("\n".join([what, *([numbered(problems)] if problems else []), *lines]))
+        super().__init__(visible("\n".join([what, *([numbered(problems)] if problems else []), *lines])))
 
     @property
     def brief(self) -> str:
@@ -57,6 +60,11 @@ class Problem(Protocol):
 
     @property
     def do(self) -> str: ...
+
+
+def visible(text: str) -> str:
+    """Return text with control characters written out: names from files must not command the terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def check_type(argument: object, expected_type: type, function: str, source: str) -> None:

@@ -15,7 +15,7 @@ from bayesharm.model.spec import Priors
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted(page for page in ROOT.glob("docs/**/*.md") if "generated" not in page.parts),  # `make docs` generates those
     *sorted(ROOT.glob("models/*/card.md")),
 ]

@@ -14,10 +14,11 @@ from hostile import FILES, Trap
 
 from bayesharm.algorithms import executables
 from bayesharm.cli.demo.folder import MARKER, claim_folder
-from bayesharm.errors import InputError, RunFolderError
+from bayesharm.errors import InputError, RunFolderError, visible
 from bayesharm.io.atomic import write_whole
 from bayesharm.model.formula.basis import learn_basis
 from bayesharm.results.checkpoints import open_checkpoints
+from bayesharm.results.console import as_text, make_table
 from bayesharm.results.posterior import load_posterior
 from bayesharm.results.run_folder import check_output
 
@@ -176,3 +177,12 @@ def test_executables_are_not_kept_where_others_can_write(place, tmp_path, monkey
     assert not executables.keep_executables(folder)
     (folder / executables._hash_source()[:16] if place else folder).chmod(0o700)
     assert executables.keep_executables(folder)
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold]B[/]", "[link=http://x]C", "\x1b[2JD", "\x9b2JE", "a\rb\x07"])
+def test_names_do_not_command_the_terminal(name):
+    table = make_table(f"Title {name}", "", ["scanner", name])
+    table.add_row(name, "1")
+    for text in (as_text(table), str(InputError(f"About {name}.", got=name, do=name))):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+        assert text.count(visible(name)) == 3

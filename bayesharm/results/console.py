@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayesharm.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
@@ -58,23 +60,34 @@ def show_wide(renderable: Any, width: int = 100) -> None:
 
 
 def make_table(title: str, caption: str, columns: Iterable[str], width: int = WIDTH) -> Table:
-    """Return an empty table in the common style: text columns aligned to the left, columns of numbers to the right."""
+    """Return an empty table in the common style: text columns aligned to the left, columns of numbers to the right.
+
+    Text of cells is shown as it is: a scanner may be named ``[/]``.
+    """
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        title=title,
+    class PlainTable(Table):
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            texts = (escape(visible(cell)) if isinstance(cell, str) else cell for cell in cells)
+            super().add_row(*texts, **options)
+
+    table = PlainTable(
+        title=escape(visible(title)),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        caption=caption + "\n",
+        caption=escape(caption) + "\n",
         caption_justify="left",
         caption_style="dim",
         width=width - 2,
     )
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 or name in TEXT_COLUMNS else "right", overflow="fold")
+        table.add_column(
+            escape(visible(name)), justify="left" if index == 0 or name in TEXT_COLUMNS else "right", overflow="fold"
+        )
     return table
 
 
@@ -86,7 +99,7 @@ def bullets(title: str, sentences: Iterable[str]) -> Group:
 
     table = Table.grid(padding=(0, 1))
     for sentence in sentences:
-        table.add_row(" -", Text(sentence))
+        table.add_row(" -", Text(visible(sentence)))
     return Group(Text(title, "bold"), table, Text("")) if table.row_count else Group()
 
 
