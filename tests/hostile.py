@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import bayesharm
+from bayesharm.data.bids.scans import read_bids_scans
 
 HUGE = 10**12
 SCANS = pd.DataFrame({"scan_id": list("123"), "participant_id": list("aab"), "scanner": list("ABA")})
@@ -315,3 +316,27 @@ def mat_bomb(folder: Path) -> None:
     body = packer.compress(inner) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(n >> 20)) + packer.flush()
     heading = b" " * 124 + b"\x00\x01IM" + struct.pack("<2I", 15, len(body))
     read_matlab(write(folder / "a.mat", heading + body), ["Z"])
+
+
+def bids(folder: Path) -> Path:
+    """Write a dataset of one image, without its sidecar."""
+    write(folder / "bids" / "sub-1" / "func" / "sub-1_task-rest_bold.nii.gz", b"")
+    return folder / "bids"
+
+
+@hostile("not a plain file")
+def bids_with_a_pipe_for_a_sidecar(folder: Path) -> None:
+    os.mkfifo(bids(folder) / "task-rest_bold.json")
+    read_bids_scans(folder / "bids")
+
+
+@hostile("recursion")
+def bids_with_a_deep_sidecar(folder: Path) -> None:
+    write(bids(folder) / "task-rest_bold.json", b"[" * 200_000)
+    read_bids_scans(folder / "bids")
+
+
+@hostile("loop of links")
+def bids_with_a_link_to_itself(folder: Path) -> None:
+    (bids(folder) / "sub-1" / "ses-1").symlink_to(folder / "bids")
+    read_bids_scans(folder / "bids")
