@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import arviz as az
 import numpy as np
 import pytest
 import xarray as xr
@@ -73,6 +74,13 @@ def test_a_number_that_the_data_determine_is_not_flagged():
     assert (found.numbers.loc["noise variance ratio"]["prior"] < THRESHOLD / 2).all()
     assert not len(found.flagged) and "No headline number depends" in found.conclusions()[0]
     assert "No headline number depends" in str(found) and "numbers" in repr(found)
+
+
+def test_sensitivities_are_those_of_arviz():
+    posterior, *_ = with_ratios(4.0, (0.8, -0.5, -0.3))
+    theirs = az.psense(posterior.to_arviz(), group="prior", group_var_names=["noise_ratio"], var_names=["noise_ratio"])
+    ours = prior_sensitivity(posterior).numbers.loc["noise variance ratio"]["prior"]
+    np.testing.assert_allclose(ours.to_numpy(), theirs["noise_ratio"].values, rtol=1e-6)
 
 
 def test_headline_numbers_are_those_of_the_other_results():
