@@ -75,9 +75,11 @@ class PriorSensitivity(Tables):
         """State which numbers depend on the hyperpriors, and how far."""
         flagged = self.flagged
         if not len(flagged):
-            return ["No headline number depends on the hyperpriors: wider or narrower ones give nearly the same."]
+            return ["No number depends on the priors: wider or narrower ones give nearly the same."]
         kinds = [kind for kind in self.numbers.index.unique("kind") if kind in flagged.index]
-        return [_conclude(kind, flagged.loc[kind], len(self.numbers.loc[kind])) for kind in kinds]
+        sentences = [_conclude(kind, flagged.loc[kind], len(self.numbers.loc[kind])) for kind in kinds]
+        rest = len(self.numbers) - len(flagged)
+        return [*sentences, f"All other numbers ({rest}) hardly depend on the priors."] if rest else sentences
 
     def __str__(self) -> str:
         return as_text(self)
@@ -89,9 +91,9 @@ class PriorSensitivity(Tables):
 def _conclude(kind: str, flagged: pd.DataFrame, n_all: int) -> str:
     (first, *others), row = [str(name) for name in flagged.index], flagged.iloc[0]
     return (
-        f"{kind[0].upper()}{kind[1:]}: {len(flagged)} of {n_all} depend on the hyperpriors. {first} does so most: "
-        f"{row.value:.3g}, with wider hyperpriors {row.weaker:.3g}, with narrower ones {row.stronger:.3g} ({row.diagnosis})."
-        + (f" The others: {listed(others, 3)}." if others else "")
+        f"{kind[0].upper()}{kind[1:]}: {len(flagged)} of {n_all} depend{'s' * (len(flagged) == 1)} on the priors. The most "
+        f"sensitive is {first}: {row.value:.3g}, but {row.weaker:.3g} with wider and {row.stronger:.3g} with narrower "
+        f"priors ({row.diagnosis})." + (f" Also: {listed(others, 3)}." if others else "")
     )
 
 
