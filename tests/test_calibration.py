@@ -1,0 +1,141 @@
+"""What a fit reports is calibrated, and the test would notice if it were not; studies drawn from the prior are that.
+
+A small simulation-based calibration; `make calibrate` has all models and many datasets. False-alarm rate 2e-5 a test.
+"""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import special, stats
+from tiny_study import EQUAL, FALSE_ALARMS, TinyStudy, assert_no_larger_than_chance
+
+from bayesharm import fit, harmonize, load_dataset
+from bayesharm.model.catalog import load_model
+from bayesharm.model.design import build_design
+from bayesharm.model_check.calibration import (
+    N_DRAWS,
+    calibrate_features,
+    calibrate_hyper,
+    calibrate_sizes,
+    pit_of_draws,
+    pit_of_interval,
+    pit_of_normal,
+    pit_of_quantiles,
+)
+from bayesharm.reference_models.prior_studies import draw_studies
+
+N_FEATURES, N_DATASETS = 8, 30
+KINDS = ("hyper", "scale", "effect", "size", "harmonized")
+
+
+def design_of(spec, scans=None):
+    scans = TinyStudy(EQUAL, 0).scans if scans is None else scans
+    dataset = load_dataset(scans, np.random.default_rng(0).normal(size=(len(scans), N_FEATURES))).sorted()
+    return dataset.scans, build_design(dataset.scans, spec)
+
+
+@pytest.fixture(scope="module")
+def pits() -> dict[str, np.ndarray]:
+    """PITs of each kind of quantity, (dataset, quantity), from fits of the model `traveling`."""
+    scans, design = design_of(load_model("traveling"))
+    found: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    for seed, study in enumerate(draw_studies(design, N_FEATURES, range(N_DATASETS))):
+        dataset, rng = load_dataset(scans, 3 + 0.2 * study.features), np.random.default_rng([seed, 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes on so few scans
+            posterior = fit(dataset, "traveling", seed=seed, accept=["all"], keep_draws=N_DRAWS, target_ess=100)
+            harmonized = harmonize(posterior, dataset)
+        (bias,) = (group.contrasts @ study.effects for group in design.effects if group.name == "measurement")
+        true = 3 + 0.2 * (study.features - bias[design.class_scanner[design.scan_class]])
+        of_features = calibrate_features(posterior, design, study, rng)
+        found["hyper"].append([*calibrate_hyper(posterior, design, study, rng).values()])
+        found["scale"].append([pit for name, pit in of_features.items() if name.startswith("scale")])
+        found["effect"].append([pit for name, pit in of_features.items() if name.startswith("effect")])
+        found["size"].append([*calibrate_sizes(posterior, design, study, rng).values()])
+        found["harmonized"].append([pit_of_normal(true, harmonized.mean, harmonized.sd)])
+    return {
+        kind: np.array([np.concatenate([np.ravel(part) for part in each]) for each in rows]) for kind, rows in found.items()
+    }
+
+
+def errors(pit: np.ndarray) -> np.ndarray:
+    """Standardized errors of the mean PIT and of its mean distance from ½, over datasets, which are independent.
+
+    Uniform PITs have the means ½ and ¼, whatever the dependence of the quantities of a dataset.
+    """
+    means = np.stack([(pit - 0.5).mean(1), (np.abs(pit - 0.5) - 0.25).mean(1)])
+    return means.mean(1) / (means.std(1, ddof=1) / np.sqrt(len(pit)))
+
+
+def test_posteriors_are_calibrated(pits):
+    z = np.stack([errors(pits[kind]) for kind in KINDS])
+    print(dict(zip(KINDS, z.round(1).tolist(), strict=True)))
+    assert_no_larger_than_chance(z, N_DATASETS - 1)
+
+
+@pytest.mark.parametrize("bug", ["sd too large", "sd too small", "shifted"])
+@pytest.mark.parametrize("kind", ["scale", "effect"])
+def test_a_planted_bug_is_noticed(pits, bug, kind):
+    """Intervals 1.3 times too wide or too narrow, or off by 0.3 sds."""
+    z = special.ndtri(pits[kind])
+    wrong = special.ndtr({"sd too large": z / 1.3, "sd too small": z * 1.3, "shifted": z + 0.3}[bug])
+    assert np.abs(errors(wrong)).max() > stats.t.isf(FALSE_ALARMS / 4, N_DATASETS - 1)
+
+
+def test_pits_of_every_form_are_uniform():
+    """Truth and draws of one distribution, reported as draws, mean and sd, quantiles or an interval."""
+    rng, n = np.random.default_rng(0), 4000
+    truth, draws, z = rng.normal(size=n), rng.normal(size=(99, n)), special.ndtri(0.95)
+    limits = np.broadcast_to(special.ndtri([[0.05], [0.5], [0.95]]), (3, n))
+    for pit in (
+        pit_of_draws(truth, draws, rng),
+        pit_of_normal(3 + 2 * truth, np.full(n, 3.0), np.full(n, 2.0)),
+        pit_of_quantiles(truth, limits, rng),
+        pit_of_interval(np.exp(truth), np.full(n, np.exp(-z)), np.full(n, np.exp(z))),
+    ):
+        assert stats.kstest(pit, "uniform").pvalue > FALSE_ALARMS
+
+
+@pytest.mark.parametrize("covariates", [(), ("age",)])
+def test_studies_are_drawn_from_the_prior_given_mean_and_sd(covariates):
+    """Derivatives of their log density by the unknowns have the mean 0, and times the unknowns −1 (Stein's identities)."""
+    scans = TinyStudy(EQUAL, 0).scans
+    scans["age"] = np.random.default_rng(1).normal(size=len(scans)).round(2)
+    spec = replace(load_model("traveling"), covariates=covariates)
+    _, design = design_of(spec, scans)
+    x, priors, scale = design.matrix.toarray(), spec.priors, design.column_scale
+    found = []
+    for study in draw_studies(design, 4, range(150)):
+        np.testing.assert_allclose([study.features.mean(0), study.features.std(0)], [[0] * 4, [1] * 4], atol=1e-10)
+        np.testing.assert_allclose(x @ study.effects + study.residuals, study.features)
+        eta, omega, tau = study.hyper["eta"], study.hyper["omega"][:, None], np.exp(study.log_scales)
+        u, variance = study.effects, np.where(scale[:, None] < 0, design.column_sd[:, None], tau[scale]) ** 2
+        variance[design.bias_ratio_of >= 0] *= np.exp(study.hyper["log_bias_ratio"])[design.bias_ratio_of][:, None][
+            design.bias_ratio_of >= 0
+        ]
+        noise = tau[0] ** 2 * np.exp(study.hyper["log_ratio"])[design.class_scanner[design.scan_class]][:, None]
+        z = (study.log_scales - study.offset - eta[:, None]) / omega
+        squares = np.stack(
+            [(study.residuals**2 / noise - 1).sum(0)]
+            + [(u**2 / variance - 1)[scale == k].sum(0) for k in range(1, len(tau))]
+        )
+        # each derivative times a power of omega or of the prior sd, which do not depend on the unknown itself
+        by_eta = z.sum(1) - (omega[:, 0] * (eta - np.log(design.scale_medians)) / priors.eta_sd**2)
+        narrowest = omega.min()
+        by_offset = narrowest * ((z / omega).sum(0) - study.offset / priors.feature_offset_sd**2)
+        by_scale = omega * squares - z
+        by_effect = np.sqrt(variance) * (x.T @ (study.residuals / noise) - u / variance)
+        of_effects = [scale == k for k in range(1, len(tau))] + [
+            design.families == name for name in ("mean", *["covariate"] * len(covariates))
+        ]
+        found.append([
+            *by_eta, *(eta * by_eta + omega[:, 0]),
+            by_offset.mean(), (study.offset * by_offset + narrowest).mean(),
+            *by_scale.mean(1), *(study.log_scales * by_scale + omega).mean(1),
+            *(by_effect[own].mean() for own in of_effects),
+            *((u / np.sqrt(variance) * by_effect + 1)[own].mean() for own in of_effects),
+        ])  # fmt: skip
+    found = np.array(found)
+    assert_no_larger_than_chance(found.mean(0) / found.std(0, ddof=1) * np.sqrt(len(found)), len(found) - 1)
