@@ -2,13 +2,14 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint docs comparators lock test-lowest test-newest audit release-check clean
+.PHONY: help demo test check lint docs calibrate comparators lock test-lowest test-newest audit release-check clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
 	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
 	@echo "make check   style, types, architecture and the fast tests, for daily work"
 	@echo "make lint    the checks of 'make test' without the tests"
 	@echo "make docs    the documentation site, in build/docs (runs the tutorials; results are kept for the next time)"
+	@echo "make calibrate  are posteriors right? 200 simulated studies of each model (an hour; goes on where it stopped)"
 	@echo "make comparators  make .venv-comparators, where other libraries run to compare with (optional)"
 	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
 	@echo "make test-lowest  the fast tests with the lowest versions that pyproject.toml allows (VERSION=3.13 for another Python)"
@@ -39,6 +40,10 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --builder html docs build/docs
+
+calibrate: $(READY)
+	$(BIN)/python benchmarks/calibration.py run
+	$(BIN)/python benchmarks/calibration.py report
 
 $(READY): pyproject.toml requirements.lock scripts/setup.sh scripts/common.sh
 	@sh scripts/setup.sh install

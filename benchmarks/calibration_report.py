@@ -82,7 +82,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     pit = pd.DataFrame([row["pit"] for row in rows])
     uniform = (np.arange(len(pit)) + 0.5) / len(pit)  # for families that a kind lacks; these lines are hidden below
     names = {split_name(name): name for name in pit}
-    titles = {kind: title for kind, title in (KINDS | {OTHER: OTHER}).items() if kind in dict(names)}
+    titles = {kind: title for kind, title in (KINDS | {OTHER: OTHER}).items() if kind in {kind for kind, _ in names}}
     lines = list(dict.fromkeys(line for _, line in names))
     panels = {
         title: (("line", "sample"), [pit[names[kind, line]] if (kind, line) in names else uniform for line in lines])

@@ -79,11 +79,11 @@ def calibrate_features(posterior: Posterior, design: Design, study: PriorStudy, 
     """
     unit, pits = posterior.scales["feature_scale"].values, {}
     true, limits = np.exp(study.log_scales) * unit, posterior.scales[["q05", "q50", "q95"]].to_array().values
+    draws = posterior.tree["draws"].to_dataset()["scales"].values if "draws" in posterior.tree else None
     for k, family in enumerate(design.scale_labels):
-        if "draws" in posterior.tree:
-            pits[f"scale {family}"] = pit_of_draws(true[k], posterior.tree["draws"]["scales"].values[:, k], rng)
-        else:
-            pits[f"scale {family}"] = pit_of_quantiles(true[k], limits[:, k], rng)
+        pits[f"scale {family}"] = (
+            pit_of_quantiles(true[k], limits[:, k], rng) if draws is None else pit_of_draws(true[k], draws[:, k], rng)
+        )
     for group in design.effects:
         effect = posterior.effect(group.name)
         truth = group.contrasts @ study.effects * unit
