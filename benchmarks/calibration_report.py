@@ -47,19 +47,28 @@ def tabulate(rows: list[dict[str, Any]]) -> str:
     lines = ["| family | " + " | ".join(KINDS.values()) + " |", "|" + "---|" * (1 + len(KINDS))]
     lines += [f"| {family} | " + " | ".join(row.get(kind, "") for kind in KINDS) + " |" for family, row in table.items()]
     others = [f"{name} {cells[name]}" for name in mean.index if split_name(name)[0] == OTHER]
-    p = uniformity(pit)
-    worst = p.sort_values().head(3)
     lines += [
         "",
         f"Others: {', '.join(others)}. Standard errors: {error.quantile(0.1):.1f} to {error.quantile(0.9):.1f}.",
-        f"{len(rows)} datasets. Uniformity of {len(p)} quantities: {(p < 0.05).sum()} with p < 0.05; smallest: "
-        + ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
-        + f"; times {len(p)}: {len(p) * worst.iloc[0]:.2g}.",
+        _say_uniform(uniformity(pit), len(rows)),
         f"Seconds of a processor for a fit: {np.median([row['seconds'] for row in rows]):.1f} (median); converged features: "
         f"{np.mean([row['converged'] for row in rows]):.1%}; effective over all features: "
         f"{np.mean([row['independent'] for row in rows]):.2f}.",
     ]
     return "\n".join(lines)
+
+
+def _say_uniform(p: pd.Series, n: int) -> str:
+    """Say how many quantities fail the test of uniformity, means of sizes and shares apart."""
+    is_mean = p.index.str.startswith(("mean finite_sd", "mean contribution"))
+    parts = []
+    for words, part in (("quantities but mean sizes and shares", p[~is_mean]), ("mean sizes and shares", p[is_mean])):
+        bound = min(1, len(part) * part.min())
+        parts.append(
+            f"{len(part)} {words}: {(part < 0.05).sum()} with p < 0.05, {0.05 * len(part):.1f} expected; smallest p × "
+            f"{len(part)}: {bound:.2g} ({part.idxmin()})."
+        )
+    return f"Uniformity over {n} datasets. {' '.join(parts)}"
 
 
 def uniformity(pit: pd.DataFrame) -> pd.Series:
@@ -88,10 +97,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         title: (("line", "sample"), [pit[names[kind, line]] if (kind, line) in names else uniform for line in lines])
         for kind, title in titles.items()
     }
+    colors = [matplotlib.colormaps["tab20"](k) for k in (*range(0, 20, 2), *range(1, 20, 2))]
     group = xr.Dataset(panels, {"line": lines, "sample": np.arange(len(pit))})
     plot = plot_ecdf_pit(
         xr.DataTree.from_dict({"/prior_sbc": group}), sample_dims=["sample"], method="pot_c", backend="matplotlib",
-        cols=["__variable__"], col_wrap=5, aes={"color": ["line"]}, color=[f"C{k % 10}" for k in range(len(lines))],
+        cols=["__variable__"], col_wrap=5, aes={"color": ["line"]}, color=colors,
         aes_by_visuals={"ecdf_lines": ["color"]}, figure_kwargs={"figsize": (11, 5), "layout": "constrained"},
         visuals={"p_value_text": False, "suspicious_points": False, "ecdf_lines": {"linewidth": 1}},
     )  # fmt: skip
@@ -103,6 +113,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             if (kind, line) not in names:
                 plot.viz["ecdf_lines"][title].sel(line=line).item().set_visible(False)
     figure = plot.viz["figure"].item()
-    handles = [matplotlib.lines.Line2D([], [], color=f"C{k % 10}", label=line) for k, line in enumerate(lines)]
+    handles = [matplotlib.lines.Line2D([], [], color=color, label=line) for color, line in zip(colors, lines, strict=False)]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=80)
