@@ -55,7 +55,12 @@ if TYPE_CHECKING:
     from bayesharm.data.dataset import Dataset as Dataset
     from bayesharm.data.dataset import load_dataset as load_dataset
     from bayesharm.data.screening.screen import screen as screen
-    from bayesharm.datasets.download import fetch_onharmony as fetch_onharmony
+    from bayesharm.datasets.download import (
+        fetch_fcon1000 as fetch_fcon1000,
+    )
+    from bayesharm.datasets.download import (
+        fetch_onharmony as fetch_onharmony,
+    )
     from bayesharm.datasets.longitudinal import simulate_longitudinal as simulate_longitudinal
     from bayesharm.datasets.simulate import Simulation as Simulation
     from bayesharm.datasets.simulate import simulate_srpbs as simulate_srpbs
@@ -140,7 +145,7 @@ _PUBLIC = {
     "data.connectivity": ["Connectivity", "connectivity"],
     "data.dataset": ["Dataset", "load_dataset"],
     "data.screening.screen": ["screen"],
-    "datasets.download": ["fetch_onharmony"],
+    "datasets.download": ["fetch_fcon1000", "fetch_onharmony"],
     "datasets.longitudinal": ["simulate_longitudinal"],
     "datasets.simulate": ["Simulation", "simulate_srpbs"],
     "errors": ["BayesharmError", "InputError", "ModelError", "RunFolderError"],

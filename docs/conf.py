@@ -5,13 +5,20 @@ import sys
 from pathlib import Path
 
 from pygments.lexers.special import TextLexer
+from sphinx.errors import ConfigError
 from sphinx.highlighting import lexers
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 # Tutorials run the code of this checkout, and keep their compiled programs for the next build.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # they call `bayesharm`, too
+if os.environ.get("BAYESHARM_DATA"):
+    os.environ["BAYESHARM_DATA"] = str(Path(os.environ["BAYESHARM_DATA"]).resolve())  # pages run in folders of their own
+os.environ["MATPLOTLIBRC"] = str(ROOT / "docs" / "matplotlibrc")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "docs-programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")  # a quarter less time for compilation
 
 project = "bayesharm"
 author = "bayesharm developers"
@@ -41,6 +48,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress and repeated notes; pages print the notes that matter
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's lists of parameters state types, shapes and units
@@ -89,3 +97,20 @@ html_theme_options = {
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def require_data(_app, config):
+    """Refuse to build at once if a tutorial lacks its data: a page without its pictures is never published unseen."""
+    folder = os.environ.get("BAYESHARM_DATA", "")
+    missing = [name for name in ("rpn_timeseries.npz", "rpn_scans.csv") if not (Path(folder) / name).is_file()]
+    if missing and config.nb_execution_mode != "off":
+        raise ConfigError(
+            f"Data of a tutorial are missing: got BAYESHARM_DATA={folder!r} without {' and '.join(missing)}; expected a "
+            "folder that holds them; make them as docs/tutorials/connectomes.md says and set BAYESHARM_DATA to it, "
+            "or build without running the tutorials: sphinx-build -D nb_execution_mode=off docs build/docs"
+        )
+
+
+def setup(app):
+    """Connect the check of the data."""
+    app.connect("config-inited", require_data)

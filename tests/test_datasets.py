@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bayesharm.datasets.download import ONHARMONY, RemoteFile, fetch, fetch_onharmony
+from bayesharm.datasets.download import FCON1000, ONHARMONY, RemoteFile, fetch, fetch_fcon1000, fetch_onharmony
 from bayesharm.errors import BayesharmError, InputError
 
 CONTENT = b"subject,edge\n1,0.25\n"
@@ -100,3 +100,11 @@ def test_onharmony(tmp_path, data_dir):
     assert table.shape == (120, 2517)
     assert (table.groupby("subject")["scanner_typeloc"].nunique() == 6).sum() == 20
     assert table.filter(regex=r"^rfMRI_d25_fullcorr_v").shape[1] == 210
+
+
+def test_fcon1000(tmp_path, data_dir):
+    path = fetch_fcon1000(tmp_path)
+    assert path.resolve() == data_dir / FCON1000.name
+    table = pd.read_csv(path)
+    assert len(table) == 1078 and table["site"].nunique() == 23 and table["sub_id"].is_unique
+    assert table.filter(regex=r"^[lr]h_[^M].*_thickness$").shape[1] == 148

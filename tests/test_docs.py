@@ -90,6 +90,17 @@ def test_the_reference_has_every_public_name_and_every_model():
     assert pages == {*bayesharm.model_names()}
 
 
+def test_pictures_of_executed_pages_have_a_caption_and_a_text_alternative():
+    n_pictures = 0
+    for page in PAGES:
+        for cell in re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+            if re.search(r"^plt\.show\(\)|= plots\.plot_|^\w+ = draw\(", cell, re.MULTILINE):
+                words = r"^    caption: \|\n      .+\n(?:.*\n)*?    alt: .{40}"
+                assert re.search(words, cell, re.MULTILINE), (page.name, cell)
+                n_pictures += 1
+    assert n_pictures > 20
+
+
 def test_the_picture_of_the_readme_is_small():
     (path,) = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (ROOT / "README.md").read_text())
     assert (ROOT / path).stat().st_size < 200_000

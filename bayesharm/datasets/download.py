@@ -38,6 +38,13 @@ ONHARMONY = RemoteFile(
     "0a947c76aa8109f54f43be20cb85ad2a25d148a51b975b4415889ffa05f6f63c",
 )
 
+FCON1000 = RemoteFile(
+    "fcon1000.csv",
+    "https://raw.githubusercontent.com/predictive-clinical-neuroscience/PCNtoolkit-demo/"
+    "81967c1e158feeaa3651aed6decee80f3018a563/data/fcon1000.csv",
+    "6cff2415da82466f5b3cac197947fd30ab2891a2427adedc590fb403844c73fc",
+)
+
 
 def fetch_onharmony(cache_dir: str | Path | None = None) -> Path:
     """Return the path of the ON-Harmony table: 20 travelers on 6 of 8 scanners each, 2,503 imaging-derived phenotypes.
@@ -64,6 +71,34 @@ def fetch_onharmony(cache_dir: str | Path | None = None) -> Path:
         The download fails or has unexpected content; it is then not kept in the cache folder.
     """
     return fetch(ONHARMONY, cache_dir)
+
+
+def fetch_fcon1000(cache_dir: str | Path | None = None) -> Path:
+    """Return the path of the FCON1000 table: 1,078 healthy people, scanned once each at 23 sites.
+
+    The columns are age, sex, site, thickness of the cortex (mm), volumes and quality measures. The table is from
+    predictive-clinical-neuroscience/PCNtoolkit-demo; the data are those of the 1000 Functional Connectomes Project (open,
+    non-commercial). If the environment variable ``BAYESHARM_DATA`` names a folder that contains the file, that file is
+    used. Otherwise the file is downloaded once (2.1 MB) to the cache folder.
+
+    Parameters
+    ----------
+    cache_dir : path, optional
+        As for :func:`fetch_onharmony`.
+
+    Returns
+    -------
+    Path
+        The verified file.
+
+    Raises
+    ------
+    InputError
+        The file in ``BAYESHARM_DATA`` has unexpected content.
+    BayesharmError
+        The download fails or has unexpected content; it is then not kept in the cache folder.
+    """
+    return fetch(FCON1000, cache_dir)
 
 
 def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
