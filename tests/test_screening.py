@@ -522,9 +522,10 @@ def test_scanners_in_other_units(kind, factor):
     assert finding.severity == "error" and "'scanner2'" in finding.got
 
 
-def test_one_feature_in_other_units(study):
+@pytest.mark.parametrize("factor", [10, 100, 0.1])
+def test_one_feature_in_other_units(study, factor):
     values = study.features.to_numpy().copy()
-    values[:, 4] *= np.where(study.scans.scanner == "scanner2", 100, 1)
+    values[:, 4] *= np.where(study.scans.scanner == "scanner2", factor, 1)
     assert found(study.with_values(values).screen(), "mixed-units").columns == ("region004",)
     twice = study.features.to_numpy() * np.where(study.scans.scanner == "scanner2", 2, 1)[:, None]
     assert "mixed-units" not in study.with_values(twice).codes()  # a scanner, no unit
