@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint docs calibrate comparators lock test-lowest test-newest audit release-check clean
+.PHONY: help demo test check lint docs calibrate mutations comparators lock test-lowest test-newest audit release-check clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
 	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
@@ -10,6 +10,7 @@ help:
 	@echo "make lint    the checks of 'make test' without the tests"
 	@echo "make docs    the documentation site, in build/docs (runs the tutorials; results are kept for the next time)"
 	@echo "make calibrate  are posteriors right? 200 simulated studies of each model (an hour; goes on where it stopped)"
+	@echo "make mutations  plant bugs one at a time in a copy, and see whether the tests notice (half an hour on two cores)"
 	@echo "make comparators  make .venv-comparators, where other libraries run to compare with (optional)"
 	@echo "make lock    pin exact versions anew after a change in pyproject.toml (UPGRADE=1 takes the newest)"
 	@echo "make test-lowest  the fast tests with the lowest versions that pyproject.toml allows (VERSION=3.13 for another Python)"
@@ -44,6 +45,9 @@ docs: $(READY)
 calibrate: $(READY)
 	$(BIN)/python benchmarks/calibration.py run
 	$(BIN)/python benchmarks/calibration.py report
+
+mutations: $(READY)
+	$(BIN)/python scripts/mutation_check.py
 
 $(READY): pyproject.toml requirements.lock scripts/setup.sh scripts/common.sh
 	@sh scripts/setup.sh install
