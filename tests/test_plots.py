@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from posteriors import add_sources, make_posterior
 from typer.testing import CliRunner
 
+from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.cli.app import app
 from bayesharm.errors import BayesharmError, InputError, RunFolderError
 from bayesharm.reporting.plots import PLOTS, RunView, draw_plot, possible_plots
@@ -82,12 +83,14 @@ def test_sources_are_those_of_the_table(found):
     assert sum(len(part.get_paths()) for part in ax.collections) == len(table)  # a hill each
 
 
-def test_bars_are_contributions_and_noise_is_told(found):
+def test_the_bar_is_of_100_percent(found):
     (ax,) = draw_plot("contributions", found).axes
-    table = found.variance_components.families.drop(index="noise").sort_values("contribution", ascending=False)
-    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], 100 * table["contribution"])
-    assert f"noise, {found.variance_components.families.contribution['noise']:.1%}" in ax.get_xlabel()
-    np.testing.assert_allclose([part[0] for part in intervals(ax)], 100 * table["contribution_q05"])
+    widths = np.array([bar.get_width() for bar in ax.patches])
+    np.testing.assert_allclose(widths, 100 * variance_shares(found.posterior))
+    told = [text.get_text() for text in ax.figure.legends[0].get_texts()]
+    assert widths.sum() == pytest.approx(100) and all(
+        f"{width:.1f}%" in text for width, text in zip(widths, told, strict=True)
+    )
 
 
 def test_probabilities_are_where_they_belong(found):
@@ -110,7 +113,7 @@ def test_matrices_hold_bias_and_distance(found):
     drawn = pd.DataFrame(ax.images[0].get_array().filled(np.nan), labels(ax), [t.get_text() for t in ax.get_xticklabels()])
     expected = found.similarity.matrix("distance")
     pd.testing.assert_frame_equal(drawn.loc[expected.index, expected.columns], expected, check_names=False)
-    assert ax.images[0].get_clim()[0] == 0
+    assert ax.images[0].get_clim() == pytest.approx((np.nanmin(expected), np.nanmax(expected)))
 
 
 def test_of_many_features_those_with_the_largest_bias_are_shown():
@@ -126,7 +129,9 @@ def test_the_tree_has_its_groups_with_their_support(found):
     (ax,) = draw_plot("dendrogram", found).axes
     tree = found.similarity.linkage
     np.testing.assert_allclose(sorted(max(line.get_xdata()) for line in ax.lines), np.sort(tree[:, 2]))
-    assert {text.get_text() for text in ax.texts} == {f"{found.similarity.splits.support[0]:.0%}"}
+    assert {text.get_text() for text in ax.texts} == {
+        f"{share:.0%}" for share in found.similarity.splits.support[:-1] if share >= 0.5
+    }
     assert sorted(labels(ax)) == found.similarity.scanners and ax.get_xlim()[0] == 0
 
 
@@ -201,7 +206,7 @@ def test_plots_can_share_a_figure(found):
 
 def test_a_preview_says_so_and_has_no_variance_components():
     found = RunView(make_posterior(settings={"preview": True}))
-    assert possible_plots(found) == ["scales", "scanners", "bias", "distance", "dendrogram"]
+    assert possible_plots(found) == ["contributions", "scales", "scanners", "bias", "distance", "dendrogram"]
     for name in possible_plots(found):
         assert "PREVIEW" in draw_plot(name, found).get_suptitle()
     with pytest.raises(RunFolderError, match="a preview"):

@@ -46,6 +46,7 @@ def people_chart(result: BeforeAfter, features: list[str], feature: int, unit: t
     table = table[np.isfinite(before)].sort_values(["person", "order"], kind="stable")
     who = "travelers" if people.has_travelers else "people"
     lines = "Each line is a traveler" if people.has_travelers else "The line is the mean of all scans on a scanner"
+    points = " Points are means of a person's scans on a scanner." if people.has_travelers else ""
     parts = [_people_panel(stage) for stage in STAGES]
     chart: dict[str, Any] = {
         "params": [{"name": CHOSEN, "value": ""}],
@@ -57,8 +58,8 @@ def people_chart(result: BeforeAfter, features: list[str], feature: int, unit: t
     return Chart(
         chart,
         f"{lines}, before and after harmonization, in one feature (first shown: {name}, where scanners differ most). "
-        "Scanners are in the order of their bias; points are means of a person's scans on a scanner. Values are in "
-        f"{units}. If scanners did not matter, lines would be flat, but for noise.",
+        f"Scanners are in the order of their bias.{points} Values are in {units}. If scanners did not matter, lines "
+        "would be flat, but for noise.",
         f"Two line charts of {who} across {len(people.scanners)} scanners in the feature {name}, before and after "
         f"harmonization. The estimated biases range from {short(sd * result.bias[:, feature].min())} to "
         f"{short(sd * result.bias[:, feature].max())}; the lines after harmonization lack these shifts.",

@@ -71,7 +71,6 @@ def possible_plots(view: RunView) -> list[str]:
     has_edges = has_components and view.edge_table is not None
     is_possible = {
         "sources": has_components,
-        "contributions": has_components,
         "order": has_components,
         "ranking": has_components and view.variance_components.ranking is not None,
         "bias": has_scanners,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_REGIONS = 20  # rows of the figure of regions
-MAX_EDGES = 100  # edges of the connectome that a reader can distinguish
+MAX_EDGES = 20  # edges of the connectome that a reader can distinguish
 BELOW_TITLE = (0.0, 0.0, 0.91, 0.87)  # left, bottom, width and height in the figure
 
 
@@ -115,7 +115,7 @@ def plot_brain(run: Posterior | RunView, family: str | None = None) -> Figure:
     figure = new_figure(3.1)
     figure.set_layout_engine("none")
     _nilearn().plot_markers(
-        values.to_numpy(), coordinates.to_numpy(float), figure=figure, node_size=14, node_cmap=SEQUENTIAL,
+        values.to_numpy(), coordinates.to_numpy(float), figure=figure, node_size=30, node_cmap=SEQUENTIAL,
         node_vmin=low, node_vmax=high, colorbar=False, axes=BELOW_TITLE,
     )  # fmt: skip
     title, subtitle = (

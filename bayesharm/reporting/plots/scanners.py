@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 MAX_FEATURES = 300  # columns of a matrix that a reader can distinguish
 MAX_FEATURE_NAMES = 70  # columns that have room for names
-MAX_SCANNERS_ALL_SUPPORTS = 20  # scanners in a tree up to which the support of every group has room
-MIN_SUPPORT = 0.5  # support from which a group of a larger tree is labeled
+MIN_SUPPORT = 0.5  # support from which a group is labeled
 CUT_AXIS = 0.8  # ratio of the first to the last merge from which the axis of a tree does not start at 0
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
 RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
@@ -123,7 +122,8 @@ def plot_distance(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     high = np.nanmax(table)
     digits = max(0, 2 - int(np.floor(np.log10(high))))
     ax = axes_for(ax, 1.2 * len(table))
-    draw_matrix(ax, table, f"Distance ({view.units})", lambda value: f"{value:.{digits}f}", (0, high))
+    draw_matrix(ax, table, f"Distance ({view.units})", lambda value: f"{value:.{digits}f}")
+    ax.set_facecolor("0.85")  # of the diagonal
     ax.set_title("Distance between scanners")
     ax.set_xlabel("Root mean square difference of bias over features, posterior mean")
     return finish(ax.figure, view)
@@ -148,15 +148,14 @@ def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     tree, names = similarity.linkage, similarity.scanners
     order = leaves_list(tree)
     ax = axes_for(ax, 1.3 * len(names))
-    min_support = 0.0 if len(names) <= MAX_SCANNERS_ALL_SUPPORTS else MIN_SUPPORT  # else labels would overlap
     position = {int(leaf): (0.0, float(row)) for row, leaf in enumerate(order)}
     for k, (first, second, distance, _) in enumerate(tree):
         (x1, y1), (x2, y2) = position[int(first)], position[int(second)]
         ax.plot([x1, distance, distance, x2], [y1, y1, y2, y2], color="0.25", lw=1.3)
         position[len(names) + k] = (distance, (y1 + y2) / 2)
         support = similarity.splits["support"].iloc[k]
-        if k < len(tree) - 1 and support >= min_support:  # the last group holds all scanners
-            ax.annotate(f"{support:.0%}", (distance, (y1 + y2) / 2), (-3, 2), textcoords="offset points", ha="right",
+        if k < len(tree) - 1 and support >= MIN_SUPPORT:  # the last group holds all scanners
+            ax.annotate(f"{support:.0%}", (distance, (y1 + y2) / 2), (4, 2), textcoords="offset points", ha="left",
                         va="bottom", fontsize=7.5, color="#0072B2", bbox=LABEL_BOX)  # fmt: skip
     ax.set_yticks(range(len(names)), [names[leaf] for leaf in order])
     ax.set_ylim(len(names) - 0.5, -0.7)
@@ -168,6 +167,6 @@ def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     note = f"\nTHE AXIS DOES NOT START AT 0: all groups join within {1 - first / last:.0%} of the last" if cut else ""
     ax.set_xlabel(
         f"Distance, posterior mean ({view.units}); average linkage\n"
-        f"Blue: share of posterior draws whose tree has the group{f' (from {MIN_SUPPORT:.0%})' if min_support else ''}{note}"
+        f"Blue: share of posterior draws whose tree has the group, from {MIN_SUPPORT:.0%}{note}"
     )
     return finish(ax.figure, view)

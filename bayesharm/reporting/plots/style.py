@@ -40,7 +40,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "figure.dpi": 110,
-    "savefig.dpi": 130,
+    "savefig.dpi": 220,
     "svg.hashsalt": "bayesharm",  # the same figure gives the same bytes
 }
 # The palette of Okabe and Ito, which color-blind people can distinguish

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.errors import RunFolderError
 from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.reporting.plots.style import (
@@ -87,36 +88,23 @@ def _in_two_lines(name: str) -> str:
 
 @styled
 def plot_contributions(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
-    """Draw the contribution of one level of each source to the squares of a scan; that of noise is given in words.
+    """Draw the share of each source in the variance of a scan, as one bar of 100%.
 
     Parameters
     ----------
     run : Posterior or RunView
     ax : Axes, optional
-
-    Raises
-    ------
-    RunFolderError
-        The run is a preview.
     """
     view = as_run_view(run)
-    families = view.variance_components.families
-    table = 100 * families.drop(index="noise").filter(like="contribution").dropna()
-    table = table.sort_values("contribution", ascending=False, kind="stable")
-    ax = axes_for(ax, 1.4 * len(table))
-    sides = np.abs(table[["contribution_q05", "contribution_q95"]].to_numpy() - table[["contribution"]].to_numpy()).T
-    ax.barh(np.arange(len(table)), table["contribution"], 0.65, color=colors_of(list(table.index), view.scales), alpha=0.8,
-            xerr=sides, error_kw={"elinewidth": 1.5, "capsize": 3})  # fmt: skip
-    for row, (_, size) in enumerate(table.iterrows()):
-        ax.annotate(f"{size.contribution:.2f}%", (size.contribution_q95, row), (5, 0), textcoords="offset points",
-                    va="center", fontsize=8)  # fmt: skip
-    name_rows(ax, [_in_two_lines(name) for name in table.index])
-    ax.set_xlim(0, 1.12 * table["contribution_q95"].max())
-    ax.set_title("Contribution to variation between scans")
-    ax.set_xlabel(
-        f"Share of the squares of a scan, per level (%); mean over features, 90% interval\n"
-        f"Not shown: noise, {families.loc['noise', 'contribution']:.1%}"
-    )
+    shares = 100 * variance_shares(view.posterior)
+    ax = axes_for(ax, 3)
+    start = 0.0
+    for (name, share), color in zip(shares.items(), colors_of(list(shares.index)), strict=True):
+        ax.barh(0, share, 0.8, start, color=color, label=f"{name} {share:.1f}%", edgecolor="white")
+        start += share
+    ax.set(xlim=(0, 100), yticks=[], title="Contribution to variation between scans")
+    ax.set_xlabel("Share of the variance of a scan (%), mean over features")
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return finish(ax.figure, view)
 
 
