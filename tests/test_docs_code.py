@@ -80,7 +80,7 @@ def read_commands(block: str) -> list[str]:
 
 def list_pages() -> Iterator[Path]:
     for page in [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted(ROOT.glob(folder)))]:
-        is_notebook = "jupytext" in page.read_text()[:500]
+        is_notebook = page.read_text().startswith("---\nfile_format: mystnb")
         if page.name != "other_tools.md" and not is_notebook and read_blocks(page):
             yield page
 
