@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -340,3 +341,15 @@ def bids_with_a_deep_sidecar(folder: Path) -> None:
 def bids_with_a_link_to_itself(folder: Path) -> None:
     (bids(folder) / "sub-1" / "ses-1").symlink_to(folder / "bids")
     read_bids_scans(folder / "bids")
+
+
+@hostile("far larger than the file")
+def nifti_of_a_trillion_voxels(folder: Path) -> None:
+    import nibabel
+
+    from bayesharm.data.timeseries.fmriprep import read_atlas
+
+    heading = nibabel.Nifti1Header()
+    heading.set_data_shape((10_000, 10_000, 10_000))
+    heading["magic"], heading["vox_offset"] = b"n+1", 352
+    read_atlas(write(folder / "atlas.nii.gz", gzip.compress(heading.binaryblock + bytes(1000))), None)

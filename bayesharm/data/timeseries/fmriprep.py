@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bayesharm.data.timeseries.regions import LEAST_SHARED
 from bayesharm.data.timeseries.series import ScanSource, Series
 from bayesharm.data.timeseries.sources import name_scan, refuse_repeated, select_by_name
 from bayesharm.errors import BayesharmError, InputError, shorten
+from bayesharm.io.limits import refuse_expansion
 from bayesharm.io.tables import is_path
 
 Confounds = Literal["simple", "scrubbing", "compcor", "ica_aroma", "none"]
@@ -211,9 +213,12 @@ def _open_image(path: Path, what: str) -> Any:
     nibabel = import_nibabel("Images")
     require_file(path)
     try:
-        return nibabel.load(path)
+        image = nibabel.load(path)
+        size = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     except Exception as error:  # nibabel and zlib raise several types of error
         raise _damaged(path, what, error) from None
+    refuse_expansion(path, path.stat().st_size, size)
+    return image
 
 
 def _read_image(path: Path, what: str) -> tuple[Any, np.ndarray]:
