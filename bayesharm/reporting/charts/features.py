@@ -64,7 +64,7 @@ def regions_chart(table: pd.DataFrame, mean: float, what: str, units: str) -> Ch
     return Chart(
         interval_rows(shown, "finite_sd", "Sd of the effects", {"value": BEFORE}, zero=False, reference=mean),
         f"Regions with the largest {what}{subset}: standard deviation of the effects, mean over a region's edges, in "
-        f"{units}, with 90% intervals. Dashed: mean over all features.",
+        f"{units}, with 90% intervals. Dashed: mean over all features. The axis does not start at 0.",
         f"Points with intervals of regions; largest: {shown.index[0]}, {told(*shown.iloc[0])}; mean {short(mean)}.",
         table[["finite_sd", "finite_sd_q05", "finite_sd_q95"]].rename_axis("region").reset_index(),
     )
