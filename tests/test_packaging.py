@@ -29,3 +29,25 @@ def test_the_page_of_dependencies_lists_all_of_them():
 def test_every_dependency_has_a_lowest_version():
     given = [*PROJECT["dependencies"], *(each for group in PROJECT["optional-dependencies"].values() for each in group)]
     assert [each for each in given if ">=" not in each] == []
+
+
+def test_the_list_of_dependencies_holds_those_of_users_with_their_versions(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from sbom import make_sbom
+
+    listed = make_sbom(ROOT)
+    components = {each["name"]: each for each in listed["components"]}
+    assert names_of(PROJECT["dependencies"]) | {"nibabel", "jaxlib", "pymc"} <= components.keys()
+    assert not {"pytest", "sphinx", "mypy", "ruff"} & components.keys()
+    locked = (ROOT / "requirements.lock").read_text()
+    assert all(f"{name}=={each['version']}" in locked for name, each in components.items())
+    assert components["numpy"]["scope"] == "required" and components["pymc"]["scope"] == "optional"
+    known = {each["purl"] for each in components.values()}
+    own, *others = listed["dependencies"]
+    assert set(own["dependsOn"]) == {
+        components[name]["purl"]
+        for extra, given in {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}.items()
+        if extra not in OF_DEVELOPERS
+        for name in names_of(given)
+    }
+    assert all({each["ref"], *each["dependsOn"]} <= known for each in others)
