@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from conftest import report_of
 from posteriors import add_sources, make_posterior
 from typer.testing import CliRunner
@@ -21,7 +22,8 @@ from bayesharm.reporting.before_after import BeforeAfter
 from bayesharm.reporting.feature_data import MAX_BIASES, choose_features, pack_features
 from bayesharm.reporting.html import render_report, write_report
 from bayesharm.reporting.page import MAX_ROWS, safe, table_html, to_json
-from bayesharm.reporting.people import people_means
+from bayesharm.reporting.people import PeopleMeans, people_means
+from bayesharm.reporting.predictive_check import check_travelers, find_unusual
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Table
 from bayesharm.reporting.sections.commands import fit_command, harmonize_command
@@ -121,10 +123,15 @@ def test_the_verdict_follows_the_run(found):
     weak = make_posterior()
     weak.tree["effects/measurement"]["mean"][:] *= 0.01
     said = describe_overview(RunView(weak))
-    assert "little scanner bias" in said.verdict and "harmonizing changes little" in " ".join(said.sentences)
+    assert all("smaller than their uncertainty" in part for part in (said.verdict, " ".join(said.sentences)))
     posterior = make_posterior()
     posterior.tree["design"]["component"][:] = [0, 1, 2]
     assert describe_overview(RunView(posterior)).lights[1].level == "bad"
+    site = describe_overview(RunView(make_posterior("cohort")))
+    assert site.level == "bad" and "no sampling bias" in site.lights[1].answer and "traveling_and_cohort" in str(site.steps)
+    adapted = make_posterior()
+    adapted.tree["effects/measurement"]["contraction"][:] = [0.9, 0.8, np.nan]
+    assert "Not of C" in describe_overview(RunView(adapted)).lights[2].answer
 
 
 def test_words_follow_the_numbers(found):
@@ -227,6 +234,53 @@ def test_means_of_people_are_those_of_their_scans(small_study, small_run):
     assert after < before and noise == pytest.approx(after, rel=0.1) and 0.5 < result.share_removed < 1
 
 
+def linear_study(routes: list[str], excess: float = 1.0) -> BeforeAfter:
+    """Travelers along routes, and biases computed exactly; the noise of `e` is `excess` times that of the model."""
+    rng, n_features = np.random.default_rng(0), 2000
+    person = np.repeat(np.arange(len(routes)), [len(route) for route in routes])
+    scanner = np.array(["abcde".index(name) for name in "".join(routes)])
+    n_scans, sigma, tau = rng.integers(1, 4, len(person)).astype(float), 0.3 * np.array([0.5, 1, 2, 1, 1.5]), 0.4
+    people, scanners, noise = np.eye(len(routes))[person], np.eye(5)[scanner], sigma[scanner] / n_scans
+    x, prior = np.hstack([people, scanners]), np.array([1e6] * len(routes) + [tau] * 5)
+    real = noise * np.where(scanner == 4, excess, 1)
+    y = x @ (rng.normal(size=(x.shape[1], n_features)) * np.sqrt(np.minimum(prior, 1))[:, None])
+    y += rng.normal(size=y.shape) * np.sqrt(real)[:, None]
+    covariance = np.linalg.inv(x.T / noise @ x + np.diag(1 / prior))
+    center = np.hstack([np.zeros((5, len(routes))), np.eye(5) - 1 / 5])
+    bias, of_bias = center @ covariance @ (x.T / noise) @ y, center @ covariance @ center.T
+    sd = np.sqrt(np.diag(of_bias))
+    means = PeopleMeans([*map(str, range(len(routes)))], [*"abcde"], person, scanner, n_scans, n_scans[:, None], y)
+    columns = (np.repeat(values[:, None], n_features, axis=1) for values in (sd, sigma))
+    return BeforeAfter(bias, next(columns), of_bias / np.outer(sd, sd), next(columns), means)
+
+
+def test_travelers_differ_as_noise_predicts_however_few_visit_a_scanner():
+    """One to eight travelers on a scanner: the estimates of the biases take up a third of the noise, or a tenth."""
+    routes = ["ab", *["ac"] * 2, *["ad"] * 3, *["ae"] * 8, "bcd", "bcd"]
+    result = linear_study(routes)
+    _, after, noise = result.observed()
+    assert after == pytest.approx(noise, rel=0.01)
+    table = check_travelers(result)
+    np.testing.assert_allclose(table["ratio"], 1, atol=0.05)
+    assert find_unusual(table) == ([], [])
+    assert "e" in find_unusual(check_travelers(linear_study(routes, excess=3)))[0]
+
+
+def test_the_noise_of_a_scan_has_the_ratio_of_its_feature():
+    posterior = make_posterior()
+    scales = posterior.scales
+    expected = BeforeAfter.of(posterior).noise
+    square = scales["mean"].sel(family="noise").values ** 2 + scales["sd"].sel(family="noise").values ** 2
+    ratio = posterior.hyper["noise_ratio"].values.mean((0, 1))
+    np.testing.assert_allclose(expected, ratio[:, None] * square / 4)
+    own = scales.isel(family=[0]).assign_coords(
+        family=["noise_ratio_B"], term=("family", ["noise_ratio"]), group=("family", ["B"])
+    )
+    own["mean"][:], own["sd"][:] = 1.5, 0.2
+    posterior.tree["scales"] = xr.DataTree(xr.concat([scales, own], "family", data_vars="minimal"))
+    np.testing.assert_allclose(BeforeAfter.of(posterior).noise, expected * np.array([[1], [1.5**2 + 0.2**2], [1]]))
+
+
 def test_the_page_has_the_numbers_of_each_feature(small_run):
     posterior = load_posterior(small_run)
     result = BeforeAfter.of(posterior)
@@ -239,7 +293,7 @@ def test_the_page_has_the_numbers_of_each_feature(small_run):
     people = packed["people"]
     lines = np.frombuffer(base64.b64decode(people["values"]), "<f2").reshape(people["n_features"], -1)
     np.testing.assert_allclose(lines, result.people.values[:, chosen].T, rtol=1e-3, atol=1e-3)
-    many = BeforeAfter(*(np.ones((50, 20_000)) for _ in range(3)), None)
+    many = BeforeAfter(*(np.ones((50, 20_000)) for _ in range(4)), None)
     assert len(choose_features(many)) == MAX_BIASES // 200
 
 

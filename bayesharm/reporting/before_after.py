@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.reporting.people import PeopleMeans, people_means
 from bayesharm.results.posterior import Posterior
 
@@ -21,14 +23,17 @@ class BeforeAfter:
     ----------
     bias, sd : (scanner, feature) arrays
         Posterior mean and sd of the effect that harmonizing removes.
+    correlation : (scanner, scanner) array
+        Posterior correlation of the effects.
     noise : (scanner, feature) array
-        Noise variance of a scan.
+        Noise variance of a scan of weight 1.
     people : PeopleMeans or None
         Means of travelers on each scanner.
     """
 
     bias: np.ndarray
     sd: np.ndarray
+    correlation: np.ndarray
     noise: np.ndarray
     people: PeopleMeans | None
 
@@ -36,10 +41,8 @@ class BeforeAfter:
     def of(cls, posterior: Posterior) -> BeforeAfter:
         """Read biases and means of people from a run."""
         effect, unit = posterior.effect(posterior.spec.removed_effect), posterior.scales["feature_scale"].values
-        sigma = posterior.scales.sel(family="noise")["mean"].values / unit
-        ratio = posterior.hyper["noise_ratio"].values.reshape(-1, len(posterior.scanners)).mean(axis=0)
-        noise = ratio[:, None] * sigma**2
-        return cls(effect["mean"].values / unit, effect["sd"].values / unit, noise, people_means(posterior))
+        mean, sd, correlation = (effect[name].values for name in ("mean", "sd", "correlation"))
+        return cls(mean / unit, sd / unit, correlation, _noise(posterior), people_means(posterior))
 
     @property
     def before(self) -> np.ndarray:
@@ -61,10 +64,36 @@ class BeforeAfter:
         """Whether the estimated biases are smaller than their uncertainty."""
         return bool(np.nanmean(self.bias**2) < LITTLE**2 * np.nanmean(self.sd**2))
 
-    @property
-    def n_estimated(self) -> float:
-        """Degrees of freedom of the estimated differences between the scanners of travelers, which the prior shrinks."""
-        return 0.0 if self.people is None else (len(set(self.people.scanner)) - 1) * self.share_removed
+    @cached_property
+    def of_travelers(self) -> np.ndarray:
+        """Squared deviations of the means of a traveler on a scanner from their mean over scanners; (4, cell).
+
+        Sums over features: before harmonization, after it, what noise leaves of it, and the degrees of freedom. The biases
+        were estimated from these scans too: of the noise, the posterior variance of the same differences between biases is
+        missing (the residuals y - X u of a linear model with effects u have the variance of the noise less that of X u).
+        """
+        people = self.people
+        assert people is not None
+        found = np.zeros((4, len(people.person)))
+        for cells in (np.flatnonzero(people.person == k) for k in range(len(people.people))):
+            scanner = people.scanner[cells]
+            for start in range(0, self.bias.shape[1], CHUNK):
+                part = slice(start, start + CHUNK)
+                y, bias, sd = people.values[cells, part], self.bias[scanner, part], self.sd[scanner, part]
+                known = np.isfinite(y) & np.isfinite(bias)
+                n = known.sum(0)
+                is_compared, n = known & (n > 1), np.maximum(n, 1)
+                weight = people.weight[cells, part] if people.weight.shape[1] > 1 else people.weight[cells]
+                noise = np.where(known, self.noise[scanner, part] / np.where(known, weight, 1.0), 0.0)
+                sd = np.where(known, sd, 0.0)
+                covariances = sd * (self.correlation[np.ix_(scanner, scanner)] @ sd)  # of each bias with the sum
+                left = (noise - 2 * noise / n + noise.sum(0) / n**2) - (
+                    sd**2 - 2 * covariances / n + covariances.sum(0) / n**2
+                )
+                squares = [(each - np.where(known, each, 0.0).sum(0) / n) ** 2 for each in (y, y - bias)]
+                for k, values in enumerate((*squares, left, 1 - 1 / n)):
+                    found[k, cells] += np.sum(np.where(is_compared, values, 0.0), axis=1)
+        return found
 
     def observed(self) -> tuple[float, float, float] | None:
         """Compute the sd between the scanners of a traveler, root mean square over travelers and features.
@@ -72,29 +101,24 @@ class BeforeAfter:
         Returns
         -------
         tuple of float
-            Before and after harmonization, and what noise alone leaves, less the degrees of freedom of the estimated
-            differences between scanners; None without travelers.
+            Before and after harmonization, and what noise alone leaves after it; None without travelers.
         """
         if self.people is None or not self.people.has_travelers:
             return None
-        people, squares, weights = self.people, np.zeros(3), 0.0
-        who = np.arange(len(people.people))[:, None] == people.person
-        for start in range(0, self.bias.shape[1], CHUNK):
-            part = slice(start, start + CHUNK)
-            values = people.values[:, part]
-            known = np.isfinite(values)
-            for k, y in enumerate((values, values - self.bias[people.scanner, part])):
-                y = np.where(known, y, 0.0)
-                n = who @ known.astype(float)
-                sums = (who @ y) ** 2 / np.maximum(n, 1)
-                squares[k] += np.sum(who @ y**2 - sums)
-            n = who @ known.astype(float)
-            variance = np.where(known, self.noise[people.scanner, part] / people.n_scans[:, None], 0.0)
-            squares[2] += np.sum(np.maximum(n - 1, 0) * (who @ variance) / np.maximum(n, 1))
-            weights += float(np.sum(np.maximum(n - 1, 0)))
-        if weights == 0:
+        before, after, noise, n = self.of_travelers.sum(axis=1)
+        if n == 0:
             return None
-        per_feature = weights / self.bias.shape[1]
-        squares[2] *= max(0.0, 1 - self.n_estimated / per_feature)
-        before, after, noise = map(float, np.sqrt(squares / weights))
-        return before, after, noise
+        return float(np.sqrt(before / n)), float(np.sqrt(after / n)), float(np.sqrt(max(0.0, noise) / n))
+
+
+def _noise(posterior: Posterior) -> np.ndarray:
+    """Return the noise variance of each scanner and feature, in squared sd of the feature."""
+    scales = posterior.scales
+    square = scales["mean"].values ** 2 + scales["sd"].values ** 2
+    family, term, group = (scales[name].values for name in ("family", "term", "group"))
+    ratio = posterior.hyper["noise_ratio"].values.reshape(-1, len(posterior.scanners)).mean(axis=0)
+    noise = ratio[:, None] * square[family == "noise"] / scales["feature_scale"].values ** 2
+    for k, scanner in enumerate(posterior.scanners):
+        own = (term == NOISE_RATIO) & (group == scanner)
+        noise[k] *= square[own][0] if own.any() else 1.0
+    return noise

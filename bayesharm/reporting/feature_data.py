@@ -31,7 +31,8 @@ def choose_people(people: PeopleMeans) -> PeopleMeans:
     cells = np.isin(people.person, kept)
     person = np.searchsorted(kept, people.person[cells])
     names = [people.people[k] for k in kept]
-    return PeopleMeans(names, people.scanners, person, people.scanner[cells], people.n_scans[cells], people.values[cells])
+    of_cells = (each[cells] for each in (people.scanner, people.n_scans, people.weight, people.values))
+    return PeopleMeans(names, people.scanners, person, *of_cells)
 
 
 def pack_features(posterior: Posterior, result: BeforeAfter, units: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class PeopleMeans:
     people, scanners : list of str
     person, scanner : (cell,) int arrays
     n_scans : (cell,) array
+    weight : (cell, feature or 1) array
+        Sum of the weights of these scans; their number, unless scans weigh less in the fit.
     values : (cell, feature) array
         In sd of the feature, from its mean over the scans; NaN where a feature lacks all scans of a cell.
     """
@@ -32,6 +34,7 @@ class PeopleMeans:
     person: np.ndarray
     scanner: np.ndarray
     n_scans: np.ndarray
+    weight: np.ndarray
     values: np.ndarray
 
     @property
@@ -88,7 +91,7 @@ def _means(statistics: SufficientStatistics, cells: list[tuple[int, str, int, in
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.where(size > 0, total / size, np.nan)
     person, scanner = np.array(keys).T
-    return PeopleMeans(people, list(statistics.design.scanners), person, scanner, n_scans, values)
+    return PeopleMeans(people, list(statistics.design.scanners), person, scanner, n_scans, size, values)
 
 
 def _counts_of(index: CountIndex, noise_class: int, column: int, plain: bool = False) -> list[int]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
-from bayesharm.reporting.before_after import CHUNK, BeforeAfter
+from bayesharm.reporting.before_after import BeforeAfter
 
-Z90 = 1.6448536269514722
 LEAST_TRAVELERS = 3  # on a scanner, for an interval
+HIGH, LOW = 1.2, 0.8  # ratio of observed to expected variance beyond which a scanner is named
 
 
 def check_travelers(result: BeforeAfter) -> pd.DataFrame | None:
     """Compare the squared deviations of harmonized means of travelers with those that noise predicts, for each scanner.
 
     A deviation is that of a person's mean on a scanner from the mean of these means over the person's scanners. Its expected
-    square follows from the noise of both, less the degrees of freedom of the estimated differences between scanners.
+    square follows from the noise of both, less what the estimates of the biases take up
+    (:attr:`BeforeAfter.of_travelers`).
 
     Parameters
     ----------
@@ -31,21 +33,7 @@ def check_travelers(result: BeforeAfter) -> pd.DataFrame | None:
     people = result.people
     if people is None or not people.has_travelers:
         return None
-    who = (np.arange(len(people.people))[:, None] == people.person).astype(float)
-    observed, expected = np.zeros(len(people.person)), np.zeros(len(people.person))
-    for start in range(0, result.bias.shape[1], CHUNK):
-        part = slice(start, start + CHUNK)
-        y = people.values[:, part] - result.bias[people.scanner, part]
-        known = np.isfinite(y)
-        y = np.where(known, y, 0.0)
-        noise = np.where(known, result.noise[people.scanner, part] / people.n_scans[:, None], 0.0)
-        n = np.maximum(who @ known, 1.0)
-        mean, of_mean, n_of = (who @ y / n)[people.person], (who @ noise / n**2)[people.person], n[people.person]
-        is_compared = known & (n_of > 1)
-        observed += np.sum(np.where(is_compared, (y - mean) ** 2, 0.0), axis=1)
-        expected += np.sum(np.where(is_compared, noise * (1 - 2 / n_of) + of_mean, 0.0), axis=1)
-    n_cells, n_used = len(people.person), result.n_estimated
-    expected *= max(0.0, 1 - n_used / max(1, n_cells - len(people.people)))
+    _, observed, expected, _ = result.of_travelers
     rows = {}
     for k, name in enumerate(people.scanners):
         cells = np.flatnonzero(people.scanner == k)
@@ -55,6 +43,13 @@ def check_travelers(result: BeforeAfter) -> pd.DataFrame | None:
         if len(cells) >= LEAST_TRAVELERS:
             left = [np.delete(cells, j) for j in range(len(cells))]
             without = np.array([observed[each].sum() / expected[each].sum() for each in left])
-            error = float(np.sqrt((len(cells) - 1) * without.var()))
-        rows[name] = {"ratio": ratio, "ratio_q05": max(0.0, ratio - Z90 * error), "ratio_q95": ratio + Z90 * error}
+            error = float(np.sqrt((len(cells) - 1) * without.var()) * stdtrit(len(cells) - 1, 0.95))
+        rows[name] = {"ratio": ratio, "ratio_q05": max(0.0, ratio - error), "ratio_q95": ratio + error}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("scanner") if rows else None
+
+
+def find_unusual(table: pd.DataFrame | None) -> tuple[list[str], list[str]]:
+    """Name the scanners of this table whose travelers differ by clearly more than noise predicts, and by clearly less."""
+    if table is None:
+        return [], []
+    return [*map(str, table.index[table["ratio_q05"] > HIGH])], [*map(str, table.index[table["ratio_q95"] < LOW])]

@@ -7,6 +7,7 @@ import re
 import pandas as pd
 
 from bayesharm.analysis.units import describe_slopes
+from bayesharm.errors import listed
 from bayesharm.model.labels import Scale
 from bayesharm.reporting.run_view import RunView
 
@@ -28,6 +29,16 @@ def named(view: RunView, label: object) -> str:
 def removed(view: RunView) -> str:
     """Return the words for the effect that harmonizing removes."""
     return SOURCES.get(view.removed_effect, view.removed_effect)
+
+
+def not_in_noise(view: RunView) -> str:
+    """Name the differences between the harmonized scans of a traveler that are not noise; empty without any."""
+    spec = view.posterior.spec
+    changes = sorted({family.slope for family in spec.slopes})
+    parts = [f"changes with {', '.join(changes)}"] if changes else []
+    parts += ["covariates that differ between a traveler's scans"] * bool(spec.covariates or spec.formula)
+    parts += ["gains of the scanners"] * (spec.gain == "scanner")
+    return listed(parts, 3) if parts else ""
 
 
 def capitalized(words: str) -> str:

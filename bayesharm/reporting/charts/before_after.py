@@ -46,6 +46,11 @@ def people_chart(result: BeforeAfter, features: list[str], feature: int, unit: t
     table = table[np.isfinite(before)].sort_values(["person", "order"], kind="stable")
     who = "travelers" if people.has_travelers else "people"
     lines = "Each line is a traveler" if people.has_travelers else "The line is the mean of all scans on a scanner"
+    flat = (
+        "If scanners did not matter, lines would be flat, but for noise."
+        if people.has_travelers
+        else "Differences that remain are also those between the people of the scanners."
+    )
     points = " Points are means of a person's scans on a scanner." if people.has_travelers else ""
     parts = [_people_panel(stage) for stage in STAGES]
     chart: dict[str, Any] = {
@@ -58,8 +63,7 @@ def people_chart(result: BeforeAfter, features: list[str], feature: int, unit: t
     return Chart(
         chart,
         f"{lines}, before and after harmonization, in one feature (first shown: {name}, where scanners differ most). "
-        f"Scanners are in the order of their bias.{points} Values are in {units}. If scanners did not matter, lines "
-        "would be flat, but for noise.",
+        f"Scanners are in the order of their bias.{points} Values are in {units}. {flat}",
         f"Two line charts of {who} across {len(people.scanners)} scanners in the feature {name}, before and after "
         f"harmonization. The estimated biases range from {short(sd * result.bias[:, feature].min())} to "
         f"{short(sd * result.bias[:, feature].max())}; the lines after harmonization lack these shifts.",

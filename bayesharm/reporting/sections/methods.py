@@ -16,7 +16,7 @@ GLOSSARY = {
     "Feature": "a measure with one value per scan, such as an edge of a connectome or the thickness of a region.",
     "Sd of a feature": "standard deviation of the feature over all scans of the fit; the unit of most numbers here.",
     "90% interval": "the true value lies in it with a probability of 90%, given the model.",
-    "±": "one posterior standard deviation.",
+    "±": "one posterior standard deviation; after a root mean square over features, that of a single feature.",
     "Prior, posterior": "knowledge before and after the data.",
     "From the data": "share of the information on an effect that comes from the data and not from the prior.",
     "Noise variance ratio": "noise variance of a scanner relative to the average scanner.",
@@ -41,17 +41,21 @@ def describe_methods(view: RunView) -> Section:
     how = (
         "The posterior was approximated without sampling (preview)."
         if view.is_preview
-        else f"The posterior was sampled by NUTS with {settings.get('chains', 4)} chains per feature; a feature counts as "
+        else f"The posterior was sampled by {'Gibbs sampling' if posterior.spec.has_tails else 'NUTS'} with "
+        f"{settings.get('chains', 4)} chains per feature; a feature counts as "
         f"converged with R-hat below {settings.get('max_rhat', 1.01)} and at least {settings.get('target_ess', 400)} "
         f"effective draws ({int(view.summary.features['converged'].sum()):,} of {about['n_features']:,} features)."
     )
+    noise = f"{'heavy-tailed ' * posterior.spec.has_tails}noise"
+    if posterior.spec.noise_ratio != "homogeneous":
+        noise += " whose variance differs between scanners"
     text = (
         f"We removed {removed(view)} from {count(about['n_features'], 'feature')} of {count(about['n_scans'], 'scan')} on "
         f"{count(about['n_scanners'], 'scanner')} with bayesharm {version} (model {about['model']}). "
         f"{describe_linkage(view)} The hierarchical Bayesian model has {effects} as sources of variation"
         + (f", linear effects of {', '.join(covariates)}" if covariates else "")
-        + f", and noise whose variance differs between scanners. {how} We subtracted the posterior mean of the effect of "
-        f"its scanner from each scan (seed {about['seed']}). The expected share of the variance between scanners that "
+        + f", and {noise}. {how} We subtracted the posterior mean of the effect of its "
+        f"scanner from each scan (seed {about['seed']}). The expected share of the variance between scanners that "
         f"this removes is {view.before_after.share_removed:.0%}. The decomposition follows Yamashita et al. (2019)."
     )
     sentences = [

@@ -8,6 +8,7 @@ from bayesharm.errors import listed
 from bayesharm.reporting.charts.base import plus_minus, short
 from bayesharm.reporting.charts.before_after import people_chart, spread_chart
 from bayesharm.reporting.charts.scanners import bias_chart
+from bayesharm.reporting.predictive_check import check_travelers, find_unusual
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Light, Overview
 from bayesharm.reporting.sections.commands import harmonize_command
@@ -52,8 +53,8 @@ def _on_change(view: RunView) -> list[str]:
     ]
     if result.is_little:
         sentences.append(
-            "The estimated biases are smaller than their uncertainty: this study hardly detects differences between "
-            "scanners, and harmonizing changes little."
+            "The estimated biases are smaller than their uncertainty: harmonizing removes less than half of the variance "
+            "between scanners."
         )
     if (observed := result.observed()) is not None:
         sentences.append(
@@ -87,9 +88,15 @@ def _linkage(view: RunView) -> Light:
     design = view.posterior.design
     component = design["component"].values
     n_groups, n_scanners = len(set(component)), len(component)
+    if view.removed_effect == "site" and n_groups < n_scanners:
+        return Light(
+            question, BAD,
+            "No: people traveled, but this model has no sampling bias. Harmonizing also removes real differences between "
+            "the people of different scanners.",
+        )  # fmt: skip
     if n_groups == 1:
-        n = int(design["n_travelers"].values.max()) if n_scanners > 1 else 0
-        return Light(question, GOOD, f"Yes: travelers link all scanners, up to {count(n, 'traveler')} on one.")
+        n = int(design["n_travelers"].values.min())
+        return Light(question, GOOD, f"Yes: travelers link all scanners, at least {count(n, 'traveler')} on each.")
     if n_groups == n_scanners:
         return Light(
             question, BAD,
@@ -108,7 +115,7 @@ def _knowledge(view: RunView) -> Light:
     question = "Is the bias of each scanner known?"
     table = view.summary.scanners
     share = table["from_data"]
-    weak = [str(name) for name in share.index[share < MOSTLY_PRIOR]]
+    weak = [str(name) for name in share.index[~(share >= MOSTLY_PRIOR)]]
     mean = f"On average {share.mean():.0%} of the information on a scanner comes from the data."
     if not weak:
         return Light(question, GOOD, f"Yes. {mean}")
@@ -119,12 +126,20 @@ def _knowledge(view: RunView) -> Light:
 def _data(view: RunView) -> Light:
     question = "Do the data raise doubts?"
     findings, notes = view.posterior.run.get("findings", ()), view.summary.notes
-    if not notes:
+    beyond = _beyond_noise(view)
+    if not notes and not beyond:
         return Light(question, GOOD, "No findings on the data and no caveats.")
     words = [count(len(findings), "finding")] if findings else []
     n_others = len(notes) - len(findings)
     words += [count(n_others, "caveat")] if n_others > 0 else []
-    return Light(question, CAREFUL, f"{' and '.join(words)}, listed under \u201cAre the results reliable?\u201d.")
+    answer = [f"{' and '.join(words)}, listed under \u201cAre the results reliable?\u201d."] if words else []
+    if beyond:
+        answer.append(f"Harmonized scans of travelers differ by more than noise predicts on {listed(beyond)}.")
+    return Light(question, CAREFUL, " ".join(answer))
+
+
+def _beyond_noise(view: RunView) -> list[str]:
+    return find_unusual(check_travelers(view.before_after))[0]
 
 
 def _verdict(view: RunView, lights: tuple[Light, ...]) -> tuple[str, str]:
@@ -136,8 +151,8 @@ def _verdict(view: RunView, lights: tuple[Light, ...]) -> tuple[str, str]:
     if linked.level == BAD:
         return BAD, "Use with care: scanners and their people cannot be told apart."
     if view.before_after.is_little:
-        return CAREFUL, "Usable, but little scanner bias is detectable: harmonizing will change little."
-    if any(light.level != GOOD for light in (converged, linked, lights[2])):
+        return CAREFUL, "Usable, but the estimated biases are smaller than their uncertainty."
+    if any(light.level != GOOD for light in (converged, linked, lights[2])) or _beyond_noise(view):
         return CAREFUL, "Usable, with the restrictions below."
     return GOOD, "Ready to use."
 
@@ -160,7 +175,9 @@ def _steps(view: RunView, lights: tuple[Light, ...]) -> tuple[str, ...]:
     elif lights[0].level == BAD:
         steps.append("Look at the features that have not converged, under \u201cConvergence of each feature\u201d.")
     steps.append(f"Harmonize: `{harmonize_command(view)}`")
-    if view.removed_effect == "site":
+    if view.removed_effect == "site" and view.posterior.design["n_travelers"].values.any():
+        steps.append("Some people traveled: fit with `--model traveling_and_cohort`, which separates scanners from people.")
+    elif view.removed_effect == "site":
         steps.append("Scan a few people on several scanners: only travelers separate scanners from their people.")
     steps.append(
         "Carry the uncertainty of the correction into your analysis: `bayesharm.propagate`, or draws with `--draws 20`."

@@ -12,15 +12,15 @@ from bayesharm.errors import listed
 from bayesharm.fitting.settings import Settings
 from bayesharm.reporting.charts.scanners import check_chart
 from bayesharm.reporting.charts.sources import histogram
-from bayesharm.reporting.predictive_check import check_travelers
+from bayesharm.reporting.predictive_check import check_travelers, find_unusual
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
+from bayesharm.reporting.words import not_in_noise
 
 SENSITIVITY_COLUMNS = {
     "value": "value", "value_q05": "value_q05", "value_q95": "value_q95", "weaker": "wider", "stronger": "narrower",
     "prior": "to the prior", "likelihood": "to the data", "diagnosis": "diagnosis",
 }  # fmt: skip
-HIGH, LOW = 1.2, 0.8  # ratio of observed to expected variance beyond which a scanner is named
 MAX_NAMED = 200  # features in the table of those that have not converged
 
 
@@ -39,17 +39,20 @@ def describe_fit(view: RunView) -> Section | None:
     table = check_travelers(view.before_after)
     if table is None or table.dropna().empty:
         return None
-    high, low = table.index[table["ratio_q05"] > HIGH], table.index[table["ratio_q95"] < LOW]
+    high, low = find_unusual(table)
     sentences = [
         "The model says that a scan is the person, one bias for each scanner and feature, and noise. If so, the "
         "harmonized scans of a traveler differ between scanners by noise alone."
     ]
-    if len(high):
-        sentences.append(f"They differ by clearly more on {listed(map(str, high))}.")
-    if len(low):
-        sentences.append(f"They differ by clearly less on {listed(map(str, low))}.")
-    if not len(high) and not len(low):
-        sentences.append("They do, on all scanners.")
+    if high:
+        sentences.append(f"They differ by clearly more on {listed(high)}.")
+    if low:
+        sentences.append(f"They differ by clearly less on {listed(low)}.")
+    if not high and not low:
+        where = "on all scanners" if table["ratio_q05"].notna().all() else "on all scanners with three travelers or more"
+        sentences.append(f"They do, {where}, as far as the intervals tell.")
+    if others := not_in_noise(view):
+        sentences.append(f"In this run they also differ by {others}, which is not part of the expected variance.")
     return Section("Does the model fit the scans?", sentences, (), (check_chart(table),))
 
 
@@ -61,9 +64,10 @@ def describe_prior_sensitivity(view: RunView) -> Section:
     )
     order = np.argsort(-frame["prior"].to_numpy(), kind="stable")
     caption = (
-        f"Posterior mean with its 90% interval, in {view.units} (scales and biases) or relative to the average scanner "
-        "(ratios); the posterior mean with hyperpriors √2 times as wide, and as narrow; sensitivity to the power of "
-        "the prior and the likelihood, large above 0.05. Shares of variance: those of a typical feature, in the population."
+        f"Posterior mean with its 90% interval, in {view.units} (scales, and biases as root mean squares that include their "
+        "uncertainty) or relative to the average scanner (ratios); the posterior mean with hyperpriors √2 times as wide, "
+        "and as narrow; sensitivity to the power of the prior and the likelihood, large above 0.05. Shares of variance: "
+        "those of a typical feature, in the population."
     )
     table = Table(frame.iloc[order].set_index("name").rename(columns=SENSITIVITY_COLUMNS), caption)
     return Section("Do the numbers depend on the priors?", result.conclusions(), (table,), caveats=result.notes)

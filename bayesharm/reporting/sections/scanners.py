@@ -27,8 +27,8 @@ def describe_scanners(view: RunView) -> Section:
     ]
     if view.before_after.is_little:
         sentences.append(
-            "The estimated biases are smaller than their uncertainty: this study hardly detects any difference between "
-            "scanners, and harmonizing changes little."
+            "The estimated biases are smaller than their uncertainty: harmonizing removes less than half of the variance "
+            "between scanners."
         )
     sentences += describe_noise(table)
     charts: list[Chart] = [bias_chart(table), ratio_chart(table, "noise_ratio", "Noise variance ratio")]
