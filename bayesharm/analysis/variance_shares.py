@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.units import slope_columns
+from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.results.nodes import read_scales
 from bayesharm.results.posterior import Posterior
 
@@ -14,8 +15,8 @@ def variance_shares(posterior: Posterior) -> pd.Series:
     """Compute the share of each source in the variance over the scans of a study, mean over features.
 
     The variance of a source is that of its effects over the scans, uncertainty included; for people scanned once, whose
-    effects are not estimated, that of their population; for noise, the mean over scans. Covariances between sources, such as
-    diagnoses that are frequent on some scanners, are left out.
+    effects are not estimated, that of their population; for noise, the mean over scans, and with Student-t noise that of
+    good values. Covariances between sources, such as diagnoses that are frequent on some scanners, are left out.
 
     Parameters
     ----------
@@ -49,8 +50,7 @@ def variance_shares(posterior: Posterior) -> pd.Series:
         family = posterior.scales.sel(family=label)
         square = (family["mean"].values ** 2 + family["sd"].values ** 2) / unit**2
         if scale.family == "noise":
-            ratio = posterior.hyper["noise_ratio"].values.reshape(-1, len(n_scans)).mean(axis=0)
-            variance["noise"] = square * float(ratio @ n_scans / total)
+            variance["noise"] = n_scans @ noise_variances(posterior) / total
         elif scale.family in variance and _is_participant(posterior, scale.family):
             known = posterior.effect(scale.family)["n_scans"].values.sum()
             variance[scale.family] = variance[scale.family] + square * max(0.0, 1 - known / total)
@@ -58,6 +58,22 @@ def variance_shares(posterior: Posterior) -> pd.Series:
             variance[scale.family] = square  # everybody was scanned once
     mean_variance = pd.Series({name: float(np.nanmean(values)) for name, values in variance.items()}, name="share")
     return (mean_variance / mean_variance.sum()).sort_values(ascending=False, kind="stable").rename_axis("source")
+
+
+def noise_variances(posterior: Posterior) -> np.ndarray:
+    """Return the noise variance of a scan of each scanner, (scanner, feature), in squared sd of the feature.
+
+    Relative noise variances of single scans are left out; with Student-t noise it is the variance of a good value.
+    """
+    scales = posterior.scales
+    square = scales["mean"].values ** 2 + scales["sd"].values ** 2
+    family, term, group = (scales[name].values for name in ("family", "term", "group"))
+    ratio = posterior.hyper["noise_ratio"].values.reshape(-1, len(posterior.scanners)).mean(axis=0)
+    noise = ratio[:, None] * square[family == "noise"] / scales["feature_scale"].values ** 2
+    for k, scanner in enumerate(posterior.scanners):
+        own = (term == NOISE_RATIO) & (group == scanner)
+        noise[k] *= square[own][0] if own.any() else 1.0
+    return noise
 
 
 def _is_participant(posterior: Posterior, name: str) -> bool:

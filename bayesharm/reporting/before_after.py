@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bayesharm.model.labels import NOISE_RATIO
+from bayesharm.analysis.variance_shares import noise_variances
 from bayesharm.reporting.people import PeopleMeans, people_means
 from bayesharm.results.posterior import Posterior
 
@@ -42,7 +42,7 @@ class BeforeAfter:
         """Read biases and means of people from a run."""
         effect, unit = posterior.effect(posterior.spec.removed_effect), posterior.scales["feature_scale"].values
         mean, sd, correlation = (effect[name].values for name in ("mean", "sd", "correlation"))
-        return cls(mean / unit, sd / unit, correlation, _noise(posterior), people_means(posterior))
+        return cls(mean / unit, sd / unit, correlation, noise_variances(posterior), people_means(posterior))
 
     @property
     def before(self) -> np.ndarray:
@@ -109,16 +109,3 @@ class BeforeAfter:
         if n == 0:
             return None
         return float(np.sqrt(before / n)), float(np.sqrt(after / n)), float(np.sqrt(max(0.0, noise) / n))
-
-
-def _noise(posterior: Posterior) -> np.ndarray:
-    """Return the noise variance of each scanner and feature, in squared sd of the feature."""
-    scales = posterior.scales
-    square = scales["mean"].values ** 2 + scales["sd"].values ** 2
-    family, term, group = (scales[name].values for name in ("family", "term", "group"))
-    ratio = posterior.hyper["noise_ratio"].values.reshape(-1, len(posterior.scanners)).mean(axis=0)
-    noise = ratio[:, None] * square[family == "noise"] / scales["feature_scale"].values ** 2
-    for k, scanner in enumerate(posterior.scanners):
-        own = (term == NOISE_RATIO) & (group == scanner)
-        noise[k] *= square[own][0] if own.any() else 1.0
-    return noise

@@ -90,7 +90,8 @@ def check_chart(table: pd.DataFrame) -> Chart:
         ),
         "Differences between the harmonized scans of travelers, relative to those that noise predicts (dashed: 1), with 90% "
         "intervals over travelers. Above 1: people differ on this scanner by more than one bias and noise, for "
-        "example because the scanner changed.",
+        "example because the scanner changed. Deviations are from a person's mean over scanners, so that one scanner that "
+        "deviates raises those of the same people, too.",
         f"Points with intervals of {len(shown)} scanners; largest ratio: {largest}, {short(table.loc[largest, 'ratio'])}.",
         table.reset_index(),
     )

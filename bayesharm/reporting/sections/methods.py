@@ -14,7 +14,8 @@ GLOSSARY = {
     "Site effect": "measurement and sampling bias together, where nobody traveled.",
     "Traveler": "a person with scans on several scanners.",
     "Feature": "a measure with one value per scan, such as an edge of a connectome or the thickness of a region.",
-    "Sd of a feature": "standard deviation of the feature over all scans of the fit; the unit of most numbers here.",
+    "Sd of a feature": "standard deviation of the feature over all scans of the fit; with --feature-scaling common, the "
+    "root mean square of these over features. The unit of most numbers here.",
     "90% interval": "the true value lies in it with a probability of 90%, given the model.",
     "±": "one posterior standard deviation; after a root mean square over features, that of a single feature.",
     "Prior, posterior": "knowledge before and after the data.",
