@@ -204,6 +204,22 @@ def test_plots_can_share_a_figure(found):
     assert left.get_title(loc="left") == "Size of each source of variation" and right.lines
 
 
+def test_notebooks_show_a_figure(found):
+    """In a kernel of its own, as a notebook has one: with a picture, and without remarks of progress bars."""
+    figure = draw_plot("contributions", found)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    code = """
+import sys, types
+import IPython
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("ipykernel.zmqshell")  # by which tqdm knows a notebook
+IPython.get_ipython = lambda: None
+import bayesharm.inference.joint
+assert "tqdm.notebook" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "IProgress" not in done.stderr, done.stderr
+
+
 def test_a_preview_says_so_and_has_no_variance_components():
     found = RunView(make_posterior(settings={"preview": True}))
     assert possible_plots(found) == ["contributions", "scales", "scanners", "bias", "distance", "dendrogram"]

@@ -382,6 +382,21 @@ def test_negative_values_where_none_were_are_noted(data_dir):
     assert any("codes for 'missing' (-9999)" in note for note in with_code.notes)
 
 
+def test_negative_values_are_normal_where_values_were_positive_by_chance():
+    from bayesharm.harmonization.value_notes import ValueNotes
+
+    rng = np.random.default_rng(0)
+    fisher_z = rng.normal(0.25, 0.1, (120, 400))  # symmetric: some columns are positive by chance
+    volumes = rng.lognormal(0, 0.8, (120, 50))
+    counts = rng.poisson(3, (120, 50)).astype(float)
+    assert 50 < (fisher_z.min(0) > 0).sum() < 390
+    for values, is_amount in ((fisher_z, False), (volumes, True), (counts, True)):
+        values[5, ::2] = np.nan
+        notes = ValueNotes(may_be_amounts=True)
+        notes.add(np.arange(values.shape[1]).astype(str), values, values - 0.5 * np.nanstd(values, 0))
+        assert bool(notes.sentences()) == is_amount
+
+
 # --- anything
 
 

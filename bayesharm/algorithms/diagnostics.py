@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpyro.diagnostics import effective_sample_size, gelman_rubin
 from scipy.special import ndtri
+
+from bayesharm.algorithms.numpyro_parts import effective_sample_size, gelman_rubin
 
 MAX_RHAT = 1.01  # the limit that Vehtari et al. (2021) recommend
 MIN_ESS = 400.0  # bulk effective sample size, likewise: 100 for each of four chains

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from numpyro.infer.hmc import hmc
+
+from bayesharm.algorithms.numpyro_parts import hmc
 
 Array = jax.Array
 Potential = Callable[[Any, Any, Array], Array]  # (shared, batched, positions (dimension, batch)) -> (batch,)

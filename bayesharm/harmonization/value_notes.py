@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import skew
 
 from bayesharm.data.screening.coding import find_codes
 from bayesharm.data.screening.words import MISSING_CODES
 from bayesharm.errors import shorten
 
 LEAST_SCANS = 20  # fewer do not tell that a feature cannot be negative
+SKEWED = 4.0  # skewness, in standard errors of that of normal values, from which values crowd above 0
+
+
+def ends_at_zero(values: np.ndarray) -> bool:
+    """Return whether values that are not negative are amounts, which cannot be: they reach 0, or crowd above it.
+
+    Symmetric values near 0, such as correlations, may be positive by chance; that a few become negative is normal.
+    """
+    return bool(np.nanmin(values) == 0 or skew(values, nan_policy="omit") > SKEWED * np.sqrt(6 / np.isfinite(values).sum()))
 
 
 class ValueNotes:
@@ -36,8 +46,10 @@ class ValueNotes:
         amounts = np.flatnonzero(low >= 0)
         if amounts.size and self.may_be_amounts:
             count = np.count_nonzero(after[:, amounts] < 0, axis=0)
-            self.n_negative += int(count.sum())
-            self.negative += names[amounts[count > 0]].tolist()
+            for k, n in zip(amounts[count > 0], count[count > 0], strict=True):
+                if ends_at_zero(before[:, k]):
+                    self.n_negative += int(n)
+                    self.negative.append(str(names[k]))
         for k in np.flatnonzero(np.isin(low, MISSING_CODES) | np.isin(high, MISSING_CODES)):
             if (is_code := find_codes(before[:, k])[0]).any():
                 self.coded.append(str(names[k]))

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.infer.hmc import hmc
 
 from bayesharm.algorithms.devices import working_on
 from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, diagnose
+from bayesharm.algorithms.numpyro_parts import hmc
 from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, stage_key
 from bayesharm.inference.gaussian_likelihood import GaussianLikelihood

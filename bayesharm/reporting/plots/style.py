@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,9 +68,18 @@ def colors_of(families: Sequence[str], scales: Mapping[str, Scale] | None = None
     return [colors[name] for name in names]
 
 
+class ShownFigure(Figure):
+    """A figure that notebooks show, whether or not pyplot was imported."""
+
+    def _repr_png_(self) -> bytes:
+        data = BytesIO()
+        save_figure(self, data)
+        return data.getvalue()
+
+
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """Return an empty figure outside pyplot; height and width in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return ShownFigure(figsize=(width, height), layout="constrained")
 
 
 @styled
