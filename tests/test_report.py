@@ -278,7 +278,8 @@ def test_the_noise_of_a_scan_has_the_ratio_of_its_feature():
     )
     own["mean"][:], own["sd"][:] = 1.5, 0.2
     posterior.tree["scales"] = xr.DataTree(xr.concat([scales, own], "family", data_vars="minimal"))
-    np.testing.assert_allclose(BeforeAfter.of(posterior).noise, expected * np.array([[1], [1.5**2 + 0.2**2], [1]]))
+    expected = ratio[:, None] * scales["mean"].sel(family="noise").values ** 2 / 4
+    np.testing.assert_allclose(BeforeAfter.of(posterior).noise, expected * np.array([[1], [1.5**2], [1]]))
 
 
 def test_the_page_has_the_numbers_of_each_feature(small_run):

@@ -63,11 +63,12 @@ def variance_shares(posterior: Posterior) -> pd.Series:
 def noise_variances(posterior: Posterior) -> np.ndarray:
     """Return the noise variance of a scan of each scanner, (scanner, feature), in squared sd of the feature.
 
-    Relative noise variances of single scans are left out; with Student-t noise it is the variance of a good value.
+    Relative noise variances of single scans are left out; with Student-t noise it is the variance of a good value. Where
+    features have noise ratios, it is the product of squared posterior means: errors of sigma and of the ratios cancel.
     """
     scales = posterior.scales
-    square = scales["mean"].values ** 2 + scales["sd"].values ** 2
     family, term, group = (scales[name].values for name in ("family", "term", "group"))
+    square = scales["mean"].values ** 2 + (0.0 if NOISE_RATIO in term else scales["sd"].values ** 2)
     ratio = posterior.hyper["noise_ratio"].values.reshape(-1, len(posterior.scanners)).mean(axis=0)
     noise = ratio[:, None] * square[family == "noise"] / scales["feature_scale"].values ** 2
     for k, scanner in enumerate(posterior.scanners):
