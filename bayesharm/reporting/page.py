@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from bayesharm.reporting.section import Chart, Overview, Picture, Section, Table
 from bayesharm.reporting.vega import vega
 
 MAX_ROWS = 1000  # rows of a table in the page; the commands write complete tables
+IN_ADDRESSES = " !$'()*+,/:;=?@[]^`{|}"  # signs of a picture that its address may hold; the others are written as %..
 MARKS = {"good": "✓", "careful": "!", "bad": "✕"}
 MAX_TOGETHER = 4  # sentences of a paragraph; more become a list
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # control and direction marks
@@ -123,7 +126,8 @@ class _Renderer:
         self.n_figures += 1
         caption = f"<figcaption><b>Figure {self.n_figures}.</b> {safe(figure.caption)}</figcaption>"
         if isinstance(figure, Picture):
-            return f'<figure><div class="plot">{_image(figure.svg, figure.alt)}</div>{caption}</figure>'
+            image = f'<img alt="{safe(figure.alt)}" src="data:image/webp;base64,{_to_text(figure.webp)}">'
+            return f'<figure><div class="plot">{image}</div>{caption}{_scene(figure.scene)}</figure>'
         now = '<p class="now">Feature: <b class="feature"></b> <span class="missing"></span></p>' if figure.live else ""
         behind = ""
         if figure.table is not None:
@@ -144,8 +148,21 @@ def _list(sentences: Sequence[str]) -> str:
 
 def _image(svg: str, alt: str) -> str:
     """Embed a picture, which runs no script and shares no names with the page."""
-    code = base64.b64encode(svg.encode()).decode()
-    return f'<img alt="{safe(alt)}" src="data:image/svg+xml;base64,{code}">'
+    return f'<img alt="{safe(alt)}" src="data:image/svg+xml,{quote(svg, safe=IN_ADDRESSES)}">'
+
+
+def _scene(page: str) -> str:
+    """Embed a page in 3D, compressed; the script of the report opens it in a frame without rights."""
+    if not page:
+        return ""
+    packed = _to_text(gzip.compress(page.encode(), 9, mtime=0))
+    return (
+        f'<details class="scene"><summary>In 3D, to be turned</summary><script type="text/plain">{packed}</script></details>'
+    )
+
+
+def _to_text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _with_code(text: str) -> str:

@@ -40,14 +40,17 @@ class Picture:
 
     Attributes
     ----------
-    svg : str
+    webp : bytes
     caption, alt : str
         As for :class:`Chart`.
+    scene : str
+        A page of its own with the figure in 3D, which opens on demand; empty for a figure without.
     """
 
-    svg: str
+    webp: bytes
     caption: str
     alt: str
+    scene: str = ""
 
 
 @dataclass(frozen=True, eq=False)

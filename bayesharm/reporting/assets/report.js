@@ -373,6 +373,14 @@
 
   // ---------------------------------------------------------------- the page
 
+  async function openScene(details) {
+    const frame = make("iframe", { title: one("summary", details).textContent });
+    frame.setAttribute("sandbox", "allow-scripts"); // a page without rights; the policy of this one holds there too
+    details.append(frame);
+    const packed = new Blob([bytes(one("script", details).textContent)]).stream();
+    frame.srcdoc = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
   function setUpPage() {
     const root = document.documentElement, button = one("#theme");
     root.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
@@ -391,6 +399,9 @@
     }
     for (const folded of all("details.folded")) {
       folded.addEventListener("toggle", () => folded.open && all("figure.chart:not([data-drawn])", folded).forEach(draw));
+    }
+    for (const scene of all("details.scene")) {
+      scene.addEventListener("toggle", () => scene.open && !one("iframe", scene) && openScene(scene));
     }
     for (const link of all("aside nav a")) {
       link.addEventListener("click", () => {

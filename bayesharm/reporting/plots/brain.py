@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from bayesharm.errors import BayesharmError
 from bayesharm.reporting.plots.style import (
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_REGIONS = 20  # rows of the figure of regions
 MAX_EDGES = 20  # edges of the connectome that a reader can distinguish
+MAX_SCENE_NAME = 40  # characters of the name of a region
 BELOW_TITLE = (0.0, 0.0, 0.91, 0.87)  # left, bottom, width and height in the figure
 
 
@@ -144,26 +148,51 @@ def plot_connectome(run: Posterior | RunView, family: str | None = None) -> Figu
     """
     view = as_run_view(run)
     family = family or view.mapped_effect
+    square, coordinates = _largest_edges(view, family)
+    low, high = color_limits(square[square > 0])
+    figure = new_figure(3.1)
+    figure.set_layout_engine("none")
+    _nilearn().plot_connectome(
+        square, coordinates.to_numpy(float), figure=figure, node_size=8, node_color="0.2", edge_cmap=SEQUENTIAL,
+        edge_vmin=low, edge_vmax=high, colorbar=False, edge_kwargs={"lw": 1}, axes=BELOW_TITLE,
+    )  # fmt: skip
+    title = f"The {np.count_nonzero(square) // 2} of {len(view.edges):,} edges with the largest {family} effects"
+    _label(figure, title, f"Sd of the effects ({view.units})", low, high)
+    return finish(figure, view)
+
+
+def connectome_scene(view: RunView) -> str:
+    """Return the edges of :func:`plot_connectome` in 3D, to be turned, with the names of their regions.
+
+    The HTML is a page of its own, which needs no network.
+    """
+    square, coordinates = _largest_edges(view, view.mapped_effect)
+    draw, names = _nilearn().view_connectome, [_plain(name) for name in coordinates.index]
+    labels = {"node_labels": names} if "node_labels" in signature(draw).parameters else {}  # since nilearn 0.14
+    scene = draw(
+        square, coordinates.to_numpy(float), edge_cmap=SEQUENTIAL, symmetric_cmap=False, node_color="#333333",
+        colorbar_fontsize=12, **labels,
+    )  # fmt: skip
+    html = re.sub("<link[^>]*>", "", str(scene.html))  # an icon from the network
+    return html.replace("$(window).resize(surfaceRelayout);", "")  # fails before the first picture
+
+
+def _plain(name: str) -> str:
+    """Replace signs that could be read as HTML, and invisible ones."""
+    return "".join(sign if sign.isprintable() and sign not in "<>&" else "·" for sign in str(name))[:MAX_SCENE_NAME]
+
+
+def _largest_edges(view: RunView, family: str) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the largest effects of edges, region × region, 0 for all others, and the coordinates of their regions."""
     coordinates, edges = view.region_coordinates, view.edges
     sizes = view.variance_components.features[f"finite_sd_{family}"].to_numpy()
     row = {name: k for k, name in enumerate(coordinates.index)}
-    largest = np.argsort(-np.nan_to_num(sizes), kind="stable")[:MAX_EDGES]
     square = np.zeros((len(coordinates), len(coordinates)))
-    for k in largest:
+    for k in np.argsort(-np.nan_to_num(sizes), kind="stable")[:MAX_EDGES]:
         a, b = row[edges.node_a.iloc[k]], row[edges.node_b.iloc[k]]
         square[a, b] = square[b, a] = sizes[k]
-    low, high = color_limits(sizes[largest])
-    figure = new_figure(3.1)
-    figure.set_layout_engine("none")
     has_edge = square.any(0)
-    _nilearn().plot_connectome(
-        square[np.ix_(has_edge, has_edge)], coordinates.to_numpy(float)[has_edge], figure=figure, node_size=8,
-        node_color="0.2", edge_cmap=SEQUENTIAL, edge_vmin=low, edge_vmax=high, colorbar=False,
-        edge_kwargs={"lw": 1}, axes=BELOW_TITLE,
-    )  # fmt: skip
-    title = f"The {len(largest)} of {len(sizes):,} edges with the largest {family} effects"
-    _label(figure, title, f"Sd of the effects ({view.units})", low, high)
-    return finish(figure, view)
+    return square[np.ix_(has_edge, has_edge)], coordinates[has_edge]
 
 
 def _label(figure: Figure, title: str, subtitle: str, low: float, high: float) -> None:
