@@ -2,10 +2,11 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test check lint docs calibrate mutations comparators lock test-lowest test-newest audit release-check clean
+.PHONY: help demo test test-slow check lint docs calibrate mutations comparators lock test-lowest test-newest audit release-check clean
 help:
 	@echo "make demo    install, run the main job on a simulated study, print the results and where they are"
-	@echo "make test    install, check style, types and architecture, run all tests (PYTEST='-k name' for some)"
+	@echo "make test    install, check style, types and architecture, run the tests (PYTEST='-k name' for some)"
+	@echo "make test-slow  the tests that fit studies of their own, for a quarter of an hour more"
 	@echo "make check   style, types, architecture and the fast tests, for daily work"
 	@echo "make lint    the checks of 'make test' without the tests"
 	@echo "make docs    the documentation site, in build/docs (runs the tutorials; results are kept for the next time)"
@@ -22,8 +23,13 @@ help:
 demo: $(READY)
 	$(BIN)/bayesharm demo
 
+ALL_TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(ALL_TESTS) -m "not slow" $(PYTEST)
+
+test-slow: $(READY)
+	$(ALL_TESTS) -m slow $(PYTEST)
 
 # Test files without a fit that have little to compile.
 FAST := docs spec design scans dataset features metrics definition identifiability diagnostics

@@ -27,12 +27,23 @@ LONGEST = (
     "protocol", "joint", "notebooks", "gain", "devices", "models_command",
 )  # fmt: skip
 
+# Fixtures that fit a study for one file, in more than a quarter of a minute: tests that use one are slow (`make test-slow`).
+SLOW_FIXTURES = {
+    "evaluate": {"found"}, "gain": {"fitted"}, "joint": {"exact", "learned"}, "labels": {"cases"},
+    "model_comparison": {"runs"}, "noise_ratio": {"posterior"}, "population_structure": {"results"},
+    "protocol": {"simulated", "posterior"}, "reference_models": {"simulated"}, "rpn": {"results"},
+    "student_t": {"calibrated", "robust"}, "transform": {"fits"},
+}  # fmt: skip
+
 N_SMALL = 100  # features of `small_study`: with few of them the hyperparameters are hardly known
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    for item in items:
+        if SLOW_FIXTURES.get(item.path.stem.removeprefix("test_"), set()) & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

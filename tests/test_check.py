@@ -635,6 +635,7 @@ def test_no_jax_is_imported(folder):
     assert run.returncode == 0, run.stderr.decode()
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_number_of_scans_only():
     """Four times the scans take less than twelve times as long: nothing grows with the square of the number of people."""
 

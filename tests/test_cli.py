@@ -220,6 +220,7 @@ def test_the_same_seed_gives_the_same_bytes_from_the_shell_and_from_python(small
     assert [str(path) for path in first if first[path] != again[path]] == []
 
 
+@pytest.mark.slow
 def test_a_preview_is_near_the_posterior_and_says_what_it_is(small_study, small_run, tmp_path):
     files = (small_study / "scans.csv", small_study / "features.npy")
     shown = run("fit", *files, "--seed", "1", "--preview", "--log", tmp_path / "log.txt", "--out", tmp_path / "run").output

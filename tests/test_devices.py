@@ -44,6 +44,7 @@ def sample(folder, block_size):
         }
 
 
+@pytest.mark.slow
 def test_several_devices_give_what_one_gives(small_study, tmp_path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={N_DEVICES}"
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -142,6 +142,7 @@ def test_a_scanner_that_training_people_never_saw_is_left_out_for_all():
     assert f"{BAYESHARM}" not in found.measures.index.get_level_values("method")
 
 
+@pytest.mark.slow
 def test_a_person_scanned_again_and_again_and_a_rare_scanner():
     """Two scans of each visit, some of them missing, and a scanner that halves of the people never saw.
 

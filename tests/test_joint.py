@@ -270,6 +270,7 @@ def test_tempered_draws_are_those_of_the_weaker_likelihood(power):
     np.testing.assert_array_equal(temper_draws(constant, np.zeros(2), np.ones(2), 0.5), constant)
 
 
+@pytest.mark.slow
 def test_scales_that_the_data_do_not_bound_keep_their_prior():
     """Sites recruit identical populations and patients do not differ: only the prior bounds these eta from below."""
     rng, n_features = np.random.default_rng(7), 12

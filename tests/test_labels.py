@@ -232,6 +232,7 @@ def test_new_scanners_and_populations_are_treated_the_same(cases, new_scanners):
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.slow
 def test_models_compare_the_same(cases):
     results = []
     for case in cases:
@@ -269,6 +270,7 @@ def edges_of(case: Case) -> pd.DataFrame:
     return pd.DataFrame({"feature": case.posterior.features, "node_a": ends, "node_b": others})
 
 
+@pytest.mark.slow
 def test_populations_with_one_label_stay_two():
     """Not one number differs where `k` with `MDD/ANX` and `k/MDD` with `ANX` are two populations of one plain label."""
     plain, colliding = (make_case(names, anx_at_one_site=False, preview=True) for names in ({}, COLLIDING))

@@ -159,6 +159,7 @@ def test_deviations_are_from_the_mean_of_the_observed_scans():
     np.testing.assert_allclose(total, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_fit_with_holes_from_table_to_harmonized_table(tmp_path):
     """Features with too little left are dropped by name, scanners without a value are named, holes stay holes."""
     scans = random_study(6).drop(columns="traveling")

@@ -1,4 +1,4 @@
-"""Comparison of two runs by held-out scans; the predictive densities themselves are tested in test_leave_out.py."""
+"""Comparison of two runs by held-out scans; the predictive densities themselves are tested in test_leave_group_out.py."""
 
 from dataclasses import replace
 from types import SimpleNamespace

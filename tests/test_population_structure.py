@@ -195,6 +195,7 @@ def test_what_cannot_be_compared_is_refused(small_run, small_study, tmp_path):
         bayesharm.test_populations(cohort, dataset)
 
 
+@pytest.mark.slow
 def test_the_command_reads_the_data_from_where_they_were_and_ends_with_conclusions(small_run, small_study, tmp_path):
     result = CliRunner().invoke(app, ["populations", str(small_run), "--out", str(tmp_path / "tables"), "--quiet"])
     assert result.exit_code == 0, result.output

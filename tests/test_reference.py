@@ -33,7 +33,9 @@ def fitted(model: str) -> Posterior:
         return fit(study_of(model), model, seed=1, **DRAWS)
 
 
-@pytest.mark.parametrize("model", model_names())
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=() if name == "traveling" else pytest.mark.slow) for name in model_names()]
+)
 def test_staged_posterior_is_the_explicit_one(model):
     reference, posterior = load_reference(model), fitted(model)
     assert reference["checks"]["rhat_max"] < 1.01 and reference["checks"]["ess_min"] > 400

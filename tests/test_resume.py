@@ -162,6 +162,7 @@ def test_stopped_between_any_two_writes(study, whole, tmp_path, monkeypatch):
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.slow
 def test_killed_at_20_random_moments(study, whole, tmp_path):
     """SIGKILL over the whole life of a run, and in the end Ctrl-C; `killed.py` says what is run."""
     command = [sys.executable, killed.__file__, study, tmp_path, whole.with_name("recorded.npz"), "20", "5"]

@@ -328,6 +328,7 @@ def test_the_command_names_all_problems_at_once_before_jax_and_writes_nothing(da
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_caveats_are_on_the_screen_in_the_record_and_in_the_summary(tmp_path):
     from bad_tables import make_study
     from typer.testing import CliRunner
