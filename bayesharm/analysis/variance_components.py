@@ -34,7 +34,7 @@ class VarianceComponents(Tables):
     about : dict
         `units` of `tau`, `finite_sd` and `rms`; `slopes`, what slopes are; `n_features`; `model`.
     families : DataFrame by family
-        Means over features of `tau`, the standard deviation of the population from which effects are drawn; `finite_sd`,
+        Means over features of `tau`, the standard deviation of the distribution from which effects are drawn; `finite_sd`,
         the standard deviation of the effects in this study; and `contribution`, the share of a scan's squares per level.
     larger : DataFrame, family × family
         Probability that the mean `finite_sd` of the row's family is larger than that of the column's.

@@ -10,8 +10,8 @@ GLOSSARY = "reference/glossary"
 FOLDERS = ("index", "tutorials/", "how-to/", "explanation/", "reference/models/")
 # Everyday words: a link for each would distract.
 PLAIN = {
-    "adapt", "cohort", "covariate", "edge", "feature", "finding", "interval", "level", "noise", "participant", "scale",
-    "scan", "scanner", "sd", "site", "target", "visit",
+    "adapt", "cohort", "covariate", "edge", "effect", "feature", "finding", "interval", "level", "noise", "participant",
+    "scale", "scan", "scanner", "sd", "site", "target", "visit",
 }  # fmt: skip
 UNTOUCHED = (nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.Admonition, nodes.term, nodes.Invisible)
 

@@ -42,7 +42,7 @@ def describe_sources(view: RunView) -> Section:
     shown = families.drop(columns=families.filter(like="contribution").columns)
     caption = (
         f"Means over {count(components.about['n_features'], 'feature')}, in {view.units}, with 90% intervals. Population: "
-        "standard deviation of the population from which the effects come (tau). Study: standard deviation of the "
+        "standard deviation of the distribution from which the effects come (tau). Study: standard deviation of the "
         f"effects of the levels in this study.{components.about['slopes']}"
     )
     return Section("Sources of variation", sentences, (Table(named_rows(shown, words), caption),), tuple(charts))
