@@ -11,6 +11,8 @@ from posteriors import SCANNERS, add_sources, make_posterior
 import bayesharm
 from bayesharm.analysis.headline_draws import headline_draws
 from bayesharm.analysis.prior_sensitivity import CONFLICT, THRESHOLD, WEAK, prior_sensitivity
+from bayesharm.reporting.run_view import RunView
+from bayesharm.reporting.sections.sources import describe_scales
 from bayesharm.results.posterior import Posterior, load_posterior
 
 SHAPE = (4, 1000)
@@ -128,3 +130,11 @@ def test_a_real_fit_has_a_table_and_the_command_prints_it(small_run, tmp_path):
     result = CliRunner().invoke(app, ["sensitivity", str(small_run), "--out", str(tmp_path / "tables")])
     assert result.exit_code == 0 and "Conclusions" in result.output
     assert (tmp_path / "tables" / "numbers.csv").is_file()
+
+
+def test_the_report_says_how_closely_a_common_offset_leaves_typical_scales_known(small_run):
+    """Of 100 features with offsets of sd 2, and the priors of the scales: nearly the whole interval of the noise is that."""
+    view = RunView(load_posterior(small_run))
+    (sentence,) = (each for each in describe_scales(view).sentences if "divided by its own sd" in each)
+    factor, noise = float(sentence.split("about ")[1].split(";")[0]), view.summary.hyper.loc["noise"]
+    assert np.log(noise.scale_q95 / noise.scale_q05) == pytest.approx(np.log(factor), rel=0.2)

@@ -128,6 +128,13 @@ def describe_scales(view: RunView) -> Section:
             f"For {named(view, name)} it is {estimate(row, 'scale')}, an interval that spans a factor of "
             f"{row.scale_q95 / row.scale_q05:.2f}."
         )
+    if offset := spec.feature_offset_sd:
+        n_features = int(view.posterior.hyper.attrs.get("features", len(view.posterior.features)))
+        sd = 1 / np.sqrt(n_features / offset**2 + len(names) / spec.priors.eta_sd**2)
+        sentences.append(
+            f"Each feature is divided by its own sd, so that {count(n_features, 'feature')} do not determine typical scales "
+            f"more closely than to a factor of about {np.exp(2 * 1.645 * sd):.2f}; their ratios are known better."
+        )
     medians = {family.name: family.prior_median for family in spec.families} | {"noise": spec.noise_scale}
     medians |= {family.slope_name: family.slope_prior_median for family in spec.slopes}
     words = _words(view, table.index)
