@@ -15,6 +15,7 @@ from posteriors import add_sources, make_posterior
 from typer.testing import CliRunner
 
 import bayesharm
+from bayesharm.analysis.covariate_effects import covariate_effects
 from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.cli.app import app
 from bayesharm.errors import RunFolderError
@@ -172,6 +173,23 @@ def test_bias_variance_ratios_are_reported_where_they_are_estimated():
     said = " ".join(told.sentences)
     assert re.search(r"Larger biases than the average scanner, over all features: B \(bias variance ratio [34]\.\d+\)", said)
     assert told.tables[0].frame["bias_ratio_q05"]["B"] > 3.5
+
+
+def test_covariates_have_their_effects():
+    posterior = make_posterior(settings={"preview": True})
+    assert covariate_effects(posterior) is None
+    mean, sd = np.array([[0.1, -0.4, 0.2, 0.0], [1.0, 2.0, 3.0, 4.0]]), np.full((2, 4), 0.1)
+    feature = ("feature", posterior.tree["scales"]["feature"].values)
+    posterior.tree["effects/covariate"] = xr.DataTree(xr.Dataset(
+        {"mean": (("covariate", "feature"), mean), "sd": (("covariate", "feature"), sd)},
+        {"covariate": np.array(["age", "sex[M]"], object), "feature": feature},
+    ))  # fmt: skip
+    table = covariate_effects(posterior)
+    np.testing.assert_allclose(table["mean"], mean.mean(1) / 2)  # a feature's sd is 2
+    np.testing.assert_allclose(table["spread"], mean.std(1) / 2)
+    assert list(table["clear"]) == [2, 4] and list(table["feature"]) == ["f1", "f3"]
+    text = Page(render_report(RunView(posterior))).text
+    assert "age: the 90% interval excludes 0 in 2 of 4 features; largest in f1, -0.40 ± 0.10." in text
 
 
 def test_names_are_escaped():

@@ -17,6 +17,7 @@ from bayesharm.reporting.sections.reliability import (
 from bayesharm.reporting.sections.scanners import describe_bias_map, describe_scanners, describe_similarity
 from bayesharm.reporting.sections.sources import (
     describe_contributions,
+    describe_covariates,
     describe_ranking,
     describe_scales,
     describe_sources,
@@ -24,8 +25,8 @@ from bayesharm.reporting.sections.sources import (
 from bayesharm.reporting.sections.study import describe_check, describe_study
 
 SECTIONS: tuple[Callable[[RunView], Section | None], ...] = (
-    describe_reliability, describe_study, describe_check, describe_sources, describe_ranking, describe_scanners,
-    describe_features, describe_bias_map, describe_regions, describe_similarity, describe_populations, describe_fit,
-    describe_prior_sensitivity, describe_methods, describe_reproduction, describe_scales, describe_convergence,
-    describe_contributions, describe_glossary,
+    describe_reliability, describe_study, describe_check, describe_sources, describe_covariates, describe_ranking,
+    describe_scanners, describe_features, describe_bias_map, describe_regions, describe_similarity, describe_populations,
+    describe_fit, describe_prior_sensitivity, describe_methods, describe_reproduction, describe_scales,
+    describe_convergence, describe_contributions, describe_glossary,
 )  # fmt: skip

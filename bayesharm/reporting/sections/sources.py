@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from bayesharm.analysis.covariate_effects import covariate_effects
 from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.model.labels import NOISE_RATIO
+from bayesharm.reporting.charts.base import plus_minus
 from bayesharm.reporting.charts.sources import (
     named_rows,
     prior_chart,
@@ -17,6 +19,8 @@ from bayesharm.reporting.charts.sources import (
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Section, Table
 from bayesharm.reporting.words import WELL_SUPPORTED, capitalized, count, estimate, named, percent, removed, support
+
+MAX_TOLD = 4  # covariates in sentences; the table has all
 
 
 def describe_sources(view: RunView) -> Section:
@@ -94,6 +98,31 @@ def describe_contributions(view: RunView) -> Section | None:
         "Contributions as in the 2019 study", sentences,
         (Table(named_rows(percent_table, words), "Contribution of one level (%), with 90% intervals."),), is_folded=True,
     )  # fmt: skip
+
+
+def describe_covariates(view: RunView) -> Section | None:
+    """Describe the effects of covariates."""
+    table = covariate_effects(view.posterior)
+    if table is None:
+        return None
+    n = len(view.posterior.features)
+    sentences = [
+        f"{label}: the 90% interval excludes 0 in {row['clear']:,} of {count(n, 'feature')}; largest in {row['feature']}, "
+        f"{plus_minus(row['largest'], row['largest_sd'])}."
+        for label, row in table.head(MAX_TOLD).iterrows()
+    ]
+    if any("[" in label for label in table.index):
+        sentences.append("Square brackets: a category, compared with the one that is not listed, or a column of a spline.")
+    shown = table.rename(columns={
+        "mean": "mean over features", "spread": "sd over features", "clear": "features without 0", "feature": "in feature",
+        "largest": "largest effect", "largest_sd": "largest effect_sd",
+    })  # fmt: skip
+    caption = (
+        "Effect of one unit of a covariate, such as a year. Mean and sd over features: of the posterior means, in sd of a "
+        "feature. Features without 0: those whose 90% interval excludes 0. Largest effect: farthest from 0 in sd of a "
+        f"feature; its value is in {view.feature_units}. Covariates are part of the model and stay in harmonized data."
+    )
+    return Section("Covariates", sentences, (Table(shown, caption),))
 
 
 def describe_ranking(view: RunView) -> Section | None:
