@@ -29,9 +29,11 @@ from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Table
 from bayesharm.reporting.sections.commands import fit_command, harmonize_command
 from bayesharm.reporting.sections.contents import SECTIONS
+from bayesharm.reporting.sections.methods import describe_methods
 from bayesharm.reporting.sections.overview import describe_overview
 from bayesharm.reporting.sections.scanners import describe_scanners, describe_similarity
 from bayesharm.reporting.sections.sources import describe_sources
+from bayesharm.reporting.sections.study import describe_study
 from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D")
@@ -139,6 +141,11 @@ def test_words_follow_the_numbers(found):
     told = " ".join(describe_sources(found).sentences)
     assert "well supported" in told and "not settled" not in told
     found.variance_components.larger[:] = 0.6
+    assert "4 pairs of neighbors in the figure are in this order with probabilities of 60.0%" in " ".join(
+        describe_sources(found).sentences
+    )
+    found.variance_components.larger[:] = 0.99
+    found.variance_components.larger.loc["measurement", "participant"] = 0.6
     assert "is not settled (probability 60.0%)" in " ".join(describe_sources(found).sentences)
     told = " ".join(describe_scanners(found).sentences)
     assert "No scanner is clearly noisier" in told and "For C the estimate rests more on the prior" in told
@@ -147,7 +154,7 @@ def test_words_follow_the_numbers(found):
     told = " ".join(describe_scanners(RunView(posterior)).sentences)
     assert "Noisier than the average scanner: B (noise variance ratio 2.00)" in told
     found.similarity.splits["support"] = [0.4, 1.0]
-    assert "No group of scanners occurs in more than 40%" in " ".join(describe_similarity(found).sentences)
+    assert "The best supported group of scanners occurs in 40%" in " ".join(describe_similarity(found).sentences)
     found.similarity.splits["support"] = [0.97, 1.0]
     assert re.search(r"[ABC] stands apart from all others in 97%", " ".join(describe_similarity(found).sentences))
 
@@ -173,6 +180,14 @@ def test_bias_variance_ratios_are_reported_where_they_are_estimated():
     said = " ".join(told.sentences)
     assert re.search(r"Larger biases than the average scanner, over all features: B \(bias variance ratio [34]\.\d+\)", said)
     assert told.tables[0].frame["bias_ratio_q05"]["B"] > 3.5
+
+
+def test_sources_that_are_part_of_the_noise_are_not_listed():
+    view = RunView(make_posterior())
+    told = [str(describe(view)) for describe in (describe_study, describe_methods)]
+    assert all("differences between people" in text for text in told)
+    del view.scales["participant"]  # as where nobody was scanned twice
+    assert not any("differences between people" in str(describe(view)) for describe in (describe_study, describe_methods))
 
 
 def test_covariates_have_their_effects():

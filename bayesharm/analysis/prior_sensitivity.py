@@ -143,7 +143,7 @@ def _on_weights(numbers: pd.DataFrame) -> str:
     rough = numbers.index[numbers["khat"] > MAX_KHAT]
     if not len(rough):
         return ""
-    names = listed([f"{kind}, {name}" for kind, name in rough], 5)
+    names = listed([f"{name} ({kind})" for kind, name in rough], 5)
     return f"The values with wider and narrower hyperpriors are rough for {names}: fit with other priors to be sure."
 
 

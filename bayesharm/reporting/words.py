@@ -9,6 +9,7 @@ import pandas as pd
 from bayesharm.analysis.units import describe_slopes
 from bayesharm.errors import listed
 from bayesharm.model.labels import Scale
+from bayesharm.model.spec import Family
 from bayesharm.reporting.run_view import RunView
 
 WELL_SUPPORTED, LIKELY = 0.95, 0.8  # probabilities above which an order is called so
@@ -39,6 +40,12 @@ def not_in_noise(view: RunView) -> str:
     parts += ["covariates that differ between a traveler's scans"] * bool(spec.covariates or spec.formula)
     parts += ["gains of the scanners"] * (spec.gain == "scanner")
     return listed(parts, 3) if parts else ""
+
+
+def estimated_families(view: RunView) -> list[Family]:
+    """Return the families of effects that this study estimates: others have no levels, or are part of the noise."""
+    estimated = {scale.family for scale in view.scales.values()}
+    return [family for family in view.posterior.spec.families if family.name in estimated]
 
 
 def capitalized(words: str) -> str:

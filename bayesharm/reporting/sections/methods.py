@@ -6,7 +6,7 @@ from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Section
 from bayesharm.reporting.sections.commands import fit_command
 from bayesharm.reporting.sections.study import describe_linkage
-from bayesharm.reporting.words import count, named, removed
+from bayesharm.reporting.words import count, estimated_families, named, removed
 
 GLOSSARY = {
     "Measurement bias": "difference between scanners in scans of the same person.",
@@ -36,7 +36,7 @@ def describe_methods(view: RunView) -> Section:
     """Return methods to paste into a paper, and what to cite."""
     about, posterior = view.summary.about, view.posterior
     version = posterior.run["versions"].get("bayesharm", "?")
-    effects = ", ".join(named(view, family.name) for family in posterior.spec.families)
+    effects = ", ".join(named(view, family.name) for family in estimated_families(view))
     covariates = [*posterior.spec.covariates, *([posterior.spec.formula] if posterior.spec.formula else [])]
     settings = posterior.run["settings"]
     how = (
@@ -54,7 +54,11 @@ def describe_methods(view: RunView) -> Section:
         f"We removed {removed(view)} from {count(about['n_features'], 'feature')} of {count(about['n_scans'], 'scan')} on "
         f"{count(about['n_scanners'], 'scanner')} with bayesharm {version} (model {about['model']}). "
         f"{describe_linkage(view)} The hierarchical Bayesian model has {effects} as sources of variation"
-        + (f", linear effects of {', '.join(covariates)}" if covariates else "")
+        + (
+            f", {'effects of the formula' if posterior.spec.formula else 'linear effects of'} {', '.join(covariates)}"
+            if covariates
+            else ""
+        )
         + f", and {noise}. {how} We subtracted the posterior mean of the effect of its "
         f"scanner from each scan (seed {about['seed']}). The expected share of the variance between scanners that "
         f"this removes is {view.before_after.share_removed:.0%}. The decomposition follows Yamashita et al. (2019)."

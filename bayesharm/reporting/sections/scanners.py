@@ -21,7 +21,7 @@ def describe_scanners(view: RunView) -> Section:
     table = view.summary.scanners
     first, last = table.index[0], table.index[-1]
     sentences = [
-        f"{first} is furthest from the mean of all scanners: its {removed(view)} is "
+        f"{first} is furthest from the mean of all scanners: its {removed(view).replace('effects', 'effect')} is "
         f"{plus_minus(table.bias.iloc[0], table.uncertainty.iloc[0])} sd of a feature (root mean square over features)"
         + (f"; {last} is nearest, {plus_minus(table.bias.iloc[-1], table.uncertainty.iloc[-1])}." if len(table) > 1 else ".")
     ]
@@ -110,8 +110,8 @@ def describe_similarity(view: RunView) -> Section | None:
         sentences.append(f"{group} in {row.support:.0%} of the posterior draws.")
     if len(groups) and supported.empty:
         sentences.append(
-            f"No group of scanners occurs in more than {groups['support'].max():.0%} of the posterior draws: the tree is "
-            "one of many that the data allow."
+            f"The best supported group of scanners occurs in {groups['support'].max():.0%} of the posterior draws: the data "
+            "allow other trees."
         )
     charts = tree_chart(view.similarity, view.units), distance_chart(view.similarity, view.units)
     table = Table(splits.rename(columns={"scanners": "group"}).set_index("group"), "Groups of the tree, closest first.")

@@ -20,6 +20,7 @@ from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Section, Table
 from bayesharm.reporting.words import WELL_SUPPORTED, capitalized, count, estimate, named, percent, removed, support
 
+MAX_PAIRS = 3  # neighbors in the order of the sources that sentences compare one by one
 MAX_TOLD = 4  # covariates in sentences; the table has all
 
 
@@ -66,10 +67,17 @@ def _describe_order(view: RunView, table: pd.DataFrame) -> list[str]:
     ]
     neighbors = zip(table.index[:-1], table.index[1:], strict=True)
     open_pairs = [(a, b) for a, b in neighbors if components.larger.loc[a, b] < WELL_SUPPORTED]
+    if len(open_pairs) > MAX_PAIRS:
+        chances = [components.larger.loc[pair] for pair in open_pairs]
+        sentences.append(
+            f"The order of the sources is not settled: {len(open_pairs)} pairs of neighbors in the figure are in this "
+            f"order with probabilities of {percent(min(chances))} to {percent(max(chances))}."
+        )
+        open_pairs = []
+    elif not open_pairs and len(table) > 1:
+        sentences.append("The order of the sources in the figure is well supported.")
     for a, b in open_pairs:
         sentences.append(f"Whether {named(view, a)} or {named(view, b)} is larger {support(components.larger.loc[a, b])}.")
-    if not open_pairs and len(table) > 1:
-        sentences.append("The order of the sources in the figure is well supported.")
     if {view.removed_effect, "disorder"} <= set(table.index):
         ratio = table.loc[view.removed_effect, "finite_sd"] / table.loc["disorder", "finite_sd"]
         probability = components.larger.loc[view.removed_effect, "disorder"]

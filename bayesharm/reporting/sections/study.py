@@ -8,7 +8,7 @@ from bayesharm.model.spec import Family
 from bayesharm.reporting.charts.study import graph_chart, people_chart, scans_chart
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
-from bayesharm.reporting.words import MOSTLY_PRIOR, SOURCES, count, named
+from bayesharm.reporting.words import MOSTLY_PRIOR, SOURCES, count, estimated_families, named
 from bayesharm.results.console import SOURCE_DESCRIPTIONS
 
 
@@ -20,7 +20,7 @@ def describe_study(view: RunView) -> Section:
     table.index = table.index.map(str)
     families = [
         named(view, family.name) if family.by == "participant" else f"{named(view, family.name)} ({_described(family)})"
-        for family in view.posterior.spec.families
+        for family in estimated_families(view)
     ]
     covariates = [*view.posterior.spec.covariates, *([view.posterior.spec.formula] if view.posterior.spec.formula else [])]
     sentences = [
@@ -30,8 +30,10 @@ def describe_study(view: RunView) -> Section:
     ]
     if covariates:
         sentences.append(f"Covariates: {', '.join(covariates)}.")
-    if any(family.by == "diagnosis" for family in view.posterior.spec.families):
+    if any(family.by == "diagnosis" for family in estimated_families(view)):
         sentences.append(f"Reference group of {SOURCES['disorder']}: {view.posterior.spec.reference}.")
+    if "tails" in about:
+        sentences.append(about["tails"])
     if transform := view.posterior.run.get("transform"):
         sentences.append(f"Features are analyzed in other units: {transform}.")
     charts: list[Chart] = [scans_chart(table, people)]
