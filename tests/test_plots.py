@@ -61,6 +61,8 @@ def test_scanners_are_in_order_with_their_intervals(found):
         np.testing.assert_allclose(intervals(ax)[:3], expected)
         points = next(part for part in ax.collections if not hasattr(part, "get_segments"))
         np.testing.assert_allclose(points.get_offsets(), np.stack([found.scanners[name], range(3)], axis=1))
+        opaque = points.get_facecolors()[:, 3] == 1
+        assert dict(zip(found.scanners.index, opaque, strict=True))["C"] == (name == "noise_ratio") and sum(opaque) >= 2
 
 
 def test_gains_have_a_panel_of_their_own():
@@ -80,7 +82,7 @@ def test_sources_are_those_of_the_table(found):
     points = {line.get_gid(): line.get_xdata()[0] for line in ax.lines if line.get_gid() in table.index}
     assert points == pytest.approx(table["finite_sd"].to_dict())
     assert [name.replace("\n", "_") for name in labels(ax)] == list(table.index)
-    assert sum(len(part.get_paths()) for part in ax.collections) == len(table)  # a hill each
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx(list(table["finite_sd"]))
 
 
 def test_the_bar_is_of_100_percent(found):

@@ -21,7 +21,7 @@ from bayesharm.reporting.plots.style import (
     styled,
 )
 from bayesharm.reporting.run_view import RunView, as_run_view
-from bayesharm.reporting.words import shorten_names
+from bayesharm.reporting.words import MOSTLY_PRIOR, shorten_names
 from bayesharm.results.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_FEATURES = 300  # columns of a matrix that a reader can distinguish
 MAX_FEATURE_NAMES = 70  # columns that have room for names
 MIN_SUPPORT = 0.5  # support from which a group is labeled
+PALE_MEANS = "\npale: more prior than data"
 CUT_AXIS = 0.8  # ratio of the first to the last merge from which the axis of a tree does not start at 0
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
 RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
@@ -50,9 +51,10 @@ def plot_scanners(run: Posterior | RunView) -> Figure:
     table = view.scanners
     figure = new_figure(1.2 + ROW * len(table))
     left, *others = figure.subplots(1, 2 + ("gain" in table), sharey=True)
-    draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0])
+    faded = list(view.summary.scanners.loc[table.index, "from_data"] < MOSTLY_PRIOR)
+    draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0], faded)
     left.set_title("Scanners, largest bias first")
-    left.set_xlabel(f"Bias and its uncertainty, rms over features\n90% interval ({view.units})")
+    left.set_xlabel(f"Bias and its uncertainty, rms over features\n90% interval ({view.units}){PALE_MEANS * any(faded)}")
     panels = (("noise_ratio", "noise", "Noise", "Noise variance ratio (lambda)"), ("gain", "participant", "Gain", "Gain"))
     for ax, (ratio, family, title, label) in zip(others, panels, strict=False):
         draw_intervals(ax, table, ratio, colors_of([family])[0])

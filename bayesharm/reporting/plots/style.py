@@ -20,6 +20,7 @@ try:
     from matplotlib.axes import Axes as Axes
     from matplotlib.cm import ScalarMappable as ScalarMappable
     from matplotlib.colors import Normalize as Normalize
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure as Figure
 except ModuleNotFoundError:
     raise BayesharmError(
@@ -28,6 +29,7 @@ except ModuleNotFoundError:
         do="pip install 'bayesharm[plots]'",
     ) from None
 WIDTH = 7.2  # inches, the text width of a page
+PALE = 0.35  # opacity of what rests more on the prior than on the data
 ROW = 0.27  # inches, the height of a row
 MAX_NAME = 26  # characters of a label that a figure has room for
 MAX_NUMBERED_ROWS = 16  # rows of a matrix up to which numbers in its cells are legible
@@ -127,12 +129,12 @@ def mark_preview(figure: Any, text: str = "PREVIEW: approximate, nothing was sam
     figure.suptitle(text, color="#D55E00", fontsize=9, fontweight="bold")
 
 
-def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, color: str) -> None:
-    """Draw points with their 90% intervals, the first row on top."""
+def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, color: str, faded: Sequence[bool] | None = None) -> None:
+    """Draw points with their 90% intervals, the first row on top; some rows pale."""
     rows = np.arange(len(table))
-    sides = np.abs(table[[f"{name}_q05", f"{name}_q95"]].to_numpy() - table[[name]].to_numpy()).T
-    ax.errorbar(table[name], rows, xerr=sides, fmt="none", ecolor=color, elinewidth=2)
-    ax.scatter(table[name], rows, color=color, s=22, zorder=3)
+    colors = [to_rgba(color, PALE if is_faded else 1) for is_faded in (faded if faded is not None else [False] * len(table))]
+    ax.hlines(rows, table[f"{name}_q05"], table[f"{name}_q95"], colors=colors, lw=2)
+    ax.scatter(table[name], rows, color=colors, s=22, zorder=3)
     name_rows(ax, [str(label) for label in table.index])
 
 
@@ -150,9 +152,9 @@ def name_rows(ax: Axes, labels: Sequence[str]) -> None:
     ax.tick_params(axis="y", length=0)
 
 
-def draw_sizes(ax: Axes, table: pd.DataFrame, name: str, color: str) -> None:
+def draw_sizes(ax: Axes, table: pd.DataFrame, name: str, color: str, faded: Sequence[bool] | None = None) -> None:
     """Draw sizes with 90% intervals and numbers, on an axis from 0 so that small differences look small."""
-    draw_intervals(ax, table, name, color)
+    draw_intervals(ax, table, name, color, faded)
     largest = table[f"{name}_q95"].max()
     for row, (value, high) in enumerate(zip(table[name], table[f"{name}_q95"], strict=True)):
         ax.annotate(f"{value:#.3g}", (high, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5)

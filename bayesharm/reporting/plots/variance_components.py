@@ -31,12 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_POINTS = 300  # points of a density curve
-MAX_KDE_VALUES = 5000  # values of a kernel density estimate: more do not change its shape
 
 
 @styled
 def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
-    """Draw the sizes of the effects of each source: their distribution over features, and the mean with its 90% interval.
+    """Draw the sizes of the effects of each source: the mean with its 90% interval, and the range over features.
 
     Parameters
     ----------
@@ -51,35 +50,28 @@ def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     view = as_run_view(run)
     table = view.variance_components.families.dropna(subset="finite_sd").sort_values("finite_sd", ascending=False)
     values_by_family = [view.variance_components.features[f"finite_sd_{name}"].dropna().to_numpy() for name in table.index]
-    limit = 1.12 * max(np.quantile(values, 0.995) for values in values_by_family)
-    ax = axes_for(ax, 2.2 * len(table))
+    ax = axes_for(ax, 1.7 * len(table))
     colors = colors_of(list(table.index), view.scales)
+    limit = 0.0
     for row, (name, values, color) in enumerate(zip(table.index, values_by_family, colors, strict=True)):
-        _draw_ridge(ax, values, row, limit, color)
         mean, low, high = (table.loc[name, f"finite_sd{end}"] for end in ("", "_q05", "_q95"))
-        ax.plot([low, high], [row, row], color="black", lw=3, solid_capstyle="butt")
-        ax.plot(mean, row, "o", color="white", mec="black", ms=5, gid=name)
-        _note(ax, f"{mean:#.3g} ({low:#.3g} to {high:#.3g})", row - 0.25)
+        ax.barh(row, mean, 0.4, color=color, alpha=0.55)
+        ax.plot([low, high], [row, row], color="black", lw=2, solid_capstyle="butt")
+        ax.plot(mean, row, "|", color="black", ms=9, gid=name)
+        few, many = np.quantile(values, (0.05, 0.95))
+        ax.plot([few, many], [row + 0.33, row + 0.33], color="0.6", lw=1, marker="|", ms=4)
+        limit = max(limit, high, many)
+        _note(ax, f"{mean:#.3g} ({low:#.3g} to {high:#.3g})", row)
     name_rows(ax, [_in_two_lines(name) for name in table.index])
-    ax.set_ylim(len(table) - 0.55, -0.95)
-    ax.set_xlim(0, limit)
+    ax.set_xlim(0, 1.35 * limit)
     ax.set_title("Size of each source of variation")
     n_features = view.variance_components.about["n_features"]
     ax.set_xlabel(
         f"Standard deviation of the effects ({view.units})\n"
-        f"Shaded: posterior means of {n_features:,} features. Points and numbers: their mean, 90% interval"
+        f"Bars and numbers: mean over {n_features:,} features, 90% interval.\n"
+        f"Thin lines: single features, from 5 to 95% of them"
     )
     return finish(ax.figure, view)
-
-
-def _draw_ridge(ax: Axes, values: np.ndarray, row: float, limit: float, color: str) -> None:
-    """Draw the distribution of positive values as a shape on top of a row."""
-    x = np.linspace(0, limit, N_POINTS + 1)[1:]
-    if values.std() > 0 and len(values) > 2:
-        thinned = np.log(values[:: -(-len(values) // MAX_KDE_VALUES)])
-        height = stats.gaussian_kde(thinned)(np.log(x)) / x  # on the log scale, since sizes are positive
-        ax.fill_between(x, row, row - 0.8 * height / height.max(), color=color, alpha=0.55, lw=0)
-    ax.axhline(row, color=color, lw=0.8, zorder=0)
 
 
 def _in_two_lines(name: str) -> str:
