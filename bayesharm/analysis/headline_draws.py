@@ -153,7 +153,7 @@ def _biases(posterior: Posterior, hyper: Any, inflation: float, rng: np.random.G
 
 
 def _response(posterior: Posterior, terms: Sequence[str]) -> float:
-    """How far the scales of the features follow their typical scale: from 0, given by the data, to 1, by the prior."""
+    """Compute the weight of the typical scale in the scales of the features: 0 (data alone) to 1 (prior alone)."""
     scales, hyper = posterior.scales, posterior.hyper
     prior = predictive_moments(hyper["eta"].values, hyper["omega"].values, posterior.spec.feature_offset_sd).sd ** 2
     here = np.flatnonzero(np.isin(hyper["term"].values, terms))

@@ -46,7 +46,7 @@ NAMES = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PriorSensitivity(Tables):
-    """How far the headline numbers depend on the hyperpriors.
+    """Dependence of the headline numbers on the hyperpriors.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ def check_travelers(result: BeforeAfter) -> pd.DataFrame | None:
     Returns
     -------
     DataFrame by scanner or None
-        `ratio` of observed to expected variance over all features: 1 where the model predicts what was measured. Limits of
+        `ratio` of observed to expected variance over all features: 1 where the model predicts the variance. Limits of
         the 90% interval are by jackknife over travelers, missing where a scanner has fewer than three; None without
         travelers.
     """

@@ -128,7 +128,7 @@ class Overview:
     verdict : str
         Whether to use the harmonized data, in a sentence.
     sentences : list of str
-        What was fitted on what, what the study can separate, and what changes.
+        The model and the scans of the fit, the limits of the study, and the changes by harmonization.
     lights : tuple of Light
     numbers : mapping
         A number in words -> what it is.

@@ -1,4 +1,4 @@
-"""The library that draws the charts of a report; imports nothing slow, so that its absence is told at once."""
+"""Import of the library that draws the charts of a report. Nothing slow is imported here: its absence shows at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first screen: what was fitted on what, what it can separate, what changes, whether to trust it, and what to do."""
+"""The first screen: model and scans, limits of the study, changes by harmonization, reliability, and next steps."""
 
 from __future__ import annotations
 
