@@ -85,7 +85,7 @@ class Simulator:
 
     def fit(self, seed: int, study: PriorStudy) -> dict[str, Any]:
         """Fit one dataset; return the PIT of each quantity, and the share of its 90% intervals that contain the truth."""
-        from bayesharm import fit, harmonize, load_dataset
+        from bayesharm import fit, harmonize, load_dataset, variance_components
         from bayesharm.model_check import calibration
 
         rng, dataset, started = (
@@ -102,7 +102,7 @@ class Simulator:
         of_features = calibration.calibrate_features(posterior, self.design, study, rng)
         if not self.preview:
             of_features |= calibration.calibrate_sizes(posterior, self.design, study, rng)
-            shared |= self._calibrate_means(posterior, study)
+            shared |= calibration.calibrate_means(variance_components(posterior).families, self.design, study)
         removed = next(group for group in self.design.effects if group.name == self.spec.removed_effect)
         bias = (removed.contrasts @ study.effects)[self.design.class_scanner[self.design.scan_class]]
         true = study.features - bias
@@ -121,20 +121,6 @@ class Simulator:
                 for name, pit in (shared | of_features).items()
             },
         }
-
-    def _calibrate_means(self, posterior: Any, study: PriorStudy) -> dict[str, np.ndarray]:
-        """Return the PITs of means over all features, as `bayesharm sources` reports them."""
-        from bayesharm import variance_components
-        from bayesharm.model_check import calibration
-
-        table, pits = variance_components(posterior).families, {}
-        scales = dict(zip(self.design.scale_labels, np.exp(study.log_scales), strict=True))
-        for size, of_family in ({"tau": scales} | calibration.true_sizes(self.design, study)).items():
-            for family, true in of_family.items():
-                low, high = table.loc[family, [f"{size}_q05", f"{size}_q95"]].to_numpy(float)
-                if np.isfinite(low * high):
-                    pits[f"mean {size} {family}"] = calibration.pit_of_interval(np.array(true.mean()), low, high)
-        return pits
 
 
 def read_results(model: str, preview: bool) -> list[dict[str, Any]]:

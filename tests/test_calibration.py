@@ -11,13 +11,14 @@ import pytest
 from scipy import special, stats
 from tiny_study import EQUAL, FALSE_ALARMS, TinyStudy, assert_no_larger_than_chance
 
-from bayesharm import fit, harmonize, load_dataset
+from bayesharm import fit, harmonize, load_dataset, variance_components
 from bayesharm.model.catalog import load_model
 from bayesharm.model.design import build_design
 from bayesharm.model_check.calibration import (
     N_DRAWS,
     calibrate_features,
     calibrate_hyper,
+    calibrate_means,
     calibrate_sizes,
     pit_of_draws,
     pit_of_interval,
@@ -27,7 +28,7 @@ from bayesharm.model_check.calibration import (
 from bayesharm.reference_models.prior_studies import draw_studies
 
 N_FEATURES, N_DATASETS = 8, 24
-KINDS = ("hyper", "scale", "effect", "size", "harmonized")
+KINDS = ("hyper", "scale", "effect", "size", "mean", "harmonized")
 
 
 def design_of(spec, scans=None):
@@ -54,6 +55,8 @@ def scores() -> dict[str, np.ndarray]:
         found["scale"].append([pit for name, pit in of_features.items() if name.startswith("scale")])
         found["effect"].append([pit for name, pit in of_features.items() if name.startswith("effect")])
         found["size"].append([*calibrate_sizes(posterior, design, study, rng).values()])
+        families = variance_components(posterior).families
+        found["mean"].append([*calibrate_means(families, design, study, unit=0.2).values()])
         found["harmonized"].append([pit_of_normal(true, harmonized.mean, harmonized.sd)])
     pits = {kind: np.array([np.concatenate([*map(np.ravel, each)]) for each in rows]) for kind, rows in found.items()}
     return {kind: special.ndtri(pit) for kind, pit in pits.items()}
@@ -79,7 +82,7 @@ def test_posteriors_are_calibrated(scores):
     ("kind", "factor", "shift"),
     [
         *((kind, *bug) for kind in ("effect", "size", "harmonized") for bug in ((1 / 1.3, 0.0), (1.0, 0.3))),
-        *((kind, *bug) for kind in ("hyper", "scale") for bug in ((1 / 1.5, 0.0), (1.0, 0.5))),
+        *((kind, *bug) for kind in ("hyper", "scale", "mean") for bug in ((1 / 1.5, 0.0), (1.0, 0.5))),
     ],
 )
 def test_a_planted_bug_is_noticed(scores, kind, factor, shift):

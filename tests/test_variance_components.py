@@ -96,6 +96,44 @@ def test_noise_is_known_no_better_than_the_noise_ratios_of_all_scans(posterior):
     np.testing.assert_allclose(half[1].drop("noise"), half[0].drop("noise"))
 
 
+@pytest.fixture
+def joint(posterior, draws):
+    """The same with draws of all features together, which share half of the variance of their logarithms."""
+    rng = np.random.default_rng(3)
+    sizes = np.exp(0.1 * (rng.normal(size=(N_DRAWS, 3, 1)) + rng.normal(size=draws.shape))) * draws.mean(0)
+    names = {name: scale * sizes for name, scale in (("tau", 2), ("finite_sd", 2), ("contribution", 0.1))}
+    posterior.tree["size_draws"] = xr.DataTree(
+        xr.Dataset({name: (("draw", "family", "feature"), values) for name, values in names.items()})
+    )
+    return posterior, sizes
+
+
+def test_draws_of_all_features_together_have_means_of_their_own(joint):
+    posterior, sizes = joint
+    found = variance_components(posterior, NODES)
+    mean = 2 * sizes.mean(2)
+    limits = np.quantile(mean, [0.05, 0.95], axis=0)
+    np.testing.assert_allclose(found.families[["finite_sd_q05", "finite_sd_q95"]].T, limits)
+    np.testing.assert_allclose(found.families[["contribution_q05", "contribution_q95"]].T, limits / 20)
+    share = ((mean[:, :, None] > mean[:, None]).sum(0) + 0.5) / (N_DRAWS + 1)
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(found.larger.to_numpy()[off], share[off])
+    region = 2 * sizes[..., :3].mean(2)
+    np.testing.assert_allclose(found.regions.loc["A", "finite_sd_q95"], np.quantile(region, 0.95, axis=0))
+
+
+def test_errors_that_features_share_widen_means_of_joint_draws(joint):
+    """If all features are one, a mean is known no better than one of them."""
+    posterior, sizes = joint
+    patterns = posterior.tree["error_patterns"]["error_pattern"]
+    patterns[:] = len(patterns) ** -0.5
+    found = variance_components(posterior).families
+    spread = np.log(found.finite_sd_q95 / found.finite_sd_q05).to_numpy()
+    limits = np.quantile(np.log(sizes), [0.05, 0.95], axis=0)
+    np.testing.assert_allclose(spread, (limits[1] - limits[0]).mean(1), rtol=0.05)
+    assert (found.finite_sd_q05 < found.finite_sd).all() and (found.finite_sd < found.finite_sd_q95).all()
+
+
 def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
     found = variance_components(posterior, NODES, NETWORKS)
     families = [str(name) for name in posterior.tree["scales"]["family"].values]

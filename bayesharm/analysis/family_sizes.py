@@ -1,9 +1,12 @@
 """Posterior of the sizes of the model's families: averages over features, comparisons and rankings.
 
-The variance of a mean over features has two parts. One is that of features given the hyperparameters: that of independent
-features, times their number over their effective number, since the errors of correlated features do not average out. The
-other is that of eta, the typical log-scale of a family, which all features share. The derivative of a feature's posterior
-mean with respect to eta is its posterior covariance with the log-scale over the prior variance of the log-scale.
+A fit of few features samples them together with the hyperparameters and keeps joint draws of the sizes. Each of these draws
+has a mean over features.
+
+With more features, the variance of a mean has two parts. One is that of features given the hyperparameters: that of
+independent features, times their number over their effective number, since the errors of correlated features do not average
+out. The other is that of eta, the typical log-scale of a family, which all features share. The derivative of a feature's
+posterior mean with respect to eta is its posterior covariance with the log-scale over the prior variance of the log-scale.
 """
 
 from __future__ import annotations
@@ -26,6 +29,114 @@ SIZES = ("tau", "finite_sd", "contribution")
 N_RANKING_DRAWS = 20_000  # draws for the probability of each rank: a standard error of at most 0.4%
 
 
+class JointErrors:
+    """Errors of means over features, from draws of all features together.
+
+    Parameters
+    ----------
+    draws : dict of (draw, family, feature) arrays
+        Of each size; entries of the same draw belong together.
+    """
+
+    def __init__(self, draws: Mapping[str, np.ndarray]) -> None:
+        self.draws = draws
+
+    def draw_means(self, size: str, member: np.ndarray, inflation: float, power: int = 1) -> np.ndarray:
+        """Return draws of the mean over features of a size, (draw, family).
+
+        The draws contain what all features share. Where errors of features are correlated beyond that, logarithms are
+        stretched: the part of the variance that features do not share is multiplied by `inflation`.
+
+        Parameters
+        ----------
+        size : str
+        member : (feature,) bool array
+        inflation : float
+            How many times the variance of a sum over features is that of independent ones.
+        power : int
+            2 for the mean of squares.
+        """
+        sizes = self.draws[size][..., member] ** power
+        means, n = sizes.mean(2), sizes.shape[2]
+        if inflation == 1 or n == 1:
+            return means
+        of_mean, single = means.var(0), sizes.var(0).mean(1)
+        shared = np.clip((n * of_mean - single) / (n - 1), 0, of_mean)
+        stretch = np.sqrt(1 + (inflation - 1) * (of_mean - shared) / of_mean)
+        logs = np.log(means)
+        middle = logs.mean(0)
+        return np.exp(middle + stretch * (logs - middle))
+
+    def interval(self, size: str, mean: np.ndarray, member: np.ndarray, inflation: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the 90% interval of the mean over features of a size, (family,) each."""
+        low, high = np.quantile(self.draw_means(size, member, inflation), [0.05, 0.95], axis=0)
+        return low, high
+
+    def compare(self, mean: np.ndarray, inflation: float) -> np.ndarray:
+        """Compute the probability that the mean `finite_sd` of one family exceeds that of another, (family, family)."""
+        draws = self.draw_means("finite_sd", np.ones(mean.shape[1], bool), inflation)
+        larger = (draws[:, :, None] > draws[:, None]).sum(0) + 0.5
+        is_known = np.isfinite(draws[0])
+        is_known = is_known[:, None] & is_known & ~np.eye(len(is_known), dtype=bool)
+        return np.where(is_known, larger / (len(draws) + 1), np.nan)
+
+    def draw_mean_squares(self, mean: np.ndarray, inflation: float, rows: np.ndarray) -> np.ndarray:
+        """Draw the mean square over features of `finite_sd`, (draw, chosen family)."""
+        return self.draw_means("finite_sd", np.ones(mean.shape[1], bool), inflation, power=2)[:, rows]
+
+
+@dataclass(frozen=True, eq=False)
+class PropagatedErrors:
+    """Errors of means over many features, from the covariances of each feature and of the hyperparameters.
+
+    Attributes
+    ----------
+    sd : dict of (family, feature) arrays
+        Posterior sd of each size.
+    shared_error : dict of (family, feature) arrays
+        For each size its change per posterior sd of the hyperparameters.
+    covariance : (family, family, feature) array
+        Posterior covariance of `finite_sd` between families.
+    eta_correlation : (family, family) array
+        Posterior correlation of eta between families.
+    """
+
+    sd: Mapping[str, np.ndarray]
+    shared_error: Mapping[str, np.ndarray]
+    covariance: np.ndarray
+    eta_correlation: np.ndarray
+
+    def interval(self, size: str, mean: np.ndarray, member: np.ndarray, inflation: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the 90% interval of the mean over features of a size, (family,) each."""
+        n = np.maximum(np.isfinite(mean[:, member]).sum(1), 1)
+        shared, sd = (np.nansum(part[size][:, member] ** power, 1) for part, power in ((self.shared_error, 1), (self.sd, 2)))
+        with np.errstate(invalid="ignore"):
+            return lognormal_interval(np.nansum(mean[:, member], 1) / n, np.sqrt(inflation * sd + shared**2) / n)
+
+    def compare(self, mean: np.ndarray, inflation: float) -> np.ndarray:
+        """Compute the probability that the mean `finite_sd` of one family exceeds that of another, (family, family)."""
+        shared = np.nansum(self.shared_error["finite_sd"], axis=1)
+        covariance = inflation * np.nansum(self.covariance, axis=2)
+        covariance += shared[:, None] * self.eta_correlation * shared
+        variance = np.diag(covariance)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = np.sqrt(variance[:, None] + variance - 2 * covariance)
+            return ndtr(np.nansum(mean[:, None] - mean, axis=2) / error)
+
+    def draw_mean_squares(self, mean: np.ndarray, inflation: float, rows: np.ndarray) -> np.ndarray:
+        """Draw the mean square over features of `finite_sd`, (draw, chosen family).
+
+        Means of squares over many features are jointly Gaussian; the moments of a square are those where `finite_sd` is
+        Gaussian.
+        """
+        within, mean = self.covariance[np.ix_(rows, rows)], mean[rows]
+        square = (mean**2 + np.einsum("iif->if", within)).mean(1)
+        shared = (2 * mean * self.shared_error["finite_sd"][rows]).mean(1)
+        covariance = inflation * (4 * mean[:, None] * mean * within + 2 * within**2).sum(2) / mean.shape[1] ** 2
+        covariance += shared[:, None] * self.eta_correlation[np.ix_(rows, rows)] * shared
+        return np.random.default_rng(0).multivariate_normal(square, covariance, N_RANKING_DRAWS, method="eigh")
+
+
 @dataclass(frozen=True, eq=False)
 class FamilySizes:
     """Posterior of `tau`, `finite_sd` and `contribution` of each family and feature, in the units of tables.
@@ -35,12 +146,8 @@ class FamilySizes:
     families, features : list of str
     statistics : dict of (statistic, family, feature) arrays
         For each size its mean, sd, and quantiles 5%, 50% and 95%.
-    shared_error : dict of (family, feature) arrays
-        For each size its change per posterior sd of the hyperparameters.
-    covariance : (family, family, feature) array
-        Posterior covariance of `finite_sd` between families.
-    eta_correlation : (family, family) array
-        Posterior correlation of eta between families.
+    errors : JointErrors or PropagatedErrors
+        Of means over features.
     error_pattern : (entry, feature) array
         Error patterns of the features.
     residual_dof : int
@@ -50,28 +157,35 @@ class FamilySizes:
     families: list[str]
     features: list[str]
     statistics: Mapping[str, np.ndarray]
-    shared_error: Mapping[str, np.ndarray]
-    covariance: np.ndarray
-    eta_correlation: np.ndarray
+    errors: JointErrors | PropagatedErrors
     error_pattern: np.ndarray
     residual_dof: int
 
     @classmethod
     def from_posterior(cls, posterior: Posterior) -> FamilySizes:
-        """Read the sizes from the groups ``/scales``, ``/finite_population`` and ``/hyper`` of a run."""
+        """Read the sizes from the groups ``/scales``, ``/finite_population``, ``/size_draws`` and ``/hyper`` of a run."""
         scales, sources = posterior.scales, posterior.finite_population
         divisor = feature_scale(posterior)
+        statistics = {
+            "tau": np.stack([scales[name].sel(family=sources["family"]).values for name in STATISTICS]) / divisor,
+            "finite_sd": sources["finite_sd"].values / divisor,
+            "contribution": sources["contribution"].values,
+        }
+        errors: JointErrors | PropagatedErrors
+        if (joint := posterior.size_draws) is not None:
+            errors = JointErrors({name: joint[name].values / (1 if name == "contribution" else divisor) for name in SIZES})
+        else:
+            errors = PropagatedErrors(
+                {name: values[1] for name, values in statistics.items()},
+                _shared_errors(posterior, divisor),
+                sources["finite_covariance"].values / divisor**2,
+                _eta_correlation(posterior),
+            )
         return cls(
             [str(name) for name in sources["family"].values],
             posterior.features,
-            {
-                "tau": np.stack([scales[name].sel(family=sources["family"]).values for name in STATISTICS]) / divisor,
-                "finite_sd": sources["finite_sd"].values / divisor,
-                "contribution": sources["contribution"].values,
-            },
-            _shared_errors(posterior, divisor),
-            sources["finite_covariance"].values / divisor**2,
-            _eta_correlation(posterior),
+            statistics,
+            errors,
             posterior.error_pattern,
             int(posterior.tree["error_patterns"].to_dataset()["residual_dof"].values[0]),
         )
@@ -112,58 +226,48 @@ class FamilySizes:
         DataFrame
             A row for each group and family.
         """
-        groups = np.ones((1, len(self.features))) if member is None else member
-        inflation = np.array([self._inflation(group > 0) for group in groups])[:, None]
+        groups = [group > 0 for group in (np.ones((1, len(self.features))) if member is None else member)]
+        inflation = [self._inflation(group) for group in groups]
         keys = [(*name, family) for name in names or [()] for family in self.families]
         index = pd.MultiIndex.from_tuples(keys, names=[*levels, "family"])
         columns: dict[str, np.ndarray] = {}
-        for size, (mean, sd, *_) in self.statistics.items():
-            is_finite = np.isfinite(mean)
-            count = groups @ is_finite.T.astype(float)
-            with np.errstate(invalid="ignore"):
-                average = groups @ np.where(is_finite, mean, 0).T / count
-                shared = groups @ np.where(is_finite, self.shared_error[size], 0).T
-                error = np.sqrt(inflation * (groups @ np.where(is_finite, sd, 0).T ** 2) + shared**2) / count
-            low, high = lognormal_interval(average, error)
-            columns |= {size: average.reshape(-1), f"{size}_q05": low.reshape(-1), f"{size}_q95": high.reshape(-1)}
+        for size, (mean, *_) in self.statistics.items():
+            limits = [self.errors.interval(size, mean, *of_group) for of_group in zip(groups, inflation, strict=True)]
+            columns[size] = np.concatenate([_mean_of_known(mean[:, group]) for group in groups])
+            columns[f"{size}_q05"], columns[f"{size}_q95"] = (np.concatenate(part) for part in zip(*limits, strict=True))
         return pd.DataFrame(columns, index=index if levels else index.get_level_values("family"))
 
     def compare(self) -> pd.DataFrame:
         """Compute the probability that the mean `finite_sd` of the row's family is larger than that of the column's."""
-        mean, families = self.statistics["finite_sd"][0], pd.Index(self.families, name="family")
-        shared = np.nansum(self.shared_error["finite_sd"], axis=1)
-        covariance = self._inflation() * np.nansum(self.covariance, axis=2)
-        covariance += shared[:, None] * self.eta_correlation * shared
-        variance = np.diag(covariance)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            error = np.sqrt(variance[:, None] + variance - 2 * covariance)
-            probability = ndtr(np.nansum(mean[:, None] - mean, axis=2) / error)
+        probability = self.errors.compare(self.statistics["finite_sd"][0], self._inflation())
+        families = pd.Index(self.families, name="family")
         return pd.DataFrame(probability, index=families, columns=families.rename("other"))
 
     def rank(self, components: tuple[str, ...]) -> pd.DataFrame | None:
         """Rank the components of measurement bias by root mean square over features; None for fewer than two.
 
-        Means of squares over many features are jointly Gaussian; the moments of a square are those where `finite_sd` is
-        Gaussian. The mean of `finite_sd` depends on the number of levels (two have 0.80 tau, eight 0.96 tau), that of its
-        square does not.
+        The mean of `finite_sd` depends on the number of levels (two have 0.80 tau, eight 0.96 tau), that of its square does
+        not.
         """
         families = pd.Index(self.families, name="family")
         rows = np.flatnonzero(families.isin(components))
         if len(rows) < 2:
             return None
-        within = self.covariance[np.ix_(rows, rows)]
-        mean, n_features = self.statistics["finite_sd"][0, rows], len(self.features)
-        square = (mean**2 + np.einsum("iif->if", within)).mean(1)
-        shared = (2 * mean * self.shared_error["finite_sd"][rows]).mean(1)
-        covariance = self._inflation() * (4 * mean[:, None] * mean * within + 2 * within**2).sum(2) / n_features**2
-        covariance += shared[:, None] * self.eta_correlation[np.ix_(rows, rows)] * shared
-        draws = np.random.default_rng(0).multivariate_normal(square, covariance, N_RANKING_DRAWS, method="eigh")
+        draws = self.errors.draw_mean_squares(self.statistics["finite_sd"][0], self._inflation(), rows)
+        square = draws.mean(0)
         rank = np.argsort(np.argsort(-draws, axis=1), axis=1)
         table = pd.DataFrame({"rms": np.sqrt(square)}, index=families[rows])
-        table["rms_q05"], table["rms_q95"] = np.sqrt(lognormal_interval(square, np.sqrt(np.diag(covariance))))
+        table["rms_q05"], table["rms_q95"] = np.sqrt(lognormal_interval(square, draws.std(0)))
         for k in range(len(rows)):
             table[f"rank_{k + 1}"] = (rank == k).mean(0)
         return table.sort_values("rms", ascending=False)
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean over features, (family, feature) -> (family,), without those that are NaN."""
+    is_known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(is_known, values, 0).sum(1) / is_known.sum(1)
 
 
 def lognormal_interval(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

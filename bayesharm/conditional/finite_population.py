@@ -28,7 +28,6 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.model.design import Design
 
 Array = jax.Array
-MAX_DRAWS = 5  # draws at once, which bounds the memory of a batch
 
 
 class FamilyLevels(NamedTuple):
@@ -104,7 +103,7 @@ def find_levels(design: Design) -> FamilyLevels:
     )
 
 
-@program("problem", "mesh")
+@program("problem", "at_once", "mesh")
 def draw_finite_population(
     problem: Problem,
     ratios: VarianceRatios,
@@ -113,6 +112,7 @@ def draw_finite_population(
     log_scales: Array,
     keys: Array,
     values: Array,
+    at_once: int = 5,
     mesh: Mesh | None = None,
 ) -> tuple[Array, Array]:
     """Draw finite-population sds and contributions of all families, for standardized features.
@@ -127,6 +127,8 @@ def draw_finite_population(
     keys : (feature,) PRNG keys
     values : (scan, feature) array
         Standardized features, in the order of the design's scans; NaN where a feature lacks a scan.
+    at_once : int
+        Draws at once, at most; it bounds the memory.
     mesh : Mesh, optional
         As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
@@ -135,20 +137,21 @@ def draw_finite_population(
     finite_sd : (draw, family, feature) array
         The first family is noise, with its sd. A centered family with a single level has no sd: NaN.
     contribution : (draw, family, feature) array
-        Of one in five draws, or fewer, since it takes all scans. That of noise is the mean share of the squared residual.
+        Of one in `at_once` draws, or fewer, since it takes all scans. That of noise is the mean share of the squared
+        residual.
     """
 
     def function(shared, sharded):
         ratios, levels = shared
-        return _of_draws(problem, ratios, levels, *sharded)
+        return _of_draws(problem, at_once, ratios, levels, *sharded)
 
     return run_sharded(function, mesh, (ratios, levels), (moments, log_scales, keys, values))
 
 
-def _of_draws(problem, ratios, levels, moments, log_scales, keys, values):
+def _of_draws(problem, most_at_once, ratios, levels, moments, log_scales, keys, values):
     """A batch of draws at a time, side by side; contributions are computed from the first draw of each batch."""
     likelihood, (n_draws, _, n_features) = problem.likelihood, log_scales.shape
-    statistics, batches, at_once = batch_draws(likelihood.weighted(ratios, moments), log_scales, MAX_DRAWS)
+    statistics, batches, at_once = batch_draws(likelihood.weighted(ratios, moments), log_scales, most_at_once)
     cross, of_feature = likelihood.eliminated_products(ratios, moments)
     products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
     n_columns = likelihood.n_dense + likelihood.n_eliminated

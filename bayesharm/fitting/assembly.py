@@ -28,7 +28,16 @@ from bayesharm.results.nodes import (
     sd_coordinates,
 )
 from bayesharm.results.posterior import FORMAT, PREVIEW, REASONS, Posterior
-from bayesharm.results.schema import DESIGN, DRAWS, ERROR_PATTERNS, FINITE_POPULATION, HYPER, SCALES, SCAN_WEIGHTS
+from bayesharm.results.schema import (
+    DESIGN,
+    DRAWS,
+    ERROR_PATTERNS,
+    FINITE_POPULATION,
+    HYPER,
+    SCALES,
+    SCAN_WEIGHTS,
+    SIZE_DRAWS,
+)
 from bayesharm.study_check.result import StudyCheck
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
@@ -93,6 +102,10 @@ def assemble_posterior(
         labels = {"statistic": list(STATISTICS), "other": sized["family"][1], "size": list(SIZES)}
         nodes["/finite_population"] = FINITE_POPULATION.dataset(
             results, sized | feature | {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
+        )
+    if "tau_draws" in results:
+        nodes["/size_draws"] = SIZE_DRAWS.dataset(
+            {name: results[f"{name}_draws"] for name in SIZES}, sd_coordinates(design) | feature
         )
     if "scan_weight" in results:
         nodes["/scan_weights"] = _scan_weights(dataset.scans.iloc[design.rows], results["scan_weight"])

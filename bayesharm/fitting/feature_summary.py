@@ -22,6 +22,8 @@ from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.results.posterior import REASONS
 
 MOST_SIZE_DRAWS = 50  # draws of the effects from which finite-population sizes are computed, at most
+N_JOINT_DRAWS = 400  # the same where all features are sampled together: few features, and draws of their means
+DRAWS_AT_ONCE = 5  # of these; contributions, which take all scans, are computed from the first
 CHUNK_FEATURES = 512  # features that one thread summarizes at a time
 QUANTILES = (0.05, 0.5, 0.95)
 Arrays = dict[str, np.ndarray]
@@ -54,6 +56,8 @@ def summarize_features(
     standardization: Standardization,
     draws: ScaleDraws,
     n_features: int | None = None,
+    *,
+    together: bool = False,
 ) -> Arrays:
     """Summarize draws of the scales, and the effects given them, in the features' units.
 
@@ -68,13 +72,15 @@ def summarize_features(
     draws : ScaleDraws
     n_features : int, optional
         Summarize the first ones only; the others fill up the block.
+    together : bool
+        Whether the same draw of several features belongs together: draws of the sizes are then kept.
 
     Returns
     -------
     dict of arrays
-        Variables of the groups ``scales``, ``finite_population`` and ``error_patterns`` of the results tree, moments,
-        ``effect_mean``, ``effect_sd``, ``waited`` (leapfrog steps of the slowest lane) and, if draws are kept, ``kept``; the
-        feature axis last.
+        Variables of the groups ``scales``, ``finite_population``, ``size_draws`` (``tau_draws`` and others) and
+        ``error_patterns`` of the results tree, moments, ``effect_mean``, ``effect_sd``, ``waited`` (leapfrog steps of the
+        slowest lane) and, if draws are kept, ``kept``; the feature axis last.
     """
     draws = jax.tree.map(np.asarray, draws)
     pooled = draws.log_scales.reshape(-1, *draws.log_scales.shape[2:])
@@ -84,8 +90,14 @@ def summarize_features(
         effects = average_effects(context.problem, ratios, moments, thinned.astype(float), mesh=context.devices.mesh)
         sizes = None
         if not context.settings.preview:
-            sizes = _draw_sizes(context, features, ratios, moments, values, np.asarray(thinned))
-    return summarize_draws(context, values, moments, standardization, draws, effects, sizes, n_features)
+            if together:
+                chosen = pooled[np.linspace(0, len(pooled) - 1, min(N_JOINT_DRAWS, len(pooled))).astype(int)]
+            else:
+                chosen = thinned[:: -(-len(thinned) // MOST_SIZE_DRAWS)]
+            at_once = 1 if together else DRAWS_AT_ONCE
+            sizes = _draw_sizes(context, features, ratios, moments, values, np.asarray(chosen, float), at_once)
+    summary = summarize_draws(context, values, moments, standardization, draws, effects, sizes, n_features)
+    return summary | _keep_sizes(sizes, standardization.sd) if together and sizes is not None else summary
 
 
 def summarize_draws(
@@ -161,14 +173,24 @@ def _draw_sizes(
     moments: Moments,
     values: np.ndarray,
     draws: np.ndarray,
+    at_once: int,
 ) -> Sizes:
     keys = feature_keys(context.seed, Stage.FINITE_POPULATION, features)
-    thinned = draws[:: -(-len(draws) // MOST_SIZE_DRAWS)].astype(float)
-    mesh = context.devices.mesh
     finite_sd, contribution = draw_finite_population(
-        context.problem, ratios, context.levels, moments, thinned, keys, values, mesh=mesh
+        context.problem, ratios, context.levels, moments, draws, keys, values, at_once=at_once, mesh=context.devices.mesh
     )
-    return Sizes(finite_sd, contribution, thinned[:, : finite_sd.shape[1]])  # noise ratios have no sizes
+    return Sizes(finite_sd, contribution, draws[:, : finite_sd.shape[1]])  # noise ratios have no sizes
+
+
+def _keep_sizes(sizes: Sizes, unit: np.ndarray) -> Arrays:
+    """Name the draws of the sizes, in the features' units."""
+    finite_sd, contribution = np.asarray(sizes.finite_sd), np.asarray(sizes.contribution)
+    draws = {
+        "tau_draws": np.exp(sizes.log_scales) * unit,
+        "finite_sd_draws": finite_sd * unit,
+        "contribution_draws": np.where(np.isnan(finite_sd), np.nan, contribution),
+    }
+    return {name: values.astype(np.float32) for name, values in draws.items()}
 
 
 def _summarize_chunk(
@@ -244,7 +266,7 @@ def _summarize_sizes(sizes: Sizes, unit: np.ndarray) -> Arrays:
     tau = np.exp(sizes.log_scales) * unit
     summary = {
         "finite_sd": _summary_statistics(finite),
-        "contribution": _log_normal_statistics(contribution),
+        "contribution": (_summary_statistics if len(contribution) == len(finite) else _log_normal_statistics)(contribution),
         "finite_covariance": covariance,
         "probability_larger": larger,
         "covariance_with_log_scale": np.stack([_covariance(size, sizes.log_scales) for size in (tau, finite, contribution)]),

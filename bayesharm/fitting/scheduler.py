@@ -158,7 +158,7 @@ def _fit_together(
     hyper, joint = pool.submit(_learn, context, features, report).result()
     assert joint is not None
     arguments = context, features, hyper.ratios.mean, moments, standardization, joint.scales
-    results = pool.submit(summarize_features, *arguments).result()
+    results = pool.submit(summarize_features, *arguments, together=True).result()
     checkpoints.write("together-hyper", hyper.to_arrays())
     checkpoints.write("together", results)
     return hyper, results

@@ -252,7 +252,7 @@ def _label(
     design, tree = merged.design, posterior.tree.copy()
     observed = merged.likelihood.observed_per_scanner(merged.moments) if merged.has_missing else None
     feature = tree["scales"]["feature"]
-    for name in ("effects", "finite_population", "draws"):
+    for name in ("effects", "finite_population", "size_draws", "draws"):
         if name in tree.children:
             del tree[name]
     for name, node in _label_effects(posterior, merged, effects).items():

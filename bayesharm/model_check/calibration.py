@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import special, stats
 
 from bayesharm.model.design import Design
@@ -100,6 +101,28 @@ def calibrate_sizes(posterior: Posterior, design: Design, study: PriorStudy, rng
             limits = found[size].sel(family=family).transpose("statistic", "feature").values
             if np.isfinite(limits).all():
                 pits[f"{size} {family}"] = pit_of_quantiles(values * unit[size], limits, rng)
+    return pits
+
+
+def calibrate_means(families: pd.DataFrame, design: Design, study: PriorStudy, unit: float = 1.0) -> Pits:
+    """Return the PITs of means over all features of scales and sizes, by name.
+
+    Parameters
+    ----------
+    families : DataFrame
+        `families` of :func:`bayesharm.analysis.variance_components.variance_components`.
+    design : Design
+    study : PriorStudy
+    unit : float
+        The sd of a feature in the units of `families`.
+    """
+    scales, pits = dict(zip(design.scale_labels, np.exp(study.log_scales), strict=True)), {}
+    for size, of_family in ({"tau": scales} | true_sizes(design, study)).items():
+        for family, true in of_family.items():
+            low, high = families.loc[family, [f"{size}_q05", f"{size}_q95"]].to_numpy(float)
+            mean = true.mean() * (1 if size == "contribution" else unit)
+            if np.isfinite(low * high):
+                pits[f"mean {size} {family}"] = pit_of_interval(np.array(mean), low, high)
     return pits
 
 

@@ -101,6 +101,11 @@ class Posterior:
         return self.tree["finite_population"].to_dataset()
 
     @property
+    def size_draws(self) -> xr.Dataset | None:
+        """Draws of the sizes of all features together; None in runs that sampled the features one by one."""
+        return self.tree["size_draws"].to_dataset() if "size_draws" in self.tree.children else None
+
+    @property
     def design(self) -> xr.Dataset:
         """Scanners of the study: component, numbers of scans and travelers."""
         return self.tree["design"].to_dataset()

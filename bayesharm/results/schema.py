@@ -225,6 +225,17 @@ FINITE_POPULATION = Group(
     required=False,
 )
 
+SIZE_DRAWS = Group(
+    "size_draws",
+    "draws of the sizes of all features together, in runs that sampled the features together with the hyperparameters",
+    (
+        Variable("tau", ("draw", "family", "feature"), FEATURE_UNITS, "draws of the scale"),
+        Variable("finite_sd", ("draw", "family", "feature"), FEATURE_UNITS, "draws of the finite-population sd"),
+        Variable("contribution", ("draw", "family", "feature"), NONE, "draws of the contribution"),
+    ),
+    required=False,
+)
+
 ERROR_PATTERNS = Group(
     "error_patterns",
     "how the errors of the effects are correlated over features: products of the patterns of two features",
@@ -293,7 +304,10 @@ SUFFICIENT_STATISTICS = Group(
     required=False,
 )
 
-GROUPS = (HYPER, SCALES, EFFECTS, FINITE_POPULATION, ERROR_PATTERNS, DRAWS, SCAN_WEIGHTS, DESIGN, SUFFICIENT_STATISTICS)
+GROUPS = (
+    HYPER, SCALES, EFFECTS, FINITE_POPULATION, SIZE_DRAWS, ERROR_PATTERNS, DRAWS, SCAN_WEIGHTS, DESIGN,
+    SUFFICIENT_STATISTICS,
+)  # fmt: skip
 
 
 def find_faults(tree: xr.DataTree) -> list[str]:
