@@ -195,7 +195,7 @@ FINITE_POPULATION = Group(
             ("statistic", "family", "feature"),
             FEATURE_UNITS,
             "finite-population standard deviation of the effects: that of the levels in the study",
-        ),
+        ),  # fmt: skip
         Variable(
             "contribution",
             ("statistic", "family", "feature"),
@@ -210,10 +210,7 @@ FINITE_POPULATION = Group(
             "posterior covariance of the finite_sd of two families",
         ),
         Variable(
-            "probability_larger",
-            ("family", "other", "feature"),
-            NONE,
-            "posterior probability that the finite_sd of `family` exceeds that of `other`",
+            "probability_larger", ("family", "other", "feature"), NONE, "probability that finite_sd exceeds that of `other`"
         ),
         Variable(
             "covariance_with_log_scale",
@@ -227,11 +224,11 @@ FINITE_POPULATION = Group(
 
 SIZE_DRAWS = Group(
     "size_draws",
-    "draws of the sizes of all features together, in runs that sampled the features together with the hyperparameters",
+    "draws of the sizes of all features together, in runs that sampled these together with the hyperparameters",
     (
-        Variable("tau", ("draw", "family", "feature"), FEATURE_UNITS, "draws of the scale"),
-        Variable("finite_sd", ("draw", "family", "feature"), FEATURE_UNITS, "draws of the finite-population sd"),
-        Variable("contribution", ("draw", "family", "feature"), NONE, "draws of the contribution"),
+        Variable("tau", ("draw", "family", "feature"), FEATURE_UNITS, "the scale"),
+        Variable("finite_sd", ("draw", "family", "feature"), FEATURE_UNITS, "as in `/finite_population`"),
+        Variable("contribution", ("draw", "family", "feature"), NONE, "as in `/finite_population`"),
     ),
     required=False,
 )
@@ -296,18 +293,14 @@ SUFFICIENT_STATISTICS = Group(
         Variable("coupled_gram", ("coupled_entry",), NONE, "their products"),
         Variable("size", ("noise_class",), NONE, "scans"),
         Variable("scan_counts", ("count",), NONE, "counts of all scans"),
-        Variable(
-            "scan_patterns", ("scan_pattern", "table_column"), NONE, "rows of the scans table that differ for the model"
-        ),
+        Variable("scan_patterns", ("scan_pattern", "table_column"), NONE, "scans table: rows that differ for the model"),
         Variable("pattern_traveling", ("scan_pattern",), NONE, "whether the participant travels, if known", True),
     ),
     required=False,
 )
 
-GROUPS = (
-    HYPER, SCALES, EFFECTS, FINITE_POPULATION, SIZE_DRAWS, ERROR_PATTERNS, DRAWS, SCAN_WEIGHTS, DESIGN,
-    SUFFICIENT_STATISTICS,
-)  # fmt: skip
+GROUPS = (HYPER, SCALES, EFFECTS, FINITE_POPULATION, SIZE_DRAWS, ERROR_PATTERNS, DRAWS, SCAN_WEIGHTS, DESIGN,
+          SUFFICIENT_STATISTICS)  # fmt: skip
 
 
 def find_faults(tree: xr.DataTree) -> list[str]:

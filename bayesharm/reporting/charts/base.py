@@ -11,21 +11,10 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.model.labels import Scale
+from bayesharm.reporting.palette import PALE, family_colors
 from bayesharm.reporting.vega import vega
 
-# The palette of Okabe and Ito, which color-blind people can distinguish
-COLORS = {
-    "measurement": "#D55E00",
-    "site": "#D55E00",
-    "participant": "#0072B2",
-    "sampling": "#009E73",
-    "disorder": "#CC79A7",
-    "covariate": "#F0E442",
-    "noise": "#8C8C8C",
-}
-OTHER_COLORS = ("#E69F00", "#56B4E9", "#A6761D", "#7B68EE", "#117733")
-BEFORE, AFTER = "#D55E00", "#0072B2"
-FADED, ASIDE = 0.35, 0.12  # opacity of what is mostly prior, and of scanners that are not chosen
+ASIDE = 0.12  # opacity of scanners that are not chosen
 CHOSEN = "chosen"  # parameter of every chart: the scanner that the reader has chosen, or an empty text
 STATIC_WIDTH = 660  # pixels of a figure without a script
 STEP = 22  # pixels of a row
@@ -76,11 +65,9 @@ def color_scale(families: Iterable[str], scales: Mapping[str, Scale] | None = No
     """Return the colors of families: the same in all figures; the scales of one family share it, in shades."""
     names = list(families)
     terms = [scales[name].family if scales and name in scales else name for name in names]
-    others = list(dict.fromkeys(term for term in terms if term not in COLORS))
-    colors = COLORS | {name: OTHER_COLORS[k % len(OTHER_COLORS)] for k, name in enumerate(others)}
     shades, seen = [], dict.fromkeys(terms, 0)
-    for term in terms:
-        shades.append(_lighter(colors[term], seen[term]))
+    for term, color in zip(terms, family_colors(terms), strict=True):
+        shades.append(_lighter(color, seen[term]))
         seen[term] += 1
     return {"domain": names, "range": shades}
 
@@ -104,7 +91,7 @@ def spec(values: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]
 def opacity(faded: bool = False, full: float = 1.0) -> dict[str, Any]:
     """Return the opacity of a mark: pale for scanners that are not chosen, and for rows that are mostly prior."""
     conditions = [{"test": f"{CHOSEN} != '' && datum.scanner != {CHOSEN}", "value": ASIDE}]
-    conditions += [{"test": "datum.prior", "value": FADED}] if faded else []
+    conditions += [{"test": "datum.prior", "value": PALE}] if faded else []
     return {"condition": conditions, "value": full}
 
 

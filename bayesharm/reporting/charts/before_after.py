@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.reporting.before_after import BeforeAfter
-from bayesharm.reporting.charts.base import AFTER, BEFORE, CHOSEN, opacity, quantity, records, short, spec, tips
+from bayesharm.reporting.charts.base import CHOSEN, opacity, quantity, records, short, spec, tips
+from bayesharm.reporting.palette import AFTER, BEFORE
 from bayesharm.reporting.section import Chart
 
 MAX_LINES_OF_FEATURES = 40  # features up to which each has a line of its own

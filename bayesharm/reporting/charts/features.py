@@ -7,7 +7,6 @@ import pandas as pd
 
 from bayesharm.analysis.population_structure import ALL, PopulationTest
 from bayesharm.reporting.charts.base import (
-    BEFORE,
     STEP,
     interval_rows,
     matrix,
@@ -20,6 +19,7 @@ from bayesharm.reporting.charts.base import (
     tips,
     told,
 )
+from bayesharm.reporting.palette import BEFORE
 from bayesharm.reporting.section import Chart
 
 MAX_REGIONS = 20  # rows of the chart of regions

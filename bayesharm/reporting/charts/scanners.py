@@ -10,7 +10,6 @@ from scipy.cluster.hierarchy import average, leaves_list
 
 from bayesharm.analysis.scanner_similarity import ScannerSimilarity
 from bayesharm.reporting.charts.base import (
-    BEFORE,
     STEP,
     array,
     interval_rows,
@@ -24,12 +23,13 @@ from bayesharm.reporting.charts.base import (
     spec,
     tips,
 )
+from bayesharm.reporting.palette import AFTER, BEFORE, COLORS
 from bayesharm.reporting.section import Chart
 from bayesharm.reporting.words import MOSTLY_PRIOR, shorten_names
 
 MAX_FEATURES = 60  # columns of the map of biases
 MIN_SUPPORT = 0.5  # support from which a group of scanners is labeled
-RATIO_COLORS = {"noise_ratio": "#7F7F7F", "bias_ratio": "#D55E00", "gain": "#0072B2"}
+RATIO_COLORS = {"noise_ratio": COLORS["noise"], "bias_ratio": COLORS["measurement"], "gain": COLORS["participant"]}
 FADED_WORDS = "Pale: more prior than data."
 
 
@@ -45,7 +45,7 @@ def bias_chart(scanners: pd.DataFrame) -> Chart:
     layers = [
         {"mark": {"type": "bar", "color": BEFORE, "height": {"band": 0.6}},
          "encoding": {"y": y, "x": quantity("bias", title), "opacity": opacity(True), "tooltip": tip}},
-        {"mark": {"type": "tick", "thickness": 3, "color": "#0072B2", "size": 18},
+        {"mark": {"type": "tick", "thickness": 3, "color": AFTER, "size": 18},
          "encoding": {"y": y, "x": quantity("uncertainty", title), "opacity": opacity(), "tooltip": tip}},
     ]  # fmt: skip
     first, last = table.iloc[0], table.iloc[-1]
@@ -85,9 +85,7 @@ def check_chart(table: pd.DataFrame) -> Chart:
     shown = table.dropna()
     largest = table["ratio"].idxmax()
     return Chart(
-        interval_rows(
-            shown, "ratio", "Observed over expected variance", {"value": "#0072B2"}, reference=1.0, least=(0.5, 1.5)
-        ),
+        interval_rows(shown, "ratio", "Observed over expected variance", {"value": AFTER}, reference=1.0, least=(0.5, 1.5)),
         "Differences between the harmonized scans of travelers, relative to those that noise predicts (dashed: 1), with 90% "
         "intervals over travelers. Above 1: people differ on this scanner by more than one bias and noise, for "
         "example because the scanner changed. Deviations are from a person's mean over scanners, so that one scanner that "
@@ -191,7 +189,7 @@ def tree_chart(similarity: ScannerSimilarity, units: str) -> Chart:
             "dx": 4,
             "baseline": "bottom",
             "dy": -1,
-            "color": "#0072B2",
+            "color": AFTER,
             "fontWeight": "bold",
         }
         where = {"x": quantity("x"), "y": quantity("y"), "text": {"field": "text"}}

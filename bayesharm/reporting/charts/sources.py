@@ -23,6 +23,7 @@ from bayesharm.reporting.charts.base import (
     tips,
     told,
 )
+from bayesharm.reporting.palette import AFTER
 from bayesharm.reporting.section import Chart
 
 N_POINTS = 80  # points of a density
@@ -174,7 +175,7 @@ def histogram(
     table = pd.DataFrame({"from": edges[:-1], "to": edges[1:], "features": counts})
     scale = {"type": "log", "nice": False} if log and low > 0 else {"zero": False}
     layers: list[dict[str, Any]] = [
-        {"mark": {"type": "bar", "color": "#0072B2", "opacity": 0.8},
+        {"mark": {"type": "bar", "color": AFTER, "opacity": 0.8},
          "encoding": {"x": quantity("from", title, scale=scale), "x2": {"field": "to"},
                       "y": quantity("features", "Features"), "y2": {"datum": 0},
                       "tooltip": [quantity("from", "from", format=".4g"), quantity("to", "to", format=".4g"),

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.reporting.charts.base import STEP, matrix, name, opacity, quantity, records, spec, tips
+from bayesharm.reporting.palette import COLORS, OTHERS
 from bayesharm.reporting.people import PeopleMeans
 from bayesharm.reporting.section import Chart
 
 MAX_PEOPLE = 60  # rows of the chart of people
-KINDS = {"travelers": "#0072B2", "people scanned once": "#E69F00", "other people": "#8C8C8C"}
+KINDS = {"travelers": COLORS["participant"], "people scanned once": OTHERS[0], "other people": COLORS["noise"]}
 
 
 def scans_chart(design: pd.DataFrame, people: PeopleMeans | None) -> Chart:
@@ -98,7 +99,7 @@ def graph_chart(people: PeopleMeans) -> Chart:
         {"mark": {"type": "rule", "color": "#56B4E9", "opacity": 0.55}, "data": {"values": lines},
          "encoding": place | {"x2": {"field": "x2"}, "y2": {"field": "y2"}, "strokeWidth": width,
                               "tooltip": tips(pair="scanners", travelers="shared travelers")}},
-        {"mark": {"type": "point", "filled": True, "size": 160, "color": "#0072B2", "opacity": 1},
+        {"mark": {"type": "point", "filled": True, "size": 160, "color": COLORS["participant"], "opacity": 1},
          "encoding": place | {"opacity": opacity(), "tooltip": tips(scanner="scanner", travelers="travelers")}},
         *[{"mark": {"type": "text", "align": align, "dx": dx, "dy": dy, "fontSize": 12, "limit": 120},
            "transform": [{"filter": f"datum.align == '{align}' && datum.dx == {dx} && datum.dy == {dy}"}],

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError
+from bayesharm.reporting.palette import family_colors
 from bayesharm.reporting.plots.style import (
     SEQUENTIAL,
     Normalize,
     ScalarMappable,
     axes_for,
     color_limits,
-    colors_of,
     draw_matrix,
     draw_sizes,
     finish,
@@ -57,7 +57,7 @@ def plot_regions(run: Posterior | RunView, family: str | None = None, ax: Axes |
     family = family or view.mapped_effect
     table = view.regions(family)
     ax = axes_for(ax, min(len(table), MAX_REGIONS))
-    draw_sizes(ax, table.head(MAX_REGIONS), "finite_sd", colors_of([family], view.scales)[0])
+    draw_sizes(ax, table.head(MAX_REGIONS), "finite_sd", family_colors([family], view.scales)[0])
     mean = view.variance_components.families.loc[family, "finite_sd"]
     ax.axvline(mean, color="0.5", lw=1, ls="--", zorder=0)
     subset = f" ({MAX_REGIONS} of {len(table)})" if len(table) > MAX_REGIONS else ""

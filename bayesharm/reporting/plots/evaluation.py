@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.evaluation.result import BAYESHARM, Evaluation
-from bayesharm.reporting.plots.style import COLORS, ROW, Axes, Figure, mark_preview, name_rows, new_figure, styled
+from bayesharm.reporting.palette import COLORS
+from bayesharm.reporting.plots.style import ROW, Axes, Figure, mark_preview, name_rows, new_figure, styled
 
 TITLES = {
     "share_removed": "Scanner differences removed",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bayesharm.analysis.population_structure import ALL, PopulationTest, two_digits
-from bayesharm.reporting.plots.style import COLORS, Axes, Figure, axes_for, mark_preview, styled
+from bayesharm.reporting.palette import COLORS
+from bayesharm.reporting.plots.style import Axes, Figure, axes_for, mark_preview, styled
 
 MAX_LOG_FACTOR = 20.0  # larger log Bayes factors are counted in the outermost bins
 N_BINS = 60  # bins of the histogram

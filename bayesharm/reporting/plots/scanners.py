@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import average, leaves_list
 
+from bayesharm.reporting.palette import AFTER, family_colors
 from bayesharm.reporting.plots.style import (
     DIVERGING,
     ROW,
     axes_for,
-    colors_of,
     draw_intervals,
     draw_matrix,
     draw_sizes,
@@ -52,12 +52,12 @@ def plot_scanners(run: Posterior | RunView) -> Figure:
     figure = new_figure(1.2 + ROW * len(table))
     left, *others = figure.subplots(1, 2 + ("gain" in table), sharey=True)
     faded = list(view.summary.scanners.loc[table.index, "from_data"] < MOSTLY_PRIOR)
-    draw_sizes(left, table, "rms", colors_of([view.removed_effect])[0], faded)
+    draw_sizes(left, table, "rms", family_colors([view.removed_effect])[0], faded)
     left.set_title("Scanners, largest bias first")
     left.set_xlabel(f"Bias and its uncertainty, rms over features\n90% interval ({view.units}){PALE_MEANS * any(faded)}")
     panels = (("noise_ratio", "noise", "Noise", "Noise variance ratio (lambda)"), ("gain", "participant", "Gain", "Gain"))
     for ax, (ratio, family, title, label) in zip(others, panels, strict=False):
-        draw_intervals(ax, table, ratio, colors_of([family])[0])
+        draw_intervals(ax, table, ratio, family_colors([family])[0])
         ax.set_xscale("log")
         low, high = ax.get_xlim()
         ax.set_xlim(min(low, 0.75), max(high, 1.33))
@@ -158,7 +158,7 @@ def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
         support = similarity.splits["support"].iloc[k]
         if k < len(tree) - 1 and support >= MIN_SUPPORT:  # the last group holds all scanners
             ax.annotate(f"{support:.0%}", (distance, (y1 + y2) / 2), (4, 2), textcoords="offset points", ha="left",
-                        va="bottom", fontsize=7.5, color="#0072B2", bbox=LABEL_BOX)  # fmt: skip
+                        va="bottom", fontsize=7.5, color=AFTER, bbox=LABEL_BOX)  # fmt: skip
     ax.set_yticks(range(len(names)), [names[leaf] for leaf in order])
     ax.set_ylim(len(names) - 0.5, -0.7)
     first, last = tree[0, 2], tree[-1, 2]

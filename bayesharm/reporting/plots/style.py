@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.errors import BayesharmError, RunFolderError
-from bayesharm.model.labels import Scale
+from bayesharm.reporting.palette import BEFORE, PALE
 from bayesharm.reporting.run_view import RunView
 from bayesharm.results.run_folder import refuse_inside_run
 
@@ -29,7 +29,6 @@ except ModuleNotFoundError:
         do="pip install 'bayesharm[plots]'",
     ) from None
 WIDTH = 7.2  # inches, the text width of a page
-PALE = 0.35  # opacity of what rests more on the prior than on the data
 ROW = 0.27  # inches, the height of a row
 MAX_NAME = 26  # characters of a label that a figure has room for
 MAX_NUMBERED_ROWS = 16  # rows of a matrix up to which numbers in its cells are legible
@@ -46,28 +45,10 @@ STYLE: Any = {
     "savefig.dpi": 220,
     "svg.hashsalt": "bayesharm",  # the same figure gives the same bytes
 }
-# The palette of Okabe and Ito, which color-blind people can distinguish
-COLORS = {
-    "measurement": "#D55E00",
-    "site": "#D55E00",
-    "participant": "#0072B2",
-    "sampling": "#009E73",
-    "disorder": "#CC79A7",
-    "noise": "#7F7F7F",
-}
-OTHER_COLORS = ("#E69F00", "#56B4E9", "#A6761D", "#332288", "#117733")
 SEQUENTIAL, DIVERGING = "cividis_r", "RdBu_r"
 # File formats, and the metadata that each omits so that the same figure gives the same bytes.
 FORMATS = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
 styled = rc_context(STYLE)  # decorates functions that draw
-
-
-def colors_of(families: Sequence[str], scales: Mapping[str, Scale] | None = None) -> list[str]:
-    """Return the color of each family: the same in all figures; the scales of one family, which `scales` names, share it."""
-    names = [scales[name].family if scales and name in scales else name for name in families]
-    others = [name for name in names if name not in COLORS]
-    colors = COLORS | {name: OTHER_COLORS[k % len(OTHER_COLORS)] for k, name in enumerate(others)}
-    return [colors[name] for name in names]
 
 
 class ShownFigure(Figure):
@@ -126,7 +107,7 @@ def finish(figure: Any, view: RunView) -> Figure:
 
 def mark_preview(figure: Any, text: str = "PREVIEW: approximate, nothing was sampled") -> None:
     """Label a figure as a preview."""
-    figure.suptitle(text, color="#D55E00", fontsize=9, fontweight="bold")
+    figure.suptitle(text, color=BEFORE, fontsize=9, fontweight="bold")
 
 
 def draw_intervals(ax: Axes, table: pd.DataFrame, name: str, color: str, faded: Sequence[bool] | None = None) -> None:

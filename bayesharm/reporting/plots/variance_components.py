@@ -11,11 +11,10 @@ from scipy import stats
 from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.errors import RunFolderError
 from bayesharm.model.labels import NOISE_RATIO
+from bayesharm.reporting.palette import OTHERS, family_colors
 from bayesharm.reporting.plots.style import (
     DIVERGING,
-    OTHER_COLORS,
     axes_for,
-    colors_of,
     draw_matrix,
     draw_sizes,
     finish,
@@ -51,7 +50,7 @@ def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     table = view.variance_components.families.dropna(subset="finite_sd").sort_values("finite_sd", ascending=False)
     values_by_family = [view.variance_components.features[f"finite_sd_{name}"].dropna().to_numpy() for name in table.index]
     ax = axes_for(ax, 1.7 * len(table))
-    colors = colors_of(list(table.index), view.scales)
+    colors = family_colors(list(table.index), view.scales)
     limit = 0.0
     for row, (name, values, color) in enumerate(zip(table.index, values_by_family, colors, strict=True)):
         mean, low, high = (table.loc[name, f"finite_sd{end}"] for end in ("", "_q05", "_q95"))
@@ -91,7 +90,7 @@ def plot_contributions(run: Posterior | RunView, ax: Axes | None = None) -> Figu
     shares = 100 * variance_shares(view.posterior)
     ax = axes_for(ax, 3)
     start = 0.0
-    for (name, share), color in zip(shares.items(), colors_of(list(shares.index)), strict=True):
+    for (name, share), color in zip(shares.items(), family_colors(list(shares.index)), strict=True):
         ax.barh(0, share, 0.8, start, color=color, label=f"{name} {share:.1f}%", edgecolor="white")
         start += share
     ax.set(xlim=(0, 100), yticks=[], title="Contribution to variation between scans")
@@ -153,7 +152,7 @@ def plot_ranking(run: Posterior | RunView) -> Figure:
         )
     figure = new_figure(1.6 + 0.4 * len(ranking))
     left, right = figure.subplots(1, 2)
-    draw_sizes(left, ranking, "rms", OTHER_COLORS[0])
+    draw_sizes(left, ranking, "rms", OTHERS[0])
     left.set_title("Components of bias, largest first")
     left.set_xlabel(f"Sd of the effects, rms over features,\n90% interval ({view.units})")
     ranks = ranking.filter(like="rank_").rename(columns=lambda name: name.removeprefix("rank_"))
@@ -193,7 +192,7 @@ def plot_scales(run: Posterior | RunView, families: Sequence[str] | None = None)
     left, right = figure.subplots(1, 2, sharey=True)
     medians = {family.name: family.prior_median for family in spec.families} | {"noise": spec.noise_scale}
     priors = spec.priors
-    for row, (name, color) in enumerate(zip(chosen, colors_of(chosen, view.scales), strict=True)):
+    for row, (name, color) in enumerate(zip(chosen, family_colors(chosen, view.scales), strict=True)):
         draws = hyper.sel(family=name)
         median = medians[view.scales[name].family]
         log_typical = draws["eta"].values.reshape(-1)
