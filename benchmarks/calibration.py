@@ -5,7 +5,7 @@
 
 *run* draws studies from the prior of a model, fits them as a user would, and appends the PIT of every quantity to a folder
 beside this file; run again, it goes on where it stopped. *report* makes the tables and pictures of
-`docs/benchmarks/calibration.md` from all that is there.
+`docs/benchmarks/calibration.md`, and the `calibration.json` of each model, from all that is there.
 """
 
 from __future__ import annotations
@@ -158,10 +158,15 @@ def run(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Print the tables, and draw the pictures."""
-    from calibration_report import draw, tabulate
+    from calibration_report import draw, summarize_coverage, tabulate
+
+    from bayesharm.model.catalog import models_folder
 
     for model in options.model:
         if rows := read_results(model, options.preview):
+            if not options.preview:
+                record = json.dumps(summarize_coverage(rows), indent=2)
+                (models_folder() / model / "calibration.json").write_text(record + "\n", encoding="utf-8")
             print(f"\n## {model}{', preview' * options.preview}\n\n{tabulate(rows)}", flush=True)
             draw(rows, FIGURES / f"calibration_{model}{'_preview' * options.preview}.png")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ KINDS = {
     "mean tau": "mean scale",
     "mean finite_sd": "mean size",
     "mean contribution": "mean share",
+}
+IN_REPORTS = {
+    "mean ": "means over features",
+    "scale ": "scales",
+    "effect ": "effects",
+    "finite_sd ": "sizes and shares",
+    "contribution ": "sizes and shares",
+    "harmonized": "harmonized values",
+    "": "hyperparameters",
 }
 OTHER = "others"  # quantities without a family: ratios of scanners, correlations, harmonized values
 BAND = 0.95
@@ -60,16 +70,23 @@ def tabulate(rows: list[dict[str, Any]]) -> str:
 
 
 def _say_uniform(p: pd.Series, n: int) -> str:
-    """Say how many quantities fail the test of uniformity, means of sizes and shares apart."""
-    is_mean = p.index.str.startswith(("mean finite_sd", "mean contribution"))
-    parts = []
-    for words, part in (("quantities but mean sizes and shares", p[~is_mean]), ("mean sizes and shares", p[is_mean])):
-        bound = min(1, len(part) * part.min())
-        parts.append(
-            f"{len(part)} {words}: {(part < 0.05).sum()} with p < 0.05, {0.05 * len(part):.1f} expected; smallest p × "
-            f"{len(part)}: {bound:.2g} ({part.idxmin()})."
-        )
-    return f"Uniformity over {n} datasets. {' '.join(parts)}"
+    """Say how many quantities fail the test of uniformity."""
+    return (
+        f"Uniformity over {n} datasets, {len(p)} quantities: {(p < 0.05).sum()} with p < 0.05, {0.05 * len(p):.1f} "
+        f"expected; smallest p × {len(p)}: {min(1, len(p) * p.min()):.2g} ({p.idxmin()})."
+    )
+
+
+def summarize_coverage(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Summarize the coverage of 90% intervals, by what users read: hyperparameters, scales, effects and so on."""
+    inside = pd.DataFrame([row["inside"] for row in rows])
+    names = [next(words for start, words in IN_REPORTS.items() if name.startswith(start)) for name in inside]
+    coverage = inside.mean().groupby(names).mean()
+    return {
+        "datasets": len(rows),
+        "date": str(datetime.date.today()),
+        "coverage": {name: round(float(value), 3) for name, value in coverage.items()},
+    }
 
 
 def uniformity(pit: pd.DataFrame) -> pd.Series:
@@ -114,6 +131,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             if (kind, line) not in names:
                 plot.viz["ecdf_lines"][title].sel(line=line).item().set_visible(False)
     figure = plot.viz["figure"].item()
+    figure.supxlabel("x: share of the posterior below the true value (PIT)", fontsize=9)
+    figure.supylabel("share of the datasets with a PIT below x, minus x", fontsize=9)
     handles = [matplotlib.lines.Line2D([], [], color=color, label=line) for color, line in zip(colors, lines, strict=False)]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=80)

@@ -19,6 +19,7 @@ from bayesharm.analysis.covariate_effects import covariate_effects
 from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.cli.app import app
 from bayesharm.errors import RunFolderError
+from bayesharm.model.catalog import load_calibration
 from bayesharm.reporting.before_after import BeforeAfter
 from bayesharm.reporting.feature_data import MAX_BIASES, choose_features, pack_features
 from bayesharm.reporting.html import render_report, write_report
@@ -118,6 +119,7 @@ def test_the_verdict_follows_the_run(found):
         "careful",
         "careful",
         "careful",
+        "good",
     ]
     preview = describe_overview(RunView(make_posterior(settings={"preview": True})))
     assert "preview" in preview.verdict and "without `--preview`" in preview.steps[0]
@@ -135,6 +137,18 @@ def test_the_verdict_follows_the_run(found):
     adapted = make_posterior()
     adapted.tree["effects/measurement"]["contraction"][:] = [0.9, 0.8, np.nan]
     assert "Not of C" in describe_overview(RunView(adapted)).lights[2].answer
+
+
+def test_the_calibration_of_a_model_is_told_where_it_was_tested(found):
+    coverage = load_calibration(found.posterior.spec.name)["coverage"].values()
+    said = describe_overview(found).lights[4].answer
+    assert f"{min(coverage):.0%} to {max(coverage):.0%} of the true values" in said
+    for settings, what in (({"preview": True}, "previews"), ({}, "the options of this fit")):
+        posterior = make_posterior(settings=settings)
+        if not settings:
+            posterior.run["spec"]["likelihood"] = "student-t"
+        light = describe_overview(RunView(posterior)).lights[4]
+        assert light.level == "careful" and what in light.answer
 
 
 def test_words_follow_the_numbers(found):

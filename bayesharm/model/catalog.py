@@ -19,6 +19,18 @@ def load_reference(model: str) -> dict[str, Any]:
     return json.loads((models_folder() / model / "reference.json").read_text(encoding="utf-8"))
 
 
+def load_calibration(model: str) -> dict[str, Any] | None:
+    """Load the coverage of a model's 90% intervals in simulated studies; None for a model that was not tested.
+
+    Returns
+    -------
+    dict
+        `datasets`, their number; `date`; `coverage`, the share of the intervals that contain the true value, by kind.
+    """
+    path = models_folder() / model / "calibration.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def models_folder() -> Path:
     """Find the folder of model folders: inside the installed package, or beside it in a checkout.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayesharm.errors import listed
+from bayesharm.model.catalog import load_calibration, model_names
 from bayesharm.reporting.charts.base import plus_minus, short
 from bayesharm.reporting.charts.before_after import people_chart, spread_chart
 from bayesharm.reporting.charts.scanners import bias_chart
@@ -17,12 +18,14 @@ from bayesharm.reporting.words import MOSTLY_PRIOR, count, removed
 
 GOOD, CAREFUL, BAD = "good", "careful", "bad"
 MAX_FAILED = 0.01  # share of features without convergence above which a run is not usable
-LARGE_SHARE = 0.9  # share of the variance between scanners whose removal is called nearly complete
+LEAST_COVERAGE = 0.85  # of 90% intervals in simulated studies, below which a light is not green
+# Options of the studies of `make calibrate`
+TESTED = {"likelihood": "gaussian", "gain": "none", "noise_weight": "", "feature_scaling": "per_feature"}
 
 
 def describe_overview(view: RunView) -> Overview:
     """Describe a run for the person who decides whether to use the harmonized data."""
-    lights = (_convergence(view), _linkage(view), _knowledge(view), _data(view))
+    lights = (_convergence(view), _linkage(view), _knowledge(view), _data(view), _calibration(view))
     return Overview(
         *_verdict(view, lights), [_on_study(view), *_on_change(view)], lights, _numbers(view), _steps(view, lights),
         _charts(view),
@@ -136,6 +139,22 @@ def _data(view: RunView) -> Light:
     if beyond:
         answer.append(f"Harmonized scans of travelers differ by more than noise predicts on {listed(beyond)}.")
     return Light(question, CAREFUL, " ".join(answer))
+
+
+def _calibration(view: RunView) -> Light:
+    question = "Do such intervals contain the truth?"
+    spec = view.posterior.spec
+    found = load_calibration(spec.name) if spec.name in model_names() else None
+    is_tested = all(getattr(spec, name) == value for name, value in TESTED.items()) and spec.noise_ratio != "scanner-feature"
+    if found is None or view.is_preview or not is_tested:
+        what = "previews" if view.is_preview else "this model" if found is None else "the options of this fit"
+        return Light(question, CAREFUL, f"Not tested in simulated studies for {what}.")
+    low, high = (f"{bound(found['coverage'].values()):.0%}" for bound in (min, max))
+    return Light(
+        question, GOOD if min(found["coverage"].values()) >= LEAST_COVERAGE else CAREFUL,
+        f"In {found['datasets']} simulated studies of this model, 90% intervals contain {low} to {high} of the true values, "
+        "by kind of result.",
+    )  # fmt: skip
 
 
 def _beyond_noise(view: RunView) -> list[str]:
