@@ -22,6 +22,7 @@ from tiny_study import (
 
 from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
+from bayesharm.inference import joint
 from bayesharm.inference.expansion import expand_at_modes, expand_likelihood
 from bayesharm.inference.gaussian_likelihood import condition_scales, move_scales, place_scales
 from bayesharm.inference.hyper_approximation import approximate_hyperparameters
@@ -84,6 +85,23 @@ def test_a_preview_of_the_hyperparameters_is_near(study, problem, exact):
 
 def test_the_same_seed_gives_the_same_draws(learned, study, problem):
     jax.tree.map(np.testing.assert_array_equal, learn(study, problem), learned)
+
+
+def test_divergent_draws_are_made_anew_with_half_the_step_size(learned, study, problem, monkeypatch):
+    """One draw in ten of the first segment after the warm-up is said to diverge."""
+    extend, sizes = joint._Chains.extend, []
+
+    def recorded(chains, whitening, start, step_size, segment):
+        found = extend(chains, whitening, start, step_size, segment)
+        sizes.append(step_size)
+        planted = (np.arange(250) % 10 == 0) & (segment == 1)
+        return found._replace(diverging=found.diverging | planted)
+
+    monkeypatch.setattr(joint._Chains, "extend", recorded)
+    _, draws = learn(study, problem)
+    assert len(sizes) > 2 and (sizes[2] == sizes[1] / 2).all()
+    assert draws.eta.shape[1] == 250 * (len(sizes) - 2)  # neither the first segment nor the divergent one
+    assert draws.n_divergent <= SCHEDULE.max_divergent * draws.eta[..., 0].size
 
 
 def make_case(feature_scaling: str, n_features: int = 2):

@@ -54,7 +54,10 @@ class JointSchedule:
     start_sd : float
         Spread of the chains at the start, in posterior sds.
     max_divergent : float
-        Share of divergent draws above which all features count as divergent.
+        Share of divergent draws above which steps are halved and the draws made anew; in the end, above which all features
+        count as divergent.
+    max_halvings : int
+        Of the steps.
     """
 
     n_warmup: int = 100
@@ -64,6 +67,7 @@ class JointSchedule:
     max_segments: int = 12
     start_sd: float = 0.5
     max_divergent: float = 0.01
+    max_halvings: int = 2
 
 
 SCHEDULE = JointSchedule()
@@ -123,10 +127,15 @@ def sample_joint(
     first = chains.extend(whitening, start, np.full(n_chains, SCHEDULE.step_size), 0)
     on_segment("adapted to the posterior")
     start, whitening = adapt_whitening(problem, whitening, first)
-    step_size, segments = np.full(n_chains, first.step_size.mean()), []
+    step_size, segments, n_halvings = np.full(n_chains, first.step_size.mean()), [], 0
     for k in range(1, SCHEDULE.max_segments + 1):
         segments.append(chains.extend(whitening, start, step_size, k))
         start = segments[-1].last
+        share = np.mean([segment.diverging for segment in segments])
+        if share > SCHEDULE.max_divergent and n_halvings < SCHEDULE.max_halvings and k < SCHEDULE.max_segments:
+            step_size, segments, n_halvings = step_size / 2, [], n_halvings + 1
+            on_segment(f"{share:.1%} of the draws diverged: again, with half the step size")
+            continue
         draws = _join(problem, segments)
         rhat, ess, is_enough = _convergence(problem, draws, target_ess)
         on_segment(f"{k * n_draws * n_chains:,} draws: R-hat {rhat:.3f}, effective sample size {ess:,.0f}")
