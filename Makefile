@@ -46,7 +46,7 @@ lint: $(READY)
 	$(BIN)/python scripts/document_results.py --check
 
 docs: $(READY)
-	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --builder html docs build/docs
+	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --jobs 2 --builder html docs build/docs
 
 calibrate: $(READY)
 	$(BIN)/python benchmarks/calibration.py run

@@ -34,6 +34,7 @@ extensions = [
     "command_reference",
     "glossary_links",
     "outside_pages",
+    "spread_tutorials",
 ]
 exclude_patterns = ["_ext", "_templates"]
 templates_path = ["_templates"]
