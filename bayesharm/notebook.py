@@ -157,7 +157,7 @@ def _table(table: pd.DataFrame, caption: str = "") -> str:
     more = len(table) - len(shown)
     text = f"<table>{f'<caption>{escape(caption)}</caption>' if caption else ''}"
     text += f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="scroll">{text}{f"<p>… and {more:,} more rows</p>" if more else ""}</div>'
+    return f'<div class="scroll">{text}{f"<p>… and {more:,} more row{'s' * (more != 1)}</p>" if more else ""}</div>'
 
 
 def _cell(tag: str, content: Any, kind: str = "") -> str:

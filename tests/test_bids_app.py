@@ -123,7 +123,9 @@ def test_the_derivative_says_how_it_was_made(study):
     name, _, path = sidecar["Sources"][0].removeprefix("bids:").partition(":")
     source = out / description["DatasetLinks"][name] / path
     assert source.is_file() and "atlas-Tiny" in source.name
-    assert "PREVIEW" in (out / "report.html").read_text() and "preview" in (out / "README.md").read_text()
+    report = (out / "report.html").read_text()
+    assert "PREVIEW" in report and "preview" in (out / "README.md").read_text()
+    assert f"bayesharm harmonize {out / 'run'} " in report
     people = pd.read_csv(out / "participants.tsv", sep="\t")
     assert list(people.participant_id) == [f"sub-{n:02d}" for n in range(1, 7)] and "institution" in people
 

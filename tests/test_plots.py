@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,14 @@ def test_the_bar_is_of_100_percent(found):
     assert widths.sum() == pytest.approx(100) and all(
         f"{width:.1f}%" in text for width, text in zip(widths, told, strict=True)
     )
+
+
+def test_noise_with_tails_is_that_of_good_values(found):
+    assert "tails" not in draw_plot("contributions", found).axes[0].get_xlabel()
+    spec = replace(found.posterior.spec, likelihood="student-t").to_dict()
+    heavy = RunView(add_sources(make_posterior("traveling_and_cohort", NAMES, spec=spec)))
+    for name in ("sources", "contributions"):
+        assert "good values, without the tails" in draw_plot(name, heavy).axes[0].get_xlabel()
 
 
 def test_probabilities_are_where_they_belong(found):

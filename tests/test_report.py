@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import xarray as xr
 from conftest import report_of
 from posteriors import add_sources, make_posterior
+from studies import random_study
 from typer.testing import CliRunner
 
 import bayesharm
@@ -19,7 +21,11 @@ from bayesharm.analysis.covariate_effects import covariate_effects
 from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.cli.app import app
 from bayesharm.errors import RunFolderError
-from bayesharm.model.catalog import load_calibration
+from bayesharm.fitting.settings import Settings
+from bayesharm.model.catalog import load_calibration, load_model
+from bayesharm.model.configure import configure_model
+from bayesharm.model.spec import Family
+from bayesharm.model.template import model_toml
 from bayesharm.reporting.before_after import BeforeAfter
 from bayesharm.reporting.feature_data import MAX_BIASES, choose_features, pack_features
 from bayesharm.reporting.html import render_report, write_report
@@ -28,13 +34,15 @@ from bayesharm.reporting.people import PeopleMeans, people_means
 from bayesharm.reporting.predictive_check import check_travelers, find_unusual
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Table
-from bayesharm.reporting.sections.commands import fit_command, harmonize_command
+from bayesharm.reporting.sections.commands import fit_command, harmonize_command, own_model, remarks_on_fit
 from bayesharm.reporting.sections.contents import SECTIONS
-from bayesharm.reporting.sections.methods import describe_methods
+from bayesharm.reporting.sections.methods import describe_methods, describe_reproduction
 from bayesharm.reporting.sections.overview import describe_overview
+from bayesharm.reporting.sections.reliability import describe_fit
 from bayesharm.reporting.sections.scanners import describe_scanners, describe_similarity
-from bayesharm.reporting.sections.sources import describe_sources
+from bayesharm.reporting.sections.sources import describe_contributions, describe_sources
 from bayesharm.reporting.sections.study import describe_study
+from bayesharm.reporting.words import verb
 from bayesharm.results.posterior import load_posterior
 
 NAMES = ("A/B", "A/C", "B/C", "C/D")
@@ -97,7 +105,7 @@ def test_sections_say_what_this_run_says(found):
     for part in (
         "Harmonization report: 30 scans, 3 scanners, 4 features", "form 2 separate groups", "All 4 features have converged",
         "C: one scan only.",
-        "The effects of disorder effects have a standard deviation of "
+        "Disorder effects have a standard deviation of "
         f"{row.finite_sd:#.3g} ({row.finite_sd_q05:#.3g} to {row.finite_sd_q95:#.3g})",
         f"{scanners.index[0]} is furthest from the mean",
         f"Noise, the residual of the model, contributes {families.contribution['noise']:.1%}",
@@ -357,6 +365,148 @@ def test_commands_repeat_the_run(small_study, small_run):
         make_posterior(data={"scans": "a b.csv", "features": None, "select": ["x*"], "columns": {"scanner": "mri"}})
     )
     assert "'a b.csv' --features 'x*' --scanner mri" in harmonize_command(plain)
+
+
+PACKAGE = {
+    "traveling": {},
+    "traveling_and_cohort": {"covariates": "age,sex", "formula": "bs(age, df=4)", "gain": "scanner", "reference": "MDD"},
+    "cohort": {"noise_ratio": "scanner-feature", "noise_weight": "volumes", "feature_scaling": "common"},
+    "protocol": {"protocol": "vendor,field", "likelihood": "student-t"},
+    "longitudinal": {"time": "years", "covariates": "sex"},
+}
+
+
+@pytest.mark.parametrize("model", PACKAGE)
+def test_the_fit_command_has_the_options_of_the_model(model):
+    """The options of the command turn the model of the package into that of the run."""
+    scans, lists = random_study(0), ("covariates", "protocol")
+
+    def configure(name, options):
+        return configure_model(name, scans, **{k: v.split(",") if k in lists else v for k, v in options.items()})
+
+    spec = configure(model, PACKAGE[model])
+    view = RunView(make_posterior("traveling", spec=spec.to_dict()))
+    words = shlex.split(fit_command(view))
+    pairs = [(word[2:].replace("-", "_"), value) for word, value in zip(words, words[1:], strict=False) if word[:2] == "--"]
+    given = dict(pairs)
+    options = {name: value for name, value in given.items() if name not in ("model", "seed", "out")}
+    assert given["model"] == model and set(options) == set(PACKAGE[model]) and not own_model(view)
+    assert configure(model, options) == spec
+
+
+def test_the_fit_command_reads_the_data_and_infers_as_the_fit_did():
+    data = {
+        "scans": "s.csv", "features": "xcp", "columns": {}, "select": None, "missing": "drop-scans", "bad_features": "error",
+        "transform": "fisher-z", "atlas": "Gordon", "entities": {"space": "fsLR"}, "label_column": "id",
+        "missing_files": "drop",
+    }  # fmt: skip
+    findings = [{"code": code, "accepted": code != "age"} for code in ("identical-scans", "age", "identical-scans")]
+    posterior = make_posterior(data=data, findings=findings, settings={"chains": 4, "keep_draws": 50, "max_rhat": 1.05})
+    reading = "s.csv xcp --label-column id --missing-files drop --entity space=fsLR"
+    reading = reading.replace("xcp ", "xcp --atlas Gordon ")
+    assert fit_command(RunView(posterior)) == (
+        f"bayesharm fit {reading} --model traveling --missing drop-scans --transform fisher-z --accept identical-scans "
+        "--seed 1 --out run_again"
+    )
+    assert f"{reading} --out" in harmonize_command(RunView(posterior))
+    assert remarks_on_fit(RunView(posterior)) == (
+        "Only bayesharm.fit in Python takes these settings of the fit: keep_draws=50, max_rhat=1.05.",
+    )
+    assert "stand for them" in remarks_on_fit(RunView(make_posterior()))[0]
+    tails = {"spec": replace(load_model("traveling"), likelihood="student-t").to_dict()}
+    usual, more = (
+        Settings.from_options(each, has_tails=True).to_dict() for each in ({}, {"target_ess": 200, "keep_draws": "thin"})
+    )
+    assert "student-t --seed" in fit_command(RunView(make_posterior(settings=usual, **tails)))
+    told = fit_command(RunView(make_posterior(settings=more, **tails)))
+    assert "--draws 80 --target-ess 200 --keep-draws thin" in told
+
+
+def own_folder(path, **changes):
+    """The folder of a user's model: devices, whose effects depend on age, and operators."""
+    families = (
+        Family("subject", "participant", 0.6), Family("device", "scanner", 0.3, slope="age"),
+        Family("operator", "operator", 0.2),
+    )  # fmt: skip
+    spec = replace(load_model("cohort"), name="mine", families=families, removed_effect="device", gain="scanner", **changes)
+    (path / "model.toml").write_text(model_toml(spec, "cohort"))
+    return str(path), spec
+
+
+def own_view(path, **changes):
+    folder, spec = own_folder(path, **changes)
+    posterior = make_posterior(folder)
+    result = BeforeAfter.of(posterior)
+    posterior.tree["sufficient_statistics"] = xr.DataTree(
+        xr.Dataset(attrs={"slopes": [{"family": "device", "column": "age", "center": 47.5, "sd": 10.0}]})
+    )
+    view = RunView(posterior)
+    view.__dict__["before_after"] = result
+    return view, spec
+
+
+def test_a_model_of_the_user_is_printed_and_has_plain_names(tmp_path):
+    view, spec = own_view(tmp_path, covariates=("age",), formula="bs(age)")
+    section = describe_reproduction(view)
+    command, text = section.code
+    assert "--model model_of_this_run --seed" in command and "model_of_this_run/model.toml" in section.caveats[0]
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "model.toml").write_text(text)
+    assert load_model(str(tmp_path / "again")) == spec
+    told = " ".join([*describe_study(view).sentences, *describe_scanners(view).sentences])
+    assert "subject effects, device effects (by scanner), operator effects, and noise" in told
+    assert "Device effects depend on age, with an intercept and a slope" in told and "its device effect is" in told
+    changed = replace(load_model("traveling"), noise_scale=0.5).to_dict()  # a name of the package, another model
+    assert "--model model_of_this_run" in fit_command(RunView(make_posterior(spec=changed)))
+
+
+def test_a_model_without_sampling_bias_removes_differences_between_people_whatever_its_names(tmp_path):
+    view, _ = own_view(tmp_path)
+    overview = describe_overview(view)
+    assert overview.lights[1].level == "bad" and "no sampling bias" in overview.lights[1].answer
+    assert "device effects: differences between scanners together with" in overview.sentences[0]
+    assert "The device effects depend on age" in overview.sentences[-1] and "its mean, 47.5;" in overview.sentences[-1]
+    other, _ = own_view(tmp_path, participants="travelers")
+    assert describe_overview(other).lights[1].level == "careful"
+
+
+def test_the_check_of_travelers_says_what_it_subtracts_and_leaves_out(tmp_path):
+    own = own_view(tmp_path)[0]
+    own.__dict__["before_after"] = linear_study(["ab", "ac", "bc"] * 2)
+    told = " ".join(describe_fit(own).sentences)
+    assert "subtracts the bias of each scanner at the mean age, not its change with age." in told
+    assert "leaves out changes with age, gains of the scanners and operator effects: where" in told
+    plain = RunView(make_posterior())
+    plain.__dict__["before_after"] = own.before_after
+    assert not re.search("subtracts|leaves out", " ".join(describe_fit(plain).sentences))
+
+
+def test_noise_with_tails_is_that_of_good_values(found):
+    assert "good values" not in " ".join(describe_sources(found).sentences)
+    tails = make_posterior("traveling_and_cohort", spec=replace(found.posterior.spec, likelihood="student-t").to_dict())
+    assert "those of good values" in " ".join(describe_sources(RunView(add_sources(tails))).sentences)
+    assert "with the residuals in the tails." in describe_contributions(RunView(add_sources(tails))).sentences[-1]
+
+
+def test_equal_numbers_of_the_first_screen_are_all_shown(found):
+    share = found.before_after.share_removed
+    found.posterior.tree["effects/measurement"]["contraction"][:] = share
+    shown = [number for number, _ in describe_overview(found).numbers]
+    assert shown.count(f"{share:.0%}") == 2 and Page(render_report(found)).text.count(f"{share:.0%} of the") >= 2
+
+
+def test_only_scanners_fade_when_the_reader_chooses_a_scanner(found):
+    """A source or region is no scanner: its figure stays as it is."""
+    sources, scanners = describe_sources(found).figures[1], describe_scanners(found).figures[1]
+    layers = {k: chart.spec["layer"][-1]["encoding"] for k, chart in {"source": sources, "scanner": scanners}.items()}
+    assert "opacity" in layers["scanner"] and "opacity" not in layers["source"]
+    assert all(layer["y"]["field"] == name and layer["tooltip"][0]["title"] == name for name, layer in layers.items())
+
+
+def test_verbs_agree_with_the_sources(found):
+    found.posterior.tree["effects/measurement"]["mean"][:] *= 10
+    assert describe_sources(found).sentences[0].startswith("Measurement bias is the largest source of variation")
+    assert [verb(words) for words in ("sampling bias of HC", "site effects", "Noise")] == ["is", "are", "is"]
 
 
 def test_a_file_that_is_there_stays(found, tmp_path):

@@ -24,6 +24,7 @@ ROUGH_TAILS = (
     "The share and the degrees of freedom of heavy tails are rough: their importance samples are not reliable, and with "
     "them the weights of scans."
 )
+NOT_CONVERGED = "The hyperparameters have NOT converged"
 MIN_INDEPENDENT = 0.9  # effective over true number of features from which they count as hardly correlated
 MAX_WAITING = 1.5  # leapfrog steps of the slowest chain over those of the mean chain that call for a sentence
 
@@ -70,8 +71,7 @@ def _describe_hyperparameters(hyper: pd.DataFrame, divergent: float, attrs: Mapp
     return [
         f"The hyperparameters have converged ({numbers})."
         if converged
-        else f"The hyperparameters have NOT converged ({numbers}): their intervals, and the scales of single features, are "
-        "only rough."
+        else f"{NOT_CONVERGED} ({numbers}): their intervals, and the scales of single features, are only rough."
     ]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bayesharm.data.bids import derivative
 from bayesharm.data.bids.edges import Edges
-from bayesharm.data.bids.output_folder import REPORT, SCANS, STAGING, publish
+from bayesharm.data.bids.output_folder import REPORT, RUN, SCANS, STAGING, publish
 from bayesharm.data.bids.scans_files import read_dictionary
 from bayesharm.data.dataset import Dataset
 from bayesharm.errors import RunFolderError
@@ -71,6 +71,7 @@ def write_derivative(
     """
     from bayesharm.harmonization.harmonize import harmonize_to_files
     from bayesharm.reporting.html import write_report
+    from bayesharm.reporting.run_view import RunView
 
     staging = out / STAGING
     shutil.rmtree(staging, ignore_errors=True)
@@ -88,7 +89,7 @@ def write_derivative(
         derivative.write_description(staging, links, str(posterior.run["versions"]["bayesharm"]), facts)
         derivative.write_participants(staging, inputs.participants, read_dictionary(inputs.raw))
         _keep_scans(inputs.scans, dataset, staging / SCANS)
-        write_report(posterior, staging / REPORT)
+        write_report(RunView(posterior, folder=str(out / RUN)), staging / REPORT)
         publish(staging, out)
     except OSError as error:
         raise RunFolderError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayesharm.reporting.before_after import BeforeAfter
 from bayesharm.reporting.people import PeopleMeans
+from bayesharm.reporting.words import MOSTLY_PRIOR
 from bayesharm.results.posterior import Posterior
 
 MAX_BIASES = 2_000_000  # bytes of means and sds of biases; more features than fit are left out, smallest biases first
@@ -59,7 +60,7 @@ def pack_features(posterior: Posterior, result: BeforeAfter, units: str) -> dict
         "names": [names[k] for k in chosen],
         "n_features": len(names),
         "scanners": [str(name) for name in effect["scanner"].values],
-        "prior": [bool(share < 0.5) for share in effect["contraction"].values],
+        "prior": [bool(share < MOSTLY_PRIOR) for share in effect["contraction"].values],
         "units": units,
         "mean": _half(result.bias[:, chosen].T),
         "sd": _half(result.sd[:, chosen].T),

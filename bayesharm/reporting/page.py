@@ -93,7 +93,7 @@ class _Renderer:
             f"{MARKS[light.level]}</span> {safe(light.answer)}</li>"
             for light in overview.lights
         )
-        numbers = "".join(f"<li><b>{safe(number)}</b>{safe(words)}</li>" for number, words in overview.numbers.items())
+        numbers = "".join(f"<li><b>{safe(number)}</b>{safe(words)}</li>" for number, words in overview.numbers)
         steps = "".join(f"<li>{_with_code(step)}</li>" for step in overview.steps)
         people, *others = overview.figures
         figures = self.figure(people) + f'<div class="pair">{"".join(map(self.figure, others))}</div>'
@@ -172,8 +172,10 @@ def _with_code(text: str) -> str:
 
 
 def table_html(table: Table) -> str:
-    """Render a table; a number, its interval and its uncertainty share a cell, which keeps all digits for sorting "
-    "and CSV."""
+    """Render a table: a number shares a cell with its interval or its uncertainty.
+
+    The cell keeps all digits for sorting and CSV.
+    """
     frame = table.frame.reset_index() if table.frame.index.name is not None else table.frame
     shown = frame.head(MAX_ROWS)
     columns = [_column(shown, str(name)) for name in shown.columns if not _is_part(shown, str(name))]
@@ -213,7 +215,8 @@ def _column(frame: pd.DataFrame, name: str) -> tuple[str, list[str], bool, Calla
     def cell(k: int) -> str:
         row = [column[k] for column in values]
         if not is_number:
-            return f'<td class="text" data-v="{safe(row[0])}">{safe(row[0])}</td>'
+            text = "" if isinstance(row[0], float) and np.isnan(row[0]) else safe(row[0])
+            return f'<td class="text" data-v="{text}">{text}</td>'
         kept = "|".join(_exact(value) for value in row)
         text = _short(row[0])
         if len(row) == 3 and text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -130,8 +130,8 @@ class Overview:
     sentences : list of str
         The model and the scans of the fit, the limits of the study, and the changes by harmonization.
     lights : tuple of Light
-    numbers : mapping
-        A number in words -> what it is.
+    numbers : tuple of pairs of str
+        A number, and its meaning.
     steps : tuple of str
         What to do next; text between backquotes is code.
     figures : tuple of Chart
@@ -141,6 +141,6 @@ class Overview:
     verdict: str
     sentences: list[str]
     lights: tuple[Light, ...]
-    numbers: Mapping[str, str]
+    numbers: tuple[tuple[str, str], ...]
     steps: tuple[str, ...]
-    figures: tuple[Chart, ...] = field(default=())
+    figures: tuple[Chart, ...] = ()

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from bayesharm.analysis.units import describe_slopes
+from bayesharm.analysis.units import describe_slopes, slope_columns
 from bayesharm.errors import listed
 from bayesharm.model.labels import Scale
 from bayesharm.model.spec import Family
@@ -18,18 +18,62 @@ SOURCES = {
     "measurement": "measurement bias", "sampling": "sampling bias", "disorder": "disorder effects",
     "participant": "differences between people", "noise": "noise", "site": "site effects", "covariate": "covariates",
 }  # fmt: skip
+SINGULAR = ("measurement bias", "sampling bias", "noise", "change of")  # the first words of sources; others are plural
+LITTLE_FOUND = (
+    "The estimated biases are smaller than their uncertainty: harmonizing removes less than half of the variance between "
+    "scanners."
+)
 
 
 def named(view: RunView, label: object) -> str:
     """Return the words for a source of variation, with its diagnosis."""
     source, group = view.scales.get(str(label), Scale(str(label)))
-    words = SOURCES | describe_slopes(view.posterior)
+    names = (view.removed_effect, *(family.name for family in view.posterior.spec.families))
+    words = {name: f"{name} effects" for name in names} | SOURCES | describe_slopes(view.posterior)
     return words.get(source, str(label)) + (f" of {group}" if group and source in words else "")
+
+
+def verb(words: str, plural: str = "are", singular: str = "is") -> str:
+    """Return the form of a verb after the words for a source of variation."""
+    return singular if words.lower().startswith(SINGULAR) else plural
 
 
 def removed(view: RunView) -> str:
     """Return the words for the effect that harmonizing removes."""
-    return SOURCES.get(view.removed_effect, view.removed_effect)
+    return named(view, view.removed_effect)
+
+
+def includes_people(view: RunView) -> bool:
+    """Return whether the removed effect includes differences between people: the model has no effects of their sites."""
+    spec = view.posterior.spec
+    has_sites = any(family.by == "population" or "site" in family.columns for family in spec.families)
+    return spec.participants == "all" and not has_sites
+
+
+def slope_of_removed(view: RunView) -> str:
+    """Return the column on which the removed effect depends; empty if it depends on none."""
+    return next((each.slope for each in view.posterior.spec.slopes if each.name == view.removed_effect), "")
+
+
+def on_removed_slope(view: RunView) -> list[str]:
+    """Say where numbers on the removed effect hold, if it depends on a column."""
+    return [
+        f"The {removed(view)} {verb(removed(view), 'depend', 'depends')} on {each.column}. Numbers and figures of this "
+        f"report hold at its mean, {each.center:.4g}; harmonizing subtracts the value at the {each.column} of each scan."
+        for each in slope_columns(view.posterior).values()
+        if each.family == view.removed_effect
+    ]
+
+
+def on_slopes(view: RunView) -> list[str]:
+    """Say which effects depend on a column."""
+    estimated = [family for family in estimated_families(view) if family.slope]
+    columns = dict.fromkeys(family.slope for family in estimated)
+    return [
+        f"{capitalized(listed([named(view, each.name) for each in estimated if each.slope == column], 9))} depend on "
+        f"{column}, with an intercept and a slope for each level."
+        for column in columns
+    ]
 
 
 def not_in_noise(view: RunView) -> str:
@@ -37,9 +81,20 @@ def not_in_noise(view: RunView) -> str:
     spec = view.posterior.spec
     changes = sorted({family.slope for family in spec.slopes})
     parts = [f"changes with {', '.join(changes)}"] if changes else []
-    parts += ["covariates that differ between a traveler's scans"] * bool(spec.covariates or spec.formula)
+    parts += ["covariates"] * bool(spec.covariates or spec.formula)
     parts += ["gains of the scanners"] * (spec.gain == "scanner")
-    return listed(parts, 3) if parts else ""
+    own = [family.name for family in estimated_families(view) if family.columns and not family.component_of]
+    return listed([*parts, *(named(view, name) for name in own)], 9) if parts or own else ""
+
+
+def on_tails(view: RunView) -> list[str]:
+    """Say of which values the size of the noise is, with Student-t noise."""
+    if not view.posterior.spec.has_tails:
+        return []
+    return [
+        "The size and the share of noise are those of good values, whose noise is Gaussian. The tails are left out: the "
+        "noise of all values is larger."
+    ]
 
 
 def estimated_families(view: RunView) -> list[Family]:

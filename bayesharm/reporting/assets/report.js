@@ -75,7 +75,8 @@
 
   async function draw(figure) {
     const plot = one(".plot", figure);
-    if (!plot.clientWidth) return; // in a section that is closed
+    delete figure.dataset.drawn;
+    if (!plot.clientWidth) return; // in a section that is closed: drawn when it opens
     const spec = fitted(JSON.parse(one("script.spec", figure).textContent), plot.clientWidth - 40);
     const config = structuredClone(themes[theme()]);
     if (plot.clientWidth < NARROW) Object.assign(config.legend, { columns: 1 });
@@ -181,9 +182,8 @@
     const [select, search, list] = [one("#scanner"), one("#search"), one("#found")];
     select.append(...data.scanners.map((name) => new Option(name, name)));
     select.addEventListener("change", () => {
-      const name = select.value;
       chosen.scanner = "";
-      name ? chooseScanner(name) : chooseScanner("");
+      chooseScanner(select.value);
     });
     let found = [], at = -1;
     const show = (isOpen) => {
@@ -361,7 +361,7 @@
     const quoted = (value) => {
       const text = typeof value === "number" ? (Number.isFinite(value) ? String(Number(value.toPrecision(5))) : "") : String(value);
       const plain = /^[=+@\t\r]|^-(?![\d.])/.test(text) ? `'${text}` : text; // a spreadsheet would run it as a formula
-      return /[",\n]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
+      return /[",\n\r]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
     };
     const text = "\ufeff" + rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
     const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });

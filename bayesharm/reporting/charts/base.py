@@ -139,7 +139,7 @@ def short(value: float) -> str:
 
 
 def interval_rows(
-    table: pd.DataFrame, column: str, title: str, color: Any, *, label: str = "", zero: bool = True, log: bool = False,
+    table: pd.DataFrame, column: str, title: str, color: str | Mapping[str, Any], *, zero: bool = True, log: bool = False,
     reference: float | None = None, least: tuple[float, float] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a chart of points with their 90% intervals, a row each.
@@ -147,13 +147,12 @@ def interval_rows(
     Parameters
     ----------
     table : DataFrame
-        With `column` and its limits; columns `scanner` and `prior` may be there.
+        With `column` and its limits. The name of its index says what rows are: the reader can choose a `scanner`.
     column : str
     title : str
         Of the axis.
-    color : encoding
-    label : str
-        Title of the rows.
+    color : str or mapping
+        One color, or a scale of colors by row.
     zero, log : bool
         Whether the axis starts at 0, and whether it is logarithmic.
     reference : float, optional
@@ -161,19 +160,22 @@ def interval_rows(
     least : pair of float, optional
         Values that the axis has in any case.
     """
-    index = table.index.name or "row"
-    shown = table.reset_index(names=index)
-    shown["told"] = [told(*row) for row in table[[column, f"{column}_q05", f"{column}_q95"]].itertuples(index=False)]
-    shown = shown.rename(columns={f"{column}_q05": "low", f"{column}_q95": "high", column: "value", index: "scanner"})
-    keep = ["scanner", "value", "low", "high", "told", *(["prior"] if "prior" in shown else [])]
+    field = str(table.index.name)
+    columns = {column: "value", f"{column}_q05": "low", f"{column}_q95": "high"}
+    shown = table[list(columns)].rename(columns=columns)
+    shown["told"] = [told(*row) for row in shown.itertuples(index=False)]
+    shown = shown.reset_index()
     scale: dict[str, Any] = {"type": "log", "nice": False, "padding": 12} if log else {"zero": zero}
     if least is not None:
         low, high = min(least[0], float(shown["low"].min())), max(least[1], float(shown["high"].max()))
         scale["domain"] = [plain(low), plain(high)]
-    y = name("scanner", label or None, axis={"ticks": False, "domain": False})
-    shared = {"y": y, "opacity": opacity("prior" in shown), "color": color}
+    colors = (
+        {"value": color} if isinstance(color, str) else {"field": field, "type": "nominal", "scale": color, "legend": None}
+    )
+    shared: dict[str, Any] = {"y": name(field, None, axis={"ticks": False, "domain": False}), "color": colors}
+    shared |= {"opacity": opacity()} if field == "scanner" else {}
     x = quantity("value", title, scale=scale)
-    tip = tips(scanner=label or "row", told=title)
+    tip = tips(**{field: field, "told": title})
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "rule", "strokeWidth": 3},
          "encoding": shared | {"x": quantity("low", title, scale=scale), "x2": {"field": "high"}, "tooltip": tip}},
@@ -183,7 +185,7 @@ def interval_rows(
     if reference is not None:
         line = {"type": "rule", "strokeDash": [4, 3], "opacity": 0.6}
         layers.insert(0, {"mark": line, "encoding": {"x": {"datum": reference}}})
-    return spec(records(shown[keep]), layers, height=STEP * len(shown))
+    return spec(records(shown), layers, height=STEP * len(shown))
 
 
 def matrix(
@@ -220,7 +222,6 @@ def matrix(
         "x": name("column", column or None, axis={"ticks": False, "domain": False, "labelAngle": -45, "labelLimit": 130}),
     }
     middle = (low + high) / 2
-    dark_high = reverse
     color = quantity("value", title, scale={"scheme": scheme, "domain": [low, high], "reverse": reverse, "clamp": True},
                      legend=None if digits == "d" else
                      {"orient": "bottom", "gradientLength": 180, "format": digits, "titleLimit": 400})  # fmt: skip
@@ -232,7 +233,7 @@ def matrix(
          "encoding": place | {"color": color, "tooltip": tip} | ({"opacity": opacity()} if is_scanner else {})},
     ]  # fmt: skip
     if values.size <= MAX_CELLS_WITH_NUMBERS:
-        over = f"datum.value {'>' if dark_high else '<'} {middle}"
+        over = f"datum.value {'>' if reverse else '<'} {middle}"
         if limits and low == -high:
             over = f"abs(datum.value) > {0.6 * high}"
         layers.append(

@@ -21,6 +21,7 @@ from bayesharm.reporting.charts.base import (
 )
 from bayesharm.reporting.palette import BEFORE
 from bayesharm.reporting.section import Chart
+from bayesharm.reporting.words import MOSTLY_PRIOR
 
 MAX_REGIONS = 20  # rows of the chart of regions
 MAX_LOG_FACTOR = 20.0  # larger log Bayes factors are counted in the outermost bins
@@ -31,7 +32,7 @@ def feature_chart(mean: np.ndarray, sd: np.ndarray, from_data: np.ndarray, scann
     """Draw the bias of each scanner in one feature, with 90% intervals; the reader chooses the feature."""
     table = pd.DataFrame({
         "scanner": scanners, "bias": mean, "bias_q05": mean - Z90 * sd, "bias_q95": mean + Z90 * sd,
-        "prior": from_data < 0.5,
+        "prior": from_data < MOSTLY_PRIOR,
     })  # fmt: skip
     rows = table.rename(columns={"bias": "value", "bias_q05": "low", "bias_q95": "high"})
     rows["told"] = [told(*row) for row in rows[["value", "low", "high"]].itertuples(index=False)]
@@ -62,7 +63,7 @@ def regions_chart(table: pd.DataFrame, mean: float, what: str, units: str) -> Ch
     shown = table[["finite_sd", "finite_sd_q05", "finite_sd_q95"]].head(MAX_REGIONS).rename_axis("region")
     subset = f" ({MAX_REGIONS} of {len(table)})" if len(table) > MAX_REGIONS else ""
     return Chart(
-        interval_rows(shown, "finite_sd", "Sd of the effects", {"value": BEFORE}, zero=False, reference=mean),
+        interval_rows(shown, "finite_sd", "Sd of the effects", BEFORE, zero=False, reference=mean),
         f"Regions with the largest {what}{subset}: standard deviation of the effects, mean over a region's edges, in "
         f"{units}, with 90% intervals. Dashed: mean over all features. The axis does not start at 0.",
         f"Points with intervals of regions; largest: {shown.index[0]}, {told(*shown.iloc[0])}; mean {short(mean)}.",

@@ -69,7 +69,7 @@ def ratio_chart(scanners: pd.DataFrame, column: str, words: str, log: bool = Tru
             table,
             column,
             f"{words} (average scanner: 1)",
-            {"value": RATIO_COLORS[column]},
+            RATIO_COLORS[column],
             log=log,
             reference=1.0,
             least=(0.75, 1.33),
@@ -85,7 +85,7 @@ def check_chart(table: pd.DataFrame) -> Chart:
     shown = table.dropna()
     largest = table["ratio"].idxmax()
     return Chart(
-        interval_rows(shown, "ratio", "Observed over expected variance", {"value": AFTER}, reference=1.0, least=(0.5, 1.5)),
+        interval_rows(shown, "ratio", "Observed over expected variance", AFTER, reference=1.0, least=(0.5, 1.5)),
         "Differences between the harmonized scans of travelers, relative to those that noise predicts (dashed: 1), with 90% "
         "intervals over travelers. Above 1: people differ on this scanner by more than one bias and noise, for "
         "example because the scanner changed. Deviations are from a person's mean over scanners, so that one scanner that "
@@ -201,5 +201,5 @@ def tree_chart(similarity: ScannerSimilarity, units: str) -> Chart:
         "Tree of the scanners by average linkage of these distances. Numbers: share of posterior draws that have the "
         f"group, if above {MIN_SUPPORT:.0%}.{note}",
         f"Tree of {len(names)} scanners; {len(labels)} groups occur in more than {MIN_SUPPORT:.0%} of the posterior draws.",
-        similarity.splits,
+        similarity.splits.rename(columns={"scanners": "group"}).set_index("group"),
     )

@@ -23,7 +23,7 @@ from bayesharm.reporting.charts.base import (
     tips,
     told,
 )
-from bayesharm.reporting.palette import AFTER
+from bayesharm.reporting.palette import AFTER, OTHERS
 from bayesharm.reporting.section import Chart
 
 N_POINTS = 80  # points of a density
@@ -48,8 +48,8 @@ def shares_chart(shares: pd.Series, words: Mapping[str, str]) -> Chart:
     ]  # fmt: skip
     return Chart(
         spec(records(rows), layers, height=70),
-        "Share of each source in the variance of a scan, mean over features. The shares add up to 100%; covariances between "
-        "sources are left out.",
+        "Share of each source in the variance of a scan. The variances are posterior means, averaged over features: the bar "
+        "does not show how uncertain the shares are. They add up to 100%; covariances between sources are left out.",
         "One bar of 100%: " + ", ".join(f"{row.source} {row.share:.0%}" for row in rows.itertuples()) + ".",
         rows[["source", "share"]],
     )
@@ -60,9 +60,8 @@ def sizes_chart(table: pd.DataFrame, words: Mapping[str, str], scales: Mapping[s
     columns = ["finite_sd", "finite_sd_q05", "finite_sd_q95"]
     shown = table[columns].rename(index=lambda label: words[str(label)]).rename_axis("source")
     colors = color_scale(map(str, table.index), scales) | {"domain": list(shown.index)}
-    color = {"field": "scanner", "type": "nominal", "scale": colors, "legend": None}
     return Chart(
-        interval_rows(shown, "finite_sd", "Sd of the effects", color),
+        interval_rows(shown, "finite_sd", "Sd of the effects", colors),
         "Standard deviation of the effects of each source over its levels in this study, mean over features, in "
         f"{units}, with 90% intervals.",
         "Points with intervals: " + "; ".join(f"{label} {told(*row)}" for label, *row in shown.itertuples()) + ".",
@@ -77,7 +76,7 @@ def ranking_chart(ranking: pd.DataFrame, units: str) -> tuple[Chart, Chart]:
     ranks = ranking.filter(like="rank_").rename(columns=lambda label: label.removeprefix("rank_"))
     return (
         Chart(
-            interval_rows(shown, "rms", "Sd of the effects", {"value": "#E69F00"}),
+            interval_rows(shown, "rms", "Sd of the effects", OTHERS[0]),
             "Components of measurement bias, largest first: standard deviation of the effects, root mean square over "
             f"features, in {units}, with 90% intervals.",
             f"Points with intervals of {len(shown)} components; largest: {first}, {told(*shown.iloc[0])}.",

@@ -111,11 +111,11 @@ def graph_chart(people: PeopleMeans) -> Chart:
         columns=["scanner", "other", "shared travelers"],
     )
     few = table[table["shared travelers"] > 0]["shared travelers"]
-    each = f"{few.min()} for every pair" if few.min() == few.max() else f"{few.min()} to {few.max()} for a pair"
+    each = f"{few.min()} each" if few.min() == few.max() else f"{few.min()} to {few.max()}"
     return Chart(
         spec(nodes, layers, height=300),
         f"Scanners that share travelers. Lines: number of shared travelers, {each}. Scanners "
         "without a path between them can be compared only through assumptions about their people.",
-        f"Network of {n} scanners; {len(pairs)} of {n * (n - 1) // 2} pairs share travelers: {each}.",
+        f"Network of {n} scanners; {len(pairs)} of {n * (n - 1) // 2} pairs share travelers, {each}.",
         table,
     )

@@ -68,9 +68,13 @@ def plot_sources(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
     ax.set_xlabel(
         f"Standard deviation of the effects ({view.units})\n"
         f"Bars and numbers: mean over {n_features:,} features, 90% interval.\n"
-        f"Thin lines: single features, from 5 to 95% of them"
+        f"Thin lines: single features, from 5 to 95% of them{_on_tails(view)}"
     )
     return finish(ax.figure, view)
+
+
+def _on_tails(view: RunView) -> str:
+    return "\nNoise: of good values, without the tails" * view.posterior.spec.has_tails
 
 
 def _in_two_lines(name: str) -> str:
@@ -94,7 +98,7 @@ def plot_contributions(run: Posterior | RunView, ax: Axes | None = None) -> Figu
         ax.barh(0, share, 0.8, start, color=color, label=f"{name} {share:.1f}%", edgecolor="white")
         start += share
     ax.set(xlim=(0, 100), yticks=[], title="Contribution to variation between scans")
-    ax.set_xlabel("Share of the variance of a scan (%), mean over features")
+    ax.set_xlabel(f"Share of the variance of a scan (%): posterior means, averaged over features{_on_tails(view)}")
     ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     return finish(ax.figure, view)
 

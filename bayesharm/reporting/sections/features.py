@@ -6,7 +6,7 @@ from bayesharm.reporting.charts.features import feature_chart, networks_chart, p
 from bayesharm.reporting.feature_data import choose_features
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Picture, Section, Table
-from bayesharm.reporting.words import capitalized, count, estimate, named
+from bayesharm.reporting.words import capitalized, count, estimate, named, verb
 
 
 def describe_features(view: RunView) -> Section:
@@ -36,7 +36,7 @@ def describe_regions(view: RunView) -> Section | None:
     table, mean = view.regions(family), view.variance_components.families.loc[family, "finite_sd"]
     n_above = int((table["finite_sd_q05"] > mean).sum())
     sentences = [
-        f"{capitalized(what)} is largest in the edges of {table.index[0]}, "
+        f"{capitalized(what)} {verb(what)} largest in the edges of {table.index[0]}, "
         f"{estimate(table.iloc[0], 'finite_sd')}, and smallest in those of {table.index[-1]}, "
         f"{estimate(table.iloc[-1], 'finite_sd')}, in {view.units}.",
         f"In {n_above} of {count(len(table), 'region')} the 90% interval lies above the mean over all features, {mean:#.3g}."
@@ -47,7 +47,7 @@ def describe_regions(view: RunView) -> Section | None:
         square = view.networks_of(family)
         pair = square.stack().idxmax()
         where = f"within {pair[0]}" if pair[0] == pair[1] else f"between {pair[0]} and {pair[1]}"
-        sentences.append(f"Among pairs of networks it is largest {where}, {square.loc[pair]:#.3g}.")
+        sentences.append(f"Among pairs of networks {what} {verb(what)} largest {where}, {square.loc[pair]:#.3g}.")
         figures.append(networks_chart(square, what, view.units))
     if view.coordinates is not None:
         figures += brain_pictures(view, what)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Section
-from bayesharm.reporting.sections.commands import fit_command
+from bayesharm.reporting.sections.commands import fit_command, own_model, remarks_on_fit
 from bayesharm.reporting.sections.study import describe_linkage
-from bayesharm.reporting.words import count, estimated_families, named, removed
+from bayesharm.reporting.words import count, estimated_families, named, on_slopes, removed, slope_of_removed
 
 GLOSSARY = {
     "Measurement bias": "difference between scanners in scans of the same person.",
@@ -38,7 +38,7 @@ def describe_methods(view: RunView) -> Section:
     version = posterior.run["versions"].get("bayesharm", "?")
     effects = ", ".join(named(view, family.name) for family in estimated_families(view))
     covariates = [*posterior.spec.covariates, *([posterior.spec.formula] if posterior.spec.formula else [])]
-    settings = posterior.run["settings"]
+    settings, column = posterior.run["settings"], slope_of_removed(view)
     how = (
         "The posterior was approximated without sampling (preview)."
         if view.is_preview
@@ -59,9 +59,10 @@ def describe_methods(view: RunView) -> Section:
             if covariates
             else ""
         )
-        + f", and {noise}. {how} We subtracted the posterior mean of the effect of its "
-        f"scanner from each scan (seed {about['seed']}). The expected share of the variance between scanners that "
-        f"this removes is {view.before_after.share_removed:.0%}. The decomposition follows Yamashita et al. (2019)."
+        + f", and {noise}. {' '.join([*on_slopes(view), how])} From each scan we subtracted the posterior mean of the "
+        f"effect of its scanner{f', at the {column} of the scan' * bool(column)} (seed {about['seed']}). The expected share "
+        f"of the variance between scanners that this removes is {view.before_after.share_removed:.0%}"
+        f"{f', at the mean {column}' * bool(column)}. The decomposition follows Yamashita et al. (2019)."
     )
     sentences = [
         "The first text is for the methods of a paper, to paste and to adapt. Cite bayesharm (CITATION.cff of its "
@@ -71,20 +72,16 @@ def describe_methods(view: RunView) -> Section:
 
 
 def describe_reproduction(view: RunView) -> Section:
-    """Return the command, the seed and the versions that give the same run."""
+    """Return the command, the seed and the versions that give the same run, and the model if it is the user's own."""
     run = view.posterior.run
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run["versions"].items()))
     sentences = [
         f"The same command with the same data, seed ({run['seed']}) and versions gives the same result. Versions: "
-        f"{versions}. Devices: {run.get('devices', 'unknown')}; precision: {run['dtype']}."
+        f"{versions}. Devices: {run.get('devices', 'unknown')}."
     ]
-    found = run.get("fingerprint")
-    return Section(
-        "Reproduce",
-        sentences,
-        caveats=(f"Fingerprint of the features: {found}",) if found else (),
-        code=(fit_command(view),),
-    )
+    found, own = run.get("fingerprint"), own_model(view)
+    caveats = (*remarks_on_fit(view), *([f"Fingerprint of the features: {found}"] if found else []))
+    return Section("Reproduce", sentences, caveats=caveats, code=(fit_command(view), *([own] if own else [])))
 
 
 def describe_glossary(view: RunView) -> Section:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bayesharm.analysis.convergence import NOT_CONVERGED, ROUGH_TAILS
 from bayesharm.errors import listed
 from bayesharm.model.catalog import load_calibration, model_names
 from bayesharm.reporting.charts.base import plus_minus, short
@@ -14,7 +15,7 @@ from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Light, Overview
 from bayesharm.reporting.sections.commands import harmonize_command
 from bayesharm.reporting.sections.study import describe_linkage
-from bayesharm.reporting.words import MOSTLY_PRIOR, count, removed
+from bayesharm.reporting.words import LITTLE_FOUND, MOSTLY_PRIOR, count, includes_people, on_removed_slope, removed
 
 GOOD, CAREFUL, BAD = "good", "careful", "bad"
 MAX_FAILED = 0.01  # share of features without convergence above which a run is not usable
@@ -42,8 +43,8 @@ def _on_study(view: RunView) -> str:
 
 
 def _what(view: RunView) -> str:
-    if view.removed_effect == "site":
-        return "site effects: differences between scanners together with differences between their people"
+    if includes_people(view):
+        return f"{removed(view)}: differences between scanners together with differences between their people"
     return f"{removed(view)}, the difference between scanners in scans of the same person"
 
 
@@ -55,10 +56,7 @@ def _on_change(view: RunView) -> list[str]:
         f"remains afterwards is {short(after)} sd. {result.share_removed:.0%} of the variance between scanners is removed."
     ]
     if result.is_little:
-        sentences.append(
-            "The estimated biases are smaller than their uncertainty: harmonizing removes less than half of the variance "
-            "between scanners."
-        )
+        sentences.append(LITTLE_FOUND)
     if (observed := result.observed()) is not None:
         sentences.append(
             f"In the scans themselves, the means of a traveler on different scanners have a standard deviation of "
@@ -66,7 +64,7 @@ def _on_change(view: RunView) -> list[str]:
             f"would leave {short(observed[2])} sd. These are the scans of the fit: 'bayesharm evaluate' measures the same "
             "in people left out of it."
         )
-    return sentences
+    return [*sentences, *on_removed_slope(view)]
 
 
 def _convergence(view: RunView) -> Light:
@@ -77,10 +75,10 @@ def _convergence(view: RunView) -> Light:
         )
     features, diagnostics = view.summary.features, view.summary.diagnostics
     failed = int((~features["converged"]).sum())
-    not_shared = [sentence for sentence in diagnostics if "hyperparameters have NOT" in sentence]
+    is_rough = any(sentence.startswith((NOT_CONVERGED, ROUGH_TAILS)) for sentence in diagnostics)
     if failed > MAX_FAILED * len(features):
         return Light(question, BAD, f"No: {failed:,} of {count(len(features), 'feature')} have not converged.")
-    if failed or not_shared:
+    if failed or is_rough:
         what = f"{failed:,} of {len(features):,} features have not converged" if failed else "the hyperparameters are rough"
         return Light(question, CAREFUL, f"Nearly: {what}. Do not use these features." if failed else f"Nearly: {what}.")
     return Light(question, GOOD, f"Yes, in {'the feature' if len(features) == 1 else f'all {len(features):,} features'}.")
@@ -91,7 +89,7 @@ def _linkage(view: RunView) -> Light:
     design = view.posterior.design
     component = design["component"].values
     n_groups, n_scanners = len(set(component)), len(component)
-    if view.removed_effect == "site" and n_groups < n_scanners:
+    if includes_people(view) and n_groups < n_scanners:
         return Light(
             question, BAD,
             "No: people traveled, but this model has no sampling bias. Harmonizing also removes real differences between "
@@ -176,15 +174,15 @@ def _verdict(view: RunView, lights: tuple[Light, ...]) -> tuple[str, str]:
     return GOOD, "Ready to use."
 
 
-def _numbers(view: RunView) -> dict[str, str]:
+def _numbers(view: RunView) -> tuple[tuple[str, str], ...]:
     table, result = view.summary.scanners, view.before_after
     first = table.index[0]
-    return {
-        f"{result.share_removed:.0%}": "of the variance between scanners is removed (expected)",
-        f"{plus_minus(table.bias.iloc[0], table.uncertainty.iloc[0])} sd": f"largest scanner bias: {first}",
-        f"{np.nanmean(table['from_data']):.0%}": f"of the information on {removed(view)} comes from the data, not from "
-        "the prior",
-    }
+    known = f"of the information on {removed(view)} comes from the data, not from the prior"
+    return (
+        (f"{result.share_removed:.0%}", "of the variance between scanners is removed (expected)"),
+        (f"{plus_minus(table.bias.iloc[0], table.uncertainty.iloc[0])} sd", f"largest scanner bias: {first}"),
+        (f"{np.nanmean(table['from_data']):.0%}", known),
+    )
 
 
 def _steps(view: RunView, lights: tuple[Light, ...]) -> tuple[str, ...]:
@@ -194,12 +192,13 @@ def _steps(view: RunView, lights: tuple[Light, ...]) -> tuple[str, ...]:
     elif lights[0].level == BAD:
         steps.append("Look at the features that have not converged, under \u201cConvergence of each feature\u201d.")
     steps.append(f"Harmonize: `{harmonize_command(view)}`")
-    if view.removed_effect == "site" and view.posterior.design["n_travelers"].values.any():
+    if includes_people(view) and view.posterior.design["n_travelers"].values.any():
         steps.append("Some people traveled: fit with `--model traveling_and_cohort`, which separates scanners from people.")
-    elif view.removed_effect == "site":
+    elif includes_people(view):
         steps.append("Scan a few people on several scanners: only travelers separate scanners from their people.")
     steps.append(
-        "Carry the uncertainty of the correction into your analysis: `bayesharm.propagate`, or draws with `--draws 20`."
+        "Carry the uncertainty of the correction into your analysis: `bayesharm.propagate`, or draws with "
+        "`--draws 20 --draws-file draws.npy`."
     )
     if not view.is_preview:
         steps.append("Measure the benefit on people left out of the fit: `bayesharm evaluate`.")

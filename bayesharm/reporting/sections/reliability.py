@@ -15,7 +15,7 @@ from bayesharm.reporting.charts.sources import histogram
 from bayesharm.reporting.predictive_check import check_travelers, find_unusual
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
-from bayesharm.reporting.words import not_in_noise
+from bayesharm.reporting.words import not_in_noise, slope_of_removed
 
 SENSITIVITY_COLUMNS = {
     "value": "value", "value_q05": "value_q05", "value_q95": "value_q95", "weaker": "wider", "stronger": "narrower",
@@ -51,8 +51,12 @@ def describe_fit(view: RunView) -> Section | None:
     if not high and not low:
         where = "on all scanners" if table["ratio_q05"].notna().all() else "on all scanners with three travelers or more"
         sentences.append(f"They do, {where}, as far as the intervals tell.")
+    if column := slope_of_removed(view):
+        sentences.append(f"The check subtracts the bias of each scanner at the mean {column}, not its change with {column}.")
     if others := not_in_noise(view):
-        sentences.append(f"In this run they also differ by {others}, which is not part of the expected variance.")
+        sentences.append(
+            f"The expected variance leaves out {others}: where they differ between the scans of a traveler, the ratio rises."
+        )
     return Section("Does the model fit the scans?", sentences, (), (check_chart(table),))
 
 
@@ -67,7 +71,8 @@ def describe_prior_sensitivity(view: RunView) -> Section:
         f"Posterior mean with its 90% interval, in {view.units} (scales, and biases as root mean squares that include their "
         "uncertainty) or relative to the average scanner (ratios); the posterior mean with hyperpriors √2 times as wide, "
         "and as narrow; sensitivity to the power of the prior and the likelihood, large above 0.05. Shares of variance: "
-        "those of a typical feature, in the population."
+        "those of a typical feature, in the population; the bar under \u201cSources of variation\u201d has those of "
+        "the scans of this study."
     )
     table = Table(frame.iloc[order].set_index("name").rename(columns=SENSITIVITY_COLUMNS), caption)
     return Section("Do the numbers depend on the priors?", result.conclusions(), (table,), caveats=result.notes)

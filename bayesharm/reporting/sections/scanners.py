@@ -11,7 +11,7 @@ from bayesharm.reporting.charts.base import plus_minus
 from bayesharm.reporting.charts.scanners import bias_chart, bias_map, distance_chart, ratio_chart, tree_chart
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
-from bayesharm.reporting.words import MOSTLY_PRIOR, estimate, removed
+from bayesharm.reporting.words import LITTLE_FOUND, MOSTLY_PRIOR, estimate, removed
 
 SUPPORTED_GROUP = 0.9  # share of posterior draws above which a group of scanners is reported
 
@@ -26,10 +26,7 @@ def describe_scanners(view: RunView) -> Section:
         + (f"; {last} is nearest, {plus_minus(table.bias.iloc[-1], table.uncertainty.iloc[-1])}." if len(table) > 1 else ".")
     ]
     if view.before_after.is_little:
-        sentences.append(
-            "The estimated biases are smaller than their uncertainty: harmonizing removes less than half of the variance "
-            "between scanners."
-        )
+        sentences.append(LITTLE_FOUND)
     sentences += describe_noise(table)
     charts: list[Chart] = [bias_chart(table), ratio_chart(table, "noise_ratio", "Noise variance ratio")]
     if is_estimated(table, "bias_ratio") and (table["bias_ratio_q05"] > 1).any():
@@ -60,8 +57,8 @@ def scanner_table(view: RunView) -> Table:
     frame["from data (%)"] = 100 * table["from_data"]
     caption = (
         "Bias: posterior mean ± posterior sd, root mean squares over features, in sd of a feature. Noise, bias and "
-        "gain ratios: relative to the average scanner, with 90% intervals. From data: share of the information on the "
-        "bias that comes from the data, not the prior. Pale: more prior than data."
+        "gain ratios: relative to the average scanner, with 90% intervals; a ratio of 1 (1 to 1) is not estimated. From "
+        "data: share of the information on the bias that comes from the data, not the prior. Pale: more prior than data."
     )
     return Table(frame.rename_axis("scanner"), caption, list(table["from_data"] < MOSTLY_PRIOR))
 

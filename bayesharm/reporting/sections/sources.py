@@ -18,7 +18,18 @@ from bayesharm.reporting.charts.sources import (
 )
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Section, Table
-from bayesharm.reporting.words import WELL_SUPPORTED, capitalized, count, estimate, named, percent, removed, support
+from bayesharm.reporting.words import (
+    WELL_SUPPORTED,
+    capitalized,
+    count,
+    estimate,
+    named,
+    on_tails,
+    percent,
+    removed,
+    support,
+    verb,
+)
 
 MAX_PAIRS = 3  # neighbors in the order of the sources that sentences compare one by one
 MAX_TOLD = 4  # covariates in sentences; the table has all
@@ -28,13 +39,13 @@ def describe_sources(view: RunView) -> Section:
     """Describe the share of each source in the variance of a scan, the sizes of their effects, and their order."""
     shares = variance_shares(view.posterior)
     words, largest = _words(view, shares.index), str(shares.index[0])
-    are = "are" if words[largest].endswith(("s", "people")) else "is"
     sentences = [
-        f"{capitalized(words[largest])} {are} the largest source of variation: {shares.iloc[0]:.0%} of the variance of "
-        "a scan."
+        f"{capitalized(words[largest])} {verb(words[largest])} the largest source of variation: {shares.iloc[0]:.0%} of the "
+        "variance of a scan."
     ]
     if view.removed_effect in shares.index[1:]:
         sentences.append(f"{capitalized(removed(view))}: {shares[view.removed_effect]:.1%}.")
+    sentences += on_tails(view)
     charts = [shares_chart(shares, words)]
     if view.is_preview:
         return Section(
@@ -61,9 +72,11 @@ def _words(view: RunView, names: pd.Index) -> dict[str, str]:
 def _describe_order(view: RunView, table: pd.DataFrame) -> list[str]:
     components = view.variance_components
     largest = table.index[0]
+    what = named(view, largest)
     sentences = [
-        f"The effects of {named(view, largest)} have a standard deviation of {estimate(table.loc[largest], 'finite_sd')} in "
-        f"{view.units}, on average over {count(components.about['n_features'], 'feature')}."
+        f"{capitalized(what)} {verb(what, 'have', 'has')} a standard deviation of "
+        f"{estimate(table.loc[largest], 'finite_sd')} in {view.units}, on average over "
+        f"{count(components.about['n_features'], 'feature')}."
     ]
     neighbors = zip(table.index[:-1], table.index[1:], strict=True)
     open_pairs = [(a, b) for a, b in neighbors if components.larger.loc[a, b] < WELL_SUPPORTED]
@@ -77,7 +90,8 @@ def _describe_order(view: RunView, table: pd.DataFrame) -> list[str]:
     elif not open_pairs and len(table) > 1:
         sentences.append("The order of the sources in the figure is well supported.")
     for a, b in open_pairs:
-        sentences.append(f"Whether {named(view, a)} or {named(view, b)} is larger {support(components.larger.loc[a, b])}.")
+        first, second = named(view, a), named(view, b)
+        sentences.append(f"That {first} {verb(first)} larger than {second} {support(components.larger.loc[a, b])}.")
     if {view.removed_effect, "disorder"} <= set(table.index):
         ratio = table.loc[view.removed_effect, "finite_sd"] / table.loc["disorder", "finite_sd"]
         probability = components.larger.loc[view.removed_effect, "disorder"]
@@ -100,7 +114,8 @@ def describe_contributions(view: RunView) -> Section | None:
         "Yamashita et al. (2019) divide the squared effect by the sum of all squared effects and the squared "
         "residual, and by the number of levels of the source. These contributions do not add up to 100%, and compare "
         "single levels: one scanner with one person. The shares above compare whole sources.",
-        f"Noise, the residual of the model, contributes {table.loc['noise', 'contribution']:.1%}.",
+        f"Noise, the residual of the model, contributes {table.loc['noise', 'contribution']:.1%}"
+        f"{', with the residuals in the tails' * view.posterior.spec.has_tails}.",
     ]
     return Section(
         "Contributions as in the 2019 study", sentences,

@@ -8,7 +8,7 @@ from bayesharm.model.spec import Family
 from bayesharm.reporting.charts.study import graph_chart, people_chart, scans_chart
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
-from bayesharm.reporting.words import MOSTLY_PRIOR, SOURCES, count, estimated_families, named
+from bayesharm.reporting.words import MOSTLY_PRIOR, SOURCES, count, estimated_families, named, on_slopes
 from bayesharm.results.console import SOURCE_DESCRIPTIONS
 
 
@@ -19,7 +19,9 @@ def describe_study(view: RunView) -> Section:
     table = design[["n_scans", "n_single_scan", "n_travelers"]].to_dataframe()
     table.index = table.index.map(str)
     families = [
-        named(view, family.name) if family.by == "participant" else f"{named(view, family.name)} ({_described(family)})"
+        named(view, family.name)
+        if family.by in ("participant", family.name)
+        else f"{named(view, family.name)} ({_described(family)})"
         for family in estimated_families(view)
     ]
     covariates = [*view.posterior.spec.covariates, *([view.posterior.spec.formula] if view.posterior.spec.formula else [])]
@@ -28,6 +30,7 @@ def describe_study(view: RunView) -> Section:
         f"{count(about['n_features'], 'feature')}. {describe_linkage(view)}",
         f"Model {about['model']}: {about['title']}. Its sources of variation are {', '.join(families)}, and noise.",
     ]
+    sentences += on_slopes(view)
     if covariates:
         sentences.append(f"Covariates: {', '.join(covariates)}.")
     if any(family.by == "diagnosis" for family in estimated_families(view)):
