@@ -21,7 +21,6 @@ from bayesharm.model_check.calibration import (
     calibrate_means,
     calibrate_sizes,
     pit_of_draws,
-    pit_of_interval,
     pit_of_normal,
     pit_of_quantiles,
 )
@@ -56,7 +55,7 @@ def scores() -> dict[str, np.ndarray]:
         found["effect"].append([pit for name, pit in of_features.items() if name.startswith("effect")])
         found["size"].append([*calibrate_sizes(posterior, design, study, rng).values()])
         families = variance_components(posterior).families
-        found["mean"].append([*calibrate_means(families, design, study, unit=0.2).values()])
+        found["mean"].append([*calibrate_means(families, design, study, rng, unit=0.2).values()])
         found["harmonized"].append([pit_of_normal(true, harmonized.mean, harmonized.sd)])
     pits = {kind: np.array([np.concatenate([*map(np.ravel, each)]) for each in rows]) for kind, rows in found.items()}
     return {kind: special.ndtri(pit) for kind, pit in pits.items()}
@@ -94,13 +93,13 @@ def test_a_planted_bug_is_noticed(scores, kind, factor, shift):
 def test_pits_of_every_form_are_uniform():
     """Truth and draws of one distribution, reported as draws, mean and sd, quantiles or an interval."""
     rng, n = np.random.default_rng(0), 4000
-    truth, draws, z = rng.normal(size=n), rng.normal(size=(99, n)), special.ndtri(0.95)
+    truth, draws = rng.normal(size=n), rng.normal(size=(99, n))
     limits = np.broadcast_to(special.ndtri([[0.05], [0.5], [0.95]]), (3, n))
     for pit in (
         pit_of_draws(truth, draws, rng),
         pit_of_normal(3 + 2 * truth, np.full(n, 3.0), np.full(n, 2.0)),
         pit_of_quantiles(truth, limits, rng),
-        pit_of_interval(np.exp(truth), np.full(n, np.exp(-z)), np.full(n, np.exp(z))),
+        pit_of_quantiles(truth, limits[::2], rng, (0.05, 0.95)),
     ):
         assert stats.kstest(pit, "uniform").pvalue > FALSE_ALARMS
 

@@ -34,17 +34,13 @@ def pit_of_normal(truth: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.nda
     return special.ndtr((truth - mean) / sd)
 
 
-def pit_of_quantiles(truth: np.ndarray, limits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the PIT of a posterior that is reported as its `QUANTILES`, (quantile, …); uniform between two of them."""
-    edges = np.array([0.0, *QUANTILES, 1.0])
+def pit_of_quantiles(
+    truth: np.ndarray, limits: np.ndarray, rng: np.random.Generator, levels: tuple[float, ...] = QUANTILES
+) -> np.ndarray:
+    """Return the PIT of a posterior that is reported as quantiles, (quantile, …), of these levels; uniform between two."""
+    edges = np.array([0.0, *levels, 1.0])
     below = (limits < truth).sum(0)
     return edges[below] + (edges[below + 1] - edges[below]) * rng.random(truth.shape)
-
-
-def pit_of_interval(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the PIT of a positive quantity that is reported as the 90% interval of a log-normal distribution."""
-    middle, half = 0.5 * np.log(low * high), 0.5 * np.log(high / low)
-    return special.ndtr((np.log(truth) - middle) / half * special.ndtri(0.5 + LEVEL / 2))
 
 
 def uniformity(pit: np.ndarray) -> float:
@@ -104,7 +100,9 @@ def calibrate_sizes(posterior: Posterior, design: Design, study: PriorStudy, rng
     return pits
 
 
-def calibrate_means(families: pd.DataFrame, design: Design, study: PriorStudy, unit: float = 1.0) -> Pits:
+def calibrate_means(
+    families: pd.DataFrame, design: Design, study: PriorStudy, rng: np.random.Generator, unit: float = 1.0
+) -> Pits:
     """Return the PITs of means over all features of scales and sizes, by name.
 
     Parameters
@@ -113,6 +111,7 @@ def calibrate_means(families: pd.DataFrame, design: Design, study: PriorStudy, u
         `families` of :func:`bayesharm.analysis.variance_components.variance_components`.
     design : Design
     study : PriorStudy
+    rng : Generator
     unit : float
         The sd of a feature in the units of `families`.
     """
@@ -122,7 +121,7 @@ def calibrate_means(families: pd.DataFrame, design: Design, study: PriorStudy, u
             low, high = families.loc[family, [f"{size}_q05", f"{size}_q95"]].to_numpy(float)
             mean = true.mean() * (1 if size == "contribution" else unit)
             if np.isfinite(low * high):
-                pits[f"mean {size} {family}"] = pit_of_interval(np.array(mean), low, high)
+                pits[f"mean {size} {family}"] = pit_of_quantiles(np.array(mean), np.array([low, high]), rng, (0.05, 0.95))
     return pits
 
 
