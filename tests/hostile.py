@@ -170,6 +170,43 @@ def zarr_with_pickled_labels(folder: Path) -> None:
     read(folder / "f.zarr")
 
 
+def zarr_group(folder: Path, members: dict[str, object]) -> Path:
+    """Write a group whose members are in its consolidated metadata alone."""
+    inline = {"kind": "inline", "must_understand": False, "metadata": members}
+    about = {"zarr_format": 3, "node_type": "group", "attributes": {}, "consolidated_metadata": inline}
+    return write(folder / "zarr.json", json.dumps(about).encode()).parent
+
+
+PICKLED = {
+    "zarr_format": 2, "shape": [3, 4], "chunks": [3, 4], "dtype": "<f8", "order": "C", "fill_value": 0, "filters": None,
+    "compressor": {"id": "pickle"},
+}  # fmt: skip
+
+
+@hostile("codec 'pickle'")
+def zarr_with_an_array_named_attributes(folder: Path) -> None:
+    """Attributes of a group may hold anything; an array with their name may not."""
+    read(zarr_group(folder / "f.zarr", {"attributes": PICKLED}))
+
+
+@hostile("codec 'pickle'")
+def zarr_with_an_array_named_like_a_codec(folder: Path) -> None:
+    read(zarr_group(folder / "f.zarr", {"filters": PICKLED | {"name": "bytes"}}))
+
+
+@hostile("codec 'pickle'")
+def zarr_with_a_codec_of_two_names(folder: Path) -> None:
+    read(zarr_group(folder / "f.zarr", {"x": PICKLED | {"compressor": {"id": "pickle", "name": "zlib"}}}))
+
+
+@hostile("codec 'pickle'")
+def zarr_with_metadata_in_capitals(folder: Path) -> None:
+    """Where file systems do not tell cases apart, Zarr finds it as `zarr.json`."""
+    zarr_array(folder / "f.zarr", [3, 4], [3, 4], [{"name": "pickle"}])
+    (folder / "f.zarr" / "zarr.json").rename(folder / "f.zarr" / "ZARR.json")
+    read(folder / "f.zarr")
+
+
 @hostile("outside the store")
 def zarr_with_a_path_outside(folder: Path) -> None:
     entries = {".zgroup": {"zarr_format": 2}, "../secret/.zarray": {"shape": [3, 4]}}

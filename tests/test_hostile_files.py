@@ -15,6 +15,7 @@ from hostile import FILES, Trap
 from bayesharm.algorithms import executables
 from bayesharm.cli.demo.folder import MARKER, claim_folder
 from bayesharm.errors import InputError, RunFolderError, visible
+from bayesharm.io.arrays import open_array
 from bayesharm.io.atomic import write_whole
 from bayesharm.model.formula.basis import learn_basis
 from bayesharm.results.checkpoints import open_checkpoints
@@ -63,6 +64,17 @@ def test_a_hostile_file_ends_in_an_error_of_four_parts(name, outcomes):
     assert re.search(FILES[name][1], message), message
     assert re.search(r"(?s)\n  got: .*\n  do this: ", message)
     assert not is_sprung
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_attributes_of_a_zarr_store_may_hold_anything(zarr_format, tmp_path):
+    import zarr
+
+    group = zarr.create_group(tmp_path / "f.zarr", zarr_format=zarr_format, attributes={"filters": "band-pass", "shape": [9]})
+    array = group.create_array("features", data=np.eye(3, 4))
+    array.attrs["codecs"] = ["none", {"../x": 1}]
+    zarr.consolidate_metadata(tmp_path / "f.zarr", zarr_format=zarr_format)
+    np.testing.assert_array_equal(open_array(tmp_path / "f.zarr").read(np.arange(4)), np.eye(3, 4))
 
 
 @pytest.fixture
