@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -271,14 +272,45 @@ def xlsx_bomb(folder: Path) -> None:
     read_workbook(zipped(folder / "a.xlsx", "xl/workbook.xml", bytes(10**6), declared=3 * 10**9))
 
 
-@hostile("[Ll]abel|scanner")
-def parquet_of_one_text_repeated(folder: Path) -> None:
-    """Fifty gigabytes of text in a few kilobytes: read as they are stored, they need one megabyte."""
+def read_repeated_text(path: Path, claimed: object) -> None:
+    """Read fifty gigabytes of text from a few kilobytes, of a type that the file claims."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     repeated = pa.DictionaryArray.from_arrays(np.zeros(50_000, np.int32), ["x" * 10**6])
     table = pa.table({"participant_id": repeated, "scanner": repeated, "f": np.zeros(len(repeated))})
+    schema = pa.schema([("participant_id", claimed), ("scanner", claimed), ("f", pa.float64())])
+    options = {"compression": "zstd", "store_schema": False, "write_statistics": False}
+    with pq.ParquetWriter(path, table.schema, **options) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode()})
+    assert pq.read_schema(path).field("scanner").type == claimed
+    bayesharm.load_dataset(path, select=["f"])
+
+
+@hostile("[Ll]abel|scanner")
+def parquet_of_one_text_repeated(folder: Path) -> None:
+    """Read as it is stored, it needs one megabyte."""
+    import pyarrow as pa
+
+    read_repeated_text(folder / "a.parquet", pa.string())
+
+
+@hostile("[Ll]abel|scanner")
+def parquet_of_one_large_text_repeated(folder: Path) -> None:
+    import pyarrow as pa
+
+    read_repeated_text(folder / "a.parquet", pa.large_string())
+
+
+@hostile("far larger than the file")
+def parquet_of_one_text_repeated_in_lists(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    repeated = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), ["x" * 10**6])
+    lists, numbers = pa.ListArray.from_arrays(np.arange(20_001), repeated), np.arange(20_000)
+    table = pa.table({"participant_id": numbers, "scanner": lists, "f": numbers})
     pq.write_table(table, folder / "a.parquet", compression="zstd", store_schema=False, write_statistics=False)
     bayesharm.load_dataset(folder / "a.parquet", select=["f"])
 

@@ -14,6 +14,7 @@ from hostile import FILES, Trap
 
 from bayesharm.algorithms import executables
 from bayesharm.cli.demo.folder import MARKER, claim_folder
+from bayesharm.data.dataset import load_dataset
 from bayesharm.errors import InputError, RunFolderError, visible
 from bayesharm.io.arrays import open_array
 from bayesharm.io.atomic import write_whole
@@ -66,11 +67,19 @@ def test_a_hostile_file_ends_in_an_error_of_four_parts(name, outcomes):
     assert not is_sprung
 
 
+def test_parquet_files_may_hold_lists_and_bytes(tmp_path):
+    table = pd.DataFrame({"scan_id": list("abcd"), "participant_id": list("ppqq"), "scanner": list("ABAB")})
+    table["times"], table["steps"], table["key"] = [[0.0, 1.5]] * 4, [["x", "y"]] * 4, [b"1", b"2", b"3", None]
+    table.assign(f=np.arange(4.0)).to_parquet(tmp_path / "a.parquet")
+    found = load_dataset(tmp_path / "a.parquet", select=["f"]).scans
+    assert list(found["times"][0]) == [0.0, 1.5] and list(found["steps"][3]) == ["x", "y"] and found["key"][1] == b"2"
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_attributes_of_a_zarr_store_may_hold_anything(zarr_format, tmp_path):
     import zarr
 
-    group = zarr.create_group(tmp_path / "f.zarr", zarr_format=zarr_format, attributes={"filters": "band-pass", "shape": [9]})
+    group = zarr.create_group(tmp_path / "f.zarr", zarr_format=zarr_format, attributes={"filters": "band-pass"})
     array = group.create_array("features", data=np.eye(3, 4))
     array.attrs["codecs"] = ["none", {"../x": 1}]
     zarr.consolidate_metadata(tmp_path / "f.zarr", zarr_format=zarr_format)
