@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -170,6 +171,43 @@ def zarr_with_pickled_labels(folder: Path) -> None:
     read(folder / "f.zarr")
 
 
+def zarr_group(folder: Path, members: dict[str, object]) -> Path:
+    """Write a group whose members are in its consolidated metadata alone."""
+    inline = {"kind": "inline", "must_understand": False, "metadata": members}
+    about = {"zarr_format": 3, "node_type": "group", "attributes": {}, "consolidated_metadata": inline}
+    return write(folder / "zarr.json", json.dumps(about).encode()).parent
+
+
+PICKLED = {
+    "zarr_format": 2, "shape": [3, 4], "chunks": [3, 4], "dtype": "<f8", "order": "C", "fill_value": 0, "filters": None,
+    "compressor": {"id": "pickle"},
+}  # fmt: skip
+
+
+@hostile("codec 'pickle'")
+def zarr_with_an_array_named_attributes(folder: Path) -> None:
+    """Attributes of a group may hold anything; an array with their name may not."""
+    read(zarr_group(folder / "f.zarr", {"attributes": PICKLED}))
+
+
+@hostile("codec 'pickle'")
+def zarr_with_an_array_named_like_a_codec(folder: Path) -> None:
+    read(zarr_group(folder / "f.zarr", {"filters": PICKLED | {"name": "bytes"}}))
+
+
+@hostile("codec 'pickle'")
+def zarr_with_a_codec_of_two_names(folder: Path) -> None:
+    read(zarr_group(folder / "f.zarr", {"x": PICKLED | {"compressor": {"id": "pickle", "name": "zlib"}}}))
+
+
+@hostile("codec 'pickle'")
+def zarr_with_metadata_in_capitals(folder: Path) -> None:
+    """Where file systems do not tell cases apart, Zarr finds it as `zarr.json`."""
+    zarr_array(folder / "f.zarr", [3, 4], [3, 4], [{"name": "pickle"}])
+    (folder / "f.zarr" / "zarr.json").rename(folder / "f.zarr" / "ZARR.json")
+    read(folder / "f.zarr")
+
+
 @hostile("outside the store")
 def zarr_with_a_path_outside(folder: Path) -> None:
     entries = {".zgroup": {"zarr_format": 2}, "../secret/.zarray": {"shape": [3, 4]}}
@@ -234,14 +272,45 @@ def xlsx_bomb(folder: Path) -> None:
     read_workbook(zipped(folder / "a.xlsx", "xl/workbook.xml", bytes(10**6), declared=3 * 10**9))
 
 
-@hostile("[Ll]abel|scanner")
-def parquet_of_one_text_repeated(folder: Path) -> None:
-    """Fifty gigabytes of text in a few kilobytes: read as they are stored, they need one megabyte."""
+def read_repeated_text(path: Path, claimed: object) -> None:
+    """Read fifty gigabytes of text from a few kilobytes, of a type that the file claims."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     repeated = pa.DictionaryArray.from_arrays(np.zeros(50_000, np.int32), ["x" * 10**6])
     table = pa.table({"participant_id": repeated, "scanner": repeated, "f": np.zeros(len(repeated))})
+    schema = pa.schema([("participant_id", claimed), ("scanner", claimed), ("f", pa.float64())])
+    options = {"compression": "zstd", "store_schema": False, "write_statistics": False}
+    with pq.ParquetWriter(path, table.schema, **options) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"ARROW:schema": base64.b64encode(schema.serialize().to_pybytes()).decode()})
+    assert pq.read_schema(path).field("scanner").type == claimed
+    bayesharm.load_dataset(path, select=["f"])
+
+
+@hostile("[Ll]abel|scanner")
+def parquet_of_one_text_repeated(folder: Path) -> None:
+    """Read as it is stored, it needs one megabyte."""
+    import pyarrow as pa
+
+    read_repeated_text(folder / "a.parquet", pa.string())
+
+
+@hostile("[Ll]abel|scanner")
+def parquet_of_one_large_text_repeated(folder: Path) -> None:
+    import pyarrow as pa
+
+    read_repeated_text(folder / "a.parquet", pa.large_string())
+
+
+@hostile("far larger than the file")
+def parquet_of_one_text_repeated_in_lists(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    repeated = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), ["x" * 10**6])
+    lists, numbers = pa.ListArray.from_arrays(np.arange(20_001), repeated), np.arange(20_000)
+    table = pa.table({"participant_id": numbers, "scanner": lists, "f": numbers})
     pq.write_table(table, folder / "a.parquet", compression="zstd", store_schema=False, write_statistics=False)
     bayesharm.load_dataset(folder / "a.parquet", select=["f"])
 

@@ -104,6 +104,14 @@ def test_pits_of_every_form_are_uniform():
         assert stats.kstest(pit, "uniform").pvalue > FALSE_ALARMS
 
 
+@pytest.mark.parametrize("options", [{"gain": "scanner"}, {"noise_ratio": "scanner-feature"}, {"feature_scaling": "common"}])
+def test_studies_of_other_models_are_not_drawn(options):
+    """Their truth would need other formulas."""
+    _, design = design_of(replace(load_model("traveling"), **options))
+    with pytest.raises(NotImplementedError, match="no gains"):
+        next(draw_studies(design, 4, [0]))
+
+
 @pytest.mark.parametrize("covariates", [(), ("age",)])
 def test_studies_are_drawn_from_the_prior_given_mean_and_sd(covariates):
     """Derivatives of their log density by the unknowns have the mean 0, and times the unknowns −1 (Stein's identities)."""

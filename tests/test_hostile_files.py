@@ -14,7 +14,9 @@ from hostile import FILES, Trap
 
 from bayesharm.algorithms import executables
 from bayesharm.cli.demo.folder import MARKER, claim_folder
+from bayesharm.data.dataset import load_dataset
 from bayesharm.errors import InputError, RunFolderError, visible
+from bayesharm.io.arrays import open_array
 from bayesharm.io.atomic import write_whole
 from bayesharm.model.formula.basis import learn_basis
 from bayesharm.results.checkpoints import open_checkpoints
@@ -63,6 +65,25 @@ def test_a_hostile_file_ends_in_an_error_of_four_parts(name, outcomes):
     assert re.search(FILES[name][1], message), message
     assert re.search(r"(?s)\n  got: .*\n  do this: ", message)
     assert not is_sprung
+
+
+def test_parquet_files_may_hold_lists_and_bytes(tmp_path):
+    table = pd.DataFrame({"scan_id": list("abcd"), "participant_id": list("ppqq"), "scanner": list("ABAB")})
+    table["times"], table["steps"], table["key"] = [[0.0, 1.5]] * 4, [["x", "y"]] * 4, [b"1", b"2", b"3", None]
+    table.assign(f=np.arange(4.0)).to_parquet(tmp_path / "a.parquet")
+    found = load_dataset(tmp_path / "a.parquet", select=["f"]).scans
+    assert list(found["times"][0]) == [0.0, 1.5] and list(found["steps"][3]) == ["x", "y"] and found["key"][1] == b"2"
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_attributes_of_a_zarr_store_may_hold_anything(zarr_format, tmp_path):
+    import zarr
+
+    group = zarr.create_group(tmp_path / "f.zarr", zarr_format=zarr_format, attributes={"filters": "band-pass"})
+    array = group.create_array("features", data=np.eye(3, 4))
+    array.attrs["codecs"] = ["none", {"../x": 1}]
+    zarr.consolidate_metadata(tmp_path / "f.zarr", zarr_format=zarr_format)
+    np.testing.assert_array_equal(open_array(tmp_path / "f.zarr").read(np.arange(4)), np.eye(3, 4))
 
 
 @pytest.fixture
@@ -181,8 +202,8 @@ def test_executables_are_not_kept_where_others_can_write(place, tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["[/red]", "[bold]B[/]", "[link=http://x]C", "\x1b[2JD", "\x9b2JE", "a\rb\x07"])
 def test_names_do_not_command_the_terminal(name):
-    table = make_table(f"Title {name}", "", ["scanner", name])
+    table = make_table(f"Title {name}", f"Slopes on {name}.", ["scanner", name])
     table.add_row(name, "1")
-    for text in (as_text(table), str(InputError(f"About {name}.", got=name, do=name))):
+    for text, n in ((as_text(table), 4), (str(InputError(f"About {name}.", got=name, do=name)), 3)):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
-        assert text.count(visible(name)) == 3
+        assert text.count(visible(name)) == n

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from conftest import report_of
-from posteriors import add_sources, make_posterior
+from posteriors import add_sources, make_learned, make_posterior
 from studies import random_study
 from typer.testing import CliRunner
 
@@ -20,6 +20,7 @@ import bayesharm
 from bayesharm.analysis.covariate_effects import covariate_effects
 from bayesharm.analysis.variance_shares import variance_shares
 from bayesharm.cli.app import app
+from bayesharm.data.dataset import load_dataset
 from bayesharm.errors import RunFolderError
 from bayesharm.fitting.settings import Settings
 from bayesharm.model.catalog import load_calibration, load_model
@@ -213,14 +214,17 @@ def test_sources_that_are_part_of_the_noise_are_not_listed():
 
 
 def test_covariates_have_their_effects():
-    posterior = make_posterior(settings={"preview": True})
-    assert covariate_effects(posterior) is None
+    assert covariate_effects(make_posterior()) is None
+    rng, spec = np.random.default_rng(0), replace(load_model("traveling"), covariates=("age", "sex"))
+    scans = pd.DataFrame({"scan_id": [f"s{k}" for k in range(60)], "scanner": list("ABC") * 20})
+    scans["participant_id"] = [f"p{k // 3}" for k in range(60)]
+    scans["age"], scans["sex"] = rng.uniform(20, 80, 60).round(), [("F", "M")[k // 3 % 2] for k in range(60)]
+    learned = make_learned(load_dataset(scans, rng.normal(size=(60, 4))), spec)
+    posterior = make_posterior(settings={"preview": True}, spec=spec.to_dict())
     mean, sd = np.array([[0.1, -0.4, 0.2, 0.0], [1.0, 2.0, 3.0, 4.0]]), np.full((2, 4), 0.1)
-    feature = ("feature", posterior.tree["scales"]["feature"].values)
-    posterior.tree["effects/covariate"] = xr.DataTree(xr.Dataset(
-        {"mean": (("covariate", "feature"), mean), "sd": (("covariate", "feature"), sd)},
-        {"covariate": np.array(["age", "sex[M]"], object), "feature": feature},
-    ))  # fmt: skip
+    effect = learned.effect("covariate").assign_coords(feature=posterior.tree["scales"]["feature"])
+    posterior.tree["effects/covariate"] = xr.DataTree(effect.assign(mean=effect["mean"] + mean, sd=effect["sd"] + sd))
+    posterior.tree["sufficient_statistics"] = learned.tree["sufficient_statistics"]
     table = covariate_effects(posterior)
     np.testing.assert_allclose(table["mean"], mean.mean(1) / 2)  # a feature's sd is 2
     np.testing.assert_allclose(table["spread"], mean.std(1) / 2)
@@ -261,7 +265,9 @@ def test_shares_add_up_and_are_the_variances_of_the_effects():
     shares = variance_shares(posterior)
     assert shares.sum() == pytest.approx(1) and list(shares.index) == list(shares.sort_values(ascending=False).index)
     effect, scales = posterior.effect("measurement"), posterior.scales
-    bias = (effect["mean"].values ** 2 + effect["sd"].values ** 2).mean(0) / 4
+    sd = effect["sd"].values
+    of_mean = np.einsum("if,ij,jf->f", sd / 3, effect["correlation"].values, sd / 3)  # of the mean over scans
+    bias = ((effect["mean"].values ** 2 + sd**2).mean(0) - of_mean) / 4
     ratio = posterior.hyper["noise_ratio"].values.mean()
     of = {name: ((scales.sel(family=name)["mean"] ** 2 + scales.sel(family=name)["sd"] ** 2) / 4).values.mean()
           for name in ("noise", "participant")}  # fmt: skip

@@ -7,6 +7,7 @@ import xarray as xr
 from posteriors import make_posterior
 from typer.testing import CliRunner
 
+from bayesharm.analysis.family_sizes import JointErrors
 from bayesharm.analysis.variance_components import variance_components
 from bayesharm.cli.app import app
 from bayesharm.errors import InputError, RunFolderError
@@ -132,6 +133,17 @@ def test_errors_that_features_share_widen_means_of_joint_draws(joint):
     limits = np.quantile(np.log(sizes), [0.05, 0.95], axis=0)
     np.testing.assert_allclose(spread, (limits[1] - limits[0]).mean(1), rtol=0.05)
     assert (found.finite_sd_q05 < found.finite_sd).all() and (found.finite_sd < found.finite_sd_q95).all()
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_errors_that_features_share_leave_the_mean_as_it_is(joint, power):
+    """Each feature has the posterior that it had; draws of their mean have the variance of six features that are one."""
+    _, sizes = joint
+    errors, everything = JointErrors({"finite_sd": sizes}), np.ones(len(NAMES), bool)
+    found = errors.draw_means("finite_sd", everything, len(NAMES), power)
+    np.testing.assert_allclose(found.mean(0), (sizes**power).mean((0, 2)))
+    np.testing.assert_allclose(found.std(0), (sizes**power).std(0).mean(1), rtol=0.1)  # sds differ over features
+    np.testing.assert_array_equal(errors.draw_means("finite_sd", everything, 1.0, power), (sizes**power).mean(2))
 
 
 def test_regions_and_networks_are_means_over_their_edges(posterior, draws):

@@ -1,7 +1,7 @@
 """Posterior of the sizes of the model's families: averages over features, comparisons and rankings.
 
-A fit of few features samples them together with the hyperparameters and keeps joint draws of the sizes. Each of these draws
-has a mean over features.
+A fit of few features samples them together with the hyperparameters, and keeps draws of the sizes of all features. A mean
+over features has draws of its own then.
 
 With more features, the variance of a mean has two parts. One is that of features given the hyperparameters: that of
 independent features, times their number over their effective number, since the errors of correlated features do not average
@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from bayesharm.analysis.units import feature_scale
-from bayesharm.inference.error_patterns import count_independent_patterns
+from bayesharm.inference.error_patterns import variance_inflation
 from bayesharm.inference.predictive_prior import predictive_moments
 from bayesharm.results.posterior import Posterior
 
@@ -44,8 +44,9 @@ class JointErrors:
     def draw_means(self, size: str, member: np.ndarray, inflation: float, power: int = 1) -> np.ndarray:
         """Return draws of the mean over features of a size, (draw, family).
 
-        The draws contain what all features share. Where errors of features are correlated beyond that, logarithms are
-        stretched: the part of the variance that features do not share is multiplied by `inflation`.
+        The draws contain the errors that all features share through the hyperparameters. Where errors of features are
+        correlated beyond that, the part of the variance that features do not share is multiplied by `inflation`: the
+        logarithms of the draws are stretched, and the mean over draws stays.
 
         Parameters
         ----------
@@ -63,9 +64,9 @@ class JointErrors:
         of_mean, single = means.var(0), sizes.var(0).mean(1)
         shared = np.clip((n * of_mean - single) / (n - 1), 0, of_mean)
         stretch = np.sqrt(1 + (inflation - 1) * (of_mean - shared) / of_mean)
-        logs = np.log(means)
-        middle = logs.mean(0)
-        return np.exp(middle + stretch * (logs - middle))
+        middle = means.mean(0)
+        stretched = (means / middle) ** stretch
+        return middle * stretched / stretched.mean(0)
 
     def interval(self, size: str, mean: np.ndarray, member: np.ndarray, inflation: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the 90% interval of the mean over features of a size, (family,) each."""
@@ -191,13 +192,7 @@ class FamilySizes:
         )
 
     def _inflation(self, member: np.ndarray | slice = slice(None)) -> float:
-        """Return how many times the variance of a sum over features is that of independent ones."""
-        patterns = self.error_pattern[:, member]
-        return (
-            max(1.0, patterns.shape[1] / count_independent_patterns(patterns, self.residual_dof))
-            if patterns.shape[1]
-            else 1.0
-        )
+        return variance_inflation(self.error_pattern[:, member], self.residual_dof)
 
     def by_feature(self) -> pd.DataFrame:
         """Tabulate the mean and the 90% interval of each size and family, a row for each feature."""

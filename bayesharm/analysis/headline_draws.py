@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from bayesharm.analysis.units import feature_scale
-from bayesharm.inference.error_patterns import count_independent_patterns
+from bayesharm.inference.error_patterns import variance_inflation
 from bayesharm.inference.predictive_prior import predictive_moments
 from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.results.posterior import Posterior
@@ -48,7 +48,9 @@ def of_one_scanner(name: str, scanner: str) -> str:
 
 def headline_draws(posterior: Posterior) -> list[Headline]:
     """List the headline numbers of a posterior with their draws."""
-    hyper, inflation, rng = _without_shift(posterior), _inflation(posterior), np.random.default_rng(SEED)
+    dof = int(posterior.tree["error_patterns"].to_dataset()["residual_dof"].values[0])
+    inflation = variance_inflation(posterior.error_pattern, dof)
+    hyper, rng = _without_shift(posterior), np.random.default_rng(SEED)
     return [
         *_scales(posterior, hyper, inflation, rng),
         *_shares(posterior, hyper),
@@ -82,13 +84,6 @@ def _scales(posterior: Posterior, hyper: Any, inflation: float, rng: np.random.G
         followed = np.exp(_response(posterior, [term]) * _centered(hyper["eta"].values[..., k]))
         draws = np.nanmean(mean) * _with_error(followed, error / np.nanmean(mean), rng)
         yield Headline("scale", str(family), draws, SCALES)
-
-
-def _inflation(posterior: Posterior) -> float:
-    """How many times the variance of a mean over features is that of independent ones."""
-    patterns = posterior.error_pattern
-    dof = int(posterior.tree["error_patterns"].to_dataset()["residual_dof"].values[0])
-    return max(1.0, patterns.shape[1] / count_independent_patterns(patterns, dof))
 
 
 def _with_error(draws: np.ndarray, relative_error: float, rng: np.random.Generator) -> np.ndarray:

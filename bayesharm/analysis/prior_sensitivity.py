@@ -54,7 +54,7 @@ class PriorSensitivity(Tables):
         `model`, `units` of scales and biases, `n_draws`, `threshold` and `preview`.
     numbers : DataFrame by kind and name
         `value`, posterior mean, with its 90% interval; `weaker` and `stronger`, the posterior mean if the hyperpriors were
-        √2 times as wide, and as narrow; `prior` and `likelihood`, the sensitivity to the power of hyperpriors and of the
+        √2 times as wide, or as narrow; `prior` and `likelihood`, the sensitivity to the power of hyperpriors and of the
         likelihood (above 0.05: sensitive); `hyperprior`, the one with the most influence; `diagnosis`, empty if the
         number is not sensitive to the hyperpriors, or wider and narrower ones change the mean by less than 5% and the
         posterior sd by less than 20%; `khat`, the Pareto-k of the weights (above 0.7, `weaker` and `stronger` are rough).
@@ -102,10 +102,11 @@ def prior_sensitivity(posterior: Posterior) -> PriorSensitivity:
 
     The numbers are the scale of each source (mean over features), its share of the variance of a typical feature, the
     scale of sampling bias and disorders over that of measurement bias, the bias of each scanner (root mean square over
-    features), and the ratios of scanners. The
-    sensitivity is that of Kallioinen et al. (2024): the derivative of the cumulative Jensen-Shannon distance by log2 of the
-    power. A number that is sensitive to both prior and likelihood may show that they disagree; one that is sensitive to the
-    prior alone, that the data say little about it. The likelihood is the Gaussian one by which a fit lets correlated
+    features), and the ratios of scanners.
+
+    The sensitivity is that of Kallioinen et al. (2024): the derivative of the cumulative Jensen-Shannon distance by log2 of
+    the power. If a number is sensitive to both prior and likelihood, they may disagree. If it is sensitive to the prior
+    alone, the data say little about it. The likelihood is that of a Gaussian posterior, as where a fit lets correlated
     features count as fewer.
 
     Parameters

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bayesharm.analysis.units import slope_columns
+from bayesharm.model.covariates import covariates_from_dict
 from bayesharm.model.labels import NOISE_RATIO
 from bayesharm.results.nodes import read_scales
 from bayesharm.results.posterior import Posterior
@@ -39,13 +40,13 @@ def variance_shares(posterior: Posterior) -> pd.Series:
         effect = posterior.effect(name)
         mean, sd = effect["mean"].values / unit, effect["sd"].values / unit
         if name == "covariate":
-            per_sd = _sd_of_covariates(posterior, len(mean))[:, None]
-            variance[name] = np.sum(per_sd**2 * (mean**2 + sd**2), axis=0)
+            variance[name] = _variance_of_covariates(posterior, mean, sd)
             continue
         weight = effect["n_scans"].values[:, None] / total
+        correlation = effect["correlation"].values if "correlation" in effect else np.eye(len(weight))
         size = slopes[name].sd if name in slopes else 1.0
-        square = np.sum(weight * (mean**2 + sd**2), axis=0) - np.sum(weight * mean, axis=0) ** 2
-        variance[name] = size**2 * np.maximum(square, 0.0)
+        of_mean = np.sum(weight * mean, axis=0) ** 2 + _quadratic_form(correlation, weight * sd)
+        variance[name] = size**2 * np.maximum(np.sum(weight * (mean**2 + sd**2), axis=0) - of_mean, 0.0)
     for label, scale in read_scales(posterior.scales).items():
         family = posterior.scales.sel(family=label)
         square = (family["mean"].values ** 2 + family["sd"].values ** 2) / unit**2
@@ -81,10 +82,27 @@ def _is_participant(posterior: Posterior, name: str) -> bool:
     return any(family.name == name and family.by == "participant" for family in posterior.spec.families)
 
 
-def _sd_of_covariates(posterior: Posterior, n_columns: int) -> np.ndarray:
-    """Return the standard deviation over scans of each column of covariates; 1 where a run does not keep it."""
-    columns = (
-        posterior.sufficient_statistics.attrs["covariates"] if "sufficient_statistics" in posterior.tree.children else []
-    )
-    sds = [float(each["sd"]) if each.get("sd") is not None else 1.0 for each in columns]
-    return np.array(sds) if len(sds) == n_columns else np.ones(n_columns)
+def _variance_of_covariates(posterior: Posterior, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Return the variance over scans of the effects of all covariates together, (feature,).
+
+    Columns go together, such as age and its square. Errors of their slopes do so in the opposite direction: each counts with
+    the part of its column that the other columns do not explain.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    mean, sd : (covariate, feature) arrays
+        Of the slopes, per unit of the covariate.
+    """
+    statistics = posterior.sufficient_statistics
+    covariates = covariates_from_dict(statistics.attrs)
+    unit = np.array([each.unit for each in covariates])[:, None]
+    place = {tuple(column[:2]): k for k, column in enumerate(statistics.attrs["columns"])}
+    columns = [place["covariate", each.level] for each in covariates]
+    gram, constant = statistics["dense_gram"].values.sum(0), place["mean", "mean"]
+    covariance = gram[np.ix_(columns, columns)] / gram[constant, constant]  # of the columns of the design, whose mean is 0
+    return _quadratic_form(covariance, mean * unit) + np.sum((sd * unit) ** 2, axis=0)
+
+
+def _quadratic_form(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    return np.einsum("if,ij,jf->f", vectors, matrix, vectors)

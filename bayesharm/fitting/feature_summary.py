@@ -21,9 +21,9 @@ from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.ratios import VarianceRatios
 from bayesharm.results.posterior import REASONS
 
-MOST_SIZE_DRAWS = 50  # draws of the effects from which finite-population sizes are computed, at most
-N_JOINT_DRAWS = 400  # the same where all features are sampled together: few features, and draws of their means
-DRAWS_AT_ONCE = 5  # of these; contributions, which take all scans, are computed from the first
+MOST_SIZE_DRAWS = 50  # draws of the effects from which sizes of a single feature are computed, at most
+DRAWS_AT_ONCE = 5  # of these; contributions take all scans, and are computed from the first of them
+N_JOINT_DRAWS = 400  # draws of the effects where few features are sampled together: quantiles of their means need more
 CHUNK_FEATURES = 512  # features that one thread summarizes at a time
 QUANTILES = (0.05, 0.5, 0.95)
 Arrays = dict[str, np.ndarray]
@@ -91,10 +91,9 @@ def summarize_features(
         sizes = None
         if not context.settings.preview:
             if together:
-                chosen = pooled[np.linspace(0, len(pooled) - 1, min(N_JOINT_DRAWS, len(pooled))).astype(int)]
+                at_once, chosen = 1, pooled[np.linspace(0, len(pooled) - 1, min(N_JOINT_DRAWS, len(pooled))).astype(int)]
             else:
-                chosen = thinned[:: -(-len(thinned) // MOST_SIZE_DRAWS)]
-            at_once = 1 if together else DRAWS_AT_ONCE
+                at_once, chosen = DRAWS_AT_ONCE, thinned[:: -(-len(thinned) // MOST_SIZE_DRAWS)]
             sizes = _draw_sizes(context, features, ratios, moments, values, np.asarray(chosen, float), at_once)
     summary = summarize_draws(context, values, moments, standardization, draws, effects, sizes, n_features)
     return summary | _keep_sizes(sizes, standardization.sd) if together and sizes is not None else summary

@@ -63,6 +63,17 @@ def make_patterns(pattern_map: np.ndarray | None, values: np.ndarray) -> np.ndar
     return patterns.astype(np.float32)
 
 
+def variance_inflation(patterns: np.ndarray, dof: int) -> float:
+    """Return how many times the variance of a sum over features is that of independent ones; at least 1.
+
+    Parameters
+    ----------
+    patterns, dof
+        As for :func:`count_independent_patterns`.
+    """
+    return max(1.0, patterns.shape[1] / count_independent_patterns(patterns, dof)) if patterns.size else 1.0
+
+
 def count_independent_patterns(patterns: np.ndarray, dof: int) -> float:
     """Estimate the effective number of independent features, ``F² / Σ r²``, from their patterns.
 

@@ -88,8 +88,8 @@ def _not_numeric(name: str, values: pd.Series) -> InputError:
     example = next(iter(bad if len(bad) else values), "nothing")
     return InputError(
         f"Feature '{name}' is not numeric.",
-        got=f"for example {example!r}, in {max(len(bad), 1)} of {len(values)} scans, row {shorten(bad.index[:5] + 1)} below "
-        f"the heading{': ' + doubt if doubt else ''}",
+        got=f"for example {example!r:.60}, in {max(len(bad), 1)} of {len(values)} scans, row "
+        f"{shorten(bad.index[:5] + 1)} below the heading{': ' + doubt if doubt else ''}",
         expected="numbers in every feature, with decimal points",
         do="correct the values, or choose the numeric columns with `select` (--features in the shell)",
     )

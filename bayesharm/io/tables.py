@@ -235,10 +235,15 @@ def refuse_parquet_bomb(path: Path, columns: Collection[str]) -> None:
     """
     import pyarrow.parquet as pq
 
-    about, wanted = pq.read_metadata(path), set(columns)
-    groups = (about.row_group(k) for k in range(about.num_row_groups))
-    chunks = (group.column(k) for group in groups for k in range(group.num_columns))
-    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+    about, wanted, unpacked = pq.read_metadata(path), set(columns), 0
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for chunk, column in ((group.column(k), about.schema.column(k)) for k in range(group.num_columns)):
+            is_nested = column.path not in wanted
+            if is_nested and column.path.partition(".")[0] not in wanted:
+                continue
+            # text in lists does not stay encoded, and each may be as long as the whole
+            in_memory = chunk.total_uncompressed_size if is_nested and column.physical_type == "BYTE_ARRAY" else 8
+            unpacked += max(chunk.total_uncompressed_size, chunk.num_values * max(in_memory, column.length))
     refuse_expansion(path, path.stat().st_size, max(unpacked, 8 * len(wanted) * about.num_rows))
 
 
@@ -248,8 +253,12 @@ def _read_parquet(path: Path, wanted: list[str]) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     refuse_parquet_bomb(path, wanted)
-    schema = pq.read_schema(path)
-    text = [field.name for field in schema if field.name in set(wanted) and pa.types.is_string(field.type)]
+    fields, kinds = [field for field in pq.read_schema(path) if field.name in set(wanted)], pa.types
+    is_text = (
+        kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_binary, kinds.is_large_binary,
+        kinds.is_binary_view,
+    )  # fmt: skip
+    text = [each.name for each in fields if any(kind(each.type) for kind in is_text)]
     # Selected once more by exact name, because parquet also reads the nested column 'a.b' for 'a'.
     table = pq.read_table(path, columns=wanted, read_dictionary=text).select(wanted)
     return table.to_pandas(ignore_metadata=True).astype(dict.fromkeys(text, object))

@@ -42,8 +42,9 @@ def check_store(folder: Path, *, allow_links: bool) -> None:
     stored, expanded, in_frames = 0, 0, 0
     for path in walk_files(folder, allow_links=allow_links):
         stored += path.stat().st_size
-        if path.name in METADATA:
-            expanded += sum(map(_size, _arrays(_read_json(path))))
+        name = path.name.casefold()  # some file systems do not tell cases apart
+        if name in METADATA:
+            expanded += sum(map(_size, _arrays(_read_json(path), name)))
         else:
             in_frames += _frame_size(path)
     refuse_expansion(folder, stored, max(expanded, in_frames))
@@ -56,20 +57,21 @@ def _read_json(path: Path) -> Any:
         raise ValueError(f"{path.name}: {error}") from None
 
 
-def _arrays(node: Any) -> Iterator[dict[str, Any]]:
+def _arrays(node: Any, file: str) -> Iterator[dict[str, Any]]:
     """Find the metadata of all arrays, also of those in consolidated metadata; refuse unknown codecs."""
     if isinstance(node, list):
         for each in node:
-            yield from _arrays(each)
-    if not isinstance(node, dict):
+            yield from _arrays(each, file)
+    if not isinstance(node, dict) or file == ".zattrs":
         return
+    is_metadata = "zarr_format" in node  # else keys are names of arrays, which may be `attributes` or `filters` too
     for key, value in node.items():
         if key.startswith("/") or ".." in key.split("/"):  # in consolidated metadata, keys are paths
             raise ValueError(f"the path {key!r}, which leads outside the store")
-        if key in _CODEC_KEYS:
+        if is_metadata and key in _CODEC_KEYS:
             _check_codecs(value)
-        elif key != "attributes" and not key.endswith(".zattrs"):
-            yield from _arrays(value)
+        elif not (is_metadata and key == "attributes") and not (file == ".zmetadata" and key.split("/")[-1] == ".zattrs"):
+            yield from _arrays(value, file)
     if "shape" in node:
         yield node
 
@@ -79,9 +81,9 @@ def _check_codecs(value: Any) -> None:
         if codec is None:
             continue
         about = codec if isinstance(codec, dict) else {"name": codec}
-        name = about.get("name", about.get("id"))
-        if str(name).removeprefix("numcodecs.").removeprefix("numcodecs/") not in CODECS:
-            raise ValueError(f"the codec {name!r}, which bayesharm does not read")
+        for name in [about[key] for key in ("name", "id") if key in about] or [None]:
+            if str(name).removeprefix("numcodecs.").removeprefix("numcodecs/") not in CODECS:
+                raise ValueError(f"the codec {name!r}, which bayesharm does not read")
         settings = about.get("configuration")
         for key, inner in settings.items() if isinstance(settings, dict) else ():
             if key in _CODEC_KEYS:

@@ -66,15 +66,20 @@ def draw_studies(design: Design, n_features: int, seeds: Iterable[int]) -> Itera
     Parameters
     ----------
     design : Design
-        Of a model with Gaussian noise and at most one covariate, each feature divided by its own sd.
+        Of a model with Gaussian noise, at most one covariate, no gains and no noise ratios of single features, each feature
+        divided by its own sd.
     n_features : int
         A third of the draws is kept with 20 features, and one in a hundred with 12 and a covariate.
     seeds : iterable of int
         The same seed gives the same study.
     """
     spec, n_fixed = design.spec, int((design.column_scale == FIXED).sum())
-    if n_fixed > 2 or spec.feature_scaling != "per_feature" or spec.has_tails:
-        raise NotImplementedError("models with Gaussian noise, at most one covariate and feature scaling 'per_feature' only")
+    is_other = spec.has_tails or spec.gain != "none" or spec.noise_ratio == "scanner-feature"
+    if is_other or n_fixed > 2 or spec.feature_scaling != "per_feature":
+        raise NotImplementedError(
+            "only models with Gaussian noise, at most one covariate, feature scaling 'per_feature', no gains and no noise "
+            "ratios of single features"
+        )
     values = np.broadcast_to(np.arange(design.rows.max() + 1.0)[:, None], (design.rows.max() + 1, n_features))
 
     @jax.jit
