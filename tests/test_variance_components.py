@@ -161,6 +161,7 @@ def test_regions_and_networks_are_means_over_their_edges(posterior, draws):
 
 
 def test_levels_have_the_size_of_their_effects(posterior):
+    posterior.tree["effects/measurement"]["contraction"][:] = 1  # all from the data
     found = variance_components(posterior).levels.loc["measurement"]
     effect = posterior.effect("measurement")
     expected = np.sqrt((effect["mean"].values ** 2 + effect["sd"].values ** 2).mean(1))
@@ -170,6 +171,21 @@ def test_levels_have_the_size_of_their_effects(posterior):
     limits = np.quantile((many**2).mean(2), [0.05, 0.95], axis=0)
     error = (found[["rms_q05", "rms_q95"]].T.to_numpy() ** 2 - limits) / (many**2).mean(2).std(0)
     assert np.abs(error).max() < 0.3  # sds: few features, and so a skew distribution
+
+
+def test_levels_from_the_prior_are_as_uncertain_as_its_scale(posterior):
+    """The posterior is the prior: effects of mean 0 whose sd is the scale, in each feature."""
+    effect = posterior.tree["effects/measurement"]
+    effect["mean"][:] *= 0
+    effect["contraction"][:] = 0
+    hyper = posterior.hyper
+    eta = hyper["eta"].sel(family="measurement").values
+    bias_ratio = np.log(hyper["bias_ratio"].values).std((0, 1))
+    expected = np.hypot(eta.std(), 0.5 * bias_ratio)
+    found = variance_components(posterior).levels.loc["measurement"]
+    spread = np.log(found.rms_q95 / found.rms_q05) / 2 / 1.645
+    own = 2**-0.5 / np.sqrt(len(NAMES)) * 1.3  # of the mean square of six features, whose sds differ somewhat
+    assert (spread > 0.9 * expected).all() and (spread < 1.1 * np.hypot(expected, own)).all()
 
 
 def test_features_have_all_three_sizes(posterior, draws):

@@ -303,3 +303,27 @@ def _eta_correlation(posterior: Posterior) -> np.ndarray:
     covariance -= np.mean(np.diag(covariance) - remaining)
     sd = np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
     return covariance / sd[:, None] / sd
+
+
+def level_scale_errors(posterior: Posterior, effect: str) -> np.ndarray:
+    """Compute the posterior sd of the log-scale from which each level of an effect is drawn, (level,).
+
+    The scale of a scanner's effect is that of all components together, times the root of its bias variance ratio kappa.
+    """
+    hyper, levels, spec = posterior.hyper, posterior.effect(effect), posterior.spec
+    n_levels = levels.sizes[levels["mean"].dims[0]]
+    eta, omega = (hyper[name].values.reshape(-1, hyper.sizes["family"]) for name in ("eta", "omega"))
+    common = np.mean(
+        eta.var(0, ddof=1) + (omega**2).mean(0) - predictive_moments(eta, omega, spec.feature_offset_sd).sd ** 2
+    )
+    terms = spec.components if effect == spec.removed_effect else (effect,)
+    groups = levels["diagnosis"].values.astype(str) if "diagnosis" in levels.coords else np.full(n_levels, "")
+    errors = np.zeros(n_levels)
+    for group in np.unique(groups):
+        chosen = np.isin(hyper["term"].values.astype(str), terms) & np.isin(hyper["group"].values.astype(str), [group, ""])
+        total = 0.5 * np.log(np.exp(2 * eta[:, chosen]).sum(1)) if chosen.any() else np.zeros(2)
+        errors[groups == group] = np.sqrt(max(total.var(ddof=1) - common, 0.0))
+    if effect == spec.removed_effect:
+        bias_ratio = np.log(hyper["bias_ratio"].values.reshape(-1, n_levels))
+        errors = np.hypot(errors, 0.5 * bias_ratio.std(0))
+    return errors

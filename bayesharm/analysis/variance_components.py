@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.family_sizes import FamilySizes, lognormal_interval
+from bayesharm.analysis.family_sizes import FamilySizes, level_scale_errors, lognormal_interval
 from bayesharm.analysis.units import common_units, feature_scale, on_slopes, slope_columns
 from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
 from bayesharm.errors import InputError
+from bayesharm.inference.error_patterns import variance_inflation
 from bayesharm.io.tables import TableSource
 from bayesharm.results.console import as_text, format_probability, format_significant, make_table
 from bayesharm.results.posterior import Posterior
@@ -143,8 +144,16 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
     DataFrame by family and level
         `rms` with its 90% interval: the root of the posterior mean of the mean square, including the uncertainty of the
         effects.
+
+    Notes
+    -----
+    The error has two parts. That of the effects given the hyperparameters is independent between features, up to their
+    effective number. The other is that of the scale, which the features share: if a share C of the information comes from
+    the data, the derivative of ``mean² + sd²`` by the log-scale is ``(1 − C) (4 mean² + 2 sd²)``.
     """
     scale, rows, slopes = feature_scale(posterior), [], slope_columns(posterior)
+    residual_dof = int(posterior.tree["error_patterns"].to_dataset()["residual_dof"].values[0])
+    inflation = variance_inflation(posterior.error_pattern, residual_dof)
     for name in posterior.effect_families:
         effect = posterior.effect(name)
         # slopes have other units; participants are too many to list
@@ -152,7 +161,10 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
             continue
         mean, sd = effect["mean"].values / scale, effect["sd"].values / scale
         square = np.mean(mean**2 + sd**2, axis=1)
-        error = np.sqrt(np.sum(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)) / mean.shape[1]
+        own = inflation * np.sum(2 * sd**4 + 4 * mean**2 * sd**2, axis=1) / mean.shape[1] ** 2
+        from_prior = 1 - np.nan_to_num(effect["contraction"].values)
+        shared = from_prior * np.mean(4 * mean**2 + 2 * sd**2, axis=1) * level_scale_errors(posterior, name)
+        error = np.sqrt(own + shared**2)
         labels = effect["mean"][effect["mean"].dims[0]].values
         for level, *rms in zip(labels, *np.sqrt([square, *lognormal_interval(square, error)]), strict=True):
             row = dict(zip(("rms", "rms_q05", "rms_q95"), rms, strict=True))
