@@ -101,7 +101,7 @@ def test_sections_say_what_this_run_says(found):
         "Contributions as in the 2019 study", "Glossary",
     ]  # fmt: skip
     text = page.text
-    families, scanners = found.variance_components.families, found.summary.scanners
+    families, scanners = found.variance_components.families, found.scanners
     row = families.loc["disorder"]
     for part in (
         "Harmonization report: 30 scans, 3 scanners, 4 features", "form 2 separate groups", "All 4 features have converged",
@@ -155,7 +155,7 @@ def test_the_calibration_of_a_model_is_told_where_it_was_tested(found):
     for settings, what in (({"preview": True}, "previews"), ({}, "the options of this fit")):
         posterior = make_posterior(settings=settings)
         if not settings:
-            posterior.run["spec"]["likelihood"] = "student-t"
+            posterior.run["spec"]["feature_scaling"] = "common"
         light = describe_overview(RunView(posterior)).lights[4]
         assert light.level == "careful" and what in light.answer
 

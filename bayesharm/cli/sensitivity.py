@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bayesharm.cli import options as opt
-from bayesharm.cli.output import show_result
+from bayesharm.cli.output import check_table_folder, show_result
 
 
 def sensitivity(run: opt.RunArgument, out: opt.TableFolderOption = None, format: opt.TableFormatOption = "csv") -> None:
@@ -13,6 +13,7 @@ def sensitivity(run: opt.RunArgument, out: opt.TableFolderOption = None, format:
 
     $ bayesharm sensitivity run/ --out tables/
     """
+    check_table_folder(out, format)
     from bayesharm.analysis.prior_sensitivity import prior_sensitivity
     from bayesharm.results.posterior import load_posterior
 

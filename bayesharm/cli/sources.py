@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bayesharm.cli import options as opt
-from bayesharm.cli.output import show_result
+from bayesharm.cli.output import check_table_folder, show_result
 
 
 def sources(
@@ -21,6 +21,7 @@ def sources(
 
     $ bayesharm sources run/ --edge-table edges.csv --networks networks.csv
     """
+    check_table_folder(out, format)
     from bayesharm.analysis.variance_components import variance_components
     from bayesharm.results.posterior import load_posterior
 

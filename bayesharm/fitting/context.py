@@ -197,7 +197,8 @@ def _load_origin(origin: dict[str, Any] | None) -> Dataset:
             "The data of the run have been moved or removed.",
             got=f"no file {shorten(absent)}",
             expected="the scans and the features of the fit",
-            do="name both after the run: bayesharm … RUN SCANS FEATURES (in Python: give the dataset)",
+            do="put them back; or name both after the run, where a command takes them: bayesharm … RUN SCANS FEATURES (in "
+            "Python: give the dataset)",
         )
     return load_dataset(**origin)
 

@@ -22,6 +22,7 @@ from bayesharm.results.nodes import read_scales
 from bayesharm.results.posterior import Posterior
 
 COORDINATES = ["x", "y", "z"]
+MOST_MM = 150  # largest coordinate in MNI space
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,7 @@ class RunView:
         Raises
         ------
         InputError
-            There are no coordinates, or they lack a column or regions, or are not numbers.
+            There are no coordinates, or they lack a column or regions, or are not numbers or outside of the brain.
         """
         if self.coordinates is None:
             raise InputError(
@@ -162,6 +163,13 @@ class RunView:
                 got=shorten(absent),
                 expected="one row of numbers for each region of the edges",
                 do="complete the table of coordinates",
+            )
+        if len(far := regions[(coordinates.loc[regions].abs() > MOST_MM).any(axis=1)]):
+            raise InputError(
+                "Some regions are outside of the brain.",
+                got=f"{shorten(far)} at {coordinates.loc[far[0]].tolist()}",
+                expected=f"coordinates in mm of MNI space, between -{MOST_MM} and {MOST_MM}",
+                do="correct the table of coordinates",
             )
         return coordinates.loc[regions]
 

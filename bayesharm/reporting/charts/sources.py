@@ -49,7 +49,8 @@ def shares_chart(shares: pd.Series, words: Mapping[str, str]) -> Chart:
     return Chart(
         spec(records(rows), layers, height=70),
         "Share of each source in the variance of a scan. The variances are posterior means, averaged over features: the bar "
-        "does not show how uncertain the shares are. They add up to 100%; covariances between sources are left out.",
+        "does not show how uncertain the shares are. Noise is that of all scans, those of noisy scanners included. The "
+        "shares add up to 100%; covariances between sources are left out.",
         "One bar of 100%: " + ", ".join(f"{row.source} {row.share:.0%}" for row in rows.itertuples()) + ".",
         rows[["source", "share"]],
     )

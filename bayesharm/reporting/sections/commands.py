@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bayesharm.fitting.settings import Settings
@@ -31,14 +32,18 @@ MODEL_OPTIONS = {
     "noise_ratio": "--noise-ratio", "likelihood": "--likelihood", "reference": "--reference",
 }  # fmt: skip
 SETTING_OPTIONS = ("preview", "chains", "draws", "target_ess", "block_size", "dtype", "keep_draws")
+LABELED = (".csv", ".tsv", ".parquet")  # formats of features with names of scans
 KEPT = ("none", "thin", "all")  # values of --keep-draws; in Python it may be a number
 OWN_MODEL = "model_of_this_run"  # folder for a model that is not in the package
 
 
 def harmonize_command(view: RunView) -> str:
     """Return the command that harmonizes the data of the fit."""
-    words = ["bayesharm", "harmonize", view.folder, *_data(view), "--out", "harmonized.npy", "--sd", "harmonized_sd.npy"]
-    return shlex.join(words)
+    origin = view.posterior.run.get("data") or {}
+    ending = Path(str(origin.get("features") or origin.get("scans") or "")).suffix.lower()
+    ending = ending if ending in LABELED else ".npy"
+    words = ["bayesharm", "harmonize", view.folder, *_data(view), "--out", f"harmonized{ending}"]
+    return shlex.join([*words, "--sd", f"harmonized_sd{ending}"])
 
 
 def fit_command(view: RunView) -> str:

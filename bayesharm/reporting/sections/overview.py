@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayesharm.analysis.convergence import NOT_CONVERGED, ROUGH_TAILS
+from bayesharm.analysis.convergence import MAX_KHAT, NOT_CONVERGED, ROUGH_TAILS
 from bayesharm.errors import listed
 from bayesharm.model.catalog import load_calibration, model_names
-from bayesharm.reporting.charts.base import plus_minus, short
+from bayesharm.reporting.charts.base import short
 from bayesharm.reporting.charts.before_after import people_chart, spread_chart
 from bayesharm.reporting.charts.scanners import bias_chart
 from bayesharm.reporting.predictive_check import check_travelers, find_unusual
@@ -18,6 +18,7 @@ from bayesharm.reporting.sections.study import describe_linkage
 from bayesharm.reporting.words import LITTLE_FOUND, MOSTLY_PRIOR, count, includes_people, on_removed_slope, removed
 
 GOOD, CAREFUL, BAD = "good", "careful", "bad"
+MAX_POOR = 0.1  # share of features with a poor approximation above which a preview is not usable
 MAX_FAILED = 0.01  # share of features without convergence above which a run is not usable
 LEAST_COVERAGE = 0.85  # of 90% intervals in simulated studies, below which a light is not green
 # Options of the studies of `make calibrate`
@@ -70,6 +71,12 @@ def _on_change(view: RunView) -> list[str]:
 def _convergence(view: RunView) -> Light:
     question = "Has the computation converged?"
     if view.is_preview:
+        khat = view.summary.features["khat"]
+        n_poor, n = int((~(khat < MAX_KHAT)).sum()), len(khat)
+        if n_poor > MAX_POOR * n:
+            return Light(
+                question, BAD, f"No: this is a preview, and its approximation is poor in {n_poor:,} of {n:,} features."
+            )
         return Light(
             question, CAREFUL, "This is a preview, an approximation. Fit without --preview before you report results."
         )
@@ -113,7 +120,7 @@ def _linkage(view: RunView) -> Light:
 
 
 def _knowledge(view: RunView) -> Light:
-    question = "Is the bias of each scanner known?"
+    question = "Is the bias of each scanner known?" if not includes_people(view) else "Is the effect of each site known?"
     table = view.summary.scanners
     share = table["from_data"]
     weak = [str(name) for name in share.index[~(share >= MOSTLY_PRIOR)]]
@@ -128,11 +135,11 @@ def _data(view: RunView) -> Light:
     question = "Do the data raise doubts?"
     findings, notes = view.posterior.run.get("findings", ()), view.summary.notes
     beyond = _beyond_noise(view)
-    if not notes and not beyond:
-        return Light(question, GOOD, "No findings on the data and no caveats.")
     words = [count(len(findings), "finding")] if findings else []
-    n_others = len(notes) - len(findings)
+    n_others = len([note for note in notes if "chosen because" not in note]) - len(findings)
     words += [count(n_others, "caveat")] if n_others > 0 else []
+    if not words and not beyond:
+        return Light(question, GOOD, "No findings on the data and no caveats.")
     answer = [f"{' and '.join(words)}, listed under \u201cAre the results reliable?\u201d."] if words else []
     if beyond:
         answer.append(f"Harmonized scans of travelers differ by more than noise predicts on {listed(beyond)}.")
@@ -140,7 +147,7 @@ def _data(view: RunView) -> Light:
 
 
 def _calibration(view: RunView) -> Light:
-    question = "Do such intervals contain the truth?"
+    question = "Do 90% intervals contain the truth?"
     spec = view.posterior.spec
     found = load_calibration(spec.name) if spec.name in model_names() else None
     is_tested = all(getattr(spec, name) == value for name, value in TESTED.items()) and spec.noise_ratio != "scanner-feature"
@@ -161,6 +168,8 @@ def _beyond_noise(view: RunView) -> list[str]:
 
 def _verdict(view: RunView, lights: tuple[Light, ...]) -> tuple[str, str]:
     converged, linked, *_ = lights
+    if view.is_preview and converged.level == BAD:
+        return BAD, "A preview whose approximation is poor: fit without --preview."
     if view.is_preview:
         return CAREFUL, "A preview: good enough to look at, not to report."
     if converged.level == BAD:
@@ -175,12 +184,15 @@ def _verdict(view: RunView, lights: tuple[Light, ...]) -> tuple[str, str]:
 
 
 def _numbers(view: RunView) -> tuple[tuple[str, str], ...]:
-    table, result = view.summary.scanners, view.before_after
-    first = table.index[0]
+    table, result, largest = view.summary.scanners, view.before_after, view.scanners.iloc[0]
+    effect = "largest site effect" if includes_people(view) else "largest scanner bias"
     known = f"of the information on {removed(view)} comes from the data, not from the prior"
     return (
         (f"{result.share_removed:.0%}", "of the variance between scanners is removed (expected)"),
-        (f"{plus_minus(table.bias.iloc[0], table.uncertainty.iloc[0])} sd", f"largest scanner bias: {first}"),
+        (
+            short(largest.rms),
+            f"({largest.rms_q05:#.2g} to {largest.rms_q95:#.2g}) in {view.units}: {effect}, {largest.name}",
+        ),
         (f"{np.nanmean(table['from_data']):.0%}", known),
     )
 

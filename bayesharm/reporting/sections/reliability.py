@@ -12,7 +12,7 @@ from bayesharm.errors import listed
 from bayesharm.fitting.settings import Settings
 from bayesharm.reporting.charts.scanners import check_chart
 from bayesharm.reporting.charts.sources import histogram
-from bayesharm.reporting.predictive_check import check_travelers, find_unusual
+from bayesharm.reporting.predictive_check import HIGH, LOW, check_travelers, find_unusual
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
 from bayesharm.reporting.words import not_in_noise, slope_of_removed
@@ -49,8 +49,11 @@ def describe_fit(view: RunView) -> Section | None:
     if low:
         sentences.append(f"They differ by clearly less on {listed(low)}.")
     if not high and not low:
-        where = "on all scanners" if table["ratio_q05"].notna().all() else "on all scanners with three travelers or more"
-        sentences.append(f"They do, {where}, as far as the intervals tell.")
+        where = "" if table["ratio_q05"].notna().all() else " of a scanner with three travelers or more"
+        sentences.append(
+            f"Their variance is {table['ratio'].min():.2f} to {table['ratio'].max():.2f} times the expected one: no "
+            f"interval{where} is outside {LOW} to {HIGH}."
+        )
     if column := slope_of_removed(view):
         sentences.append(f"The check subtracts the bias of each scanner at the mean {column}, not its change with {column}.")
     if others := not_in_noise(view):

@@ -7,24 +7,26 @@ from scipy.cluster.hierarchy import leaves_list
 
 from bayesharm.analysis.summary import is_estimated
 from bayesharm.errors import listed
-from bayesharm.reporting.charts.base import plus_minus
 from bayesharm.reporting.charts.scanners import bias_chart, bias_map, distance_chart, ratio_chart, tree_chart
 from bayesharm.reporting.run_view import RunView
 from bayesharm.reporting.section import Chart, Section, Table
 from bayesharm.reporting.words import LITTLE_FOUND, MOSTLY_PRIOR, estimate, removed
 
+CLEAR = 1.1  # ratio from which a difference is named: of many intervals some exclude 1 by chance, by little
 SUPPORTED_GROUP = 0.9  # share of posterior draws above which a group of scanners is reported
 
 
 def describe_scanners(view: RunView) -> Section:
     """Describe the scanners with large bias, with unusual noise, and with estimates that rest on the prior."""
-    table = view.summary.scanners
-    first, last = table.index[0], table.index[-1]
+    table, sizes = view.summary.scanners, view.scanners
+    first, last = sizes.iloc[0], sizes.iloc[-1]
     sentences = [
-        f"{first} is furthest from the mean of all scanners: its {removed(view).replace('effects', 'effect')} is "
-        f"{plus_minus(table.bias.iloc[0], table.uncertainty.iloc[0])} sd of a feature (root mean square over features)"
-        + (f"; {last} is nearest, {plus_minus(table.bias.iloc[-1], table.uncertainty.iloc[-1])}." if len(table) > 1 else ".")
+        f"{first.name} is furthest from the mean of all scanners: its {removed(view).replace('effects', 'effect')} is "
+        f"{estimate(first, 'rms')} in {view.units} (root mean square over features, with its 90% interval)"
+        + (f"; {last.name} is nearest, {estimate(last, 'rms')}." if len(sizes) > 1 else ".")
     ]
+    if len(sizes) > 1 and first.rms_q05 < sizes.rms_q95.iloc[1:].max():
+        sentences.append("Intervals overlap: which scanner is furthest from the mean is not settled.")
     if view.before_after.is_little:
         sentences.append(LITTLE_FOUND)
     sentences += describe_noise(table)
@@ -64,10 +66,12 @@ def scanner_table(view: RunView) -> Table:
 
 
 def describe_noise(table: pd.DataFrame) -> list[str]:
-    """Name the scanners with a noise variance ratio (lambda) that differs from 1."""
+    """Name the scanners with a noise variance ratio (lambda) that clearly differs from 1, by a tenth or more."""
     ratio = table["noise_ratio"]
-    noisy = table[table["noise_ratio_q05"] > 1].sort_values("noise_ratio", ascending=False, kind="stable")
-    quiet = table[table["noise_ratio_q95"] < 1].sort_values("noise_ratio", kind="stable")
+    noisy = table[(table["noise_ratio_q05"] > 1) & (ratio > CLEAR)].sort_values(
+        "noise_ratio", ascending=False, kind="stable"
+    )
+    quiet = table[(table["noise_ratio_q95"] < 1) & (ratio < 1 / CLEAR)].sort_values("noise_ratio", kind="stable")
     sentences = []
     for subset, comparison in ((noisy, "Noisier"), (quiet, "Less noisy")):
         if len(subset):
