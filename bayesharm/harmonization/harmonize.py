@@ -24,7 +24,7 @@ from bayesharm.results.run_folder import refuse_inside_run
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Harmonized:
-    """Harmonized scans; rows and columns are in the order of the input.
+    """Harmonized scans; rows in the order of the scans table, columns in that of the features.
 
     Attributes
     ----------
