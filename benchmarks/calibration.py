@@ -102,7 +102,9 @@ class Simulator:
         of_features = calibration.calibrate_features(posterior, self.design, study, rng)
         if not self.preview:
             of_features |= calibration.calibrate_sizes(posterior, self.design, study, rng)
-            shared |= calibration.calibrate_means(variance_components(posterior).families, self.design, study, rng)
+            components = variance_components(posterior)
+            shared |= calibration.calibrate_means(components.families, self.design, study, rng)
+            shared |= calibration.calibrate_levels(components.levels, self.design, study, rng)
         removed = next(group for group in self.design.effects if group.name == self.spec.removed_effect)
         bias = (removed.contrasts @ study.effects)[self.design.class_scanner[self.design.scan_class]]
         true = study.features - bias

@@ -21,9 +21,11 @@ KINDS = {
     "mean tau": "mean scale",
     "mean finite_sd": "mean size",
     "mean contribution": "mean share",
+    "level": "level",
 }
 IN_REPORTS = {
     "mean ": "means over features",
+    "level ": "means over features",
     "scale ": "scales",
     "effect ": "effects",
     "finite_sd ": "sizes and shares",

@@ -29,7 +29,7 @@ IN_LITTLE_MEMORY = """
 import json, resource, sys, traceback
 from pathlib import Path
 from hostile import FILES
-import numpy, openpyxl, pyarrow.csv, pyarrow.parquet, zarr  # noqa: libraries are not what is limited
+import numpy, openpyxl, pyarrow.csv, pyarrow.parquet, zarr  # noqa: loaded before the limit, which is for the files
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 3 * 2**29
 resource.setrlimit(resource.RLIMIT_AS, (size, size))
 found = {}

@@ -138,7 +138,7 @@ def sample_joint(
             continue
         draws = _join(problem, segments)
         rhat, ess, is_enough = _convergence(problem, draws, target_ess)
-        on_segment(f"{k * n_draws * n_chains:,} draws: R-hat {rhat:.3f}, effective sample size {ess:,.0f}")
+        on_segment(f"{len(segments) * n_draws * n_chains:,} draws: R-hat {rhat:.3f}, effective sample size {ess:,.0f}")
         if is_enough:
             break
     return draws._replace(scales=ScaleDraws(*map(jnp.asarray, draws.scales)))

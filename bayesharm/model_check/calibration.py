@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from bayesharm.model.design import Design
 from bayesharm.reference_models.prior_studies import PriorStudy
@@ -41,11 +41,6 @@ def pit_of_quantiles(
     edges = np.array([0.0, *levels, 1.0])
     below = (limits < truth).sum(0)
     return edges[below] + (edges[below + 1] - edges[below]) * rng.random(truth.shape)
-
-
-def uniformity(pit: np.ndarray) -> float:
-    """Return the p-value of the Kolmogorov-Smirnov test that independent PITs are uniform."""
-    return float(stats.kstest(pit, "uniform").pvalue)
 
 
 def calibrate_hyper(posterior: Posterior, design: Design, study: PriorStudy, rng: np.random.Generator) -> Pits:
@@ -122,6 +117,27 @@ def calibrate_means(
             mean = true.mean() * (1 if size == "contribution" else unit)
             if np.isfinite(low * high):
                 pits[f"mean {size} {family}"] = pit_of_quantiles(np.array(mean), np.array([low, high]), rng, (0.05, 0.95))
+    return pits
+
+
+def calibrate_levels(
+    levels: pd.DataFrame, design: Design, study: PriorStudy, rng: np.random.Generator, unit: float = 1.0
+) -> Pits:
+    """Return the PITs of root mean squares over features of the effect of each level, by name; (level,) each.
+
+    Parameters
+    ----------
+    levels : DataFrame
+        `levels` of :func:`bayesharm.analysis.variance_components.variance_components`.
+    design, study, rng, unit
+        As for :func:`calibrate_means`.
+    """
+    pits = {}
+    for group in design.effects:
+        if group.name in levels.index.get_level_values("family"):
+            limits = levels.loc[group.name, ["rms_q05", "rms_q95"]].to_numpy(float).T
+            true = unit * np.sqrt(np.mean((group.contrasts @ study.effects) ** 2, axis=1))
+            pits[f"level {group.name}"] = pit_of_quantiles(true, limits, rng, (0.05, 0.95))
     return pits
 
 

@@ -195,7 +195,7 @@ FINITE_POPULATION = Group(
             ("statistic", "family", "feature"),
             FEATURE_UNITS,
             "finite-population standard deviation of the effects: that of the levels in the study",
-        ),  # fmt: skip
+        ),
         Variable(
             "contribution",
             ("statistic", "family", "feature"),

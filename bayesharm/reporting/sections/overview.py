@@ -151,14 +151,20 @@ def _calibration(view: RunView) -> Light:
     spec = view.posterior.spec
     found = load_calibration(spec.name) if spec.name in model_names() else None
     is_tested = all(getattr(spec, name) == value for name, value in TESTED.items()) and spec.noise_ratio != "scanner-feature"
-    if found is None or view.is_preview or not is_tested:
-        what = "previews" if view.is_preview else "this model" if found is None else "the options of this fit"
+    lacks_values = "n_observed" in view.posterior.design
+    if found is None or view.is_preview or not is_tested or lacks_values:
+        what = (
+            "previews" if view.is_preview
+            else "this model" if found is None
+            else "the options of this fit" if not is_tested
+            else "missing values"
+        )  # fmt: skip
         return Light(question, CAREFUL, f"Not tested in simulated studies for {what}.")
     low, high = (f"{bound(found['coverage'].values()):.0%}" for bound in (min, max))
     return Light(
         question, GOOD if min(found["coverage"].values()) >= LEAST_COVERAGE else CAREFUL,
-        f"In {found['datasets']} simulated studies of this model, 90% intervals contain {low} to {high} of the true values, "
-        "by kind of result.",
+        f"In {found['datasets']} simulated studies of this model with few features, 90% intervals contain {low} to {high} "
+        "of the true values, by kind of result.",
     )  # fmt: skip
 
 

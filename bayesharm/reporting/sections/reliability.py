@@ -52,7 +52,7 @@ def describe_fit(view: RunView) -> Section | None:
         where = "" if table["ratio_q05"].notna().all() else " of a scanner with three travelers or more"
         sentences.append(
             f"Their variance is {table['ratio'].min():.2f} to {table['ratio'].max():.2f} times the expected one: no "
-            f"interval{where} is outside {LOW} to {HIGH}."
+            f"interval{where} lies entirely outside {LOW} to {HIGH}."
         )
     if column := slope_of_removed(view):
         sentences.append(f"The check subtracts the bias of each scanner at the mean {column}, not its change with {column}.")
