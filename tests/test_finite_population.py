@@ -49,18 +49,30 @@ def study(request):
 
 
 @pytest.fixture(scope="module")
-def drawn(study):
-    design, features, log_scales, log_ratio = study
+def draw_sizes(study):
+    """Return a function of log-scales (draw, …) and ratios, and the standardized values that it draws given."""
+    design, features, *_ = study
+    has_missing = bool(np.isnan(features[design.rows]).any())
     with jax.enable_x64(True):
-        has_missing = bool(np.isnan(features[design.rows]).any())
         problem, levels = make_problem(design, has_missing=has_missing), find_levels(design)
         reader = MomentReader(Features.from_array(features), design, has_missing=has_missing)
         moments, standard = reader(np.arange(N_FEATURES))
-        values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
-        keys = feature_keys(1, Stage.FINITE_POPULATION, np.arange(N_FEATURES))
-        many = np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape))
-        found = draw_finite_population(problem, two_ratios(log_ratio), levels, moments, many, keys, values)
-        return values, *(np.asarray(part) for part in found)
+    values = (reader.values(np.arange(N_FEATURES)) - standard.center) / standard.sd
+    keys = feature_keys(1, Stage.FINITE_POPULATION, np.arange(N_FEATURES))
+
+    def draw(log_scales, ratios, **options):
+        with jax.enable_x64(True):
+            found = draw_finite_population(problem, ratios, levels, moments, log_scales, keys, values, **options)
+        return [np.asarray(part) for part in found]
+
+    return draw, values
+
+
+@pytest.fixture(scope="module")
+def drawn(study, draw_sizes):
+    *_, log_scales, log_ratio = study
+    draw, values = draw_sizes
+    return values, *draw(np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape)), two_ratios(log_ratio))
 
 
 def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +119,16 @@ def test_sizes_are_those_of_the_dense_posterior(study, drawn):
                 z.append((one.mean(0) - other.mean(0))[error > 1e-9] / error[error > 1e-9])
     z = np.concatenate(z)
     assert np.abs(z[np.isfinite(z)]).max() < stats.norm.isf(FALSE_ALARMS / len(z) / 2)
+
+
+def test_each_draw_may_have_ratios_of_its_own(study, draw_sizes):
+    *_, log_scales, log_ratio = study
+    two, ratios = np.broadcast_to(log_scales, (2, *log_scales.shape)), [two_ratios(log_ratio), two_ratios(-log_ratio)]
+    together = draw_sizes[0](two, jax.tree.map(lambda *parts: np.stack(parts), *ratios), at_once=1)
+    for k, one in enumerate(ratios):
+        for found, expected in zip(together, draw_sizes[0](two, one, at_once=1), strict=True):
+            np.testing.assert_allclose(found[k], expected[k], rtol=1e-9)
+    assert not np.allclose(together[0][0], together[0][1], equal_nan=True)
 
 
 def test_values_come_in_the_order_of_the_design(study, drawn):

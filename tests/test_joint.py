@@ -71,7 +71,7 @@ def test_hyperparameters_are_those_of_brute_force(learned, exact):
     mean, sd, error = exact
     found = np.concatenate([hyper.eta, hyper.omega], axis=-1)
     assert_no_larger_than_chance(standardized(found, mean, sd, np.hypot(error / sd, 0.03)))  # 0.03: the grid's own
-    assert draws.n_divergent <= SCHEDULE.max_divergent * found[..., 0].size
+    assert hyper.diverging <= SCHEDULE.max_divergent * found[..., 0].size
     assert draws.scales.log_scales.shape == (*found.shape[:2], len(SCALES), N_FEATURES)
 
 
@@ -98,10 +98,10 @@ def test_divergent_draws_are_made_anew_with_half_the_step_size(learned, study, p
         return found._replace(diverging=found.diverging | planted)
 
     monkeypatch.setattr(joint._Chains, "extend", recorded)
-    _, draws = learn(study, problem)
+    hyper, draws = learn(study, problem)
     assert len(sizes) > 2 and (sizes[2] == sizes[1] / 2).all()
-    assert draws.eta.shape[1] == 250 * (len(sizes) - 2)  # neither the first segment nor the divergent one
-    assert draws.n_divergent <= SCHEDULE.max_divergent * draws.eta[..., 0].size
+    assert hyper.eta.shape[1] == draws.log_ratios.shape[1] == 250 * (len(sizes) - 2)  # not the first two
+    assert hyper.diverging <= SCHEDULE.max_divergent * hyper.eta[..., 0].size
 
 
 def make_case(feature_scaling: str, n_features: int = 2):

@@ -140,7 +140,8 @@ def _average(
     residual_share = np.stack(
         [np.bincount(entries.residual[contrast_group == s], minlength=n_residuals) / n**2 for s, n in enumerate(n_levels)]
     )
-    statistics, batches, at_once = batch_draws(likelihood.weighted(ratios, moments), log_scales, MAX_DRAWS)
+    batches, at_once = batch_draws(log_scales, MAX_DRAWS)
+    statistics = likelihood.weighted(ratios, moments).tile(at_once)
 
     def by_draw(array: Array) -> Array:
         return array.reshape(*array.shape[:-1], at_once, n_features)

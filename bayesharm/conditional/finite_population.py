@@ -121,6 +121,7 @@ def draw_finite_population(
     ----------
     problem : Problem
     ratios : VarianceRatios
+        The same for all draws, or those of each draw: (draw, …) arrays.
     levels : FamilyLevels
     moments : Moments
     log_scales : (draw, scale, feature) array
@@ -128,7 +129,7 @@ def draw_finite_population(
     values : (scan, feature) array
         Standardized features, in the order of the design's scans; NaN where a feature lacks a scan.
     at_once : int
-        Draws at once, at most; it bounds the memory.
+        Draws at once, at most; it bounds the memory. 1 where each draw has ratios of its own.
     mesh : Mesh, optional
         As for :func:`bayesharm.algorithms.devices.run_sharded`.
 
@@ -151,18 +152,24 @@ def draw_finite_population(
 def _of_draws(problem, most_at_once, ratios, levels, moments, log_scales, keys, values):
     """A batch of draws at a time, side by side; contributions are computed from the first draw of each batch."""
     likelihood, (n_draws, _, n_features) = problem.likelihood, log_scales.shape
-    statistics, batches, at_once = batch_draws(likelihood.weighted(ratios, moments), log_scales, most_at_once)
-    cross, of_feature = likelihood.eliminated_products(ratios, moments)
-    products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
+    batches, at_once = batch_draws(log_scales, most_at_once)
     n_columns = likelihood.n_dense + likelihood.n_eliminated
-    levels = levels.with_gain(likelihood.gain(ratios))
     lane_keys, lane_draw = jnp.tile(keys, at_once), np.repeat(np.arange(at_once), n_features)
 
     def standard_normal(key, k):
         return jax.random.normal(jax.random.fold_in(key, k), (n_columns,), np.float32)
 
+    def depend_on(ratios):
+        cross, of_feature = likelihood.eliminated_products(ratios, moments)
+        products = cross if cross.shape[-1] == 1 else jnp.tile(cross, at_once), jnp.tile(of_feature, at_once)
+        return likelihood.weighted(ratios, moments).tile(at_once), products, levels.with_gain(likelihood.gain(ratios))
+
+    have_own_ratios = ratios.log_noise.ndim > 1
+    same = None if have_own_ratios else depend_on(ratios)
+
     def of_batch(item):
-        start, log_scales = item
+        start, log_scales, own_ratios = item
+        statistics, products, levels = depend_on(own_ratios) if same is None else same
         normal = jax.vmap(standard_normal)(lane_keys, start + lane_draw).T
         effects = draw_effects(likelihood, likelihood.condition(statistics, log_scales), products, normal)
         with_none = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # last, the column of scans without a level
@@ -171,7 +178,8 @@ def _of_draws(problem, most_at_once, ratios, levels, moments, log_scales, keys, 
         finite, effects = family_sds(levels, effects, log_scales[0])
         return finite, family_contributions(levels, effects[:, :n_features], values - fitted[levels.pattern])
 
-    finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches))
+    own_ratios = ratios if have_own_ratios else None
+    finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches, own_ratios))
     finite = finite.reshape(len(finite), -1, at_once, n_features)
     return jnp.swapaxes(finite, 1, 2).reshape(n_draws, -1, n_features), contribution
 

@@ -15,7 +15,6 @@ from bayesharm.conditional.posterior import ConditionalPosterior
 from bayesharm.likelihood.collapsed import CollapsedLikelihood, ConditionedEffects
 from bayesharm.likelihood.gram_terms import segment_sum
 from bayesharm.likelihood.moments import Moments
-from bayesharm.likelihood.normal_equations import WeightedStatistics
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
 
@@ -103,20 +102,17 @@ def draw_effects(
     return jnp.concatenate([dense, eliminated])
 
 
-def batch_draws(statistics: WeightedStatistics, log_scales: Array, at_most: int) -> tuple[WeightedStatistics, Array, int]:
+def batch_draws(log_scales: Array, at_most: int) -> tuple[Array, int]:
     """Lay draws of the scales side by side, as if they were features, so that several are evaluated at once.
 
     Parameters
     ----------
-    statistics : WeightedStatistics
     log_scales : (draw, scale, feature) array
     at_most : int
         Draws at once.
 
     Returns
     -------
-    statistics : WeightedStatistics
-        Repeated for the draws of a batch.
     log_scales : (batch, scale, draw of the batch × feature) array
     at_once : int
         Draws of a batch: the largest divisor of the number of draws that is not above `at_most`.
@@ -124,4 +120,4 @@ def batch_draws(statistics: WeightedStatistics, log_scales: Array, at_most: int)
     n_draws, n_scales, n_features = log_scales.shape
     at_once = next(k for k in range(at_most, 0, -1) if n_draws % k == 0)
     batches = jnp.swapaxes(log_scales.reshape(n_draws // at_once, at_once, n_scales, n_features), 1, 2)
-    return statistics.tile(at_once), batches.reshape(*batches.shape[:2], -1), at_once
+    return batches.reshape(*batches.shape[:2], -1), at_once

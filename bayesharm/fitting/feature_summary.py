@@ -57,7 +57,7 @@ def summarize_features(
     draws: ScaleDraws,
     n_features: int | None = None,
     *,
-    together: bool = False,
+    log_ratios: np.ndarray | None = None,
 ) -> Arrays:
     """Summarize draws of the scales, and the effects given them, in the features' units.
 
@@ -72,8 +72,9 @@ def summarize_features(
     draws : ScaleDraws
     n_features : int, optional
         Summarize the first ones only; the others fill up the block.
-    together : bool
-        Whether the same draw of several features belongs together: draws of the sizes are then kept.
+    log_ratios : (chain, draw, ratio) array, optional
+        Variance ratios that each draw of all features belongs to, where they were sampled together. Draws of the sizes are
+        then kept.
 
     Returns
     -------
@@ -90,13 +91,17 @@ def summarize_features(
         effects = average_effects(context.problem, ratios, moments, thinned.astype(float), mesh=context.devices.mesh)
         sizes = None
         if not context.settings.preview:
-            if together:
-                at_once, chosen = 1, pooled[np.linspace(0, len(pooled) - 1, min(N_JOINT_DRAWS, len(pooled))).astype(int)]
+            if log_ratios is None:
+                of_sizes, chosen, at_once = ratios, thinned[:: -(-len(thinned) // MOST_SIZE_DRAWS)], DRAWS_AT_ONCE
             else:
-                at_once, chosen = DRAWS_AT_ONCE, thinned[:: -(-len(thinned) // MOST_SIZE_DRAWS)]
-            sizes = _draw_sizes(context, features, ratios, moments, values, np.asarray(chosen, float), at_once)
+                rows = np.linspace(0, len(pooled) - 1, min(N_JOINT_DRAWS, len(pooled))).astype(int)
+                vectors = log_ratios.reshape(len(pooled), -1)[rows]
+                of_sizes, chosen, at_once = jax.tree.map(np.transpose, context.problem.ratios(vectors.T)), pooled[rows], 1
+            sizes = _draw_sizes(context, features, of_sizes, moments, values, np.asarray(chosen, float), at_once)
     summary = summarize_draws(context, values, moments, standardization, draws, effects, sizes, n_features)
-    return summary | _keep_sizes(sizes, standardization.sd) if together and sizes is not None else summary
+    if log_ratios is None or sizes is None:
+        return summary
+    return summary | _keep_sizes(sizes, standardization.sd)
 
 
 def summarize_draws(

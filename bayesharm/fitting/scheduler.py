@@ -24,8 +24,7 @@ from bayesharm.fitting.tail_learning import learn_weights, prior_without_one
 from bayesharm.fitting.weighted_blocks import WeightedBlockSampler
 from bayesharm.inference.effective_features import count_independent_for_ratios
 from bayesharm.inference.hyperparameters import Hyperparameters
-from bayesharm.inference.joint import JointDraws
-from bayesharm.inference.learning import learn_by_importance, learn_by_sampling
+from bayesharm.inference.learning import SampledTogether, learn_by_importance, learn_by_sampling
 from bayesharm.inference.predictive_prior import make_predictive_prior, placeholder_prior
 from bayesharm.inference.tails import scale_information
 from bayesharm.likelihood.problem import Problem
@@ -158,7 +157,7 @@ def _fit_together(
     hyper, joint = pool.submit(_learn, context, features, report).result()
     assert joint is not None
     arguments = context, features, hyper.ratios.mean, moments, standardization, joint.scales
-    results = pool.submit(summarize_features, *arguments, together=True).result()
+    results = pool.submit(summarize_features, *arguments, log_ratios=joint.log_ratios).result()
     checkpoints.write("together-hyper", hyper.to_arrays())
     checkpoints.write("together", results)
     return hyper, results
@@ -166,7 +165,7 @@ def _fit_together(
 
 def _learn(
     context: FitContext, features: np.ndarray, report: Callable[[str], object]
-) -> tuple[Hyperparameters, JointDraws | None]:
+) -> tuple[Hyperparameters, SampledTogether | None]:
     """Learn the hyperparameters from features: by sampling them together, or by importance samples if there are more."""
     settings, problem, seed = context.settings, context.problem, context.seed
     if context.design.spec.has_tails:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from bayesharm.inference.hyperparameters import MANY_FEATURES, Hyperparameters, 
 from bayesharm.inference.importance import log_importance_weights, log_prior, quadratic_features
 from bayesharm.inference.joint import JointDraws, center_ratios, compile_chain, sample_joint
 from bayesharm.inference.placement import place_importance_samples, prior_at
+from bayesharm.inference.scales import ScaleDraws
 from bayesharm.inference.variance_ratios import (
     RatioObjective,
     RatioPosterior,
@@ -47,6 +49,21 @@ MAX_CONDITION = 1e12  # of a covariance of draws that is inverted
 MAX_KHAT = 0.7  # Pareto-k above which importance samples are not reliable
 
 
+class SampledTogether(NamedTuple):
+    """Draws of all features together, which have moved along with the hyperparameters.
+
+    Attributes
+    ----------
+    scales : ScaleDraws
+    log_ratios : (chain, draw, ratio) array
+        Logarithms of the variance ratios that they belong to; lambda at its mean where features have noise ratios of their
+        own.
+    """
+
+    scales: ScaleDraws
+    log_ratios: np.ndarray
+
+
 def learn_by_sampling(
     problem: Problem,
     moments: Moments,
@@ -58,7 +75,7 @@ def learn_by_sampling(
     n_draws: int = 125,
     target_ess: int = 400,
     on_iteration: Callable[[str], object] = lambda text: None,
-) -> tuple[Hyperparameters, JointDraws]:
+) -> tuple[Hyperparameters, SampledTogether]:
     """Sample hyperparameters, variance ratios and the scales of some features together.
 
     Parameters
@@ -79,9 +96,7 @@ def learn_by_sampling(
     -------
     Hyperparameters
         Correlated features count by their effective number.
-    JointDraws
-        Its scales have moved along with the hyperparameters. Its eta, log_omega and raw_ratios are those of the sampler,
-        with every feature counted in full.
+    SampledTogether
     """
     device = jax.config.jax_default_device
 
@@ -211,7 +226,7 @@ def log_evidence_of_draws(
 
 def _temper_joint(
     problem: Problem, approximation: HyperApproximation, draws: JointDraws
-) -> tuple[Hyperparameters, JointDraws]:
+) -> tuple[Hyperparameters, SampledTogether]:
     """Let correlated features count by their effective number.
 
     Hyperparameters and ratios are moved to the posterior in which the likelihood of each feature has the power of their
@@ -242,7 +257,8 @@ def _temper_joint(
     n_features = len(approximation.likelihood.value)
     few = np.zeros((n_features, len(component_indices(eta[..., 0].size)))) if n_features < MANY_FEATURES else None
     hyper = Hyperparameters(eta - origin, np.exp(log_omega), posterior, few, n_features, draws.n_divergent, rhat)
-    return hyper, draws._replace(scales=scales)
+    log_ratios[..., scanners] = pooled.mean(0)[scanners]  # the features' noise ratios vary instead
+    return hyper, SampledTogether(scales, log_ratios)
 
 
 def _power(approximation: HyperApproximation) -> float:
