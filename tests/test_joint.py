@@ -1,6 +1,7 @@
 """Joint sampling of features and their hyperparameters, against brute force; the hyperparameters of correlated features."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +159,32 @@ def test_positions_keep_volumes_as_they_say():
         truth.append(np.linalg.slogdet(np.stack(jacobian))[1])
         said.append(float(flat(position)[1]))
     np.testing.assert_allclose(np.array(truth) - truth[0], np.array(said) - said[0], atol=1e-6)
+
+
+def test_states_of_chains_are_the_same_in_other_coordinates():
+    """Potential and gradient, against those computed anew."""
+    _, problem, moments = make_case("per_feature")
+    whitening = start_whitening(problem, approximate_hyperparameters(problem, moments, 2))
+    size = len(whitening.center) + whitening.likelihood.center.size
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def potential(position, whitening):
+        parameters, log_determinant = to_parameters(problem, whitening, position)
+        return -log_density(problem, moments, parameters) - log_determinant, parameters
+
+    def evaluate(positions, whitening):
+        each = [potential(position, whitening) for position in positions]
+        (values, parameters), gradients = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        return joint.ChainState(positions, values, gradients), parameters
+
+    last, parameters = evaluate(0.7 * np.random.default_rng(5).normal(size=(40, size)), whitening)
+    draws = jax.tree.map(lambda leaf: leaf[:, None], parameters)
+    segment = joint._Segment(draws, np.zeros((40, 1)), np.zeros((40, 1)), last, np.ones(40))
+    moved, adapted = joint.adapt_whitening(problem, whitening, segment)
+    assert not np.allclose(adapted.factor, whitening.factor, rtol=0.1)
+    again, same = evaluate(moved.position, adapted)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8), (again, same), (moved, parameters))
 
 
 def test_the_gaussian_approximation_is_exact_where_the_likelihood_is_gaussian():

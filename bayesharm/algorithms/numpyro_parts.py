@@ -6,5 +6,6 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "IProgress not found")
     from numpyro.diagnostics import effective_sample_size, gelman_rubin
     from numpyro.infer.hmc import hmc
+    from numpyro.infer.util import ParamInfo
 
-__all__ = ["effective_sample_size", "gelman_rubin", "hmc"]
+__all__ = ["ParamInfo", "effective_sample_size", "gelman_rubin", "hmc"]

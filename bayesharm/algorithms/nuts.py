@@ -95,12 +95,16 @@ def sample_batched(
     state = jax.vmap(init_one)(start.T, keys, indices)
     step_all = jax.vmap(lambda state, index: step(state, (index, data), {}))
 
-    def advance(state, _):
-        state = step_all(state, indices)
-        return state, (state.z.T, state.diverging, state.num_steps)
+    def describe(state):
+        return Draws(state.z.T, state.diverging, state.num_steps)
 
-    state = jax.lax.fori_loop(0, n_warmup, lambda _, s: step_all(s, indices), state)
-    return Draws(*jax.lax.scan(advance, state, length=n_draws)[1])
+    def advance(k, carry):  # one loop for warm-up and draws, so that NUTS is compiled once
+        state, draws = carry
+        state = step_all(state, indices)
+        return state, jax.tree.map(lambda kept, new: kept.at[jnp.maximum(k - n_warmup, 0)].set(new), draws, describe(state))
+
+    empty = jax.tree.map(lambda leaf: jnp.zeros((n_draws, *leaf.shape), leaf.dtype), jax.eval_shape(describe, state))
+    return jax.lax.fori_loop(0, n_warmup + n_draws, advance, (state, empty))[1]
 
 
 def _potential_of_one(value_and_grad_of_batch: Callable[..., Any], z: Array, index: Array, data: Any) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bayesharm.algorithms.devices import working_on
 from bayesharm.algorithms.diagnostics import MAX_RHAT, MIN_ESS, diagnose
-from bayesharm.algorithms.numpyro_parts import hmc
+from bayesharm.algorithms.numpyro_parts import ParamInfo, hmc
 from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, stage_key
 from bayesharm.inference.gaussian_likelihood import GaussianLikelihood
@@ -71,6 +71,7 @@ class JointSchedule:
 
 
 SCHEDULE = JointSchedule()
+ANY_PROPOSAL = 1e6  # a potential so high that the first proposal of the warm-up is taken
 
 
 class JointDraws(NamedTuple):
@@ -122,8 +123,9 @@ def sample_joint(
     """
     chains = _Chains(problem, moments, seed, n_chains, n_draws)
     whitening = start_whitening(problem, approximation)
-    size = len(whitening.center) + whitening.likelihood.center.size
-    start = SCHEDULE.start_sd * np.asarray(jax.random.normal(stage_key(seed, Stage.START), (n_chains, size)))
+    size = n_chains, len(whitening.center) + whitening.likelihood.center.size
+    position = SCHEDULE.start_sd * np.asarray(jax.random.normal(stage_key(seed, Stage.START), size))
+    start = ChainState(position, np.full(n_chains, ANY_PROPOSAL), np.zeros(size))
     first = chains.extend(whitening, start, np.full(n_chains, SCHEDULE.step_size), 0)
     on_segment("adapted to the posterior")
     start, whitening = adapt_whitening(problem, whitening, first)
@@ -151,8 +153,17 @@ def compile_chain(problem: Problem, moments: Moments, n_draws: int) -> None:
     nothing, one = np.zeros((n_scales, n_features)), np.repeat(np.eye(n_scales)[..., None], n_features, axis=2)
     likelihood = GaussianLikelihood(*map(jnp.asarray, (nothing, nothing, one, nothing[0], nothing, one)))
     whitening = Whitening(jnp.ones(n_shared), jnp.eye(n_shared), likelihood)
-    start, key = np.zeros(n_shared + nothing.size), jax.random.key(0)
+    position, key = np.zeros(n_shared + nothing.size), jax.random.key(0)
+    start = ChainState(position, np.asarray(ANY_PROPOSAL), position)
     jax.block_until_ready(run_chain(problem, moments, whitening, start, key, 0, np.float64(1e6), n_draws))
+
+
+class ChainState(NamedTuple):
+    """Position of a chain, and its potential there with the gradient (a JAX pytree)."""
+
+    position: Array | np.ndarray
+    potential: Array | np.ndarray
+    gradient: Array | np.ndarray
 
 
 class _Segment(NamedTuple):
@@ -161,7 +172,7 @@ class _Segment(NamedTuple):
     parameters: Parameters
     diverging: np.ndarray
     n_steps: np.ndarray
-    last: np.ndarray  # (chain, position)
+    last: ChainState  # of all chains
     step_size: np.ndarray  # (chain,)
 
 
@@ -175,7 +186,7 @@ class _Chains:
     n_chains: int
     n_draws: int
 
-    def extend(self, whitening: Whitening, start: np.ndarray, step_size: np.ndarray, segment: int) -> _Segment:
+    def extend(self, whitening: Whitening, start: ChainState, step_size: np.ndarray, segment: int) -> _Segment:
         """Run all chains for one more segment; the first one begins with a warm-up."""
         key = jax.random.fold_in(stage_key(self.seed, Stage.JOINT), segment)
         n_warmup, device = 0 if segment else SCHEDULE.n_warmup, jax.config.jax_default_device
@@ -183,8 +194,8 @@ class _Chains:
         def run(chain: int) -> Any:
             with working_on(device, "float64"):
                 draws = run_chain(
-                    self.problem, self.moments, whitening, start[chain], jax.random.fold_in(key, chain), n_warmup,
-                    step_size[chain], self.n_draws,
+                    self.problem, self.moments, whitening, ChainState(*(part[chain] for part in start)),
+                    jax.random.fold_in(key, chain), n_warmup, step_size[chain], self.n_draws,
                 )  # fmt: skip
                 return jax.tree.map(np.asarray, draws)
 
@@ -198,18 +209,20 @@ def run_chain(
     problem: Problem,
     moments: Moments,
     whitening: Whitening,
-    start: Array,
+    start: ChainState,
     key: Array,
     n_warmup: int,
     step_size: float,
     n_draws: int,
-) -> tuple[Parameters, Array, Array, Array, Array]:
-    """Run NUTS from a position; return draws of the parameters, divergences, leapfrog steps, last position and step size.
+) -> tuple[Parameters, Array, Array, ChainState, Array]:
+    """Run NUTS from a state; return draws of the parameters, divergences, leapfrog steps, last state and step size.
+
+    NUTS does not evaluate the start again: each evaluation in the program takes a third of its compilation.
 
     Parameters
     ----------
     problem, moments, whitening
-    start : (position,) array
+    start : ChainState
     key : PRNG key
     n_warmup : int
         `SCHEDULE.n_warmup` iterations that adapt the step size, or 0.
@@ -230,7 +243,7 @@ def run_chain(
     potential.defvjp(value_and_gradient, lambda gradient, cotangent: (cotangent * gradient,))
     init, step = hmc(potential, algo="NUTS")
     state = init(
-        start,
+        ParamInfo(*start),
         SCHEDULE.n_warmup,
         step_size,
         adapt_mass_matrix=False,
@@ -250,11 +263,12 @@ def run_chain(
 
     empty = jax.tree.map(lambda leaf: jnp.zeros((n_draws, *leaf.shape), leaf.dtype), jax.eval_shape(describe, state))
     state, (parameters, diverging, n_steps) = jax.lax.fori_loop(0, n_warmup + n_draws, advance, (state, empty))
-    return parameters, diverging, n_steps, state.z, state.adapt_state.step_size
+    last = ChainState(state.z, state.potential_energy, state.z_grad)
+    return parameters, diverging, n_steps, last, state.adapt_state.step_size
 
 
-def adapt_whitening(problem: Problem, whitening: Whitening, segment: _Segment) -> tuple[np.ndarray, Whitening]:
-    """Whiten hyperparameters and ratios by the draws of a segment; also return the last positions in new coordinates.
+def adapt_whitening(problem: Problem, whitening: Whitening, segment: _Segment) -> tuple[ChainState, Whitening]:
+    """Whiten hyperparameters and ratios by the draws of a segment; also return the last states in new coordinates.
 
     Draws show the shape of the posterior better than its curvature at one point.
     """
@@ -269,9 +283,14 @@ def adapt_whitening(problem: Problem, whitening: Whitening, segment: _Segment) -
     factor = np.linalg.cholesky(covariance)
     adapted = Whitening(jnp.asarray(pooled.mean(0)), jnp.asarray(factor), whitening.likelihood)
     n_shared = len(adapted.center)
-    shared = whitening.center[:, None] + whitening.factor @ segment.last[:, :n_shared].T
-    start = np.linalg.solve(factor, shared - adapted.center[:, None]).T
-    return np.concatenate([start, segment.last[:, n_shared:]], axis=1), adapted
+    position, potential, gradient = segment.last
+    shared = whitening.center[:, None] + whitening.factor @ position[:, :n_shared].T
+    moved = np.linalg.solve(factor, shared - adapted.center[:, None]).T
+    slope = gradient[:, :n_shared] @ np.linalg.solve(whitening.factor, factor)
+    position, gradient = (
+        np.concatenate([new, old[:, n_shared:]], axis=1) for new, old in ((moved, position), (slope, gradient))
+    )
+    return ChainState(position, potential, gradient), adapted
 
 
 def _join(problem: Problem, segments: list[_Segment]) -> JointDraws:
