@@ -72,7 +72,7 @@ def draw_sizes(study):
 def drawn(study, draw_sizes):
     *_, log_scales, log_ratio = study
     draw, values = draw_sizes
-    return values, *draw(np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape)), two_ratios(log_ratio))
+    return values, *draw(np.broadcast_to(log_scales, (N_DRAWS, *log_scales.shape)), two_ratios(log_ratio))[:2]
 
 
 def of_the_posterior(study, values, f: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,14 +121,38 @@ def test_sizes_are_those_of_the_dense_posterior(study, drawn):
     assert np.abs(z[np.isfinite(z)]).max() < stats.norm.isf(FALSE_ALARMS / len(z) / 2)
 
 
-def test_each_draw_may_have_ratios_of_its_own(study, draw_sizes):
+@pytest.fixture(scope="module")
+def with_own_ratios(study, draw_sizes):
+    """Return a function of a sign for each of two draws, by which their log ratios are multiplied."""
     *_, log_scales, log_ratio = study
-    two, ratios = np.broadcast_to(log_scales, (2, *log_scales.shape)), [two_ratios(log_ratio), two_ratios(-log_ratio)]
-    together = draw_sizes[0](two, jax.tree.map(lambda *parts: np.stack(parts), *ratios), at_once=1)
-    for k, one in enumerate(ratios):
-        for found, expected in zip(together, draw_sizes[0](two, one, at_once=1), strict=True):
-            np.testing.assert_allclose(found[k], expected[k], rtol=1e-9)
-    assert not np.allclose(together[0][0], together[0][1], equal_nan=True)
+
+    def draw(*signs):
+        ratios = jax.tree.map(lambda *parts: np.stack(parts), *[two_ratios(sign * log_ratio) for sign in signs])
+        return draw_sizes[0](np.broadcast_to(log_scales, (2, *log_scales.shape)), ratios, at_once=1)
+
+    return draw
+
+
+def test_each_draw_may_have_ratios_of_its_own(drawn, with_own_ratios):
+    _, finite, contribution = drawn
+    first, second = with_own_ratios(1, -1), with_own_ratios(-1, 1)
+    np.testing.assert_allclose(first[0][0], finite[0], rtol=1e-9)
+    np.testing.assert_allclose(first[1][0], contribution[0], rtol=1e-9)
+    np.testing.assert_allclose(second[0][1], finite[1], rtol=1e-9)
+    assert not np.allclose(first[0][1], finite[1], equal_nan=True)
+
+
+def test_effects_of_levels_have_the_sds_of_their_family(study, with_own_ratios):
+    design = study[0]
+    finite, _, effects = with_own_ratios(1, -1)
+    groups = [group for group in design.effects if group.dim != "participant"]
+    parts = np.split(effects, np.cumsum([len(group.levels) for group in groups])[:-1], axis=1)
+    of_group = {group.name: part for group, part in zip(groups, parts, strict=True)}
+    names = [name for name in ("measurement", "scanner", "Manufacturer") if name in design.scale_labels and name in of_group]
+    assert names
+    for name in names:
+        found = of_group[name].std(1, ddof=1)
+        np.testing.assert_allclose(found, finite[:, design.scale_labels.index(name)], rtol=1e-6)
 
 
 def test_values_come_in_the_order_of_the_design(study, drawn):

@@ -123,6 +123,20 @@ def test_draws_of_all_features_together_have_means_of_their_own(joint):
     np.testing.assert_allclose(found.regions.loc["A", "finite_sd_q95"], np.quantile(region, 0.95, axis=0))
 
 
+def test_levels_have_the_intervals_of_their_joint_draws(posterior):
+    effect = posterior.tree["effects/measurement"].to_dataset()
+    squares = np.random.default_rng(4).chisquare(5, (N_DRAWS, effect.sizes["scanner"]))
+    posterior.tree["effects/measurement"] = xr.DataTree(effect.assign(mean_square=(("draw", "scanner"), squares)))
+    found = variance_components(posterior).levels.loc["measurement"]
+    limits = np.sqrt(np.quantile(squares, [0.05, 0.95], axis=0))
+    np.testing.assert_allclose(found[["rms_q05", "rms_q95"]].T, limits)
+    patterns = posterior.tree["error_patterns"]["error_pattern"]
+    patterns[:] = len(patterns) ** -0.5  # all features are one
+    wider = variance_components(posterior).levels.loc["measurement"]
+    assert ((wider.rms_q95 > found.rms_q95) & (wider.rms_q05 < found.rms_q05)).all()
+    np.testing.assert_allclose(wider.rms, found.rms)
+
+
 def test_errors_that_features_share_widen_means_of_joint_draws(joint):
     """If all features are one, a mean is known no better than one of them."""
     posterior, sizes = joint

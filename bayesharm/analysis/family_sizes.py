@@ -44,10 +44,6 @@ class JointErrors:
     def draw_means(self, size: str, member: np.ndarray, inflation: float, power: int = 1) -> np.ndarray:
         """Return draws of the mean over features of a size, (draw, family).
 
-        The draws contain the errors that all features share through the hyperparameters. Where errors of features are
-        correlated beyond that, the part of the variance that features do not share is multiplied by `inflation`: the
-        logarithms of the draws are stretched, and the mean over draws stays.
-
         Parameters
         ----------
         size : str
@@ -59,14 +55,7 @@ class JointErrors:
         """
         sizes = self.draws[size][..., member] ** power
         means, n = sizes.mean(2), sizes.shape[2]
-        if inflation == 1 or n == 1:
-            return means
-        of_mean, single = means.var(0), sizes.var(0).mean(1)
-        shared = np.clip((n * of_mean - single) / (n - 1), 0, of_mean)
-        stretch = np.sqrt(1 + (inflation - 1) * (of_mean - shared) / of_mean)
-        middle = means.mean(0)
-        stretched = (means / middle) ** stretch
-        return middle * stretched / stretched.mean(0)
+        return stretch_means(means, sizes.var(0).mean(1), n, inflation)
 
     def interval(self, size: str, mean: np.ndarray, member: np.ndarray, inflation: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the 90% interval of the mean over features of a size, (family,) each."""
@@ -84,6 +73,33 @@ class JointErrors:
     def draw_mean_squares(self, mean: np.ndarray, inflation: float, rows: np.ndarray) -> np.ndarray:
         """Draw the mean square over features of `finite_sd`, (draw, chosen family)."""
         return self.draw_means("finite_sd", np.ones(mean.shape[1], bool), inflation, power=2)[:, rows]
+
+
+def stretch_means(means: np.ndarray, single: np.ndarray, n_features: int, inflation: float) -> np.ndarray:
+    """Widen draws of means over features whose errors are correlated.
+
+    The draws contain the errors that all features share through the hyperparameters. Where errors of features are
+    correlated beyond that, the part of the variance that features do not share is multiplied by `inflation`: the logarithms
+    of the draws are stretched, and the mean over draws stays.
+
+    Parameters
+    ----------
+    means : (draw, quantity) array
+        Positive.
+    single : (quantity,) array
+        Variance of the quantity in a single feature, mean over features.
+    n_features : int
+    inflation : float
+        How many times the variance of a sum over features is that of independent ones.
+    """
+    if inflation == 1 or n_features == 1:
+        return means
+    of_mean = means.var(0)
+    shared = np.clip((n_features * of_mean - single) / (n_features - 1), 0, of_mean)
+    stretch = np.sqrt(1 + (inflation - 1) * (of_mean - shared) / of_mean)
+    middle = means.mean(0)
+    stretched = (means / middle) ** stretch
+    return middle * stretched / stretched.mean(0)
 
 
 @dataclass(frozen=True, eq=False)

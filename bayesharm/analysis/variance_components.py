@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bayesharm.analysis.family_sizes import FamilySizes, level_scale_errors, lognormal_interval
+from bayesharm.analysis.family_sizes import FamilySizes, level_scale_errors, lognormal_interval, stretch_means
 from bayesharm.analysis.units import common_units, feature_scale, on_slopes, slope_columns
 from bayesharm.data.parcellation import group_by_networks, group_by_region, read_edge_regions
 from bayesharm.errors import InputError
@@ -147,9 +147,10 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
 
     Notes
     -----
-    The error has two parts. That of the effects given the hyperparameters is independent between features, up to their
-    effective number. The other is that of the scale, which the features share: if a share C of the information comes from
-    the data, the derivative of ``mean² + sd²`` by the log-scale is ``(1 − C) (4 mean² + 2 sd²)``.
+    A fit of few features has joint draws of the mean square. With more features, the error has two parts. That of the
+    effects given the hyperparameters is independent between features, up to their effective number. The other is that of
+    the scale, which the features share: if a share C of the information comes from the data, the derivative of
+    ``mean² + sd²`` by the log-scale is ``(1 − C) (4 mean² + 2 sd²)``.
     """
     scale, rows, slopes = feature_scale(posterior), [], slope_columns(posterior)
     residual_dof = int(posterior.tree["error_patterns"].to_dataset()["residual_dof"].values[0])
@@ -161,12 +162,16 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
             continue
         mean, sd = effect["mean"].values / scale, effect["sd"].values / scale
         square = np.mean(mean**2 + sd**2, axis=1)
-        own = inflation * np.sum(2 * sd**4 + 4 * mean**2 * sd**2, axis=1) / mean.shape[1] ** 2
-        from_prior = 1 - np.nan_to_num(effect["contraction"].values)
-        shared = from_prior * np.mean(4 * mean**2 + 2 * sd**2, axis=1) * level_scale_errors(posterior, name)
-        error = np.sqrt(own + shared**2)
+        of_one = np.mean(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)  # variance of the square in a single feature
+        if "mean_square" in effect:
+            draws = stretch_means(effect["mean_square"].values, of_one, mean.shape[1], inflation)
+            limits = np.quantile(draws, [0.05, 0.95], axis=0)
+        else:
+            from_prior = 1 - np.nan_to_num(effect["contraction"].values)
+            shared = from_prior * np.mean(4 * mean**2 + 2 * sd**2, axis=1) * level_scale_errors(posterior, name)
+            limits = lognormal_interval(square, np.sqrt(inflation * of_one / mean.shape[1] + shared**2))
         labels = effect["mean"][effect["mean"].dims[0]].values
-        for level, *rms in zip(labels, *np.sqrt([square, *lognormal_interval(square, error)]), strict=True):
+        for level, *rms in zip(labels, *np.sqrt([square, *limits]), strict=True):
             row = dict(zip(("rms", "rms_q05", "rms_q95"), rms, strict=True))
             rows.append({"family": name, "level": str(level)} | row)
     return pd.DataFrame(rows).set_index(["family", "level"])

@@ -7,7 +7,8 @@ Given the scales, the effects are Gaussian and are drawn exactly. Two quantities
 - the *contribution*: the squared effect over the sum of all squared effects and the squared residual, averaged over scans
   and divided by the number of levels of the family (Yamashita et al., *PLOS Biology* 17, 2019).
 
-Effects are centered on the mean of the levels that share a scale; those of diagnoses are relative to the reference.
+Effects are centered on the mean of the levels that share a scale; those of diagnoses are relative to the reference. Where
+draws of all features belong together, the reported effects of single levels are kept too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bayesharm.conditional.gaussian import batch_draws, draw_effects
 from bayesharm.likelihood.moments import Moments
 from bayesharm.likelihood.problem import Problem
 from bayesharm.likelihood.ratios import VarianceRatios
+from bayesharm.model.contrasts import EffectGroup
 from bayesharm.model.design import Design
 
 Array = jax.Array
@@ -50,6 +52,8 @@ class FamilyLevels(NamedTuple):
         Values of the mean and of the covariates.
     fixed_columns : (fixed column,) int array
     pattern : (scan,) int array
+    contrasts : (level, column) array
+        Reported effects of single levels, those of participants left out.
     """
 
     of_family: tuple[np.ndarray, ...]
@@ -62,6 +66,7 @@ class FamilyLevels(NamedTuple):
     fixed: np.ndarray
     fixed_columns: np.ndarray
     pattern: np.ndarray
+    contrasts: np.ndarray
 
     def with_gain(self, gain: Array) -> FamilyLevels:
         """Multiply the values by the gains of the scanners, (scanner,)."""
@@ -100,7 +105,13 @@ def find_levels(design: Design) -> FamilyLevels:
         fixed[first],
         fixed_columns,
         pattern.reshape(-1).astype(np.int32),
+        np.concatenate([group.contrasts for group in reported_levels(design)]),
     )
+
+
+def reported_levels(design: Design) -> list[EffectGroup]:
+    """List the reported effects whose levels are few."""
+    return [group for group in design.effects if group.dim != "participant"]
 
 
 @program("problem", "at_once", "mesh")
@@ -114,7 +125,7 @@ def draw_finite_population(
     values: Array,
     at_once: int = 5,
     mesh: Mesh | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Draw finite-population sds and contributions of all families, for standardized features.
 
     Parameters
@@ -140,6 +151,8 @@ def draw_finite_population(
     contribution : (draw, family, feature) array
         Of one in `at_once` draws, or fewer, since it takes all scans. That of noise is the mean share of the squared
         residual.
+    level_effects : (draw, level, feature) array
+        Reported effects of single levels, where each draw has ratios of its own; else none.
     """
 
     def function(shared, sharded):
@@ -172,16 +185,17 @@ def _of_draws(problem, most_at_once, ratios, levels, moments, log_scales, keys, 
         statistics, products, levels = depend_on(own_ratios) if same is None else same
         normal = jax.vmap(standard_normal)(lane_keys, start + lane_draw).T
         effects = draw_effects(likelihood, likelihood.condition(statistics, log_scales), products, normal)
+        of_levels = contrasts @ effects[:, :n_features]
         with_none = jnp.concatenate([effects, jnp.zeros_like(effects[:1])])  # last, the column of scans without a level
         first = with_none[:, :n_features]
         fitted = (first[levels.column] * levels.value[..., None]).sum(0) + levels.fixed @ first[levels.fixed_columns]
         finite, effects = family_sds(levels, effects, log_scales[0])
-        return finite, family_contributions(levels, effects[:, :n_features], values - fitted[levels.pattern])
+        return finite, family_contributions(levels, effects[:, :n_features], values - fitted[levels.pattern]), of_levels
 
-    own_ratios = ratios if have_own_ratios else None
-    finite, contribution = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches, own_ratios))
+    own_ratios, contrasts = (ratios, levels.contrasts) if have_own_ratios else (None, levels.contrasts[:0])
+    finite, contribution, of_levels = jax.lax.map(of_batch, (jnp.arange(0, n_draws, at_once), batches, own_ratios))
     finite = finite.reshape(len(finite), -1, at_once, n_features)
-    return jnp.swapaxes(finite, 1, 2).reshape(n_draws, -1, n_features), contribution
+    return jnp.swapaxes(finite, 1, 2).reshape(n_draws, -1, n_features), contribution, of_levels
 
 
 def family_sds(levels: FamilyLevels, effects: Array, log_noise: Array) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from bayesharm.algorithms.diagnostics import diagnose
 from bayesharm.algorithms.random_streams import Stage
+from bayesharm.conditional.finite_population import reported_levels
 from bayesharm.conditional.identifiability import Identifiability, identify
 from bayesharm.data.dataset import Dataset
 from bayesharm.data.finding import Finding
@@ -179,6 +180,11 @@ def _effect_groups(
     moments = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)
     contrasts = {name: rows.set_index("level") for name, rows in identifiability.contrasts.groupby("group")}
     columns = {group.name: contrasts[group.name].loc[list(group.levels)] for group in design.effects}
+    squares: dict[str, np.ndarray] = {}
+    if "level_square_draws" in results:
+        groups = reported_levels(design)
+        parts = np.split(results["level_square_draws"], np.cumsum([len(group.levels) for group in groups])[:-1], axis=1)
+        squares = {group.name: part for group, part in zip(groups, parts, strict=True)}
     return label_effects(
         design,
         {group.name: pair for group, pair in zip(design.effects, moments, strict=True)},
@@ -186,6 +192,7 @@ def _effect_groups(
         {name: table["n_scans"].to_numpy(int) for name, table in columns.items()},
         identifiability.correlation,
         features,
+        squares,
     )
 
 

@@ -19,7 +19,7 @@ from bayesharm.fitting.settings import Settings
 from bayesharm.inference.scales import ScaleDraws
 from bayesharm.likelihood.moments import Moments, Standardization
 from bayesharm.likelihood.ratios import VarianceRatios
-from bayesharm.results.posterior import REASONS
+from bayesharm.results.posterior import REASONS, may_share_unit
 
 MOST_SIZE_DRAWS = 50  # draws of the effects from which sizes of a single feature are computed, at most
 DRAWS_AT_ONCE = 5  # of these; contributions take all scans, and are computed from the first of them
@@ -35,11 +35,14 @@ class Sizes(NamedTuple):
     Attributes
     ----------
     finite_sd, contribution : (draw, family, feature) arrays
+    level_effects : (draw, level, feature) array
+        Effects of single levels, where draws of all features belong together; else none.
     log_scales : (draw, family, feature) array
     """
 
     finite_sd: Any
     contribution: Any
+    level_effects: Any
     log_scales: np.ndarray
 
 
@@ -180,19 +183,20 @@ def _draw_sizes(
     at_once: int,
 ) -> Sizes:
     keys = feature_keys(context.seed, Stage.FINITE_POPULATION, features)
-    finite_sd, contribution = draw_finite_population(
+    parts = draw_finite_population(
         context.problem, ratios, context.levels, moments, draws, keys, values, at_once=at_once, mesh=context.devices.mesh
     )
-    return Sizes(finite_sd, contribution, draws[:, : finite_sd.shape[1]])  # noise ratios have no sizes
+    return Sizes(*parts, draws[:, : parts[0].shape[1]])  # noise ratios have no sizes
 
 
 def _keep_sizes(sizes: Sizes, unit: np.ndarray) -> Arrays:
-    """Name the draws of the sizes, in the features' units."""
+    """Name the draws of the sizes, in the features' units, and those of mean squares of levels, in the units of tables."""
     finite_sd, contribution = np.asarray(sizes.finite_sd), np.asarray(sizes.contribution)
     draws = {
         "tau_draws": np.exp(sizes.log_scales) * unit,
         "finite_sd_draws": finite_sd * unit,
         "contribution_draws": np.where(np.isnan(finite_sd), np.nan, contribution),
+        "level_square_draws": np.mean((sizes.level_effects * (unit if may_share_unit(unit) else 1)) ** 2, axis=-1),
     }
     return {name: values.astype(np.float32) for name, values in draws.items()}
 

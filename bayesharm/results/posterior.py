@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
 # Reasons why a feature is marked, the gravest first; `/scales/reason` holds the position in this list.
 REASONS = ("converged", "not finite", "no mode", "divergences", "R-hat", "few effective draws")
+MAX_UNIT_RATIO = 100  # of the sds of two features that may share a unit
+
+
+def may_share_unit(sds: np.ndarray) -> bool:
+    """Whether features with these sds, (feature,), may share a unit."""
+    return bool(sds.max() < MAX_UNIT_RATIO * sds.min())
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,8 @@ class Posterior:
 
     @property
     def is_single_modality(self) -> bool:
-        """Whether the features may share a unit: their sds differ by less than a factor of 100."""
-        unit = self.scales["feature_scale"].values
-        return bool(unit.max() < 100 * unit.min())
+        """Whether the features may share a unit: their sds differ by less than a factor of `MAX_UNIT_RATIO`."""
+        return may_share_unit(self.scales["feature_scale"].values)
 
     def variance_ratios(self, scanners: Sequence[str] | None = None) -> VarianceRatios:
         """Posterior means of all log ratios of scanners, for unknown ones the log of the mean ratio; and of atanh rho."""

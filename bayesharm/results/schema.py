@@ -175,6 +175,14 @@ EFFECTS = Group(
     (
         Variable("mean", (LEVEL, "feature"), FEATURE_UNITS, "posterior mean"),
         Variable("sd", (LEVEL, "feature"), FEATURE_UNITS, "posterior standard deviation"),
+        Variable(
+            "mean_square",
+            ("draw", LEVEL),
+            NONE,
+            "draws of the mean over features of the squared effect, in runs that sampled the features together; in squared "
+            "units of the features, or of their sds if these differ by a factor of 100",
+            True,
+        ),  # fmt: skip
         Variable("contraction", (LEVEL,), NONE, "1 − posterior variance / prior variance, at typical scales"),
         Variable("n_scans", (LEVEL,), NONE, "scans that have the level"),
         Variable("correlation", (LEVEL, "other"), NONE, "posterior correlation of two levels, at typical scales", True),
