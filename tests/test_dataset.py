@@ -283,3 +283,8 @@ def test_scans_in_only_one_of_the_two_are_left_out_on_request():
     refused("0 scans without.*of 2 scans.*--missing-files drop", scans[:4], table)
     scanners = scans.assign(scanner=["A", "A", "A", "A", "B", "B"])
     refused("All scans are from one scanner", scanners, table[:3], missing_files="drop")
+
+
+def test_an_option_of_the_model_is_not_one_of_the_data():
+    with pytest.raises(TypeError, match=r"load_dataset\(\) has no option covariates\. .*options of fit\(\)"):
+        load_dataset(make_scans(), make_table(), covariates=["age"])

@@ -29,7 +29,7 @@ from bayesharm.data.scans import (
     resolve_columns,
 )
 from bayesharm.data.transforms import TransformName, transform_features
-from bayesharm.errors import InputError, shorten
+from bayesharm.errors import InputError, listed, shorten
 from bayesharm.io.arrays import open_array
 from bayesharm.io.feature_tables import open_table
 from bayesharm.io.tables import TableSource, index_name, is_path, is_table, table_columns
@@ -176,8 +176,15 @@ def load_dataset(
     ------
     InputError
         The scans, the features or an option are not valid.
+    TypeError
+        An option is unknown.
     """
     check_options(missing=missing, bad_features=bad_features, check=check)
+    if unknown := [name for name in derivatives if name not in ReaderOptions.__dataclass_fields__]:
+        raise TypeError(
+            f"load_dataset() has no option {listed(unknown)}. Choices of the model, such as covariates and formula, are "
+            "options of fit() and check()."
+        )
     options, given_scans = ReaderOptions(**derivatives), scans
     scans, notes = read_phenotypes(scans)
     reading: dict[str, Any] = {"notes": notes} if notes else {}
