@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from time import monotonic
 from typing import NamedTuple
 
 import jax
@@ -46,6 +48,7 @@ Array = jax.Array
 
 N_SAMPLES = 1024  # importance samples of each feature
 MAX_CONDITION = 1e12  # of a covariance of draws that is inverted
+REPORT_SECONDS = 5.0
 MAX_KHAT = 0.7  # Pareto-k above which importance samples are not reliable
 
 
@@ -174,11 +177,15 @@ def learn_by_importance(
 
 
 def _reported(objective: RatioObjective, report: Callable[[str], object]) -> RatioObjective:
-    """Report each evaluation: with many dense effects one takes seconds."""
-    number = count(1)
+    """Report evaluations, at most one every `REPORT_SECONDS`: with many dense effects one takes seconds."""
+    number, reported = count(1), -math.inf
 
     def value_and_gradient(position: np.ndarray) -> tuple[float, np.ndarray]:
-        report(f"variance ratios of the scanners, evaluation {next(number)}")
+        nonlocal reported
+        n = next(number)
+        if monotonic() - reported >= REPORT_SECONDS:
+            reported = monotonic()
+            report(f"variance ratios of the scanners, evaluation {n}")
         return objective.value_and_gradient(position)
 
     return objective._replace(value_and_gradient=value_and_gradient)
