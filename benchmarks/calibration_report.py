@@ -44,10 +44,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def tabulate(rows: list[dict[str, Any]]) -> str:
-    """Tabulate the coverage of 90% intervals by family and kind, and summarize the tests of uniformity, in Markdown."""
+    """Tabulate the coverage of 90% intervals by family and kind, and summarize the tests of uniformity, in Markdown.
+
+    Older datasets may lack a quantity. Its coverage is that of the others, and it is not tested for uniformity.
+    """
     inside, pit = (pd.DataFrame([row[name] for row in rows]) for name in ("inside", "pit"))
     spread = inside.std().where(~inside.isin([0, 1]).all(), 0.3)  # of one interval a dataset: that of a right one
-    mean, error = 100 * inside.mean(), 100 * spread / np.sqrt(len(rows))
+    mean, error = 100 * inside.mean(), 100 * spread / np.sqrt(inside.count())
     cells = {
         name: f"{mean[name]:.0f}" if abs(mean[name] - 90) < 3 * error[name] else f"**{mean[name]:.0f}**"
         for name in mean.index
@@ -63,7 +66,7 @@ def tabulate(rows: list[dict[str, Any]]) -> str:
     lines += [
         "",
         f"Others: {', '.join(others)}. Standard errors: {error.quantile(0.1):.1f} to {error.quantile(0.9):.1f}.",
-        _say_uniform(uniformity(pit), len(rows)),
+        _say_uniform(uniformity(pit.dropna(axis=1)), len(rows)),
         f"Seconds of a processor for a fit: {np.median([row['seconds'] for row in rows]):.1f} (median); converged features: "
         f"{np.mean([row['converged'] for row in rows]):.1%}; effective over all features: "
         f"{np.mean([row['independent'] for row in rows]):.2f}.",
@@ -108,7 +111,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from arviz_plots import plot_ecdf_pit
     from arviz_stats.ecdf_utils import ecdf_pit
 
-    pit = pd.DataFrame([row["pit"] for row in rows])
+    pit = pd.DataFrame([row["pit"] for row in rows]).dropna(axis=1)
     uniform = (np.arange(len(pit)) + 0.5) / len(pit)  # for families that a kind lacks; these lines are hidden below
     names = {split_name(name): name for name in pit}
     titles = {kind: title for kind, title in (KINDS | {OTHER: OTHER}).items() if kind in {kind for kind, _ in names}}
