@@ -18,6 +18,7 @@ from bayesharm.reporting.plots.style import (
     draw_sizes,
     finish,
     new_figure,
+    readable,
     styled,
 )
 from bayesharm.reporting.run_view import RunView, as_run_view
@@ -159,7 +160,7 @@ def plot_dendrogram(run: Posterior | RunView, ax: Axes | None = None) -> Figure:
         if k < len(tree) - 1 and support >= MIN_SUPPORT:  # the last group holds all scanners
             ax.annotate(f"{support:.0%}", (distance, (y1 + y2) / 2), (4, 2), textcoords="offset points", ha="left",
                         va="bottom", fontsize=7.5, color=AFTER, bbox=LABEL_BOX)  # fmt: skip
-    ax.set_yticks(range(len(names)), [names[leaf] for leaf in order])
+    ax.set_yticks(range(len(names)), [readable(names[leaf]) for leaf in order])
     ax.set_ylim(len(names) - 0.5, -0.7)
     first, last = tree[0, 2], tree[-1, 2]
     cut = CUT_AXIS * last < first < last
