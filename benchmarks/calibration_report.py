@@ -49,7 +49,8 @@ def tabulate(rows: list[dict[str, Any]]) -> str:
     Older datasets may lack a quantity. Its coverage is that of the others, and it is not tested for uniformity.
     """
     inside, pit = (pd.DataFrame([row[name] for row in rows]) for name in ("inside", "pit"))
-    spread = inside.std().where(~inside.isin([0, 1]).all(), 0.3)  # of one interval a dataset: that of a right one
+    is_one = (inside.isin([0, 1]) | inside.isna()).all()  # a single interval in each dataset: the spread of a right one
+    spread = inside.std().where(~is_one, 0.3)
     mean, error = 100 * inside.mean(), 100 * spread / np.sqrt(inside.count())
     cells = {
         name: f"{mean[name]:.0f}" if abs(mean[name] - 90) < 3 * error[name] else f"**{mean[name]:.0f}**"

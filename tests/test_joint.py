@@ -24,7 +24,7 @@ from tiny_study import (
 from bayesharm.data.dataset import load_dataset
 from bayesharm.fitting.fit import fit
 from bayesharm.inference import joint
-from bayesharm.inference.expansion import expand_at_modes, expand_likelihood
+from bayesharm.inference.expansion import expand_at_modes, expand_likelihood, gradient_by_ratios
 from bayesharm.inference.gaussian_likelihood import condition_scales, move_scales, place_scales
 from bayesharm.inference.hyper_approximation import approximate_hyperparameters
 from bayesharm.inference.joint import SCHEDULE
@@ -216,17 +216,54 @@ def test_scales_move_with_the_hyperparameters():
     n_scales, ratios = len(problem.log_medians), VarianceRatios.equal(problem.n_scanners)
     likelihood = expand_likelihood(problem, ratios, moments, jnp.full((n_scales, 2), -0.7))
     rng = np.random.default_rng(8)
-    old, new = ((rng.normal(-1, 0.3, (3, n_scales)), rng.normal(-0.5, 0.3, (3, n_scales))) for _ in range(2))
-    z = rng.normal(size=(3, n_scales, 2))
+    by_ratios, z = rng.normal(size=(n_scales, problem.n_ratios, 2)), rng.normal(size=(3, n_scales, 2))
+    old, new = (
+        [rng.normal(mean, 0.3, (3, n)) for mean, n in ((-1, n_scales), (-0.5, n_scales), (0, problem.n_ratios))]
+        for _ in range(2)
+    )
 
     def place(hyper):
         placed = []
-        for eta, log_omega, each in zip(*map(jnp.asarray, (*hyper, z)), strict=True):
-            conditioned = condition_scales(likelihood, eta, log_omega, 2.0)
+        for eta, log_omega, away, each in zip(*map(jnp.asarray, (*hyper, z)), strict=True):
+            moved = likelihood._replace(gradient=likelihood.gradient + np.einsum("srf,r->sf", by_ratios, away))
+            conditioned = condition_scales(moved, eta, log_omega, 2.0)
             placed.append(to_log_scales(problem.participant_scale, place_scales(conditioned, each)))
         return np.stack(placed)
 
-    np.testing.assert_allclose(move_scales(problem, likelihood, old, new, place(old)), place(new), atol=1e-8)
+    found = move_scales(problem, likelihood, by_ratios, old, new, place(old))
+    np.testing.assert_allclose(found, place(new), atol=1e-8)
+
+
+def test_the_gradient_changes_with_the_ratios_as_it_says():
+    _, problem, moments = make_case("per_feature")
+    rng = np.random.default_rng(9)
+    center = rng.normal(-0.5, 0.2, (len(problem.log_medians), 2))
+    vector, away = rng.normal(0, [[0.3], [1e-3]], (2, problem.n_ratios)) * problem.is_free
+    slopes = gradient_by_ratios(problem, problem.ratios(vector), moments, center)
+    assert not slopes[:, ~problem.is_free].any()
+
+    def gradient(vector):
+        return expand_likelihood(problem, problem.ratios(vector), moments, center).gradient
+
+    change = gradient(vector + away) - gradient(vector - away)
+    np.testing.assert_allclose(2 * np.einsum("srf,r->sf", slopes, away), change, rtol=1e-3, atol=1e-6)
+
+
+def test_chains_of_a_large_study_start_above_its_potential(study, problem, monkeypatch):
+    """Above, so that the first proposal is taken: a chain that takes none never moves."""
+    approximation = approximate_hyperparameters(problem, study.moments, N_FEATURES)
+    value = approximation.likelihood.value - 1e8  # that of a million scans
+    far = approximation._replace(likelihood=approximation.likelihood._replace(value=value))
+    starts = []
+
+    def stop(chains, whitening, start, *others):
+        starts.append(start)
+        raise StopIteration
+
+    monkeypatch.setattr(joint._Chains, "extend", stop)
+    with pytest.raises(StopIteration):
+        joint.sample_joint(problem, study.moments, far, seed=1)
+    assert (starts[0].potential > 1e5 - float(np.sum(value))).all()
 
 
 @pytest.mark.parametrize("many_dense", [0, 60])

@@ -126,10 +126,13 @@ def test_draws_of_all_features_together_have_means_of_their_own(joint):
 def test_levels_have_the_intervals_of_their_joint_draws(posterior):
     effect = posterior.tree["effects/measurement"].to_dataset()
     squares = np.random.default_rng(4).chisquare(5, (N_DRAWS, effect.sizes["scanner"]))
-    posterior.tree["effects/measurement"] = xr.DataTree(effect.assign(mean_square=(("draw", "scanner"), squares)))
+    posterior.tree["effects/measurement"] = xr.DataTree(
+        effect.assign(mean_square=(("draw", "scanner"), squares), square_variance=("scanner", len(NAMES) * squares.var(0)))
+    )
     found = variance_components(posterior).levels.loc["measurement"]
     limits = np.sqrt(np.quantile(squares, [0.05, 0.95], axis=0))
     np.testing.assert_allclose(found[["rms_q05", "rms_q95"]].T, limits)
+    np.testing.assert_allclose(found.rms, np.sqrt(squares.mean(0)))
     patterns = posterior.tree["error_patterns"]["error_pattern"]
     patterns[:] = len(patterns) ** -0.5  # all features are one
     wider = variance_components(posterior).levels.loc["measurement"]

@@ -161,12 +161,15 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
         if name in slopes or effect["mean"].dims[0] in ("covariate", "participant"):
             continue
         mean, sd = effect["mean"].values / scale, effect["sd"].values / scale
-        square = np.mean(mean**2 + sd**2, axis=1)
-        of_one = np.mean(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)  # variance of the square in a single feature
         if "mean_square" in effect:
-            draws = stretch_means(effect["mean_square"].values, of_one, mean.shape[1], inflation)
-            limits = np.quantile(draws, [0.05, 0.95], axis=0)
+            square = effect["mean_square"].values
+            limits = np.quantile(
+                stretch_means(square, effect["square_variance"].values, mean.shape[1], inflation), [0.05, 0.95], axis=0
+            )
+            square = square.mean(0)
         else:
+            square = np.mean(mean**2 + sd**2, axis=1)
+            of_one = np.mean(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)  # variance of the square in a single feature
             from_prior = 1 - np.nan_to_num(effect["contraction"].values)
             shared = from_prior * np.mean(4 * mean**2 + 2 * sd**2, axis=1) * level_scale_errors(posterior, name)
             limits = lognormal_interval(square, np.sqrt(inflation * of_one / mean.shape[1] + shared**2))

@@ -180,11 +180,12 @@ def _effect_groups(
     moments = zip(*(np.split(results[f"effect_{name}"], stops) for name in ("mean", "sd")), strict=True)
     contrasts = {name: rows.set_index("level") for name, rows in identifiability.contrasts.groupby("group")}
     columns = {group.name: contrasts[group.name].loc[list(group.levels)] for group in design.effects}
-    squares: dict[str, np.ndarray] = {}
+    squares: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     if "level_square_draws" in results:
         groups = reported_levels(design)
-        parts = np.split(results["level_square_draws"], np.cumsum([len(group.levels) for group in groups])[:-1], axis=1)
-        squares = {group.name: part for group, part in zip(groups, parts, strict=True)}
+        ends = np.cumsum([len(group.levels) for group in groups])[:-1]
+        parts = (np.split(results[f"level_square_{name}"], ends, axis=-1) for name in ("draws", "variance"))
+        squares = dict(zip([group.name for group in groups], zip(*parts, strict=True), strict=True))
     return label_effects(
         design,
         {group.name: pair for group, pair in zip(design.effects, moments, strict=True)},

@@ -35,15 +35,15 @@ class Sizes(NamedTuple):
     Attributes
     ----------
     finite_sd, contribution : (draw, family, feature) arrays
-    level_effects : (draw, level, feature) array
-        Effects of single levels, where draws of all features belong together; else none.
     log_scales : (draw, family, feature) array
+    level_effects : (draw, level, feature) array, optional
+        Effects of single levels, where draws of all features belong together; else none.
     """
 
     finite_sd: Any
     contribution: Any
-    level_effects: Any
     log_scales: np.ndarray
+    level_effects: Any = None
 
 
 def join_features(parts: Sequence[Arrays]) -> Arrays:
@@ -183,22 +183,25 @@ def _draw_sizes(
     at_once: int,
 ) -> Sizes:
     keys = feature_keys(context.seed, Stage.FINITE_POPULATION, features)
-    parts = draw_finite_population(
+    finite_sd, contribution, level_effects = draw_finite_population(
         context.problem, ratios, context.levels, moments, draws, keys, values, at_once=at_once, mesh=context.devices.mesh
     )
-    return Sizes(*parts, draws[:, : parts[0].shape[1]])  # noise ratios have no sizes
+    return Sizes(finite_sd, contribution, draws[:, : finite_sd.shape[1]], level_effects)  # noise ratios have no sizes
 
 
 def _keep_sizes(sizes: Sizes, unit: np.ndarray) -> Arrays:
     """Name the draws of the sizes, in the features' units, and those of mean squares of levels, in the units of tables."""
     finite_sd, contribution = np.asarray(sizes.finite_sd), np.asarray(sizes.contribution)
+    squares = (np.asarray(sizes.level_effects) * (unit if may_share_unit(unit) else 1)) ** 2
     draws = {
         "tau_draws": np.exp(sizes.log_scales) * unit,
         "finite_sd_draws": finite_sd * unit,
         "contribution_draws": np.where(np.isnan(finite_sd), np.nan, contribution),
-        "level_square_draws": np.mean((sizes.level_effects * (unit if may_share_unit(unit) else 1)) ** 2, axis=-1),
     }
-    return {name: values.astype(np.float32) for name, values in draws.items()}
+    return {name: values.astype(np.float32) for name, values in draws.items()} | {
+        "level_square_draws": squares.mean(2),  # in double precision: squares of small units are smaller
+        "level_square_variance": squares.var(0).mean(1),
+    }
 
 
 def _summarize_chunk(

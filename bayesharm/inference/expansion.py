@@ -125,6 +125,24 @@ def expand_likelihood(
     return GaussianLikelihood(*map(jnp.asarray, parts))
 
 
+def gradient_by_ratios(problem: Problem, ratios: VarianceRatios, moments: Moments, center: Array | np.ndarray) -> np.ndarray:
+    """Compute the derivatives of the gradient by the log ratios, at coordinates; (scale, ratio, feature).
+
+    They are 0 for ratios that the model lacks.
+    """
+    vector = np.asarray(ratios.to_vector())
+    found = np.zeros((len(center), len(vector), center.shape[1]))
+
+    def gradient(vector: np.ndarray) -> np.ndarray:
+        statistics = weigh(problem, problem.ratios(vector), moments)
+        return np.asarray(scale_gradient(problem, statistics, center).by_coordinates)
+
+    for k in np.flatnonzero(problem.is_free):
+        step = HALF_STEP * np.eye(len(vector))[k]
+        found[:, k] = (gradient(vector + step) - gradient(vector - step)) / (2 * HALF_STEP)
+    return np.where(np.isfinite(found), found, 0.0)
+
+
 def expand_at_modes(
     problem: Problem, ratios: VarianceRatios, moments: Moments, prior: Gaussian, start: Array | np.ndarray
 ) -> tuple[GaussianLikelihood, ConditionedScales]:

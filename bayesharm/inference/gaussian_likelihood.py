@@ -6,6 +6,7 @@ likelihood, without any sampling. The package uses both to find its way, never a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -123,27 +124,33 @@ def _prior_precision(log_omega: Array, offset_sd: float | tuple[float, ...]) -> 
 def move_scales(
     problem: Problem,
     likelihood: GaussianLikelihood,
-    old: tuple[Array | np.ndarray, Array | np.ndarray],
-    new: tuple[Array | np.ndarray, Array | np.ndarray],
+    by_ratios: Array | np.ndarray,
+    old: Sequence[Array | np.ndarray],
+    new: Sequence[Array | np.ndarray],
     log_scales: Array | np.ndarray,
 ) -> Array:
-    """Move draws of the scales along with draws of the hyperparameters: they keep their z, :func:`place_scales`.
+    """Move draws of the scales along with hyperparameters and variance ratios: they keep their z, :func:`place_scales`.
 
     Parameters
     ----------
     problem : Problem
     likelihood : GaussianLikelihood
-    old, new : tuple of (draw, scale) arrays
-        eta and log omega of every scale.
+    by_ratios : (scale, ratio, feature) array
+        Derivatives of the gradient of the likelihood by the log ratios.
+    old, new : three arrays
+        eta and log omega of every scale, (draw, scale), and log ratios minus those of the expansion, (draw, ratio).
     log_scales : (draw, scale, feature) array
     """
     offset_sd = problem.hierarchy.offset_sd
 
+    def condition(eta: Array, log_omega: Array, log_ratios: Array) -> ConditionedScales:
+        gradient = likelihood.gradient + jnp.einsum("srf,r->sf", by_ratios, log_ratios)
+        return condition_scales(likelihood._replace(gradient=gradient), eta, log_omega, offset_sd)
+
     def of_one(draw: Any) -> Array:
-        (eta, log_omega), (new_eta, new_log_omega), values = draw
-        before = condition_scales(likelihood, eta, log_omega, offset_sd)
+        old, new, values = draw
+        before, after = condition(*old), condition(*new)
         z = solve_lower(before.factor, to_coordinates(problem.participant_scale, values) - before.mean)
-        after = condition_scales(likelihood, new_eta, new_log_omega, offset_sd)
         return to_log_scales(problem.participant_scale, place_scales(after, z))
 
     return jax.lax.map(of_one, jax.tree.map(jnp.asarray, (old, new, log_scales)))

@@ -71,7 +71,7 @@ class JointSchedule:
 
 
 SCHEDULE = JointSchedule()
-ANY_PROPOSAL = 1e6  # a potential so high that the first proposal of the warm-up is taken
+ANY_PROPOSAL = 1e6  # added to the potential at the start, so high that the first proposal of the warm-up is taken
 
 
 class JointDraws(NamedTuple):
@@ -125,7 +125,8 @@ def sample_joint(
     whitening = start_whitening(problem, approximation)
     size = n_chains, len(whitening.center) + whitening.likelihood.center.size
     position = SCHEDULE.start_sd * np.asarray(jax.random.normal(stage_key(seed, Stage.START), size))
-    start = ChainState(position, np.full(n_chains, ANY_PROPOSAL), np.zeros(size))
+    potential = ANY_PROPOSAL - float(np.sum(approximation.likelihood.value))  # that of large studies is large
+    start = ChainState(position, np.full(n_chains, potential), np.zeros(size))
     first = chains.extend(whitening, start, np.full(n_chains, SCHEDULE.step_size), 0)
     on_segment("adapted to the posterior")
     start, whitening = adapt_whitening(problem, whitening, first)

@@ -20,6 +20,7 @@ from bayesharm.algorithms.devices import working_on
 from bayesharm.algorithms.diagnostics import diagnose, pareto_k
 from bayesharm.algorithms.programs import program
 from bayesharm.algorithms.random_streams import Stage, feature_keys
+from bayesharm.inference.expansion import gradient_by_ratios
 from bayesharm.inference.gaussian_likelihood import move_scales
 from bayesharm.inference.hyper_approximation import HyperApproximation, approximate_hyperparameters
 from bayesharm.inference.hyper_target import (
@@ -115,7 +116,7 @@ def learn_by_sampling(
         problem, moments, approximation, seed=seed, n_chains=n_chains, n_draws=n_draws, target_ess=target_ess,
         on_segment=on_iteration,
     )  # fmt: skip
-    return _temper_joint(problem, approximation, draws)
+    return _temper_joint(problem, moments, approximation, draws)
 
 
 def learn_by_importance(
@@ -232,7 +233,7 @@ def log_evidence_of_draws(
 
 
 def _temper_joint(
-    problem: Problem, approximation: HyperApproximation, draws: JointDraws
+    problem: Problem, moments: Moments, approximation: HyperApproximation, draws: JointDraws
 ) -> tuple[Hyperparameters, SampledTogether]:
     """Let correlated features count by their effective number.
 
@@ -240,17 +241,19 @@ def _temper_joint(
     effective number over their number (:func:`temper_draws`), and the scales move along.
     """
     power, ratios = _power(approximation), approximation.ratios
-    log_scales = draws.scales.log_scales
+    log_scales, likelihood, mode = draws.scales.log_scales, approximation.likelihood, ratios.mean.to_vector()
     eta, log_omega = temper_hyperparameters(problem, draws.eta, draws.log_omega, power)
-    if power < 1:
-        sampled = temper_hyperparameters(problem, draws.eta, draws.log_omega, 1.0)
-        flat = [part.reshape(-1, part.shape[-1]) for part in (*sampled, eta, log_omega)]
-        log_scales = move_scales(
-            problem, approximation.likelihood, (flat[0], flat[1]), (flat[2], flat[3]),
-            log_scales.reshape(-1, *log_scales.shape[2:]),
-        ).reshape(log_scales.shape)  # fmt: skip
     raw = temper_draws(draws.raw_ratios, np.zeros(problem.n_ratios), problem.ratio_sd, power)
     log_ratios, is_learned = center_ratios(problem, raw), problem.is_free
+    if power < 1:
+        sampled = temper_hyperparameters(problem, draws.eta, draws.log_omega, 1.0)
+        old = *sampled, center_ratios(problem, draws.raw_ratios) - mode
+        flat_old, flat_new, flat = (
+            [part.reshape(-1, *part.shape[2:]) for part in parts]
+            for parts in (old, (eta, log_omega, log_ratios - mode), (log_scales,))
+        )
+        by_ratios = gradient_by_ratios(problem, ratios.mean, moments, np.asarray(likelihood.center))
+        log_scales = move_scales(problem, likelihood, by_ratios, flat_old, flat_new, *flat).reshape(log_scales.shape)
     scanners = np.flatnonzero(problem.noise_scale >= 0)
     log_ratios[..., scanners], is_learned[scanners] = 2 * eta[..., problem.noise_scale[scanners]], True
     learned = log_ratios[..., is_learned][..., None]

@@ -91,7 +91,7 @@ def label_effects(
     n_scans: Mapping[str, np.ndarray],
     correlation: np.ndarray,
     features: np.ndarray,
-    squares: Mapping[str, np.ndarray] | None = None,
+    squares: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> dict[str, xr.Dataset]:
     """Nodes of all groups of effects, by name of the group.
 
@@ -106,7 +106,8 @@ def label_effects(
         Of scanners, of the slopes of their effects, and of populations.
     features : (feature,) str array
     squares : mapping, optional
-        Of a group: draws of the mean square over features of each level, (draw, level).
+        Of a group: draws of the mean square over features of each level, (draw, level), and the mean variance of the square
+        in a feature, (level,).
     """
     n_scanners, nodes = len(design.scanners), {}
     together, rows, start = removable_together(design.effects, design.spec), {}, 0
@@ -118,7 +119,7 @@ def label_effects(
         arrays = {"mean": mean, "sd": sd, "contraction": contraction[group.name], "n_scans": n_scans[group.name]}
         coords = {**level_coordinates(design, group), "feature": ("feature", features)}
         if squares and group.name in squares:
-            arrays["mean_square"] = squares[group.name]
+            arrays["mean_square"], arrays["square_variance"] = squares[group.name]
         if (of_group := rows.get(group.name)) is not None:
             arrays["correlation"] = correlation[of_group, of_group]
             if group.name != design.spec.removed_effect:

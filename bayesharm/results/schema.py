@@ -183,6 +183,7 @@ EFFECTS = Group(
             "units of the features, or of their sds if these differ by a factor of 100",
             True,
         ),  # fmt: skip
+        Variable("square_variance", (LEVEL,), NONE, "variance of the squared effect in a feature, mean over features", True),
         Variable("contraction", (LEVEL,), NONE, "1 − posterior variance / prior variance, at typical scales"),
         Variable("n_scans", (LEVEL,), NONE, "scans that have the level"),
         Variable("correlation", (LEVEL, "other"), NONE, "posterior correlation of two levels, at typical scales", True),
