@@ -26,6 +26,7 @@ LOG_SD = "natural logarithm of standard deviations of a feature"
 RATIO = "variance ratio, geometric mean 1 over scanners"
 FACTOR = "factor, geometric mean 1 over scanners"
 NONE = ""
+SQUARES = "draws of the mean over features of the squared effect, where these were sampled together; as in `sources`"
 
 
 @dataclass(frozen=True)
@@ -175,22 +176,13 @@ EFFECTS = Group(
     (
         Variable("mean", (LEVEL, "feature"), FEATURE_UNITS, "posterior mean"),
         Variable("sd", (LEVEL, "feature"), FEATURE_UNITS, "posterior standard deviation"),
-        Variable(
-            "mean_square",
-            ("draw", LEVEL),
-            NONE,
-            "draws of the mean over features of the squared effect, in runs that sampled the features together; in squared "
-            "units of the features, or of their sds if these differ by a factor of 100",
-            True,
-        ),  # fmt: skip
+        Variable("mean_square", ("draw", LEVEL), NONE, SQUARES, True),
         Variable("square_variance", (LEVEL,), NONE, "variance of the squared effect in a feature, mean over features", True),
         Variable("contraction", (LEVEL,), NONE, "1 − posterior variance / prior variance, at typical scales"),
         Variable("n_scans", (LEVEL,), NONE, "scans that have the level"),
         Variable("correlation", (LEVEL, "other"), NONE, "posterior correlation of two levels, at typical scales", True),
         Variable("with_scanner", (LEVEL, "scanner_effect"), NONE, "posterior correlation with the scanners' effects", True),
-        Variable(
-            "with_slope", (LEVEL, "scanner_slope"), NONE, "posterior correlation with the slopes of these effects", True
-        ),
+        Variable("with_slope", (LEVEL, "scanner_slope"), NONE, "posterior correlation with the scanners' slopes", True),
         Variable("in_fit", (LEVEL,), NONE, "whether the level was in the fit, or was learned later", True),
     ),
 )
