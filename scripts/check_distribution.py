@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 LARGEST = 12e6  # bytes of a wheel
 PLACES = [str(ROOT.parent) + "/", os.path.expanduser("~") + "/", tempfile.gettempdir() + "/"]
-HOSTS = re.compile(rb"https?://([\d.]+|[\w-]+)[:/]|index-url", re.IGNORECASE)  # a number, or a name without a domain
+HOSTS = re.compile(rb"https?:/{2}([\d.]+|[\w-]+)[:/]|index[-]url", re.IGNORECASE)  # a number, or a name without a domain
 
 
 def check_wheel(wheel: Path) -> list[str]:

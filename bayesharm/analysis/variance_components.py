@@ -162,11 +162,9 @@ def summarize_levels(posterior: Posterior) -> pd.DataFrame:
             continue
         mean, sd = effect["mean"].values / scale, effect["sd"].values / scale
         if "mean_square" in effect:
-            square = effect["mean_square"].values
-            limits = np.quantile(
-                stretch_means(square, effect["square_variance"].values, mean.shape[1], inflation), [0.05, 0.95], axis=0
-            )
-            square = square.mean(0)
+            draws, of_one = effect["mean_square"].values, effect["square_variance"].values
+            square = draws.mean(0)
+            limits = np.quantile(stretch_means(draws, of_one, mean.shape[1], inflation), [0.05, 0.95], axis=0)
         else:
             square = np.mean(mean**2 + sd**2, axis=1)
             of_one = np.mean(2 * sd**4 + 4 * mean**2 * sd**2, axis=1)  # variance of the square in a single feature
